@@ -3,11 +3,13 @@
 `VARIABLES` is the one list; functions validate against it, datasets and files are annotated from it and the
 documentation's table is generated from it. This module knows nothing of files, networks or torch.
 
-Dimensions, in stored order: ``epoch`` (completed training epochs), ``sample`` (inputs), ``unit`` (parts of an
-input: grid cell, token or point). Missing floats are NaN; a shorter sample is padded and ``valid`` is False there.
+Dimensions, in stored order: ``epoch`` (completed training epochs), ``sample`` (inputs), ``unit`` (parts of
+an input: grid cell, token or point). Missing floats are NaN; a shorter sample is padded, and ``valid`` is
+False there.
 """
 
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ NOISE_SPACES = ("pixels", "embedding", "coordinates")
 METHODS = ("gain", "path")  # position = code of the variable `method`
 
 # Names that xarray or the file formats read as instructions, not as attributes.
+_ATTRIBUTE_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _RESERVED_ATTRS = frozenset(
     "_FillValue missing_value scale_factor add_offset dtype calendar coordinates grid_mapping".split()
 )
@@ -83,8 +86,8 @@ class Variable:
     @property
     def missing(self) -> bool | int | float | str:
         """Value that stands for "not measured": NaN, -1, 0 (unsigned), False or an empty string."""
-        kind = _KINDS[self.dtype][0]
-        return {"b": False, "i": -1, "u": 0, "f": float("nan"), "U": ""}[kind]
+        by_kind: dict[str, bool | int | float | str] = {"b": False, "i": -1, "u": 0, "f": np.nan, "U": ""}
+        return by_kind[_KINDS[self.dtype][0]]
 
 
 _EPOCH = ("epoch",)
@@ -109,9 +112,7 @@ VARIABLES: dict[str, Variable] = {
         Variable("x", _SAMPLE_UNIT, "float32", "normalised x position", "1", "point clouds only"),
         Variable("y", _SAMPLE_UNIT, "float32", "normalised y position", "1", "point clouds only"),
         Variable("z", _SAMPLE_UNIT, "float32", "normalised z position", "1", "point clouds only"),
-        Variable(
-            "valid", _SAMPLE_UNIT, "bool", "unit exists", comment="False where a shorter sample is padded"
-        ),
+        Variable("valid", _SAMPLE_UNIT, "bool", "unit exists", comment="False where padded"),
         Variable("foreground", _SAMPLE_UNIT, "bool", "unit is annotated as part of the object"),
         Variable(
             "thumbnail",
@@ -282,11 +283,10 @@ VARIABLES: dict[str, Variable] = {
     )
 }
 
-SAMPLES = tuple(
-    name for name, variable in VARIABLES.items() if variable.part == "samples" and name != "epoch"
-)
-MEASURED = tuple(name for name, variable in VARIABLES.items() if variable.part == "measured")
-DERIVED = tuple(name for name, variable in VARIABLES.items() if variable.part == "derived")
+# Names by part; `epoch` belongs to the networks, not to the samples they share.
+SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.dims != _EPOCH)
+MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured")
+DERIVED = tuple(v.name for v in VARIABLES.values() if v.part == "derived")
 
 
 def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
@@ -318,9 +318,7 @@ def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
         if name in VARIABLES:
             faults += _variable_faults(VARIABLES[str(name)], array, ds)
     if faults:
-        raise SchemaError(
-            "dataset breaks the data contract:\n" + "\n".join(f"  - {fault}" for fault in faults)
-        )
+        raise SchemaError("\n  - ".join(["dataset breaks the data contract:", *faults]))
 
 
 def annotate(ds: xr.Dataset) -> xr.Dataset:
@@ -408,7 +406,7 @@ def make_attrs(
     moment = created_at or datetime.now(UTC)
     if moment.tzinfo is None:
         raise ValueError("created_at has no time zone; pass for example datetime.now(UTC)")
-    values = {
+    values: dict[str, Attribute | None] = {
         "schema": "kdviz",
         "schema_version": SCHEMA_VERSION,
         "kdviz_version": __version__,
@@ -454,12 +452,7 @@ def _version_faults(attrs: Mapping[Any, Any]) -> Iterator[str]:
 def _attribute_faults(owner: str, attrs: Mapping[Any, Any]) -> Iterator[str]:
     """Faults of attributes that netCDF or Zarr would refuse or give back changed."""
     for name, value in attrs.items():
-        if (
-            not isinstance(name, str)
-            or not name.isidentifier()
-            or not name.isascii()
-            or name in _RESERVED_ATTRS
-        ):
+        if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name) or name in _RESERVED_ATTRS:
             yield f"{owner}: attribute name {name!r} cannot be stored; use a plain ASCII word"
         elif isinstance(value, bool) or not isinstance(value, (str, int, float, np.integer, np.floating)):
             yield (
@@ -517,14 +510,9 @@ def _index_faults(name: str, values: np.ndarray) -> Iterator[str]:
 def _valid(array: xr.Variable, ds: xr.Dataset) -> np.ndarray:
     """Whether each entry belongs to an existing unit: `valid`, shaped to broadcast over `array`."""
     valid = ds.variables.get("valid")
-    if (
-        valid is None
-        or valid.dims != _SAMPLE_UNIT
-        or valid.dtype.kind != "b"
-        or array.dims[-2:] != _SAMPLE_UNIT
-    ):
-        return np.ones((), bool)
-    return valid.values
+    if valid is not None and valid.dims == array.dims[-2:] == _SAMPLE_UNIT and valid.dtype.kind == "b":
+        return valid.values
+    return np.ones((), bool)
 
 
 def _words(dims: Iterable[Hashable]) -> str:

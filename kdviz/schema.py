@@ -123,6 +123,9 @@ VARIABLES: dict[str, Variable] = {
         ),
         # measured: what needs the network
         Variable(
+            "quartile", ("quartile",), "int64", "quartile of the gains", comment="1 to 4, 1 the smallest"
+        ),
+        Variable(
             "gain",
             _MAP,
             "float32",
@@ -283,9 +286,9 @@ VARIABLES: dict[str, Variable] = {
     )
 }
 
-# Names by part; `epoch` belongs to the networks, not to the samples they share.
+# Names by part; `epoch` and `quartile` are coordinates of the networks.
 SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.dims != _EPOCH)
-MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured")
+MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured" and v.name not in v.dims)
 DERIVED = tuple(v.name for v in VARIABLES.values() if v.part == "derived")
 
 

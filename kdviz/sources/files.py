@@ -1,0 +1,82 @@
+"""Find the project's data files and check that they are intact. The only place that knows where they lie."""
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+from kdviz.errors import DataError
+
+_REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+def find_data(name: str) -> Path:
+    """Locate a data file and check its SHA-256.
+
+    Looked for in the folder named by the environment variable ``KDVIZ_DATA``, then in ``data/`` beside
+    the package. The folder's ``checksums.json`` must list the file; a file is hashed once per process
+    unless it changes.
+
+    Parameters
+    ----------
+    name
+        Path below the data folder with forward slashes, such as ``"fashion_items.npz"``.
+
+    Returns
+    -------
+    Path
+        The intact file.
+
+    Raises
+    ------
+    ValueError
+        If `name` is absolute or leaves the data folder.
+    DataError
+        If the file is missing, not listed in ``checksums.json``, or not the file listed there.
+    """
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        raise ValueError(f"name must be a path below the data folder, got {name!r}")
+    folders = _data_folders()
+    folder = next((folder for folder in folders if (folder / relative).is_file()), None)
+    if folder is None:
+        searched = " and ".join(str(folder) for folder in folders)
+        raise DataError(
+            f"data file {name!r} is not in {searched}; "
+            "set KDVIZ_DATA to the data folder of a checkout of kdviz"
+        )
+    expected = _read_checksums(folder).get(relative.as_posix())
+    if expected is None:
+        raise DataError(f"{folder / 'checksums.json'} does not list {name!r}; run data/make_checksums.py")
+    path = folder / relative
+    state = path.stat()
+    found = _hash_file(path, state.st_size, state.st_mtime_ns)
+    if found != expected:
+        raise DataError(
+            f"{path} is damaged: SHA-256 {found[:12]}..., expected {expected[:12]}...; "
+            "restore it from the repository or make it anew as data/README.md says"
+        )
+    return path
+
+
+def _data_folders() -> list[Path]:
+    chosen = os.environ.get("KDVIZ_DATA")
+    return [Path(chosen), _REPOSITORY_DATA] if chosen else [_REPOSITORY_DATA]
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    path = folder / "checksums.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; copy the whole data folder of a checkout of kdviz") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_file(path: Path, size: int, modified_ns: int) -> str:
+    """SHA-256 of a file; size and time of change are part of the cache key only."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

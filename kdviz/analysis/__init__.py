@@ -1,0 +1,29 @@
+"""Dataset in, Dataset out: knowledge points and the papers' metrics, with names.
+
+Each function validates its input, calls the plain-array functions of `kdviz.points` and returns a new
+Dataset; the input is never changed. No network is needed and no torch is imported: everything here follows
+from stored entropies, so sliders may call it. The order is `find_points`, then `count_points`,
+`measure_learning` and `compare`.
+
+The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
+speaks for which hypothesis, and nothing here asserts it.
+"""
+
+from kdviz.analysis.comparison import compare
+from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
+from kdviz.analysis.learning import measure_learning
+from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
+
+__all__ = [
+    "COUNT_METRICS",
+    "DISTANCE_METRICS",
+    "METRICS",
+    "PATH_METRICS",
+    "EffectiveSamples",
+    "Metric",
+    "compare",
+    "count_points",
+    "find_points",
+    "measure_learning",
+    "select_effective",
+]

@@ -1,0 +1,255 @@
+"""Student beside baseline (and teacher): every metric, with intervals over samples for each training seed."""
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import numpy as np
+import xarray as xr
+
+from kdviz import points
+from kdviz.analysis.inputs import (
+    as_datasets,
+    check_epoch,
+    check_match,
+    read_distance,
+    read_masks,
+    read_points,
+    read_settings,
+)
+from kdviz.analysis.knowledge import count_points
+from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS
+from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.schema import annotate
+
+_SETTINGS = ("solver", "weight", "target")  # of the entropies
+
+
+def compare(
+    *,
+    student: xr.Dataset | Sequence[xr.Dataset],
+    baseline: xr.Dataset | Sequence[xr.Dataset],
+    teacher: xr.Dataset | Sequence[xr.Dataset] | None = None,
+    epoch: int | None = None,
+    include_start: bool = True,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Compare student and baseline on every metric of the papers, training seed by training seed.
+
+    Intervals are percentile bootstraps over samples. Every resample recomputes the background mean and
+    hence the points, in student, baseline and teacher alike, so differences are paired. An interval is
+    conditional on the given networks: how much another training run would differ is shown by the values
+    along ``seed``, never pooled into it.
+
+    Parameters
+    ----------
+    student, baseline
+        From `find_points` with equal settings; one Dataset, or one per training seed in matching order.
+        ``D`` needs ``weight_distance`` (epoch) in both.
+    teacher
+        Optional; one for all seeds or one per seed. Its points are counted at its last epoch.
+    epoch
+        Epoch at which student and baseline are counted; by default the last of each. ``D`` and ``rho``
+        always use all checkpoints.
+    include_start
+        As in `measure_learning`.
+    resamples, confidence, seed
+        Number of bootstrap resamples, coverage between 0 and 1, and seed of the resampling.
+
+    Returns
+    -------
+    Dataset
+        Dims (metric, seed). ``student``, ``baseline`` and ``difference`` (student minus baseline), and
+        ``teacher`` where given, each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high``
+        (and for the baseline), the range over every way of deciding units too close to the threshold, NaN
+        for D. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that
+        would speak for it. NaN where a metric is undefined; attribute ``note`` then says why. Attributes
+        state the settings, sample and seed numbers and the checkpoints. ``.to_dataframe()`` gives one row
+        per metric and seed.
+
+    Raises
+    ------
+    SchemaError
+        If a dataset breaks the data contract or has no ``knowledge_point``.
+    ValueError
+        If numbers of datasets, samples, units, masks, inputs, point settings, entropy settings or the
+        definitions of weight distance differ, `epoch` was not measured, or an option is out of range.
+
+    Warns
+    -----
+    KdvizWarning
+        If student and baseline have different checkpoints: ``rho`` and ``D`` are then NaN, because the
+        union of Eq. (9) grows with the number of checkpoints.
+    DegenerateWarning
+        If there are fewer than two samples: no interval exists.
+    """
+    students, baselines = as_datasets("student", student), as_datasets("baseline", baseline)
+    teachers = [] if teacher is None else as_datasets("teacher", teacher)
+    _check_options(resamples, confidence)
+    _check_networks(students, baselines, teachers)
+    n_samples = students[0].sizes["sample"]
+    if n_samples < 2:
+        warnings.warn(
+            "fewer than 2 samples: there is no interval over samples", DegenerateWarning, stacklevel=2
+        )
+    pairs = list(zip(students, baselines, strict=True))
+    undefined = [_find_undefined(*pair) for pair in pairs]
+    notes = [
+        f"seed {i}: {why}" for i, reasons in enumerate(undefined) for why in dict.fromkeys(reasons.values())
+    ]
+    if any("rho" in reasons for reasons in undefined):
+        warnings.warn(f"metrics of the learning path are NaN; {'; '.join(notes)}", KdvizWarning, stacklevel=2)
+
+    weights = _draw_weights(n_samples, resamples if n_samples > 1 else 0, seed)
+    tables, ranges = {}, {}
+    for role, networks in (("student", students), ("baseline", baselines)):
+        at = [check_epoch(f"{role}[{i}]", epoch, ds["epoch"].values) for i, ds in enumerate(networks)]
+        cases = list(zip(networks, at, undefined, strict=True))
+        tables[role] = np.stack(
+            [_resample(ds, weights, k, include_start, why) for ds, k, why in cases], axis=1
+        )
+        ranges[role] = np.stack([_range_uncertain(ds, k, include_start, why) for ds, k, why in cases], axis=1)
+    tables["difference"] = tables["student"] - tables["baseline"]
+    if teachers:
+        rows = [_resample(ds, weights, -1, include_start, PATH_METRICS) for ds in teachers]
+        tables["teacher"] = np.stack(rows * (1 if len(rows) == len(pairs) else len(pairs)), axis=1)
+
+    result = xr.Dataset(
+        coords={
+            "metric": list(METRICS),
+            "seed": np.arange(len(pairs)),
+            "hypothesis": ("metric", [metric.hypothesis for metric in METRICS.values()]),
+            "supporting_sign": ("metric", [metric.supporting_sign for metric in METRICS.values()]),
+        },
+        attrs={key: students[0].attrs[key] for key in _SETTINGS if key in students[0].attrs}
+        | read_settings(students[0])
+        | {
+            "n_samples": n_samples,
+            "n_seeds": len(pairs),
+            "epochs": json.dumps([ds["epoch"].values.tolist() for ds in students]),
+            "counted_at": "last epoch" if epoch is None else f"epoch {epoch}",
+            "include_start": int(include_start),
+            "resamples": int(resamples),
+            "confidence": float(confidence),
+            "interval": "bootstrap over samples, per seed, for these networks only; seeds are not pooled",
+        },
+    )
+    if notes:
+        result.attrs["note"] = "; ".join(notes)
+    for role, table in tables.items():
+        low, high = _find_limits(table[..., 1:], confidence)
+        for end, values in {"": table[..., 0], "_low": low, "_high": high}.items():
+            result[f"{role}{end}"] = (("metric", "seed"), values)
+    for role, limits in ranges.items():
+        result[f"{role}_uncertain_low"] = (("metric", "seed"), limits[..., 0])
+        result[f"{role}_uncertain_high"] = (("metric", "seed"), limits[..., 1])
+    return annotate(result)
+
+
+def _check_options(resamples: int, confidence: float) -> None:
+    if isinstance(resamples, bool) or not isinstance(resamples, Integral) or resamples < 1:
+        raise ValueError(f"resamples is {resamples!r}; allowed: an integer, 1 or more")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}; allowed: a number between 0 and 1")
+
+
+def _check_networks(
+    students: list[xr.Dataset], baselines: list[xr.Dataset], teachers: list[xr.Dataset]
+) -> None:
+    if len(students) != len(baselines):
+        raise ValueError(
+            f"student has {len(students)} datasets, baseline {len(baselines)}; give one of each per seed"
+        )
+    if len(teachers) not in (0, 1, len(students)):
+        raise ValueError(
+            f"teacher has {len(teachers)} datasets; allowed: 1, or {len(students)} as for student"
+        )
+    require = ("knowledge_point",)
+    networks = {f"student[{i}]": ds for i, ds in enumerate(students)}
+    check_match(
+        networks | {f"baseline[{i}]": ds for i, ds in enumerate(baselines)}, attrs=_SETTINGS, require=require
+    )
+    # A teacher of another architecture has its own entropy weight.
+    check_match(
+        {"student[0]": students[0]} | {f"teacher[{i}]": ds for i, ds in enumerate(teachers)},
+        attrs=("solver", "target"),
+        require=require,
+    )
+
+
+def _find_undefined(student: xr.Dataset, baseline: xr.Dataset) -> dict[str, str]:
+    """Metrics this pair cannot be compared on, each with the reason."""
+    ours, theirs = student["epoch"].values, baseline["epoch"].values
+    if not np.array_equal(ours, theirs):
+        lists = f"student {ours.tolist()}, baseline {theirs.tolist()}"
+        return dict.fromkeys(
+            PATH_METRICS, f"checkpoints differ ({lists}), and rho and D depend on their list"
+        )
+    if not (ours > 0).any():
+        return dict.fromkeys(PATH_METRICS, "no checkpoint after epoch 0")
+    if "weight_distance" not in student or "weight_distance" not in baseline:
+        return dict.fromkeys(DISTANCE_METRICS, "no weight_distance in student, baseline or both")
+    definitions = [ds["weight_distance"].attrs.get("definition") for ds in (student, baseline)]
+    if definitions[0] != definitions[1]:
+        raise ValueError(
+            f"weight_distance has definition {definitions[0]!r} in student, {definitions[1]!r} in baseline"
+        )
+    return {}
+
+
+def _draw_weights(n_samples: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each resample holds each sample, ``(1 + resamples, n_samples)``; row 0 is the data itself."""
+    once = np.ones((1, n_samples), dtype=np.int64)
+    drawn = np.random.default_rng(seed).multinomial(n_samples, once[0] / n_samples, size=resamples)
+    return np.concatenate([once, drawn])
+
+
+def _resample(
+    ds: xr.Dataset, weights: np.ndarray, count_at: int, include_start: bool, undefined: Iterable[str]
+) -> np.ndarray:
+    """Metrics of every resample, ``(metric, R)``; NaN for the `undefined` ones."""
+    settings, epochs = read_settings(ds), ds["epoch"].values
+    foreground, valid = read_masks(ds)
+    metrics = points.resample_metrics(
+        ds["entropy"].values,
+        foreground,
+        valid,
+        weights,
+        threshold=settings["threshold"],
+        per_sample=settings["baseline"] == "sample",
+        count_at=count_at,
+        after_start=epochs > 0,
+        include_start=include_start,
+        distance=read_distance(ds["weight_distance"], epochs) if "weight_distance" in ds else None,
+    )
+    unknown = np.full(len(weights), np.nan)
+    return np.stack([unknown if name in undefined else metrics[name] for name in METRICS])
+
+
+def _range_uncertain(
+    ds: xr.Dataset, count_at: int, include_start: bool, undefined: Iterable[str]
+) -> np.ndarray:
+    """Range of the metrics over every way of deciding the uncertain units, ``(metric, 2)``; NaN for D."""
+    counts = count_points(ds).isel(epoch=count_at)
+    limits = {
+        name: [counts[f"{name}_mean{end}"].item() for end in ("_low", "_high")] for name in COUNT_METRICS
+    }
+    if "rho" not in undefined:
+        in_union = (ds["epoch"].values > 0) | include_start
+        found, uncertain = (mask[in_union] & read_masks(ds)[0] for mask in read_points(ds))
+        limits["rho"] = [bound.mean() for bound in points.bound_detours(found, uncertain)]
+    return np.array([limits.get(name, (np.nan, np.nan)) for name in METRICS])
+
+
+def _find_limits(resampled: np.ndarray, confidence: float) -> np.ndarray:
+    """Percentile limits over the last axis, ``(2, metric, seed)``; NaN without resamples.
+
+    Resamples that hold no sample with background, where nothing is defined, are left out.
+    """
+    defined = ~np.isnan(resampled[0]).any(axis=0)
+    if not defined.any():
+        return np.full((2, *resampled.shape[:-1]), np.nan)
+    return np.quantile(resampled[..., defined], [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)

@@ -1,0 +1,30 @@
+"""The papers' metrics: names, meaning, and which sign of a difference speaks for which hypothesis.
+
+The hypotheses are those of Zhang et al., TPAMI 2022, sections 1 and 3: a distilled network, compared with
+one trained from scratch, encodes more points and more of them on the foreground (H1), learns them at the
+same time (H2) and with fewer detours (H3).
+"""
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric and what a student-minus-baseline difference in it would say."""
+
+    long_name: str
+    hypothesis: str
+    supporting_sign: int
+
+
+METRICS: dict[str, Metric] = {
+    "n_fg": Metric("knowledge points on the foreground", "H1", +1),
+    "n_bg": Metric("knowledge points on the background", "H1", -1),
+    "fg_ratio": Metric("share of the knowledge points that lie on the foreground", "H1", +1),
+    "d_mean": Metric("mean weight distance to the peak of foreground points", "H2", -1),
+    "d_var": Metric("variance of the weight distance to the peak (printed as D_std)", "H2", -1),
+    "d_std": Metric("standard deviation of the weight distance to the peak", "H2", -1),
+    "rho": Metric("share of all foreground points ever met that is kept", "H3", +1),
+}
+COUNT_METRICS = ("n_fg", "n_bg", "fg_ratio")  # of one checkpoint
+DISTANCE_METRICS = ("d_mean", "d_var", "d_std")  # of all checkpoints and the weight distance
+PATH_METRICS = (*DISTANCE_METRICS, "rho")  # of all checkpoints

@@ -1,0 +1,278 @@
+"""Knowledge points and the metrics built on them: plain arrays in, plain arrays out.
+
+A unit is a knowledge point when the layer discards less of it than of an average background unit.
+Everything the papers report (N_fg, N_bg, foreground ratio, D, rho) is counting over such points. Knows no
+labels, no files and no network; `kdviz.analysis` adds the names.
+
+Shapes: ``E`` checkpoints, in order of training; ``S`` samples; ``U`` units; ``R`` resamples.
+
+References
+----------
+.. [1] Zhang, Cheng, Chen, Rao, "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
+   Classification", TPAMI 2022 (arXiv 2208.08741), Eqs. (5)-(9).
+.. [2] Cheng, Rao, Chen, Zhang, "Explaining Knowledge Distillation by Quantifying the Knowledge",
+   CVPR 2020, and its published code.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.floating]
+
+
+def average_units(values: Floats, mask: Bools) -> Floats:
+    """Average over the units of a mask; NaN for a sample whose mask is empty.
+
+    Parameters
+    ----------
+    values
+        Shape ``(E, S, U)``.
+    mask
+        Shape ``(S, U)``.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(E, S)``, float64.
+    """
+    size = mask.sum(axis=-1)
+    total = np.where(mask, values, 0.0).sum(axis=-1, dtype=np.float64)
+    return np.divide(total, size, out=np.full(total.shape, np.nan), where=size > 0)
+
+
+def average_background(sample_background: Floats, weights: NDArray | None = None) -> Floats:
+    """Mean background entropy of each checkpoint, the first expectation in [1]_, section 3.2.
+
+    The mean over samples of the per-sample means, so that every sample counts alike however large its
+    background is.
+
+    Parameters
+    ----------
+    sample_background
+        Shape ``(E, S)`` in nat; NaN marks a sample without background, which is left out.
+    weights
+        Shape ``(R, S)``, how often each resample holds each sample; by default one resample holding each
+        once.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(R, E)`` in nat, float64; without `weights` ``(E,)``. NaN where no sample has a background.
+    """
+    if weights is None:
+        return average_background(sample_background, np.ones((1, sample_background.shape[1])))[0]
+    has_background = ~np.isnan(sample_background)
+    total = weights @ np.where(has_background, sample_background, 0.0).T
+    count = weights @ has_background.T.astype(float)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def entropy_cutoff(background: Floats, threshold: float, dtype: DTypeLike) -> Floats:
+    """Entropy below which a unit is a knowledge point: ``background - threshold``, rounded to `dtype`.
+
+    A threshold such as 0.2 has no exact binary form. Subtracting in float64 and comparing with stored
+    float32 values would decide ties (``background - entropy`` equal to the threshold as written) by
+    rounding noise; rounding the cutoff to `dtype` once makes a tie an equality again, and equality is no
+    point.
+    """
+    stored = background.astype(dtype)
+    return (stored.astype(np.float64) - threshold).astype(dtype)
+
+
+def find_points(entropy: Floats, valid: Bools, cutoff: Floats) -> Bools:
+    """Mark knowledge points: valid units whose entropy is strictly below the cutoff.
+
+    Parameters
+    ----------
+    entropy
+        Shape ``(E, S, U)`` in nat.
+    valid
+        Shape ``(S, U)``; False where a shorter sample is padded.
+    cutoff
+        Shape ``(E,)`` or ``(E, S)``, from `entropy_cutoff`.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(E, S, U)``.
+    """
+    return valid & (entropy < _per_unit(cutoff, entropy.ndim))
+
+
+def find_uncertain(entropy: Floats, entropy_error: Floats, valid: Bools, cutoff: Floats) -> Bools:
+    """Mark valid units within two standard errors of the cutoff; shapes as in `find_points`."""
+    distance = np.abs(entropy.astype(np.float64) - _per_unit(cutoff, entropy.ndim))
+    return valid & (distance <= 2.0 * entropy_error.astype(np.float64))
+
+
+def divide_counts(part: NDArray, whole: NDArray) -> Floats:
+    """Divide counts; 0 where the whole is empty, as the published code does in Eqs. (7) and (9)."""
+    shape = np.broadcast_shapes(part.shape, whole.shape)
+    return np.divide(part, whole, out=np.zeros(shape), where=whole > 0)
+
+
+def accumulate_points(points: Bools) -> Bools:
+    """Mark points met at this checkpoint or an earlier one; the last entry is the union of Eq. (9)."""
+    return np.logical_or.accumulate(points, axis=0)
+
+
+def find_peak(counts: NDArray) -> Ints:
+    """Find the first checkpoint with the most foreground points, Eq. (8): ``(E, S)`` to ``(S,)``."""
+    return np.argmax(counts, axis=0)
+
+
+def measure_detours(points: Bools) -> Floats:
+    """Share of the points ever met that the last checkpoint still holds, Eq. (9), per sample.
+
+    Parameters
+    ----------
+    points
+        Shape ``(E, S, U)``: foreground knowledge points.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(S,)``, between 0 and 1; 1 means no detour, and 0 is also the value of a sample that never
+        had a point.
+    """
+    return divide_counts(points[-1].sum(axis=-1), points.any(axis=0).sum(axis=-1))
+
+
+def bound_detours(points: Bools, uncertain: Bools) -> tuple[Floats, Floats]:
+    """Smallest and largest `measure_detours` over every way of deciding the uncertain units.
+
+    Each unit is free to take the side that lowers (or raises) the ratio, at every checkpoint: a worst case,
+    not an interval of some confidence.
+
+    Parameters
+    ----------
+    points, uncertain
+        Shape ``(E, S, U)``, both restricted to the foreground.
+
+    Returns
+    -------
+    low, high
+        Shape ``(S,)`` each.
+    """
+    certain, possible = points & ~uncertain, points | uncertain
+    # A unit adds (1, 1), (0, 1) or nothing to (final, union). Lowest: only certain points stay, and every
+    # unit that may have been met before the last checkpoint was met and dropped. Highest: the other way
+    # round.
+    dropped = (possible[:-1].any(axis=0) & ~certain[-1]).sum(axis=-1)
+    kept = certain[-1].sum(axis=-1)
+    low = divide_counts(kept, kept + dropped)
+    dropped = (certain[:-1].any(axis=0) & ~possible[-1]).sum(axis=-1)
+    kept = possible[-1].sum(axis=-1)
+    return low, divide_counts(kept, kept + dropped)
+
+
+def overlap_points(first: Bools, second: Bools) -> Floats:
+    """Intersection over union of two point sets ``(S, U)``, per sample; 0 where both are empty."""
+    return divide_counts((first & second).sum(axis=-1), (first | second).sum(axis=-1))
+
+
+def resample_metrics(
+    entropy: Floats,
+    foreground: Bools,
+    valid: Bools,
+    weights: NDArray,
+    *,
+    threshold: float,
+    per_sample: bool = False,
+    count_at: int = -1,
+    after_start: Bools | None = None,
+    include_start: bool = True,
+    distance: Floats | None = None,
+) -> dict[str, Floats]:
+    """Recompute every metric, the background mean and the points included, for many resamples of the samples.
+
+    One resample is a row of `weights`. Nothing of shape ``(R, S, U)`` is ever held: samples are visited one
+    by one, their counts read off sorted entropies.
+
+    Parameters
+    ----------
+    entropy
+        Shape ``(E, S, U)`` in nat.
+    foreground, valid
+        Shape ``(S, U)``.
+    weights
+        Shape ``(R, S)``: how often each resample holds each sample.
+    threshold
+        Margin ``b`` in nat.
+    per_sample
+        Compare each unit with its own sample's background instead of the checkpoint's.
+    count_at
+        Position of the checkpoint at which points are counted.
+    after_start
+        Shape ``(E,)``: checkpoints among which the peak is sought; by default all.
+    include_start
+        Whether the other checkpoints count towards the union of Eq. (9).
+    distance
+        Shape ``(E,)``: cumulated weight movement; without it the D metrics are NaN.
+
+    Returns
+    -------
+    dict
+        ``n_fg``, ``n_bg``, ``fg_ratio``, ``d_mean``, ``d_var``, ``d_std`` and ``rho``, each of shape
+        ``(R,)``; NaN for a resample in which no sample has a background.
+    """
+    n_resamples, n_samples = weights.shape
+    background = valid & ~foreground
+    foreground = valid & foreground
+    levels = average_units(entropy, background)
+    mean_levels = average_background(levels, weights)
+    if per_sample:
+        cutoffs = entropy_cutoff(levels, threshold, entropy.dtype)
+    else:
+        cutoffs = entropy_cutoff(mean_levels.T, threshold, entropy.dtype)[:, None]
+    candidates = np.arange(len(entropy)) if after_start is None else np.flatnonzero(after_start)
+
+    n_fg, n_bg, n_final, n_union, peak = np.zeros((5, n_resamples, n_samples), dtype=np.int64)
+    for sample in range(n_samples):
+        # (E, R), or (E, 1) where the cutoff is the sample's own and the same in every resample
+        cutoff = cutoffs[:, sample, None] if per_sample else cutoffs[:, 0]
+        units = entropy[:, sample, foreground[sample]]
+        counts = np.stack([_count_below(units[k], cutoff[k]) for k in range(len(entropy))])
+        union = np.zeros((cutoff.shape[1], units.shape[1]), dtype=bool)
+        for k in range(len(entropy)) if include_start else candidates:
+            union |= units[k] < cutoff[k, :, None]
+        n_fg[:, sample] = counts[count_at]
+        n_bg[:, sample] = _count_below(entropy[count_at, sample, background[sample]], cutoff[count_at])
+        n_final[:, sample] = counts[-1]
+        n_union[:, sample] = union.sum(axis=-1)
+        peak[:, sample] = candidates[np.argmax(counts[candidates], axis=0)] if len(candidates) else 0
+
+    average = _weighted_average(weights)
+    metrics = {
+        "n_fg": average(n_fg),
+        "n_bg": average(n_bg),
+        "fg_ratio": average(divide_counts(n_fg, n_fg + n_bg)),
+        "rho": average(divide_counts(n_final, n_union)),
+    }
+    if distance is None or not len(candidates):
+        metrics |= {name: np.full(n_resamples, np.nan) for name in ("d_mean", "d_var", "d_std")}
+    else:
+        travelled = np.asarray(distance, dtype=np.float64)[peak]
+        metrics["d_mean"] = average(travelled)
+        metrics["d_var"] = average((travelled - metrics["d_mean"][:, None]) ** 2)
+        metrics["d_std"] = np.sqrt(metrics["d_var"])
+    undefined = np.isnan(mean_levels).any(axis=1)
+    return {name: np.where(undefined, np.nan, values) for name, values in metrics.items()}
+
+
+def _per_unit(cutoff: Floats, ndim: int) -> Floats:
+    """Append axes so that a cutoff per checkpoint (and sample) lines up with ``(E, S, U)``."""
+    return cutoff.reshape(cutoff.shape + (1,) * (ndim - cutoff.ndim))
+
+
+def _count_below(values: Floats, cutoffs: Floats) -> Ints:
+    return np.searchsorted(np.sort(values), cutoffs, side="left")
+
+
+def _weighted_average(weights: NDArray) -> Callable[[NDArray], Floats]:
+    total = weights.sum(axis=1)
+    return lambda values: (values * weights).sum(axis=1) / total

@@ -1,0 +1,356 @@
+"""Image networks of the source papers, at any input size, class count and width, and one small VGG.
+
+The large networks are torchvision's own classes, so that its pretrained weights fit at width 1; ResNets get
+the two convolutions and two fully connected layers that the papers insert, so that all networks have a top
+convolution and three fully connected layers. This module knows nothing of data or training.
+
+Symbols: ``B`` samples, ``H, W`` input height and width, ``C`` classes.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from kdviz.errors import MissingExtraError
+from kdviz.models.presets import ArchitecturePreset
+from kdviz.models.torchvision_shim import prepare_torchvision
+
+prepare_torchvision()
+try:
+    from torchvision import models as _torchvision
+    from torchvision.models.resnet import Bottleneck, ResNet
+except ModuleNotFoundError:  # the small VGG needs torch alone
+    _torchvision = None
+    ResNet = nn.Module
+
+_PAPER = (
+    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
+    "Classification', TPAMI 2022, section 4.1, and the authors' published code"
+)
+
+
+class NormalisedConv2d(nn.Conv2d):
+    """A 3x3 convolution whose output is batch-normalised.
+
+    One module rather than two, so that one layer name gives both the feature that meets the ReLU and the
+    convolution's ``weight``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(B, in_channels, h, w)`` to ``(B, out_channels, h, w)``."""
+        return self.norm(super().forward(inputs))
+
+
+class DeepHeadResNet(ResNet):
+    """Bottleneck ResNet with two more 3x3 convolutions and two more fully connected layers.
+
+    They sit between the last residual stage and the last fully connected layer and are 2048 wide [1]_.
+
+    References
+    ----------
+    .. [1] Zhang et al., TPAMI 2022, section 4.1 (ResNet-50, 101 and 152).
+    """
+
+    def __init__(self, blocks: list[int], classes: int) -> None:
+        super().__init__(Bottleneck, blocks, num_classes=classes)
+        features = self.fc.in_features
+        del self.fc
+        self.top = nn.Sequential(
+            OrderedDict(
+                conv1=NormalisedConv2d(features, features),
+                relu1=nn.ReLU(),
+                conv2=NormalisedConv2d(features, features),
+                relu2=nn.ReLU(),
+            )
+        )
+        self.head = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(features, features),
+                relu1=nn.ReLU(),
+                fc2=nn.Linear(features, features),
+                relu2=nn.ReLU(),
+                fc3=nn.Linear(features, classes),
+            )
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images ``(B, 3, H, W)`` to logits ``(B, C)``."""
+        feature = self.maxpool(self.relu(self.bn1(self.conv1(inputs))))
+        feature = self.layer4(self.layer3(self.layer2(self.layer1(feature))))
+        return self.head(self.avgpool(self.top(feature)).flatten(1))
+
+
+class SmallVGG(nn.Module):
+    """Three blocks of 3x3 convolutions (16; 32; 64, 64 channels) and max-pooling, then fc1, fc2 and fc3.
+
+    Made for the built-in 48 x 48 images: a third of a million weights, trained in minutes on a CPU.
+
+    Parameters
+    ----------
+    classes
+        Width of the last layer.
+    input_size
+        Height and width of the images; the width of ``fc1``'s input follows from it.
+    """
+
+    blocks = ((16,), (32,), (64, 64))
+    hidden = 128
+
+    def __init__(self, classes: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels, index = 3, 0
+        for block, widths in enumerate(self.blocks, start=1):
+            for width in widths:
+                index += 1
+                layers[f"conv{index}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+                layers[f"relu{index}"] = nn.ReLU()
+                channels = width
+            layers[f"pool{block}"] = nn.MaxPool2d(2)
+        self.features = nn.Sequential(layers)
+        cells = math.prod(side // 2 ** len(self.blocks) for side in input_size)
+        self.classifier = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(channels * cells, self.hidden),
+                relu1=nn.ReLU(),
+                drop1=nn.Dropout(0.0),
+                fc2=nn.Linear(self.hidden, self.hidden),
+                relu2=nn.ReLU(),
+                drop2=nn.Dropout(0.0),
+                fc3=nn.Linear(self.hidden, classes),
+            )
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images ``(B, 3, H, W)`` to logits ``(B, C)``."""
+        return self.classifier(self.features(inputs).flatten(1))
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    make: Callable[[int, tuple[int, int]], nn.Module]
+    preset: ArchitecturePreset
+    linear_std: float | None  # None: Kaiming, as for the convolutions
+
+
+def _preset(
+    conv: str, fcs: tuple[str, str, str], weight: float, threshold: float = 0.2
+) -> ArchitecturePreset:
+    layers = dict(zip(("conv", "fc1", "fc2", "fc3"), (conv, *fcs), strict=True))
+    return ArchitecturePreset(MappingProxyType(layers), weight, threshold, threshold == 0.2, _PAPER)
+
+
+def _torchvision_network(name: str) -> Callable[[int, tuple[int, int]], nn.Module]:
+    def make(classes: int, input_size: tuple[int, int]) -> nn.Module:
+        options = {} if name == "alexnet" else {"init_weights": False}
+        return getattr(_torchvision, name)(num_classes=classes, **options)
+
+    return make
+
+
+def _vgg(name: str, top: int) -> _Architecture:
+    fcs = ("classifier.0", "classifier.3", "classifier.6")
+    return _Architecture(_torchvision_network(name), _preset(f"features.{top}", fcs, 7.0), 0.01)
+
+
+def _resnet(*blocks: int) -> _Architecture:
+    def make(classes: int, input_size: tuple[int, int]) -> nn.Module:
+        return DeepHeadResNet(list(blocks), classes)
+
+    return _Architecture(make, _preset("top.conv2", ("head.fc1", "head.fc2", "head.fc3"), 6.0), 0.01)
+
+
+_ARCHITECTURES = {
+    "alexnet": _Architecture(
+        _torchvision_network("alexnet"),
+        _preset("features.10", ("classifier.1", "classifier.4", "classifier.6"), 7.0, threshold=0.25),
+        0.01,
+    ),
+    "resnet50": _resnet(3, 4, 6, 3),
+    "resnet101": _resnet(3, 4, 23, 3),
+    "resnet152": _resnet(3, 8, 36, 3),
+    "small_vgg": _Architecture(
+        SmallVGG,
+        _preset("features.conv4", ("classifier.fc1", "classifier.fc2", "classifier.fc3"), 7.0),
+        None,
+    ),
+    "vgg11": _vgg("vgg11", 18),
+    "vgg16": _vgg("vgg16", 28),
+    "vgg19": _vgg("vgg19", 34),
+}
+PRESETS = MappingProxyType({name: architecture.preset for name, architecture in _ARCHITECTURES.items()})
+
+
+def list_models() -> list[str]:
+    """Name the image networks that `build` knows."""
+    return sorted(_ARCHITECTURES)
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    input_size: int | tuple[int, int],
+    width: float = 1.0,
+    seed: int = 0,
+    dropout: float | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Make an untrained image network.
+
+    Parameters
+    ----------
+    name
+        One of `list_models`.
+    classes
+        Number of logits ``C``, at least 1.
+    input_size
+        Height and width of the images in pixels, or one number for squares.
+    width
+        Factor on the number of channels and hidden units of every layer, rounded, at least 1 each.
+    seed
+        Same seed, same weights; no global random state is read or changed.
+    dropout
+        Probability for every dropout layer; ``None`` keeps the architecture's own (0.5 for AlexNet and VGG,
+        0 for ``small_vgg``). ResNets have no dropout layer.
+    device
+        Where the weights live. ``"meta"`` gives shapes without values or cost.
+
+    Returns
+    -------
+    nn.Module
+        In train mode, float32, taking ``(B, 3, H, W)``, giving ``(B, C)``. No activation works in place, so
+        that any layer can be read. ``PRESETS[name].layers`` names the papers' layers.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown, a number is out of range, `input_size` is too small for the network, or
+        `dropout` is given for a network without dropout layers.
+    MissingExtraError
+        If torchvision is needed and not installed.
+
+    Notes
+    -----
+    Initial values follow the authors' code [1]_: convolutions Kaiming-normal (fan-out), fully connected
+    weights N(0, 0.01), biases 0. The small VGG uses Kaiming-normal (fan-in) for its fully connected layers
+    too: behind only 128 hidden units, a standard deviation of 0.01 shrinks signal and gradient by about a
+    factor of 10 a layer, and the network would spend its few epochs growing them.
+
+    References
+    ----------
+    .. [1] Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge", CVPR 2020,
+       published code, ``model/models.py``.
+
+    Examples
+    --------
+    >>> network = build("small_vgg", classes=10, input_size=48)
+    >>> tuple(network(torch.zeros(2, 3, 48, 48)).shape)
+    (2, 10)
+    """
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
+    if name != "small_vgg" and _torchvision is None:
+        raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, got {classes}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"input_size must be one or two positive numbers of pixels, got {input_size}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be a positive factor, got {width}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+
+    architecture = _ARCHITECTURES[name]
+    with torch.device("meta"):
+        network = architecture.make(classes, size)
+        if width != 1:
+            _scale_width(network, width)
+    _set_activations(network, name, dropout)
+    _check_size(network, name, size)
+    if torch.device(device).type == "meta":
+        return network
+    network.to_empty(device="cpu")  # drawn on the CPU, so that a seed means the same weights on any device
+    _initialise(network, architecture.linear_std, torch.Generator().manual_seed(seed))
+    return network.to(device)
+
+
+def _scale_width(network: nn.Module, width: float) -> None:
+    """Multiply every number of channels and hidden units, keeping the image's 3 channels and the classes."""
+
+    def scaled(channels: int) -> int:
+        return max(1, round(channels * width))
+
+    def resize(module: nn.Module, name: str, *shape: int) -> None:
+        tensor = getattr(module, name)
+        if tensor is not None:
+            setattr(module, name, nn.Parameter(tensor.new_empty(*shape)))
+
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    channels = 3
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            channels = module.out_channels
+            module.in_channels = 3 if module.in_channels == 3 else scaled(module.in_channels)
+            module.out_channels = scaled(channels)
+            resize(module, "weight", module.out_channels, module.in_channels, *module.kernel_size)
+            resize(module, "bias", module.out_channels)
+        elif isinstance(module, nn.Linear):
+            cells = module.in_features // channels  # positions flattened behind the last convolution, else 1
+            channels = module.out_features
+            module.in_features = cells * scaled(module.in_features // cells)
+            module.out_features = channels if module is last else scaled(channels)
+            resize(module, "weight", module.out_features, module.in_features)
+            resize(module, "bias", module.out_features)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = scaled(module.num_features)
+            resize(module, "weight", module.num_features)
+            resize(module, "bias", module.num_features)
+            module.running_mean = torch.empty(module.num_features)
+            module.running_var = torch.empty(module.num_features)
+
+
+def _set_activations(network: nn.Module, name: str, dropout: float | None) -> None:
+    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    if dropout is not None and not dropouts:
+        raise ValueError(f"dropout={dropout} was given, but {name} has no dropout layer")
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+        if isinstance(module, nn.Dropout) and dropout is not None:
+            module.p = dropout
+
+
+def _check_size(network: nn.Module, name: str, size: tuple[int, ...]) -> None:
+    """Run the network without values: pooling an image too small for it fails here, at no cost."""
+    network.eval()
+    try:
+        network(torch.empty(1, 3, *size, device="meta"))
+    except RuntimeError as error:
+        raise ValueError(f"input_size {size[0]} x {size[1]} is too small for {name}: {error}") from error
+    network.train()
+
+
+@torch.no_grad()
+def _initialise(network: nn.Module, linear_std: float | None, generator: torch.Generator) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std, generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,85 @@
+"""How long, how fast and on which schedule a network is trained. Values only: nothing here needs torch.
+
+The named plans at the end are the ones used for the built-in images.
+"""
+
+import math
+from itertools import pairwise
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+PAPER_CHECKPOINTS = (0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 70, 90, 110, 130, 150)
+"""Epochs at which the papers' code saves a network trained for 150 epochs."""
+
+
+class TrainingPlan(BaseModel):
+    """Everything that decides the course of one training run, besides the network and the data.
+
+    Attributes
+    ----------
+    epochs
+        Passes over the data.
+    batch_size
+        Samples a step; the last batch of an epoch may be smaller.
+    learning_rate
+        One rate, or (first, last) spaced evenly in the logarithm over the epochs.
+    momentum, weight_decay
+        Of stochastic gradient descent; the defaults are the papers'.
+    seed
+        Decides order, augmentation and dropout. Runs with one seed see the same batches, whatever the
+        network.
+    checkpoints
+        Epochs after which the network is saved, from 0 (untrained) to `epochs`; every epoch by default.
+        Networks that are to be compared need the same list.
+    augment
+        Random crop from a frame padded by 4 pixels of value 0 and random horizontal flip; images only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: FiniteFloat | tuple[FiniteFloat, FiniteFloat]
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    seed: int = Field(default=0, ge=0)
+    checkpoints: tuple[int, ...] = ()
+    augment: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _save_every_epoch(cls, values: dict) -> dict:
+        if (
+            isinstance(values, dict)
+            and not values.get("checkpoints")
+            and isinstance(values.get("epochs"), int)
+        ):
+            return {**values, "checkpoints": tuple(range(values["epochs"] + 1))}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rates = self.learning_rate
+        if isinstance(rates, tuple) and min(rates) <= 0:
+            raise ValueError(
+                f"learning_rate: both ends must be above 0 to be spaced by logarithm, got {rates}"
+            )
+        if not isinstance(rates, tuple) and rates < 0:
+            raise ValueError(f"learning_rate must not be negative, got {rates}")
+        saved = self.checkpoints
+        if (
+            saved[0] != 0
+            or saved[-1] != self.epochs
+            or any(later <= earlier for earlier, later in pairwise(saved))
+        ):
+            raise ValueError(f"checkpoints must rise from 0 to epochs={self.epochs}, got {saved}")
+        return self
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate during epoch 1..`epochs`."""
+        if not isinstance(self.learning_rate, tuple):
+            return self.learning_rate
+        first, last = self.learning_rate
+        share = (epoch - 1) / (self.epochs - 1) if self.epochs > 1 else 0.0
+        return math.exp(math.log(first) * (1 - share) + math.log(last) * share)

@@ -311,7 +311,7 @@ def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
         values, NaN at a valid unit, repeated samples, epochs that do not increase, attributes that cannot be
         stored, a schema version this kdviz does not know.
     """
-    faults = [*_version_faults(ds.attrs), *_attribute_faults("dataset", ds.attrs)]
+    faults = [*_header_faults(ds.attrs), *_attribute_faults("dataset", ds.attrs)]
     faults += [f"variable {name!r} is missing" for name in require if name not in ds.variables]
     for dim in ("epoch", "sample", "unit", "attribution_method"):
         if dim in ds.dims and dim not in ds.coords:
@@ -443,13 +443,20 @@ def make_attrs(
     return attrs
 
 
-def _version_faults(attrs: Mapping[Any, Any]) -> Iterator[str]:
+def _header_faults(attrs: Mapping[Any, Any]) -> Iterator[str]:
+    """Faults of the attributes that say how to read the rest."""
     schema = attrs.get("schema", "kdviz")
     if schema != "kdviz":
         yield f"attribute 'schema' is {schema!r}, not 'kdviz'"
     version = attrs.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         yield f"schema_version is {version!r}; kdviz {__version__} knows version {SCHEMA_VERSION}"
+    try:
+        is_object = isinstance(json.loads(attrs.get("config", "{}")), dict)
+    except (TypeError, ValueError):
+        is_object = False
+    if not is_object:
+        yield "attribute 'config' is not a JSON object"
 
 
 def _attribute_faults(owner: str, attrs: Mapping[Any, Any]) -> Iterator[str]:
@@ -485,9 +492,10 @@ def _variable_faults(spec: Variable, array: xr.Variable, ds: xr.Dataset) -> Iter
         yield f"{label} has dtype {array.dtype}, must be {spec.dtype}"
         return
     values = array.values
-    if values.dtype.kind == "O" and not all(isinstance(value, str) for value in values.flat):
-        yield f"{label} holds values that are not strings"
-        return
+    if spec.dtype == "str":
+        if not all(isinstance(value, str) and "\0" not in value and _is_utf8(value) for value in values.flat):
+            yield f"{label} holds values that are not plain text"
+            return
     if spec.name == spec.dims[0]:
         yield from _index_faults(spec.name, values)
     valid = _valid(array, ds)

@@ -1,47 +1,36 @@
-"""Runs on disk: one run is one Zarr directory while it is measured, one netCDF file once exported.
-
-Layout: ``/points`` holds what all networks share (samples, units, masks), ``/points/<network>/<layer>`` the
-measured variables of one layer, any other group a result with samples of its own. Arrays have their final
-size from the start. They are filled in blocks of (1 epoch, `block` samples), and the flag
-``done[epoch, block]`` is set after a block's data: a run killed at any moment goes on at the first block
-without flag.
-
-Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
-nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set.
-
-No torch here: runs are viewed where none is installed.
-"""
+"""The public class `Run` and the two functions that make it."""
 
 import difflib
 import itertools
-import json
 import os
-import re
-import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import netCDF4
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from filelock import FileLock, Timeout
 
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
 from kdviz.schema import VARIABLES, Attribute
+from kdviz.store import layout
+from kdviz.store.files import (
+    PARTIAL,
+    beside,
+    children,
+    file_errors,
+    has_variables,
+    natural_order,
+    read_group,
+    replace_folder,
+    storable,
+    sweep,
+    write_netcdf,
+)
+from kdviz.store.locks import exclusive, run_lock
 
-QUARTILES = 4
-
-_NAME = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
-_PARTIAL = ".partial"  # what zarr appends to files being written, and we to directories
-# Differ between two sittings of one measurement without making it another measurement.
-_CIRCUMSTANCES = frozenset({"created_at", "kdviz_version", "torch_version", "device"})
 _BOOKKEEPING = ("done",)
 
 
@@ -72,17 +61,16 @@ def create_run(
     prepared = _prepare_samples(samples, attrs or {})
     if path.is_file():
         raise StoreError(f"cannot make a run at {path}: it is a file")
-    with _file_errors(f"cannot make a run at {path}"):
+    with file_errors(f"cannot make a run at {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(FileLock(_beside(path, ".lock")), path):
+        with exclusive(run_lock(path), path):
             if not path.exists():
-                partial = _beside(path, _PARTIAL)
-                shutil.rmtree(partial, ignore_errors=True)
+                partial = beside(path, PARTIAL)
                 zarr.open_group(partial, mode="w", zarr_format=3)
                 prepared.to_zarr(partial, group="points", mode="w-", zarr_format=3, consolidated=False)
                 partial.rename(path)
     run = open_run(path)
-    if difference := _difference_of_samples(run.samples, prepared):
+    if difference := layout.difference_of_samples(run.samples, prepared):
         raise StoreError(f"{path} already holds a run with other samples: {difference}; choose another path")
     return run
 
@@ -114,8 +102,9 @@ class Run:
         self._is_directory = self.path.is_dir()
         if self._is_directory and not (self.path / "points" / "zarr.json").is_file():
             raise StoreError(f"{self.path} is a folder but not a run: it has no group 'points'")
-        self._lock = FileLock(_beside(self.path, ".lock"), thread_local=False)
-        self.samples = self._read("points")
+        self._lock = run_lock(self.path)
+        self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
+        self.samples = read_group(self.path, "points")
         self.attrs: dict[str, Attribute] = dict(self.samples.attrs)
         _check_version(self.path, self.attrs)
         schema.validate(self.samples, require=("sample", "unit", "valid"))
@@ -125,7 +114,7 @@ class Run:
     @property
     def networks(self) -> list[str]:
         """Names of the measured networks."""
-        return self._children("points")
+        return children(self.path, "points")
 
     def layers(self, network: str) -> list[str]:
         """Names of the measured layers of `network`.
@@ -136,7 +125,7 @@ class Run:
             If the run has no such network; the message names near ones.
         """
         self._check_known("network", network, self.networks)
-        return self._children(f"points/{network}")
+        return children(self.path, f"points/{network}")
 
     def dataset(self, network: str, layer: str, *, partial: bool = False) -> xr.Dataset:
         """Load everything measured on one layer, with the samples' coordinates and masks.
@@ -201,15 +190,14 @@ class Run:
     @property
     def results(self) -> list[str]:
         """Names of the groups written by `write_result`."""
-        pending = [name for name in self._children("") if name != "points"]
+        pending = [name for name in children(self.path, "") if name != "points"]
         found = []
         while pending:
-            name = pending.pop(0)
-            children = self._children(name)
-            pending += [f"{name}/{child}" for child in children]
-            if not children:
+            name = pending.pop()
+            pending += [f"{name}/{child}" for child in children(self.path, name)]
+            if has_variables(self.path, name):
                 found.append(name)
-        return sorted(found, key=_natural)
+        return sorted(found, key=natural_order)
 
     def result(self, name: str) -> xr.Dataset:
         """Load the dataset written under `name` by `write_result`.
@@ -220,7 +208,7 @@ class Run:
             If there is none; the message names near ones.
         """
         self._check_known("result", name, self.results)
-        return self._read(name)
+        return read_group(self.path, name)
 
     def __repr__(self) -> str:
         """Path, sizes and networks on one line."""
@@ -245,9 +233,9 @@ class Run:
         if not self._is_directory:
             raise StoreError(f"{self.path} is an exported file and cannot be written; use the run directory")
         nested = self._lock.is_locked
-        with _exclusive(self._lock, self.path):
+        with exclusive(self._lock, self.path):
             if not nested:
-                _sweep(self.path)
+                sweep(self.path)
             yield
 
     def create_group(
@@ -286,23 +274,22 @@ class Run:
         """
         attrs = self._group_settings(network, layer, epochs, attrs, block, variables)
         schema.validate(xr.Dataset(attrs=attrs))
-        with self.writing(), _file_errors(f"cannot write {self.path}"):
-            if layer in self._children(f"points/{network}"):
-                group = self._group(network, layer)
+        with self.writing(), file_errors(f"cannot write {self.path}"):
+            if layer in children(self.path, f"points/{network}"):
+                group = self._group(network, layer, only=())
                 stored = {**group.attrs, "epochs": group["epoch"].values.tolist()}
-                stored["variables"] = sorted(name for name in group.variables if name in schema.MEASURED)
+                arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r")
+                stored["variables"] = sorted(name for name in schema.MEASURED if name in arrays)
                 asked = {**attrs, "epochs": list(epochs), "variables": sorted(variables)}
-                if difference := _difference_of_settings(stored, asked):
+                if difference := layout.difference_of_settings(stored, asked):
                     raise StoreError(
                         f"{network}/{layer} in {self.path} was already measured with {difference}; "
                         "use another network name or another run"
                     )
                 return
             zarr.open_group(self.path, path=f"points/{network}", mode="a")
-            target = self.path / "points" / network / layer
-            partial = _beside(target, _PARTIAL)
-            self._make_arrays(partial, epochs, attrs, block, variables)
-            partial.rename(target)
+            layout.make_arrays(self._pending, self.samples, epochs, attrs, block, variables)
+            replace_folder(self._pending, self.path / "points" / network / layer)
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
@@ -346,8 +333,10 @@ class Run:
             expected = expected.assign_coords(epoch=group["epoch"].values[[epoch_index]])
             arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r+")
             names = [name for name in schema.MEASURED if name in arrays]
-            _check_block(measured, expected, names)
-            with _file_errors(f"cannot write {self.path}"):
+            layout.check_block(measured, expected, names)
+            with file_errors(f"cannot write {self.path}"):
+                if group["done"].values[epoch_index, block_index]:  # half replaced is not done
+                    arrays["done"][epoch_index, block_index] = False  # type: ignore[index]
                 for name in names:
                     values = measured[name].values.astype(VARIABLES[name].dtype)
                     arrays[name][epoch_index : epoch_index + 1, rows] = values  # type: ignore[index]
@@ -372,8 +361,8 @@ class Run:
         """
         if variable.name is None or variable.name in {*schema.MEASURED, *schema.SAMPLES, *_BOOKKEEPING}:
             raise ValueError(f"variable is named {variable.name!r}; give the name of a derived variable")
-        name = _checked_name("variable", str(variable.name))
-        with self.writing(), _file_errors(f"cannot write {self.path}"):
+        name = layout.checked_name("variable", str(variable.name))
+        with self.writing(), file_errors(f"cannot write {self.path}"):
             group = self._group(network, layer, only=())
             expected = {
                 "epoch": group["epoch"],
@@ -385,18 +374,16 @@ class Run:
                     raise ValueError(f"{name} has another {dim!r} than {network}/{layer}")
             ds = variable.to_dataset(name=name)
             schema.validate(ds)
-            array = _storable(ds)[name]
-            target = self.path / "points" / network / layer / name
-            partial = _beside(target, _PARTIAL)
+            array = storable(ds)[name]
             zarr.create_array(
-                partial,
+                self._pending,
+                overwrite=True,
                 data=array.values,
                 dimension_names=[str(dim) for dim in array.dims],
                 attributes=array.attrs,
                 zarr_format=3,
             )
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
+            replace_folder(self._pending, self.path / "points" / network / layer / name)
 
     def write_result(self, name: str, ds: xr.Dataset, *, overwrite: bool = False) -> None:
         """Write a whole dataset with samples of its own, such as attribution maps, under a group name.
@@ -420,22 +407,19 @@ class Run:
         StoreError
             If the result exists and `overwrite` is not set.
         """
-        parts = [_checked_name("result", part) for part in name.split("/")]
+        parts = [layout.checked_name("result", part) for part in name.split("/")]
         if parts[0] == "points":
             raise ValueError(f"result is named {name!r}; the group 'points' is for measured layers")
         schema.validate(ds)
-        with self.writing(), _file_errors(f"cannot write {self.path}"):
-            target = self.path.joinpath(*parts)
+        with self.writing(), file_errors(f"cannot write {self.path}"):
             taken = [known for known in self.results if f"{known}/".startswith(f"{name}/")]
             taken += [known for known in self.results if name.startswith(f"{known}/")]
             if taken and not (overwrite and taken == [name]):
                 raise StoreError(f"{self.path} already holds the result {taken[0]!r}")
-            partial = _beside(self.path / parts[0], _PARTIAL)
-            _storable(ds).to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
-            for depth in range(1, len(parts)):
-                zarr.open_group(self.path, path="/".join(parts[:depth]), mode="a")
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
+            storable(ds).to_zarr(self._pending, mode="w", zarr_format=3, consolidated=False)
+            if len(parts) > 1:
+                zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
+            replace_folder(self._pending, self.path.joinpath(*parts))
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the whole run to one netCDF4 file, which appears at `path` only once it is complete.
@@ -456,55 +440,17 @@ class Run:
         groups = ["points"]
         groups += [f"points/{network}/{layer}" for network in self.networks for layer in self.layers(network)]
         groups += self.results
-        partial = _beside(path, f".{os.getpid()}{_PARTIAL}")
-        with _file_errors(f"cannot write {path}"):
+        with file_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                for index, group in enumerate(groups):
-                    ds = _storable(self._read(group))
-                    encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
-                    ds.to_netcdf(
-                        partial, mode="a" if index else "w", group=group, engine="netcdf4", encoding=encoding
-                    )
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_netcdf(path, ((group, read_group(self.path, group)) for group in groups))
         return path
 
     # -- private
 
-    def _read(self, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
-        """Load one group as it was before it was written: plain attributes, fixed-length strings."""
-        exact: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "mask_and_scale": False}
-        if self._is_directory:
-            exact |= {"engine": "zarr", "consolidated": False, "chunks": None}
-        else:
-            exact |= {"engine": "netcdf4"}
-        try:
-            with xr.open_dataset(self.path, group=group, **exact) as ds:
-                unwanted = [] if only is None else [name for name in ds.data_vars if name not in only]
-                loaded = ds.drop_vars(unwanted).load().drop_encoding()
-        except Exception as error:  # a damaged file makes the format libraries raise nearly anything
-            raise StoreError(f"cannot read {group!r} of {self.path}: {error}") from error
-        return _with_plain_values(loaded)
-
     def _group(self, network: str, layer: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
         """Load a layer's group, or only the named variables of it."""
         self._check_known("layer", layer, self.layers(network))
-        return self._read(f"points/{network}/{layer}", only)
-
-    def _children(self, group: str) -> list[str]:
-        """Names of the groups directly below `group`, numbers in numeric order."""
-        if self._is_directory:
-            folder = self.path / group
-            found = [node.parent.name for node in folder.glob("*/zarr.json") if _is_group(node)]
-        else:
-            with netCDF4.Dataset(self.path) as file:
-                parent = file[group] if group else file
-                found = list(parent.groups)
-        return sorted((name for name in found if not name.endswith(_PARTIAL)), key=_natural)
+        return read_group(self.path, f"points/{network}/{layer}", only)
 
     def _check_known(self, kind: str, name: str, known: list[str]) -> None:
         if name not in known:
@@ -523,8 +469,8 @@ class Run:
         variables: Sequence[str],
     ) -> dict[str, Attribute]:
         """Check the arguments of `create_group` and return the attributes of the group."""
-        _checked_name("network", network)
-        _checked_name("layer", layer)
+        layout.checked_name("network", network)
+        layout.checked_name("layer", layer)
         if network in self.samples.variables:
             raise ValueError(f"network is named {network!r}, which is a variable of the samples")
         if not len(epochs) or any(not isinstance(epoch, (int, np.integer)) for epoch in epochs):
@@ -539,48 +485,6 @@ class Run:
             if attrs.get(name, value) != value:
                 raise ValueError(f"attrs say {name} {attrs[name]!r}, the call says {value!r}")
         return {**attrs, "network": network, "layer": layer, "block": block}
-
-    def _make_arrays(
-        self,
-        path: Path,
-        epochs: Sequence[int],
-        attrs: Mapping[str, Attribute],
-        block: int,
-        variables: Sequence[str],
-    ) -> None:
-        """Make a layer's group of full-size arrays that hold nothing but "not measured"."""
-        samples = self.samples.sizes["sample"]
-        sizes = {"epoch": len(epochs), "sample": samples, "unit": self.samples.sizes["unit"]}
-        sizes["quartile"] = QUARTILES
-        sizes["block"] = -(-samples // block)
-        chunks = {**sizes, "epoch": 1, "sample": min(block, samples)}
-        group = zarr.open_group(path, mode="w", zarr_format=3, attributes=_plain(attrs))
-        for name, values in (
-            ("epoch", np.asarray(epochs, "int64")),
-            ("quartile", np.arange(1, QUARTILES + 1)),
-        ):
-            spec = VARIABLES[name]
-            group.create_array(name, data=values, dimension_names=spec.dims, attributes=_plain(spec.attrs))
-        for name in variables:
-            spec = VARIABLES[name]
-            group.create_array(
-                name,
-                shape=[sizes[dim] for dim in spec.dims],
-                chunks=tuple(chunks[dim] for dim in spec.dims),
-                dtype=spec.dtype,
-                fill_value=spec.missing,
-                dimension_names=spec.dims,
-                attributes=_plain(spec.attrs),
-            )
-        group.create_array(
-            "done",
-            shape=(sizes["epoch"], sizes["block"]),
-            chunks=(1, sizes["block"]),
-            dtype="bool",
-            fill_value=False,
-            dimension_names=("epoch", "block"),
-            attributes={"long_name": "block is written"},
-        )
 
     def _block_slice(self, group: xr.Dataset, block_index: int) -> slice:
         if not 0 <= block_index < group.sizes["block"]:
@@ -599,68 +503,9 @@ def _prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.
     if "valid" not in samples.variables:
         everything = np.ones((samples.sizes["sample"], samples.sizes["unit"]), bool)
         samples = samples.assign(valid=(("sample", "unit"), everything))
-    prepared = _storable(samples.assign_attrs(attrs))
+    prepared = storable(samples.assign_attrs(attrs))
     schema.validate(prepared)
     return prepared
-
-
-def _check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) -> None:
-    """Refuse a block that is not exactly what its place in the group asks for."""
-    schema.validate(measured, require=names)
-    for dim in ("epoch", "sample", "unit"):
-        got, want = measured.get_index(dim), expected.get_index(dim)
-        if not got.equals(want):
-            raise ValueError(f"block has {dim} {_few(got)}, its place in the run has {_few(want)}")
-    extra = [
-        str(name) for name, array in measured.data_vars.items() if "epoch" in array.dims and name not in names
-    ]
-    if extra:
-        raise ValueError(f"block holds {', '.join(extra)}, the group only {', '.join(names)}")
-    if "quartile" in measured.dims and measured.sizes["quartile"] != QUARTILES:
-        raise ValueError(f"block has {measured.sizes['quartile']} quartiles, must be {QUARTILES}")
-    schema.validate(measured[names].assign_coords(valid=expected["valid"]))
-
-
-def _few(index: pd.Index) -> str:
-    names = [str(name) for name in index[:4]]
-    return f"[{', '.join(names)}{', ...' if len(index) > 4 else ''}] ({len(index)})"
-
-
-def _storable(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` annotated, in the contract's dtypes, with nothing left of the file it came from."""
-    stored = schema.annotate(ds).drop_encoding()
-    for name, array in stored.variables.items():
-        spec = VARIABLES.get(str(name))
-        values = array.values
-        if values.dtype.kind in "UT":
-            values = values.astype(
-                object
-            )  # variable-length text; fixed-length text has no Zarr specification
-        elif spec and spec.dtype != "str":
-            values = values.astype(spec.dtype)
-        stored[name] = (array.dims, values, _plain(array.attrs))
-    stored.attrs = _plain(stored.attrs)
-    return stored
-
-
-def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
-    """Undo what the two formats do to text and to numbers in attributes."""
-    for name, array in ds.variables.items():
-        values = array.values
-        text = values.dtype.kind in "OT"
-        ds[name] = (array.dims, values.astype(object).astype(str) if text else values, _plain(array.attrs))
-    ds.attrs = _plain(ds.attrs)
-    return ds
-
-
-def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attrs.items()}
-
-
-def _netcdf_encoding(array: xr.Variable) -> dict[str, Any]:
-    if array.dtype.kind == "O":
-        return {}
-    return {"_FillValue": None, "zlib": array.ndim > 0, "complevel": 4, "shuffle": True}
 
 
 def _check_version(path: Path, attrs: Mapping[str, Attribute]) -> None:
@@ -674,110 +519,3 @@ def _check_version(path: Path, attrs: Mapping[str, Attribute]) -> None:
         )
     if version != schema.SCHEMA_VERSION:
         raise SchemaError(f"{path} has schema version {version!r}, this kdviz reads {schema.SCHEMA_VERSION}")
-
-
-def _difference_of_samples(stored: xr.Dataset, asked: xr.Dataset) -> str:
-    """Say what first differs between two sample groups, or nothing."""
-    asked = _with_plain_values(asked.copy())
-    for name in sorted(map(str, {*stored.variables, *asked.variables})):
-        if name not in stored.variables or name not in asked.variables:
-            return f"variable {name!r} is in one of them only"
-        if not stored.variables[name].equals(asked.variables[name]):
-            return f"variable {name!r} differs"
-    return _difference_of_settings(stored.attrs, asked.attrs)
-
-
-def _difference_of_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Say which setting first differs, and how, or nothing."""
-    old, new = _settings(stored), _settings(asked)
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            return f"{name} {old.get(name, 'not set')}, now {new.get(name, 'not set')}"
-    return ""
-
-
-def _settings(attrs: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings as JSON, so that NaN equals itself and 1 is not 1.0; ``config`` is taken apart."""
-    settings = {name: value for name, value in attrs.items() if name not in _CIRCUMSTANCES}
-    config = json.loads(settings.pop("config", "{}"))
-    settings |= {f"config.{name}": value for name, value in config.items()}
-    plain = _plain({**settings})
-    return {name: json.dumps(value, sort_keys=True) for name, value in plain.items()}
-
-
-def _checked_name(kind: str, name: str) -> str:
-    if not _NAME.fullmatch(name) or name.endswith(_PARTIAL) or name == "zarr.json":
-        raise ValueError(
-            f"{kind} is named {name!r}; allowed: up to 100 letters, digits and _ . + -, "
-            f"beginning with a letter, a digit or one _, not ending in {_PARTIAL}"
-        )
-    return name
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key that puts ``features.10`` after ``features.9``."""
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _is_group(node: Path) -> bool:
-    try:
-        return json.loads(node.read_bytes())["node_type"] == "group"
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{node} is damaged: {error}") from error
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed writer left under temporary names."""
-    for leftover in list(path.rglob(f"*{_PARTIAL}")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)  # it may have lain in a folder just removed
-
-
-@contextmanager
-def _file_errors(action: str) -> Iterator[None]:
-    """Turn the system's errors into one `StoreError` that says what was tried."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{action}: {error}") from error
-
-
-@contextmanager
-def _exclusive(lock: FileLock, path: Path) -> Iterator[None]:
-    """Hold the lock, with a note beside it that tells others who does."""
-    note = _beside(path, ".lock.json")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(f"{path} is being written by {_holder(note)}; wait for it or stop it") from None
-    except OSError as error:
-        raise StoreError(f"cannot lock {path} for writing: {error}") from error
-    try:
-        if lock.lock_counter == 1:
-            # The system frees the lock of a dead process; its note stays and is overwritten here.
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            with _file_errors(f"cannot write {note}"):
-                note.write_text(
-                    json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started})
-                )
-        yield
-    finally:
-        if lock.lock_counter == 1:
-            note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(note: Path) -> str:
-    try:
-        holder = json.loads(note.read_text())
-        return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"

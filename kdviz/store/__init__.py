@@ -1,0 +1,19 @@
+"""Runs on disk: one run is one Zarr directory while it is measured, one netCDF file once exported.
+
+Layout: ``/points`` holds what all networks share (samples, units, masks), ``/points/<network>/<layer>`` the
+measured variables of one layer, any other group a result with samples of its own. Arrays have their final
+size from the start. They are filled in blocks of (1 epoch, `block` samples), and the flag
+``done[epoch, block]`` is set after a block's data: a run killed at any moment goes on at the first block
+without flag.
+
+Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
+nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set.
+
+Modules, each importing only from those before it: ``files`` (the two formats, atomic replacement),
+``locks`` (one writer at a time), ``layout`` (names, empty arrays, comparing settings), ``run`` (the public
+class). No torch here: runs are viewed where none is installed.
+"""
+
+from kdviz.store.run import Run, create_run, open_run
+
+__all__ = ["Run", "create_run", "open_run"]

@@ -1,0 +1,161 @@
+"""Groups as datasets in both formats, and replacing files so that a killed writer leaves no half of one."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import xarray as xr
+
+from kdviz import schema
+from kdviz.errors import StoreError
+from kdviz.schema import VARIABLES
+
+PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
+
+
+def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
+    """Load a group, or only some data variables of it, as it was before it was written."""
+    exact: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "mask_and_scale": False}
+    if path.is_dir():
+        exact |= {"engine": "zarr", "consolidated": False, "chunks": None}
+    else:
+        exact |= {"engine": "netcdf4"}
+    try:
+        with xr.open_dataset(path, group=group, **exact) as ds:
+            unwanted = [] if only is None else [name for name in ds.data_vars if name not in only]
+            loaded = ds.drop_vars(unwanted).load().drop_encoding()
+    except Exception as error:  # a damaged file makes the format libraries raise nearly anything
+        raise StoreError(f"cannot read {group!r} of {path}: {error}") from error
+    return _with_plain_values(loaded)
+
+
+def children(path: Path, group: str) -> list[str]:
+    """Names of the groups directly below `group`, numbers in numeric order."""
+    if path.is_dir():
+        nodes = (path / group).glob("*/zarr.json")
+        found = [node.parent.name for node in nodes if _node_type(node) == "group"]
+    else:
+        with netCDF4.Dataset(path) as file:
+            found = list((file[group] if group else file).groups)
+    return sorted((name for name in found if not name.endswith(PARTIAL)), key=natural_order)
+
+
+def has_variables(path: Path, group: str) -> bool:
+    """Whether the group holds data, not only other groups."""
+    if path.is_dir():
+        return any(_node_type(node) == "array" for node in (path / group).glob("*/zarr.json"))
+    with netCDF4.Dataset(path) as file:
+        return bool(file[group].variables)
+
+
+def storable(ds: xr.Dataset) -> xr.Dataset:
+    """Return `ds` annotated, in the contract's dtypes, with nothing left of the file it came from."""
+    stored = schema.annotate(ds).drop_encoding()
+    for name, array in stored.variables.items():
+        spec = VARIABLES.get(str(name))
+        values = array.values
+        if values.dtype.kind in "UT":  # fixed-length text has no Zarr specification
+            values = values.astype(object)
+        elif spec and spec.dtype != "str":
+            values = values.astype(spec.dtype)
+        stored[name] = (array.dims, values, plain(array.attrs))
+    stored.attrs = plain(stored.attrs)
+    return stored
+
+
+def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes with Python's numbers in place of NumPy's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attrs.items()}
+
+
+def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
+    """Write all groups to one file, which appears at `path` complete and on the disk, or not at all."""
+    partial = beside(path, f".{os.getpid()}{PARTIAL}")
+    try:
+        mode: Any = "w"
+        for group, ds in groups:
+            ds = storable(ds)
+            encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
+            ds.to_netcdf(partial, mode=mode, group=group, engine="netcdf4", encoding=encoding)
+            mode = "a"
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move the finished folder `new` to `target`; a reader sees the old one, none or the new one."""
+    old = beside(new, f".old{PARTIAL}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed writer left under temporary names."""
+    for leftover in list(path.rglob(f"*{PARTIAL}")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)  # it may have lain in a folder just removed
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Path in the same folder, its name longer by `suffix`."""
+    return path.with_name(path.name + suffix)
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Sort key that puts ``features.10`` after ``features.9``."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+
+
+@contextmanager
+def file_errors(action: str) -> Iterator[None]:
+    """Turn the system's errors into one `StoreError` that says what was tried."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{action}: {error}") from error
+
+
+def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
+    """Undo what the formats do to text, to numbers in attributes and to the order of variables."""
+    contract = {name: position for position, name in enumerate(VARIABLES)}
+    names = sorted(map(str, ds.variables), key=lambda name: (contract.get(name, len(contract)), name))
+    variables = {}
+    for name in names:
+        array = ds.variables[name]
+        values = array.values
+        if values.dtype.kind in "OT":
+            values = values.astype(object).astype(str)
+        variables[name] = (array.dims, values, plain(array.attrs))
+    return xr.Dataset(variables, attrs=plain(ds.attrs)).set_coords(
+        [name for name in names if name in ds.coords]
+    )
+
+
+def _node_type(node: Path) -> str:
+    try:
+        return json.loads(node.read_bytes())["node_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{node} is damaged: {error}") from error
+
+
+def _netcdf_encoding(array: xr.Variable) -> dict[str, Any]:
+    if array.dtype.kind == "O":
+        return {}
+    return {"_FillValue": None, "zlib": array.ndim > 0, "complevel": 4, "shuffle": True}

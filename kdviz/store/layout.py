@@ -1,0 +1,123 @@
+"""What a run looks like inside: names of groups, their empty arrays, and whether settings are the same."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+
+from kdviz import schema
+from kdviz.schema import VARIABLES, Attribute
+from kdviz.store.files import PARTIAL, plain
+
+QUARTILES = 4
+
+_NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
+# Differ between two sittings of one measurement without making it another measurement.
+_CIRCUMSTANCES = frozenset({"created_at", "kdviz_version", "torch_version", "device"})
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return `name`, or refuse one that cannot be a group in both formats."""
+    if not _NAME.fullmatch(name) or name.endswith(PARTIAL) or name == "zarr.json":
+        raise ValueError(
+            f"{kind} is named {name!r}; allowed: up to 100 letters, digits and _ . + -, "
+            f"beginning with a letter, a digit or one _, not ending in {PARTIAL}"
+        )
+    return name
+
+
+def make_arrays(
+    path: Path,
+    samples: xr.Dataset,
+    epochs: Sequence[int],
+    attrs: Mapping[str, Attribute],
+    block: int,
+    variables: Sequence[str],
+) -> None:
+    """Make a layer's group of full-size arrays that hold nothing but "not measured"."""
+    count = samples.sizes["sample"]
+    sizes = {"epoch": len(epochs), "sample": count, "unit": samples.sizes["unit"], "quartile": QUARTILES}
+    sizes["block"] = -(-count // block)
+    chunks = {**sizes, "epoch": 1, "sample": min(block, count)}
+    group = zarr.open_group(path, mode="w", zarr_format=3, attributes=plain(attrs))
+    for name, values in (
+        ("epoch", np.asarray(epochs, "int64")),
+        ("quartile", np.arange(1, QUARTILES + 1)),
+    ):
+        spec = VARIABLES[name]
+        group.create_array(name, data=values, dimension_names=spec.dims, attributes=plain(spec.attrs))
+    for name in variables:
+        spec = VARIABLES[name]
+        group.create_array(
+            name,
+            shape=[sizes[dim] for dim in spec.dims],
+            chunks=tuple(chunks[dim] for dim in spec.dims),
+            dtype=spec.dtype,
+            fill_value=spec.missing,
+            dimension_names=spec.dims,
+            attributes=plain(spec.attrs),
+        )
+    group.create_array(
+        "done",
+        shape=(sizes["epoch"], sizes["block"]),
+        chunks=(1, sizes["block"]),
+        dtype="bool",
+        fill_value=False,
+        dimension_names=("epoch", "block"),
+        attributes={"long_name": "block is written"},
+    )
+
+
+def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) -> None:
+    """Refuse a block that is not exactly what its place in the group asks for."""
+    schema.validate(measured, require=names)
+    for dim in ("epoch", "sample", "unit"):
+        got, want = measured.get_index(dim), expected.get_index(dim)
+        if not got.equals(want):
+            raise ValueError(f"block has {dim} {_few(got)}, its place in the run has {_few(want)}")
+    extra = [
+        str(name) for name, array in measured.data_vars.items() if "epoch" in array.dims and name not in names
+    ]
+    if extra:
+        raise ValueError(f"block holds {', '.join(extra)}, the group only {', '.join(names)}")
+    if "quartile" in measured.dims and measured.sizes["quartile"] != QUARTILES:
+        raise ValueError(f"block has {measured.sizes['quartile']} quartiles, must be {QUARTILES}")
+    schema.validate(measured[names].assign_coords(valid=expected["valid"]))
+
+
+def _few(index: pd.Index) -> str:
+    names = [str(name) for name in index[:4]]
+    return f"[{', '.join(names)}{', ...' if len(index) > 4 else ''}] ({len(index)})"
+
+
+def difference_of_samples(stored: xr.Dataset, asked: xr.Dataset) -> str:
+    """Say what first differs between two sample groups, or nothing."""
+    for name in sorted(map(str, {*stored.variables, *asked.variables})):
+        if name not in stored.variables or name not in asked.variables:
+            return f"variable {name!r} is in one of them only"
+        if not stored.variables[name].equals(asked.variables[name]):
+            return f"variable {name!r} differs"
+    return difference_of_settings(stored.attrs, asked.attrs)
+
+
+def difference_of_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Say which setting first differs, and how, or nothing."""
+    old, new = _settings(stored), _settings(asked)
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            return f"{name} {old.get(name, 'not set')}, now {new.get(name, 'not set')}"
+    return ""
+
+
+def _settings(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings as JSON, so that NaN equals itself and 1 is not 1.0; ``config`` is taken apart."""
+    settings = {name: value for name, value in attrs.items() if name not in _CIRCUMSTANCES}
+    config = json.loads(settings.pop("config", "{}"))
+    settings |= {f"config.{name}": value for name, value in config.items()}
+    return {name: json.dumps(value, sort_keys=True) for name, value in plain(settings).items()}

@@ -1,0 +1,66 @@
+"""The numbers printed in the knowledge-point papers, to show beside one's own. Reads one packaged table.
+
+Source: Zhang, Cheng, Chen, Rao, "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
+Classification", TPAMI 2022 (arXiv 2208.08741), Tables II to IX. Column ``note`` marks what the paper leaves
+open and probable misprints; numbers are kept as printed.
+"""
+
+from importlib.resources import files
+
+import pandas as pd
+
+_KEYS = ("table", "dataset", "network", "layer", "role")
+_NUMBERS = ("n_fg", "n_bg", "fg_ratio", "d_mean", "d_var", "rho")
+
+
+def paper_rows(
+    *,
+    table: str | None = None,
+    dataset: str | None = None,
+    network: str | None = None,
+    layer: str | None = None,
+    role: str | None = None,
+) -> pd.DataFrame:
+    """Return the printed rows, one for each network of a table, that match every given value.
+
+    Parameters
+    ----------
+    table
+        Roman number, ``"II"`` to ``"IX"``.
+    dataset
+        For example ``"CUB200-2011"``.
+    network
+        Architecture of the network measured, for example ``"VGG-16"``.
+    layer
+        Layer distilled at and measured: ``"Conv"``, ``"FC1"``, ``"FC2"``, ``"FC3"`` or ``"last hidden"``.
+    role
+        ``"teacher"``, ``"student"`` or ``"baseline"``.
+
+    Returns
+    -------
+    DataFrame
+        Text columns ``table``, ``dataset``, ``network``, ``layer``, ``role``, ``teacher`` (architecture,
+        where the table names it), ``setting`` and ``note``, empty where the paper says nothing; number
+        columns ``n_fg``, ``n_bg``, ``fg_ratio``, ``d_mean``, ``d_var`` (printed as D_std, but a variance)
+        and ``rho``, NaN where the table has none.
+
+    Raises
+    ------
+    ValueError
+        If a value does not occur; the message lists those that do.
+
+    Examples
+    --------
+    >>> rows = paper_rows(table="V", dataset="CUB200-2011", network="VGG-16", layer="FC1")
+    >>> rows.set_index("role")["n_fg"].to_dict()
+    {'student': 43.77, 'baseline': 22.5}
+    """
+    with (files("kdviz") / "papers.csv").open(encoding="utf-8") as file:
+        rows = pd.read_csv(file, keep_default_na=False, na_values={name: "" for name in _NUMBERS})
+    for key, wanted in zip(_KEYS, (table, dataset, network, layer, role), strict=True):
+        if wanted is None:
+            continue
+        if wanted not in (known := sorted(set(rows[key]) - {""})):
+            raise ValueError(f"{key} is {wanted!r}; allowed: {', '.join(known)}")
+        rows = rows[rows[key] == wanted]
+    return rows.reset_index(drop=True)

@@ -71,8 +71,11 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
 
 
 def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Attributes with Python's numbers in place of NumPy's."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in attrs.items()}
+    """Attributes in alphabetical order, with Python's numbers in place of NumPy's."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in sorted(attrs.items())
+    }
 
 
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:

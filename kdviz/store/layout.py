@@ -75,20 +75,24 @@ def make_arrays(
 
 
 def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) -> None:
-    """Refuse a block that is not exactly what its place in the group asks for."""
-    schema.validate(measured, require=names)
+    """Refuse a block that is not exactly what its place in the group asks for.
+
+    `expected` holds the block's own ``epoch``, ``sample`` and ``unit``, and the run's masks there.
+    """
     for dim in ("epoch", "sample", "unit"):
-        got, want = measured.get_index(dim), expected.get_index(dim)
+        got = measured.get_index(dim) if dim in measured.dims else pd.Index([])
+        want = expected.get_index(dim)
         if not got.equals(want):
             raise ValueError(f"block has {dim} {_few(got)}, its place in the run has {_few(want)}")
-    extra = [
-        str(name) for name, array in measured.data_vars.items() if "epoch" in array.dims and name not in names
-    ]
+    for name, mask in expected.data_vars.items():
+        if name in measured.variables and not measured.variables[name].equals(mask.variable):
+            raise ValueError(f"block has another {name!r} than the run")
+    extra = [str(name) for name in measured.data_vars if "epoch" in measured[name].dims and name not in names]
     if extra:
         raise ValueError(f"block holds {', '.join(extra)}, the group only {', '.join(names)}")
-    if "quartile" in measured.dims and measured.sizes["quartile"] != QUARTILES:
+    if measured.sizes.get("quartile", QUARTILES) != QUARTILES:
         raise ValueError(f"block has {measured.sizes['quartile']} quartiles, must be {QUARTILES}")
-    schema.validate(measured[names].assign_coords(valid=expected["valid"]))
+    schema.validate(measured.assign(valid=expected["valid"].variable), require=names)
 
 
 def _few(index: pd.Index) -> str:

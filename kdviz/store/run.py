@@ -23,6 +23,7 @@ from kdviz.store.files import (
     file_errors,
     has_variables,
     natural_order,
+    plain,
     read_group,
     replace_folder,
     storable,
@@ -161,7 +162,7 @@ class Run:
             raise StoreError(f"{network}/{layer} has no finished epoch yet")
         group = group.drop_vars(_BOOKKEEPING).isel(epoch=finished)
         ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="drop")
-        ds.attrs = {**self.attrs, **group.attrs}
+        ds.attrs = plain({**self.attrs, **group.attrs})
         schema.validate(ds)
         return ds
 
@@ -321,15 +322,16 @@ class Run:
         SchemaError
             If `measured` breaks the contract or lacks a variable.
         ValueError
-            If its epoch, samples or units are not those of the block, or it holds a measured variable the
-            group does not.
+            If its epoch, samples, units or masks are not those of the block, or it holds a measured
+            variable the group does not.
         """
         with self.writing():
             group = self._group(network, layer, only=("done",))
             rows = self._block_slice(group, block_index)
             if not 0 <= epoch_index < group.sizes["epoch"]:
                 raise ValueError(f"epoch_index is {epoch_index}, allowed: 0 to {group.sizes['epoch'] - 1}")
-            expected = self.samples[["sample", "unit", "valid"]].isel(sample=rows)
+            masks = [name for name in ("valid", "foreground") if name in self.samples]
+            expected = self.samples.reset_coords()[masks].isel(sample=rows)
             expected = expected.assign_coords(epoch=group["epoch"].values[[epoch_index]])
             arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r+")
             names = [name for name in schema.MEASURED if name in arrays]

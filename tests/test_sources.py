@@ -22,7 +22,7 @@ from kdviz.sources import (
     image_folder,
     normalise,
 )
-from kdviz.sources.image import _keep_wide, _outline_items, _reach_from_border
+from kdviz.sources.image import _colour_item, _enlarge_item, _keep_wide, _outline_items, _reach_from_border
 
 DATA = Path(__file__).parents[1] / "data"
 CHANCE = 0.1
@@ -250,6 +250,32 @@ def test_outline_items__fills_dark_fabric_but_leaves_handles_open():
     assert bag.sum() == 15 * 15 - 4 * 4 and not bag[8:12, 8:12].any()
 
 
+def test_enlarge_item__cuts_to_the_outline_and_keeps_the_dark_surround_out():
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:14, 10:15] = 200
+    grey, outline = _enlarge_item(pixels, pixels > 0, longer_side=30)
+    assert outline.shape == (30, 15) and outline.all()
+    # 8-bit interpolation rounds the value and the coverage.
+    np.testing.assert_allclose(grey, 200, atol=1)
+    triangle = np.triu(np.full((28, 28), 200, np.uint8))
+    grey, outline = _enlarge_item(triangle, triangle > 0, longer_side=42)
+    # Half the square plus half a raw pixel along the diagonal of 28.
+    assert outline.mean() == pytest.approx(0.5 + 0.5 / 28, abs=0.01)
+    np.testing.assert_allclose(grey[outline], 200, atol=2)  # rounding at coverage 1/2 counts twice
+
+
+def test_colour_item__mean_does_not_depend_on_the_item_but_its_pattern_does():
+    dark = np.array([12.0] * 50 + [30.0] * 30 + [250.0] * 4)
+    bright = np.array([200.0, 255.0] * 42)
+    for seed in range(20):
+        first, second = (_colour_item(item, np.random.default_rng(seed)) for item in (dark, bright))
+        # Both means are the drawn level times the tint, up to rounding to whole values.
+        np.testing.assert_allclose(first.mean(axis=0), second.mean(axis=0), atol=1)
+        assert 80 * 0.5 - 1 <= first.mean(axis=0).min() and first.mean(axis=0).max() <= 190 + 1
+        np.testing.assert_array_equal(np.argsort(second[:2], axis=0), [[0] * 3, [1] * 3])
+        assert 20 * 0.5 - 1 <= second.std(axis=0).min() and second.std(axis=0).max() <= 45 + 1
+
+
 @pytest.fixture(scope="module")
 def composites():
     return fashion_composites(count=TRAINED)
@@ -292,6 +318,9 @@ def test_fashion_composites__mask_is_exactly_what_the_item_replaced(composites, 
     # Grey over grey agrees by accident about once in 60 levels, coloured pixels hardly ever.
     assert changed[composites.masks].mean() > 0.98
     np.testing.assert_array_equal(composites.masks, backgrounds.masks)
+    # Darkest possible mean: level 80 times the strongest tint 1/2.
+    inside = (composites.images * composites.masks[..., None]).sum(axis=(1, 2))
+    assert (inside / composites.masks.sum(axis=(1, 2))[:, None]).min() >= 39
 
 
 def test_fashion_composites__items_take_a_sensible_part_of_the_canvas(composites):

@@ -99,7 +99,7 @@ class SmallVGG(nn.Module):
     classes
         Width of the last layer.
     input_size
-        Height and width of the images; the width of ``fc1``'s input follows from it.
+        Height and width of the images, at least 8; the width of ``fc1``'s input follows from it.
     """
 
     blocks = ((16,), (32,), (64, 64))
@@ -107,6 +107,8 @@ class SmallVGG(nn.Module):
 
     def __init__(self, classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
+        if min(input_size) < 2 ** len(self.blocks):
+            raise ValueError(f"input_size {input_size[0]} x {input_size[1]} is too small for small_vgg")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels, index = 3, 0
         for block, widths in enumerate(self.blocks, start=1):

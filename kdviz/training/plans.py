@@ -83,3 +83,14 @@ class TrainingPlan(BaseModel):
         first, last = self.learning_rate
         share = (epoch - 1) / (self.epochs - 1) if self.epochs > 1 else 0.0
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
+
+
+FASHION_TEACHER = TrainingPlan(
+    epochs=40,
+    learning_rate=(0.03, 0.0003),
+    weight_decay=5e-4,
+    augment=True,
+    seed=100,
+    checkpoints=(0, 40),
+)
+"""Teacher of the built-in images: the small VGG on all 10,000 training composites."""

@@ -78,6 +78,13 @@ def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
+def write_zarr(ds: xr.Dataset, path: Path, group: str | None = None) -> None:
+    """Write a storable dataset as a new group."""
+    # Left to itself xarray marks NaN as _FillValue, which comes back as an attribute when read exactly.
+    unmarked = {name: {"_FillValue": None} for name, array in ds.variables.items() if array.dtype.kind == "f"}
+    ds.to_zarr(path, group=group, mode="w", zarr_format=3, consolidated=False, encoding=unmarked)
+
+
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
     """Write all groups to one file, which appears at `path` complete and on the disk, or not at all."""
     partial = beside(path, f".{os.getpid()}{PARTIAL}")

@@ -29,6 +29,7 @@ from kdviz.store.files import (
     storable,
     sweep,
     write_netcdf,
+    write_zarr,
 )
 from kdviz.store.locks import exclusive, run_lock
 
@@ -68,7 +69,7 @@ def create_run(
             if not path.exists():
                 partial = beside(path, PARTIAL)
                 zarr.open_group(partial, mode="w", zarr_format=3)
-                prepared.to_zarr(partial, group="points", mode="w-", zarr_format=3, consolidated=False)
+                write_zarr(prepared, partial, "points")
                 partial.rename(path)
     run = open_run(path)
     if difference := layout.difference_of_samples(run.samples, prepared):
@@ -161,7 +162,7 @@ class Run:
         if not finished.any():
             raise StoreError(f"{network}/{layer} has no finished epoch yet")
         group = group.drop_vars(_BOOKKEEPING).isel(epoch=finished)
-        ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="drop")
+        ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="override")
         ds.attrs = plain({**self.attrs, **group.attrs})
         schema.validate(ds)
         return ds
@@ -418,7 +419,7 @@ class Run:
             taken += [known for known in self.results if name.startswith(f"{known}/")]
             if taken and not (overwrite and taken == [name]):
                 raise StoreError(f"{self.path} already holds the result {taken[0]!r}")
-            storable(ds).to_zarr(self._pending, mode="w", zarr_format=3, consolidated=False)
+            write_zarr(storable(ds), self._pending)
             if len(parts) > 1:
                 zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
             replace_folder(self._pending, self.path.joinpath(*parts))

@@ -93,6 +93,13 @@ def test_find_points__marks_units_below_the_background_mean_by_more_than_the_thr
     xr.testing.assert_identical(ds, before)
 
 
+def test_find_points__every_checkpoint_has_its_own_background():
+    found = analysis.find_points(make([[[-2.5, -2.75]], [[-3.0, -2.75]], [[-2.5, -2.5]]], [[0, 1]]))
+    assert found["background_entropy"].values.tolist() == [-2.5, -3.0, -2.5]
+    assert found["background_entropy"].dtype == np.float32
+    assert found["knowledge_point"].values[:, 0, 1].tolist() == [True, False, False]
+
+
 def test_find_points__sample_baseline_compares_with_the_own_background():
     ds = make([[[-2.5, -2.75], [-3.0, -3.1]]], [[0, 1], [0, 1]])
     found = analysis.find_points(ds, threshold=0.2, baseline="sample")

@@ -165,8 +165,25 @@ def test_measure_detours__another_checkpoint_never_increases_it(found, extra):
     assert ((more >= 0) & (more <= 1)).all()
 
 
-@given(hnp.arrays(bool, (3, 1, 3)), hnp.arrays(bool, (3, 1, 3)))
-@settings(max_examples=60)
+@pytest.mark.parametrize(
+    ("found", "uncertain", "bounds"),
+    [
+        ("1 1", "0 0", (1.0, 1.0)),
+        ("10 11", "00 01", (1.0, 1.0)),  # uncertain at the end only: kept or never met
+        ("11 10", "01 00", (1 / 2, 1.0)),  # uncertain before: dropped or never met
+        ("10 11", "01 01", (1 / 2, 1.0)),
+        ("1 0", "1 1", (0.0, 1.0)),
+        ("0 0", "0 1", (0.0, 1.0)),
+        ("1 0", "0 0", (0.0, 0.0)),
+    ],
+)
+def test_bound_detours__counted_by_hand(found, uncertain, bounds):
+    low, high = points.bound_detours(masks(found), masks(uncertain))
+    assert (low.item(), high.item()) == bounds
+
+
+@given(hnp.arrays(bool, (3, 1, 2)), hnp.arrays(bool, (3, 1, 2)))
+@settings(max_examples=200, deadline=None)
 def test_bound_detours__is_the_range_over_all_decisions(found, uncertain):
     open_units = np.argwhere(uncertain)
     tried = []
@@ -258,6 +275,26 @@ def test_resample_metrics__equals_slow_replica_on_ties_padding_and_small_sizes(c
     )
     # 1e-12: order of float64 additions. The float32 rounding of the cutoff absorbs it in the background mean.
     assert {name: values.item() for name, values in fast.items()} == pytest.approx(slow, abs=1e-12)
+
+
+def test_resample_metrics__ties_are_no_points_anywhere():
+    # cutoff -3.0: ties on fore- and background at both checkpoints, one real point at the last
+    entropy = np.array([[[-2.8, -3.0, -3.0]], [[-2.8, -3.0, -3.5]]], dtype=np.float32)
+    result = points.resample_metrics(
+        np.concatenate([entropy, entropy], axis=2)[:, :, :4],
+        np.array([[False, True, True, False]]),
+        np.ones((1, 4), bool),
+        np.ones((1, 1)),
+        threshold=0.2,
+        distance=np.array([1.0, 2.0]),
+    )
+    assert {name: values.item() for name, values in result.items() if name[0] != "d"} == {
+        "n_fg": 1.0,
+        "n_bg": 0.0,
+        "fg_ratio": 1.0,
+        "rho": 1.0,
+    }
+    assert result["d_mean"].item() == 2.0
 
 
 def test_resample_metrics__unmoved_points_give_rho_one_and_no_spread():

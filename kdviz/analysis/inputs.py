@@ -1,6 +1,6 @@
 """What the analyses read from a dataset, and the checks made before any work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -94,30 +94,30 @@ def check_match(
         validate(ds, require=("entropy", "foreground", *require))
     (first, reference), *others = networks.items()
     for name, ds in others:
-        if fault := next(_find_differences(reference, ds, attrs, "knowledge_point" in require), None):
+        if fault := _find_difference(reference, ds, attrs, "knowledge_point" in require):
             raise ValueError(f"{first} and {name} do not match: {fault}")
 
 
-def _find_differences(
+def _find_difference(
     ours: xr.Dataset, theirs: xr.Dataset, attrs: Sequence[str], points_too: bool
-) -> Iterator[str]:
+) -> str | None:
     for dim in ("sample", "unit"):
         names, others = ours[dim].values, theirs[dim].values
         if not np.array_equal(names, others):
             same = sorted(names.tolist()) == sorted(others.tolist())
             how = "stand in another order" if same else f"differ ({len(names)} and {len(others)} of them)"
-            yield f"{dim}s {how}; measure both on the same inputs, or select common ones with .sel"
-            return
+            return f"{dim}s {how}; measure both on the same inputs, or select common ones with .sel"
     for mask, left, right in zip(("foreground", "valid"), read_masks(ours), read_masks(theirs), strict=True):
         if not np.array_equal(left, right):
-            yield f"{mask} differs at {(left != right).sum()} units; measure both with one mask"
+            return f"{mask} differs at {(left != right).sum()} units; measure both with one mask"
     fingerprint = "input_fingerprint"
     for name in (fingerprint, *attrs):
         unknown = name == fingerprint and not (name in ours.attrs and name in theirs.attrs)
         if ours.attrs.get(name) != theirs.attrs.get(name) and not unknown:
-            yield f"attribute {name} is {ours.attrs.get(name)!r} and {theirs.attrs.get(name)!r}"
+            return f"attribute {name} is {ours.attrs.get(name)!r} and {theirs.attrs.get(name)!r}"
     if points_too and read_settings(ours) != read_settings(theirs):
-        yield f"points were found with {read_settings(ours)} and {read_settings(theirs)}"
+        return f"points were found with {read_settings(ours)} and {read_settings(theirs)}"
+    return None
 
 
 def check_epoch(argument: str, epoch: int | None, epochs: np.ndarray) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdviz import schema
@@ -188,9 +188,11 @@ def test_make_attrs__refuses_a_misspelt_name() -> None:
         schema.make_attrs(netwrok="student")  # type: ignore[call-arg]
 
 
-@given(
-    st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-)
+values = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), values | st.lists(values, max_size=3), max_size=3))
 def test_make_attrs__config_comes_back_from_json(config: dict[str, object]) -> None:
     assert json.loads(str(schema.make_attrs(config=config)["config"])) == config
 

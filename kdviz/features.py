@@ -1,0 +1,193 @@
+"""Read named layers of any network, and leave the network exactly as it was found.
+
+Layers are read through forward hooks that always come off; the forward pass stops as soon as the
+last requested layer has spoken. This module must not know any particular architecture.
+
+Symbols: ``B`` samples, ``D`` feature entries of a layer.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdviz.errors import LayerError
+
+Feature = str | Callable[[Any], Tensor]
+
+
+def list_layers(network: nn.Module) -> list[str]:
+    """Name the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
+    return [name for name, module in unwrap(network).named_modules() if name and not list(module.children())]
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """Give the plain module behind ``torch.compile``, which ignores hooks set after compilation."""
+    inner = getattr(network, "_orig_mod", network)
+    if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise LayerError("the network is wrapped for several devices; pass its .module instead")
+    return inner
+
+
+def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> list[str]:
+    """Turn layer names or module objects into checked names.
+
+    Raises
+    ------
+    LayerError
+        If a name is unknown (near names are listed) or a module is not part of `network`.
+    """
+    modules = dict(unwrap(network).named_modules())
+    names = []
+    for layer in layers:
+        if isinstance(layer, nn.Module):
+            found = [name for name, module in modules.items() if module is layer]
+            if not found:
+                raise LayerError(f"the {type(layer).__name__} passed as layer is not a part of this network")
+            names.append(found[0])
+        elif layer in modules and layer:
+            names.append(layer)
+        else:
+            near = difflib.get_close_matches(str(layer), modules, n=5, cutoff=0.3)
+            hint = f"near names: {', '.join(near)}" if near else "kdviz.list_layers(network) names them all"
+            raise LayerError(f"unknown layer {layer!r}; {hint}")
+    if len(set(names)) != len(names):
+        raise LayerError(f"a layer is named twice: {names}")
+    return names
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """Hold a network in eval mode without parameter gradients; restore both afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        network.eval()
+        for parameter, _ in gradients:
+            parameter.requires_grad_(False)
+        yield network
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in gradients:
+            parameter.requires_grad_(flag)
+
+
+class _LastLayerRead(Exception):
+    """Ends a forward pass once every requested layer has been read."""
+
+
+class FeatureReader:
+    """Callable that maps inputs ``(B, ...)`` to the features ``{layer: (B, D)}`` of one network.
+
+    Parameters
+    ----------
+    network
+        Must already be :func:`frozen`.
+    layers
+        Names checked by :func:`resolve_layers`.
+    feature
+        ``"relu"`` (the authors' choice, [1]_), ``"identity"``, or a callable from the layer's raw
+        output to a tensor whose first axis is the sample.
+
+    Notes
+    -----
+    The feature is taken inside the hook as a new tensor, so that an in-place activation behind the
+    layer cannot change it.
+
+    References
+    ----------
+    .. [1] Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge", CVPR 2020,
+       published code, ``model/models.py``.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str], feature: Feature = "relu") -> None:
+        if not (callable(feature) or feature in ("relu", "identity")):
+            raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
+        self.network = unwrap(network)
+        self.layers = tuple(layers)
+        self._feature = feature
+
+    def check(self, inputs: Tensor) -> dict[str, int]:
+        """Run one whole forward pass of `inputs` and give ``{layer: D}``.
+
+        Raises
+        ------
+        LayerError
+            If a layer is never reached, is used more than once in a pass, or gives no tensor whose
+            first axis is the sample.
+        """
+        calls = dict.fromkeys(self.layers, 0)
+        with torch.no_grad(), self._hooks(self._counter(calls)):
+            self.network(inputs)
+        for layer, count in calls.items():
+            if count == 0:
+                raise LayerError(f"layer {layer!r} takes no part in the forward pass of these inputs")
+            if count > 1:
+                raise LayerError(
+                    f"layer {layer!r} is used {count} times in one forward pass, so its feature is not "
+                    "unique; give each use its own module"
+                )
+        with torch.no_grad():
+            return {layer: feature.shape[1] for layer, feature in self(inputs).items()}
+
+    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Give ``{layer: feature of shape (B, D)}``, differentiable with respect to `inputs`."""
+        features: dict[str, Tensor] = {}
+        try:
+            with self._hooks(self._collector(features, len(inputs))):
+                self.network(inputs)
+        except _LastLayerRead:
+            pass
+        return {layer: features[layer] for layer in self.layers}
+
+    @contextmanager
+    def _hooks(self, make_hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
+        modules = dict(self.network.named_modules())
+        handles = [modules[layer].register_forward_hook(make_hook(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _counter(self, calls: dict[str, int]) -> Callable[[str], Callable[..., None]]:
+        def make_hook(layer: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                calls[layer] += 1
+
+            return hook
+
+        return make_hook
+
+    def _collector(self, features: dict[str, Tensor], samples: int) -> Callable[[str], Callable[..., None]]:
+        def make_hook(layer: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                features[layer] = self._read(layer, output, samples)
+                if len(features) == len(self.layers):
+                    raise _LastLayerRead
+
+            return hook
+
+        return make_hook
+
+    def _read(self, layer: str, output: Any, samples: int) -> Tensor:
+        if callable(self._feature):
+            value = self._feature(output)
+        elif not isinstance(output, Tensor):
+            raise LayerError(
+                f"layer {layer!r} returns a {type(output).__name__}, not a tensor; pass feature= a callable "
+                "that picks the tensor, such as feature=lambda output: output[0]"
+            )
+        else:
+            value = output.relu() if self._feature == "relu" else output.clone()
+        if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != samples:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise LayerError(
+                f"the feature of layer {layer!r} must be a tensor whose first axis is the sample "
+                f"({samples} here), got {shape}"
+            )
+        return value.flatten(1) if value.ndim > 1 else value[:, None]

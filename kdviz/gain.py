@@ -1,0 +1,484 @@
+"""Measure how strongly noise on every input unit moves a layer's feature: the expensive part.
+
+The *gain* of unit ``u`` is the mean-squared feature change per unit of squared input noise on it,
+
+    ``G_u(x) = 1/D  E_e sum_{j in u} sum_k (d h_k / d x_j)^2``   at ``x + tau0 e``,  ``e ~ N(0, I)``.
+
+For small noise, Eq. (4) of Zhang et al. (TPAMI 2022) depends on the network through it alone. Two
+estimates are offered: :func:`estimate_gain` (random probes on the feature, one backward pass each) and
+:func:`descend` (the authors' own descent on sampled losses). :func:`measure_loss` checks a solution with
+forward passes only. Nothing here knows datasets, files or particular networks.
+
+All noise is keyed by (seed, sample id, purpose, draw): the same for every epoch, network and role, so
+that two measurements differ by what the networks do and not by the noise.
+
+Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries, ``P`` probes.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdviz.entropy import NOISE_RATIO_LIMITS, STEP_RATE
+from kdviz.features import FeatureReader
+
+Array = NDArray[np.float64]
+
+LONGEST_DESCENT = 200
+
+
+@dataclass
+class Passes:
+    """Network passes spent, one pass being one forward or one backward of one sample."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Bench:
+    """One batch of inputs on one network, ready to be shaken.
+
+    Parameters
+    ----------
+    reader
+        Features of a frozen network.
+    inputs
+        Shape ``(B, ...)``, floating point, finite, on the network's device.
+    sample_ids
+        ``B`` stable names; they key the noise.
+    unit_index
+        Shape of one sample, int64: the unit of every element, -1 for elements that get no noise.
+    unit_count
+        Number of units ``U``.
+    base_noise
+        ``tau0``, in the units of `inputs`.
+    seed
+        Measurement seed.
+
+    Attributes
+    ----------
+    clean
+        Features without noise, ``{layer: (B, D)}``.
+    passes
+        Network passes spent so far.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        inputs: Tensor,
+        *,
+        sample_ids: Sequence[str],
+        unit_index: NDArray[np.int64],
+        unit_count: int,
+        base_noise: float,
+        seed: int,
+    ) -> None:
+        self.reader = reader
+        self.inputs = inputs
+        self.sample_ids = tuple(sample_ids)
+        self.unit_count = unit_count
+        self.base_noise = base_noise
+        self.seed = seed
+        self.passes = Passes()
+        flat = torch.as_tensor(unit_index.reshape(-1).copy(), device=inputs.device)
+        self._unit = torch.where(flat < 0, unit_count, flat)  # one spare unit takes what belongs to none
+        with torch.no_grad():
+            self.clean = self.features(inputs)
+
+    def features(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Read the layers of `inputs` (a whole number of batches), counting the passes."""
+        self.passes.forward += len(inputs)
+        return self.reader(inputs)
+
+    def noise(self, purpose: str, draw: int) -> Tensor:
+        """Draw standard normal noise of the shape of the inputs, keyed by seed, sample, purpose and draw."""
+        shape = self.inputs.shape[1:]
+        draws = [
+            torch.randn(shape, generator=_generator(self.seed, name, purpose, draw))
+            for name in self.sample_ids
+        ]
+        return torch.stack(draws).to(self.inputs)
+
+    def spread(self, per_unit: Tensor) -> Tensor:
+        """Give every input element the value of its unit: ``(B, U)`` to the shape of the inputs."""
+        padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1)
+        return padded[:, self._unit].view(self.inputs.shape).to(self.inputs)
+
+    def reduce(self, per_element: Tensor) -> Tensor:
+        """Sum element values over units: ``(B, ...)`` or ``(B, N)`` to ``(B, U)``."""
+        flat = per_element.reshape(len(per_element), -1)
+        sums = flat.new_zeros(len(flat), self.unit_count + 1)
+        return sums.index_add_(1, self._unit, flat)[:, :-1]
+
+    def select(self, rows: Sequence[int]) -> "Bench":
+        """Give the same bench for some of its samples; passes go on being counted here."""
+        part = copy.copy(self)
+        part.inputs = self.inputs[list(rows)]
+        part.sample_ids = tuple(self.sample_ids[row] for row in rows)
+        part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}
+        return part
+
+    def squared_change(self, features: Tensor, layer: str) -> Tensor:
+        """Mean squared difference to the clean feature, ``(B,)``, float64."""
+        return (features - self.clean[layer]).square().mean(1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Quadratic stand-in for the squared feature change, from probe gradients.
+
+    ``Q(delta) = |W delta|^2 / (P D)`` with the probe gradients ``W`` as rows. Its mean under unit-wise
+    noise is known exactly, ``sum_u sigma_u^2 G_u``, and it costs no network pass, so it serves as a control
+    variate for everything that is sampled: ``E[f] = mean(f - Q) + E[Q]`` stays unbiased, and only the
+    part of ``f`` that is not quadratic is left to chance.
+
+    Attributes
+    ----------
+    gain, gain_error
+        Shape ``(B, U)``, float64: mean over probes and its standard error.
+    rows
+        Shape ``(B, P, N)``: ``J^T v`` of every probe, divided by ``sqrt(P D)``.
+    """
+
+    gain: Tensor
+    gain_error: Tensor
+    rows: Tensor
+
+    def select(self, samples: Tensor) -> "Surrogate":
+        """Give the surrogate of some samples."""
+        return Surrogate(self.gain[samples], self.gain_error[samples], self.rows[samples])
+
+    def value(self, shift: Tensor) -> Tensor:
+        """``Q`` of an input change ``(B, ...)``; shape ``(B,)``, float64."""
+        return self._project(shift).square().sum(1, dtype=torch.float64)
+
+    def mean(self, noise_scale: Tensor) -> Tensor:
+        """Mean of ``Q`` under noise of standard deviation ``(B, U)``; shape ``(B,)``, float64."""
+        return (noise_scale.square() * self.gain).sum(1)
+
+    def slope(self, shift: Tensor) -> Tensor:
+        """Gradient of ``Q`` with respect to the input change; the shape of `shift`."""
+        slope = 2 * torch.einsum("bpn,bp->bn", self.rows, self._project(shift))
+        return slope.view(shift.shape)
+
+    def _project(self, shift: Tensor) -> Tensor:
+        return torch.einsum("bpn,bn->bp", self.rows, shift.flatten(1))
+
+
+def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[str, Surrogate]:
+    """Estimate the gain of every unit from random probes on the feature.
+
+    ``E_v |J_u^T v|^2 / D = G_u`` for probes with ``E[v v^T] = I``. The probes are rows of a randomised
+    Hadamard matrix, taken without replacement, or the unit vectors themselves once `probes` reaches
+    ``D`` (then exact at each noise point).
+
+    Parameters
+    ----------
+    bench
+        Inputs and network.
+    probes
+        Backward passes a sample and layer; positive.
+    points
+        Noise points at ``tau0`` among which the probes are shared out, one forward pass each: the mean over
+        them sees the kinks of the network that the clean input hides. Positive.
+
+    Returns
+    -------
+    dict
+        ``{layer: Surrogate}``.
+    """
+    plans = {
+        layer: _ProbePlan(bench, layer, clean.shape[1], probes, points)
+        for layer, clean in bench.clean.items()
+    }
+    gradients: dict[str, list[Tensor]] = {layer: [] for layer in plans}
+    for point in range(max(plan.points for plan in plans.values())):
+        noisy = (bench.inputs + bench.base_noise * bench.noise("probe-point", point)).requires_grad_(True)
+        features = bench.features(noisy)
+        for layer, plan in plans.items():
+            for probe in plan.at(point, features[layer]):
+                (gradient,) = torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
+                bench.passes.backward += len(noisy)
+                gradients[layer].append(gradient.flatten(1))
+        del features
+    return {layer: _summarise(bench, torch.stack(gradients[layer], 1), plans[layer]) for layer in plans}
+
+
+class _ProbePlan:
+    """Which probes a layer of width ``D`` gets at which noise point."""
+
+    def __init__(self, bench: Bench, layer: str, width: int, probes: int, draws: int) -> None:
+        self.width = width
+        self.exact = width <= probes
+        if self.exact:
+            self.points, self.per_point = max(1, min(draws, probes // width)), width
+            return
+        self.points = min(draws, probes)
+        self.per_point = probes // self.points
+        self.order = 1 << (width - 1).bit_length()
+        rows = np.random.default_rng(_key(bench.seed, layer, "probe-rows", 0))
+        self._rows = rows.choice(self.order, size=self.points * self.per_point, replace=False)
+        signs = [
+            torch.randint(0, 2, (width,), generator=_generator(bench.seed, name, "probe-signs", 0))
+            for name in bench.sample_ids
+        ]
+        self._signs = (torch.stack(signs) * 2 - 1).to(bench.inputs)
+
+    def at(self, draw: int, like: Tensor) -> Iterator[Tensor]:
+        """Yield the probes of one noise point, each of the shape ``(B, D)`` of `like`."""
+        for k in range(self.per_point if draw < self.points else 0):
+            if self.exact:
+                probe = torch.zeros_like(like)
+                probe[:, k] = self.width**0.5
+                yield probe
+            else:
+                row = int(self._rows[draw * self.per_point + k])
+                parity = np.bitwise_count(np.arange(self.width) & row) & 1
+                yield self._signs * torch.from_numpy(1.0 - 2.0 * parity).to(self._signs)
+
+    def standard_error(self, contributions: Tensor) -> Tensor:
+        """Give the standard error of the mean of ``(B, P, U)`` contributions over ``P``."""
+        if self.exact:  # the only randomness left is that of the noise points
+            by_point = contributions.unflatten(1, (self.points, self.per_point)).mean(2)
+            spread = by_point.var(1, correction=min(1, self.points - 1))
+            return (spread / self.points).sqrt()
+        count = contributions.shape[1]
+        return (contributions.var(1) * (1 / count - 1 / self.order)).sqrt()
+
+
+def _summarise(bench: Bench, gradients: Tensor, plan: _ProbePlan) -> Surrogate:
+    samples, probes, _ = gradients.shape
+    squares = bench.reduce(gradients.square().flatten(0, 1)) / plan.width
+    contributions = squares.view(samples, probes, -1).double().cpu()
+    rows = gradients / (probes * plan.width) ** 0.5
+    return Surrogate(contributions.mean(1), plan.standard_error(contributions), rows)
+
+
+def measure_loss(
+    bench: Bench,
+    noise_scale: Tensor,
+    *,
+    draws: int,
+    purpose: str,
+    surrogates: dict[str, Surrogate],
+) -> dict[str, Tensor]:
+    """Mean squared feature change under unit-wise noise: Eq. (4)'s first term, forward passes only.
+
+    Parameters
+    ----------
+    bench
+        Inputs and network.
+    noise_scale
+        Shape ``(B, U)``, standard deviations in input units.
+    draws
+        Noise draws, keyed by `purpose`, so that another purpose gives independent ones.
+    surrogates
+        Control variates of the layers to measure.
+
+    Returns
+    -------
+    dict
+        ``{layer: (B,)}``, float64.
+    """
+    noise_scale = noise_scale.cpu().double()
+    scale = bench.spread(noise_scale)
+    plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
+    predicted = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
+    with torch.no_grad():
+        for draw in range(draws):
+            shift = scale * bench.noise(purpose, draw)
+            features = bench.features(bench.inputs + shift)
+            for layer, surrogate in surrogates.items():
+                plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
+                predicted[layer] += surrogate.value(shift).cpu() / draws
+    loss = {}
+    for layer, surrogate in surrogates.items():
+        corrected = plain[layer] - predicted[layer] + surrogate.mean(noise_scale)
+        loss[layer] = torch.where(corrected > 0, corrected, plain[layer])  # a mean square is not negative
+    return loss
+
+
+@dataclass(frozen=True)
+class Descent:
+    """End of a sampled descent.
+
+    Attributes
+    ----------
+    noise_ratio
+        Shape ``(B, U)``, float64: ``sigma / tau0`` where the mean of its log meets the target.
+    time
+        Shape ``(B,)``, float64, in steps, interpolated.
+    converged
+        Shape ``(B,)``, bool.
+    gain_error
+        Shape ``(B, U)``, float64: standard error of the gain that this path amounts to, from the spread
+        over draws.
+    """
+
+    noise_ratio: Tensor
+    time: Tensor
+    converged: Tensor
+    gain_error: Tensor
+
+
+def descend(
+    bench: Bench,
+    layer: str,
+    surrogate: Surrogate,
+    feature_variance: Tensor,
+    *,
+    weight: float = 7.0,
+    target: float = 0.386,
+    draws: int = 8,
+    longest: int = LONGEST_DESCENT,
+) -> Descent:
+    """Run the authors' descent on sampled losses, with few draws and little noise.
+
+    A step is ``sigma -= lr dL/dsigma`` with their learning rate ``n tau0^2 / 256``, their clamp, and fresh
+    noise [1]_. One draw's gradient, ``eps J^T (f' - f*)``, is dominated by the noise on the *other* units;
+    the surrogate predicts most of that disturbance and takes it out.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    surrogate
+        Of this layer, from :func:`estimate_gain`.
+    feature_variance
+        Shape ``(B,)``, the mean squared feature change at ``tau0``; positive.
+    weight, target
+        As in :func:`kdviz.entropy.solve`.
+    draws
+        Pass pairs a step.
+    longest
+        Steps after which a sample is given up; the target is usually met near step 36.
+
+    Returns
+    -------
+    Descent
+        Interpolated to the target between two steps; samples stop on their own.
+
+    References
+    ----------
+    .. [1] Cheng et al., CVPR 2020, published code, ``sigma/train_sigma.py``.
+    """
+    samples, units = surrogate.gain.shape
+    rate = STEP_RATE * units * bench.base_noise**2
+    lower, upper = (limit * bench.base_noise for limit in NOISE_RATIO_LIMITS)
+    scale = torch.full((samples, units), bench.base_noise, dtype=torch.float64)
+    mean_log = torch.zeros(samples, dtype=torch.float64)
+    end, time = scale.clone(), torch.full((samples,), float(longest), dtype=torch.float64)
+    converged = torch.zeros(samples, dtype=torch.bool)
+    squared_error = torch.zeros_like(scale)  # of the sum over steps of the gain that each step amounts to
+    running = torch.arange(samples)
+    for step in range(longest):
+        part, here = bench.select(running.tolist()), scale[running]
+        fresh = range(step * draws, (step + 1) * draws)
+        slope, slope_error = _loss_slope(part, layer, surrogate.select(running), here, fresh)
+        squared_error[running] += (slope_error / (2 * here)).square()
+        gradient = slope / feature_variance[running, None] - weight / (units * here)
+        moved = (here - rate * gradient).clamp(lower, upper)
+        reached = (moved / bench.base_noise).log().mean(1)
+        done = reached >= target
+        share = (target - mean_log[running]) / (reached - mean_log[running])
+        rows = running[done]
+        end[rows] = here[done].log().lerp(moved[done].log(), share[done, None]).exp()
+        time[rows] = step + share[done]
+        converged[rows] = True
+        scale[running], mean_log[running] = moved, reached
+        running = running[~done]
+        if not len(running):
+            break
+    end[running] = scale[running]
+    return Descent(end / bench.base_noise, time, converged, squared_error.sqrt() / time.ceil()[:, None])
+
+
+def _loss_slope(
+    bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, draws: range
+) -> tuple[Tensor, Tensor]:
+    """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
+    scale = bench.spread(noise_scale)
+    surprises = []
+    for draw in draws:
+        noise = bench.noise("descent", draw)
+        shift = (scale * noise).requires_grad_(True)
+        change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
+        (gradient,) = torch.autograd.grad(change.sum(), shift)
+        bench.passes.backward += len(shift)
+        surprises.append(bench.reduce(noise * (gradient - surrogate.slope(shift.detach()))).double().cpu())
+    surprise = torch.stack(surprises)
+    slope = 2 * noise_scale * surrogate.gain + surprise.mean(0)
+    return slope, surprise.std(0) / len(surprises) ** 0.5
+
+
+def minimise_sampled(
+    bench: Bench,
+    layer: str,
+    feature_variance: Tensor,
+    *,
+    weight: float = 7.0,
+    steps: int = 400,
+    draws: int = 16,
+) -> Tensor:
+    """Minimise Eq. (4) by plain Monte Carlo: no gain, no surrogate, no small-noise assumption.
+
+    The independent check of the closed forms, and the way to noise too large for them. Adam on ``log sigma``
+    with a learning rate that falls to zero; the mean of the last half of the steps is returned.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    feature_variance
+        Shape ``(B,)``; positive.
+    weight
+        Entropy weight in the mean form.
+    steps, draws
+        Steps, and fresh pass pairs in each.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, U)``, float64: ``sigma / tau0`` at the minimum.
+    """
+    samples, units = len(bench.inputs), bench.unit_count
+    log_ratio = torch.zeros(samples, units, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([log_ratio], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    total = torch.zeros(samples, units, dtype=torch.float64)
+    limits = np.log(NOISE_RATIO_LIMITS)
+    for step in range(steps):
+        slope = torch.zeros_like(total)
+        ratio = log_ratio.detach().exp()
+        scale = bench.spread(ratio * bench.base_noise)
+        for draw in range(step * draws, (step + 1) * draws):
+            noise = bench.noise("sampled", draw)
+            shift = (scale * noise).requires_grad_(True)
+            change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
+            (gradient,) = torch.autograd.grad(change.sum(), shift)
+            bench.passes.backward += len(shift)
+            slope += bench.reduce(noise * gradient).double().cpu() / draws
+        log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
+        adam.step()
+        schedule.step()
+        with torch.no_grad():
+            log_ratio.clamp_(*limits)
+        if step >= steps // 2:
+            total += log_ratio.detach() / (steps - steps // 2)
+    return total.exp()
+
+
+def _generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_key(seed, name, purpose, draw))
+
+
+def _key(seed: int, name: str, purpose: str, draw: int) -> int:
+    text = f"{seed}|{name}|{purpose}|{draw}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

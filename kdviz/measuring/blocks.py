@@ -1,0 +1,146 @@
+"""One batch through the engine, and the decision which method each of its samples needs.
+
+Symbols: ``B`` samples, ``U`` units, ``Q`` = 4 gain quartiles.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
+from kdviz.features import FeatureReader
+from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_loss
+from kdviz.measuring.inputs import Inputs
+from kdviz.measuring.settings import Settings
+from kdviz.schema import METHODS
+from kdviz.store.layout import QUARTILES
+
+LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
+
+Arrays = dict[str, NDArray]
+
+
+def measure_block(
+    reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings
+) -> dict[str, Arrays]:
+    """Measure the samples at `rows`, ``settings.micro_batch`` at a time.
+
+    Returns
+    -------
+    dict
+        ``{layer: {variable: array}}`` with the measured variables of :mod:`kdviz.schema` without the epoch
+        axis.
+    """
+    device = next((p.device for p in reader.network.parameters()), torch.device("cpu"))
+    collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
+    for start in range(rows.start, rows.stop, settings.micro_batch):
+        part = slice(start, min(start + settings.micro_batch, rows.stop))
+        bench = Bench(
+            reader,
+            inputs.tensor[part].to(device),
+            sample_ids=inputs.ids[part],
+            unit_index=inputs.unit_index,
+            unit_count=inputs.units.count,
+            base_noise=settings.base_noise,
+            seed=settings.seed,
+        )
+        for layer, arrays in _measure_batch(bench, settings).items():
+            collected[layer].append(arrays)
+    return {
+        layer: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for layer, parts in collected.items()
+    }
+
+
+def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:
+    surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
+    base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
+    variances = measure_loss(bench, base, draws=2 * settings.draws, purpose="variance", surrogates=surrogates)
+    return {
+        layer: _measure_layer(bench, layer, surrogate, variances[layer], settings)
+        for layer, surrogate in surrogates.items()
+    }
+
+
+def _measure_layer(
+    bench: Bench, layer: str, surrogate: Surrogate, variance: Tensor, settings: Settings
+) -> Arrays:
+    gain, gain_error = surrogate.gain.numpy().copy(), surrogate.gain_error.numpy().copy()
+    solution = _solve(gain, gain_error, variance.numpy(), settings)
+    loss, linearity, by_quartile = _check(bench, layer, surrogate, solution, settings)
+    converged = solution.converged.copy()
+    method = np.full(len(gain), METHODS.index("gain"), np.int8)
+    alive = variance.numpy() > 0
+    rows = np.flatnonzero(alive & _needs_path(linearity, settings))
+    if len(rows):
+        part, chosen = bench.select(rows.tolist()), torch.from_numpy(rows)
+        descent = descend(
+            part,
+            layer,
+            surrogate.select(chosen),
+            variance[chosen],
+            weight=settings.weight,
+            target=settings.target,
+            draws=settings.draws,
+        )
+        ratio = invert_descent(descent.noise_ratio.numpy(), descent.time.numpy(), weight=settings.weight)
+        unit_gain = variance.numpy()[rows, None] / (bench.unit_count * settings.base_noise**2)
+        gain[rows], gain_error[rows] = ratio * unit_gain, descent.gain_error.numpy()
+        method[rows] = METHODS.index("path")
+        converged[rows] = descent.converged.numpy()
+        end = {layer: surrogate.select(chosen)}
+        scale = descent.noise_ratio * settings.base_noise
+        loss[rows] = measure_loss(part, scale, draws=settings.draws, purpose="check", surrogates=end)[layer]
+    final = _solve(gain, gain_error, variance.numpy(), settings)
+    noise_scale = final.noise_ratio * settings.base_noise
+    with np.errstate(divide="ignore", invalid="ignore"):
+        feature_loss = np.where(alive, loss / variance.numpy(), np.nan)
+    return {
+        "gain": gain,
+        "gain_error": gain_error,
+        "entropy": entropy_of(noise_scale),
+        "noise_scale": noise_scale,
+        "feature_variance": variance.numpy(),
+        "feature_loss": feature_loss,
+        "linearity": linearity,
+        "linearity_quartile": by_quartile,
+        "method": method,
+        "converged": converged & final.converged & alive,
+        "zero_gain": (gain == 0).sum(1),
+    }
+
+
+def _solve(
+    gain: NDArray[np.float64], error: NDArray[np.float64], variance: NDArray[np.float64], settings: Settings
+) -> Solution:
+    ratio = gain_ratio(gain, variance, True, settings.base_noise)
+    return solve(ratio, weight=settings.weight, target=settings.target)
+
+
+def _check(
+    bench: Bench, layer: str, surrogate: Surrogate, solution: Solution, settings: Settings
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Measured loss at the solution, and its ratio to the predicted one, in all and by gain quartile."""
+    scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
+    one = {layer: surrogate}
+    loss = measure_loss(bench, scale, draws=settings.draws, purpose="check", surrogates=one)[layer]
+    rank = surrogate.gain.argsort(stable=True, dim=1).argsort(dim=1)
+    quartile = rank * QUARTILES // bench.unit_count
+    by_quartile = []
+    for q in range(QUARTILES):
+        part = scale * (quartile == q)
+        change = measure_loss(bench, part, draws=max(2, settings.draws // 4), purpose="check", surrogates=one)
+        by_quartile.append(_ratio(change[layer], surrogate.mean(part)))
+    return loss.numpy(), _ratio(loss, surrogate.mean(scale)), np.stack(by_quartile, 1)
+
+
+def _needs_path(linearity: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
+    if settings.method == "auto":
+        low, high = LINEAR
+        return ~((linearity >= low) & (linearity <= high))
+    return np.full(linearity.shape, settings.method == "path")
+
+
+def _ratio(measured: Tensor, predicted: Tensor) -> NDArray[np.float64]:
+    return torch.where(predicted > 0, measured / predicted, torch.nan).numpy()

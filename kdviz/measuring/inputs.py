@@ -1,0 +1,127 @@
+"""Check inputs, masks and names once, before any work starts."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from kdviz.units import Grid
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs and all that describes them.
+
+    Attributes
+    ----------
+    tensor
+        Shape ``(B, ...)``, floating point, on the CPU.
+    ids
+        ``B`` unique names.
+    units, unit_index
+        What shares one noise scale, and the unit of every element of a sample.
+    samples
+        Coordinates and masks shared by all epochs: sample, unit, label, foreground, ...
+    fingerprint
+        Short hash of the inputs, in order.
+    """
+
+    tensor: Tensor
+    ids: list[str]
+    units: Grid
+    unit_index: NDArray[np.int64]
+    samples: xr.Dataset
+    fingerprint: str
+
+
+def prepare_inputs(
+    inputs: Tensor | Iterable[Tensor],
+    units: Grid,
+    foreground: ArrayLike | None,
+    labels: ArrayLike | None,
+    sample_ids: Sequence[str] | None,
+) -> Inputs:
+    """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`."""
+    tensor = _as_tensor(inputs)
+    unit_index = units.index(tuple(tensor.shape[1:]))
+    hashes = [hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:12] for sample in tensor]
+    ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
+    coordinates = {name: ("unit", values) for name, values in units.coordinates().items()}
+    samples = xr.Dataset(
+        {"valid": (("sample", "unit"), np.ones((len(tensor), units.count), bool))},
+        coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
+    )
+    if foreground is not None:
+        samples["foreground"] = (("sample", "unit"), _unit_mask(foreground, units, tensor))
+    if labels is not None:
+        samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
+    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return Inputs(tensor, ids, units, unit_index, samples, fingerprint)
+
+
+def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
+    if not isinstance(inputs, Tensor):
+        batches = list(inputs)
+        if not batches or not all(isinstance(batch, Tensor) for batch in batches):
+            kinds = sorted({type(batch).__name__ for batch in batches}) or ["nothing"]
+            raise TypeError(
+                f"inputs must be a tensor or an iterable of tensors, got one of {', '.join(kinds)}"
+            )
+        inputs = torch.cat(batches)
+    tensor = inputs.detach().cpu()
+    if not tensor.is_floating_point():
+        raise TypeError(f"inputs must be floating point, normalised as in training; got {tensor.dtype}")
+    if tensor.ndim < 2 or not len(tensor):
+        raise ValueError(
+            f"inputs must have shape (B, ...) with at least one sample, got {tuple(tensor.shape)}"
+        )
+    if not torch.isfinite(tensor).all():
+        bad = torch.nonzero(~torch.isfinite(tensor.flatten(1)).all(1)).flatten().tolist()
+        raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
+    return tensor.contiguous()
+
+
+def _unique(hashes: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    names = []
+    for name in hashes:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return names
+
+
+def _check_ids(sample_ids: Sequence[str], count: int) -> list[str]:
+    ids = [str(name) for name in sample_ids]
+    if len(ids) != count:
+        raise ValueError(f"sample_ids has {len(ids)} names for {count} inputs")
+    if len(set(ids)) != count:
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        raise ValueError(f"sample_ids must be unique, repeated: {', '.join(repeated[:5])}")
+    return ids
+
+
+def _check_labels(labels: ArrayLike, count: int) -> NDArray[np.int64]:
+    array = np.asarray(labels)
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise ValueError(f"labels must be {count} integers, got shape {array.shape} and dtype {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _unit_mask(foreground: ArrayLike, units: Grid, tensor: Tensor) -> NDArray[np.bool_]:
+    mask = np.asarray(foreground)
+    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise ValueError("foreground holds NaN or infinite values")
+    if mask.shape == (len(tensor), units.count):
+        return mask > 0
+    expected = (len(tensor), *tensor.shape[-2:])
+    if mask.shape != expected:
+        raise ValueError(
+            f"foreground has shape {mask.shape}; allowed: pixels {expected} or units "
+            f"{(len(tensor), units.count)}"
+        )
+    return units.reduce_mask(mask > 0)

@@ -1,0 +1,48 @@
+"""What decides the numbers of a measurement, apart from network and inputs."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Method = Literal["auto", "gain", "path"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers, apart from network and inputs; stored with every result.
+
+    The names are those of :func:`kdviz.measure`; `micro_batch` is the number of samples in one pass.
+    """
+
+    method: Method
+    probes: int
+    draws: int
+    base_noise: float
+    weight: float
+    target: float
+    seed: int
+    micro_batch: int
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no measurement."""
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {self.method!r}")
+        for name, least in (("probes", 2), ("draws", 2), ("micro_batch", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                label = "max_batch" if name == "micro_batch" else name
+                raise ValueError(f"{label} must be an integer of {least} or more, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        for name in ("base_noise", "weight", "target"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+    def as_config(self) -> dict[str, Any]:
+        """Give the settings as JSON can hold them."""
+        return {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in asdict(self).items()
+        }

@@ -1,0 +1,144 @@
+"""Split an input into units, and reduce per-element values to units.
+
+A unit is the part of an input that shares one noise scale: a cell of an image grid, a word, a 3-D
+point. This module knows indices only: no networks, no torch, no files.
+
+Symbols: ``B`` samples, ``U`` units, ``C, H, W`` channels, height and width of an image.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of ``rows`` x ``cols`` cells over an image ``(C, H, W)``, all channels in one cell.
+
+    A pixel belongs to the cell that nearest-neighbour up-sampling of the grid gives it (methods of
+    Cheng et al., CVPR 2020 code), so height and width need not be multiples of the grid.
+    Make one with :func:`grid`.
+    """
+
+    rows: int
+    cols: int
+    kind: str = "grid"
+    modality: str = "image"
+    noise_space: str = "pixels"
+    base_noise: float = 0.01
+
+    @property
+    def count(self) -> int:
+        """Number of units ``U``."""
+        return self.rows * self.cols
+
+    def index(self, sample_shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Give the unit of every input element.
+
+        Parameters
+        ----------
+        sample_shape
+            Shape of one sample, ``(C, H, W)``.
+
+        Returns
+        -------
+        ndarray
+            Shape `sample_shape`, int64, values ``0..U-1`` in row-major order of the grid.
+
+        Raises
+        ------
+        ValueError
+            If a sample is not ``(C, H, W)`` or is smaller than the grid.
+        """
+        if len(sample_shape) != 3:
+            raise ValueError(
+                f"units.grid needs samples of shape (channels, height, width), got {sample_shape}; "
+                "pass inputs of shape (B, C, H, W)"
+            )
+        _, height, width = sample_shape
+        if height < self.rows or width < self.cols:
+            raise ValueError(
+                f"a grid of {self.rows} x {self.cols} units does not fit inputs of {height} x {width} "
+                "pixels: every unit needs at least one pixel; choose a coarser grid"
+            )
+        cell = self._line(height, self.rows)[:, None] * self.cols + self._line(width, self.cols)
+        return np.broadcast_to(cell, sample_shape)
+
+    def coordinates(self) -> dict[str, NDArray[np.int64]]:
+        """Give the ``row`` and ``col`` of every unit, each of shape ``(U,)``."""
+        row, col = np.divmod(np.arange(self.count), self.cols)
+        return {"row": row, "col": col}
+
+    def reduce_mask(
+        self, mask: NDArray[np.bool_], rule: Literal["nearest", "area"] = "nearest"
+    ) -> NDArray[np.bool_]:
+        """Reduce pixel masks to units.
+
+        Parameters
+        ----------
+        mask
+            Shape ``(B, H, W)``, True on the object.
+        rule
+            ``"nearest"``: the pixel at the middle of the cell decides, as in the authors' code.
+            ``"area"``: more than half of the cell's pixels.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(B, U)``, bool.
+
+        Raises
+        ------
+        ValueError
+            If `mask` is not of rank 3, or `rule` is unknown.
+        """
+        mask = np.asarray(mask)
+        if mask.ndim != 3:
+            raise ValueError(f"masks must have shape (B, H, W), got {mask.shape}")
+        _, height, width = mask.shape
+        if rule == "nearest":
+            rows = ((np.arange(self.rows) + 0.5) * height / self.rows).astype(int)
+            cols = ((np.arange(self.cols) + 0.5) * width / self.cols).astype(int)
+            return (mask[:, rows[:, None], cols] > 0).reshape(len(mask), self.count)
+        if rule == "area":
+            index = self.index((1, height, width)).ravel()
+            pixels = np.bincount(index, minlength=self.count)
+            covered = [np.bincount(index, (m > 0).ravel(), minlength=self.count) for m in mask]
+            return np.array(covered) > 0.5 * pixels
+        raise ValueError(f"rule must be 'nearest' or 'area', got {rule!r}")
+
+    def describe(self) -> str:
+        """Name the units in one word for files and titles, such as ``grid-16x16``."""
+        return f"{self.kind}-{self.rows}x{self.cols}"
+
+    @staticmethod
+    def _line(pixels: int, cells: int) -> NDArray[np.int64]:
+        return np.arange(pixels) * cells // pixels
+
+
+def grid(rows: int, cols: int | None = None) -> Grid:
+    """Divide images into ``rows`` x ``cols`` cells; the papers use 16 x 16.
+
+    Parameters
+    ----------
+    rows, cols
+        Positive; `cols` defaults to `rows`.
+
+    Raises
+    ------
+    ValueError
+        If a number is not a positive integer.
+
+    Examples
+    --------
+    >>> from kdviz import units
+    >>> units.grid(2, 3).index((1, 4, 6))[0].tolist()[0]
+    [0, 0, 1, 1, 2, 2]
+    """
+    cols = rows if cols is None else cols
+    for name, value in (("rows", rows), ("cols", cols)):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"units.grid: {name} must be a positive integer, got {value!r}")
+    return Grid(int(rows), int(cols))

@@ -29,6 +29,7 @@ Part = Literal["samples", "measured", "derived", "attribution"]
 NETWORK_ROLES = ("teacher", "student", "baseline")
 NOISE_SPACES = ("pixels", "embedding", "coordinates")
 METHODS = ("gain", "path")  # position = code of the variable `method`
+QUARTILES = 4
 
 # Names that xarray or the file formats read as instructions, not as attributes.
 _ATTRIBUTE_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
@@ -154,6 +155,16 @@ VARIABLES: dict[str, Variable] = {
             "measured",
         ),
         Variable(
+            "entropy_error",
+            _MAP,
+            "float32",
+            "standard error of the entropy",
+            "nat",
+            "from gain_error; NaN where unknown",
+            "measured",
+            may_be_nan=True,
+        ),
+        Variable(
             "noise_scale",
             _MAP,
             "float32",
@@ -221,16 +232,6 @@ VARIABLES: dict[str, Variable] = {
             part="measured",
         ),
         # derived: what follows from the above in closed form
-        Variable(
-            "entropy_error",
-            _MAP,
-            "float32",
-            "standard error of the entropy",
-            "nat",
-            "from gain_error; NaN where unknown",
-            "derived",
-            may_be_nan=True,
-        ),
         Variable(
             "background_entropy",
             _EPOCH,
@@ -357,6 +358,8 @@ def make_attrs(
     target: float | None = None,
     dataset_id: str | None = None,
     seed: int | None = None,
+    training_seed: int | None = None,
+    accuracy: float | None = None,
     device: str | None = None,
     torch_version: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -381,7 +384,9 @@ def make_attrs(
     solver, weight, target
         Of the derived entropies: solver, entropy weight and calibration target in nat above the base noise.
     dataset_id, seed, device, torch_version
-        Where the inputs, the noise and the arithmetic come from.
+        Where the inputs, the noise of the measurement and the arithmetic come from.
+    training_seed, accuracy
+        Seed the network was trained with, and its share of right answers on held-out samples.
     config
         Every further setting; written as one JSON string with sorted keys.
     weights_fingerprint, input_fingerprint
@@ -431,6 +436,8 @@ def make_attrs(
         "target": target,
         "dataset_id": dataset_id,
         "seed": seed,
+        "training_seed": training_seed,
+        "accuracy": accuracy,
         "device": device,
         "torch_version": torch_version,
         "config": None if config is None else json.dumps(config, sort_keys=True),

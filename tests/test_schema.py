@@ -204,8 +204,8 @@ def test_variables__are_consistent() -> None:
         value = np.asarray(variable.missing, None if variable.dtype == "str" else variable.dtype)
         assert variable.dtype == "str" or value.dtype == variable.dtype
     assert schema.MEASURED == (
-        *("gain", "gain_error", "entropy", "noise_scale", "feature_variance", "feature_loss"),
-        *("linearity", "linearity_quartile", "method", "converged", "zero_gain"),
+        *("gain", "gain_error", "entropy", "entropy_error", "noise_scale", "feature_variance"),
+        *("feature_loss", "linearity", "linearity_quartile", "method", "converged", "zero_gain"),
     )
     assert set(schema.SAMPLES) >= {"sample", "unit", "valid", "foreground"}
     assert "epoch" not in schema.SAMPLES

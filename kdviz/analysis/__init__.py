@@ -2,7 +2,7 @@
 
 Each function validates its input, calls the plain-array functions of `kdviz.points` and returns a new
 Dataset; the input is never changed. No network is needed and no torch is imported: everything here follows
-from stored entropies, so sliders may call it. The order is `find_points`, then `count_points`,
+from stored entropies, so sliders may call it. The order is `derive_entropy`, `find_points`, then `count_points`,
 `measure_learning` and `compare`.
 
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
@@ -10,6 +10,7 @@ speaks for which hypothesis, and nothing here asserts it.
 """
 
 from kdviz.analysis.comparison import compare
+from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
@@ -23,6 +24,7 @@ __all__ = [
     "Metric",
     "compare",
     "count_points",
+    "derive_entropy",
     "find_points",
     "measure_learning",
     "select_effective",

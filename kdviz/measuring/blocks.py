@@ -13,8 +13,7 @@ from kdviz.features import FeatureReader
 from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_loss
 from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
-from kdviz.schema import METHODS
-from kdviz.store.layout import QUARTILES
+from kdviz.schema import METHODS, QUARTILES
 
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
 
@@ -100,6 +99,7 @@ def _measure_layer(
         "gain": gain,
         "gain_error": gain_error,
         "entropy": entropy_of(noise_scale),
+        "entropy_error": final.log_error,
         "noise_scale": noise_scale,
         "feature_variance": variance.numpy(),
         "feature_loss": feature_loss,
@@ -115,7 +115,8 @@ def _solve(
     gain: NDArray[np.float64], error: NDArray[np.float64], variance: NDArray[np.float64], settings: Settings
 ) -> Solution:
     ratio = gain_ratio(gain, variance, True, settings.base_noise)
-    return solve(ratio, weight=settings.weight, target=settings.target)
+    ratio_error = gain_ratio(error, variance, True, settings.base_noise)
+    return solve(ratio, weight=settings.weight, target=settings.target, ratio_error=ratio_error)
 
 
 def _check(

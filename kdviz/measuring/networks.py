@@ -324,7 +324,7 @@ def _to_dataset(arrays: Arrays, prepared: Inputs, rows: range, epoch: int) -> xr
     for name, values in arrays.items():
         spec = schema.VARIABLES[name]
         variables[name] = (spec.dims, values[None].astype(spec.dtype))
-    coordinates = {"epoch": [epoch], "quartile": np.arange(1, 5)}
+    coordinates = {"epoch": [epoch], "quartile": np.arange(1, schema.QUARTILES + 1)}
     return xr.Dataset(variables, coords=coordinates).merge(samples)
 
 

@@ -12,10 +12,8 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
-from kdviz.schema import VARIABLES, Attribute
+from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.files import PARTIAL, plain
-
-QUARTILES = 4
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.

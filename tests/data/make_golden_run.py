@@ -50,6 +50,7 @@ def golden_block(epoch: int) -> xr.Dataset:
             "gain": gain,
             "gain_error": gain / 2,
             "entropy": gain - 4,
+            "entropy_error": gain / 8,
             "noise_scale": gain + 0.5,
             "feature_variance": per_sample * 2,
             "feature_loss": per_sample / 4,

@@ -82,9 +82,7 @@ def linear_problem(
     index = torch.as_tensor(units.index((channels, size, size)).copy()).flatten()
     loudness = torch.randn(units.count, generator=generator).mul(0.5).exp()
     weight = torch.randn(features, len(index), generator=generator) * loudness[index] / len(index) ** 0.5
-    network = _build(
-        seed, lambda: OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(len(index), features))
-    )
+    network = _build(seed, lambda: OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(len(index), features)))
     with torch.no_grad():
         network.get_submodule("linear").weight.copy_(weight)
     squares = weight.double().square().sum(0).numpy()

@@ -177,6 +177,7 @@ class FeatureReader:
     def _read(self, layer: str, output: Any, samples: int) -> Tensor:
         if callable(self._feature):
             value = self._feature(output)
+            value = value.clone() if isinstance(value, Tensor) else value
         elif not isinstance(output, Tensor):
             raise LayerError(
                 f"layer {layer!r} returns a {type(output).__name__}, not a tensor; pass feature= a callable "

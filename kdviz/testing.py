@@ -84,7 +84,7 @@ def linear_problem(
     weight = torch.randn(features, len(index), generator=generator) * loudness[index] / len(index) ** 0.5
     network = _build(seed, lambda: OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(len(index), features)))
     with torch.no_grad():
-        network.get_submodule("linear").weight.copy_(weight)
+        network.get_parameter("linear.weight").copy_(weight)
     squares = weight.double().square().sum(0).numpy()
     gain = np.bincount(index.numpy(), squares, minlength=units.count) / features
     inputs = torch.randn(samples, channels, size, size, generator=generator)

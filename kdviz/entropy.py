@@ -177,7 +177,7 @@ def entropy_of(noise_scale: ArrayLike) -> Array:
 
 def _phi(x: Array) -> Array:
     """``(1 - exp(-x)) / x``, 1 at 0."""
-    return np.where(x < 1e-8, 1.0, -np.expm1(-x) / np.maximum(x, 1e-300))
+    return np.where(x == 0, 1.0, -np.expm1(-x) / np.maximum(x, 1e-300))
 
 
 def _squared_ratio(ratio: Array, v: Array, weight: float) -> Array:

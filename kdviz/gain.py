@@ -218,13 +218,12 @@ class _ProbePlan:
         self.width = width
         self.exact = width <= probes
         if self.exact:
-            self.points, self.per_point = max(1, min(draws, probes // width)), width
+            self.points = max(1, min(draws, probes // width))
             return
         self.points = min(draws, probes)
-        self.per_point = probes // self.points
         self.order = 1 << (width - 1).bit_length()
         rows = np.random.default_rng(_key(bench.seed, layer, "probe-rows", 0))
-        self._rows = rows.choice(self.order, size=self.points * self.per_point, replace=False)
+        self._rows = np.array_split(rows.choice(self.order, size=probes, replace=False), self.points)
         signs = [
             torch.randint(0, 2, (width,), generator=_generator(bench.seed, name, "probe-signs", 0))
             for name in bench.sample_ids
@@ -233,20 +232,22 @@ class _ProbePlan:
 
     def at(self, draw: int, like: Tensor) -> Iterator[Tensor]:
         """Yield the probes of one noise point, each of the shape ``(B, D)`` of `like`."""
-        for k in range(self.per_point if draw < self.points else 0):
-            if self.exact:
+        if draw >= self.points:
+            return
+        if self.exact:
+            for k in range(self.width):
                 probe = torch.zeros_like(like)
                 probe[:, k] = self.width**0.5
                 yield probe
-            else:
-                row = int(self._rows[draw * self.per_point + k])
-                parity = np.bitwise_count(np.arange(self.width) & row) & 1
-                yield self._signs * torch.from_numpy(1.0 - 2.0 * parity).to(self._signs)
+            return
+        for row in self._rows[draw]:
+            parity = np.bitwise_count(np.arange(self.width) & row) & 1
+            yield self._signs * torch.from_numpy(1.0 - 2.0 * parity).to(self._signs)
 
     def standard_error(self, contributions: Tensor) -> Tensor:
         """Give the standard error of the mean of ``(B, P, U)`` contributions over ``P``."""
         if self.exact:  # the only randomness left is that of the noise points
-            by_point = contributions.unflatten(1, (self.points, self.per_point)).mean(2)
+            by_point = contributions.unflatten(1, (self.points, self.width)).mean(2)
             spread = by_point.var(1, correction=min(1, self.points - 1))
             return (spread / self.points).sqrt()
         count = contributions.shape[1]

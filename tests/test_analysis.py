@@ -343,11 +343,18 @@ def test_measure_learning__noise_floor_from_a_repetition():
     assert learning["n_fg_repeat"].item() == 2.0
 
 
+def test_measure_learning__last_epoch_suffices_as_repetition(student):
+    whole = analysis.measure_learning(student, repeat=student)
+    last = analysis.measure_learning(student, repeat=student.isel(epoch=[-1]))
+    assert last["rho_floor"].item() == whole["rho_floor"].item() == 1.0
+    assert "rho_repeat" in whole and "rho_repeat" not in last
+
+
 def test_measure_learning__unfit_repetition_raises(student):
     with pytest.raises(ValueError, match="ds and repeat do not match: points were found with"):
         analysis.measure_learning(student, repeat=analysis.find_points(random_network(2), threshold=0.3))
-    with pytest.raises(ValueError, match="repeat was measured at epochs"):
-        analysis.measure_learning(student, repeat=student.isel(epoch=slice(1, None)))
+    with pytest.raises(ValueError, match="repeat ends at epoch"):
+        analysis.measure_learning(student, repeat=student.isel(epoch=slice(None, -1)))
     with pytest.raises(ValueError, match="repeat has the measurement seed of ds, 4"):
         analysis.measure_learning(student.assign_attrs(seed=4), repeat=student.assign_attrs(seed=4))
 

@@ -2,8 +2,8 @@
 
 Each function validates its input, calls the plain-array functions of `kdviz.points` and returns a new
 Dataset; the input is never changed. No network is needed and no torch is imported: everything here follows
-from stored entropies, so sliders may call it. The order is `derive_entropy`, `find_points`, then `count_points`,
-`measure_learning` and `compare`.
+from stored gains, so sliders may call it. The order is `derive_entropy`, `find_points`, then
+`count_points`, `measure_learning` and `compare`; `pair_networks` does it for a whole stored run.
 
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
@@ -14,6 +14,13 @@ from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
+from kdviz.analysis.pairs import (
+    NetworkPair,
+    compare_layers,
+    measure_noise_floor,
+    pair_networks,
+    tabulate_counts,
+)
 
 __all__ = [
     "COUNT_METRICS",
@@ -22,10 +29,15 @@ __all__ = [
     "PATH_METRICS",
     "EffectiveSamples",
     "Metric",
+    "NetworkPair",
     "compare",
+    "compare_layers",
     "count_points",
     "derive_entropy",
     "find_points",
     "measure_learning",
+    "measure_noise_floor",
+    "pair_networks",
     "select_effective",
+    "tabulate_counts",
 ]

@@ -34,6 +34,7 @@ from kdviz.store.files import (
 from kdviz.store.locks import exclusive, run_lock
 
 _BOOKKEEPING = ("done",)
+_DERIVABLE = ("entropy", "entropy_error", "noise_scale")
 
 
 def create_run(
@@ -424,8 +425,28 @@ class Run:
                 zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
             replace_folder(self._pending, self.path.joinpath(*parts))
 
-    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the whole run to one netCDF4 file, which appears at `path` only once it is complete.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        networks: Sequence[str] | None = None,
+        samples: Sequence[str] | None = None,
+        compact: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the run to one netCDF4 file, which appears at `path` only once it is complete.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        networks, samples
+            Names to keep; everything by default. Results with samples of their own are kept whole, and left
+            out where a selection is made.
+        compact
+            Leave out entropies and noise scales, which :func:`kdviz.derive_entropy` gives back.
+        overwrite
+            Replace an existing file.
 
         Returns
         -------
@@ -434,18 +455,39 @@ class Run:
 
         Raises
         ------
+        ValueError
+            If a sample or network to keep is unknown.
         StoreError
             If the file exists and `overwrite` is not set, or cannot be written.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists; pass overwrite=True to replace it")
-        groups = ["points"]
-        groups += [f"points/{network}/{layer}" for network in self.networks for layer in self.layers(network)]
-        groups += self.results
+        for network in networks or ():
+            self._check_known("network", network, self.networks)
+        known = self.samples["sample"].values.tolist()
+        if unknown := [name for name in samples or () if name not in known]:
+            raise ValueError(f"samples to keep are not in the run: {', '.join(map(str, unknown[:5]))}")
+        rows = [known.index(name) for name in known if samples is None or name in set(samples)]
+        kept = self.networks if networks is None else list(networks)
+        groups = [
+            "points",
+            *(f"points/{network}/{layer}" for network in kept for layer in self.layers(network)),
+        ]
+        if networks is None and samples is None:
+            groups += self.results
+
+        def read(group: str) -> xr.Dataset:
+            ds = read_group(self.path, group)
+            if group in self.results:
+                return ds
+            if compact:
+                ds = ds.drop_vars(_DERIVABLE, errors="ignore")
+            return ds.isel(sample=rows) if "sample" in ds.dims else ds
+
         with file_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_netcdf(path, ((group, read_group(self.path, group)) for group in groups))
+            write_netcdf(path, ((group, read(group)) for group in groups))
         return path
 
     # -- private

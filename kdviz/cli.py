@@ -1,0 +1,224 @@
+"""The command line ``kdviz``: demo, train, measure, report, rerun, info, export, lab.
+
+Every command prints where its results are and what to do next. A user's mistake gives one sentence and exit
+status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from pydantic import ValidationError
+
+import kdviz
+from kdviz.errors import KdvizWarning
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="See what knowledge distillation changed. Start with: kdviz demo",
+    rich_markup_mode=None,
+)
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
+RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
+Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``kdviz`` script."""
+    warnings.simplefilter("default", KdvizWarning)
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("\nkdviz: stopped; call the same command again to continue")
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()
+        )
+        _fail("; ".join(faults).replace("settings: Value error, ", ""), error)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        _fail(str(error), error)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put the study.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    progress: Progress = True,
+) -> None:
+    """Run the main job on the built-in images: train, measure, report. A few minutes on two cores.
+
+    Example: kdviz demo --seeds 3
+    """
+    from kdviz.runs import Study, StudyPlan, write_report
+
+    study = Study(folder, StudyPlan(seeds=tuple(range(seeds))), progress)
+    typer.echo("1/3  training a baseline and three students beside the built-in teacher")
+    study.train()
+    typer.echo("2/3  measuring what each layer discards, epoch by epoch")
+    run = study.measure()
+    typer.echo("3/3  writing the report")
+    page = write_report(study.run_path, folder=folder / "report", progress=progress)
+    typer.echo(f"\n{run.summary().to_string(index=False)}\n")
+    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {study.run_path}")
+    typer.echo(f"next      kdviz lab {folder}      explore it in JupyterLab")
+
+
+@app.command()
+def train(
+    folder: Folder,
+    images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
+    size: Annotated[int, typer.Option(help="Pixels a side the images are resized to.")] = 48,
+    architecture: Annotated[
+        str, typer.Option(help="Network of teacher, student and baseline.")
+    ] = "small_vgg",
+    layers: Annotated[str, typer.Option(help="Layers to distil at, comma separated.")] = "conv,fc1,fc2",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    train_count: Annotated[int, typer.Option(help="Images students and baselines see.")] = 4000,
+    epochs: Annotated[int, typer.Option(help="Epochs of students and baselines.")] = 12,
+    teacher_epochs: Annotated[int, typer.Option(help="Epochs of a teacher on your images.")] = 30,
+    samples: Annotated[int, typer.Option(help="Images to measure.")] = 50,
+    evaluated: Annotated[str, typer.Option(help="Measure images from: train or held-out.")] = "train",
+    grid: Annotated[int, typer.Option(help="Units a side.")] = 16,
+    progress: Progress = True,
+) -> None:
+    """Train teacher, baselines and students of a study; continues where it was stopped.
+
+    Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
+    """
+    from kdviz.runs import Study, StudyPlan
+
+    plan = StudyPlan(
+        images=images,
+        masks=masks,
+        size=size,
+        architecture=architecture,
+        layers=tuple(layer.strip() for layer in layers.split(",")),
+        seeds=tuple(range(seeds)),
+        train_count=train_count,
+        epochs=epochs,
+        teacher_epochs=teacher_epochs,
+        samples=samples,
+        evaluated=evaluated,  # type: ignore[arg-type]  # checked by the plan
+        grid=grid,
+    )
+    Study(folder, plan, progress).train()
+    typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
+
+
+@app.command()
+def measure(folder: Folder, progress: Progress = True) -> None:
+    """Measure every saved epoch of a study's networks; continues where it was stopped.
+
+    Example: kdviz measure runs/birds
+    """
+    from kdviz.runs import Study, StudyPlan
+
+    study = Study(folder, StudyPlan.load(folder), progress)
+    run = study.measure()
+    typer.echo(f"\n{run.summary().to_string(index=False)}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
+
+
+@app.command()
+def report(
+    run: RunPath,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; beside the run by default.")] = None,
+    progress: Progress = True,
+) -> None:
+    """Write figures and tables of a run as one HTML page.
+
+    Example: kdviz report runs/demo
+    """
+    from kdviz.runs import write_report
+
+    path = _find_run(run)
+    page = write_report(path, folder=folder or path.parent / "report", progress=progress)
+    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nnext      kdviz lab {run}")
+
+
+@app.command()
+def rerun(
+    notebook: Annotated[str, typer.Argument(help="Path, or name or number of one that comes with kdviz.")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value")] = None,
+    folder: Annotated[Path, typer.Option(help="Where to put the results.")] = Path("runs/notebooks"),
+    progress: Progress = True,
+) -> None:
+    """Execute a notebook with other parameters; names and types are checked first.
+
+    Example: kdviz rerun 01_quickstart -p threshold=0.25
+    """
+    from kdviz.runs import parse_parameters
+    from kdviz.runs import rerun as execute
+
+    page = execute(notebook, parse_parameters(notebook, parameter or []), folder=folder, progress=progress)
+    typer.echo(f"page      {page}\nnotebook  {page.with_suffix('.ipynb')}")
+
+
+@app.command()
+def info(run: RunPath) -> None:
+    """Say what a run holds.
+
+    Example: kdviz info runs/demo
+    """
+    opened = kdviz.open_run(_find_run(run))
+    typer.echo(f"{opened!r}\n\n{opened.summary().to_string(index=False)}\n")
+    for name in ("dataset_id", "architecture", "created_at", "kdviz_version"):
+        typer.echo(f"{name:14}{opened.attrs.get(name, 'unknown')}")
+
+
+@app.command()
+def export(
+    run: RunPath,
+    file: Annotated[Path, typer.Argument(help="netCDF file to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a run to one netCDF file, to send or to keep.
+
+    Example: kdviz export runs/demo demo.nc
+    """
+    path = kdviz.open_run(_find_run(run)).export(file, overwrite=overwrite)
+    typer.echo(f"file  {path} ({path.stat().st_size / 2**20:.1f} MiB)\nnext  kdviz info {path}")
+
+
+@app.command()
+def lab(folder: Annotated[Path, typer.Argument(help="Folder to open.")] = Path()) -> None:
+    """Open JupyterLab in a folder, such as that of a study with its report.
+
+    Example: kdviz lab runs/demo
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    sys.exit(
+        subprocess.call([sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"])
+    )
+
+
+def _find_run(path: Path) -> Path:
+    """Take the folder of a study for the run in it."""
+    return path / "run.zarr" if (path / "run.zarr").is_dir() else path
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"kdviz: note: {message}", err=True)
+
+
+def _fail(message: str, error: BaseException) -> None:
+    if os.environ.get("KDVIZ_STRICT") == "1":
+        raise error
+    sys.exit(f"kdviz: {message}")

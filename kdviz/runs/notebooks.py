@@ -1,0 +1,183 @@
+"""Rerun notebooks with other parameters, and turn them into pages."""
+
+import ast
+import difflib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kdviz
+from kdviz.errors import DataError, MissingExtraError
+
+try:
+    import nbformat
+    import papermill
+    from nbconvert import HTMLExporter
+    from papermill.exceptions import PapermillExecutionError
+except ImportError as error:
+    raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
+
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+
+
+def find_notebook(name: str | os.PathLike[str]) -> Path:
+    """Find a notebook by path, or one that comes with kdviz by name or number (``01``).
+
+    Raises
+    ------
+    DataError
+        If there is none; those that come with kdviz are listed.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(kdviz.__file__).resolve().parent.parent / "notebooks"
+    ours = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    found = [path for path in ours if str(name) in (path.stem, path.name, path.stem[:2])]
+    if len(found) != 1:
+        known = ", ".join(path.stem for path in ours) or f"none: {folder} is not part of this installation"
+        raise DataError(f"there is no notebook {os.fspath(name)!r}; with kdviz come {known}")
+    return found[0]
+
+
+def read_parameters(notebook: Path) -> dict[str, Any]:
+    """Give the parameters of a notebook and their defaults' source text, types and meanings."""
+    return papermill.inspect_notebook(str(notebook))
+
+
+def rerun(
+    notebook: str | os.PathLike[str],
+    parameters: Mapping[str, Any],
+    *,
+    folder: str | os.PathLike[str],
+    progress: bool = True,
+) -> Path:
+    """Execute a notebook with other parameters and write it, and a page beside it, into a folder.
+
+    Parameters
+    ----------
+    notebook
+        Path, or the name or number of one that comes with kdviz.
+    parameters
+        ``{name: value}``; names and types must be those of the notebook's parameters cell.
+    folder
+        For the results; made if missing. The notebook itself is left alone.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The page; the executed notebook lies beside it.
+
+    Raises
+    ------
+    DataError
+        If there is no such notebook, or a cell of it fails (the cell's error is repeated).
+    ValueError, TypeError
+        If a parameter is unknown (near names are given) or has another type.
+    """
+    path = find_notebook(notebook)
+    checked = _check_parameters(path, parameters)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    name = "-".join([path.stem, *(f"{key}={_short(value)}" for key, value in sorted(checked.items()))])
+    executed = target / f"{name[:150]}.ipynb"
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel warns on every start
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            parameters=checked,
+            kernel_name="python3",
+            progress_bar=progress,
+            cwd=str(Path.cwd()),
+        )
+    except PapermillExecutionError as error:
+        raise DataError(
+            f"cell {error.exec_count} of {path.name} failed with {error.ename}: {error.evalue} "
+            f"(see {executed})"
+        ) from error
+    return _write_page(executed)
+
+
+def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``name=value`` texts into values of the types that the notebook's parameters have.
+
+    Raises
+    ------
+    ValueError
+        If a text has no ``=``, or its value cannot be read as the parameter's type.
+    """
+    known = read_parameters(find_notebook(notebook))
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"parameter {text!r} is not of the form name=value")
+        kind = known[name]["inferred_type_name"].split("[")[0] if name in known else "str"
+        try:
+            parsed[name] = value if kind == "str" else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"parameter {name} needs a {kind}, got {value!r}") from None
+    return parsed
+
+
+def write_report(
+    run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
+) -> Path:
+    """Execute the quickstart notebook on a run and write it as a page without code.
+
+    Returns
+    -------
+    Path
+        ``report.html`` in `folder`; the executed notebook lies beside it.
+
+    Raises
+    ------
+    DataError
+        If a cell fails.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        parameters = {"run_path": str(Path(run).resolve())}
+        page = rerun("01_quickstart", parameters, folder=scratch, progress=progress)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        notebook = target / "report.ipynb"
+        notebook.write_bytes(page.with_suffix(".ipynb").read_bytes())
+    return _write_page(notebook, code=False)
+
+
+def _write_page(notebook: Path, code: bool = True) -> Path:
+    exporter = HTMLExporter(exclude_input=not code, embed_images=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    page = notebook.with_suffix(".html")
+    page.write_text(body)
+    return page
+
+
+def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    known = read_parameters(notebook)
+    checked = {}
+    for name, value in parameters.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{notebook.name} has no parameter {name!r}{hint} (it has {', '.join(known)})")
+        kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise TypeError(
+                f"parameter {name} of {notebook.name} is {value!r}, a {type(value).__name__}; "
+                f"allowed: {kind.__name__}"
+            )
+        checked[name] = value
+    return checked
+
+
+def _short(value: Any) -> str:
+    text = Path(value).name if isinstance(value, str) else str(value)
+    return "".join(character if character.isalnum() or character in "._" else "_" for character in text)[:40]

@@ -1,0 +1,314 @@
+"""Train and measure a study."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from kdviz import schema, units
+from kdviz.measuring import measure_checkpoints
+from kdviz.measuring.checkpoints import load_weights
+from kdviz.models import PRESETS, build
+from kdviz.runs.plans import StudyPlan
+from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
+from kdviz.store import Run, create_run
+from kdviz.training import (
+    FASHION_PLANS,
+    TrainingPlan,
+    TrainingRecord,
+    distil_features,
+    train_classifier,
+    train_head,
+)
+
+BUILT_IN_TEACHER = "runs/teacher-fashion.safetensors"
+_HELD_OUT_SHARE = 0.2  # of the user's own images
+
+
+@dataclass(frozen=True)
+class Study:
+    """One folder with a plan, its networks and its run.
+
+    Attributes
+    ----------
+    folder
+        Where everything lies.
+    plan
+        What is compared.
+    progress
+        Show progress bars.
+    """
+
+    folder: Path
+    plan: StudyPlan
+    progress: bool = True
+
+    @property
+    def run_path(self) -> Path:
+        """Where the measurements are."""
+        return self.folder / "run.zarr"
+
+    def train(self) -> None:
+        """Train what is not trained yet: teacher, baselines, students in two stages.
+
+        Raises
+        ------
+        StoreError
+            If the folder holds another study.
+        DataError
+            If images cannot be read.
+        """
+        self.plan.save(self.folder)
+        for seed in self.plan.seeds:
+            self._train_baseline(seed)
+            for layer in self.plan.layers:
+                self._train_student(layer, seed)
+
+    def measure(self) -> Run:
+        """Measure every saved epoch of every network that is not measured yet.
+
+        The final network of each seed is measured a second time with another measurement seed: how far
+        its knowledge points move then is the noise floor of every metric.
+
+        Returns
+        -------
+        Run
+            With groups ``teacher``, ``baseline-s0``, ``student-fc1-s0``, ... and ``...-repeat``.
+
+        Raises
+        ------
+        StoreError
+            If training is not finished, or the run was measured otherwise.
+        """
+        run = create_run(self.run_path, samples=self._samples(), attrs=self._run_attrs())
+        self._measure(run, "teacher", "teacher", self.plan.layers, self._teacher_checkpoint(), {})
+        for seed in self.plan.seeds:
+            record = TrainingRecord.open(self._network_folder("baseline", seed))
+            details = self._details(seed, record)
+            self._measure_both(run, f"baseline-s{seed}", "baseline", self.plan.layers, record, details)
+            for layer in self.plan.layers:
+                folder = self._network_folder(f"student-{layer}", seed)
+                record, head = TrainingRecord.open(folder / "features"), TrainingRecord.open(folder / "head")
+                details = self._details(seed, head) | {
+                    "distilled_layer": self._module(layer),
+                    "distillation_method": "features",
+                    "teacher": "teacher",
+                }
+                self._measure_both(run, f"student-{layer}-s{seed}", "student", (layer,), record, details)
+        return run
+
+    # -- data
+
+    @cached_property
+    def _training_set(self) -> ImageSet:
+        if self.plan.images is None:
+            return fashion_composites("train", canvas=self.plan.size)
+        return self._own_images("train")
+
+    @cached_property
+    def _held_out_set(self) -> ImageSet:
+        if self.plan.images is None:
+            return fashion_composites("held-out", canvas=self.plan.size)
+        return self._own_images("held-out")
+
+    def _own_images(self, part: str) -> ImageSet:
+        """Divide the user's images, class by class, in an order that depends on nothing but their number."""
+        assert self.plan.images is not None and self.plan.masks is not None
+        everything = image_folder(self.plan.images, masks=self.plan.masks, size=self.plan.size)
+        order = np.random.default_rng(0).permutation(len(everything))
+        order = order[np.argsort(everything.labels[order], kind="stable")]
+        held_out = np.arange(len(order)) % round(1 / _HELD_OUT_SHARE) == 0
+        chosen = order[held_out] if part == "held-out" else order[~held_out]
+        return everything.select(np.random.default_rng(1).permutation(chosen))
+
+    @cached_property
+    def _measured_set(self) -> ImageSet:
+        pool = self._student_set if self.plan.evaluated == "train" else self._held_out_set
+        return pool.select(np.arange(min(self.plan.samples, len(pool))))
+
+    @cached_property
+    def _student_set(self) -> ImageSet:
+        everything = self._training_set
+        return everything.select(np.arange(min(self.plan.train_count, len(everything))))
+
+    @cached_property
+    def _student_data(self) -> tuple[Tensor, Tensor]:
+        return _as_tensors(self._student_set)
+
+    @cached_property
+    def _held_out_data(self) -> tuple[Tensor, Tensor]:
+        return _as_tensors(self._held_out_set)
+
+    # -- networks
+
+    def _network_folder(self, name: str, seed: int | None = None) -> Path:
+        return self.folder / "networks" / (name if seed is None else f"{name}-s{seed}")
+
+    def _module(self, layer: str) -> str:
+        return PRESETS[self.plan.architecture].layers[layer]
+
+    def _modules(self) -> list[str]:
+        return [self._module(layer) for layer in PRESETS[self.plan.architecture].layers]
+
+    def _build(self, seed: int = 0) -> nn.Module:
+        classes = len(self._training_set.classes)
+        return build(self.plan.architecture, classes=classes, input_size=self.plan.size, seed=seed)
+
+    def _training_plan(self, kind: str, seed: int) -> TrainingPlan:
+        """Give the built-in images' plan of this kind, for the study's number of epochs and a seed."""
+        known = FASHION_PLANS.get(kind, FASHION_PLANS["fc2"])  # a deeper layer learns like fc2
+        epochs = {"teacher": self.plan.teacher_epochs, "head": self.plan.head_epochs}.get(
+            kind, self.plan.epochs
+        )
+        ends_only = (0, epochs) if kind in ("teacher", "head") else ()
+        return TrainingPlan(**known.model_dump() | {"epochs": epochs, "seed": seed, "checkpoints": ends_only})
+
+    def _teacher_checkpoint(self) -> dict[int, Path]:
+        if self.plan.images is None:
+            return {FASHION_PLANS["teacher"].epochs: find_data(BUILT_IN_TEACHER)}
+        record = train_classifier(
+            self._build(),
+            *_as_tensors(self._training_set),
+            folder=self._network_folder("teacher"),
+            plan=self._training_plan("teacher", seed=0),
+            tracked_layers=self._modules(),
+            validation=self._held_out_data,
+            progress=self.progress,
+        )
+        return {self.plan.teacher_epochs: record.checkpoints[self.plan.teacher_epochs]}
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        teacher = self._build()
+        (checkpoint,) = self._teacher_checkpoint().values()
+        load_weights(teacher, checkpoint)
+        return teacher
+
+    def _train_baseline(self, seed: int) -> None:
+        train_classifier(
+            self._build(seed),
+            *self._student_data,
+            folder=self._network_folder("baseline", seed),
+            plan=self._training_plan("baseline", seed),
+            tracked_layers=self._modules(),
+            validation=self._held_out_data,
+            progress=self.progress,
+        )
+
+    def _train_student(self, layer: str, seed: int) -> None:
+        folder = self._network_folder(f"student-{layer}", seed)
+        student = self._build(seed)
+        inputs, labels = self._student_data
+        distil_features(
+            student,
+            self._teacher,
+            inputs,
+            layer=self._module(layer),
+            folder=folder / "features",
+            plan=self._training_plan(layer, seed),
+            tracked_layers=[self._module(layer)],
+            progress=self.progress,
+        )
+        train_head(
+            student,
+            inputs,
+            labels,
+            layer=self._module(layer),
+            folder=folder / "head",
+            plan=self._training_plan("head", seed),
+            validation=self._held_out_data,
+            progress=self.progress,
+        )
+
+    # -- measuring
+
+    def _samples(self) -> xr.Dataset:
+        images = self._measured_set
+        grid = units.grid(self.plan.grid)
+        coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
+        return xr.Dataset(
+            {
+                "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
+                "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
+                "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
+            },
+            coords={
+                "sample": list(images.sample_ids),
+                "unit": np.arange(grid.count),
+                "label": ("sample", images.labels),
+                "split": ("sample", list(images.split)),
+                **coordinates,
+            },
+        )
+
+    def _run_attrs(self) -> dict[str, schema.Attribute]:
+        config = self.plan.model_dump(mode="json", exclude={"seeds", "layers"})
+        config["classes"] = list(self._measured_set.classes)
+        config["layer_names"] = {
+            layer: self._module(layer) for layer in PRESETS[self.plan.architecture].layers
+        }
+        return schema.make_attrs(
+            dataset_id=self._measured_set.source,
+            architecture=self.plan.architecture,
+            input_fingerprint=self._measured_set.fingerprint,
+            config=config,
+        )
+
+    def _details(self, seed: int, record: TrainingRecord) -> dict[str, schema.Attribute]:
+        return {"training_seed": seed, "accuracy": float(record.history["validation_accuracy"].iloc[-1])}
+
+    def _measure_both(
+        self,
+        run: Run,
+        name: str,
+        role: str,
+        layers: tuple[str, ...],
+        record: TrainingRecord,
+        details: dict[str, schema.Attribute],
+    ) -> None:
+        checkpoints = record.checkpoints
+        self._measure(run, name, role, layers, checkpoints, details)
+        for layer in layers:
+            run.write_variable(name, self._module(layer), record.weight_distance(self._module(layer)))
+        last = max(checkpoints)
+        self._measure(run, f"{name}-repeat", role, layers, {last: checkpoints[last]}, details, repeat=True)
+
+    def _measure(
+        self,
+        run: Run,
+        name: str,
+        role: str,
+        layers: tuple[str, ...],
+        checkpoints: dict[int, Path],
+        details: dict[str, schema.Attribute],
+        repeat: bool = False,
+    ) -> None:
+        images = self._measured_set
+        measure_checkpoints(
+            self._build,
+            checkpoints,
+            torch.from_numpy(normalise(images.images)),
+            network=name,
+            role=role,
+            layers=[self._module(layer) for layer in layers],
+            units=units.grid(self.plan.grid),
+            store=run,
+            foreground=images.masks,
+            labels=images.labels,
+            sample_ids=images.sample_ids,
+            method=self.plan.method,
+            probes=self.plan.probes,
+            draws=self.plan.draws,
+            weight=PRESETS[self.plan.architecture].weight,
+            seed=self.plan.measurement_seed + repeat,
+            progress=self.progress,
+            details={"architecture": self.plan.architecture, **details},
+        )
+
+
+def _as_tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(normalise(images.images)), torch.from_numpy(images.labels)

@@ -483,6 +483,11 @@ def test_cut__refuses_what_passes_around_the_layer():
     assert stages._cut(Branching(), "fc1") is None
 
 
+def test_cut__refuses_a_layer_inside_a_module_that_is_not_traced():
+    network = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 2, 8, batch_first=True))
+    assert stages._cut(network, "1.linear1") is None
+
+
 def test_train_head__refuses_the_last_layer(tmp_path):
     with pytest.raises(LayerError, match="no parameter lies above layer 'fc3'"):
         train_head(
@@ -658,6 +663,8 @@ def test_weight_distance__refuses_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"shape \(3,\) at epoch 1"):
         weight_distance({1: {"fc.weight": torch.ones(3)}}, layer="fc", initial=state)
     record = train(TinyNetwork(), tmp_path)
+    with pytest.raises(ValueError, match=r"no weight 'fc9.weight' in .*epoch-000.safetensors"):
+        weight_distance(record.checkpoints, layer="fc9", initial=record.checkpoints[0])
     with pytest.raises(ValueError, match="'fc2' was not tracked"):
         record.weight_distance("fc2")
     with pytest.raises(ValueError, match="definition must be"):
@@ -690,6 +697,11 @@ def test_train_classifier__refuses_bad_input_before_any_work(tmp_path, change, e
     with pytest.raises(error, match=message):
         train_classifier(TinyNetwork(), **arguments, folder=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluate__refuses_a_network_without_logits():
+    with pytest.raises(ValueError, match=r"must give logits \(samples, classes\), got \(1, 3, 8, 8\)"):
+        evaluate(nn.ReLU(), *make_data())
 
 
 def test_train_classifier__diverged_loss_is_an_error(tmp_path):

@@ -5,6 +5,7 @@ The named plans at the end are the ones used for the built-in images.
 
 import math
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -85,12 +86,23 @@ class TrainingPlan(BaseModel):
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
 
-FASHION_TEACHER = TrainingPlan(
-    epochs=40,
-    learning_rate=(0.03, 0.0003),
-    weight_decay=5e-4,
-    augment=True,
-    seed=100,
-    checkpoints=(0, 40),
+FASHION_PLANS = MappingProxyType(
+    {
+        "teacher": TrainingPlan(
+            epochs=16,
+            learning_rate=(0.03, 0.0003),
+            weight_decay=5e-4,
+            augment=True,
+            seed=100,
+            checkpoints=(0, 16),
+        ),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(0.03, 0.003)),
+        "conv": TrainingPlan(epochs=12, learning_rate=(0.03, 0.003)),
+        "fc1": TrainingPlan(epochs=12, learning_rate=(0.08, 0.008)),
+        "fc2": TrainingPlan(epochs=12, learning_rate=(0.08, 0.008)),
+        "head": TrainingPlan(epochs=8, learning_rate=(0.03, 0.003), checkpoints=(0, 8)),
+    }
 )
-"""Teacher of the built-in images: the small VGG on all 10,000 training composites."""
+"""Plans for the small VGG on the built-in images: teacher (all items, composed
+three times), baseline, first stage of a student by distilled layer, and second stage of any
+student. For another seed, use ``plan.model_copy(update={"seed": seed})``."""

@@ -357,10 +357,14 @@ def _read(
     function: Callable[[Tensor], Tensor], owner: nn.Module, inputs: Tensor, batch_size: int | None = None
 ) -> Tensor:
     """Apply a part of the network `owner` in eval mode, without gradients; the result lies on the CPU."""
-    device = next(owner.parameters()).device
+    device = _device(owner)
     with frozen(owner), torch.no_grad():
         batches = inputs.split(batch_size or len(inputs))
         return torch.cat([function(batch.to(device)).cpu() for batch in batches])
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _fits_in_memory(one: Tensor, count: int) -> bool:
@@ -372,7 +376,7 @@ def _layer_reader(network: nn.Module, layer: str, inputs: Tensor) -> Callable[[T
     (layer,) = resolve_layers(network, [layer])
     reader = FeatureReader(network, [layer], feature="identity")
     with frozen(network):
-        reader.check(inputs[:1].to(next(network.parameters()).device))
+        reader.check(inputs[:1].to(_device(network)))
     return lambda batch: reader(batch)[layer]
 
 

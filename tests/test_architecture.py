@@ -1,6 +1,7 @@
 """The import rules of docs/architecture.md, enforced: every import is parsed, local ones included."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -213,6 +214,13 @@ def test_public_names__all_exist() -> None:
     code = "import kdviz; print([name for name in kdviz.__all__ if not hasattr(kdviz, name)])"
     result = run_python(code)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+
+
+def test_architecture_page__shows_these_levels() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", page, re.MULTILINE)
+    shown = {room: int(level) for level, rooms in rows for room in re.findall("`(.+?)`", rooms)}
+    assert shown == LEVELS
 
 
 # -- the checker itself: each wrong source is named, the right ones pass

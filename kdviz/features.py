@@ -38,8 +38,11 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
     Raises
     ------
     LayerError
-        If a name is unknown (near names are listed) or a module is not part of `network`.
+        If there are no layers, a name is unknown (near names are listed), or a module is not part of
+        `network`.
     """
+    if not layers:
+        raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
     modules = dict(unwrap(network).named_modules())
     names = []
     for layer in layers:
@@ -61,14 +64,18 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """Hold a network in eval mode without parameter gradients; restore both afterwards."""
+    """Hold a network in eval mode without parameter gradients; restore both afterwards.
+
+    Inside, gradients of inputs can be taken even if the caller has switched them off.
+    """
     modes = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     try:
         network.eval()
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
-        yield network
+        with torch.inference_mode(False), torch.enable_grad():
+            yield network
     finally:
         for module, mode in modes:
             module.training = mode

@@ -23,7 +23,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     DataError
         If a file is missing or damaged, or the weights do not fit the network.
     """
-    weights = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    weights = _weights_of(checkpoint)
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
@@ -33,7 +33,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 
 def fingerprint_weights(checkpoint: Checkpoint) -> str:
     """Hash the names, shapes and bytes of the weights; the same whatever the file format."""
-    weights = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    weights = _weights_of(checkpoint)
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -42,15 +42,20 @@ def fingerprint_weights(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()[:16]
 
 
+def _weights_of(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    weights = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        origin = "the checkpoint" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
+        raise DataError(f"{origin} holds no state dict (names to tensors); save network.state_dict()")
+    return weights
+
+
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise DataError(f"there is no checkpoint at {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise DataError(f"cannot read the checkpoint {path}: {error}") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise DataError(f"{path} holds no state dict (names to tensors); save network.state_dict()")
-    return weights

@@ -47,6 +47,10 @@ def prepare_inputs(
     sample_ids: Sequence[str] | None,
 ) -> Inputs:
     """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`."""
+    if not isinstance(units, Grid):
+        raise TypeError(
+            f"units must be made by kdviz.units, such as units.grid(16, 16), got {type(units).__name__}"
+        )
     tensor = _as_tensor(inputs)
     unit_index = units.index(tuple(tensor.shape[1:]))
     hashes = [hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:12] for sample in tensor]
@@ -66,6 +70,8 @@ def prepare_inputs(
 
 def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
     if not isinstance(inputs, Tensor):
+        if not isinstance(inputs, Iterable):
+            raise TypeError(f"inputs must be a tensor or an iterable of tensors, got {type(inputs).__name__}")
         batches = list(inputs)
         if not batches or not all(isinstance(batch, Tensor) for batch in batches):
             kinds = sorted({type(batch).__name__ for batch in batches}) or ["nothing"]

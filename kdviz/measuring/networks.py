@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.errors import DegenerateWarning
-from kdviz.features import Feature, FeatureReader, frozen, resolve_layers
+from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
 from kdviz.measuring.blocks import Arrays, measure_block
 from kdviz.measuring.checkpoints import Checkpoint, fingerprint_weights, load_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
@@ -122,7 +122,7 @@ def measure(
     Notes
     -----
     Cost a sample and layer, in forward or backward passes: ``probes`` for the gains and about
-    ``2.5 * draws`` for their checks, ``3 * draws`` shared by all layers, and about ``72 * draws`` more where
+    ``2 * draws`` for their checks, ``3 * draws`` shared by all layers, and about ``72 * draws`` more where
     the path takes over. The authors' procedure takes 15,456 [1]_.
 
     References
@@ -139,10 +139,12 @@ def measure(
     >>> dict(ds.gain.sizes)
     {'epoch': 1, 'sample': 2, 'unit': 16}
     """
+    if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or epoch < 0:
+        raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
     names = resolve_layers(network, _as_sequence(layers))
     prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
-    network = _on_device(network, device)
+    network = _on_device(unwrap(network), device)
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
     with frozen(network):
         reader = FeatureReader(network, names, feature)
@@ -229,7 +231,7 @@ def measure_checkpoints(
     epochs = sorted(checkpoints)
     if not epochs or epochs[0] < 0:
         raise ValueError(f"checkpoints must map epochs (0 or more) to weights, got epochs {epochs}")
-    model = _on_device(make_network(), device)
+    model = _on_device(unwrap(make_network()), device)
     names = resolve_layers(model, _as_sequence(layers))
     prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)

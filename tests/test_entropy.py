@@ -380,5 +380,5 @@ def test_solve__refuses_settings(settings, message):
 
 
 def test_solve__refuses_negative_ratios():
-    with pytest.raises(ValueError, match="gain ratios must not be negative, the smallest is -0.5"):
+    with pytest.raises(ValueError, match=r"gain ratios must not be negative, the smallest is -0\.5"):
         solve([1.0, -0.5, np.nan])

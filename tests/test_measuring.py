@@ -1,0 +1,712 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import kdviz
+from kdviz import analysis, schema, units
+from kdviz.entropy import gain_ratio, solve
+from kdviz.errors import DataError, DegenerateWarning, LayerError, StoreError
+from kdviz.measuring import measure, measure_checkpoints
+from kdviz.store import open_run
+from kdviz.testing import linear_problem, random_images, small_cnn
+
+GRID = units.grid(4)
+TARGET_ENTROPY = -2.8  # to three digits; the target is 0.386 nat above the entropy at 0.01
+FAST = {"probes": 8, "draws": 2, "progress": False}
+
+
+def measure_cnn(network=None, images=None, **options):
+    options = {"layers": "fc1", "units": GRID, "method": "gain"} | FAST | options
+    network = small_cnn(seed=1) if network is None else network
+    return measure(network, random_images(3, seed=3) if images is None else images, **options)
+
+
+def assert_equal_arrays(ours, theirs, names=(*schema.MEASURED,)):
+    for name in names:
+        np.testing.assert_array_equal(ours[name].values, theirs[name].values, err_msg=name)
+
+
+def changed_cnn(step):
+    """The weights of one network after `step` invented steps of training."""
+    network = small_cnn(seed=1)
+    generator = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * step * torch.randn(parameter.shape, generator=generator) * parameter.std()
+    return network
+
+
+class CountingPasses(nn.Module):
+    """Counts forward and backward passes of samples through the network behind it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.inner = network
+        self.forwards = self.backwards = 0
+
+    def forward(self, x):
+        self.forwards += len(x)
+        if x.requires_grad:
+            x.register_hook(self._count)
+        return self.inner(x)
+
+    def _count(self, gradient):
+        self.backwards += len(gradient)
+
+
+class FailsAtCall(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call, self.calls = call, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.call:
+            raise KeyError("this forward pass fails")
+        return x
+
+
+# -- acceptance checks of the methods reference
+
+
+def test_measure__linear_layer_has_its_closed_form():
+    # methods.md section 5, check 1
+    problem = linear_problem()
+    ds = measure(
+        problem.network,
+        problem.inputs,
+        layers="linear",
+        units=problem.units,
+        feature="identity",
+        progress=False,
+    )
+    np.testing.assert_allclose(ds["gain"][0], np.tile(problem.gain, (2, 1)), rtol=1e-5)  # float32
+    np.testing.assert_allclose(ds["feature_variance"], 1e-4 * problem.gain.sum(), rtol=1e-4)
+    ratio = problem.gain / problem.gain.mean()
+    np.testing.assert_allclose(ds["noise_scale"][0, 0], 0.01 * solve(ratio).noise_ratio, rtol=1e-4)
+    loss = (solve(ratio).noise_ratio ** 2 * ratio).mean()
+    np.testing.assert_allclose(ds["feature_loss"], loss, rtol=1e-4)
+    np.testing.assert_allclose(ds["linearity"], 1, atol=1e-4)
+    np.testing.assert_allclose(ds["linearity_quartile"], 1, atol=1e-3)
+    assert (ds["method"] == schema.METHODS.index("gain")).all()
+    assert ds["converged"].all()
+
+
+@pytest.mark.parametrize("method", ["gain", "path"])
+@pytest.mark.parametrize("factor", [4.0, 10.0])
+def test_measure__uniform_rescaling_of_a_pair_changes_nothing(factor, method):
+    # methods.md section 5, check 2 and section 1.9
+    network, rescaled = small_cnn(seed=1), small_cnn(seed=1)
+    with torch.no_grad():
+        rescaled.conv1.weight /= factor
+        rescaled.conv1.bias /= factor
+        rescaled.conv2.weight *= factor
+    images = random_images(2, seed=3)
+    torch.testing.assert_close(rescaled(images), network(images))
+    layers = ["conv1", "conv2", "fc1", "fc2"]
+    before, after = (measure_cnn(net, images, layers=layers, method=method) for net in (network, rescaled))
+    for layer in layers:
+        # the map varies by 0.05 nat or more; rounding of float32 features leaves about 1e-6
+        assert before[layer]["entropy"].std() > 0.02
+        np.testing.assert_allclose(after[layer]["entropy"], before[layer]["entropy"], atol=1e-4)
+    shrunk = after["conv1"]["feature_variance"] * factor**2
+    np.testing.assert_allclose(shrunk, before["conv1"]["feature_variance"], rtol=1e-4)
+
+    gradients = []  # the negative control: the raw gradient at the inner layer does change
+    for net in (network, rescaled):
+        inner = net.relu1(net.conv1(images)).detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(net[2:](inner).sum(), inner)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[1], factor * gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_measure__rescaling_single_channels_moves_the_layer_between():
+    # A limit of the method: channels are weighted anew inside the feature distance of that layer alone.
+    network, rescaled = small_cnn(seed=1), small_cnn(seed=1)
+    factors = torch.tensor([0.1, 10.0, 1.0, 4.0, 0.25, 1.0])
+    with torch.no_grad():
+        rescaled.conv1.weight /= factors[:, None, None, None]
+        rescaled.conv1.bias /= factors
+        rescaled.conv2.weight *= factors[None, :, None, None]
+    layers = ["conv1", "conv2", "fc1"]
+    before, after = (measure_cnn(net, layers=layers) for net in (network, rescaled))
+    for layer in ("conv2", "fc1"):
+        np.testing.assert_allclose(after[layer]["entropy"], before[layer]["entropy"], atol=1e-4)
+    assert abs(after["conv1"]["entropy"] - before["conv1"]["entropy"]).mean() > 0.01
+
+
+def test_measure__entropy_meets_its_target_or_is_flagged():
+    # methods.md section 5, check 3
+    ds = measure_cnn()
+    assert ds["converged"].all()
+    np.testing.assert_allclose(ds["entropy"].mean("unit"), TARGET_ENTROPY, atol=5e-4)
+    flagged = measure_cnn(target=0.9)  # beyond the optimum of a layer of equal gains, 0.626
+    assert not flagged["converged"].any()
+    assert (flagged["entropy"].mean("unit") < TARGET_ENTROPY - 0.386 + 0.9).all()
+    assert flagged["noise_scale"].min() >= 0.001
+    assert flagged["noise_scale"].max() <= 1
+
+
+# -- the same noise for all
+
+
+def test_measure__same_seed_same_bits_other_seed_others():
+    first, again, other = (measure_cnn(method="auto", seed=seed) for seed in (0, 0, 1))
+    assert_equal_arrays(first, again)
+    assert abs(first["entropy"] - other["entropy"]).max() > 1e-3
+
+
+def test_measure__is_independent_of_order_and_batch():
+    images, names = random_images(5, seed=3), list("abcde")
+    one_batch = measure_cnn(images=images, sample_ids=names)
+    order = [3, 0, 4, 2, 1]
+    shuffled = measure_cnn(images=images[order], sample_ids=[names[row] for row in order])
+    split = measure_cnn(images=images, sample_ids=names, max_batch=2)
+    for other in (shuffled.sel(sample=names), split):
+        # kernels sum in another order for another batch: rounding of float32
+        np.testing.assert_allclose(other["entropy"], one_batch["entropy"], atol=1e-5)
+        np.testing.assert_allclose(other["gain"], one_batch["gain"], rtol=1e-5)
+
+
+def test_measure__noise_follows_the_name_not_the_picture():
+    images = random_images(1, seed=3).expand(2, -1, -1, -1)
+    named = measure_cnn(images=images, sample_ids=["a", "b"])
+    assert abs(named["gain"][0, 0] - named["gain"][0, 1]).max() > 1e-5  # the same picture, other noise
+    swapped = measure_cnn(images=images, sample_ids=["b", "a"])
+    np.testing.assert_allclose(swapped.sel(sample="a")["gain"], named.sel(sample="a")["gain"], rtol=1e-5)
+
+
+def test_measure__names_samples_by_what_they_hold():
+    images = random_images(2, seed=3)
+    ds = measure_cnn(images=torch.cat([images, images[:1]]))
+    first, second, repeated = ds["sample"].values.tolist()
+    assert first != second
+    assert repeated == f"{first}-2"
+    assert measure_cnn(images=images[1:])["sample"].item() == second
+
+
+def test_measure__takes_batches_as_well_as_one_tensor():
+    images = random_images(5, seed=3)
+    assert_equal_arrays(measure_cnn(images=iter(images.split(2))), measure_cnn(images=images))
+
+
+def test_measure__unchanged_network_keeps_all_its_points():
+    weights = small_cnn(seed=1).state_dict()
+    foreground = np.zeros((4, 8, 8), bool)
+    foreground[:, 2:6, 2:6] = True
+    ds = measure_checkpoints(
+        small_cnn, dict.fromkeys((0, 1, 5), weights), random_images(4, seed=3), network="s", role="student",
+        layers="fc1", units=GRID, foreground=foreground, **FAST,
+    )  # fmt: skip
+    for epoch in (1, 2):
+        assert_equal_arrays(ds.isel(epoch=epoch), ds.isel(epoch=0))
+    found = analysis.find_points(ds, threshold=0.02)
+    assert 0 < found["knowledge_point"].where(found["foreground"], False).sum() < foreground.sum()
+    learning = analysis.measure_learning(found)
+    assert (learning["rho"] == 1).all()
+    assert learning["rho_mean"] == 1
+
+
+# -- methods
+
+
+def test_measure__auto_takes_the_path_where_the_gain_does_not_carry():
+    images = random_images(6, seed=3)
+    options = {"base_noise": 0.2, "images": images, "probes": 16, "draws": 4}  # large noise: kinks are met
+    gain, path, auto = (measure_cnn(method=method, **options) for method in ("gain", "path", "auto"))
+    outside = (auto["linearity"] < 0.8) | (auto["linearity"] > 1.25)
+    assert 0 < outside.sum() < outside.size
+    np.testing.assert_array_equal(auto["method"] == schema.METHODS.index("path"), outside)
+    chosen = outside.values[0]
+    # the path's samples run in a smaller batch: rounding, over 40 steps
+    for rows, other in ((chosen, path), (~chosen, gain)):
+        np.testing.assert_allclose(auto["entropy"][0, rows], other["entropy"][0, rows], atol=1e-4)
+    assert abs(path["entropy"] - gain["entropy"]).max() > 0.01
+    np.testing.assert_array_equal(path["linearity"], gain["linearity"])  # that of the gain's solution
+
+
+def test_measure__gains_of_a_path_derive_to_its_noise():
+    ds = measure_cnn(method="path", probes=16, draws=4)
+    assert (ds["gain"] > 0).all()
+    ratio = gain_ratio(ds["gain"], ds["feature_variance"], ds["valid"], 0.01)
+    # gains are stored in float32
+    np.testing.assert_allclose(solve(ratio).noise_ratio, ds["noise_scale"] / 0.01, rtol=1e-6)
+    np.testing.assert_allclose(analysis.derive_entropy(ds)["entropy"], ds["entropy"], atol=1e-6)
+
+
+def test_measure__path_and_gain_agree_where_noise_is_small():
+    gain, path = (
+        measure_cnn(method=method, probes=64, draws=8, base_noise=1e-3) for method in ("gain", "path")
+    )
+    # the descent's own noise with 8 draws, about 0.01 nat, against a map of 0.06
+    assert np.sqrt(((gain["entropy"] - path["entropy"]) ** 2).mean()) < 0.025
+    assert np.corrcoef(gain["entropy"].values.ravel(), path["entropy"].values.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("layers", [["inner.fc1"], ["inner.conv2", "inner.fc1"]])
+def test_measure__spends_the_passes_it_says(layers):
+    samples, probes, draws = 3, 8, 4
+    spent = {}
+    for method in ("gain", "path"):
+        network = CountingPasses(small_cnn(seed=1))
+        measure_cnn(network, layers=layers, method=method, probes=probes, draws=draws)
+        spent[method] = np.array([network.forwards - 2, network.backwards])  # 2: the layers are checked
+    checks = draws + 4 * 2  # the solution, and each quartile with two draws
+    clean_and_shared = 1 + 3 * draws
+    forwards = samples * (clean_and_shared + len(layers) * checks)
+    assert spent["gain"].tolist() == [forwards, samples * len(layers) * probes]
+    more = (spent["path"] - spent["gain"]) / (samples * len(layers))
+    assert 30 * draws < more[1] < 50 * draws  # about 36 steps
+    assert more[0] == more[1] + draws  # and the check of where it ended
+
+
+# -- degenerate cases
+
+
+def test_measure__dead_feature_is_flagged():
+    network = small_cnn(seed=1)
+    with torch.no_grad():
+        network.fc1.bias.fill_(-1e3)
+    with pytest.warns(DegenerateWarning, match="'fc1' does not react to noise at all for 3 of 3"):
+        ds = measure_cnn(network, method="auto")
+    assert (ds["feature_variance"] == 0).all()
+    assert not ds["converged"].any()
+    assert np.isfinite(ds["entropy"]).all()
+    assert (ds["entropy"] == ds["entropy"][0, 0, 0]).all()
+    np.testing.assert_allclose(ds["entropy"], TARGET_ENTROPY, atol=5e-4)
+    assert np.isnan(ds["feature_loss"]).all()
+    assert (ds["zero_gain"] == 16).all()
+    schema.validate(ds)
+
+
+def test_measure__ignored_units_are_counted_and_grow_freely():
+    problem = linear_problem()
+    with torch.no_grad():
+        problem.network.linear.weight.view(-1, 3, 8, 8)[..., :2] = 0  # the first column of cells
+    ds = measure(
+        problem.network,
+        problem.inputs,
+        layers="linear",
+        units=problem.units,
+        feature="identity",
+        progress=False,
+    )
+    ignored = ds["col"] == 0
+    assert (ds["zero_gain"] == 4).all()
+    assert (ds["gain"].where(ignored, drop=True) == 0).all()
+    assert ds["entropy"].where(~ignored).max() < ds["entropy"].where(ignored).min()
+
+
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)])
+def test_measure__constant_images(images):
+    ds = measure_cnn(images=images)
+    assert np.isfinite(ds["entropy"]).all()
+    assert ds["converged"].all()
+
+
+def test_measure__one_unit():
+    ds = measure_cnn(images=random_images(1), units=units.grid(1))
+    np.testing.assert_allclose(ds["entropy"], [[[TARGET_ENTROPY]]], atol=5e-4)
+    np.testing.assert_allclose(
+        ds["linearity_quartile"][0, 0], [ds["linearity_quartile"][0, 0, 0], *3 * [np.nan]]
+    )
+
+
+def test_measure__a_network_that_gives_nan_is_refused():
+    network = small_cnn(seed=1)
+    with torch.no_grad():
+        network.conv1.weight.fill_(np.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        measure_cnn(network)
+
+
+# -- the network is left as it was
+
+
+def state_of(network):
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        "modes": [module.training for module in network.modules()],
+        "flags": [parameter.requires_grad for parameter in network.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
+        "hooks": [
+            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+            for module in network.modules()
+        ],
+        "random": torch.random.get_rng_state(),
+        "numpy": np.random.get_state()[1],  # noqa: NPY002
+    }
+
+
+def assert_same_state(network, before):
+    after = state_of(network)
+    for key in ("modes", "flags", "hooks"):
+        assert after[key] == before[key], key
+    assert after["tensors"].keys() == before["tensors"].keys()
+    for name, tensor in before["tensors"].items():
+        assert torch.equal(after["tensors"][name], tensor), name
+    for ours, theirs in zip(after["gradients"], before["gradients"], strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+    assert torch.equal(after["random"], before["random"])
+    np.testing.assert_array_equal(after["numpy"], before["numpy"])
+
+
+def network_with_state():
+    """Batch norm, dropout, an in-place activation, mixed modes and flags, gradients of an earlier step."""
+    torch.manual_seed(5)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(4 * 36, 6), FailsAtCall(0),
+    )  # fmt: skip
+    network(random_images(4, seed=2)).square().sum().backward()
+    network[0].bias.grad = None
+    network[0].weight.requires_grad_(False)
+    network[3].eval()
+    network[5].register_forward_hook(lambda *_: None)
+    network[6].calls = 0
+    return network
+
+
+@pytest.mark.parametrize("method", ["gain", "path"])
+def test_measure__leaves_the_network_as_it_was(method):
+    network = network_with_state()
+    before = state_of(network)
+    measure_cnn(network, layers=["0", "5"], method=method)
+    assert_same_state(network, before)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 12, 40])
+def test_measure__leaves_the_network_as_it_was_when_it_raises(call):
+    network = network_with_state()
+    network[6].call = call
+    before = state_of(network)
+    with pytest.raises(KeyError, match="this forward pass fails"):
+        measure_cnn(network, layers="6", feature="identity", method="path")
+    assert_same_state(network, before)
+
+
+def test_measure__reads_the_network_in_eval_mode():
+    network = network_with_state()
+    trained = measure_cnn(network, layers="5")
+    assert_equal_arrays(trained, measure_cnn(network.eval(), layers="5"))
+
+
+def test_measure__in_place_activation_behind_the_layer_changes_nothing():
+    network, in_place = small_cnn(seed=1), small_cnn(seed=1)
+    in_place.relu2 = nn.ReLU(inplace=True)
+    layers = {"layers": ["conv2", "fc1"], "feature": "identity"}
+    plain, other = measure_cnn(network, **layers), measure_cnn(in_place, **layers)
+    for layer in plain:
+        assert_equal_arrays(plain[layer], other[layer])
+
+
+def test_measure__opens_compiled_networks():
+    network = small_cnn(seed=1)
+    plain, compiled = measure_cnn(network), measure_cnn(torch.compile(network))
+    assert_equal_arrays(plain, compiled)
+    assert compiled.attrs["weights_fingerprint"] == plain.attrs["weights_fingerprint"]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_measure__works_inside_a_block_without_gradients(mode):
+    network, images = small_cnn(seed=1), random_images(2, seed=3)
+    with mode():
+        inside = measure_cnn(network, images, method="path")
+        assert not torch.is_grad_enabled()
+    assert_equal_arrays(inside, measure_cnn(network, images, method="path"))
+
+
+def test_measure__names_the_layer_and_takes_modules():
+    network = small_cnn(seed=1)
+    by_name, by_module = measure_cnn(network), measure_cnn(network, layers=network.fc1)
+    assert_equal_arrays(by_name, by_module)
+    assert by_module.attrs["layer"] == "fc1"
+    assert list(measure_cnn(network, layers=("fc1",))) == ["fc1"]
+
+
+# -- what is refused, before any work
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"images": torch.full((1, 3, 8, 8), np.nan)}, ValueError, r"inputs hold NaN .* samples at \[0\]"),
+        (
+            {"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)},
+            TypeError,
+            "floating point.*torch.uint8",
+        ),
+        ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, r"at least one sample, got \(0, 3, 8, 8\)"),
+        ({"images": torch.zeros(3)}, ValueError, r"shape \(B, ...\) .* got \(3,\)"),
+        ({"images": torch.zeros(2, 8, 8)}, ValueError, r"\(channels, height, width\), got \(8, 8\)"),
+        (
+            {"images": [np.zeros((1, 3, 8, 8))]},
+            TypeError,
+            "iterable of tensors, got one of ndarray",
+        ),
+        ({"images": []}, TypeError, "iterable of tensors, got one of nothing"),
+        ({"images": 5}, TypeError, "iterable of tensors, got int"),
+        ({"units": units.grid(9)}, ValueError, "9 x 9 units does not fit inputs of 8 x 8 pixels"),
+        ({"units": 16}, TypeError, "units must be .*units.grid.*got int"),
+        (
+            {"foreground": np.ones((3, 4, 4))},
+            ValueError,
+            r"foreground has shape \(3, 4, 4\); .*\(3, 8, 8\)",
+        ),
+        ({"foreground": np.full((3, 8, 8), np.nan)}, ValueError, "foreground holds NaN"),
+        ({"labels": [1, 2]}, ValueError, r"labels must be 3 integers, got shape \(2,\)"),
+        ({"labels": [0.5, 1, 2]}, ValueError, "labels must be 3 integers, got .* float64"),
+        ({"sample_ids": ["a", "b"]}, ValueError, "sample_ids has 2 names for 3 inputs"),
+        ({"sample_ids": ["a", "b", "a"]}, ValueError, "sample_ids must be unique, repeated: a"),
+        ({"method": "fast"}, ValueError, "method must be one of auto, gain, path; got 'fast'"),
+        ({"probes": 1}, ValueError, "probes must be an integer of 2 or more, got 1"),
+        ({"probes": 8.0}, ValueError, "probes must be an integer of 2 or more, got 8.0"),
+        ({"draws": 1}, ValueError, "draws must be an integer of 2 or more, got 1"),
+        ({"base_noise": 0.0}, ValueError, "base_noise must be a positive number, got 0.0"),
+        ({"weight": -1.0}, ValueError, "weight must be a positive number, got -1.0"),
+        ({"target": np.nan}, ValueError, "target must be a positive number, got nan"),
+        ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
+        ({"max_batch": 0}, ValueError, "max_batch must be .*1 or more, got 0"),
+        ({"max_batch": 2.5}, ValueError, "max_batch must be an integer of 1 or more, got 2.5"),
+        ({"epoch": -1}, ValueError, "epoch must be an integer of 0 or more, got -1"),
+        ({"feature": "gelu"}, ValueError, "feature must be 'relu', 'identity' or a callable, got 'gelu'"),
+        ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; near names: fc"),
+        ({"layers": []}, LayerError, "layers is empty"),
+    ],
+)
+def test_measure__refuses_bad_arguments(options, error, message):
+    network = CountingPasses(small_cnn(seed=1)).inner
+    calls = []
+    network.conv1.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(error, match=message):
+        measure_cnn(network, **options)
+    assert not calls
+
+
+def test_measure__misspelt_options_raise():
+    with pytest.raises(TypeError, match="prob"):
+        measure_cnn(prob=3)
+
+
+# -- checkpoints
+
+
+CHECKPOINTS = {0: 0, 2: 1, 5: 2}
+
+
+def measure_epochs(checkpoints, images=None, **options):
+    options = (
+        {"network": "student", "role": "student", "layers": ["conv2", "fc1"], "units": GRID} | FAST | options
+    )
+    images = random_images(5, seed=3) if images is None else images
+    return measure_checkpoints(small_cnn, checkpoints, images, **options)
+
+
+@pytest.fixture
+def states():
+    return {epoch: changed_cnn(step).state_dict() for epoch, step in CHECKPOINTS.items()}
+
+
+def test_measure_checkpoints__equals_measuring_every_epoch(states):
+    images = random_images(19, seed=3)  # two blocks
+    together = measure_epochs(states, images)
+    for position, (epoch, step) in enumerate(CHECKPOINTS.items()):
+        alone = measure_cnn(changed_cnn(step), images, layers=["conv2", "fc1"], method="auto", epoch=epoch)
+        for layer, ds in together.items():
+            assert ds["epoch"][position] == epoch
+            assert_equal_arrays(ds.isel(epoch=[position]), alone[layer])
+    assert abs(together["fc1"]["entropy"].diff("epoch")).max() > 0.01
+
+
+def test_measure_checkpoints__with_a_store_is_the_same(states, tmp_path):
+    kept = measure_epochs(states, foreground=np.eye(5, 16, dtype=bool), labels=np.arange(5))
+    stored = measure_epochs(
+        states, foreground=np.eye(5, 16, dtype=bool), labels=np.arange(5), store=tmp_path / "run"
+    )
+    for layer in ("conv2", "fc1"):
+        assert_equal_arrays(stored[layer], kept[layer], (*schema.MEASURED, "foreground", "label", "valid"))
+        for name in ("weights_fingerprint", "input_fingerprint", "config", "seed", "network_role"):
+            assert stored[layer].attrs[name] == kept[layer].attrs[name]
+        assert open_run(tmp_path / "run").dataset("student", layer).equals(stored[layer])
+
+
+def test_measure_checkpoints__reads_every_kind_of_checkpoint(states, tmp_path):
+    paths = {0: tmp_path / "0.safetensors", 2: tmp_path / "2.pt", 5: states[5]}
+    safetensors.torch.save_file(states[0], paths[0])
+    torch.save(states[2], paths[2])
+    from_files, from_memory = measure_epochs(paths), measure_epochs(states)
+    for layer, ds in from_memory.items():
+        assert_equal_arrays(from_files[layer], ds)
+        assert from_files[layer].attrs["weights_fingerprint"] == ds.attrs["weights_fingerprint"]
+
+
+def test_measure_checkpoints__finished_run_measures_nothing(states, tmp_path, monkeypatch):
+    measure_epochs(states, store=tmp_path / "run")
+    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("measured again"))
+    again = measure_epochs(states, store=tmp_path / "run")
+    assert again["fc1"].sizes["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seed": 1}, StoreError, "seed"),
+        ({"probes": 9}, StoreError, "probes"),
+        ({"base_noise": 0.02}, StoreError, "base_noise"),
+        ({"max_batch": 3}, StoreError, "micro_batch"),
+        ({"feature": "identity"}, StoreError, "feature"),
+        ({"images": random_images(5, seed=4)}, (StoreError, ValueError), "samples"),
+        ({"images": random_images(4, seed=3)}, (StoreError, ValueError), "sample"),
+    ],
+)
+def test_measure_checkpoints__refuses_to_go_on_with_other_settings(states, tmp_path, change, error, message):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    with pytest.raises(error, match=message):
+        measure_epochs(states, store=tmp_path / "run", layers="fc1", **change)
+
+
+def test_measure_checkpoints__refuses_to_go_on_with_other_weights(states, tmp_path):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    states[5] = changed_cnn(3).state_dict()
+    with pytest.raises(StoreError, match="weights_fingerprint"):
+        measure_epochs(states, store=tmp_path / "run", layers="fc1")
+
+
+class RunsCode:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def write_truncated(path):
+    torch.save(small_cnn().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def write_truncated_safetensors(path):
+    safetensors.torch.save_file(small_cnn().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("0.pt", lambda path: None, "there is no checkpoint at"),
+        ("0.pt", write_truncated, "cannot read the checkpoint"),
+        ("0.pt", lambda path: path.write_bytes(b"garbage" * 100), "cannot read the checkpoint"),
+        ("0.pt", lambda path: path.write_bytes(b""), "cannot read the checkpoint"),
+        ("0.safetensors", write_truncated_safetensors, "cannot read the checkpoint"),
+        ("0.safetensors", lambda path: path.write_bytes(b"garbage" * 100), "cannot read the checkpoint"),
+        ("0.pt", lambda path: torch.save([1, 2], path), "holds no state dict"),
+        ("0.pt", lambda path: torch.save({"epoch": 3}, path), "holds no state dict"),
+        ("0.pt", lambda path: torch.save({"w": torch.ones(2)}, path), "does not fit the network"),
+        ("0.pt", lambda path: torch.save(small_cnn(width=5).state_dict(), path), "does not fit the network"),
+    ],
+)
+def test_measure_checkpoints__refuses_bad_files(tmp_path, name, write, message):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(DataError, match=message):
+        measure_epochs({0: path})
+
+
+def test_measure_checkpoints__refuses_a_state_dict_that_is_none():
+    with pytest.raises(DataError, match="holds no state dict"):
+        measure_epochs({0: {"epoch": 3}})
+
+
+def test_measure_checkpoints__never_runs_pickled_code(tmp_path):
+    torch.save({"w": RunsCode(tmp_path / "code-ran")}, tmp_path / "0.pt")
+    with pytest.raises(DataError, match="cannot read the checkpoint"):
+        measure_epochs({0: tmp_path / "0.pt"})
+    assert not (tmp_path / "code-ran").exists()
+    torch.load(tmp_path / "0.pt", weights_only=False)["w"].close()
+    assert (tmp_path / "code-ran").exists()  # the file would have done it
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "message"), [({}, r"got epochs \[\]"), ({-1: {}}, r"0 or more.*got epochs \[-1\]")]
+)
+def test_measure_checkpoints__refuses_bad_epochs(checkpoints, message):
+    with pytest.raises(ValueError, match=message):
+        measure_epochs(checkpoints)
+
+
+def test_measure_checkpoints__refuses_an_unknown_role(states):
+    with pytest.raises(ValueError, match="tutor"):
+        measure_epochs(states, role="tutor")
+
+
+# -- killed at any moment
+
+MEASURE_TO_STORE = """
+import sys, torch
+from kdviz.measuring import measure_checkpoints
+from kdviz.testing import random_images, small_cnn
+from kdviz import units
+
+def measure_to(path):
+    states = {epoch: small_cnn(seed=epoch).state_dict() for epoch in range(4)}
+    return measure_checkpoints(
+        small_cnn, states, random_images(19, seed=3), store=path, network="student", role="student",
+        layers=["conv2", "fc1"], units=units.grid(4), probes=4, draws=2, method="gain", progress=False,
+    )
+"""
+# One process loads torch and forks a writer for every kill: a fork has no threads of its own to lose.
+FORK_AND_KILL = """
+import os, random, signal, time
+
+random_ = random.Random(int(sys.argv[2]))
+torch.set_num_threads(1)
+landed = 0
+while landed < int(sys.argv[3]):
+    child = os.fork()
+    if child == 0:
+        measure_to(sys.argv[1])
+        os._exit(0)
+    time.sleep(random_.uniform(0.05, 0.8))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        break  # it finished first: enough
+    landed += 1
+print(landed)
+"""
+
+
+def arrays_of(path):
+    """Every array file of a run, by name."""
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file() and "c" in file.parent.parts)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_path):
+    namespace = {}
+    exec(MEASURE_TO_STORE, namespace)
+    script = tmp_path / "killed.py"
+    script.write_text(MEASURE_TO_STORE + FORK_AND_KILL)
+    root = Path(kdviz.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "killed"), "7", "4"],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2  # kills that met a running measurement
+    continued = namespace["measure_to"](tmp_path / "killed")
+    whole = namespace["measure_to"](tmp_path / "whole")
+    for layer in ("conv2", "fc1"):
+        assert_equal_arrays(continued[layer], whole[layer])
+    killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
+    assert len(uninterrupted) > 20
+    assert killed == uninterrupted

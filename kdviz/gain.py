@@ -155,21 +155,22 @@ class Surrogate:
         """Give the surrogate of some samples."""
         return Surrogate(self.gain[samples], self.gain_error[samples], self.rows[samples])
 
-    def value(self, shift: Tensor) -> Tensor:
-        """``Q`` of an input change ``(B, ...)``; shape ``(B,)``, float64."""
-        return self._project(shift).square().sum(1, dtype=torch.float64)
+    def value(self, shifts: Tensor) -> Tensor:
+        """``Q`` of ``K`` input changes ``(K, B, ...)``; shape ``(K, B)``, float64."""
+        return self._project(shifts).square().sum(1, dtype=torch.float64).T
 
     def mean(self, noise_scale: Tensor) -> Tensor:
         """Mean of ``Q`` under noise of standard deviation ``(B, U)``; shape ``(B,)``, float64."""
         return (noise_scale.square() * self.gain).sum(1)
 
-    def slope(self, shift: Tensor) -> Tensor:
-        """Gradient of ``Q`` with respect to the input change; the shape of `shift`."""
-        slope = 2 * torch.einsum("bpn,bp->bn", self.rows, self._project(shift))
-        return slope.view(shift.shape)
+    def slope(self, shifts: Tensor) -> Tensor:
+        """Gradient of ``Q`` with respect to each of ``K`` input changes; the shape of `shifts`."""
+        slopes = 2 * self._project(shifts).transpose(1, 2) @ self.rows
+        return slopes.transpose(0, 1).reshape(shifts.shape)
 
-    def _project(self, shift: Tensor) -> Tensor:
-        return torch.einsum("bpn,bn->bp", self.rows, shift.flatten(1))
+    def _project(self, shifts: Tensor) -> Tensor:
+        """``W delta``, shape ``(B, P, K)``: all changes at once, because reading ``W`` is what takes time."""
+        return self.rows @ shifts.flatten(2).permute(1, 2, 0)
 
 
 def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[str, Surrogate]:
@@ -290,18 +291,17 @@ def measure_loss(
     """
     noise_scale = noise_scale.cpu().double()
     scale = bench.spread(noise_scale)
+    shifts = torch.stack([scale * bench.noise(purpose, draw) for draw in range(draws)])
     plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
-    predicted = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
     with torch.no_grad():
-        for draw in range(draws):
-            shift = scale * bench.noise(purpose, draw)
+        for shift in shifts:
             features = bench.features(bench.inputs + shift)
-            for layer, surrogate in surrogates.items():
+            for layer in surrogates:
                 plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
-                predicted[layer] += surrogate.value(shift).cpu() / draws
     loss = {}
     for layer, surrogate in surrogates.items():
-        corrected = plain[layer] - predicted[layer] + surrogate.mean(noise_scale)
+        explained = surrogate.value(shifts).mean(0).cpu()
+        corrected = plain[layer] - explained + surrogate.mean(noise_scale)
         loss[layer] = torch.where(corrected > 0, corrected, plain[layer])  # a mean square is not negative
     return loss
 
@@ -406,17 +406,21 @@ def _loss_slope(
 ) -> tuple[Tensor, Tensor]:
     """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
     scale = bench.spread(noise_scale)
-    surprises = []
-    for draw in draws:
-        noise = bench.noise("descent", draw)
-        shift = (scale * noise).requires_grad_(True)
-        change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
-        (gradient,) = torch.autograd.grad(change.sum(), shift)
-        bench.passes.backward += len(shift)
-        surprises.append(bench.reduce(noise * (gradient - surrogate.slope(shift.detach()))).double().cpu())
-    surprise = torch.stack(surprises)
-    slope = 2 * noise_scale * surrogate.gain + surprise.mean(0)
-    return slope, surprise.std(0) / len(surprises) ** 0.5
+    noises = torch.stack([bench.noise("descent", draw) for draw in draws])
+    gradients = torch.stack([_change_gradient(bench, layer, scale * noise) for noise in noises])
+    surprise = noises * (gradients - surrogate.slope(scale * noises))
+    per_unit = bench.reduce(surprise.flatten(0, 1)).view(len(noises), *noise_scale.shape).double().cpu()
+    slope = 2 * noise_scale * surrogate.gain + per_unit.mean(0)
+    return slope, per_unit.std(0) / len(noises) ** 0.5
+
+
+def _change_gradient(bench: Bench, layer: str, shift: Tensor) -> Tensor:
+    """Gradient of the mean squared feature change with respect to the input change, by one pass pair."""
+    shift = shift.detach().requires_grad_(True)
+    change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
+    (gradient,) = torch.autograd.grad(change.sum(), shift)
+    bench.passes.backward += len(shift)
+    return gradient
 
 
 def minimise_sampled(
@@ -461,11 +465,9 @@ def minimise_sampled(
         scale = bench.spread(ratio * bench.base_noise)
         for draw in range(step * draws, (step + 1) * draws):
             noise = bench.noise("sampled", draw)
-            shift = (scale * noise).requires_grad_(True)
-            change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
-            (gradient,) = torch.autograd.grad(change.sum(), shift)
-            bench.passes.backward += len(shift)
-            slope += bench.reduce(noise * gradient).double().cpu() / draws
+            slope += (
+                bench.reduce(noise * _change_gradient(bench, layer, scale * noise)).double().cpu() / draws
+            )
         log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
         adam.step()
         schedule.step()

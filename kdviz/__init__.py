@@ -4,7 +4,10 @@ Public names are loaded on first use, so that looking at stored results needs no
 """
 
 import importlib
+from types import ModuleType
 from typing import Any
+
+from kdviz.errors import MissingExtraError
 
 __version__ = "0.1.0"
 
@@ -27,10 +30,19 @@ __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        return getattr(_load(_HOME[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"kdviz.{name}")
+        return _load(f"kdviz.{name}")
     raise AttributeError(f"module 'kdviz' has no attribute {name!r}; public names: {', '.join(__all__)}")
+
+
+def _load(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise MissingExtraError(f"{module} needs {error.name}: install kdviz[measure]") from error
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PAT
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
+    describe_measurement,
     measure_noise_floor,
     pair_networks,
     tabulate_counts,
@@ -34,6 +35,7 @@ __all__ = [
     "compare_layers",
     "count_points",
     "derive_entropy",
+    "describe_measurement",
     "find_points",
     "measure_learning",
     "measure_noise_floor",

@@ -12,6 +12,7 @@ from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import Baseline, count_points, find_points
 from kdviz.analysis.learning import measure_learning
 from kdviz.entropy import Solver
+from kdviz.schema import METHODS
 from kdviz.store import Run
 
 
@@ -152,6 +153,44 @@ def tabulate_counts(ds: xr.Dataset) -> pd.DataFrame:
         .rename(columns=means)
         .assign(role=str(ds.attrs.get("network_role", "")))
     )
+
+
+def describe_measurement(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
+    """Say for each network how it fared in its last epoch, and how it was measured.
+
+    Returns
+    -------
+    DataFrame
+        ``layer``, ``role``, ``seed``; ``n_fg``, ``n_bg``, ``uncertain``: units per sample in the last epoch;
+        over all epochs, ``path``: the share of samples measured by sampled descent, and ``met``: the share
+        whose calibration was met; ``accuracy`` on held-out samples, NaN where not recorded.
+    """
+    rows = []
+    for label, pair in pairs.items():
+        teachers = (
+            {} if pair.teacher is None else {int(pair.teacher.attrs.get("training_seed", 0)): pair.teacher}
+        )
+        for role, networks in (
+            ("teacher", teachers),
+            ("student", pair.students),
+            ("baseline", pair.baselines),
+        ):
+            for seed, ds in networks.items():
+                last = tabulate_counts(ds).iloc[-1]
+                rows.append(
+                    {
+                        "layer": label,
+                        "role": role,
+                        "seed": seed,
+                        "n_fg": last["n_fg"],
+                        "n_bg": last["n_bg"],
+                        "uncertain": float(ds["uncertain"].isel(epoch=-1).sum("unit").mean()),
+                        "path": float((ds["method"] == METHODS.index("path")).mean()),
+                        "met": float(ds["converged"].mean()),
+                        "accuracy": float(ds.attrs.get("accuracy", "nan")),
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
 def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:

@@ -43,6 +43,13 @@ METHODS = pytest.mark.parametrize("solver", SOLVERS)
 # -- entropies and gain ratios
 
 
+def test_constants__are_the_authors_settings():
+    # methods.md 1.2: learning rate 1e-4 for 256 units at base noise 0.01, 80 steps, bounds 0.001 and 1
+    assert pytest.approx(1e-4 / (256 * 0.01**2)) == STEP_RATE
+    assert AUTHORS_STEPS == 80
+    assert pytest.approx((0.001 / 0.01, 1 / 0.01)) == NOISE_RATIO_LIMITS
+
+
 def test_entropy_of__known_values():
     # methods.md 1.2: sigma = 0.01, and the authors' bounds 0.001 and 1; printed with three digits
     np.testing.assert_allclose(entropy_of([0.01, 0.001, 1.0]), [-3.186, -5.489, 1.419], atol=5e-4)
@@ -224,8 +231,9 @@ def test_optimum__flags_a_target_that_needs_clamped_units():
 
 
 @METHODS
-def test_solve__sample_without_any_ratio_is_unknown(solver):
-    solution = solve([[np.nan, np.nan], [1.0, np.nan]], solver=solver)
+@pytest.mark.parametrize("target", [0.386, None])
+def test_solve__sample_without_any_ratio_is_unknown(solver, target):
+    solution = solve([[np.nan, np.nan], [1.0, np.nan]], solver=solver, target=target)
     np.testing.assert_array_equal(solution.converged, [False, True])
     np.testing.assert_array_equal(np.isnan(solution.noise_ratio), [[True, True], [False, True]])
 

@@ -66,7 +66,8 @@ def relative_difference(ours, theirs):
 
 
 def test_bench__spread_and_reduce_follow_the_units():
-    bench = make_bench(nn.Flatten(), torch.zeros(2, 1, 2, 4), [], cells=2)
+    network = nn.Sequential(nn.Flatten())
+    bench = make_bench(network, torch.zeros(2, 1, 2, 4), ["0"], cells=2)
     per_unit = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     spread = bench.spread(per_unit)
     assert spread[0, 0].tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]

@@ -13,6 +13,7 @@ import kdviz
 from kdviz import analysis, schema, units
 from kdviz.entropy import gain_ratio, solve
 from kdviz.errors import DataError, DegenerateWarning, LayerError, StoreError
+from kdviz.gain import descend
 from kdviz.measuring import measure, measure_checkpoints
 from kdviz.store import open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
@@ -232,9 +233,18 @@ def test_measure__auto_takes_the_path_where_the_gain_does_not_carry():
     np.testing.assert_array_equal(path["linearity"], gain["linearity"])  # that of the gain's solution
 
 
-def test_measure__gains_of_a_path_derive_to_its_noise():
+def test_measure__gains_of_a_path_derive_to_its_noise(monkeypatch):
+    ends = []
+
+    def descend_and_note(*args, **options):
+        ends.append(descend(*args, **options))
+        return ends[-1]
+
+    monkeypatch.setattr("kdviz.measuring.blocks.descend", descend_and_note)
     ds = measure_cnn(method="path", probes=16, draws=4)
     assert (ds["gain"] > 0).all()
+    # what was descended to, and what is stored; float32
+    np.testing.assert_allclose(ds["noise_scale"][0] / 0.01, ends[0].noise_ratio, rtol=1e-6)
     ratio = gain_ratio(ds["gain"], ds["feature_variance"], ds["valid"], 0.01)
     # gains are stored in float32
     np.testing.assert_allclose(solve(ratio).noise_ratio, ds["noise_scale"] / 0.01, rtol=1e-6)
@@ -363,7 +373,7 @@ def network_with_state():
     torch.manual_seed(5)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten(),
-        nn.Linear(4 * 36, 6), FailsAtCall(0),
+        nn.Linear(4 * 36, 16), FailsAtCall(0),
     )  # fmt: skip
     network(random_images(4, seed=2)).square().sum().backward()
     network[0].bias.grad = None

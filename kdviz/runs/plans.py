@@ -87,6 +87,12 @@ class StudyPlan(BaseModel):
                 raise ValueError(f"{name} must hold at least one value, each once; got {values}")
         return self
 
+    @property
+    def measured_epochs(self) -> tuple[int, ...]:
+        """Epochs at which students and baselines are measured: every one at first, every second later."""
+        half = self.epochs // 2
+        return (*range(half + 1), *range(half + 2, self.epochs, 2), self.epochs)
+
     def save(self, folder: Path) -> None:
         """Write the plan to a new study, or check it against the one that is there.
 

@@ -69,7 +69,7 @@ class Study:
                 self._train_student(layer, seed)
 
     def measure(self) -> Run:
-        """Measure every saved epoch of every network that is not measured yet.
+        """Measure every network at the plan's epochs, as far as that is not done yet.
 
         The final network of each seed is measured a second time with another measurement seed: how far
         its knowledge points move then is the noise floor of every metric.
@@ -220,6 +220,7 @@ class Study:
             layer=self._module(layer),
             folder=folder / "head",
             plan=self._training_plan("head", seed),
+            tracked_layers=self._modules(),
             validation=self._held_out_data,
             progress=self.progress,
         )
@@ -270,11 +271,13 @@ class Study:
         record: TrainingRecord,
         details: dict[str, schema.Attribute],
     ) -> None:
-        checkpoints = record.checkpoints
+        epochs = self.plan.measured_epochs
+        checkpoints = {epoch: record.checkpoints[epoch] for epoch in epochs}
         self._measure(run, name, role, layers, checkpoints, details)
         for layer in layers:
-            run.write_variable(name, self._module(layer), record.weight_distance(self._module(layer)))
-        last = max(checkpoints)
+            distance = record.weight_distance(self._module(layer)).sel(epoch=list(epochs))
+            run.write_variable(name, self._module(layer), distance)
+        last = epochs[-1]
         self._measure(run, f"{name}-repeat", role, layers, {last: checkpoints[last]}, details, repeat=True)
 
     def _measure(

@@ -41,8 +41,6 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
         If there are no layers, a name is unknown (near names are listed), or a module is not part of
         `network`.
     """
-    if not layers:
-        raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
     modules = dict(unwrap(network).named_modules())
     names = []
     for layer in layers:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.errors import DegenerateWarning
+from kdviz.errors import DegenerateWarning, LayerError
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
 from kdviz.measuring.blocks import Arrays, measure_block
 from kdviz.measuring.checkpoints import Checkpoint, fingerprint_weights, load_weights
@@ -367,6 +367,8 @@ def _blocks(count: int) -> list[range]:
 
 
 def _as_sequence(layers: Layers) -> Sequence[str | nn.Module]:
+    if not _is_single(layers) and not len(layers):  # type: ignore[arg-type]
+        raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
     return [layers] if _is_single(layers) else list(layers)  # type: ignore[list-item, arg-type]
 
 

@@ -38,8 +38,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
     Raises
     ------
     LayerError
-        If there are no layers, a name is unknown (near names are listed), or a module is not part of
-        `network`.
+        If a name is unknown (near names are listed) or a module is not part of `network`.
     """
     modules = dict(unwrap(network).named_modules())
     names = []

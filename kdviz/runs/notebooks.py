@@ -3,7 +3,6 @@
 import ast
 import difflib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,21 +83,7 @@ def rerun(
     target.mkdir(parents=True, exist_ok=True)
     name = "-".join([path.stem, *(f"{key}={_short(value)}" for key, value in sorted(checked.items()))])
     executed = target / f"{name[:150]}.ipynb"
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel warns on every start
-    try:
-        papermill.execute_notebook(
-            str(path),
-            str(executed),
-            parameters=checked,
-            kernel_name="python3",
-            progress_bar=progress,
-            cwd=str(Path.cwd()),
-        )
-    except PapermillExecutionError as error:
-        raise DataError(
-            f"cell {error.exec_count} of {path.name} failed with {error.ename}: {error.evalue} "
-            f"(see {executed})"
-        ) from error
+    _execute(path, executed, checked, progress)
     return _write_page(executed)
 
 
@@ -136,17 +121,35 @@ def write_report(
 
     Raises
     ------
+    StoreError
+        If there is no run, or it is damaged.
     DataError
         If a cell fails.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        parameters = {"run_path": str(Path(run).resolve())}
-        page = rerun("01_quickstart", parameters, folder=scratch, progress=progress)
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        notebook = target / "report.ipynb"
-        notebook.write_bytes(page.with_suffix(".ipynb").read_bytes())
-    return _write_page(notebook, code=False)
+    kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    executed = target / "report.ipynb"
+    _execute(find_notebook("01_quickstart"), executed, {"run_path": str(Path(run).resolve())}, progress)
+    return _write_page(executed, code=False)
+
+
+def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], progress: bool) -> None:
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel warns on every start
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=progress,
+            cwd=str(Path.cwd()),
+        )
+    except PapermillExecutionError as error:
+        raise DataError(
+            f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
+            f"(see {executed})"
+        ) from error
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:

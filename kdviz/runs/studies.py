@@ -13,7 +13,7 @@ from kdviz import schema, units
 from kdviz.measuring import measure_checkpoints
 from kdviz.measuring.checkpoints import load_weights
 from kdviz.models import PRESETS, build
-from kdviz.runs.plans import StudyPlan
+from kdviz.runs.plans import PLAN_FILE, StudyPlan
 from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
 from kdviz.store import Run, create_run
 from kdviz.training import (
@@ -62,6 +62,8 @@ class Study:
         DataError
             If images cannot be read.
         """
+        if not (self.folder / PLAN_FILE).exists():
+            _ = self._training_set  # a plan whose images cannot be read is not kept
         self.plan.save(self.folder)
         for seed in self.plan.seeds:
             self._train_baseline(seed)

@@ -86,6 +86,8 @@ class Study:
         StoreError
             If training is not finished, or the run was measured otherwise.
         """
+        for folder in self._training_folders():
+            TrainingRecord.open(folder)  # nothing is measured, nor a teacher trained, before all are finished
         run = create_run(self.run_path, samples=self._samples(), attrs=self._run_attrs())
         self._measure(run, "teacher", "teacher", self.plan.layers, self._teacher_checkpoint(), {})
         for seed in self.plan.seeds:
@@ -149,6 +151,16 @@ class Study:
 
     def _network_folder(self, name: str, seed: int | None = None) -> Path:
         return self.folder / "networks" / (name if seed is None else f"{name}-s{seed}")
+
+    def _training_folders(self) -> list[Path]:
+        """Where every training run of the plan lies, in the order in which they are made."""
+        folders = []
+        for seed in self.plan.seeds:
+            folders.append(self._network_folder("baseline", seed))
+            for layer in self.plan.layers:
+                folder = self._network_folder(f"student-{layer}", seed)
+                folders += [folder / "features", folder / "head"]
+        return folders if self.plan.images is None else [self._network_folder("teacher"), *folders]
 
     def _module(self, layer: str) -> str:
         return PRESETS[self.plan.architecture].layers[layer]

@@ -63,7 +63,7 @@ def draw_points(
     Raises
     ------
     ValueError
-        If the arrays do not fit the grid.
+        If the arrays do not fit the grid, the picture is not uint8 or a mask is not bool.
     """
     base = _as_rgb(picture)
     found, on_object = _on_grid("points", points, rows, cols), _on_grid("foreground", foreground, rows, cols)
@@ -240,7 +240,9 @@ def _as_rgb(picture: ArrayLike) -> Picture:
 
 
 def _on_grid(name: str, mask: ArrayLike, rows: int, cols: int) -> NDArray[np.bool_]:
-    array = np.asarray(mask, bool)
+    array = np.asarray(mask)
+    if array.dtype != bool:
+        raise ValueError(f"{name} must be bool, got {array.dtype}")
     if array.shape != (rows * cols,):
         raise ValueError(f"{name} has shape {array.shape}, a grid of {rows} x {cols} needs {(rows * cols,)}")
     return array.reshape(rows, cols)

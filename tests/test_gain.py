@@ -367,6 +367,26 @@ def test_descend__equals_the_authors_loop_on_a_network_within_the_noise_of_both(
     assert found.std(1).min() > 2.5 * expected  # the map itself is far larger than its noise
 
 
+def test_descend__finds_its_way_with_a_poor_surrogate():
+    # Control variates steer the noise, never the answer: two probes leave gains wrong by half.
+    bench = cnn_bench(samples=4)
+    good, poor = (estimate_gain(bench, probes=probes)["fc1"] for probes in (64, 2))
+    variance = variance_of(bench, {"fc1": good})["fc1"]
+    ends = [descend(bench, "fc1", surrogate, variance, draws=32) for surrogate in (good, poor)]
+    maps = [end.noise_ratio.log().numpy() for end in ends]
+    ratio, *errors = (
+        gain_ratio(gain.numpy(), variance.numpy(), True, BASE_NOISE)
+        for gain in (good.gain, *(end.gain_error for end in ends))
+    )
+    noise = np.sqrt(
+        np.mean([solve(ratio, ratio_error=error).log_error ** 2 for error in errors], (1, 2)).sum()
+    )
+    trusted = solve(gain_ratio(poor.gain.numpy(), variance.numpy(), True, BASE_NOISE)).noise_ratio
+    # 60 free differences in units of their expectation, 1 +- 0.1; the same draws make it smaller
+    assert np.sqrt(np.mean((maps[1] - maps[0]) ** 2)) < 1.4 * noise
+    assert np.sqrt(np.mean((np.log(trusted) - maps[0]) ** 2)) > 4 * noise  # the poor gains themselves
+
+
 def test_descend__samples_stop_on_their_own():
     together = cnn_bench(samples=3)
     surrogates = estimate_gain(together, probes=32)

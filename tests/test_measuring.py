@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import kdviz
 from kdviz import analysis, schema, units
 from kdviz.entropy import gain_ratio, solve
 from kdviz.errors import DataError, DegenerateWarning, LayerError, StoreError
-from kdviz.gain import descend
+from kdviz.features import FeatureReader
+from kdviz.gain import Bench, descend, estimate_gain, measure_loss
 from kdviz.measuring import measure, measure_checkpoints
 from kdviz.store import open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
@@ -249,6 +251,32 @@ def test_measure__gains_of_a_path_derive_to_its_noise(monkeypatch):
     # gains are stored in float32
     np.testing.assert_allclose(solve(ratio).noise_ratio, ds["noise_scale"] / 0.01, rtol=1e-6)
     np.testing.assert_allclose(analysis.derive_entropy(ds)["entropy"], ds["entropy"], atol=1e-6)
+
+
+def test_measure__feature_loss_is_that_of_where_the_path_ended():
+    network, images, names = small_cnn(seed=1).eval(), random_images(2, seed=3), ["a", "b"]
+    ds = measure_cnn(network, images, method="path", sample_ids=names, draws=4)
+    bench = Bench(
+        FeatureReader(network, ["fc1"]),
+        images,
+        sample_ids=names,
+        unit_index=GRID.index((3, 8, 8)),
+        unit_count=16,
+        base_noise=0.01,
+        seed=0,
+    )
+    surrogates = estimate_gain(bench, probes=8, points=4)
+    scale = torch.from_numpy(ds["noise_scale"].values[0])
+    loss = measure_loss(bench, scale, draws=4, purpose="check", surrogates=surrogates)["fc1"]
+    expected = loss.numpy() / ds["feature_variance"].values[0]
+    np.testing.assert_allclose(ds["feature_loss"][0], expected, rtol=1e-5)  # stored in float32
+    before = measure_cnn(network, images, method="gain", sample_ids=names, draws=4)["feature_loss"]
+    assert abs(ds["feature_loss"] - before).min() > 1e-3
+
+
+def test_measure__path_that_gives_up_is_flagged(monkeypatch):
+    monkeypatch.setattr("kdviz.measuring.blocks.descend", partial(descend, longest=5))
+    assert not measure_cnn(method="path")["converged"].any()
 
 
 def test_measure__path_and_gain_agree_where_noise_is_small():

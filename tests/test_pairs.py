@@ -1,0 +1,337 @@
+"""Which network of a stored run is compared with which, and what the tables say of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import kdviz
+from kdviz import analysis, schema
+from kdviz.errors import StoreError
+from kdviz.store import Run, create_run
+
+SAMPLES, UNITS = 6, 16
+EPOCHS = (0, 2, 5)
+MODULES = {"conv": "features.conv4", "fc1": "classifier.fc1"}
+FC1, CONV = MODULES["fc1"], MODULES["conv"]
+
+
+def make_samples() -> xr.Dataset:
+    foreground = np.random.default_rng(0).random((SAMPLES, UNITS)) < 0.4
+    foreground[:, 0], foreground[:, 1] = True, False
+    return xr.Dataset(
+        {"foreground": (("sample", "unit"), foreground)},
+        coords={"sample": [f"s{index}" for index in range(SAMPLES)], "unit": np.arange(UNITS)},
+    )
+
+
+def make_run(path: Path, *, layer_names: dict[str, str] | None = MODULES) -> Run:
+    config = {} if layer_names is None else {"layer_names": layer_names}
+    return create_run(path, samples=make_samples(), attrs=schema.make_attrs(dataset_id="s", config=config))
+
+
+def write_network(
+    run: Run,
+    name: str,
+    role: str,
+    layer: str,
+    *,
+    training_seed: int = 0,
+    seed: int = 0,
+    epochs: tuple[int, ...] = EPOCHS,
+    clarity: float = 1.0,
+    path_share: int = 0,
+    distance: bool = True,
+    **details: object,
+) -> None:
+    """Gains drawn around 1, on the object larger by `clarity` nat at the last epoch.
+
+    The draw depends on layer, role and training seed; a measurement seed adds a little noise of its own.
+    """
+    attrs = schema.make_attrs(
+        network_role=role, training_seed=training_seed, seed=seed, base_noise=0.01, weight=7.0, **details
+    )
+    run.create_group(name, layer, epochs=epochs, attrs=attrs, block=SAMPLES, variables=VARIABLES)
+    key = (len(layer), len(role), training_seed)
+    base = 0.5 * np.random.default_rng(key).standard_normal((SAMPLES, UNITS))
+    noise = 0.15 * np.random.default_rng((*key, seed)).standard_normal((SAMPLES, UNITS))
+    for index, epoch in enumerate(epochs):
+        growth = clarity * epoch / EPOCHS[-1] * run.samples["foreground"].values
+        gain = np.exp(base + noise + growth)[None]
+        method = (np.arange(SAMPLES) < path_share).astype(np.int8)[None]
+        block = xr.Dataset(
+            {
+                "gain": (("epoch", "sample", "unit"), gain.astype(np.float32)),
+                "gain_error": (("epoch", "sample", "unit"), (0.02 * gain).astype(np.float32)),
+                "feature_variance": (("epoch", "sample"), (1e-4 * gain.sum(axis=-1)).astype(np.float32)),
+                "method": (("epoch", "sample"), method),
+                "valid": (("sample", "unit"), np.ones((SAMPLES, UNITS), bool)),
+            },
+            coords={"epoch": [epoch], "sample": run.samples["sample"].values, "unit": np.arange(UNITS)},
+        )
+        run.write_block(name, layer, index, 0, block)
+    if distance:
+        moved = xr.DataArray(
+            np.array(epochs, np.float32) / 5,
+            dims="epoch",
+            coords={"epoch": list(epochs)},
+            name="weight_distance",
+            attrs={"definition": "per step"},
+        )
+        run.write_variable(name, layer, moved)
+
+
+VARIABLES = ("gain", "gain_error", "feature_variance", "method")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Teacher, two layers, two training seeds at fc1 and one at conv, repeats of seed 0 at fc1."""
+    run = make_run(tmp_path_factory.mktemp("pairs") / "run.zarr")
+    for layer in (FC1, CONV):
+        write_network(run, "teacher", "teacher", layer, epochs=(5,), clarity=1.5, distance=False)
+        for seed in (1, 0):  # written in another order than that of seeds
+            name = f"baseline-s{seed}"
+            write_network(
+                run, name, "baseline", layer, training_seed=seed, clarity=0.8, path_share=3, accuracy=0.75
+            )
+    for seed in (1, 0):
+        for measured_at in (FC1, CONV):
+            write_network(
+                run,
+                f"student-fc1-s{seed}",
+                "student",
+                measured_at,
+                training_seed=seed,
+                clarity=1.2,
+                distilled_layer=FC1,
+                accuracy=0.5 + seed / 4,
+            )
+    write_network(run, "student-conv-s0", "student", CONV, clarity=1.0, distilled_layer=CONV)
+    for name, role in (("student-fc1-s0", "student"), ("baseline-s0", "baseline")):
+        about = {"distilled_layer": FC1} if role == "student" else {}
+        clarity = 1.2 if role == "student" else 0.8
+        write_network(
+            run, f"{name}-repeat", role, FC1, seed=1, epochs=(5,), clarity=clarity, distance=False, **about
+        )
+    return run
+
+
+@pytest.fixture(scope="module")
+def pairs(run: Run) -> dict[str, analysis.NetworkPair]:
+    return analysis.pair_networks(run)
+
+
+def by_hand(run: Run, network: str, layer: str, *, threshold: float = 0.2, **settings: object) -> xr.Dataset:
+    return kdviz.find_points(
+        kdviz.derive_entropy(run.dataset(network, layer), **settings), threshold=threshold
+    )
+
+
+def named(networks: dict[int, xr.Dataset]) -> dict[int, str]:
+    return {seed: ds.attrs["network"] for seed, ds in networks.items()}
+
+
+# -- pair_networks
+
+
+def test_pair_networks__sorts_networks_by_layer_role_and_seed(pairs: dict) -> None:
+    assert list(pairs) == ["conv", "fc1"]  # the papers' names, in the order of the run's config
+    fc1, conv = pairs["fc1"], pairs["conv"]
+    assert (fc1.layer, conv.layer) == (FC1, CONV)
+    assert list(named(fc1.students).items()) == [(0, "student-fc1-s0"), (1, "student-fc1-s1")]
+    assert list(named(fc1.baselines).items()) == [(0, "baseline-s0"), (1, "baseline-s1")]
+    assert named(fc1.student_repeats) == {0: "student-fc1-s0-repeat"}
+    assert named(fc1.baseline_repeats) == {0: "baseline-s0-repeat"}
+    assert fc1.teacher.attrs["network"] == "teacher" and fc1.teacher.attrs["layer"] == FC1
+
+
+def test_pair_networks__student_distilled_elsewhere_is_left_out(pairs: dict) -> None:
+    assert named(pairs["conv"].students) == {0: "student-conv-s0"}
+    assert named(pairs["conv"].baselines) == {0: "baseline-s0", 1: "baseline-s1"}
+    assert pairs["conv"].student_repeats == pairs["conv"].baseline_repeats == {}
+
+
+def test_pair_networks__gives_the_points_found_by_hand(run: Run, pairs: dict) -> None:
+    expected = by_hand(run, "student-fc1-s1", FC1)
+    xr.testing.assert_identical(pairs["fc1"].students[1], expected)
+    assert expected["knowledge_point"].sum() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 0.4},
+        {"solver": "optimum"},
+        {"target": 0.6},
+        {"target": None},
+        {"feature_loss": 1.5},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_pair_networks__settings_reach_the_entropies_and_points(
+    run: Run, pairs: dict, settings: dict
+) -> None:
+    moved = analysis.pair_networks(run, **settings)["fc1"].students[0]
+    xr.testing.assert_identical(moved, by_hand(run, "student-fc1-s0", FC1, **settings))
+    before = pairs["fc1"].students[0]
+    changed = "knowledge_point" if "threshold" in settings else "entropy"
+    assert not moved[changed].equals(before[changed])
+
+
+def test_pair_networks__larger_threshold_never_counts_more(run: Run, pairs: dict) -> None:
+    strict = analysis.pair_networks(run, threshold=0.4)
+    more, fewer = (analysis.compare_layers(found)[["student", "baseline"]][:3] for found in (pairs, strict))
+    assert (fewer[:2] <= more[:2]).all(axis=None) and (fewer[:2] < more[:2]).any(axis=None)
+
+
+def test_pair_networks__background_of_every_sample_can_be_the_baseline(run: Run) -> None:
+    found = analysis.pair_networks(run, baseline="sample")["fc1"].baselines[0]
+    assert found["knowledge_point"].attrs["baseline"] == "sample"
+    entropies = kdviz.derive_entropy(run.dataset("baseline-s0", FC1))
+    xr.testing.assert_identical(found, kdviz.find_points(entropies, baseline="sample"))
+
+
+def test_pair_networks__weight_is_that_of_the_measurement(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "b", "baseline", FC1)
+    write_network(run, "s", "student", FC1)
+    attrs = analysis.pair_networks(run)["fc1"].students[0]["entropy"].attrs
+    assert attrs["weight"] == run.group_attrs("s", FC1)["weight"] == 7.0
+
+
+def test_pair_networks__run_without_papers_names_is_keyed_by_module(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", layer_names=None)
+    write_network(run, "b", "baseline", FC1)
+    write_network(run, "s", "student", FC1)  # no distilled_layer recorded: counts wherever it was measured
+    write_network(run, "s", "student", CONV)
+    found = analysis.pair_networks(run)
+    assert {label: named(pair.students) for label, pair in found.items()} == {FC1: {0: "s"}, CONV: {0: "s"}}
+    assert found[CONV].baselines == {} and found[FC1].teacher is None
+
+
+def test_pair_networks__second_network_of_one_place_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "a", "baseline", FC1)
+    write_network(run, "b", "baseline", FC1)
+    with pytest.raises(
+        ValueError, match=r"b is a second baseline of training seed 0 at layer 'classifier\.fc1'"
+    ):
+        analysis.pair_networks(run)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"threshold": -1}, "threshold"), ({"solver": "other"}, "solver"), ({"baseline": "x"}, "baseline")],
+)
+def test_pair_networks__bad_setting_raises(run: Run, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        analysis.pair_networks(run, **settings)
+
+
+def test_pair_networks__unfinished_network_raises(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    attrs = schema.make_attrs(network_role="baseline", seed=0, weight=7.0, base_noise=0.01)
+    run.create_group("b", FC1, epochs=EPOCHS, attrs=attrs, block=SAMPLES, variables=VARIABLES)
+    with pytest.raises(StoreError, match=r"b/classifier\.fc1 is unfinished: 3 of 3 blocks are missing"):
+        analysis.pair_networks(run)
+
+
+# -- tables
+
+
+def test_compare_layers__equals_compare_called_by_hand(run: Run, pairs: dict) -> None:
+    table = analysis.compare_layers(pairs)
+    assert len(table) == len(analysis.METRICS) * (1 + 2)  # conv has one seed in common, fc1 two
+    for layer, seeds in (("fc1", (0, 1)), ("conv", (0,))):
+        module = MODULES[layer]
+        expected = kdviz.compare(
+            student=[by_hand(run, f"student-{layer}-s{seed}", module) for seed in seeds],
+            baseline=[by_hand(run, f"baseline-s{seed}", module) for seed in seeds],
+            teacher=by_hand(run, "teacher", module),
+        )
+        for place, seed in enumerate(seeds):
+            rows = table[(table["layer"] == layer) & (table["seed"] == seed)].set_index("metric")
+            for name in ("student", "baseline", "teacher", "difference", "difference_low", "difference_high"):
+                values = expected[name].sel(seed=place)
+                np.testing.assert_array_equal(rows.loc[values["metric"].values, name], values.values)
+    assert table["difference"].abs().max() > 0
+
+
+def test_compare_layers__seeds_without_a_partner_are_left_out(pairs: dict) -> None:
+    one = pairs["fc1"]
+    alone = analysis.NetworkPair(one.layer, {1: one.students[1], 7: one.students[0]}, one.baselines)
+    assert set(analysis.compare_layers({"fc1": alone})["seed"]) == {1}
+    apart = analysis.NetworkPair(one.layer, {7: one.students[0]}, one.baselines)
+    with pytest.raises(ValueError, match=r"no training seed has both .* 'classifier\.fc1'"):
+        apart.compare()
+
+
+def test_compare_layers__nothing_to_compare_raises(pairs: dict) -> None:
+    one = pairs["fc1"]
+    with pytest.raises(ValueError, match="no layer with both a student and a baseline"):
+        analysis.compare_layers({"fc1": analysis.NetworkPair(one.layer, {}, one.baselines)})
+
+
+def test_tabulate_counts__equals_count_points(pairs: dict) -> None:
+    ds = pairs["fc1"].students[0]
+    table, counts = analysis.tabulate_counts(ds), kdviz.count_points(ds)
+    assert table.index.tolist() == list(EPOCHS) and table.index.name == "epoch"
+    ends = ("", "_low", "_high")
+    names = {f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ends}
+    assert set(table.columns) == {"role", *names}
+    assert set(table["role"]) == {"student"}
+    for name in ("n_fg", "n_bg", "fg_ratio"):
+        for end in ends:
+            np.testing.assert_array_equal(table[f"{name}{end}"], counts[f"{name}_mean{end}"])
+    assert (table["n_fg_low"] <= table["n_fg"]).all() and (table["n_fg"] <= table["n_fg_high"]).all()
+    assert (table["n_fg_low"] < table["n_fg_high"]).any(), "some unit is uncertain in this problem"
+
+
+def test_describe_measurement__counts_the_last_epoch_and_shares_over_all(pairs: dict) -> None:
+    table = analysis.describe_measurement(pairs).set_index(["layer", "role", "seed"])
+    assert table.index.tolist() == [
+        ("conv", "teacher", 0),
+        ("conv", "student", 0),
+        ("conv", "baseline", 0),
+        ("conv", "baseline", 1),
+        ("fc1", "teacher", 0),
+        ("fc1", "student", 0),
+        ("fc1", "student", 1),
+        ("fc1", "baseline", 0),
+        ("fc1", "baseline", 1),
+    ]
+    ds, row = pairs["fc1"].students[1], table.loc[("fc1", "student", 1)]
+    last = ds.isel(epoch=-1)
+    points, foreground = last["knowledge_point"].values, ds["foreground"].values
+    assert row["n_fg"] == (points & foreground).sum() / SAMPLES
+    assert row["n_bg"] == (points & ~foreground).sum() / SAMPLES
+    assert row["uncertain"] == last["uncertain"].values.sum() / SAMPLES
+    assert row["path"] == 0 and table.loc[("fc1", "baseline", 0), "path"] == 0.5  # 3 of 6 samples
+    assert row["met"] == 1
+    assert row["accuracy"] == 0.75 and table.loc[("fc1", "student", 0), "accuracy"] == 0.5
+    assert np.isnan(table.loc[("fc1", "teacher", 0), "accuracy"])
+
+
+def test_measure_noise_floor__compares_the_two_measurements_by_hand(run: Run, pairs: dict) -> None:
+    table = analysis.measure_noise_floor(pairs).set_index(["layer", "role", "seed"])
+    assert table.index.tolist() == [("fc1", "student", 0), ("fc1", "baseline", 0)]
+    foreground = run.samples["foreground"].values
+    for role, name in (("student", "student-fc1-s0"), ("baseline", "baseline-s0")):
+        once = by_hand(run, name, FC1)["knowledge_point"].values[-1]
+        again = by_hand(run, f"{name}-repeat", FC1)["knowledge_point"].values[0]
+        row = table.loc[("fc1", role, 0)]
+        assert row["n_fg"] == (once & foreground).sum() / SAMPLES
+        assert row["n_fg again"] == (again & foreground).sum() / SAMPLES
+        assert row["n_bg"] == (once & ~foreground).sum() / SAMPLES
+        assert row["n_bg again"] == (again & ~foreground).sum() / SAMPLES
+        both = (once & again & foreground).sum(axis=1)
+        either = ((once | again) & foreground).sum(axis=1)
+        assert row["overlap"] == pytest.approx((both / either).mean(), rel=1e-6)  # stored as float32 at most
+        assert 0.5 < row["overlap"] < 1, "the problem is such that noise moves some points, not most"
+
+
+def test_measure_noise_floor__without_repeats_is_empty(pairs: dict) -> None:
+    assert analysis.measure_noise_floor({"conv": pairs["conv"]}).equals(pd.DataFrame([]))

@@ -1,0 +1,488 @@
+"""Whole studies on sixteen small images: plans, killed and continued runs, reruns of notebooks, reports."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import xarray as xr
+from nbformat.v4 import new_code_cell, new_notebook
+from pydantic import ValidationError
+from tiny_study import OPTIONS, draw_images, finished_study, make_plan
+
+import kdviz
+from kdviz import analysis
+from kdviz.errors import DataError, StoreError
+from kdviz.runs import Study, StudyPlan, parse_parameters, read_parameters, rerun, write_report
+from kdviz.runs.notebooks import find_notebook
+from kdviz.training import TrainingRecord
+
+FC1, FC2 = "classifier.fc1", "classifier.fc2"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Finished; read only."""
+    return finished_study(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def images(study: Study) -> dict[str, Path]:
+    return {"images": study.plan.images, "masks": study.plan.masks}
+
+
+# -- StudyPlan
+
+
+def test_plan__defaults_are_the_demo() -> None:
+    plan = StudyPlan()
+    assert (plan.images, plan.size, plan.architecture) == (None, 48, "small_vgg")
+    assert (plan.layers, plan.seeds, plan.epochs, plan.evaluated) == (
+        ("conv", "fc1", "fc2"),
+        (0,),
+        12,
+        "train",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": Path("birds")}, "images and masks belong together: give both, or none"),
+        ({"masks": Path("birds")}, "images and masks belong together: give both, or none"),
+        ({"architecture": "vgg"}, r"unknown architecture 'vgg'; known: alexnet, .*small_vgg, vgg11"),
+        ({"size": 64}, "the built-in teacher is a small_vgg for 48 pixels; give images for another network"),
+        ({"architecture": "vgg11"}, "the built-in teacher is a small_vgg for 48 pixels"),
+        ({"layers": ("fc1", "fc9")}, "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
+        ({"layers": ()}, "layers must hold at least one value, each once"),
+        ({"layers": ("fc1", "fc1")}, "layers must hold at least one value, each once"),
+        ({"seeds": ()}, "seeds must hold at least one value, each once"),
+        ({"seeds": (0, 0)}, r"seeds must hold at least one value, each once; got \(0, 0\)"),
+        ({"size": 8}, "size\n.*greater than or equal to 16"),
+        ({"epochs": 1}, "epochs\n.*greater than or equal to 2"),
+        ({"evaluated": "test"}, "evaluated\n.*'train' or 'held-out'"),
+        ({"method": "guess"}, "method\n.*'auto', 'gain' or 'path'"),
+        ({"grids": 4}, "grids\n.*Extra inputs are not permitted"),
+    ],
+)
+def test_plan__bad_value_is_refused_with_a_sentence(changes: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        StudyPlan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "measured"), [(2, (0, 1, 2)), (5, (0, 1, 2, 4, 5)), (12, (0, 1, 2, 3, 4, 5, 6, 8, 10, 12))]
+)
+def test_plan__every_epoch_is_measured_at_first_every_second_later(epochs: int, measured: tuple) -> None:
+    assert StudyPlan(epochs=epochs).measured_epochs == measured
+
+
+def test_plan__is_read_back_as_it_was_saved(tmp_path: Path) -> None:
+    plan = make_plan({"images": tmp_path / "a", "masks": tmp_path / "b"}, seeds=(3, 1))
+    plan.save(tmp_path / "study")
+    assert StudyPlan.load(tmp_path / "study") == plan
+
+
+def test_plan__may_grow_in_seeds_and_layers_only(tmp_path: Path) -> None:
+    StudyPlan(layers=("fc1",), seeds=(0, 1)).save(tmp_path)
+    grown = StudyPlan(layers=("conv", "fc1"), seeds=(0, 1, 2))
+    grown.save(tmp_path)
+    assert StudyPlan.load(tmp_path) == grown
+    for changes, message in (
+        ({"seeds": (0, 1)}, r"holds a study with seeds \(0, 1, 2\), now \(0, 1\); choose another folder"),
+        ({"layers": ("fc1", "fc2")}, r"a study with layers \('conv', 'fc1'\), now \('fc1', 'fc2'\)"),
+        ({"epochs": 13}, "a study with epochs 12, now 13"),
+        ({"evaluated": "held-out"}, "a study with evaluated train, now held-out"),
+        ({"measurement_seed": 5}, "a study with measurement_seed 0, now 5"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            grown.model_copy(update=changes).save(tmp_path)
+    assert StudyPlan.load(tmp_path) == grown
+
+
+@pytest.mark.parametrize("contents", ["", "{", '{"epochs": 0}', '{"unknown": 1}', "[]"])
+def test_plan__damaged_file_is_named(tmp_path: Path, contents: str) -> None:
+    (tmp_path / "plan.json").write_text(contents)
+    with pytest.raises(StoreError, match=r"plan\.json is damaged"):
+        StudyPlan.load(tmp_path)
+
+
+def test_plan__missing_file_says_how_to_begin(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"holds no study: there is no plan\.json; begin with kdviz train"):
+        StudyPlan.load(tmp_path)
+
+
+# -- Study
+
+
+def test_study__measures_every_network_where_it_should(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    rows = run.summary().set_index(["network", "layer"])
+    assert rows["role"].to_dict() == {
+        ("baseline-s0", FC1): "baseline",
+        ("baseline-s0-repeat", FC1): "baseline",
+        ("student-fc1-s0", FC1): "student",
+        ("student-fc1-s0-repeat", FC1): "student",
+        ("teacher", FC1): "teacher",
+    }
+    assert rows["epochs"].tolist() == [3, 1, 3, 1, 1] and set(rows["done"]) == {1.0}
+    about = run.dataset("student-fc1-s0", FC1).attrs
+    assert about["distilled_layer"] == FC1 and about["teacher"] == "teacher" and about["training_seed"] == 0
+    assert run.dataset("student-fc1-s0-repeat", FC1).attrs["seed"] == about["seed"] + 1 == 1
+    head = TrainingRecord.open(study.folder / "networks" / "student-fc1-s0" / "head")
+    assert about["accuracy"] == head.history["validation_accuracy"].iloc[-1]
+
+
+def test_study__samples_are_training_images_with_their_masks(study: Study, images: dict) -> None:
+    samples = kdviz.open_run(study.run_path).samples
+    everything = kdviz.sources.image_folder(images["images"], masks=images["masks"], size=16)
+    chosen = everything.select(samples["sample"].values.tolist())
+    assert samples.sizes["sample"] == 4
+    np.testing.assert_array_equal(samples["thumbnail"], chosen.images)
+    np.testing.assert_array_equal(samples["label"], chosen.labels)
+    cells = chosen.masks.reshape(4, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(4, 64)
+    assert (
+        samples["foreground"].values[cells == 1].all() and not samples["foreground"].values[cells == 0].any()
+    )
+    assert json.loads(samples.attrs["config"])["classes"] == ["lying", "upright"]
+
+
+def test_study__student_and_baseline_begin_as_one_network(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    student, baseline = (run.dataset(name, FC1) for name in ("student-fc1-s0", "baseline-s0"))
+    for name in ("gain", "entropy", "feature_variance"):
+        np.testing.assert_array_equal(student[name][0], baseline[name][0])
+        assert not np.array_equal(student[name][-1], baseline[name][-1])
+    assert float(student["weight_distance"][0]) == 0 and float(student["weight_distance"][-1]) > 0
+
+
+def test_study__weight_distance_is_that_of_training(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    for name, folder in (("baseline-s0", "baseline-s0"), ("student-fc1-s0", "student-fc1-s0/features")):
+        record = TrainingRecord.open(study.folder / "networks" / folder)
+        stored = run.dataset(name, FC1)["weight_distance"]
+        np.testing.assert_array_equal(stored.values, record.weight_distance(FC1).values)
+        assert stored.attrs["definition"].startswith("step")
+
+
+def test_study__pairs_and_tables_follow(study: Study) -> None:
+    pairs = analysis.pair_networks(kdviz.open_run(study.run_path), threshold=0.05)
+    assert list(pairs) == ["fc1"] and pairs["fc1"].teacher is not None
+    table = analysis.compare_layers(pairs).set_index("metric")
+    assert table.index.tolist() == list(analysis.METRICS)
+    assert (table["student"] - table["baseline"]).equals(table["difference"])
+    assert analysis.measure_noise_floor(pairs)["role"].tolist() == ["student", "baseline"]
+
+
+def test_study__called_again_changes_nothing(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    again = Study(copy, study.plan, progress=False)
+    before = files_of(copy)
+    again.train()
+    again.measure()
+    assert files_of(copy) == before
+
+
+def test_study__held_out_images_are_others_than_the_trained_ones(study: Study, images: dict) -> None:
+    held_out = Study(study.folder, make_plan(images, evaluated="held-out", samples=10), progress=False)
+    measured = set(held_out._samples()["sample"].values.tolist())
+    trained = set(held_out._training_set.sample_ids)
+    assert len(measured) == 4 and len(trained) == 12 and not measured & trained
+    assert set(held_out._samples()["label"].values.tolist()) == {0, 1}
+    assert set(study._samples()["sample"].values.tolist()) <= set(study._student_set.sample_ids) <= trained
+    assert len(study._student_set) == 10
+
+
+def test_study__grown_by_a_seed_and_a_layer_keeps_what_is_there(
+    study: Study, images: dict, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    old = kdviz.open_run(study.run_path)
+    grown = Study(copy, make_plan(images, layers=("fc1", "fc2"), seeds=(0, 1)), progress=False)
+    grown.train()
+    run = grown.measure()
+    pairs = analysis.pair_networks(run)
+    assert {label: (list(pair.students), list(pair.baselines)) for label, pair in pairs.items()} == {
+        "fc1": ([0, 1], [0, 1]),
+        "fc2": ([0, 1], [0, 1]),
+    }
+    for name in old.networks:
+        xr.testing.assert_identical(run.dataset(name, FC1), old.dataset(name, FC1))
+
+
+def test_study__other_images_under_the_same_plan_are_refused(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    mine = draw_images(tmp_path / "own")
+    (copy / "plan.json").unlink()
+    lying = mine["images"] / "lying"
+    (lying / "0.png").write_bytes((lying / "1.png").read_bytes())
+    with pytest.raises(StoreError, match=r"baseline-s0 holds a run that differs in"):
+        Study(copy, make_plan(mine), progress=False).train()
+
+
+def test_train__plan_is_not_kept_when_the_images_cannot_be_read(tmp_path: Path, images: dict) -> None:
+    folder = tmp_path / "study"
+    with pytest.raises(DataError, match="lacks the masks of 16 images: lying/0"):
+        (tmp_path / "empty").mkdir()
+        Study(folder, make_plan(images, masks=tmp_path / "empty"), progress=False).train()
+    assert not (folder / "plan.json").exists()
+
+
+def test_measure__before_training_is_finished_says_so(tmp_path: Path, images: dict) -> None:
+    plan = make_plan(images)
+    plan.save(tmp_path)
+    with pytest.raises(StoreError, match=r"no finished training run in .*networks"):
+        Study(tmp_path, plan, progress=False).measure()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"], (
+        "no teacher trained, no run made"
+    )
+
+
+def test_measure__needs_every_stage_of_every_student(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study", ignore=shutil.ignore_patterns("run.zarr*"))
+    (copy / "networks" / "student-fc1-s0" / "head" / "history.json").unlink()
+    with pytest.raises(StoreError, match=r"no finished training run in .*student-fc1-s0/head"):
+        Study(copy, study.plan, progress=False).measure()
+    assert not (copy / "run.zarr").exists()
+
+
+# -- kill -9
+
+
+KILL_OFTEN = """
+import os, random, signal, sys, time
+import torch, torch._dynamo  # optimisers load the latter at their first step
+torch.set_num_threads(1)
+import kdviz.runs  # everything is imported once; every attempt below is a process of its own
+from kdviz import cli
+
+patience, chance, kills = float(sys.argv[1]), random.Random(0), 0
+sys.argv = ["kdviz", *sys.argv[2:]]
+while True:
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        cli.main()
+    deadline = time.monotonic() + chance.uniform(0, patience * 1.5**kills)  # ever longer, so that it ends
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            print("kills", kills)
+            sys.exit(os.waitstatus_to_exitcode(status))
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+"""
+
+
+def kill_often(patience: float, *arguments: str | Path) -> int:
+    """Call the command line until it ends by itself, killing it before; how often it was killed."""
+    command = [sys.executable, "-c", KILL_OFTEN, str(patience), *map(str, arguments), "--no-progress"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"kills (\d+)", done.stdout)
+    assert found, done.stdout
+    return int(found[1])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but locks, a run's moment of making left out."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith("lock"):
+            content = path.read_bytes()
+            if path.name == "zarr.json":
+                node = json.loads(content)
+                node["attributes"].pop("created_at", None)
+                content = json.dumps(node, sort_keys=True).encode()
+            files[str(path.relative_to(folder))] = content
+    return files
+
+
+def assert_same_files(ours: Path, theirs: Path) -> None:
+    one, two = files_of(ours), files_of(theirs)
+    assert sorted(one) == sorted(two)
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_train__killed_at_random_moments_ends_bit_equal(study: Study, images: dict, tmp_path: Path) -> None:
+    options = [f"--{name}={value}".replace("_", "-") for name, value in OPTIONS.items() if name != "layers"]
+    options += ["--layers=fc1", "--images", images["images"], "--masks", images["masks"]]
+    kills = kill_often(0.05, "train", tmp_path / "study", *options)
+    assert kills >= 3
+    assert_same_files(tmp_path / "study" / "networks", study.folder / "networks")
+    assert (tmp_path / "study" / "plan.json").read_bytes() == (study.folder / "plan.json").read_bytes()
+    suffixes = {path.suffix for path in (tmp_path / "study" / "networks").rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ""}, "checkpoints and histories were compared"
+
+
+def test_measure__killed_at_random_moments_ends_bit_equal(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study", ignore=shutil.ignore_patterns("run.zarr*"))
+    kills = kill_often(0.2, "measure", copy)
+    assert kills >= 3
+    assert_same_files(copy / "run.zarr", study.run_path)
+    ours, theirs = kdviz.open_run(copy / "run.zarr"), kdviz.open_run(study.run_path)
+    for network in theirs.networks:
+        one, two = ours.dataset(network, FC1), theirs.dataset(network, FC1)
+        assert set(one.variables) == set(two.variables)
+        for name in two.variables:
+            np.testing.assert_array_equal(one[name].values, two[name].values)
+
+
+# -- notebooks
+
+
+def write_notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:
+    text = (
+        parameters
+        or 'threshold: float = 0.2  # b in nat\nimages: int = 3\nname: str = ""\nbold: bool = False'
+    )
+    text += "\nsizes: list = [1]"
+    code = [new_code_cell(text, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=code, metadata=kernel), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_notebook(tmp_path / "small.ipynb", "print(f'twice {2 * threshold:.2f} {name}')")
+
+
+@pytest.mark.parametrize("name", ["01_quickstart", "01_quickstart.ipynb", "01"])
+def test_find_notebook__by_name_or_number(name: str) -> None:
+    assert (
+        find_notebook(name) == Path(kdviz.__file__).resolve().parents[1] / "notebooks" / "01_quickstart.ipynb"
+    )
+
+
+def test_find_notebook__path_comes_first(small: Path) -> None:
+    assert find_notebook(small) == small and find_notebook(str(small)) == small
+
+
+def test_find_notebook__unknown_lists_what_there_is() -> None:
+    with pytest.raises(DataError, match=r"no notebook '99_none'; with kdviz come 01_quickstart"):
+        find_notebook("99_none")
+
+
+def test_read_parameters__gives_default_type_and_meaning(small: Path) -> None:
+    found = read_parameters(small)
+    assert list(found) == ["threshold", "images", "name", "bold", "sizes"]
+    assert found["threshold"] == {
+        "name": "threshold",
+        "inferred_type_name": "float",
+        "default": "0.2",
+        "help": "b in nat",
+    }
+
+
+def test_parse_parameters__reads_every_kind(small: Path) -> None:
+    texts = ["threshold=0.3", "images=4", "name=a=b, c", "bold=True", "sizes=[1, 2]"]
+    assert parse_parameters(small, texts) == {
+        "threshold": 0.3,
+        "images": 4,
+        "name": "a=b, c",
+        "bold": True,
+        "sizes": [1, 2],
+    }
+    assert parse_parameters(small, ["name=3"]) == {"name": "3"}
+    assert parse_parameters(small, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threshold", "parameter 'threshold' is not of the form name=value"),
+        ("threshold=high", "parameter threshold needs a float, got 'high'"),
+        ("images=", "parameter images needs a int, got ''"),
+    ],
+)
+def test_parse_parameters__refuses_what_it_cannot_read(small: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_parameters(small, [text])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"treshold": 0.3}, ValueError, "small.ipynb has no parameter 'treshold'; did you mean 'threshold'?"),
+        ({"zebra": 1}, ValueError, r"no parameter 'zebra' \(it has threshold, images, name, bold, sizes\)"),
+        (
+            {"threshold": "0.3"},
+            TypeError,
+            "parameter threshold of small.ipynb is '0.3', a str; allowed: float",
+        ),
+        ({"threshold": True}, TypeError, "is True, a bool; allowed: float"),
+        ({"images": 2.5}, TypeError, "is 2.5, a float; allowed: int"),
+        ({"images": True}, TypeError, "is True, a bool; allowed: int"),
+        ({"bold": 1}, TypeError, "is 1, a int; allowed: bool"),
+        ({"name": 3}, TypeError, "is 3, a int; allowed: str"),
+        ({"sizes": "1"}, TypeError, "is '1', a str; allowed: list"),
+    ],
+)
+def test_rerun__checks_names_and_types_before_anything_runs(
+    small: Path, tmp_path: Path, parameters: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        rerun(small, parameters, folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rerun__writes_notebook_and_page_named_by_the_parameters(small: Path, tmp_path: Path) -> None:
+    before = small.read_bytes()
+    page = rerun(small, {"threshold": 1, "name": "a/b é"}, folder=tmp_path / "deep" / "out", progress=False)
+    assert page == tmp_path / "deep" / "out" / "small-name=b_é-threshold=1.0.html"
+    assert "twice 2.00 a/b é" in page.read_text()
+    executed = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
+    assert "twice 2.00 a/b é\n" in [out.text for cell in executed.cells for out in cell.outputs]
+    assert small.read_bytes() == before
+
+
+def test_rerun__failing_cell_is_named_with_its_error(tmp_path: Path) -> None:
+    bad = write_notebook(tmp_path / "bad.ipynb", "print('so far')", "raise KeyError(f'no {images}')")
+    with pytest.raises(
+        DataError, match=r"cell 4 of bad\.ipynb failed with KeyError: 'no 7' \(see (.*)\)"
+    ) as caught:
+        rerun(bad, {"images": 7}, folder=tmp_path / "out", progress=False)
+    kept = re.search(r"\(see (.*)\)", str(caught.value))
+    assert kept and "so far" in Path(kept[1]).read_text(), "what ran before the failure can be looked at"
+
+
+def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path) -> None:
+    page = write_report(study.run_path, folder=tmp_path / "report", progress=False)
+    assert page == tmp_path / "report" / "report.html"
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.ipynb"]
+    text = page.read_text()
+    assert text.count("data:image/png;base64") >= 3
+    table = analysis.compare_layers(analysis.pair_networks(kdviz.open_run(study.run_path)))
+    row = table[table["metric"] == "n_fg"].iloc[0]
+    numbers = r"\s+".join(re.escape(f"{row[name]:.2f}") for name in ("student", "baseline", "difference"))
+    assert re.search(rf"n_fg\s+0\s+{numbers}", text), "the table of metrics is on the page"
+    assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
+        "no code is shown"
+    )
+
+
+def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no run at"):
+        write_report(tmp_path / "none", folder=tmp_path / "report", progress=False)
+    assert not (tmp_path / "report").exists()
+
+
+def test_rerun__larger_threshold_of_the_quickstart_counts_fewer_points(study: Study, tmp_path: Path) -> None:
+    stored = Path(kdviz.__file__).resolve().parents[1] / "data" / "runs" / "fashion.nc"
+    run = stored if stored.exists() else study.run_path
+    counted = []
+    for threshold in (0.2, 0.4):
+        parameters = {"run_path": str(run), "threshold": threshold}
+        page = rerun("01_quickstart", parameters, folder=tmp_path, progress=False)
+        rows = re.findall(r"^\s*\S+ +(?:student|baseline) +\d+ +([\d.]+) +([\d.]+)", page.read_text(), re.M)
+        counted.append(np.array(rows, float))
+    loose, strict = counted
+    assert len(loose) >= 2 and loose.shape == strict.shape
+    assert (strict <= loose).all() and strict.sum() < loose.sum()

@@ -36,8 +36,10 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("\nkdviz: stopped; call the same command again to continue")
+    except SystemExit as ending:
+        if ending.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("\nkdviz: stopped; call the same command again to continue", err=True)
+        raise
     except ValidationError as error:
         faults = (
             f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()

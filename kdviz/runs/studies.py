@@ -153,7 +153,7 @@ class Study:
         return self.folder / "networks" / (name if seed is None else f"{name}-s{seed}")
 
     def _training_folders(self) -> list[Path]:
-        """Where every training run of the plan lies, in the order in which they are made."""
+        """Where every training run of the plan lies."""
         folders = []
         for seed in self.plan.seeds:
             folders.append(self._network_folder("baseline", seed))

@@ -205,6 +205,52 @@ def test_export__leaves_the_old_file_when_it_fails(
     assert os.listdir(tmp_path) == ["run.nc"]
 
 
+def test_export__keeps_the_chosen_networks_and_samples(tmp_path: Path) -> None:
+    run = measure_all(tmp_path / "run.zarr")
+    with run.writing():
+        run.create_group("teacher", "fc1", epochs=[5], attrs=ATTRS, block=5)
+        run.write_block("teacher", "fc1", 0, 0, make_block(make_samples(), 5, slice(None)))
+    run.write_result("transfer/attacks", make_samples().drop_vars("thumbnail"))
+    names = ["bird-4é", "bird-1é"]
+    some = open_run(run.export(tmp_path / "some.nc", networks=["student"], samples=names))
+    assert some.networks == ["student"] and some.results == []
+    assert some.samples["sample"].values.tolist() == ["bird-1é", "bird-4é"], "in the order of the run"
+    xr.testing.assert_identical(some.samples, run.samples.isel(sample=[1, 4]))
+    xr.testing.assert_identical(
+        some.dataset("student", "fc1"), run.dataset("student", "fc1").isel(sample=[1, 4])
+    )
+    assert some.summary()[["samples", "done"]].values.tolist() == [[2, 1.0]]
+    only_samples = open_run(run.export(tmp_path / "only.nc", samples=names))
+    assert only_samples.networks == ["student", "teacher"] and only_samples.results == []
+    everything = open_run(run.export(tmp_path / "all.nc"))
+    assert everything.networks == ["student", "teacher"] and everything.results == ["transfer/attacks"]
+    xr.testing.assert_identical(everything.result("transfer/attacks"), run.result("transfer/attacks"))
+
+
+def test_export__compact_leaves_out_only_what_can_be_derived(tmp_path: Path, finished: Run) -> None:
+    whole = finished.dataset("student", "features.9")
+    path = finished.export(tmp_path / "small.nc", compact=True)
+    small = open_run(path).dataset("student", "features.9")
+    assert set(whole.variables) - set(small.variables) == {"entropy", "entropy_error", "noise_scale"}
+    xr.testing.assert_identical(small, whole[list(small.data_vars)])
+    assert path.stat().st_size < finished.export(tmp_path / "large.nc").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "message"),
+    [
+        ({"networks": ["studnet"]}, StoreError, "no network 'studnet'; did you mean 'student'?"),
+        ({"samples": ["bird-1é", "cow"]}, ValueError, "samples to keep are not in the run: cow"),
+    ],
+)
+def test_export__unknown_selection_writes_nothing(
+    tmp_path: Path, finished: Run, selection: dict[str, list[str]], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        finished.export(tmp_path / "some.nc", **selection)
+    assert os.listdir(tmp_path) == []
+
+
 def test_export__is_opened_by_plain_xarray_as_a_tree(tmp_path: Path, finished: Run) -> None:
     tree = xr.open_datatree(finished.export(tmp_path / "run.nc"), engine="netcdf4")
     layer = tree["points/student/features.9"]

@@ -456,9 +456,10 @@ class Run:
         Raises
         ------
         ValueError
-            If a sample or network to keep is unknown.
+            If a sample to keep is unknown.
         StoreError
-            If the file exists and `overwrite` is not set, or cannot be written.
+            If a network to keep is unknown, the file exists and `overwrite` is not set, or it cannot be
+            written.
         """
         path = Path(path)
         if path.exists() and not overwrite:

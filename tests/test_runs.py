@@ -63,6 +63,8 @@ def test_plan__defaults_are_the_demo() -> None:
         ({"layers": ("fc1", "fc1")}, "layers must hold at least one value, each once"),
         ({"seeds": ()}, "seeds must hold at least one value, each once"),
         ({"seeds": (0, 0)}, r"seeds must hold at least one value, each once; got \(0, 0\)"),
+        ({"seeds": (-1,)}, r"seeds\.0\n.*greater than or equal to 0"),
+        ({"grid": 49}, "a grid of 49 units a side does not fit pictures of 48 pixels"),
         ({"size": 8}, "size\n.*greater than or equal to 16"),
         ({"epochs": 1}, "epochs\n.*greater than or equal to 2"),
         ({"evaluated": "test"}, "evaluated\n.*'train' or 'held-out'"),

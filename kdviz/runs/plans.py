@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from kdviz.errors import StoreError
 from kdviz.models import PRESETS
@@ -51,7 +51,7 @@ class StudyPlan(BaseModel):
     size: int = Field(default=48, ge=16, le=512)
     architecture: str = "small_vgg"
     layers: tuple[str, ...] = ("conv", "fc1", "fc2")
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[NonNegativeInt, ...] = (0,)
     train_count: int = Field(default=4000, ge=10)
     teacher_epochs: int = Field(default=30, ge=1)
     epochs: int = Field(default=12, ge=2)
@@ -81,6 +81,8 @@ class StudyPlan(BaseModel):
             raise ValueError(
                 f"unknown layers {', '.join(unknown)}; {self.architecture} has {', '.join(known)}"
             )
+        if self.grid > self.size:
+            raise ValueError(f"a grid of {self.grid} units a side does not fit pictures of {self.size} pixels")
         for name in _GROWING:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

@@ -241,6 +241,7 @@ def test_export__compact_leaves_out_only_what_can_be_derived(tmp_path: Path, fin
     [
         ({"networks": ["studnet"]}, StoreError, "no network 'studnet'; did you mean 'student'?"),
         ({"samples": ["bird-1é", "cow"]}, ValueError, "samples to keep are not in the run: cow"),
+        ({"samples": []}, ValueError, "samples is empty; name at least one"),
     ],
 )
 def test_export__unknown_selection_writes_nothing(

@@ -456,7 +456,7 @@ class Run:
         Raises
         ------
         ValueError
-            If a sample to keep is unknown.
+            If a sample to keep is unknown, or there is none.
         StoreError
             If a network to keep is unknown, the file exists and `overwrite` is not set, or it cannot be
             written.
@@ -470,6 +470,8 @@ class Run:
         if unknown := [name for name in samples or () if name not in known]:
             raise ValueError(f"samples to keep are not in the run: {', '.join(map(str, unknown[:5]))}")
         rows = [known.index(name) for name in known if samples is None or name in set(samples)]
+        if not rows:
+            raise ValueError("samples is empty; name at least one")
         kept = self.networks if networks is None else list(networks)
         groups = [
             "points",

@@ -82,7 +82,9 @@ class StudyPlan(BaseModel):
                 f"unknown layers {', '.join(unknown)}; {self.architecture} has {', '.join(known)}"
             )
         if self.grid > self.size:
-            raise ValueError(f"a grid of {self.grid} units a side does not fit pictures of {self.size} pixels")
+            raise ValueError(
+                f"a grid of {self.grid} units a side does not fit pictures of {self.size} pixels"
+            )
         for name in _GROWING:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

@@ -212,6 +212,14 @@ def test_pair_networks__run_without_papers_names_is_keyed_by_module(tmp_path: Pa
     assert found[CONV].baselines == {} and found[FC1].teacher is None
 
 
+def test_pair_networks__order_is_that_of_seeds_not_of_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "a", "baseline", FC1, training_seed=1)
+    write_network(run, "b", "baseline", FC1, training_seed=0)
+    baselines = analysis.pair_networks(run)["fc1"].baselines
+    assert list(named(baselines).items()) == [(0, "b"), (1, "a")]
+
+
 def test_pair_networks__second_network_of_one_place_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr")
     write_network(run, "a", "baseline", FC1)

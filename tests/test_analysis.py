@@ -565,7 +565,7 @@ def test_compare__resamples_without_background_are_left_out():
         (lambda ds: ds.isel(unit=slice(None, -1)), r"units differ \(16 and 15 of them\)"),
         (lambda ds: ds.assign(foreground=ds["foreground"] & (ds["unit"] > 3)), "foreground differs at"),
         (lambda ds: ds.assign_attrs(input_fingerprint="b"), "input_fingerprint is 'a' and 'b'"),
-        (lambda ds: ds.assign_attrs(solver="optimum"), "attribute solver is None and 'optimum'"),
+        (lambda ds: ds.assign_attrs(solver="optimum"), "solver of the entropies is None and 'optimum'"),
         (
             lambda ds: analysis.find_points(ds.drop_vars("knowledge_point"), threshold=0.3),
             "points were found with .*0.2.* and .*0.3",
@@ -594,10 +594,62 @@ def test_compare__padding_must_agree(student, baseline):
 
 def test_compare__entropy_weight_must_agree_except_with_the_teacher(student, baseline):
     heavy = baseline.assign_attrs(weight=6.0)
-    with pytest.raises(ValueError, match=r"attribute weight is 7\.0 and 6\.0"):
+    with pytest.raises(ValueError, match=r"weight of the entropies is 7\.0 and 6\.0"):
         analysis.compare(student=student.assign_attrs(weight=7.0), baseline=heavy)
     same = analysis.compare(student=student, baseline=baseline, teacher=heavy, resamples=2)
     assert same["teacher"].sel(metric="n_fg", seed=0) == same["baseline"].sel(metric="n_fg", seed=0)
+
+
+def derived(ds, **settings):
+    """The dataset as if its entropies had been derived with `settings` from a measurement with others."""
+    measured = {"solver": "descent", "weight": 6.0, "target": 0.386}
+    ds = ds.assign_attrs(measured)
+    return ds.assign(entropy=ds["entropy"].assign_attrs({"extrapolated": 1, **settings}))
+
+
+SETTINGS = {"solver": "optimum", "weight": 3.0, "target": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SETTINGS | {"solver": "descent"}, "solver of the entropies is 'optimum' and 'descent'"),
+        (SETTINGS | {"weight": 6.0}, r"weight of the entropies is 3\.0 and 6\.0"),
+        (SETTINGS | {"target": 0.386}, r"target of the entropies is 0\.1 and 0\.386"),
+        ({"solver": "optimum", "weight": 3.0}, r"target of the entropies is 0\.1 and None"),
+        (
+            {"solver": "optimum", "weight": 3.0, "target": 0.1, "feature_loss": 1.5},
+            r"feature_loss of the entropies is None and 1\.5",
+        ),
+        ({}, "solver of the entropies is 'optimum' and 'descent'"),  # those of the measurement
+    ],
+)
+def test_compare__settings_of_the_derived_entropies_must_agree(student, baseline, settings, message):
+    ours, theirs = derived(student, **SETTINGS), derived(baseline, **settings)
+    with pytest.raises(ValueError, match=message):
+        analysis.compare(student=ours, baseline=theirs, resamples=2)
+    with pytest.raises(ValueError, match=f"ds and repeat do not match: {message}"):
+        analysis.measure_learning(ours, repeat=theirs)
+
+
+def test_results__state_the_settings_of_the_derived_entropies(student, baseline):
+    for settings in (SETTINGS, {"solver": "optimum", "weight": 3.0, "feature_loss": 1.5}):
+        ours, theirs = derived(student, **settings), derived(baseline, **settings)
+        comparison = analysis.compare(student=ours, baseline=theirs, resamples=2)
+        for result in (analysis.count_points(ours), analysis.measure_learning(ours), comparison):
+            names = {*SETTINGS, "feature_loss"} & set(result.attrs)
+            assert {name: result.attrs[name] for name in names} == settings, (
+                "and no target of the measurement beside a feature loss"
+            )
+
+
+def test_compare__states_the_definition_of_the_weight_distance(student, baseline):
+    result = analysis.compare(student=student, baseline=baseline, resamples=2)
+    assert result.attrs["weight_distance"] == "per step"
+    without = [ds.drop_vars("weight_distance") for ds in (student, baseline)]
+    assert (
+        "weight_distance" not in analysis.compare(student=without[0], baseline=without[1], resamples=2).attrs
+    )
 
 
 def test_compare__definition_of_distance_must_agree(student, baseline):

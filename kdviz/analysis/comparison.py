@@ -10,10 +10,12 @@ import xarray as xr
 
 from kdviz import points
 from kdviz.analysis.inputs import (
+    ENTROPY_SETTINGS,
     as_datasets,
     check_epoch,
     check_match,
     read_distance,
+    read_entropy_settings,
     read_masks,
     read_points,
     read_settings,
@@ -22,8 +24,6 @@ from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.schema import annotate
-
-_SETTINGS = ("solver", "weight", "target")  # of the entropies
 
 
 def compare(
@@ -67,8 +67,8 @@ def compare(
         (and for the baseline), the range over every way of deciding units too close to the threshold, NaN
         for D. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that
         would speak for it. NaN where a metric is undefined; attribute ``note`` then says why. Attributes
-        state the settings, sample and seed numbers and the checkpoints. ``.to_dataframe()`` gives one row
-        per metric and seed.
+        state the settings of the entropies and points, sample and seed numbers, the checkpoints and the
+        definition of the weight distance. ``.to_dataframe()`` gives one row per metric and seed.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def compare(
             "hypothesis": ("metric", [metric.hypothesis for metric in METRICS.values()]),
             "supporting_sign": ("metric", [metric.supporting_sign for metric in METRICS.values()]),
         },
-        attrs={key: students[0].attrs[key] for key in _SETTINGS if key in students[0].attrs}
+        attrs=read_entropy_settings(students[0])
         | read_settings(students[0])
         | {
             "n_samples": n_samples,
@@ -137,6 +137,9 @@ def compare(
             "interval": "bootstrap over samples, per seed, for these networks only; seeds are not pooled",
         },
     )
+    moved = [ds["weight_distance"] for ds in students if "weight_distance" in ds]
+    if definitions := sorted({distance.attrs.get("definition", "") for distance in moved} - {""}):
+        result.attrs["weight_distance"] = "; ".join(definitions)
     if notes:
         result.attrs["note"] = "; ".join(notes)
     for role, table in tables.items():
@@ -170,12 +173,14 @@ def _check_networks(
     require = ("knowledge_point",)
     networks = {f"student[{i}]": ds for i, ds in enumerate(students)}
     check_match(
-        networks | {f"baseline[{i}]": ds for i, ds in enumerate(baselines)}, attrs=_SETTINGS, require=require
+        networks | {f"baseline[{i}]": ds for i, ds in enumerate(baselines)},
+        settings=ENTROPY_SETTINGS,
+        require=require,
     )
     # A teacher of another architecture has its own entropy weight.
     check_match(
         {"student[0]": students[0]} | {f"teacher[{i}]": ds for i, ds in enumerate(teachers)},
-        attrs=("solver", "target"),
+        settings=[name for name in ENTROPY_SETTINGS if name != "weight"],
         require=require,
     )
 

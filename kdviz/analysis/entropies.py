@@ -32,7 +32,9 @@ def derive_entropy(
         chosen. ``"optimum"``: the minimiser, whose entropies spread about three times as far, so that a
         threshold means something else.
     weight
-        Entropy weight in the mean form of the authors' code: 7, and 6 for ResNets.
+        Entropy weight in the mean form of the authors' code: 7, and 6 for ResNets. The default is 7 whatever
+        the measurement used: a network measured at 6 moves to 7 without a warning, which ``extrapolated``
+        shows. Give ``weight=ds.attrs["weight"]`` to keep it, as `kdviz.analysis.pair_networks` does.
     target
         Mean of ``log(sigma / base_noise)`` in nat at which to calibrate (0.386 is the authors' -2.8 nat at
         0.01). None keeps the weight: 80 steps of descent, or the plain minimiser.

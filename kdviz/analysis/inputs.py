@@ -10,6 +10,8 @@ import xarray as xr
 from kdviz.points import Bools, Floats
 from kdviz.schema import validate
 
+ENTROPY_SETTINGS = ("solver", "weight", "target", "feature_loss")
+
 
 def read_masks(ds: xr.Dataset) -> tuple[Bools, Bools]:
     """Read ``foreground`` and ``valid``, both (sample, unit); without ``valid`` every unit is."""
@@ -29,6 +31,23 @@ def read_settings(ds: xr.Dataset) -> dict[str, Any]:
     if missing := [name for name in ("threshold", "baseline") if name not in attrs]:
         raise ValueError(f"knowledge_point has no attribute {', '.join(missing)}; make it with find_points")
     return {"threshold": float(attrs["threshold"]), "baseline": str(attrs["baseline"])}
+
+
+def read_entropy_settings(ds: xr.Dataset) -> dict[str, Any]:
+    """Read those of `ENTROPY_SETTINGS` the entropies were solved with; an absent one was not used.
+
+    `derive_entropy` notes them on ``entropy``, all of them or none; entropies it did not make are those of
+    the measurement, whose settings are attributes of the Dataset.
+    """
+    derived = ds["entropy"].attrs if "entropy" in ds else {}
+    attrs = derived if "solver" in derived else ds.attrs
+    return {name: attrs[name] for name in ENTROPY_SETTINGS if name in attrs}
+
+
+def describe_points(ds: xr.Dataset) -> dict[str, Any]:
+    """Attributes of a result: those of `ds`, with the settings its entropies and points were made with."""
+    about = {str(name): value for name, value in ds.attrs.items() if name not in ENTROPY_SETTINGS}
+    return about | read_entropy_settings(ds) | read_settings(ds)
 
 
 def read_distance(weight_distance: xr.DataArray, epochs: np.ndarray) -> Floats:
@@ -69,7 +88,11 @@ def as_datasets(argument: str, value: object) -> list[xr.Dataset]:
 
 
 def check_match(
-    networks: Mapping[str, xr.Dataset], *, attrs: Sequence[str] = (), require: Sequence[str] = ()
+    networks: Mapping[str, xr.Dataset],
+    *,
+    settings: Sequence[str] = (),
+    attrs: Sequence[str] = (),
+    require: Sequence[str] = (),
 ) -> None:
     """Check that networks were measured on the same inputs, units and masks; epochs may differ.
 
@@ -77,8 +100,10 @@ def check_match(
     ----------
     networks
         Datasets by the name to use in a message; the first is the reference.
+    settings
+        Those of `ENTROPY_SETTINGS` that must be equal, absent counting as a value of its own.
     attrs
-        Dataset attributes that must be equal, absent counting as a value of its own.
+        Dataset attributes that must be equal, likewise.
     require
         Variables needed besides ``entropy`` and ``foreground``. With ``knowledge_point``, threshold and
         baseline of the points must be equal too.
@@ -94,12 +119,12 @@ def check_match(
         validate(ds, require=("entropy", "foreground", *require))
     (first, reference), *others = networks.items()
     for name, ds in others:
-        if fault := _find_difference(reference, ds, attrs, "knowledge_point" in require):
+        if fault := _find_difference(reference, ds, settings, attrs, "knowledge_point" in require):
             raise ValueError(f"{first} and {name} do not match: {fault}")
 
 
 def _find_difference(
-    ours: xr.Dataset, theirs: xr.Dataset, attrs: Sequence[str], points_too: bool
+    ours: xr.Dataset, theirs: xr.Dataset, settings: Sequence[str], attrs: Sequence[str], points_too: bool
 ) -> str | None:
     for dim in ("sample", "unit"):
         names, others = ours[dim].values, theirs[dim].values
@@ -115,6 +140,10 @@ def _find_difference(
         unknown = name == fingerprint and not (name in ours.attrs and name in theirs.attrs)
         if ours.attrs.get(name) != theirs.attrs.get(name) and not unknown:
             return f"attribute {name} is {ours.attrs.get(name)!r} and {theirs.attrs.get(name)!r}"
+    one, other = read_entropy_settings(ours), read_entropy_settings(theirs)
+    for name in settings:
+        if one.get(name) != other.get(name):
+            return f"{name} of the entropies is {one.get(name)!r} and {other.get(name)!r}"
     if points_too and read_settings(ours) != read_settings(theirs):
         return f"points were found with {read_settings(ours)} and {read_settings(theirs)}"
     return None

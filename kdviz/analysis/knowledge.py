@@ -10,10 +10,10 @@ import xarray as xr
 from kdviz import points
 from kdviz.analysis.inputs import (
     check_match,
+    describe_points,
     name_some,
     read_masks,
     read_points,
-    read_settings,
     sample_coords,
 )
 from kdviz.analysis.metrics import METRICS
@@ -159,7 +159,7 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     opposite = {"": "", "_low": "_high", "_high": "_low"}
     ratio = {end: points.divide_counts(n_fg[end], n_fg[end] + n_bg[opposite[end]]) for end in choices}
 
-    counts = xr.Dataset(coords=sample_coords(ds), attrs=ds.attrs | read_settings(ds))
+    counts = xr.Dataset(coords=sample_coords(ds), attrs=describe_points(ds))
     for name, values in (("n_fg", n_fg), ("n_bg", n_bg), ("fg_ratio", ratio)):
         attrs = {"long_name": METRICS[name].long_name, "units": "1"}
         for end, array in values.items():

@@ -8,12 +8,13 @@ import xarray as xr
 
 from kdviz import points
 from kdviz.analysis.inputs import (
+    ENTROPY_SETTINGS,
     check_match,
+    describe_points,
     name_some,
     read_distance,
     read_masks,
     read_points,
-    read_settings,
 )
 from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS
 from kdviz.errors import DegenerateWarning
@@ -120,7 +121,7 @@ def measure_learning(
     rho = points.measure_detours(found[in_union])
     low, high = points.bound_detours(found[in_union], uncertain[in_union])
 
-    learning = xr.Dataset(coords=ds.coords, attrs=ds.attrs | read_settings(ds))
+    learning = xr.Dataset(coords=ds.coords, attrs=describe_points(ds))
     learning.attrs |= {"epochs": json.dumps(epochs.tolist()), "include_start": int(include_start)}
     learning["peak_epoch"] = _named(
         "sample", epochs[peak], "first epoch with the most foreground points", "epoch"
@@ -156,8 +157,8 @@ def measure_learning(
 
 
 def _check_repeat(ds: xr.Dataset, repeat: xr.Dataset) -> None:
-    same = ("solver", "weight", "target", "layer")
-    check_match({"ds": ds, "repeat": repeat}, attrs=same, require=("knowledge_point",))
+    pair = {"ds": ds, "repeat": repeat}
+    check_match(pair, settings=ENTROPY_SETTINGS, attrs=("layer",), require=("knowledge_point",))
     ours, theirs = (one["epoch"].values.tolist() for one in (ds, repeat))
     if ours[-1] != theirs[-1]:
         raise ValueError(f"repeat ends at epoch {theirs[-1]}, ds at {ours[-1]}; allowed: the same last epoch")

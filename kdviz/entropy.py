@@ -262,7 +262,9 @@ def _minimise(
     any_usable = usable.any(-1)
     safe = np.where(usable, ratio, 1.0)
     if feature_loss is not None:
-        chosen = np.full(ratio.shape[:-1], 2 * feature_loss)
+        # Units without gain count in the mean s^2 r and add nothing to it; the others must make up for them.
+        share = usable.sum(-1) / np.maximum(np.isfinite(ratio).sum(-1), 1)
+        chosen = 2 * feature_loss / np.where(any_usable, share, 1.0)
     elif target is not None:
         mean_log = np.where(usable, np.log(safe), 0.0).sum(-1) / np.maximum(usable.sum(-1), 1)
         chosen = 2 * np.exp(2 * target + mean_log)

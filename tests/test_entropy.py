@@ -193,6 +193,15 @@ def test_solve__meets_its_feature_loss(solver, loss):
 
 
 @METHODS
+def test_solve__feature_loss_is_that_of_all_units_even_those_without_gain(solver):
+    ratio = np.concatenate([np.zeros(4), lognormal_ratios(4), [np.nan]])
+    solution = solve(ratio, solver=solver, feature_loss=1.5)
+    assert solution.converged
+    reached = np.nanmean(solution.noise_ratio**2 * ratio)  # 8 units: the padded one takes no part
+    np.testing.assert_allclose(reached, 1.5, rtol=1e-9)  # the root finder stops near machine precision
+
+
+@METHODS
 def test_solve__feature_loss_replaces_the_target(solver):
     ratio = lognormal_ratios(8)
     one, other = (solve(ratio, solver=solver, feature_loss=1.5, target=t) for t in (0.1, None))

@@ -23,7 +23,18 @@ _HOME = {
     "open_run": "kdviz.store",
     "weight_distance": "kdviz.training",
 }
-_MODULES = ("analysis", "models", "render", "schema", "sources", "testing", "training", "units")
+_MODULES = (
+    "analysis",
+    "models",
+    "papers",
+    "render",
+    "schema",
+    "sources",
+    "store",
+    "testing",
+    "training",
+    "units",
+)
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 

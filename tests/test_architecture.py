@@ -216,6 +216,12 @@ def test_public_names__all_exist() -> None:
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
+def test_public_names__hold_what_the_notebooks_import() -> None:
+    code = "import kdviz; print(kdviz.papers.__name__, kdviz.store.__name__)"
+    result = run_python(code)
+    assert (result.returncode, result.stdout.strip()) == (0, "kdviz.papers kdviz.store"), result.stderr
+
+
 def test_architecture_page__shows_these_levels() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| (.+?) \|", page, re.MULTILINE)

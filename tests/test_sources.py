@@ -110,12 +110,6 @@ def test_sources__import_neither_torch_nor_the_packages_of_the_make_scripts():
     assert done.stdout.strip() == "[]"
 
 
-def test_sources__name_the_extra_when_pillow_is_missing():
-    code = "import sys; sys.modules['PIL'] = None; import kdviz.sources"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MissingExtraError: image sources need Pillow: pip install 'kdviz[view]'" in done.stderr
-
-
 # --- ImageSet ------------------------------------------------------------------------------------------
 
 

@@ -17,14 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
 
-from kdviz.errors import DataError, DegenerateWarning, MissingExtraError
+from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.files import find_data
-
-try:
-    from PIL import Image, ImageOps
-except ImportError as error:
-    raise MissingExtraError("image sources need Pillow: pip install 'kdviz[view]'") from error
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels in 0..1."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -385,6 +386,61 @@ def test_run__stopped_before_any_write_goes_on(
         measure_all(path)
     monkeypatch.undo()
     assert plain_files(measure_all(path).path) == reference_files
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "left"), [("before", 1.0), ("between", 1.0), ("after", 2.0)], ids=lambda value: str(value)
+)
+@pytest.mark.parametrize("kind", ["result", "variable"])
+def test_run__killed_while_replacing_keeps_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, killed_at: str, left: float
+) -> None:
+    """Killed before the old folder moves away, before the new one comes, or before the old one is removed."""
+    run = measure_all(tmp_path / "run.zarr")
+
+    def write(value: float) -> None:
+        variable = xr.DataArray(
+            np.full(3, value, "float32"), dims="epoch", coords={"epoch": EPOCHS}, name="weight_distance"
+        )
+        if kind == "variable":
+            run.write_variable("student", "fc1", variable)
+        else:
+            run.write_result("distance/student", variable.to_dataset(), overwrite=True)
+
+    def read() -> xr.Dataset:
+        again = open_run(run.path)
+        return again.dataset("student", "fc1") if kind == "variable" else again.result("distance/student")
+
+    def kill(*paths: object) -> None:
+        raise Killed
+
+    write(1.0)
+    complete = sorted(read().variables)
+    rename, renames = Path.rename, iter(range(9))
+    if killed_at == "after":
+        remove = shutil.rmtree
+        monkeypatch.setattr(
+            shutil,
+            "rmtree",
+            lambda path, **rest: kill() if ".old" in str(path) else remove(path, **rest),
+        )
+    else:
+        fatal = ("before", "between").index(killed_at)
+        monkeypatch.setattr(
+            Path, "rename", lambda *paths: (kill if next(renames) == fatal else rename)(*paths)
+        )
+    with pytest.raises(Killed):
+        write(2.0)
+    monkeypatch.undo()
+    if killed_at != "between":  # then it is missing until the next writer puts it back
+        assert sorted(read().variables) == complete
+    with run.writing():
+        pass
+    assert sorted(read().variables) == complete
+    assert read()["weight_distance"].values.tolist() == [left] * 3
+    assert not list(run.path.rglob("*.partial"))
+    write(3.0)
+    assert read()["weight_distance"].values.tolist() == [3.0] * 3
 
 
 def test_write_block__replacing_a_done_block_is_not_done_in_between(

@@ -18,6 +18,7 @@ from kdviz.errors import StoreError
 from kdviz.schema import VARIABLES
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
+REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
 
 
 def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
@@ -29,7 +30,8 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
         exact |= {"engine": "netcdf4"}
     try:
         with xr.open_dataset(path, group=group, **exact) as ds:
-            unwanted = [] if only is None else [name for name in ds.data_vars if name not in only]
+            replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
+            unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
             loaded = ds.drop_vars(unwanted).load().drop_encoding()
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
         raise StoreError(f"cannot read {group!r} of {path}: {error}") from error
@@ -104,7 +106,7 @@ def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
 
 def replace_folder(new: Path, target: Path) -> None:
     """Move the finished folder `new` to `target`; a reader sees the old one, none or the new one."""
-    old = beside(new, f".old{PARTIAL}")
+    old = beside(target, REPLACED)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target.rename(old)
@@ -113,7 +115,11 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what a killed writer left under temporary names."""
+    """Remove what a killed writer left under temporary names; put back what it had only half replaced."""
+    for old in list(path.rglob(f"*{REPLACED}")):
+        target = old.with_name(old.name.removesuffix(REPLACED))
+        if not target.exists():
+            old.rename(target)
     for leftover in list(path.rglob(f"*{PARTIAL}")):
         if leftover.is_dir():
             shutil.rmtree(leftover)

@@ -196,6 +196,14 @@ def test_main__as_a_process(tmp_path: Path, strict: str) -> None:
         assert done.stderr.splitlines()[-1] == "kdviz.errors.StoreError: there is no run at none"
 
 
+def test_main__diverged_training_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(path: object) -> None:
+        raise FloatingPointError("the loss is NaN in epoch 3; lower the learning rate")
+
+    monkeypatch.setattr(kdviz, "open_run", diverge)
+    assert call("info", "any").err == "kdviz: the loss is NaN in epoch 3; lower the learning rate\n"
+
+
 def test_main__stopped_by_the_user_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(path: object) -> None:
         raise KeyboardInterrupt

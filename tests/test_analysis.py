@@ -652,6 +652,16 @@ def test_compare__states_the_definition_of_the_weight_distance(student, baseline
     )
 
 
+def test_compare__seeds_are_those_of_the_training(student, baseline):
+    trained = [student.assign_attrs(training_seed=seed) for seed in (7, 3)]
+    without = baseline.drop_vars("weight_distance")
+    result = analysis.compare(student=trained, baseline=[without, baseline], resamples=2)
+    assert result["seed"].values.tolist() == [7, 3]
+    assert result.attrs["note"] == "seed 7: no weight_distance in student, baseline or both"
+    twice = analysis.compare(student=[trained[0]] * 2, baseline=[baseline] * 2, resamples=2)
+    assert twice["seed"].values.tolist() == [0, 1]
+
+
 def test_compare__definition_of_distance_must_agree(student, baseline):
     other = baseline.assign(weight_distance=baseline["weight_distance"].assign_attrs(definition="per epoch"))
     with pytest.raises(ValueError, match="definition 'per step' in student, 'per epoch' in baseline"):

@@ -62,7 +62,8 @@ def compare(
     Returns
     -------
     Dataset
-        Dims (metric, seed). ``student``, ``baseline`` and ``difference`` (student minus baseline), and
+        Dims (metric, seed); ``seed`` is the students' ``training_seed`` where these differ, else the
+        position. ``student``, ``baseline`` and ``difference`` (student minus baseline), and
         ``teacher`` where given, each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high``
         (and for the baseline), the range over every way of deciding units too close to the threshold, NaN
         for D. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that
@@ -97,8 +98,13 @@ def compare(
         )
     pairs = list(zip(students, baselines, strict=True))
     undefined = [_find_undefined(*pair) for pair in pairs]
+    seeds = [int(ds.attrs.get("training_seed", i)) for i, ds in enumerate(students)]
+    if len(set(seeds)) < len(seeds):
+        seeds = list(range(len(students)))
     notes = [
-        f"seed {i}: {why}" for i, reasons in enumerate(undefined) for why in dict.fromkeys(reasons.values())
+        f"seed {seed}: {why}"
+        for seed, reasons in zip(seeds, undefined, strict=True)
+        for why in dict.fromkeys(reasons.values())
     ]
     if any("rho" in reasons for reasons in undefined):
         warnings.warn(f"metrics of the learning path are NaN; {'; '.join(notes)}", KdvizWarning, stacklevel=2)
@@ -120,7 +126,7 @@ def compare(
     result = xr.Dataset(
         coords={
             "metric": list(METRICS),
-            "seed": np.arange(len(pairs)),
+            "seed": seeds,
             "hypothesis": ("metric", [metric.hypothesis for metric in METRICS.values()]),
             "supporting_sign": ("metric", [metric.supporting_sign for metric in METRICS.values()]),
         },

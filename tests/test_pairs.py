@@ -9,7 +9,7 @@ import xarray as xr
 
 import kdviz
 from kdviz import analysis, schema
-from kdviz.errors import StoreError
+from kdviz.errors import KdvizWarning, StoreError
 from kdviz.store import Run, create_run
 
 SAMPLES, UNITS = 6, 16
@@ -27,8 +27,12 @@ def make_samples() -> xr.Dataset:
     )
 
 
-def make_run(path: Path, *, layer_names: dict[str, str] | None = MODULES) -> Run:
-    config = {} if layer_names is None else {"layer_names": layer_names}
+def make_run(
+    path: Path, *, layer_names: dict[str, str] | None = MODULES, threshold: float | None = None
+) -> Run:
+    config: dict[str, object] = {} if layer_names is None else {"layer_names": layer_names}
+    if threshold is not None:
+        config["threshold"] = threshold
     return create_run(path, samples=make_samples(), attrs=schema.make_attrs(dataset_id="s", config=config))
 
 
@@ -230,6 +234,46 @@ def test_pair_networks__second_network_of_one_place_is_refused(tmp_path: Path) -
         analysis.pair_networks(run)
 
 
+def test_pair_networks__lone_measurement_is_no_repeat_whatever_its_seed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "b", "baseline", FC1, seed=0)
+    write_network(run, "s", "student", FC1, seed=1, distilled_layer=FC1)
+    with pytest.warns(
+        KdvizWarning, match=r"'classifier\.fc1' s was measured with seed 1 and b with 0: their noise is not"
+    ):
+        pair = analysis.pair_networks(run)["fc1"]
+    assert (named(pair.students), named(pair.baselines)) == ({0: "s"}, {0: "b"})
+    assert pair.student_repeats == pair.baseline_repeats == {}
+
+
+def test_pair_networks__repeat_is_the_measurement_with_the_larger_seed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for name, seed in (("again", 5), ("first", 2)):
+        write_network(run, f"s-{name}", "student", FC1, seed=seed, distilled_layer=FC1)
+        write_network(run, f"b-{name}", "baseline", FC1, seed=seed)
+    write_network(run, "other", "student", FC1, training_seed=1, seed=5, distilled_layer=FC1)
+    pair = analysis.pair_networks(run)["fc1"]  # warnings are errors: the seeds of the pair agree
+    assert named(pair.students) == {0: "s-first", 1: "other"} and named(pair.student_repeats) == {
+        0: "s-again"
+    }
+    assert named(pair.baselines) == {0: "b-first"} and named(pair.baseline_repeats) == {0: "b-again"}
+    write_network(run, "s-third", "student", FC1, seed=7, distilled_layer=FC1)
+    with pytest.raises(ValueError, match=r"s-.* is a second student repeat of training seed 0"):
+        analysis.pair_networks(run)
+
+
+def test_pair_networks__threshold_is_that_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", threshold=0.35)
+    write_network(run, "b", "baseline", FC1)
+    for given, used in ((None, 0.35), (0.2, 0.2)):
+        found = analysis.pair_networks(run, threshold=given)["fc1"].baselines[0]
+        assert found["knowledge_point"].attrs["threshold"] == used
+
+
+def test_pair_networks__threshold_of_a_run_that_names_none_is_that_of_the_papers(pairs: dict) -> None:
+    assert pairs["fc1"].students[0]["knowledge_point"].attrs["threshold"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"threshold": -1}, "threshold"), ({"solver": "other"}, "solver"), ({"baseline": "x"}, "baseline")],
@@ -281,6 +325,71 @@ def test_compare_layers__nothing_to_compare_raises(pairs: dict) -> None:
     one = pairs["fc1"]
     with pytest.raises(ValueError, match="no layer with both a student and a baseline"):
         analysis.compare_layers({"fc1": analysis.NetworkPair(one.layer, {}, one.baselines)})
+
+
+def test_compare__of_a_pair_is_nobody_elses_to_change(pairs: dict) -> None:
+    first = pairs["fc1"].compare()
+    first["student"][:] = -1.0
+    assert (pairs["fc1"].compare()["student"] >= 0).all()
+
+
+def test_describe_comparison__states_everything_once(pairs: dict) -> None:
+    assert analysis.describe_comparison(pairs) == (
+        "Samples: 6. Training seeds: 0 (conv), 0, 1 (fc1). "
+        "Checkpoints: epochs 0, 2, 5; points counted at the last epoch, epoch 0 is in rho. "
+        "Entropies: solver descent, weight 7, target 0.386 nat above the base noise. "
+        "Threshold: 0.2 nat below the mean background entropy of the checkpoint. "
+        "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
+        "seeds are not pooled. Weight distance: per step."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"solver": "optimum", "target": None}, "Entropies: solver optimum, weight 7, not calibrated."),
+        ({"feature_loss": 1.5}, "descent, weight 7, calibrated to a feature loss of 1.5 feature variances."),
+        (
+            {"threshold": 0.4, "baseline": "sample"},
+            "0.4 nat below the mean background entropy of the sample.",
+        ),
+    ],
+)
+def test_describe_comparison__states_the_settings_in_use(run: Run, settings: dict, said: str) -> None:
+    assert said in analysis.describe_comparison(analysis.pair_networks(run, **settings))
+
+
+def test_describe_comparison__says_what_differs_and_what_is_undefined(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for seed, epochs in ((2, (0, 5)), (3, EPOCHS)):
+        write_network(run, f"b{seed}", "baseline", FC1, training_seed=seed)
+        write_network(run, f"s{seed}", "student", FC1, training_seed=seed, epochs=epochs)
+    pairs = analysis.pair_networks(run)
+    with pytest.warns(KdvizWarning, match="metrics of the learning path are NaN"):
+        said = analysis.describe_comparison(pairs)
+    assert "Training seeds: 2, 3. Checkpoints: epochs 0, 5 (seed 2), 0, 2, 5 (seed 3); points" in said
+    why = "checkpoints differ (student [0, 5], baseline [0, 2, 5]), and rho and D depend on their list"
+    assert said.endswith(f"Undefined: seed 2: {why} (fc1).")
+    assert analysis.describe_comparison(pairs) == said
+
+
+def test_tally_hypotheses__undefined_differences_are_no_comparisons() -> None:
+    rows = [
+        ("H1", "n_fg", +1, 2.0),
+        ("H1", "n_bg", -1, 3.0),
+        ("H3", "rho", +1, np.nan),
+        ("H2", "d_std", -1, np.nan),
+        ("H1", "n_fg", +1, 0.0),  # a tie: not ahead, but compared
+        ("H1", "n_bg", -1, -1.0),
+        ("H3", "rho", +1, 0.5),
+        ("H2", "d_std", -1, np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["hypothesis", "metric", "supporting_sign", "difference"])
+    tally = analysis.tally_hypotheses(table)
+    assert tally.index.tolist() == [("H1", "n_fg"), ("H1", "n_bg"), ("H3", "rho"), ("H2", "d_std")]
+    assert tally["student ahead"].tolist() == [1, 1, 1, 0]
+    assert tally["comparisons"].tolist() == [2, 2, 1, 0]
+    assert tally.index.names == ["hypothesis", "metric"]
 
 
 def test_tabulate_counts__equals_count_points(pairs: dict) -> None:

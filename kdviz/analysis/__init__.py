@@ -17,10 +17,12 @@ from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PAT
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
+    describe_comparison,
     describe_measurement,
     measure_noise_floor,
     pair_networks,
     tabulate_counts,
+    tally_hypotheses,
 )
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "compare_layers",
     "count_points",
     "derive_entropy",
+    "describe_comparison",
     "describe_measurement",
     "find_points",
     "measure_learning",
@@ -42,4 +45,5 @@ __all__ = [
     "pair_networks",
     "select_effective",
     "tabulate_counts",
+    "tally_hypotheses",
 ]

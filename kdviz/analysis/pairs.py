@@ -1,9 +1,14 @@
 """From a stored run to comparable networks: which student belongs to which baseline and teacher."""
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -12,8 +17,11 @@ from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import Baseline, count_points, find_points
 from kdviz.analysis.learning import measure_learning
 from kdviz.entropy import Solver
+from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
 from kdviz.store import Run
+
+_IDENTITY = ("network_role", "training_seed", "distilled_layer")  # of a network, whoever measures it
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class NetworkPair:
     teacher
         With knowledge points; None if the run has none.
     student_repeats, baseline_repeats
-        The same networks measured with another measurement seed.
+        The same networks measured with another, larger measurement seed.
     """
 
     layer: str
@@ -41,6 +49,10 @@ class NetworkPair:
 
     def compare(self) -> xr.Dataset:
         """Compare the seeds that have both a student and a baseline, see :func:`kdviz.compare`."""
+        return self._comparison.copy(deep=True)
+
+    @cached_property
+    def _comparison(self) -> xr.Dataset:  # the resampling is slow, and table and caption both need it
         seeds = [seed for seed in self.students if seed in self.baselines]
         if not seeds:
             raise ValueError(f"no training seed has both a student and a baseline at layer {self.layer!r}")
@@ -54,7 +66,7 @@ class NetworkPair:
 def pair_networks(
     run: Run,
     *,
-    threshold: float = 0.2,
+    threshold: float | None = None,
     solver: Solver = "descent",
     target: float | None = 0.386,
     feature_loss: float | None = None,
@@ -66,7 +78,9 @@ def pair_networks(
     ----------
     run
         From :func:`kdviz.open_run`.
-    threshold, baseline
+    threshold
+        As in :func:`kdviz.find_points`; by default that of the run's config, or 0.2 where it has none.
+    baseline
         As in :func:`kdviz.find_points`.
     solver, target, feature_loss
         As in :func:`kdviz.derive_entropy`; the entropy weight is that of the measurement.
@@ -75,7 +89,9 @@ def pair_networks(
     -------
     dict
         By layer, under the papers' name of it (``"fc1"``) where the run records one. A student counts at
-        the layer it was distilled at; if that is not recorded, at every layer it was measured at.
+        the layer it was distilled at; if that is not recorded, at every layer it was measured at. Of
+        several measurements of one network, the one with the smallest measurement seed counts; the other
+        is its repeat.
 
     Raises
     ------
@@ -83,24 +99,36 @@ def pair_networks(
         If the run is damaged or unfinished.
     ValueError
         If a setting is out of range, or two networks claim one place.
+
+    Warns
+    -----
+    KdvizWarning
+        If student and baseline of a pair have different measurement seeds: their noise is not common, and
+        its error no longer cancels in the difference.
     """
-    names = json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
+    config = json.loads(str(run.attrs.get("config", "{}")))
+    names = config.get("layer_names", {})
+    if threshold is None:
+        threshold = config.get("threshold", 0.2)
     label_of = {module: label for label, module in names.items()}
     groups = [(network, layer) for network in run.networks for layer in run.layers(network)]
     attrs = {group: run.group_attrs(*group) for group in groups}
-    first_seed = min((int(a.get("seed", 0)) for a in attrs.values()), default=0)
+    measured: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for (_, layer), about in attrs.items():
+        measured[layer, *map(about.get, _IDENTITY)].append(int(about.get("seed", 0)))
     found: dict[str, dict[str, dict[int, xr.Dataset]]] = {}
     for (network, layer), about in attrs.items():
         role = str(about.get("network_role", ""))
         if role == "student" and about.get("distilled_layer", layer) != layer:
             continue
-        place = role if int(about.get("seed", 0)) == first_seed else f"{role}_repeat"
+        original = min(measured[layer, *map(about.get, _IDENTITY)])
+        place = role if int(about.get("seed", 0)) == original else f"{role}_repeat"
         seeds = found.setdefault(layer, {}).setdefault(place, {})
         seed = int(about.get("training_seed", 0))
         if seed in seeds:
             raise ValueError(
-                f"{network} is a second {role} of training seed {seed} at layer {layer!r}; give networks "
-                "of one role another training_seed, or put them into another run"
+                f"{network} is a second {place.replace('_', ' ')} of training seed {seed} at layer "
+                f"{layer!r}; give networks of one role another training_seed, or put them into another run"
             )
         entropies = derive_entropy(
             run.dataset(network, layer),
@@ -110,6 +138,8 @@ def pair_networks(
             feature_loss=feature_loss,
         )
         seeds[seed] = find_points(entropies, threshold=threshold, baseline=baseline)
+    for layer, places in found.items():
+        _check_common_noise(layer, places.get("student", {}), places.get("baseline", {}))
     order = [*names.values(), *sorted(set(found) - set(names.values()))]
     return {
         label_of.get(layer, layer): NetworkPair(
@@ -126,15 +156,74 @@ def pair_networks(
 
 
 def compare_layers(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
-    """Put the comparisons of all layers into one table: a row for each layer, metric and training seed."""
+    """Put the comparisons of all layers into one table: a row for each layer, metric and training seed.
+
+    How its numbers came about is the text of `describe_comparison`, to show below it.
+    """
     tables = [
-        pair.compare().to_dataframe().reset_index().assign(layer=label)
-        for label, pair in pairs.items()
-        if pair.students and pair.baselines
+        comparison.to_dataframe().reset_index().assign(layer=label)
+        for label, comparison in _compare_all(pairs).items()
     ]
-    if not tables:
-        raise ValueError("the run has no layer with both a student and a baseline")
     return pd.concat(tables, ignore_index=True)
+
+
+def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
+    """Say in one paragraph how the numbers of `compare_layers` came about: the caption of that table.
+
+    States numbers of samples, training seeds, checkpoints, solver, entropy weight, calibration, threshold,
+    kind of interval and definition of the weight distance; what differs between layers stands with the
+    layer's name, and what is undefined with its reason.
+    """
+    comparisons = _compare_all(pairs)
+
+    def say(topic: str, describe: Callable[[xr.Dataset], str]) -> str:
+        facts = {label: describe(comparison) for label, comparison in comparisons.items()}
+        same = len(set(facts.values())) == 1
+        told = facts[next(iter(facts))] if same else ", ".join(f"{text} ({at})" for at, text in facts.items())
+        return f"{topic}: {told}."
+
+    topics: dict[str, Callable[[xr.Dataset], str]] = {
+        "Samples": lambda ds: str(ds.attrs["n_samples"]),
+        "Training seeds": lambda ds: _list(ds["seed"].values.tolist()),
+        "Checkpoints": _describe_checkpoints,
+        "Entropies": lambda ds: _describe_entropies(ds.attrs),
+        "Threshold": lambda ds: (
+            f"{ds.attrs['threshold']:g} nat below the mean background entropy of the {ds.attrs['baseline']}"
+        ),
+        "Intervals": lambda ds: (
+            f"{100 * ds.attrs['confidence']:g} %, {ds.attrs['resamples']} resamples, {ds.attrs['interval']}"
+        ),
+        "Weight distance": lambda ds: ds.attrs.get("weight_distance", "definition not recorded"),
+    }
+    sentences = [say(topic, describe) for topic, describe in topics.items()]
+    if notes := [f"{ds.attrs['note']} ({at})" for at, ds in comparisons.items() if "note" in ds.attrs]:
+        sentences.append(f"Undefined: {'; '.join(notes)}.")
+    return " ".join(sentences)
+
+
+def tally_hypotheses(table: pd.DataFrame) -> pd.DataFrame:
+    """Count how often the student lies on the side of the papers' hypothesis, over layers and seeds.
+
+    Parameters
+    ----------
+    table
+        From `compare_layers`.
+
+    Returns
+    -------
+    DataFrame
+        Index ``hypothesis``, ``metric``, in the order of `METRICS`; ``student ahead``: how many differences
+        have the supporting sign, ``comparisons``: how many there are. An undefined difference is no
+        comparison, and no difference at all is not ahead.
+    """
+    ahead = np.sign(table["difference"]) == table["supporting_sign"]
+    groups = [table["hypothesis"], table["metric"]]
+    return pd.DataFrame(
+        {
+            "student ahead": ahead.groupby(groups, sort=False).sum(),
+            "comparisons": table["difference"].groupby(groups, sort=False).count(),
+        }
+    )
 
 
 def tabulate_counts(ds: xr.Dataset) -> pd.DataFrame:
@@ -230,3 +319,53 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
 
 def _by_seed(places: Mapping[str, Mapping[int, xr.Dataset]], place: str) -> dict[int, xr.Dataset]:
     return dict(sorted(places.get(place, {}).items()))
+
+
+def _check_common_noise(
+    layer: str, students: Mapping[int, xr.Dataset], baselines: Mapping[int, xr.Dataset]
+) -> None:
+    for seed in sorted(students.keys() & baselines.keys()):
+        networks = (students[seed], baselines[seed])
+        ours, theirs = (int(ds.attrs.get("seed", 0)) for ds in networks)
+        if ours != theirs:
+            student, baseline = (ds.attrs["network"] for ds in networks)
+            warnings.warn(
+                f"at layer {layer!r} {student} was measured with seed {ours} and {baseline} with {theirs}: "
+                "their noise is not common, so that its error does not cancel in the difference",
+                KdvizWarning,
+                stacklevel=3,
+            )
+
+
+def _compare_all(pairs: Mapping[str, NetworkPair]) -> dict[str, xr.Dataset]:
+    found = {label: pair.compare() for label, pair in pairs.items() if pair.students and pair.baselines}
+    if not found:
+        raise ValueError("the run has no layer with both a student and a baseline")
+    return found
+
+
+def _describe_checkpoints(comparison: xr.Dataset) -> str:
+    """Epochs of the students; those of a baseline that has others are in the note."""
+    lists = json.loads(comparison.attrs["epochs"])
+    by_seed = dict(zip(comparison["seed"].values.tolist(), map(_list, lists), strict=True))
+    if len(set(by_seed.values())) == 1:
+        epochs = _list(lists[0])
+    else:
+        epochs = ", ".join(f"{epochs} (seed {seed})" for seed, epochs in by_seed.items())
+    start = "in" if comparison.attrs["include_start"] else "not in"
+    return f"epochs {epochs}; points counted at the {comparison.attrs['counted_at']}, epoch 0 is {start} rho"
+
+
+def _describe_entropies(attrs: Mapping[Any, Any]) -> str:
+    said = f"solver {attrs.get('solver', 'not recorded')}"
+    if "weight" in attrs:
+        said += f", weight {attrs['weight']:g}"
+    if "feature_loss" in attrs:
+        return f"{said}, calibrated to a feature loss of {attrs['feature_loss']:g} feature variances"
+    if "target" in attrs:
+        return f"{said}, target {attrs['target']:g} nat above the base noise"
+    return f"{said}, not calibrated"
+
+
+def _list(values: list[int]) -> str:
+    return ", ".join(map(str, values))

@@ -17,6 +17,7 @@ LEVELS = {
     "errors": 0,
     "schema": 0,
     "units": 1,
+    "checkpoints": 1,
     "features": 1,
     "gain": 1,
     "entropy": 1,
@@ -56,6 +57,7 @@ ONLY = {
 }
 
 TORCH_ROOMS = {
+    "checkpoints",
     "features",
     "gain",
     "baselines",

@@ -19,6 +19,7 @@ from kdviz.gain import Bench, descend, estimate_gain, measure_loss
 from kdviz.measuring import measure, measure_checkpoints
 from kdviz.store import open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
+from kdviz.training.records import weight_distance
 
 GRID = units.grid(4)
 TARGET_ENTROPY = -2.8  # to three digits; the target is 0.386 nat above the entropy at 0.01
@@ -296,13 +297,13 @@ def test_measure__spends_the_passes_it_says(layers):
         network = CountingPasses(small_cnn(seed=1))
         measure_cnn(network, layers=layers, method=method, probes=probes, draws=draws)
         spent[method] = np.array([network.forwards - 2, network.backwards])  # 2: the layers are checked
-    checks = draws + 4 * 2  # the solution, and each quartile with two draws
-    clean_and_shared = 1 + 3 * draws
+    checks = 4 * draws + 4 * 2  # the solution, and each quartile with two draws
+    clean_and_shared = 1 + 5 * draws
     forwards = samples * (clean_and_shared + len(layers) * checks)
     assert spent["gain"].tolist() == [forwards, samples * len(layers) * probes]
     more = (spent["path"] - spent["gain"]) / (samples * len(layers))
     assert 30 * draws < more[1] < 50 * draws  # about 36 steps
-    assert more[0] == more[1] + draws  # and the check of where it ended
+    assert more[0] == more[1] + 4 * draws  # and the check of where it ended
 
 
 # -- degenerate cases
@@ -467,6 +468,39 @@ def test_measure__names_the_layer_and_takes_modules():
     assert_equal_arrays(by_name, by_module)
     assert by_module.attrs["layer"] == "fc1"
     assert list(measure_cnn(network, layers=("fc1",))) == ["fc1"]
+
+
+class WithExtraState(nn.Module):
+    """The network behind it, with an entry in its state dict that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.steps = small_cnn(seed=1), 0
+
+    def forward(self, x):
+        return self.inner(x)
+
+    def get_extra_state(self):
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state):
+        self.steps = state["steps"]
+
+
+def test_measure__takes_networks_with_extra_state(tmp_path):
+    network, options = WithExtraState(), {"layers": "inner.fc1", "units": GRID, "method": "gain"} | FAST
+    alone = measure_cnn(network, layers="inner.fc1")
+    assert_equal_arrays(alone, measure_cnn())
+    torch.save(network.state_dict(), tmp_path / "2.pt")
+    network.steps = 9
+    assert (
+        measure_cnn(network, layers="inner.fc1").attrs["weights_fingerprint"]
+        == (alone.attrs["weights_fingerprint"])
+    )
+    checkpoints = {1: network.state_dict(), 2: tmp_path / "2.pt"}
+    images = random_images(3, seed=3)
+    kept = measure_checkpoints(WithExtraState, checkpoints, images, network="s", role="student", **options)
+    assert_equal_arrays(kept.isel(epoch=[1]), alone)
 
 
 # -- what is refused, before any work
@@ -646,8 +680,8 @@ def write_truncated_safetensors(path):
         ("0.pt", lambda path: path.write_bytes(b""), "cannot read the checkpoint"),
         ("0.safetensors", write_truncated_safetensors, "cannot read the checkpoint"),
         ("0.safetensors", lambda path: path.write_bytes(b"garbage" * 100), "cannot read the checkpoint"),
-        ("0.pt", lambda path: torch.save([1, 2], path), "holds no state dict"),
-        ("0.pt", lambda path: torch.save({"epoch": 3}, path), "holds no state dict"),
+        ("0.pt", lambda path: torch.save([1, 2], path), "holds no weights"),
+        ("0.pt", lambda path: torch.save({"epoch": 3}, path), "holds no weights"),
         ("0.pt", lambda path: torch.save({"w": torch.ones(2)}, path), "does not fit the network"),
         ("0.pt", lambda path: torch.save(small_cnn(width=5).state_dict(), path), "does not fit the network"),
     ],
@@ -659,9 +693,24 @@ def test_measure_checkpoints__refuses_bad_files(tmp_path, name, write, message):
         measure_epochs({0: path})
 
 
-def test_measure_checkpoints__refuses_a_state_dict_that_is_none():
-    with pytest.raises(DataError, match="holds no state dict"):
-        measure_epochs({0: {"epoch": 3}})
+@pytest.mark.parametrize("state", [{}, {"epoch": 3}, {"epoch": 3, "state_dict": {"w": torch.ones(2)}}])
+def test_measure_checkpoints__refuses_a_state_dict_that_is_none(state):
+    with pytest.raises(DataError, match="the state dict holds no weights"):
+        measure_epochs({0: state})
+
+
+def test_weight_distance__refuses_bad_files(tmp_path):
+    initial = small_cnn().state_dict()
+    (tmp_path / "bad.pt").write_bytes(b"garbage" * 100)
+    for name, message in (("none.safetensors", "there is no checkpoint at"), ("bad.pt", "cannot read the")):
+        with pytest.raises(DataError, match=message):
+            weight_distance({1: tmp_path / name}, layer="fc1", initial=initial)
+
+
+@pytest.mark.parametrize("checkpoint", [None, 5, small_cnn()], ids=lambda value: type(value).__name__)
+def test_measure_checkpoints__refuses_what_is_no_checkpoint(checkpoint):
+    with pytest.raises(TypeError, match="must be a path or a state dict, got " + type(checkpoint).__name__):
+        measure_epochs({0: checkpoint})
 
 
 def test_measure_checkpoints__never_runs_pickled_code(tmp_path):

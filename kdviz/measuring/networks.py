@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
+from kdviz.checkpoints import Checkpoint, read_checkpoint
 from kdviz.errors import DegenerateWarning, LayerError
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
 from kdviz.measuring.blocks import Arrays, measure_block
-from kdviz.measuring.checkpoints import Checkpoint, fingerprint_weights, load_weights
+from kdviz.measuring.checkpoints import fingerprint_weights, load_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.settings import Method, Settings
 from kdviz.store import Run, create_run
@@ -84,8 +85,8 @@ def measure(
     probes
         Backward passes a sample and layer for the gains, at least 2.
     draws
-        Noise points for the gains, pass pairs a step for the path, and half the forward passes of the
-        feature variance; at least 2.
+        Noise points for the gains, pass pairs a step for the path, and a quarter of the forward passes of
+        the feature variance and of the check; at least 2.
     base_noise
         ``tau0`` in input units; by default the preset of `units` (0.01 for images).
     weight, target
@@ -122,7 +123,7 @@ def measure(
     Notes
     -----
     Cost a sample and layer, in forward or backward passes: ``probes`` for the gains and about
-    ``2 * draws`` for their checks, ``3 * draws`` shared by all layers, and about ``72 * draws`` more where
+    ``5 * draws`` for their checks, ``5 * draws`` shared by all layers, and about ``76 * draws`` more where
     the path takes over. The authors' procedure takes 15,456 [1]_.
 
     References
@@ -145,6 +146,7 @@ def measure(
     prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
     network = _on_device(unwrap(network), device)
+    identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
     with frozen(network):
         reader = FeatureReader(network, names, feature)
@@ -153,7 +155,6 @@ def measure(
             arrays = measure_block(reader, prepared, rows, settings)
             for name in names:
                 parts[name].append(_to_dataset(arrays[name], prepared, rows, epoch))
-    identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     results = {
         name: _join(prepared, [blocks], _layer_attrs(prepared, settings, name, feature, network, identity))
         for name, blocks in parts.items()
@@ -235,7 +236,7 @@ def measure_checkpoints(
     names = resolve_layers(model, _as_sequence(layers))
     prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
-    fingerprints = {str(at): fingerprint_weights(checkpoints[at]) for at in epochs}
+    fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
     identity = dict(details or {}) | {
         "network": network,
         "network_role": role,

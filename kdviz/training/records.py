@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz import schema
+from kdviz.checkpoints import Checkpoint, name_checkpoint, read_checkpoint
 from kdviz.errors import StoreError
 
 _DEFINITIONS = {
@@ -116,10 +117,10 @@ NETWORK = "*"  # key of the whole network beside the layers' names
 
 
 def weight_distance(
-    checkpoints: Mapping[int, str | Path | Mapping[str, Tensor]],
+    checkpoints: Mapping[int, Checkpoint],
     *,
     layer: str,
-    initial: str | Path | Mapping[str, Tensor],
+    initial: Checkpoint,
 ) -> xr.DataArray:
     """Measure how far a layer's weight moved, from saved checkpoints alone.
 
@@ -143,6 +144,8 @@ def weight_distance(
     ------
     ValueError
         If `checkpoints` is empty, a state has no such weight, shapes differ, or the initial weight is 0.
+    DataError
+        If a checkpoint is missing or damaged.
 
     References
     ----------
@@ -175,20 +178,11 @@ def weight_distance(
     return _distance_array(distances, epochs, layer, "checkpoint")
 
 
-def _read_weight(state: str | Path | Mapping[str, Tensor], layer: str) -> Tensor:
-    name = f"{layer}.weight"
-    if isinstance(state, Mapping):
-        tensors, place = state, "the state dict"
-    elif Path(state).suffix == ".safetensors":
-        with safe_open(state, framework="pt") as file:
-            if name in file.keys():
-                return file.get_tensor(name).double()
-        tensors, place = {}, str(state)
-    else:
-        tensors, place = torch.load(state, map_location="cpu", weights_only=True), str(state)
-    if name not in tensors:
-        raise ValueError(f"no weight {name!r} in {place}")
-    return tensors[name].detach().cpu().double()
+def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
+    weight = read_checkpoint(checkpoint).get(f"{layer}.weight")
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"no weight '{layer}.weight' in {name_checkpoint(checkpoint)}")
+    return weight.detach().cpu().double()
 
 
 def _distance_array(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,9 +55,8 @@ def variance_of(bench, surrogates, *, draws=32):
 
 
 def zeros_like(surrogate):
-    return Surrogate(
-        *(torch.zeros_like(part) for part in (surrogate.gain, surrogate.gain_error, surrogate.rows))
-    )
+    parts = (surrogate.gain, surrogate.gain_error, surrogate.rows, surrogate.share)
+    return Surrogate(*(torch.zeros_like(part) for part in parts))
 
 
 def relative_difference(ours, theirs):
@@ -215,7 +216,7 @@ def test_estimate_gain__predicts_the_feature_variance_of_a_network():
     measured = measure_loss(bench, equal_noise(bench), draws=400, purpose="variance", surrogates=blind)
     for layer, surrogate in surrogates.items():
         # 400 draws of a mean of >= 10 effective squares: below 2 %; kinks between the probe points: a few %
-        assert relative_difference(surrogate.mean(equal_noise(bench)), measured[layer]) < 0.08
+        assert relative_difference(surrogate.predict(equal_noise(bench)), measured[layer]) < 0.08
 
 
 def test_estimate_gain__layers_read_together_or_alone_are_equal():
@@ -312,9 +313,56 @@ def test_measure_loss__surrogate_takes_noise_out_and_adds_no_bias():
 def test_measure_loss__is_never_negative():
     bench = cnn_bench()
     surrogate = estimate_gain(bench, probes=2)["fc1"]
-    loud = Surrogate(0 * surrogate.gain, surrogate.gain_error, surrogate.rows)  # claims a mean of zero
+    loud = replace(surrogate, gain=0 * surrogate.gain)  # claims a mean of zero
     loss = measure_loss(bench, equal_noise(bench), draws=1, purpose="check", surrogates={"fc1": loud})
     assert (loss["fc1"] > 0).all()
+
+
+def test_surrogate__share_keeps_the_variance_from_growing():
+    # an untrained convolution has more directions than 16 probes can tell: unscaled, the stand-in adds noise
+    bench = cnn_bench(layers=("conv1",), samples=1)
+    surrogate = estimate_gain(bench, probes=16)["conv1"]
+    noises = torch.stack([bench.base_noise * bench.noise("any", draw) for draw in range(300)])
+    with torch.no_grad():
+        plain = torch.stack(
+            [bench.squared_change(bench.features(bench.inputs + n)["conv1"], "conv1") for n in noises]
+        )
+    explained = surrogate.value(noises)
+    unscaled = explained / surrogate.share
+    assert (plain - unscaled).std() > 1.5 * plain.std()
+    assert (plain - explained).std() < 1.02 * plain.std()  # its own variance is known to 4 % from 300 draws
+    assert 0 < float(surrogate.share) < 0.5
+
+
+def test_surrogate__share_is_one_where_every_row_is_used():
+    problem = linear_problem(features=8)
+    surrogates = estimate_gain(linear_bench(problem), probes=8)
+    assert surrogates["linear"].share.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("probes", [12, 16])
+def test_estimate_gain__error_is_known_where_probes_just_suffice(probes):
+    # 12 features: one whole set of unit vectors is not enough to see how the noise points differ
+    estimates = [
+        estimate_gain(cnn_bench(samples=1, seed=seed, base_noise=0.1), probes=probes)["fc1"]
+        for seed in range(60)
+    ]
+    gains = torch.stack([estimate.gain for estimate in estimates])
+    reported = torch.stack([estimate.gain_error for estimate in estimates]).square().mean(0).sqrt()
+    ratio = float((reported / gains.std(0)).mean())
+    assert 0.7 < ratio < 1.3  # each spread is known to 9 % from 60 seeds, each error to 70 % from two points
+
+
+def test_estimate_gain__error_covers_the_noise_points_too():
+    # at large noise the network's slope differs from point to point; without that part the error is too small
+    estimates = [
+        estimate_gain(cnn_bench(samples=1, seed=seed, base_noise=0.3), probes=11, points=4)["fc1"]
+        for seed in range(100)
+    ]
+    gains = torch.stack([estimate.gain for estimate in estimates])
+    reported = torch.stack([estimate.gain_error for estimate in estimates]).square().mean(0).sqrt()
+    ratio = float((reported / gains.std(0)).mean())
+    assert 0.75 < ratio < 1.4  # pooled over 16 units; the rows' part alone gives less than 0.6
 
 
 # -- the sampled descent

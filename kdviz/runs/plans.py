@@ -2,16 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from kdviz.errors import StoreError
 from kdviz.models import PRESETS
 from kdviz.training.records import write_bytes
 
 PLAN_FILE = "plan.json"
+TEACHER_SEED = 100  # no student may start in the teacher's own valley
 _GROWING = ("layers", "seeds")  # a study may be given more of these later
+
+# Absolute, so that a study can be continued from any folder.
+ResolvedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
 
 
 class StudyPlan(BaseModel):
@@ -46,8 +58,8 @@ class StudyPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    images: Path | None = None
-    masks: Path | None = None
+    images: ResolvedPath | None = None
+    masks: ResolvedPath | None = None
     size: int = Field(default=48, ge=16, le=512)
     architecture: str = "small_vgg"
     layers: tuple[str, ...] = ("conv", "fc1", "fc2")
@@ -81,6 +93,12 @@ class StudyPlan(BaseModel):
             raise ValueError(
                 f"unknown layers {', '.join(unknown)}; {self.architecture} has {', '.join(known)}"
             )
+        *_, logits = known
+        if logits in self.layers:
+            raise ValueError(
+                f"{logits} gives the logits: nothing lies above it that a student could train; "
+                f"distil at {', '.join(layer for layer in known if layer != logits)}"
+            )
         if self.grid > self.size:
             raise ValueError(
                 f"a grid of {self.grid} units a side does not fit pictures of {self.size} pixels"
@@ -89,6 +107,8 @@ class StudyPlan(BaseModel):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} must hold at least one value, each once; got {values}")
+        if TEACHER_SEED in self.seeds:
+            raise ValueError(f"seed {TEACHER_SEED} is the teacher's; student and baseline need another")
         return self
 
     @property

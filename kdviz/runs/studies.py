@@ -1,6 +1,6 @@
 """Train and measure a study."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kdviz import schema, units
 from kdviz.measuring import measure_checkpoints
 from kdviz.measuring.checkpoints import load_weights
 from kdviz.models import PRESETS, build
-from kdviz.runs.plans import PLAN_FILE, StudyPlan
+from kdviz.runs.plans import PLAN_FILE, TEACHER_SEED, StudyPlan
 from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
 from kdviz.store import Run, create_run
 from kdviz.training import (
@@ -24,6 +24,7 @@ from kdviz.training import (
     train_classifier,
     train_head,
 )
+from kdviz.training.records import read_tensors
 
 BUILT_IN_TEACHER = "runs/teacher-fashion.safetensors"
 _HELD_OUT_SHARE = 0.2  # of the user's own images
@@ -89,15 +90,16 @@ class Study:
         for folder in self._training_folders():
             TrainingRecord.open(folder)  # nothing is measured, nor a teacher trained, before all are finished
         run = create_run(self.run_path, samples=self._samples(), attrs=self._run_attrs())
-        self._measure(run, "teacher", "teacher", self.plan.layers, self._teacher_checkpoint(), {})
+        checkpoint, accuracy = self._teacher_checkpoint()
+        self._measure(run, "teacher", "teacher", self.plan.layers, checkpoint, {"accuracy": accuracy})
         for seed in self.plan.seeds:
             record = TrainingRecord.open(self._network_folder("baseline", seed))
             details = self._details(seed, record)
             self._measure_both(run, f"baseline-s{seed}", "baseline", self.plan.layers, record, details)
             for layer in self.plan.layers:
                 folder = self._network_folder(f"student-{layer}", seed)
-                record, head = TrainingRecord.open(folder / "features"), TrainingRecord.open(folder / "head")
-                details = self._details(seed, head) | {
+                record = TrainingRecord.open(folder / "features")
+                details = self._details(seed, TrainingRecord.open(folder / "head")) | {
                     "distilled_layer": self._module(layer),
                     "distillation_method": "features",
                     "teacher": "teacher",
@@ -127,7 +129,8 @@ class Study:
         order = order[np.argsort(everything.labels[order], kind="stable")]
         held_out = np.arange(len(order)) % round(1 / _HELD_OUT_SHARE) == 0
         chosen = order[held_out] if part == "held-out" else order[~held_out]
-        return everything.select(np.random.default_rng(1).permutation(chosen))
+        images = everything.select(np.random.default_rng(1).permutation(chosen))
+        return replace(images, split=np.full(len(images), part))
 
     @cached_property
     def _measured_set(self) -> ImageSet:
@@ -181,25 +184,29 @@ class Study:
         ends_only = (0, epochs) if kind in ("teacher", "head") else ()
         return TrainingPlan(**known.model_dump() | {"epochs": epochs, "seed": seed, "checkpoints": ends_only})
 
-    def _teacher_checkpoint(self) -> dict[int, Path]:
+    def _teacher_checkpoint(self) -> tuple[dict[int, Path], float]:
+        """Give the teacher's last epoch and held-out accuracy; train it first where it is not built in."""
         if self.plan.images is None:
-            return {FASHION_PLANS["teacher"].epochs: find_data(BUILT_IN_TEACHER)}
+            path = find_data(BUILT_IN_TEACHER)
+            _, about = read_tensors(path)
+            return {FASHION_PLANS["teacher"].epochs: path}, about["held_out_accuracy"]
         record = train_classifier(
-            self._build(),
+            self._build(TEACHER_SEED),
             *_as_tensors(self._training_set),
             folder=self._network_folder("teacher"),
-            plan=self._training_plan("teacher", seed=0),
+            plan=self._training_plan("teacher", TEACHER_SEED),
             tracked_layers=self._modules(),
             validation=self._held_out_data,
             progress=self.progress,
         )
-        return {self.plan.teacher_epochs: record.checkpoints[self.plan.teacher_epochs]}
+        last = self.plan.teacher_epochs
+        return {last: record.checkpoints[last]}, _accuracy(record)
 
     @cached_property
     def _teacher(self) -> nn.Module:
         teacher = self._build()
-        (checkpoint,) = self._teacher_checkpoint().values()
-        load_weights(teacher, checkpoint)
+        checkpoint, _ = self._teacher_checkpoint()
+        load_weights(teacher, *checkpoint.values())
         return teacher
 
     def _train_baseline(self, seed: int) -> None:
@@ -234,7 +241,6 @@ class Study:
             layer=self._module(layer),
             folder=folder / "head",
             plan=self._training_plan("head", seed),
-            tracked_layers=self._modules(),
             validation=self._held_out_data,
             progress=self.progress,
         )
@@ -261,7 +267,8 @@ class Study:
         )
 
     def _run_attrs(self) -> dict[str, schema.Attribute]:
-        config = self.plan.model_dump(mode="json", exclude={"seeds", "layers"})
+        config = self.plan.model_dump(mode="json", exclude={"seeds", "layers", "images", "masks"})
+        config["threshold"] = PRESETS[self.plan.architecture].threshold
         config["classes"] = list(self._measured_set.classes)
         config["layer_names"] = {
             layer: self._module(layer) for layer in PRESETS[self.plan.architecture].layers
@@ -274,7 +281,7 @@ class Study:
         )
 
     def _details(self, seed: int, record: TrainingRecord) -> dict[str, schema.Attribute]:
-        return {"training_seed": seed, "accuracy": float(record.history["validation_accuracy"].iloc[-1])}
+        return {"training_seed": seed, "accuracy": _accuracy(record)}
 
     def _measure_both(
         self,
@@ -325,6 +332,10 @@ class Study:
             progress=self.progress,
             details={"architecture": self.plan.architecture, **details},
         )
+
+
+def _accuracy(record: TrainingRecord) -> float:
+    return float(record.history["validation_accuracy"].iloc[-1])
 
 
 def _as_tensors(images: ImageSet) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
 from kdviz.schema import METHODS, QUARTILES
 
-_CHECK = 4  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
+CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
 
 Arrays = dict[str, NDArray]
@@ -56,9 +56,7 @@ def measure_block(
 def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:
     surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
     base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-    variances = measure_loss(
-        bench, base, draws=_CHECK * settings.draws, purpose="variance", surrogates=surrogates
-    )
+    variances = measure_loss(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
     return {
         layer: _measure_layer(bench, layer, surrogate, variances[layer], settings)
         for layer, surrogate in surrogates.items()
@@ -93,8 +91,7 @@ def _measure_layer(
         converged[rows] = descent.converged.numpy()
         end = {layer: surrogate.select(chosen)}
         scale = descent.noise_ratio * settings.base_noise
-        draws = _CHECK * settings.draws
-        loss[rows] = measure_loss(part, scale, draws=draws, purpose="check", surrogates=end)[layer]
+        loss[rows] = measure_loss(part, scale, draws=CHECK_DRAWS, purpose="check", surrogates=end)[layer]
     final = _solve(gain, gain_error, variance.numpy(), settings)
     noise_scale = final.noise_ratio * settings.base_noise
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,14 +126,13 @@ def _check(
     """Measured loss at the solution, and its ratio to the predicted one, in all and by gain quartile."""
     scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
     one = {layer: surrogate}
-    draws = _CHECK * settings.draws
-    loss = measure_loss(bench, scale, draws=draws, purpose="check", surrogates=one)[layer]
+    loss = measure_loss(bench, scale, draws=CHECK_DRAWS, purpose="check", surrogates=one)[layer]
     rank = surrogate.gain.argsort(stable=True, dim=1).argsort(dim=1)
     quartile = rank * QUARTILES // bench.unit_count
     by_quartile = []
     for q in range(QUARTILES):
         part = scale * (quartile == q)
-        change = measure_loss(bench, part, draws=max(2, settings.draws // 4), purpose="check", surrogates=one)
+        change = measure_loss(bench, part, draws=CHECK_DRAWS // 16, purpose="check", surrogates=one)
         by_quartile.append(_ratio(change[layer], surrogate.predict(part)))
     return loss.numpy(), _ratio(loss, surrogate.predict(scale)), np.stack(by_quartile, 1)
 

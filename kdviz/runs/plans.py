@@ -73,7 +73,7 @@ class StudyPlan(BaseModel):
     grid: int = Field(default=16, ge=1)
     method: Literal["auto", "gain", "path"] = "auto"
     probes: int = Field(default=64, ge=2)
-    draws: int = Field(default=8, ge=2)
+    draws: int = Field(default=4, ge=2)
     measurement_seed: int = 0
 
     @model_validator(mode="after")

@@ -1,6 +1,8 @@
+import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +15,18 @@ from torch import nn
 import kdviz
 from kdviz import analysis, schema, units
 from kdviz.entropy import gain_ratio, solve
-from kdviz.errors import DataError, DegenerateWarning, LayerError, StoreError
+from kdviz.errors import (
+    ConvergenceWarning,
+    DataError,
+    DegenerateWarning,
+    KdvizWarning,
+    LayerError,
+    StoreError,
+)
 from kdviz.features import FeatureReader
 from kdviz.gain import Bench, descend, estimate_gain, measure_loss
 from kdviz.measuring import measure, measure_checkpoints
+from kdviz.measuring.blocks import measure_block
 from kdviz.store import open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.training.records import weight_distance
@@ -151,7 +161,8 @@ def test_measure__entropy_meets_its_target_or_is_flagged():
     ds = measure_cnn()
     assert ds["converged"].all()
     np.testing.assert_allclose(ds["entropy"].mean("unit"), TARGET_ENTROPY, atol=5e-4)
-    flagged = measure_cnn(target=0.9)  # beyond the optimum of a layer of equal gains, 0.626
+    with pytest.warns(ConvergenceWarning, match="'fc1' does not meet the calibration target for 3 of 3"):
+        flagged = measure_cnn(target=0.9)  # beyond the optimum of a layer of equal gains, 0.626
     assert not flagged["converged"].any()
     assert (flagged["entropy"].mean("unit") < TARGET_ENTROPY - 0.386 + 0.9).all()
     assert flagged["noise_scale"].min() >= 0.001
@@ -268,7 +279,7 @@ def test_measure__feature_loss_is_that_of_where_the_path_ended():
     )
     surrogates = estimate_gain(bench, probes=8, points=4)
     scale = torch.from_numpy(ds["noise_scale"].values[0])
-    loss = measure_loss(bench, scale, draws=4, purpose="check", surrogates=surrogates)["fc1"]
+    loss = measure_loss(bench, scale, draws=32, purpose="check", surrogates=surrogates)["fc1"]
     expected = loss.numpy() / ds["feature_variance"].values[0]
     np.testing.assert_allclose(ds["feature_loss"][0], expected, rtol=1e-5)  # stored in float32
     before = measure_cnn(network, images, method="gain", sample_ids=names, draws=4)["feature_loss"]
@@ -277,7 +288,8 @@ def test_measure__feature_loss_is_that_of_where_the_path_ended():
 
 def test_measure__path_that_gives_up_is_flagged(monkeypatch):
     monkeypatch.setattr("kdviz.measuring.blocks.descend", partial(descend, longest=5))
-    assert not measure_cnn(method="path")["converged"].any()
+    with pytest.warns(ConvergenceWarning, match="for 3 of 3 sample epochs"):
+        assert not measure_cnn(method="path")["converged"].any()
 
 
 def test_measure__path_and_gain_agree_where_noise_is_small():
@@ -296,14 +308,14 @@ def test_measure__spends_the_passes_it_says(layers):
     for method in ("gain", "path"):
         network = CountingPasses(small_cnn(seed=1))
         measure_cnn(network, layers=layers, method=method, probes=probes, draws=draws)
-        spent[method] = np.array([network.forwards - 2, network.backwards])  # 2: the layers are checked
-    checks = 4 * draws + 4 * 2  # the solution, and each quartile with two draws
-    clean_and_shared = 1 + 5 * draws
+        spent[method] = np.array([network.forwards - 3, network.backwards])  # 3: the layers are checked
+    checks = 32 + 4 * 2  # the solution, and each quartile with two draws
+    clean_and_shared = 1 + draws + 32
     forwards = samples * (clean_and_shared + len(layers) * checks)
     assert spent["gain"].tolist() == [forwards, samples * len(layers) * probes]
     more = (spent["path"] - spent["gain"]) / (samples * len(layers))
     assert 30 * draws < more[1] < 50 * draws  # about 36 steps
-    assert more[0] == more[1] + 4 * draws  # and the check of where it ended
+    assert more[0] == more[1] + 32  # and the check of where it ended
 
 
 # -- degenerate cases
@@ -313,8 +325,9 @@ def test_measure__dead_feature_is_flagged():
     network = small_cnn(seed=1)
     with torch.no_grad():
         network.fc1.bias.fill_(-1e3)
-    with pytest.warns(DegenerateWarning, match="'fc1' does not react to noise at all for 3 of 3"):
+    with pytest.warns(DegenerateWarning, match="'fc1' does not react to noise at all for 3 of 3") as noted:
         ds = measure_cnn(network, method="auto")
+    assert not [warning for warning in noted if issubclass(warning.category, ConvergenceWarning)]
     assert (ds["feature_variance"] == 0).all()
     assert not ds["converged"].any()
     assert np.isfinite(ds["entropy"]).all()
@@ -362,8 +375,8 @@ def test_measure__a_network_that_gives_nan_is_refused():
     network = small_cnn(seed=1)
     with torch.no_grad():
         network.conv1.weight.fill_(np.nan)
-    with pytest.raises(ValueError, match="NaN"):
-        measure_cnn(network)
+    with pytest.raises(ValueError, match=r"layer 'fc1' gives NaN .* at epoch 3; .* training diverged"):
+        measure_cnn(network, epoch=3)
 
 
 # -- the network is left as it was
@@ -462,6 +475,25 @@ def test_measure__works_inside_a_block_without_gradients(mode):
     assert_equal_arrays(inside, measure_cnn(network, images, method="path"))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu", 0)])
+def test_measure__copies_no_network_that_is_on_the_device(monkeypatch, device):
+    monkeypatch.setattr(nn.Module, "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
+    assert measure_cnn(device=device).attrs["device"] == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_measure__cuda_without_number_is_the_current_one(monkeypatch):
+    network = small_cnn(seed=1).cuda()
+    monkeypatch.setattr(nn.Module, "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
+    assert measure_cnn(network, device="cuda").attrs["device"] == "cuda:0"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_measure__takes_inputs_of_the_dtype_of_the_network(dtype):
+    ds = measure_cnn(small_cnn(seed=1).to(dtype), random_images(3, seed=3).to(dtype))
+    np.testing.assert_allclose(ds["entropy"].mean("unit"), TARGET_ENTROPY, atol=5e-4)
+
+
 def test_measure__names_the_layer_and_takes_modules():
     network = small_cnn(seed=1)
     by_name, by_module = measure_cnn(network), measure_cnn(network, layers=network.fc1)
@@ -525,6 +557,18 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ),
         ({"images": []}, TypeError, "iterable of tensors, got one of nothing"),
         ({"images": 5}, TypeError, "iterable of tensors, got int"),
+        ({"images": torch.zeros(1, 3, 8, 8).double()}, TypeError, r"inputs.to\(torch.float32\)"),
+        (
+            {"images": torch.zeros(1, 3, 8, 8).half()},
+            TypeError,
+            "inputs are torch.float16 and the network is",
+        ),
+        ({"images": torch.zeros(1, 3, 8, 8).bfloat16()}, TypeError, "inputs are torch.bfloat16"),
+        (
+            {"images": [torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)]},
+            ValueError,
+            r"samples of one shape, got samples of \[\(3, 8, 8\), \(3, 8, 9\)\]",
+        ),
         ({"units": units.grid(9)}, ValueError, "9 x 9 units does not fit inputs of 8 x 8 pixels"),
         ({"units": 16}, TypeError, "units must be .*units.grid.*got int"),
         (
@@ -537,16 +581,31 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"labels": [0.5, 1, 2]}, ValueError, "labels must be 3 integers, got .* float64"),
         ({"sample_ids": ["a", "b"]}, ValueError, "sample_ids has 2 names for 3 inputs"),
         ({"sample_ids": ["a", "b", "a"]}, ValueError, "sample_ids must be unique, repeated: a"),
+        (
+            {"sample_ids": "abc"},
+            TypeError,
+            "sample_ids must be a sequence of names, got the one string 'abc'",
+        ),
         ({"method": "fast"}, ValueError, "method must be one of auto, gain, path; got 'fast'"),
         ({"probes": 1}, ValueError, "probes must be an integer of 2 or more, got 1"),
         ({"probes": 8.0}, ValueError, "probes must be an integer of 2 or more, got 8.0"),
         ({"draws": 1}, ValueError, "draws must be an integer of 2 or more, got 1"),
         ({"base_noise": 0.0}, ValueError, "base_noise must be a positive number, got 0.0"),
+        ({"base_noise": "a"}, ValueError, "base_noise must be a positive number, got 'a'"),
+        ({"weight": "x"}, ValueError, "weight must be a positive number, got 'x'"),
+        ({"target": True}, ValueError, "target must be a positive number, got True"),
+        ({"target": 9}, ValueError, "target must be at most 4.605, .* got 9"),
         ({"weight": -1.0}, ValueError, "weight must be a positive number, got -1.0"),
         ({"target": np.nan}, ValueError, "target must be a positive number, got nan"),
         ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
         ({"max_batch": 0}, ValueError, "max_batch must be .*1 or more, got 0"),
         ({"max_batch": 2.5}, ValueError, "max_batch must be an integer of 1 or more, got 2.5"),
+        ({"max_batch": "8"}, ValueError, "max_batch must be an integer of 1 or more, got '8'"),
+        ({"max_batch": True}, ValueError, "max_batch must be an integer of 1 or more, got True"),
+        ({"device": "banana"}, ValueError, "device 'banana' cannot be used here: Expected one of cpu"),
+        ({"device": 3.5}, ValueError, "device 3.5 cannot be used here"),
+        ({"layers": 3}, TypeError, "layers must be a name, a module or a sequence of them, got 3"),
+        ({"layers": ["fc1", ["fc2"]]}, TypeError, "layers must be a name, a module or a sequence of them"),
         ({"epoch": -1}, ValueError, "epoch must be an integer of 0 or more, got -1"),
         ({"feature": "gelu"}, ValueError, "feature must be 'relu', 'identity' or a callable, got 'gelu'"),
         ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; near names: fc"),
@@ -632,10 +691,9 @@ def test_measure_checkpoints__finished_run_measures_nothing(states, tmp_path, mo
         ({"seed": 1}, StoreError, "seed"),
         ({"probes": 9}, StoreError, "probes"),
         ({"base_noise": 0.02}, StoreError, "base_noise"),
-        ({"max_batch": 3}, StoreError, "micro_batch"),
         ({"feature": "identity"}, StoreError, "feature"),
-        ({"images": random_images(5, seed=4)}, (StoreError, ValueError), "samples"),
-        ({"images": random_images(4, seed=3)}, (StoreError, ValueError), "sample"),
+        ({"images": random_images(5, seed=4)}, StoreError, "other samples"),
+        ({"images": random_images(4, seed=3)}, StoreError, "other samples"),
     ],
 )
 def test_measure_checkpoints__refuses_to_go_on_with_other_settings(states, tmp_path, change, error, message):
@@ -649,6 +707,89 @@ def test_measure_checkpoints__refuses_to_go_on_with_other_weights(states, tmp_pa
     states[5] = changed_cnn(3).state_dict()
     with pytest.raises(StoreError, match="weights_fingerprint"):
         measure_epochs(states, store=tmp_path / "run", layers="fc1")
+
+
+NAMES = list("abcde")
+MASKS = np.eye(5, 16, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": random_images(5, seed=4)}, "student/fc1 has input_fingerprint .* the same sample_ids"),
+        ({"foreground": ~MASKS}, "other samples: 'foreground' differs"),
+        ({"labels": np.arange(5)[::-1]}, "other samples: 'label' differs"),
+        ({"sample_ids": list("abcdf")}, "other samples than these inputs"),
+    ],
+)
+@pytest.mark.parametrize("network", ["student", "another"])
+def test_measure_checkpoints__refuses_a_run_of_other_inputs_before_any_work(
+    states, tmp_path, monkeypatch, network, change, message
+):
+    options = {"sample_ids": NAMES, "layers": "fc1", "foreground": MASKS, "labels": np.arange(5)}
+    measure_epochs(states, store=tmp_path / "run", **options)
+    run = open_run(tmp_path / "run")
+    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("measured"))
+    with pytest.raises(StoreError, match=message):
+        measure_epochs(states, store=run, network=network, **(options | change))
+    assert run.networks == ["student"]
+
+
+def test_measure_checkpoints__refuses_masks_that_the_run_has_not(states, tmp_path):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    with pytest.raises(StoreError, match="'foreground' differs"):
+        measure_epochs(states, store=open_run(tmp_path / "run"), layers="fc1", foreground=MASKS)
+
+
+def begin(states, path, monkeypatch, blocks, **options):
+    """Measure some blocks, then stop as if out of memory."""
+    done = []
+
+    def measure_or_stop(*arguments):
+        if len(done) == blocks:
+            raise MemoryError
+        done.append(1)
+        return measure_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdviz.measuring.networks.measure_block", measure_or_stop)
+        with pytest.raises(MemoryError):
+            measure_epochs(states, store=path, **options)
+
+
+@pytest.mark.parametrize("later", [None, 16, 4, 3])
+def test_measure_checkpoints__continues_with_the_batch_it_was_begun_with(
+    states, tmp_path, monkeypatch, later
+):
+    whole = measure_epochs(states, max_batch=3)
+    begin(states, tmp_path / "run", monkeypatch, blocks=1, max_batch=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KdvizWarning)
+        continued = measure_epochs(states, store=tmp_path / "run", max_batch=later)
+    for layer in whole:
+        assert_equal_arrays(continued[layer], whole[layer])
+        assert continued[layer].attrs["config"] == whole[layer].attrs["config"]
+
+
+def test_measure_checkpoints__continues_with_a_smaller_batch_and_says_so(states, tmp_path, monkeypatch):
+    whole = measure_epochs(states)
+    begin(states, tmp_path / "run", monkeypatch, blocks=1)
+    with pytest.warns(KdvizWarning, match="conv2, fc1: begun with 16 samples in one pass, continued with 2"):
+        continued = measure_epochs(states, store=tmp_path / "run", max_batch=2)
+    smaller = measure_epochs(states, max_batch=2)
+    for layer in whole:
+        first, rest = {"epoch": [0]}, {"epoch": [1, 2]}
+        assert_equal_arrays(continued[layer].isel(first), whole[layer].isel(first))
+        assert_equal_arrays(continued[layer].isel(rest), smaller[layer].isel(rest))
+        assert json.loads(continued[layer].attrs["config"])["micro_batch"] == 16
+        # kernels sum in another order for another batch: rounding of float32, by path over 40 steps
+        by_path = whole[layer]["method"] == schema.METHODS.index("path")
+        for chosen, atol in ((~by_path, 1e-5), (by_path, 1e-4)):
+            ours, theirs = (ds[layer]["entropy"].where(chosen) for ds in (continued, whole))
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+    with warnings.catch_warnings():  # nothing is left to measure
+        warnings.simplefilter("error", KdvizWarning)
+        measure_epochs(states, store=tmp_path / "run", max_batch=1)
 
 
 class RunsCode:
@@ -723,11 +864,25 @@ def test_measure_checkpoints__never_runs_pickled_code(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("checkpoints", "message"), [({}, r"got epochs \[\]"), ({-1: {}}, r"0 or more.*got epochs \[-1\]")]
+    ("checkpoints", "error", "message"),
+    [
+        ({}, ValueError, r"got epochs \[\]"),
+        ({-1: {}}, ValueError, r"0 or more.*got epochs \[-1\]"),
+        ({True: {}}, ValueError, r"integers of 0 or more.*got epochs \[True\]"),
+        ({"1": {}, 2: {}}, ValueError, r"integers of 0 or more.*got epochs \['1', 2\]"),
+        ({1.5: {}}, ValueError, r"got epochs \[1.5\]"),
+        ([{}], TypeError, "checkpoints must map epochs to weights, got list"),
+    ],
 )
-def test_measure_checkpoints__refuses_bad_epochs(checkpoints, message):
-    with pytest.raises(ValueError, match=message):
+def test_measure_checkpoints__refuses_bad_epochs(checkpoints, error, message):
+    with pytest.raises(error, match=message):
         measure_epochs(checkpoints)
+
+
+def test_measure_checkpoints__names_the_epoch_whose_training_diverged(states):
+    states[2]["conv1.weight"][:] = np.nan
+    with pytest.raises(ValueError, match=r"layer 'conv2' gives NaN .* at epoch 2; .* training diverged"):
+        measure_epochs(states)
 
 
 def test_measure_checkpoints__refuses_an_unknown_role(states):

@@ -45,15 +45,25 @@ def prepare_inputs(
     foreground: ArrayLike | None,
     labels: ArrayLike | None,
     sample_ids: Sequence[str] | None,
+    dtype: torch.dtype | None = None,
 ) -> Inputs:
-    """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`."""
+    """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`.
+
+    `dtype` is that of the network's parameters, or None if it has none.
+    """
     if not isinstance(units, Grid):
         raise TypeError(
             f"units must be made by kdviz.units, such as units.grid(16, 16), got {type(units).__name__}"
         )
     tensor = _as_tensor(inputs)
+    if dtype not in (None, tensor.dtype):
+        raise TypeError(
+            f"inputs are {tensor.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"
+        )
     unit_index = units.index(tuple(tensor.shape[1:]))
-    hashes = [hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:12] for sample in tensor]
+    hashes = [
+        hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:12] for sample in tensor
+    ]
     ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
     coordinates = {name: ("unit", values) for name, values in units.coordinates().items()}
     samples = xr.Dataset(
@@ -78,7 +88,10 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
             raise TypeError(
                 f"inputs must be a tensor or an iterable of tensors, got one of {', '.join(kinds)}"
             )
-        inputs = torch.cat(batches)
+        shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
+        if len(shapes) > 1 or not all(batch.ndim for batch in batches):
+            raise ValueError(f"inputs must be batches of samples of one shape, got samples of {shapes}")
+        inputs = torch.cat([batch.detach().cpu() for batch in batches])
     tensor = inputs.detach().cpu()
     if not tensor.is_floating_point():
         raise TypeError(f"inputs must be floating point, normalised as in training; got {tensor.dtype}")
@@ -102,6 +115,8 @@ def _unique(hashes: list[str]) -> list[str]:
 
 
 def _check_ids(sample_ids: Sequence[str], count: int) -> list[str]:
+    if isinstance(sample_ids, str):
+        raise TypeError(f"sample_ids must be a sequence of names, got the one string {sample_ids!r}")
     ids = [str(name) for name in sample_ids]
     if len(ids) != count:
         raise ValueError(f"sample_ids has {len(ids)} names for {count} inputs")

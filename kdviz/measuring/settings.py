@@ -1,9 +1,12 @@
 """What decides the numbers of a measurement, apart from network and inputs."""
 
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from kdviz.entropy import NOISE_RATIO_LIMITS
 
 Method = Literal["auto", "gain", "path"]
 
@@ -37,8 +40,14 @@ class Settings:
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
         for name in ("base_noise", "weight", "target"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+        highest = np.log(NOISE_RATIO_LIMITS[1])
+        if self.target > highest:
+            raise ValueError(
+                f"target must be at most {highest:.3f}, the log of the largest noise ratio; "
+                f"got {self.target!r}"
+            )
 
     def as_config(self) -> dict[str, Any]:
         """Give the settings as JSON can hold them."""

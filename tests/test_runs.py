@@ -10,9 +10,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from nbformat.v4 import new_code_cell, new_notebook
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from tiny_study import OPTIONS, draw_images, finished_study, make_plan
 
 import kdviz
@@ -488,3 +490,31 @@ def test_rerun__larger_threshold_of_the_quickstart_counts_fewer_points(study: St
     loose, strict = counted
     assert len(loose) >= 2 and loose.shape == strict.shape
     assert (strict <= loose).all() and strict.sum() < loose.sum()
+
+
+def test_study__teacher_of_own_images_starts_elsewhere(study: Study) -> None:
+    folder = study.folder / "networks"
+    teacher, baseline = (
+        load_file(folder / name / "epoch-000.safetensors") for name in ("teacher", "baseline-s0")
+    )
+    assert teacher.keys() == baseline.keys()
+    assert not any(torch.equal(teacher[name], baseline[name]) for name in teacher if "weight" in name)
+
+
+def test_study__measured_images_know_their_split_and_no_path(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    assert set(run.samples["split"].values) == {study.plan.evaluated}
+    assert str(study.plan.images) not in str(run.attrs)
+    assert 0 <= float(run.group_attrs("teacher", run.layers("teacher")[0])["accuracy"]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": (0, 100)}, "seed 100 is the teacher's"),
+        ({"layers": ("fc1", "fc3")}, "fc3 gives the logits"),
+    ],
+)
+def test_plan__refuses_what_training_could_not_do(change: dict[str, tuple], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        StudyPlan(**change)

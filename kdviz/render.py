@@ -179,7 +179,7 @@ def count_curves(counts: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
         _tidy(axis)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 

@@ -47,7 +47,7 @@ def draw(study: Path, pairs: dict[str, analysis.NetworkPair], table: pd.DataFram
         cols=int(student["col"].max()) + 1,
         columns=list(columns),
         names=shown,
-    ).savefig(IMAGES / "knowledge_points.png", dpi=110)
+    ).savefig(IMAGES / "knowledge_points.jpg", dpi=120, pil_kwargs={"quality": 88})
     for label, one in pairs.items():
         networks = {"teacher": one.teacher} if one.teacher is not None else {}
         for role in ("students", "baselines"):

@@ -239,7 +239,7 @@ def test_count_curves__band_spans_the_uncertain_units(curves: Figure) -> None:
 
 
 def test_count_curves__every_role_is_named_once_and_limits_are_fixed(curves: Figure) -> None:
-    labels = [text.get_text() for text in curves.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in curves.legends[0].get_texts()]
     assert labels == ["teacher", "student", "baseline"]
     assert [axis.get_xlabel() for axis in curves.axes] == ["epoch"] * 3
     assert [axis.get_ylim()[0] for axis in curves.axes] == [0, 0, 0]

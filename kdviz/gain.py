@@ -209,10 +209,7 @@ def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[st
     dict
         ``{layer: Surrogate}``.
     """
-    plans = {
-        layer: _ProbePlan(bench, clean.shape[1], probes, points)
-        for layer, clean in bench.clean.items()
-    }
+    plans = {layer: _ProbePlan(bench, clean.shape[1], probes, points) for layer, clean in bench.clean.items()}
     samples, elements = len(bench.inputs), bench.inputs[0].numel()
     rows = {layer: bench.inputs.new_empty(samples, plan.count, elements) for layer, plan in plans.items()}
     squares: dict[str, list[Tensor]] = {layer: [] for layer in plans}

@@ -19,6 +19,7 @@ _HOME = {
     "list_layers": "kdviz.features",
     "measure": "kdviz.measuring",
     "measure_checkpoints": "kdviz.measuring",
+    "measure_sampled": "kdviz.measuring",
     "measure_learning": "kdviz.analysis",
     "open_run": "kdviz.store",
     "weight_distance": "kdviz.training",

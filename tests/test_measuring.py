@@ -952,3 +952,32 @@ def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_p
     killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
     assert len(uninterrupted) > 20
     assert killed == uninterrupted
+
+
+# -- the check without gains
+
+
+def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
+    network, images = small_cnn(seed=1), random_images(2, seed=3)
+    quiet = {"units": GRID, "base_noise": 1e-3, "progress": False}
+    sampled = kdviz.measure_sampled(network, images, layer="fc1", steps=150, draws=16, **quiet)
+    gains = kdviz.measure(network, images, layers="fc1", method="gain", probes=64, draws=8, **quiet)
+    closed = kdviz.derive_entropy(gains, solver="optimum", target=None)
+    # 0.02 nat are seen at 400 steps; shorter and so noisier here, against maps that spread over 0.2 nat
+    assert float(abs(sampled["entropy"] - closed["entropy"]).mean()) < 0.04
+    assert np.corrcoef(sampled["entropy"].values.ravel(), closed["entropy"].values.ravel())[0, 1] > 0.95
+    other = kdviz.derive_entropy(gains, solver="optimum", weight=10.0, target=None)
+    assert float(abs(sampled["entropy"] - other["entropy"]).mean()) > 0.1  # the weight is seen
+
+
+def test_measure_sampled__gives_what_find_points_reads():
+    images = random_images(2, seed=3)
+    mask = np.zeros((2, 8, 8), bool)
+    mask[:, 2:6, 2:6] = True
+    ds = kdviz.measure_sampled(
+        small_cnn(seed=1), images, layer="fc1", units=GRID, foreground=mask, steps=3, draws=2, progress=False
+    )
+    assert ds.attrs["solver"] == "sampled"
+    assert kdviz.find_points(ds, threshold=0.0)["knowledge_point"].dtype == bool
+    with pytest.raises(ValueError, match="steps must be an integer of 1 or more, got 0"):
+        kdviz.measure_sampled(small_cnn(), images, layer="fc1", units=GRID, steps=0)

@@ -1,0 +1,126 @@
+"""The independent check: Eq. (4) minimised by plain Monte Carlo, without gains."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from kdviz import schema
+from kdviz.entropy import entropy_of
+from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
+from kdviz.gain import Bench, minimise_sampled
+from kdviz.measuring.inputs import prepare_inputs
+from kdviz.units import Grid
+
+_BATCH = 16
+_VARIANCE_DRAWS = 64
+
+
+def measure_sampled(
+    network: nn.Module,
+    inputs: Tensor | Iterable[Tensor],
+    *,
+    layer: str | nn.Module,
+    units: Grid,
+    foreground: ArrayLike | None = None,
+    sample_ids: Sequence[str] | None = None,
+    feature: Feature = "relu",
+    base_noise: float | None = None,
+    weight: float = 7.0,
+    steps: int = 400,
+    draws: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Minimise Eq. (4) of Zhang et al., TPAMI 2022, from sampled losses alone.
+
+    No gain, no surrogate and no small-noise assumption: the second opinion on
+    ``derive_entropy(ds, solver="optimum", target=None)``, and the way to noise too large for it. It takes
+    ``2 * steps * draws`` passes a sample, a hundred times those of :func:`kdviz.measure`.
+
+    Parameters
+    ----------
+    network, inputs, units, foreground, sample_ids, feature, base_noise, seed, progress
+        As in :func:`kdviz.measure`.
+    layer
+        One name or module.
+    weight
+        Entropy weight in the mean form; nothing is calibrated.
+    steps, draws
+        Descent steps, and pass pairs in each.
+
+    Returns
+    -------
+    Dataset
+        ``entropy`` in nat, ``noise_scale`` (epoch, sample, unit) and ``feature_variance`` (epoch, sample) for
+        the one epoch 0, with ``foreground`` where given: what :func:`kdviz.find_points` reads.
+
+    Raises
+    ------
+    ValueError, TypeError, LayerError
+        As :func:`kdviz.measure`; also for a feature that does not react to noise at all.
+    """
+    for name, value in (("steps", steps), ("draws", draws)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
+    if not weight > 0:
+        raise ValueError(f"weight must be positive, got {weight!r}")
+    network = unwrap(network)
+    (name,) = resolve_layers(network, [layer])
+    first = next(network.parameters(), torch.zeros(()))
+    prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, first.dtype)
+    tau0 = units.base_noise if base_noise is None else base_noise
+    ratios, variances = [], []
+    with frozen(network):
+        reader = FeatureReader(network, [name], feature)
+        reader.check(prepared.tensor[:1].to(first.device))
+        for start in tqdm(range(0, len(prepared.ids), _BATCH), desc="sampling", disable=not progress):
+            bench = Bench(
+                reader,
+                prepared.tensor[start : start + _BATCH].to(first.device),
+                sample_ids=prepared.ids[start : start + _BATCH],
+                unit_index=prepared.unit_index,
+                unit_count=units.count,
+                base_noise=tau0,
+                seed=seed,
+            )
+            variance = _feature_variance(bench, name)
+            if not (variance > 0).all():
+                raise ValueError(f"layer {name!r} does not react to noise at all for some of these inputs")
+            ratios.append(minimise_sampled(bench, name, variance, weight=weight, steps=steps, draws=draws))
+            variances.append(variance)
+    scale = (torch.cat(ratios) * tau0).numpy()[None]
+    dims = schema.VARIABLES["entropy"].dims
+    ds = xr.Dataset(
+        {
+            "entropy": (dims, entropy_of(scale).astype("float32")),
+            "noise_scale": (dims, scale.astype("float32")),
+            "feature_variance": (dims[:2], torch.cat(variances).numpy()[None].astype("float32")),
+        },
+        coords={"epoch": [0]},
+        attrs=schema.make_attrs(
+            layer=name,
+            modality=units.modality,
+            unit_kind=units.describe(),
+            noise_space=units.noise_space,
+            base_noise=tau0,
+            solver="sampled",
+            weight=weight,
+            seed=seed,
+            input_fingerprint=prepared.fingerprint,
+            config={"steps": steps, "draws": draws},
+        ),
+    )
+    return schema.annotate(ds.merge(prepared.samples, combine_attrs="override"))
+
+
+def _feature_variance(bench: Bench, layer: str) -> Tensor:
+    total = torch.zeros(len(bench.inputs), dtype=torch.float64)
+    with torch.no_grad():
+        for draw in range(_VARIANCE_DRAWS):
+            noisy = bench.inputs + bench.base_noise * bench.noise("sampled-variance", draw)
+            total += bench.squared_change(bench.features(noisy)[layer], layer).cpu()
+    return total / _VARIANCE_DRAWS

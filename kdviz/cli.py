@@ -85,11 +85,15 @@ def train(
     layers: Annotated[str, typer.Option(help="Layers to distil at, comma separated.")] = "conv,fc1,fc2",
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
     train_count: Annotated[int, typer.Option(help="Images students and baselines see.")] = 4000,
+    rate_factor: Annotated[float, typer.Option(help="Times all learning rates; below 1 if diverging.")] = 1.0,
     epochs: Annotated[int, typer.Option(help="Epochs of students and baselines.")] = 12,
     teacher_epochs: Annotated[int, typer.Option(help="Epochs of a teacher on your images.")] = 30,
     samples: Annotated[int, typer.Option(help="Images to measure.")] = 50,
     evaluated: Annotated[str, typer.Option(help="Measure images from: train or held-out.")] = "train",
     grid: Annotated[int, typer.Option(help="Units a side.")] = 16,
+    method: Annotated[str, typer.Option(help="Measure by: auto, gain or path.")] = "auto",
+    probes: Annotated[int, typer.Option(help="Backward passes an image and layer for the gains.")] = 64,
+    draws: Annotated[int, typer.Option(help="Noise points, and pass pairs a step of the path.")] = 4,
     progress: Progress = True,
 ) -> None:
     """Train teacher, baselines and students of a study; continues where it was stopped.
@@ -106,11 +110,15 @@ def train(
         layers=tuple(layer.strip() for layer in layers.split(",")),
         seeds=tuple(range(seeds)),
         train_count=train_count,
+        rate_factor=rate_factor,
         epochs=epochs,
         teacher_epochs=teacher_epochs,
         samples=samples,
         evaluated=evaluated,  # type: ignore[arg-type]  # checked by the plan
         grid=grid,
+        method=method,  # type: ignore[arg-type]
+        probes=probes,
+        draws=draws,
     )
     Study(folder, plan, progress).train()
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")

@@ -462,7 +462,7 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert page == tmp_path / "report" / "report.html"
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.ipynb"]
     text = page.read_text()
-    assert text.count("data:image/png;base64") >= 3
+    assert text.count("data:image/jpeg;base64") >= 3
     table = analysis.compare_layers(analysis.pair_networks(kdviz.open_run(study.run_path)))
     row = table[table["metric"] == "n_fg"].iloc[0]
     numbers = r"\s+".join(re.escape(f"{row[name]:.2f}") for name in ("student", "baseline", "difference"))
@@ -518,3 +518,10 @@ def test_study__measured_images_know_their_split_and_no_path(study: Study) -> No
 def test_plan__refuses_what_training_could_not_do(change: dict[str, tuple], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         StudyPlan(**change)
+
+
+def test_study__rate_factor_scales_every_learning_rate(tmp_path: Path) -> None:
+    plain, slow = (Study(tmp_path, StudyPlan(rate_factor=factor)) for factor in (1.0, 0.5))
+    for kind in ("teacher", "baseline", "conv", "fc1", "head"):
+        whole, half = (study._training_plan(kind, 0).learning_rate for study in (plain, slow))
+        assert half == (0.5 * whole[0], 0.5 * whole[1])

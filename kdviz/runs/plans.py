@@ -46,6 +46,9 @@ class StudyPlan(BaseModel):
         Training images of students and baselines; the teacher sees all.
     teacher_epochs
         Of a teacher trained here; the built-in one is loaded.
+    rate_factor
+        Times the learning rates of :data:`kdviz.training.FASHION_PLANS`, which were tried on the small
+        VGG only: larger networks want less.
     epochs, head_epochs
         Of baselines and of the students' first stage, and of the students' second stage.
     samples, evaluated
@@ -66,6 +69,7 @@ class StudyPlan(BaseModel):
     seeds: tuple[NonNegativeInt, ...] = (0,)
     train_count: int = Field(default=4000, ge=10)
     teacher_epochs: int = Field(default=30, ge=1)
+    rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     epochs: int = Field(default=12, ge=2)
     head_epochs: int = Field(default=8, ge=1)
     samples: int = Field(default=50, ge=2)

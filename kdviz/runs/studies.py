@@ -182,7 +182,11 @@ class Study:
             kind, self.plan.epochs
         )
         ends_only = (0, epochs) if kind in ("teacher", "head") else ()
-        return TrainingPlan(**known.model_dump() | {"epochs": epochs, "seed": seed, "checkpoints": ends_only})
+        assert isinstance(known.learning_rate, tuple)
+        first, last = known.learning_rate
+        rates = (first * self.plan.rate_factor, last * self.plan.rate_factor)
+        changes = {"epochs": epochs, "seed": seed, "checkpoints": ends_only, "learning_rate": rates}
+        return TrainingPlan(**known.model_dump() | changes)
 
     def _teacher_checkpoint(self) -> tuple[dict[int, Path], float]:
         """Give the teacher's last epoch and held-out accuracy; train it first where it is not built in."""

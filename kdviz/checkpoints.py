@@ -40,6 +40,9 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     weights = checkpoint if isinstance(checkpoint, Mapping) else _read_file(Path(checkpoint))
     if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
         origin = name_checkpoint(checkpoint)
+        if isinstance(weights, Mapping):
+            for key in (key for key, value in weights.items() if isinstance(value, Mapping)):
+                raise DataError(f"{origin} holds more than weights; pass what lies under its key {key!r}")
         raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
     return dict(weights)
 

@@ -86,7 +86,7 @@ def train(
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
     train_count: Annotated[int, typer.Option(help="Images students and baselines see.")] = 4000,
     rate_factor: Annotated[float, typer.Option(help="Times all learning rates; below 1 if diverging.")] = 1.0,
-    epochs: Annotated[int, typer.Option(help="Epochs of students and baselines.")] = 12,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs of students and baselines.")] = 12,
     teacher_epochs: Annotated[int, typer.Option(help="Epochs of a teacher on your images.")] = 30,
     samples: Annotated[int, typer.Option(help="Images to measure.")] = 50,
     evaluated: Annotated[str, typer.Option(help="Measure images from: train or held-out.")] = "train",
@@ -96,11 +96,12 @@ def train(
     draws: Annotated[int, typer.Option(help="Noise points, and pass pairs a step of the path.")] = 4,
     progress: Progress = True,
 ) -> None:
-    """Train teacher, baselines and students of a study; continues where it was stopped.
+    """Train teacher, baselines and students of a study; with the folder alone, continues where it stopped.
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
     from kdviz.runs import Study, StudyPlan
+    from kdviz.runs.plans import PLAN_FILE
 
     plan = StudyPlan(
         images=images,
@@ -120,6 +121,8 @@ def train(
         probes=probes,
         draws=draws,
     )
+    if plan == StudyPlan() and (folder / PLAN_FILE).exists():
+        plan = StudyPlan.load(folder)  # nothing asked for: go on with what is there
     Study(folder, plan, progress).train()
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
@@ -182,7 +185,8 @@ def info(run: RunPath) -> None:
     opened = kdviz.open_run(_find_run(run))
     typer.echo(f"{opened!r}\n\n{opened.summary().to_string(index=False)}\n")
     for name in ("dataset_id", "architecture", "created_at", "kdviz_version"):
-        typer.echo(f"{name:14}{opened.attrs.get(name, 'unknown')}")
+        if name in opened.attrs:
+            typer.echo(f"{name:14}{opened.attrs[name]}")
 
 
 @app.command()

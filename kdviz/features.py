@@ -51,8 +51,11 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
         elif layer in modules and layer:
             names.append(layer)
         else:
-            near = difflib.get_close_matches(str(layer), modules, n=5, cutoff=0.3)
+            known = [name for name in modules if name]
+            near = difflib.get_close_matches(str(layer), known, n=5, cutoff=0.5)
             hint = f"near names: {', '.join(near)}" if near else "kdviz.list_layers(network) names them all"
+            if not near and len(known) <= 20:
+                hint = f"this network has {', '.join(known)}"
             raise LayerError(f"unknown layer {layer!r}; {hint}")
     if len(set(names)) != len(names):
         raise LayerError(f"a layer is named twice: {names}")

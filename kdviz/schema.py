@@ -307,11 +307,16 @@ def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
 
     Raises
     ------
+    TypeError
+        If `ds` is no Dataset, such as the dict that `measure` gives for several layers.
     SchemaError
         Listing every fault: missing variables or coordinates, wrong dimensions or their order, wrong kind of
         values, NaN at a valid unit, repeated samples, epochs that do not increase, attributes that cannot be
         stored, a schema version this kdviz does not know.
     """
+    if not isinstance(ds, xr.Dataset):
+        layers = f"; pick one of its layers: {', '.join(map(str, ds))}" if isinstance(ds, Mapping) else ""
+        raise TypeError(f"a Dataset is needed, got a {type(ds).__name__}{layers}")
     faults = [*_header_faults(ds.attrs), *_attribute_faults("dataset", ds.attrs)]
     faults += [f"variable {name!r} is missing" for name in require if name not in ds.variables]
     for dim in ("epoch", "sample", "unit", "attribution_method"):

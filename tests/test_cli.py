@@ -104,8 +104,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out --layers fc1,fc9", "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
         ("train out --layers fc1,fc1", "layers must hold at least one value, each once"),
         ("train out --architecture vgg", "unknown architecture 'vgg'; known: alexnet"),
-        ("train out --epochs 1", "epochs: Input should be greater than or equal to 2"),
-        ("train out --epochs 1 --grid 0", "epochs: .*; grid: "),
+        ("train out --samples 1 --grid 0", "samples: Input should be .*; grid: "),
         ("train out --evaluated test", "evaluated: Input should be 'train' or 'held-out'"),
         ("train out --images photos", "images and masks belong together: give both, or none"),
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
@@ -130,6 +129,7 @@ def test_main__mistake_gives_one_line_and_leaves_nothing(
     [
         ("train out --seeds 0", "Invalid value for '--seeds'"),
         ("train out --seeds two", "Invalid value for '--seeds'"),
+        ("train out --epochs 1", "Invalid value for '--epochs'"),
         ("train", "Missing argument"),
         ("explode", "No such command 'explode'"),
         ("info a b", "unexpected extra argument"),
@@ -146,6 +146,11 @@ def test_train__images_without_masks_are_named(call: Call, study: Study, tmp_pat
     assert done.status == 1
     assert re.fullmatch(r"kdviz: .*/masks lacks the masks of 16 images: lying/0\.png, .*\n", done.err)
     assert not (tmp_path / "out").exists(), "the corrected command must find the folder free"
+
+
+def test_train__folder_alone_goes_on_with_its_plan(call: Call, study: Study) -> None:
+    done = call("train", study.folder)
+    assert done.status == 0 and f"next      kdviz measure {study.folder}" in done.out
 
 
 def test_train__changed_plan_is_refused(call: Call, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_resolve_layers__takes_names_and_modules():
     ("layers", "message"),
     [
         (["cnv1"], r"unknown layer 'cnv1'; near names: conv1"),
-        (["zzzz"], r"unknown layer 'zzzz'; kdviz.list_layers\(network\) names them all"),
+        (["zzzz"], r"unknown layer 'zzzz'; this network has conv1, relu1, conv2"),
         ([""], r"unknown layer ''"),
         (["fc1", "fc1"], r"a layer is named twice: \['fc1', 'fc1'\]"),
         ([nn.Linear(1, 1)], r"the Linear passed as layer is not a part of this network"),
@@ -180,3 +180,9 @@ def test_unwrap__opens_compiled_modules_and_refuses_replicas():
     assert unwrap(network) is network
     with pytest.raises(LayerError, match=r"pass its \.module instead"):
         unwrap(nn.DataParallel(network))
+
+
+def test_resolve_layers__small_network_is_listed_whole() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(LayerError, match="unknown layer 'dense'; this network has 0, 1"):
+        resolve_layers(network, ["dense"])

@@ -834,7 +834,7 @@ def test_measure_checkpoints__refuses_bad_files(tmp_path, name, write, message):
         measure_epochs({0: path})
 
 
-@pytest.mark.parametrize("state", [{}, {"epoch": 3}, {"epoch": 3, "state_dict": {"w": torch.ones(2)}}])
+@pytest.mark.parametrize("state", [{}, {"epoch": 3}])
 def test_measure_checkpoints__refuses_a_state_dict_that_is_none(state):
     with pytest.raises(DataError, match="the state dict holds no weights"):
         measure_epochs({0: state})
@@ -981,3 +981,11 @@ def test_measure_sampled__gives_what_find_points_reads():
     assert kdviz.find_points(ds, threshold=0.0)["knowledge_point"].dtype == bool
     with pytest.raises(ValueError, match="steps must be an integer of 1 or more, got 0"):
         kdviz.measure_sampled(small_cnn(), images, layer="fc1", units=GRID, steps=0)
+
+
+def test_measure_checkpoints__nested_state_dict_is_pointed_at() -> None:
+    nested = {0: {"epoch": 3, "state_dict": small_cnn().state_dict()}}
+    with pytest.raises(DataError, match="holds more than weights; pass what lies under its key 'state_dict'"):
+        kdviz.measure_checkpoints(
+            small_cnn, nested, random_images(1), network="n", role="student", layers="fc1", units=GRID
+        )

@@ -209,3 +209,8 @@ def test_variables__are_consistent() -> None:
     )
     assert set(schema.SAMPLES) >= {"sample", "unit", "valid", "foreground"}
     assert "epoch" not in schema.SAMPLES
+
+
+def test_validate__dict_of_layers_is_named() -> None:
+    with pytest.raises(TypeError, match="got a dict; pick one of its layers: conv, fc1"):
+        schema.validate({"conv": xr.Dataset(), "fc1": xr.Dataset()})  # type: ignore[arg-type]

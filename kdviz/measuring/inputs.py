@@ -86,7 +86,8 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
         if not batches or not all(isinstance(batch, Tensor) for batch in batches):
             kinds = sorted({type(batch).__name__ for batch in batches}) or ["nothing"]
             raise TypeError(
-                f"inputs must be a tensor or an iterable of tensors, got one of {', '.join(kinds)}"
+                f"inputs must be a tensor or an iterable of tensors, got one of {', '.join(kinds)}; "
+                "torch.from_numpy makes a tensor of an array"
             )
         shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
         if len(shapes) > 1 or not all(batch.ndim for batch in batches):

@@ -28,8 +28,6 @@ from torch import Tensor
 from kdviz.entropy import NOISE_RATIO_LIMITS, STEP_RATE
 from kdviz.features import FeatureReader
 
-Array = NDArray[np.float64]
-
 LONGEST_DESCENT = 200
 
 
@@ -192,7 +190,8 @@ def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[st
 
     ``E_v |J_u^T v|^2 / D = G_u`` for probes with ``E[v v^T] = I``. The probes are rows of a randomised
     Hadamard matrix, taken without replacement, or the unit vectors themselves once `probes` reaches
-    ``D`` (then exact at each noise point).
+    ``D``: then exact at each noise point, at two points at least, so ``2 D`` passes where ``D`` exceeds half
+    of `probes`.
 
     Parameters
     ----------
@@ -385,7 +384,7 @@ def descend(
 
     A step is ``sigma -= lr dL/dsigma`` with their learning rate ``n tau0^2 / 256``, their clamp, and fresh
     noise [1]_. One draw's gradient, ``eps J^T (f' - f*)``, is dominated by the noise on the *other* units;
-    the surrogate predicts most of that disturbance and takes it out.
+    the surrogate takes out what it can predict of that disturbance.
 
     Parameters
     ----------

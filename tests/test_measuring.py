@@ -481,6 +481,7 @@ def test_measure__copies_no_network_that_is_on_the_device(monkeypatch, device):
     assert measure_cnn(device=device).attrs["device"] == "cpu"
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_measure__cuda_without_number_is_the_current_one(monkeypatch):
     network = small_cnn(seed=1).cuda()

@@ -1,0 +1,35 @@
+"""Networks and images that the benchmarks share: the built-in teacher, after 1 and after 16 epochs."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdviz.checkpoints import read_checkpoint
+from kdviz.measuring.checkpoints import load_weights
+from kdviz.models import build
+from kdviz.sources.files import find_data
+from kdviz.sources.image import fashion_composites, normalise
+
+REFERENCES = Path(__file__).with_name("references")
+RESULTS = Path(__file__).with_name("results")
+CHECKPOINTS = {
+    "early": REFERENCES / "teacher-epoch-1.safetensors",
+    "late": find_data("runs/teacher-fashion.safetensors"),
+}
+LAYERS = {"conv": "features.conv4", "fc1": "classifier.fc1"}
+
+
+def load_network(checkpoint: str) -> nn.Module:
+    """Give the built-in teacher after one epoch (``"early"``) or at its end (``"late"``)."""
+    network = build("small_vgg", classes=10, input_size=48, seed=100, dropout=0.2)
+    load_weights(network, read_checkpoint(CHECKPOINTS[checkpoint]))
+    return network
+
+
+def load_images(count: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Give `count` training images spread over the built-in set: inputs, masks and names."""
+    data = fashion_composites("train")
+    rows = torch.linspace(0, len(data.images) - 1, count).long().numpy()
+    inputs = torch.from_numpy(normalise(data.images[rows]))
+    return inputs, torch.from_numpy(data.masks[rows]), [data.sample_ids[row] for row in rows]

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdviz.checkpoints import read_checkpoint
 from kdviz.measuring.checkpoints import load_weights
 from kdviz.models import build
 from kdviz.sources.files import find_data
@@ -18,18 +18,19 @@ CHECKPOINTS = {
     "late": find_data("runs/teacher-fashion.safetensors"),
 }
 LAYERS = {"conv": "features.conv4", "fc1": "classifier.fc1"}
+CELLS = 16  # the papers' grid: 16 x 16 units
 
 
 def load_network(checkpoint: str) -> nn.Module:
-    """Give the built-in teacher after one epoch (``"early"``) or at its end (``"late"``)."""
+    """Give the built-in teacher after one epoch (``"early"``) or at its end (``"late"``), frozen."""
     network = build("small_vgg", classes=10, input_size=48, seed=100, dropout=0.2)
-    load_weights(network, read_checkpoint(CHECKPOINTS[checkpoint]))
-    return network
+    load_weights(network, CHECKPOINTS[checkpoint])
+    return network.eval().requires_grad_(False)
 
 
 def load_images(count: int) -> tuple[Tensor, Tensor, list[str]]:
     """Give `count` training images spread over the built-in set: inputs, masks and names."""
     data = fashion_composites("train")
-    rows = torch.linspace(0, len(data.images) - 1, count).long().numpy()
+    rows = np.linspace(0, len(data.images) - 1, count).astype(int)
     inputs = torch.from_numpy(normalise(data.images[rows]))
     return inputs, torch.from_numpy(data.masks[rows]), [data.sample_ids[row] for row in rows]

@@ -5,14 +5,16 @@ The *gain* of unit ``u`` is the mean-squared feature change per unit of squared 
     ``G_u(x) = 1/D  E_e sum_{j in u} sum_k (d h_k / d x_j)^2``   at ``x + tau0 e``,  ``e ~ N(0, I)``.
 
 For small noise, Eq. (4) of Zhang et al. (TPAMI 2022) depends on the network through it alone. Two
-estimates are offered: :func:`estimate_gain` (random probes on the feature, one backward pass each) and
-:func:`descend` (the authors' own descent on sampled losses). :func:`measure_loss` checks a solution with
-forward passes only. Nothing here knows datasets, files or particular networks.
+estimates are offered: :func:`estimate_gain` (random probes on the feature, one backward pass each), which
+:func:`share_loss` completes by what noise does to the mean of the feature, and :func:`descend` (the
+authors' own descent on sampled losses). :func:`measure_change` checks a solution with forward passes only.
+Nothing here knows datasets, files or particular networks.
 
 All noise is keyed by (seed, sample id, purpose, draw): the same for every epoch, network and role, so
 that two measurements differ by what the networks do and not by the noise.
 
-Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries, ``P`` probes.
+Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries, ``P`` probes,
+``K`` noise draws.
 """
 
 import copy
@@ -29,6 +31,8 @@ from kdviz.entropy import NOISE_RATIO_LIMITS, STEP_RATE
 from kdviz.features import FeatureReader
 
 LONGEST_DESCENT = 200
+_HELD_DRAWS = 8  # noise draws of one batch held at once
+_LEAST_SHARE = 0.05  # of its probe gain that a unit keeps whatever a noisy slope says
 
 
 @dataclass
@@ -41,6 +45,9 @@ class Passes:
 
 class Bench:
     """One batch of inputs on one network, ready to be shaken.
+
+    Samples are rows of ``N`` numbers here, images in the channels-last order in which convolutions are
+    fastest; :meth:`features` gives them their shape back.
 
     Parameters
     ----------
@@ -61,6 +68,8 @@ class Bench:
 
     Attributes
     ----------
+    inputs
+        Shape ``(B, N)``.
     clean
         Features without noise, ``{layer: (B, D)}``.
     passes
@@ -79,46 +88,47 @@ class Bench:
         seed: int,
     ) -> None:
         self.reader = reader
-        # channels last is a good quarter faster for small convolutions
-        self.inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+        self.shape = tuple(inputs.shape[1:])
+        self.inputs = _flatten(inputs)
         self.sample_ids = tuple(sample_ids)
         self.unit_count = unit_count
         self.base_noise = base_noise
         self.seed = seed
         self.passes = Passes()
-        flat = torch.as_tensor(unit_index.reshape(-1).copy(), device=inputs.device)
-        self._unit = torch.where(flat < 0, unit_count, flat)  # one spare unit takes what belongs to none
-        self._unit_on_cpu = self._unit.cpu()  # where noise scales are kept, in double precision
+        unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
+        unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none
+        self._unit_on_cpu = unit  # where noise scales are kept, in double precision
+        self._unit = unit.to(inputs.device)
         with torch.no_grad():
-            self.clean = self.features(inputs)
+            self.clean = self.features(self.inputs)
 
     def features(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Read the layers of `inputs` (a whole number of batches), counting the passes."""
+        """Read the layers of `inputs`, ``(B, N)`` or a whole number of such batches, counting the passes."""
         self.passes.forward += len(inputs)
-        return self.reader(inputs)
+        return self.reader(_unflatten(inputs, self.shape))
 
-    def noise(self, purpose: str, draw: int) -> Tensor:
-        """Draw standard normal noise of the shape of the inputs, keyed by seed, sample, purpose and draw."""
-        shape = self.inputs.shape[1:]
-        draws = [
-            torch.randn(shape, generator=_generator(self.seed, name, purpose, draw))
-            for name in self.sample_ids
-        ]
-        return torch.stack(draws).to(self.inputs)
+    def noise(self, purpose: str, draws: range) -> Tensor:
+        """Draw standard normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw."""
+        noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32)
+        for draw, batch in zip(draws, noise, strict=True):
+            for name, row in zip(self.sample_ids, batch, strict=True):
+                row.normal_(generator=_generator(self.seed, name, purpose, draw))
+        return noise.to(self.inputs)
 
     def spread(self, per_unit: Tensor) -> Tensor:
-        """Give every input element the value of its unit: ``(B, U)`` to the shape of the inputs."""
+        """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
         padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
-        return padded[:, self._unit_on_cpu].view(self.inputs.shape).to(self.inputs.device)
+        return padded[:, self._unit_on_cpu].to(self.inputs.device)
 
     def reduce(self, per_element: Tensor) -> Tensor:
-        """Sum element values over units: ``(B, ...)`` or ``(B, N)`` to ``(B, U)``."""
-        flat = per_element.reshape(len(per_element), -1)
-        sums = flat.new_zeros(len(flat), self.unit_count + 1)
-        return sums.index_add_(1, self._unit, flat)[:, :-1]
+        """Sum element values over units: ``(..., N)`` to ``(..., U)``."""
+        sums = per_element.new_zeros(*per_element.shape[:-1], self.unit_count + 1)
+        return sums.index_add_(-1, self._unit, per_element)[..., :-1]
 
     def select(self, rows: Sequence[int]) -> "Bench":
         """Give the same bench for some of its samples; passes go on being counted here."""
+        if list(rows) == list(range(len(self.inputs))):
+            return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
@@ -127,7 +137,7 @@ class Bench:
 
     def squared_change(self, features: Tensor, layer: str) -> Tensor:
         """Mean squared difference to the clean feature, ``(B,)``, float64."""
-        return (features - self.clean[layer]).square().mean(1, dtype=torch.float64)
+        return (features - self.clean[layer]).square().mean(1).double()
 
 
 @dataclass(frozen=True)
@@ -172,17 +182,16 @@ class Surrogate:
         return self.share * self.predict(noise_scale)
 
     def value(self, shifts: Tensor) -> Tensor:
-        """``Q`` of ``K`` input changes ``(K, B, ...)``; shape ``(K, B)``, float64."""
-        return self._project(shifts).square().sum(1, dtype=torch.float64).T
+        """``Q`` of ``K`` input changes ``(K, B, N)``; shape ``(K, B)``, float64."""
+        return self._project(shifts).square().sum(1).T.double()
 
     def slope(self, shifts: Tensor) -> Tensor:
         """Gradient of ``Q`` with respect to each of ``K`` input changes; the shape of `shifts`."""
-        slopes = 2 * self._project(shifts).transpose(1, 2) @ self.rows
-        return slopes.transpose(0, 1).reshape(shifts.shape)
+        return (self.rows.transpose(1, 2) @ self._project(shifts).mul_(2)).permute(2, 0, 1)
 
     def _project(self, shifts: Tensor) -> Tensor:
         """``W delta``, shape ``(B, P, K)``: all changes at once, because reading ``W`` is what takes time."""
-        return self.rows @ shifts.flatten(2).permute(1, 2, 0)
+        return self.rows @ shifts.permute(1, 2, 0)
 
 
 def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[str, Surrogate]:
@@ -209,22 +218,27 @@ def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[st
         ``{layer: Surrogate}``.
     """
     plans = {layer: _ProbePlan(bench, clean.shape[1], probes, points) for layer, clean in bench.clean.items()}
-    samples, elements = len(bench.inputs), bench.inputs[0].numel()
+    samples, elements = bench.inputs.shape
     rows = {layer: bench.inputs.new_empty(samples, plan.count, elements) for layer, plan in plans.items()}
     squares: dict[str, list[Tensor]] = {layer: [] for layer in plans}
     for point in range(max(plan.points for plan in plans.values())):
-        noisy = (bench.inputs + bench.base_noise * bench.noise("probe-point", point)).requires_grad_(True)
+        (noise,) = bench.noise("probe-point", range(point, point + 1))
+        noisy = (bench.inputs + bench.base_noise * noise).requires_grad_(True)
         features = bench.features(noisy)
         for layer, plan in plans.items():
+            gradients = []
             for probe in plan.at(point, features[layer]):
-                (gradient,) = torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
+                gradients += torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
                 bench.passes.backward += len(noisy)
-                rows[layer][:, len(squares[layer])] = gradient.flatten(1)
-                squares[layer].append(bench.reduce(gradient.square()).double().cpu() / plan.width)
+            if gradients:
+                here = torch.stack(gradients, 1)
+                done = sum(part.shape[1] for part in squares[layer])
+                rows[layer][:, done : done + len(gradients)] = here
+                squares[layer].append(bench.reduce(here.square()).double().cpu() / plan.width)
         del features
     surrogates = {}
     for layer, plan in plans.items():
-        contributions = torch.stack(squares[layer], 1)
+        contributions = torch.cat(squares[layer], 1)
         share = plan.best_share(rows[layer])
         rows[layer] *= (share / (plan.count * plan.width)).sqrt().to(rows[layer])[:, None, None]
         error = plan.standard_error(contributions)
@@ -263,8 +277,7 @@ class _ProbePlan:
                 yield probe
             return
         for row in self._rows[draw]:
-            parity = np.bitwise_count(np.arange(self.width) & row) & 1
-            yield self._signs * torch.from_numpy(1.0 - 2.0 * parity).to(self._signs)
+            yield self._signs * _hadamard_row(int(row), self.order)[: self.width].to(self._signs)
 
     def standard_error(self, contributions: Tensor) -> Tensor:
         """Give the standard error of the mean of ``(B, P, U)`` contributions over ``P``.
@@ -303,15 +316,31 @@ class _ProbePlan:
         return (true / estimated).nan_to_num(0).clamp(0, 1)
 
 
-def measure_loss(
+@dataclass(frozen=True)
+class Change:
+    """How noise changed a feature.
+
+    Attributes
+    ----------
+    squared
+        Shape ``(B,)``, float64: mean squared change over feature entries and draws.
+    mean
+        Shape ``(B, D)``: mean change over draws, which noise of mean zero leaves behind in a curved network.
+    """
+
+    squared: Tensor
+    mean: Tensor
+
+
+def measure_change(
     bench: Bench,
     noise_scale: Tensor,
     *,
     draws: int,
     purpose: str,
     surrogates: dict[str, Surrogate],
-) -> dict[str, Tensor]:
-    """Mean squared feature change under unit-wise noise: Eq. (4)'s first term, forward passes only.
+) -> dict[str, Change]:
+    """Feature change under unit-wise noise, Eq. (4)'s first term: forward passes only.
 
     Parameters
     ----------
@@ -327,23 +356,109 @@ def measure_loss(
     Returns
     -------
     dict
-        ``{layer: (B,)}``, float64.
+        ``{layer: Change}``.
     """
     noise_scale = noise_scale.cpu().double()
     scale = bench.spread(noise_scale)
-    shifts = torch.stack([scale * bench.noise(purpose, draw) for draw in range(draws)])
     plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
+    explained = copy.deepcopy(plain)
+    mean = {layer: torch.zeros_like(bench.clean[layer]) for layer in surrogates}
     with torch.no_grad():
-        for shift in shifts:
-            features = bench.features(bench.inputs + shift)
-            for layer in surrogates:
-                plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
-    loss = {}
+        for start in range(0, draws, _HELD_DRAWS):
+            shifts = bench.noise(purpose, range(start, min(start + _HELD_DRAWS, draws))).mul_(scale)
+            for shift in shifts:
+                features = bench.features(bench.inputs + shift)
+                for layer in surrogates:
+                    plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
+                    mean[layer] += (features[layer] - bench.clean[layer]) / draws
+            for layer, surrogate in surrogates.items():
+                explained[layer] += surrogate.value(shifts).sum(0).cpu() / draws
+    changes = {}
     for layer, surrogate in surrogates.items():
-        explained = surrogate.value(shifts).mean(0).cpu()
-        corrected = plain[layer] - explained + surrogate.mean(noise_scale)
-        loss[layer] = torch.where(corrected > 0, corrected, plain[layer])  # a mean square is not negative
-    return loss
+        squared = _corrected(plain[layer], explained[layer], surrogate.mean(noise_scale))
+        changes[layer] = Change(squared, mean[layer])
+    return changes
+
+
+def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:
+    """Apply a control variate to mean squares, which are not negative."""
+    corrected = plain - explained + expected
+    return torch.where(corrected > 0, corrected, plain)
+
+
+def share_loss(
+    bench: Bench,
+    layer: str,
+    surrogate: Surrogate,
+    noise_scale: Tensor,
+    drift: Tensor,
+    *,
+    pairs: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Share the squared feature change under some noise among the units that cause it.
+
+    Probe gains see how much the feature *spreads*, and nothing of how far noise *drifts* its mean: kinks and
+    max pooling turn noise of mean zero into a change of mean ``m = E[f' - f*]``, in a trained network up to
+    half of the loss and on other units. With ``E |f' - f*|^2 = V + |m|^2``, ``V`` goes to the units by their
+    probe gains, ``|m|^2`` by its own slope
+
+        ``d|m|^2 / d sigma_u^2 = E[eps_u J'_u^T m] / sigma_u``,   ``J'`` at ``x + sigma eps``,
+
+    from antithetic pairs, whose difference is free of all that is linear in the noise. Both parts are scaled
+    to the loss measured here, so that ``sum_u sigma_u^2 gain_u`` equals it. A linear network has no drift
+    and keeps its probe gains.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    surrogate
+        Of this layer, from :func:`estimate_gain`.
+    noise_scale
+        Shape ``(B, U)``: the noise at which to look, best half-way along the descent.
+    drift
+        Shape ``(B, D)``: an estimate of ``m`` from other draws, up to a factor.
+    pairs
+        Antithetic pairs, two forward and two backward passes each; at least 2.
+
+    Returns
+    -------
+    gain, gain_error
+        Shape ``(B, U)``, float64; a unit keeps at least a twentieth of its probe gain.
+    """
+    noise_scale = noise_scale.cpu().double()
+    scale, clean, width = bench.spread(noise_scale), bench.clean[layer], drift.shape[1]
+    slopes = []
+    loss = torch.zeros(len(scale), dtype=torch.float64)
+    explained, own_squares = loss.clone(), loss.clone()
+    drift_sum = torch.zeros_like(clean)
+    for pair in range(pairs):
+        (noise,) = bench.noise("pairs", range(pair, pair + 1))
+        shift = scale * noise
+        slope, even = torch.zeros_like(shift), torch.zeros_like(clean)
+        for sign in (1, -1):
+            noisy = (bench.inputs + sign * shift).requires_grad_(True)
+            feature = bench.features(noisy)[layer]
+            (gradient,) = torch.autograd.grad((feature * drift).sum(), noisy)
+            bench.passes.backward += len(noisy)
+            slope += sign * gradient / 2
+            even += (feature.detach() - clean) / 2
+            loss += bench.squared_change(feature.detach(), layer).cpu() / (2 * pairs)
+        slopes.append(bench.reduce(slope.mul_(noise)).double().cpu() / (width * noise_scale))
+        explained += surrogate.value(shift[None])[0].cpu() / pairs
+        own_squares += even.square().mean(1).double().cpu()
+        drift_sum += even
+    loss = _corrected(loss, explained, surrogate.mean(noise_scale))
+    squared_drift = (drift_sum.square().mean(1).double().cpu() - own_squares) / (pairs * (pairs - 1))
+    squared_drift = squared_drift.clamp(min=0).minimum(loss)
+    slope, slope_error = torch.stack(slopes).mean(0), torch.stack(slopes).std(0) / pairs**0.5
+    by_slope = (noise_scale.square() * slope).sum(1)
+    of_slope = torch.where(by_slope > squared_drift, squared_drift / by_slope, 1.0)[:, None]
+    of_gain = (loss[:, None] - of_slope * by_slope[:, None]) / surrogate.predict(noise_scale)[:, None]
+    of_gain = of_gain.nan_to_num(0, 0, 0)
+    gain = of_gain * surrogate.gain + of_slope * slope
+    error = ((of_gain * surrogate.gain_error).square() + (of_slope * slope_error).square()).sqrt()
+    return gain.maximum(_LEAST_SHARE * of_gain * surrogate.gain), error
 
 
 @dataclass(frozen=True)
@@ -420,9 +535,9 @@ def descend(
     squared_error = torch.zeros_like(scale)  # of the sum over steps of the gain that each step amounts to
     running = torch.arange(samples)
     for step in range(longest):
-        part, here = bench.select(running.tolist()), scale[running]
+        here = scale[running]
         fresh = range(step * draws, (step + 1) * draws)
-        slope, slope_error = _loss_slope(part, layer, surrogate.select(running), here, fresh)
+        slope, slope_error = _loss_slope(bench, layer, surrogate, here, fresh)
         squared_error[running] += (slope_error / (2 * here)).square()
         gradient = slope / feature_variance[running, None] - weight / (units * here)
         moved = (here - rate * gradient).clamp(lower, upper)
@@ -434,7 +549,9 @@ def descend(
         time[rows] = step + share[done]
         converged[rows] = True
         scale[running], mean_log[running] = moved, reached
-        running = running[~done]
+        if done.any():
+            running = running[~done]
+            bench, surrogate = bench.select((~done).nonzero().flatten().tolist()), surrogate.select(~done)
         if not len(running):
             break
     end[running] = scale[running]
@@ -445,13 +562,13 @@ def _loss_slope(
     bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, draws: range
 ) -> tuple[Tensor, Tensor]:
     """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
-    scale = bench.spread(noise_scale)
-    noises = torch.stack([bench.noise("descent", draw) for draw in draws])
-    gradients = torch.stack([_change_gradient(bench, layer, scale * noise) for noise in noises])
-    surprise = noises * (gradients - surrogate.slope(scale * noises))
-    per_unit = bench.reduce(surprise.flatten(0, 1)).view(len(noises), *noise_scale.shape).double().cpu()
+    noises = bench.noise("descent", draws)
+    shifts = bench.spread(noise_scale) * noises
+    surprise = torch.stack([_change_gradient(bench, layer, shift) for shift in shifts])
+    surprise -= surrogate.slope(shifts)
+    per_unit = bench.reduce(surprise.mul_(noises)).double().cpu()
     slope = 2 * noise_scale * surrogate.gain * surrogate.share[:, None] + per_unit.mean(0)
-    return slope, per_unit.std(0) / len(noises) ** 0.5
+    return slope, per_unit.std(0) / len(draws) ** 0.5
 
 
 def _change_gradient(bench: Bench, layer: str, shift: Tensor) -> Tensor:
@@ -503,11 +620,9 @@ def minimise_sampled(
         slope = torch.zeros_like(total)
         ratio = log_ratio.detach().exp()
         scale = bench.spread(ratio * bench.base_noise)
-        for draw in range(step * draws, (step + 1) * draws):
-            noise = bench.noise("sampled", draw)
-            slope += (
-                bench.reduce(noise * _change_gradient(bench, layer, scale * noise)).double().cpu() / draws
-            )
+        for noise in bench.noise("sampled", range(step * draws, (step + 1) * draws)):
+            per_element = noise * _change_gradient(bench, layer, scale * noise)
+            slope += bench.reduce(per_element).double().cpu() / draws
         log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
         adam.step()
         schedule.step()
@@ -525,3 +640,24 @@ def _generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator
 def _key(seed: int, name: str, purpose: str, draw: int) -> int:
     text = f"{seed}|{name}|{purpose}|{draw}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _flatten(samples: Tensor) -> Tensor:
+    """``(B, ...)`` to ``(B, N)``, images channels last."""
+    return (samples.permute(0, 2, 3, 1) if samples.ndim == 4 else samples).flatten(1).contiguous()
+
+
+def _unflatten(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo :func:`_flatten` for samples of `shape`, without a copy."""
+    if len(shape) != 3:
+        return rows.view(-1, *shape)
+    channels, height, width = shape
+    return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _hadamard_row(row: int, order: int) -> Tensor:
+    """Row of Sylvester's Hadamard matrix of `order`, a power of 2, by doubling."""
+    signs = torch.ones(1)
+    while len(signs) < order:
+        signs = torch.cat([signs, -signs if row & len(signs) else signs])
+    return signs

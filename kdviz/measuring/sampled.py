@@ -121,6 +121,7 @@ def _feature_variance(bench: Bench, layer: str) -> Tensor:
     total = torch.zeros(len(bench.inputs), dtype=torch.float64)
     with torch.no_grad():
         for draw in range(_VARIANCE_DRAWS):
-            noisy = bench.inputs + bench.base_noise * bench.noise("sampled-variance", draw)
-            total += bench.squared_change(bench.features(noisy)[layer], layer).cpu()
+            (noise,) = bench.noise("sampled-variance", range(draw, draw + 1))
+            features = bench.features(bench.inputs + bench.base_noise * noise)
+            total += bench.squared_change(features[layer], layer).cpu()
     return total / _VARIANCE_DRAWS

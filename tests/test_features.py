@@ -186,3 +186,19 @@ def test_resolve_layers__small_network_is_listed_whole() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(LayerError, match="unknown layer 'dense'; this network has 0, 1"):
         resolve_layers(network, ["dense"])
+
+
+def test_frozen__compiled_code_rests() -> None:
+    ran = []
+
+    def backend(graph, inputs):
+        return lambda *values: ran.append(1) or graph(*values)
+
+    network, images = small_cnn().eval().requires_grad_(False), random_images(1)
+    network.compile(backend=backend)
+    reader = FeatureReader(network, ["conv2"])
+    with frozen(network):
+        assert reader.check(images) == {"conv2": 6 * 8 * 8}
+    assert not ran  # a graph may have been made without the hooks of the reader
+    reader.check(images)
+    assert ran

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, name_checkpoint, read_checkpoint
+from kdviz.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
 from kdviz.errors import StoreError
 
 _DEFINITIONS = {
@@ -61,7 +62,12 @@ class TrainingRecord:
 
     @cached_property
     def _contents(self) -> dict[str, Any]:
-        return json.loads((self.folder / "history.json").read_text())
+        contents = read_json(self.folder / "history.json")
+        if missing := {"checkpoints", "history", "weight_distance"} - contents.keys():
+            raise StoreError(
+                f"{self.folder / 'history.json'} is damaged: it lacks {', '.join(sorted(missing))}"
+            )
+        return contents
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -179,9 +185,10 @@ def weight_distance(
 
 
 def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
-    weight = read_checkpoint(checkpoint).get(f"{layer}.weight")
+    name = f"{layer}.weight"
+    weight = match_names(read_checkpoint(checkpoint), {name}).get(name)
     if not isinstance(weight, Tensor):
-        raise ValueError(f"no weight '{layer}.weight' in {name_checkpoint(checkpoint)}")
+        raise ValueError(f"no weight {name!r} in {name_checkpoint(checkpoint)}")
     return weight.detach().cpu().double()
 
 
@@ -200,13 +207,41 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
-    """Replace a file whole: after a kill, it holds the old contents or the new."""
+    """Replace a file whole: after a kill or on a full disk, it holds the old contents or the new.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StoreError(f"cannot write {path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(contents, dict):
+        raise StoreError(f"{path} is damaged: it holds no names and values")
+    return contents
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
@@ -221,10 +256,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote."""
-    with safe_open(path, framework="pt") as file:
-        metadata = json.loads(file.metadata()[_METADATA])
-    return load_file(path), metadata
+    """Read what `write_tensors` wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()[_METADATA])
+        return load_file(path), metadata
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        raise StoreError(f"cannot read {path}: {error}") from error
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -411,6 +411,25 @@ def test_export__every_number_has_a_checksum(finished: Run, tmp_path: Path) -> N
         assert len(numbers) > 15 and all(variable.filters()["fletcher32"] for variable in numbers)
 
 
+def test_export__any_change_is_noticed_but_that_of_a_writer(finished: Run, tmp_path: Path) -> None:
+    path = finished.export(tmp_path / "run.nc")
+    content = path.read_bytes()
+    for position in np.linspace(0, len(content) - 1, 50).astype(int):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        if position >= len(content) - 45 and not damaged.startswith(
+            content[:-32]
+        ):  # no seal to hold it against
+            continue
+        with pytest.raises(StoreError, match=r"run\.nc is damaged: its content is not what was exported"):
+            open_run(path)
+    path.write_bytes(content)
+    with netCDF4.Dataset(path, "a") as file:
+        file["points"].dataset_id = "renamed on purpose"
+    assert open_run(path).attrs["dataset_id"] == "renamed on purpose"
+
+
 def test_open_run__reads_no_old_format_whose_codec_is_pickle(tmp_path: Path, trap: Path) -> None:
     """Zarr 2 could hold pickled objects; such an array beside valid metadata is not looked at."""
     run = measure_all(tmp_path / "run.zarr")

@@ -9,7 +9,7 @@ without flag.
 Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
 nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set. Numbers
 carry checksums in both formats, and a chunk that is missing from a run directory is an error, never a fill
-value; text in an exported file has no checksum.
+value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed), ``files``
 (the two formats, atomic replacement), ``locks`` (one writer at a time), ``layout`` (names, empty arrays,

@@ -1,9 +1,14 @@
-"""Make damage to a run directory visible: every chunk is written, carries a checksum, and is looked for.
+"""Make damage visible: chunks of a run directory are checksummed and looked for, exported files sealed.
 
 Zarr reads a chunk whose file is gone as the fill value, and leaves out chunks that hold nothing else, so that
 a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault.
+
+The HDF5 library under netCDF may loop without end on a few flipped bits. An exported file therefore ends in
+its own SHA-256, behind the end that HDF5 knows, where other readers do not look and other writers cut it off.
 """
 
+import hashlib
+import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +19,27 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
+
+_SEAL = b"kdviz sha256 "
+_SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
+
+
+def seal(path: Path) -> None:
+    """End a file in the SHA-256 of what comes before."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(_SEAL + digest)
+
+
+def is_changed(path: Path) -> bool:
+    """Whether a sealed file is no longer what was sealed; one without seal is not known to be changed."""
+    size = path.stat().st_size
+    if size <= _SEAL_SIZE:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content[size - _SEAL_SIZE :]
+        with memoryview(content) as view, view[: size - _SEAL_SIZE] as sealed:
+            return end.startswith(_SEAL) and hashlib.sha256(sealed).digest() != end[len(_SEAL) :]
 
 
 def every_chunk_written() -> AbstractContextManager[object]:

@@ -17,7 +17,7 @@ import xarray as xr
 from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.schema import VARIABLES
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done, seal
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
 REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
@@ -115,6 +115,7 @@ def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
             encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
             ds.to_netcdf(partial, mode=mode, group=group, engine="netcdf4", encoding=encoding)
             mode = "a"
+        seal(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)

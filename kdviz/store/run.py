@@ -16,7 +16,7 @@ from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
 from kdviz.store.files import (
     PARTIAL,
     beside,
@@ -106,6 +106,11 @@ class Run:
             raise StoreError(f"there is no run at {self.path}")
         if self._is_directory and not (self.path / "points" / "zarr.json").is_file():
             raise StoreError(f"{self.path} is a folder but not a run: it has no group 'points'")
+        with file_errors(f"cannot read {self.path}"):
+            if not self._is_directory and is_changed(self.path):
+                raise StoreError(
+                    f"{self.path} is damaged: its content is not what was exported; export it anew"
+                )
         self._lock = run_lock(self.path)
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")

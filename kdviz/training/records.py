@@ -62,11 +62,12 @@ class TrainingRecord:
 
     @cached_property
     def _contents(self) -> dict[str, Any]:
-        contents = read_json(self.folder / "history.json")
+        path = self.folder / "history.json"
+        contents = read_json(path)
         if missing := {"checkpoints", "history", "weight_distance"} - contents.keys():
-            raise StoreError(
-                f"{self.folder / 'history.json'} is damaged: it lacks {', '.join(sorted(missing))}"
-            )
+            raise StoreError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+        if not _is_whole(contents["checkpoints"], contents["history"], contents["weight_distance"]):
+            raise StoreError(f"{path} is damaged: its lists do not fit each other")
         return contents
 
     @property
@@ -182,6 +183,24 @@ def weight_distance(
         distances.append(path)
         previous = current
     return _distance_array(distances, epochs, layer, "checkpoint")
+
+
+def _is_whole(checkpoints: Any, history: Any, weight_distance: Any) -> bool:
+    """Whether there is one number for every epoch, and one more where epoch 0 counts."""
+    try:
+        epochs = len(history["loss"])
+        distances = [paths for rule in ("step", "epoch") for paths in weight_distance[rule].values()]
+        lengths = {np.asarray(column, float).shape for column in history.values()}
+        from_start = {np.asarray(path, float).shape for path in distances}
+        known = all(NETWORK in weight_distance[rule] for rule in ("step", "epoch"))
+        return (
+            known
+            and lengths == {(epochs,)}
+            and from_start == {(epochs + 1,)}
+            and set(checkpoints) <= set(range(epochs + 1))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:

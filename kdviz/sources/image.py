@@ -323,15 +323,9 @@ def _load_items(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArr
     except Exception as error:  # a damaged archive makes NumPy raise nearly anything
         raise DataError(f"{path} cannot be read: {error}") from error
     count = len(pixels) if pixels.ndim else 0
-    known = (
-        pixels.dtype,
-        labels.dtype.kind,
-        indices.dtype.kind,
-        pixels.shape[1:],
-        labels.shape,
-        indices.shape,
-    )
-    if known[0] != np.uint8 or {*known[1:3]} - {*"iu"} or known[3:] != ((28, 28), (count,), (count,)):
+    shapes = (pixels.shape[1:], labels.shape, indices.shape)
+    kinds = pixels.dtype.str[1:] + labels.dtype.kind + indices.dtype.kind
+    if shapes != ((28, 28), (count,), (count,)) or kinds not in ("u1uu", "u1ui", "u1iu", "u1ii"):
         raise DataError(f"{path} holds other arrays than the items of Fashion-MNIST")
     return pixels, labels, indices
 

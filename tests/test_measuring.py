@@ -987,9 +987,22 @@ def test_measure_sampled__gives_what_find_points_reads():
         kdviz.measure_sampled(small_cnn(), images, layer="fc1", units=GRID, steps=0)
 
 
-def test_measure_checkpoints__nested_state_dict_is_pointed_at() -> None:
-    nested = {0: {"epoch": 3, "state_dict": small_cnn().state_dict()}}
-    with pytest.raises(DataError, match="holds more than weights; pass what lies under its key 'state_dict'"):
+def test_measure_checkpoints__state_dict_in_a_training_record_is_taken() -> None:
+    weights = small_cnn(seed=1).state_dict()
+    ours, theirs = (
         kdviz.measure_checkpoints(
-            small_cnn, nested, random_images(1), network="n", role="student", layers="fc1", units=GRID
+            small_cnn,
+            {0: checkpoint},
+            random_images(1),
+            network="n",
+            role="student",
+            layers="fc1",
+            units=GRID,
+            method="gain",
+            probes=2,
+            draws=2,
+            progress=False,
         )
+        for checkpoint in ({"epoch": 3, "state_dict": weights}, weights)
+    )
+    np.testing.assert_array_equal(ours["gain"].values, theirs["gain"].values)

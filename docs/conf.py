@@ -14,12 +14,12 @@ from kdviz.schema import VARIABLES
 
 DOCS = Path(__file__).parent
 NDARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[~numpy\.(\w+)\]\]")
-shutil.copytree(
-    DOCS.parent / "notebooks",
-    DOCS / "notebooks",
-    ignore=lambda _, names: {name for name in names if not name.endswith(".ipynb")},
-    dirs_exist_ok=True,
-)  # Sphinx reads nothing outside its own folder
+NOTEBOOKS = DOCS / "notebooks"  # a copy: Sphinx reads nothing outside its own folder
+
+shutil.rmtree(NOTEBOOKS, ignore_errors=True)
+NOTEBOOKS.mkdir()
+for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
+    shutil.copy2(notebook, NOTEBOOKS)
 
 project = "kdviz"
 author = copyright = "kdviz developers"

@@ -22,7 +22,6 @@ DOCS = ROOT / "docs"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pages, built as `make docs` builds them; connections are refused meanwhile."""
-    pytest.importorskip("sphinx", reason="the documentation needs kdviz[docs]")
     pages = tmp_path_factory.mktemp("site") / "html"
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     recipe = re.search(r"^\t\$\(BIN\)/python -m (sphinx .+) docs docs/_build/html$", _read("Makefile"), re.M)

@@ -53,7 +53,7 @@ class CostPlan:
     """
 
     samples: int = 16
-    gain_repeats: int = 7
+    gain_repeats: int = 5
     path_repeats: int = 3
     networks: tuple[str, ...] = ("small_vgg", "resnet18", "vgg11")
     memory_samples: tuple[int, ...] = (512, 1024, 2048, 4096)
@@ -142,8 +142,8 @@ def list_subjects(networks: Sequence[str], samples: int) -> Iterator[Subject]:
             network = resnet18(num_classes=10)
         yield Subject("resnet18, 64 px", network, "layer2", _resize(images, 64))
     if "vgg11" in networks:
-        network = build("vgg11", classes=10, input_size=32)
-        yield Subject("vgg11, 32 px", network, "features.18", _resize(images, 32))
+        network = build("vgg11", classes=10, input_size=32, width=0.5)
+        yield Subject("vgg11 of half width, 32 px", network, "features.18", _resize(images, 32))
 
 
 def _resize(images: Tensor, side: int) -> Tensor:
@@ -267,6 +267,7 @@ def measure_memory(verb: str, samples: int) -> dict[str, Any]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     return json.loads(done.stdout.splitlines()[-1])

@@ -51,8 +51,8 @@ class KillPlan:
     images: int = 200
     size: int = 24
     epochs: int = 6
-    samples: int = 40
-    probes: int = 64
+    samples: int = 20
+    probes: int = 32
     seed: int = 0
 
 
@@ -149,6 +149,7 @@ class Command:
                 [sys.executable, "-c", COMMAND_LINE.format(more=PHASES[arguments[0]]), *arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                cwd=Path(__file__).parents[1],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
 

@@ -87,6 +87,7 @@ def test_overhead__is_measured_over_bare(subject: costs.Subject) -> None:
     assert row["backward"] == 3 * 12 * points
 
 
+@pytest.mark.slow
 def test_costs__counts_grow_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = costs.CostPlan(
         networks=(),
@@ -127,6 +128,7 @@ def test_fit_slope__finds_the_line() -> None:
 # -- kills
 
 
+@pytest.mark.slow
 def test_kills__strike_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = kills.KillPlan(kills=1, import_share=0, images=20, size=16, epochs=2, samples=3, probes=4)
     monkeypatch.setattr(kills, "QUICK", tiny)

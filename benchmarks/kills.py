@@ -83,10 +83,15 @@ def run_kills(plan: KillPlan, folder: Path | None = None, *, name: str = "kills"
             study = Path(place) / f"study-{len(studies) + 1}"
             for phase in PHASES:
                 call = arguments_of(phase, study, images, plan)
-                while (kill := attempt(call, phase, timings[phase], plan, chance, quota[phase])) is not None:
+                before, left = look_at(study), quota[phase]
+                while (kill := attempt(call, phase, timings[phase], plan, chance, left)) is not None:
+                    after = look_at(study)
                     quota[phase] -= 1
-                    kills.append({"kill": len(kills) + 1, "study": study.name, **kill, **look_at(study)})
+                    progress = {"progress": after != before, "last_written": after[0]}
+                    kills.append({"kill": len(kills) + 1, "study": study.name, **kill, **progress})
                     show_table("Killed", kills[-1:])
+                    left = quota[phase] if after != before else 0  # most likely nothing is left to be done
+                    before = after
             studies.append({"study": study.name, **compare_studies(study, calm)})
     show_table("Every kill: seconds after the start, and after the imports", kills)
     struck = Counter(row["struck"] for row in kills)
@@ -208,11 +213,12 @@ def attempt(
     }
 
 
-def look_at(study: Path) -> dict[str, Any]:
-    """Say how far a killed study has come: files there are, and the last one written."""
-    files = [path for path in study.rglob("*") if path.is_file()]
-    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return {"files": len(files), "last_written": "" if last is None else str(last.relative_to(study))}
+def look_at(study: Path) -> tuple[str, int]:
+    """Say how far a study has come: the last result written, and when."""
+    files = [path for path in study.rglob("*") if path.is_file() and not path.name.startswith("plan.json")]
+    results = [path for path in files if "lock" not in path.name]
+    last = max(results, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return ("", 0) if last is None else (str(last.relative_to(study)), last.stat().st_mtime_ns)
 
 
 def compare_studies(ours: Path, theirs: Path) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def test_kills__strike_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.Mo
     (kill,) = results["kills"]
     assert kill["command"] == "train" and results["struck"] == {"training": 1}
     assert 0 < kill["worked"] < kill["seconds"]
+    assert kill["progress"] == (kill["last_written"] != "")
     assert kill["worked"] < tiny.reach * results["undisturbed"]["train"]["working"] + 1
     (study,) = results["studies"]
     assert results["bit_equal"] and study["differing"] == []

@@ -174,6 +174,8 @@ class FeatureReader:
             raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
         self.network = unwrap(network)
         self.layers = tuple(layers)
+        modules = _modules_of(network)  # once: walking a large network takes as long as a small pass
+        self._modules = {layer: modules[layer] for layer in self.layers}
         self._feature = feature
 
     def check(self, inputs: Tensor) -> dict[str, int]:
@@ -214,8 +216,7 @@ class FeatureReader:
 
     @contextmanager
     def _hooks(self, make_hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-        modules = _modules_of(self.network)
-        handles = [modules[layer].register_forward_hook(make_hook(layer)) for layer in self.layers]
+        handles = [module.register_forward_hook(make_hook(layer)) for layer, module in self._modules.items()]
         try:
             yield
         finally:

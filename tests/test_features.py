@@ -119,6 +119,14 @@ def test_reader__in_place_activation_cannot_change_the_feature(feature):
     assert torch.equal(features["0"], expected)
 
 
+def test_reader__looks_for_its_layers_once(monkeypatch):
+    network, images = small_cnn(), random_images(1)
+    expected = network.conv1(images).relu().flatten(1)
+    reader = FeatureReader(network, ["conv1"])
+    monkeypatch.setattr(network, "named_modules", lambda *_, **__: pytest.fail("walked through the network"))
+    assert torch.equal(reader(images)["conv1"], expected)
+
+
 def test_reader__makes_one_column_of_one_number_a_sample():
     network = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
     inputs = torch.randn(5, 4)

@@ -135,7 +135,8 @@ def measure(
     -----
     Cost a sample and layer, in forward or backward passes: ``probes`` for the gains and about
     40 for their checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path
-    takes over. The authors' procedure takes 15,456 [1]_.
+    takes over. Every epoch begins with a trial, of 7 passes forward and 2 a layer backward in all. The
+    authors' procedure takes 15,456 [1]_.
 
     References
     ----------

@@ -49,7 +49,7 @@ def main() -> None:
             f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()
         )
         _fail("; ".join(faults).replace("settings: Value error, ", ""), error)
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
         _fail(str(error), error)
 
 

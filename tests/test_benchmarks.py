@@ -99,13 +99,14 @@ def test_costs__counts_grow_as_documented(tmp_path: Path, monkeypatch: pytest.Mo
         growth_repeats=1,
     )
     monkeypatch.setattr(costs, "QUICK", tiny)
+    monkeypatch.setitem(costs.BASE, "samples", 2)
     results = run_quick(tmp_path, "costs")["results"]
     assert results["passes_as_documented"] and results["peak_below_limit"]
     found = {row["axis"]: (row["forward"], row["backward"]) for row in results["growth"][:-1]}
     assert found["samples"] == (1 * (40 + 4 + 33), 1 * 16)
-    assert found["probes"] == (8 * (40 + 4 + 33), 8 * 8)
-    assert found["draws"] == (8 * (40 + 2 + 33), 8 * 16)
-    assert found["grid"] == found["layers"] == found["max_batch"] == (8 * 77, 8 * 16)
+    assert found["probes"] == (2 * (40 + 4 + 33), 2 * 8)
+    assert found["draws"] == (2 * (40 + 2 + 33), 2 * 16)
+    assert found["grid"] == found["layers"] == found["max_batch"] == (2 * 77, 2 * 16)
     small, large = results["memory"]
     assert (small["units_x_samples"], large["units_x_samples"]) == (32 * 256, 64 * 256)
     assert large["inputs"] == 2 * small["inputs"] == 64 * 3 * 16 * 16 * 4

@@ -707,10 +707,14 @@ def test_measure__stopped_by_a_signal_says_so_and_goes_on(
             os.kill(os.getpid(), number)
         write(self, *arguments)
 
+    def run_in_foreground() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+        cli.main()
+
     with monkeypatch.context() as patch:
         patch.setattr(Run, "write_block", write_or_be_stopped)
         patch.setattr(sys, "argv", ["kdviz", "measure", str(copy), "--no-progress"])
-        ended, told = in_child(cli.main)
+        ended, told = in_child(run_in_foreground)
     assert (ended, told.strip()) == (status, "kdviz: stopped; call the same command again to continue")
     begun = open_run(copy / "run.zarr").summary()["done"]
     assert 0 < begun.sum() < len(open_run(study.run_path).summary())

@@ -146,7 +146,7 @@ def measure(
     Examples
     --------
     >>> import torch, kdviz
-    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 50))
     >>> ds = kdviz.measure(network, torch.rand(2, 3, 4, 4), layers="1", units=kdviz.units.grid(4),
     ...                    progress=False)
     >>> dict(ds.gain.sizes)

@@ -1,13 +1,55 @@
 """Command line: ``python -m benchmarks --help``."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+Quick = Annotated[bool, typer.Option("--quick", help="A tiny version, to try whether it runs.")]
+Folder = Annotated[Path | None, typer.Option(help="Where to write; benchmarks/results by default.")]
 
 
 @app.callback()
 def main() -> None:
     """Measure what docs/validation.md claims."""
+
+
+@app.command()
+def costs(quick: Quick = False, folder: Folder = None) -> None:
+    """Time over bare passes, peak memory, and growth of both; exit code 1 where passes or memory surprise."""
+    from benchmarks.costs import QUICK, CostPlan, run_costs
+
+    fine = run_costs(QUICK if quick else CostPlan(), folder, name=_name("costs", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
+def kills(quick: Quick = False, folder: Folder = None) -> None:
+    """Kill training and measuring at random moments; exit code 1 if the end differs by a bit."""
+    from benchmarks.kills import QUICK, KillPlan, run_kills
+
+    fine = run_kills(QUICK if quick else KillPlan(), folder, name=_name("kills", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
+def noise(
+    quick: Quick = False,
+    study: Annotated[
+        Path | None, typer.Option(help="A trained study to measure; else one is trained.")
+    ] = None,
+    folder: Folder = None,
+) -> None:
+    """Show how far every metric moves when nothing but the measurement seed changes."""
+    from benchmarks.noise import QUICK, NoisePlan, run_noise
+
+    run_noise(QUICK if quick else NoisePlan(), folder, study=study, name=_name("noise", quick))
+
+
+def _name(command: str, quick: bool) -> str:
+    return f"{command}-quick" if quick else command
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Read saved weights without running pickled code."""
 
 import os
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from kdviz.errors import DataError
 
 Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
 
+_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_MOST_EXPANDED = 2**30  # bytes that tensors may take beyond those of the file, as views that repeat values
+
 
 def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Give the state dict of a checkpoint, whichever way it is kept.
@@ -21,7 +26,8 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     ----------
     checkpoint
         A state dict; or the path of one: ``.safetensors``, else a file for `torch.load`, which is read with
-        ``weights_only=True``.
+        ``weights_only=True``. Of a larger record, such as ``{"model": ..., "optimizer": ..., "epoch": ...}``,
+        the one state dict in it is taken.
 
     Returns
     -------
@@ -33,23 +39,65 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     TypeError
         If `checkpoint` is neither a path nor a mapping.
     DataError
-        If the file is missing or damaged, or no tensor is in it.
+        If the file is missing or damaged, holds objects that only pickled code could make, such as a whole
+        network, or there is no state dict in it, or more than one.
     """
     if not isinstance(checkpoint, (str, os.PathLike, Mapping)):
         raise TypeError(f"a checkpoint must be a path or a state dict, got {type(checkpoint).__name__}")
-    weights = checkpoint if isinstance(checkpoint, Mapping) else _read_file(Path(checkpoint))
-    if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
-        origin = name_checkpoint(checkpoint)
-        if isinstance(weights, Mapping):
-            for key in (key for key, value in weights.items() if isinstance(value, Mapping)):
-                raise DataError(f"{origin} holds more than weights; pass what lies under its key {key!r}")
-        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    origin = name_checkpoint(checkpoint)
+    record = checkpoint if isinstance(checkpoint, Mapping) else _read_file(Path(checkpoint))
+    weights = _find_weights(record, origin)
+    if not all(isinstance(name, str) for name in weights):
+        raise DataError(f"{origin} holds tensors without names; save network.state_dict()")
     return dict(weights)
+
+
+def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
+    """Take off the prefix that DataParallel or torch.compile gave every name, unless any is `wanted` with it.
+
+    Parameters
+    ----------
+    weights
+        A state dict.
+    wanted
+        Names that the reader knows, such as those of a network.
+    """
+    matched = dict(weights)
+    while matched and not any(name in wanted for name in matched):
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in matched)), None)
+        if prefix is None:
+            return dict(weights)
+        matched = {name.removeprefix(prefix): value for name, value in matched.items()}
+    return matched
 
 
 def name_checkpoint(checkpoint: Checkpoint) -> str:
     """Name a checkpoint in messages: its path, or "the state dict"."""
     return "the state dict" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
+
+
+def _find_weights(record: Any, origin: str) -> Mapping[str, Any]:
+    """Give the record itself if it is a state dict, else the only state dict directly below it."""
+    if not isinstance(record, Mapping):
+        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    below = [
+        key
+        for key, value in record.items()
+        if isinstance(value, Mapping) and _has_tensors(value) and not str(key).endswith("_extra_state")
+    ]
+    if len(below) > 1:
+        raise DataError(
+            f"{origin} holds {len(below)} sets of weights; pass one: {', '.join(map(repr, below))}"
+        )
+    if below:
+        return record[below[0]]
+    if not _has_tensors(record):
+        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    return record
+
+
+def _has_tensors(record: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in record.values())
 
 
 def _read_file(path: Path) -> Any:
@@ -58,6 +106,45 @@ def _read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_compressed(path)
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        raise DataError(f"cannot read the checkpoint {path}: {error}") from error
+        raise DataError(f"cannot read the checkpoint {path}: {_explain(error)}") from error
+    if (size := _expanded_size(record)) > path.stat().st_size + _MOST_EXPANDED:
+        raise DataError(
+            f"{path} is damaged: its tensors would take {size / 2**30:.0f} GiB, far more than the file"
+        )
+    return record
+
+
+def _explain(error: Exception) -> str:
+    """Shorten what a reader says, and turn torch's advice to run code from the file into one not to."""
+    text = str(error).strip()
+    code = re.search(r"GLOBAL (\S+)", text) or re.search("(TorchScript) archive", text)
+    if code:
+        return f"it holds more than tensors and plain values ({code[1]}); save network.state_dict() instead"
+    reason, _, _ = text.partition("WeightsUnpickler error: ")[-1].strip().partition("\n")
+    return f"{type(error).__name__}: {reason or text.partition(chr(10))[0]}"
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a small file that would unpack to an endless one; torch compresses no tensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        is_torchscript = any(
+            entry.filename.endswith("/constants.pkl") for entry in entries
+        )  # torch refuses it
+        if not is_torchscript and any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise DataError(f"{path} is a compressed archive; write it with torch.save")
+
+
+def _expanded_size(record: Any) -> int:
+    """Bytes of the tensors of a record were each of their values written out."""
+    if isinstance(record, Tensor):
+        return record.numel() * record.element_size()
+    if isinstance(record, Mapping):
+        return sum(map(_expanded_size, record.values()))
+    return sum(map(_expanded_size, record)) if isinstance(record, (list, tuple)) else 0

@@ -5,6 +5,7 @@ status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -25,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is what typer makes of Ctrl-C
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
 Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
@@ -32,12 +35,13 @@ Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
 
 def main() -> None:
     """Run the command line; the entry point of the ``kdviz`` script."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     warnings.simplefilter("default", KdvizWarning)
     warnings.showwarning = _show_warning
     try:
         app()
     except SystemExit as ending:
-        if ending.code == 130:  # what typer makes of Ctrl-C
+        if ending.code in (_INTERRUPTED, _TERMINATED):
             typer.echo("\nkdviz: stopped; call the same command again to continue", err=True)
         raise
     except ValidationError as error:
@@ -45,7 +49,7 @@ def main() -> None:
             f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()
         )
         _fail("; ".join(faults).replace("settings: Value error, ", ""), error)
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
         _fail(str(error), error)
 
 

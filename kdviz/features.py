@@ -6,11 +6,15 @@ last requested layer has spoken. This module must not know any particular archit
 Symbols: ``B`` samples, ``D`` feature entries of a layer.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +25,17 @@ Feature = str | Callable[[Any], Tensor]
 
 def list_layers(network: nn.Module) -> list[str]:
     """Name the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
-    return [name for name, module in unwrap(network).named_modules() if name and not list(module.children())]
+    modules = unwrap(network).named_modules()
+    return [_plain_name(name) for name, module in modules if name and not list(module.children())]
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """Give the plain module behind ``torch.compile``, which ignores hooks set after compilation."""
+    """Give the plain module behind ``torch.compile``."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"network must be a torch.nn.Module, got {type(network).__name__}; of an exported or converted "
+            "program, pass the module that it was made from"
+        )
     inner = getattr(network, "_orig_mod", network)
     if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise LayerError("the network is wrapped for several devices; pass its .module instead")
@@ -38,18 +48,19 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
     Raises
     ------
     LayerError
-        If a name is unknown (near names are listed) or a module is not part of `network`.
+        If a name is unknown (near names are listed), a module is not part of `network`, or a layer lies in
+        a scripted, traced or exported program.
     """
-    modules = dict(unwrap(network).named_modules())
+    modules = _modules_of(network)
     names = []
     for layer in layers:
         if isinstance(layer, nn.Module):
-            found = [name for name, module in modules.items() if module is layer]
+            found = [name for name, module in modules.items() if module is unwrap(layer)]
             if not found:
                 raise LayerError(f"the {type(layer).__name__} passed as layer is not a part of this network")
             names.append(found[0])
-        elif layer in modules and layer:
-            names.append(layer)
+        elif layer and _plain_name(layer) in modules:
+            names.append(_plain_name(layer))
         else:
             known = [name for name in modules if name]
             near = difflib.get_close_matches(str(layer), known, n=5, cutoff=0.5)
@@ -59,28 +70,74 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             raise LayerError(f"unknown layer {layer!r}; {hint}")
     if len(set(names)) != len(names):
         raise LayerError(f"a layer is named twice: {names}")
+    for name in names:
+        if isinstance(modules[name], torch.jit.ScriptModule) or _is_dissolved(unwrap(network), name):
+            raise LayerError(
+                f"layer {name!r} lies in a scripted, traced or exported program, where no hook can read it; "
+                "pass the plain network that it was made from, or choose a layer outside of it"
+            )
     return names
+
+
+def _is_dissolved(network: nn.Module, layer: str) -> bool:
+    """Tell whether a graph of operations, as ``torch.export`` gives, has no call of the layer any more."""
+    if not isinstance(network, torch.fx.GraphModule):
+        return False
+    called = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    return not any(f"{layer}.".startswith(f"{name}.") for name in called)
+
+
+def _modules_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Name all modules, one module under several names included, as if nothing were compiled."""
+    modules = unwrap(network).named_modules(remove_duplicate=False)
+    return {_plain_name(name): module for name, module in modules}  # of a wrapper and its inside, the inside
+
+
+def _plain_name(name: str) -> str:
+    """Take out what ``torch.compile`` of a part adds to the names of its layers."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in eval mode without parameter gradients; restore both afterwards.
 
-    Inside, gradients of inputs can be taken even if the caller has switched them off.
+    Inside, gradients of inputs can be taken even if the caller has switched them off, and what was compiled
+    runs as the plain modules that hooks can read.
     """
     modes = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     try:
-        network.eval()
+        for module, _ in modes:
+            module.training = False  # .eval() may do more, such as merging weights, that could not be undone
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), _not_compiled():
             yield network
     finally:
         for module, mode in modes:
             module.training = mode
         for parameter, flag in gradients:
             parameter.requires_grad_(flag)
+
+
+def _not_compiled() -> AbstractContextManager[object]:
+    """Run the code behind ``torch.compile``, which need not call hooks set after compilation."""
+    # loading the compiler takes seconds, and nothing is compiled where it is not loaded
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def same_random_state(network: nn.Module) -> Iterator[None]:
+    """Leave the global random state of torch, NumPy and Python as found, whatever `network` draws."""
+    used = {tensor.device for tensor in (*network.parameters(), *network.buffers())}
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002  (the global state is what is kept)
+    try:
+        with torch.random.fork_rng(devices=[device for device in used if device.type == "cuda"]):
+            yield
+    finally:
+        np.random.set_state(states[0])  # noqa: NPY002
+        random.setstate(states[1])
 
 
 class _LastLayerRead(Exception):
@@ -103,7 +160,8 @@ class FeatureReader:
     Notes
     -----
     The feature is taken inside the hook as a new tensor, so that an in-place activation behind the
-    layer cannot change it.
+    layer cannot change it. The network gets a copy of the inputs, so that one at its start cannot change
+    those.
 
     References
     ----------
@@ -116,6 +174,8 @@ class FeatureReader:
             raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
         self.network = unwrap(network)
         self.layers = tuple(layers)
+        modules = _modules_of(network)  # once: walking a large network takes as long as a small pass
+        self._modules = {layer: modules[layer] for layer in self.layers}
         self._feature = feature
 
     def check(self, inputs: Tensor) -> dict[str, int]:
@@ -129,14 +189,17 @@ class FeatureReader:
         """
         calls = dict.fromkeys(self.layers, 0)
         with torch.no_grad(), self._hooks(self._counter(calls)):
-            self.network(inputs)
+            self.network(inputs.clone())
         for layer, count in calls.items():
             if count == 0:
-                raise LayerError(f"layer {layer!r} takes no part in the forward pass of these inputs")
+                raise LayerError(
+                    f"layer {layer!r} takes no part in the forward pass of these inputs, or only its weights "
+                    "do; choose a layer that is called, such as the one around it"
+                )
             if count > 1:
                 raise LayerError(
                     f"layer {layer!r} is used {count} times in one forward pass, so its feature is not "
-                    "unique; give each use its own module"
+                    "unique; give each use its own module, or choose the layer around it"
                 )
         with torch.no_grad():
             return {layer: feature.shape[1] for layer, feature in self(inputs).items()}
@@ -146,15 +209,14 @@ class FeatureReader:
         features: dict[str, Tensor] = {}
         try:
             with self._hooks(self._collector(features, len(inputs))):
-                self.network(inputs)
+                self.network(inputs.clone())
         except _LastLayerRead:
             pass
         return {layer: features[layer] for layer in self.layers}
 
     @contextmanager
     def _hooks(self, make_hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-        modules = dict(self.network.named_modules())
-        handles = [modules[layer].register_forward_hook(make_hook(layer)) for layer in self.layers]
+        handles = [module.register_forward_hook(make_hook(layer)) for layer, module in self._modules.items()]
         try:
             yield
         finally:
@@ -186,9 +248,10 @@ class FeatureReader:
             value = self._feature(output)
             value = value.clone() if isinstance(value, Tensor) else value
         elif not isinstance(output, Tensor):
+            path = _path_to_tensor(output) or "output[0]"
             raise LayerError(
                 f"layer {layer!r} returns a {type(output).__name__}, not a tensor; pass feature= a callable "
-                "that picks the tensor, such as feature=lambda output: output[0]"
+                f"that picks the tensor, such as feature=lambda output: {path}.relu()"
             )
         else:
             value = output.relu() if self._feature == "relu" else output.clone()
@@ -199,3 +262,17 @@ class FeatureReader:
                 f"({samples} here), got {shape}"
             )
         return value.flatten(1) if value.ndim > 1 else value[:, None]
+
+
+def _path_to_tensor(output: Any, path: str = "output") -> str | None:
+    """Write where the first tensor of a structure is, as Python."""
+    if isinstance(output, Tensor):
+        return path
+    entries: Iterable[tuple[str, Any]] = ()
+    if isinstance(output, Mapping):
+        entries = [(f"[{key!r}]", value) for key, value in output.items()]
+    elif dataclasses.is_dataclass(output):
+        entries = [(f".{field.name}", getattr(output, field.name)) for field in dataclasses.fields(output)]
+    elif isinstance(output, (tuple, list)):
+        entries = [(f"[{at}]", value) for at, value in enumerate(output)]
+    return next(filter(None, (_path_to_tensor(value, path + step) for step, value in entries)), None)

@@ -86,7 +86,7 @@ class Variable:
 
     @property
     def missing(self) -> bool | int | float | str:
-        """Value that stands for "not measured": NaN, -1, 0 (unsigned), False or an empty string."""
+        """Value that stands for "not measured", which is NaN, -1, 0 (unsigned), False or an empty string."""
         by_kind: dict[str, bool | int | float | str] = {"b": False, "i": -1, "u": 0, "f": np.nan, "U": ""}
         return by_kind[_KINDS[self.dtype][0]]
 

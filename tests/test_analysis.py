@@ -169,7 +169,7 @@ def test_find_points__bad_threshold_raises(threshold):
 def test_find_points__bad_baseline_or_dataset_raises():
     with pytest.raises(ValueError, match="baseline is 'image'; allowed: checkpoint, sample"):
         analysis.find_points(random_network(0), baseline="image")
-    with pytest.raises(SchemaError, match="'foreground' is missing"):
+    with pytest.raises(SchemaError, match=r"'foreground' is missing.*measure with foreground=masks, or look"):
         analysis.find_points(random_network(0).drop_vars("foreground"))
     hole = random_network(0)
     hole["entropy"][1, 2, int(np.flatnonzero(hole["valid"][2])[0])] = np.nan
@@ -190,6 +190,7 @@ def test_count_points__counted_by_hand():
     assert counts["n_fg_mean"].item() == 1.0
     assert counts["n_bg_mean"].item() == 0.5
     assert counts["fg_ratio_mean"].item() == 1 / 3  # mean of ratios; the ratio of means is 2/3
+    assert counts["n_without_points"].values.tolist() == [1]
     assert counts["n_uncertain"].values.tolist() == [[0, 0]]
     assert counts["label"].values.tolist() == [0, 1]
     assert counts.attrs["threshold"] == 0.2
@@ -438,6 +439,17 @@ def test_compare__intervals_equal_slow_replica_with_the_same_resamples(mode):
             limits = [result[f"{role}{end}"].sel(metric=name, seed=0).item() for end in ("_low", "_high")]
             # 1e-12: order of float64 additions
             np.testing.assert_allclose(limits, np.quantile(resampled, [0.1, 0.9]), rtol=0, atol=1e-12)
+
+
+def test_compare__tells_how_many_samples_have_no_point_when_counted():
+    # one text per checkpoint, one word per sample; background units are never points
+    some = analysis.find_points(from_rows(["00 00 10", "10 00 10", "10 00 11"], epochs=[0, 1, 2]))
+    none = analysis.find_points(from_rows(["00 00 10", "00 00 00", "00 10 00"], epochs=[0, 1, 2]))
+    last = analysis.compare(student=[some, none], baseline=[none, none], resamples=2)
+    assert last.attrs["student_without_points"] == "[1, 2]"
+    assert last.attrs["baseline_without_points"] == "[2, 2]"
+    early = analysis.compare(student=some, baseline=none, epoch=1, resamples=2)
+    assert early.attrs["student_without_points"] == "[1]" and early.attrs["baseline_without_points"] == "[3]"
 
 
 def test_compare__differences_are_paired(student):

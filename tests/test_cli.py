@@ -166,6 +166,17 @@ def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
     assert re.fullmatch(r"kdviz: no finished training run in out/networks/baseline-s0.*\n", done.err)
 
 
+def test_measure__out_of_memory_is_one_sentence(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(self: Study) -> None:
+        raise MemoryError("out of memory with 16 samples in one pass")
+
+    monkeypatch.setattr(Study, "measure", run_out)
+    done = call("measure", study.folder, "--no-progress")
+    assert (done.status, done.err) == (1, "kdviz: out of memory with 16 samples in one pass\n")
+
+
 def test_export__existing_file_is_kept_unless_told(call: Call, study: Study, tmp_path: Path) -> None:
     target = tmp_path / "run.nc"
     target.write_text("precious")

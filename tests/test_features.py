@@ -119,6 +119,14 @@ def test_reader__in_place_activation_cannot_change_the_feature(feature):
     assert torch.equal(features["0"], expected)
 
 
+def test_reader__looks_for_its_layers_once(monkeypatch):
+    network, images = small_cnn(), random_images(1)
+    expected = network.conv1(images).relu().flatten(1)
+    reader = FeatureReader(network, ["conv1"])
+    monkeypatch.setattr(network, "named_modules", lambda *_, **__: pytest.fail("walked through the network"))
+    assert torch.equal(reader(images)["conv1"], expected)
+
+
 def test_reader__makes_one_column_of_one_number_a_sample():
     network = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
     inputs = torch.randn(5, 4)
@@ -186,3 +194,19 @@ def test_resolve_layers__small_network_is_listed_whole() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(LayerError, match="unknown layer 'dense'; this network has 0, 1"):
         resolve_layers(network, ["dense"])
+
+
+def test_frozen__compiled_code_rests() -> None:
+    ran = []
+
+    def backend(graph, inputs):
+        return lambda *values: ran.append(1) or graph(*values)
+
+    network, images = small_cnn().eval().requires_grad_(False), random_images(1)
+    network.compile(backend=backend)
+    reader = FeatureReader(network, ["conv2"])
+    with frozen(network):
+        assert reader.check(images) == {"conv2": 6 * 8 * 8}
+    assert not ran  # a graph may have been made without the hooks of the reader
+    reader.check(images)
+    assert ran

@@ -2,12 +2,16 @@
 
 import ast
 import configparser
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
+import zipfile
 from collections.abc import Iterator
+from email import message_from_bytes
 from fnmatch import fnmatch
 from importlib.metadata import Distribution, distribution, packages_distributions
 from pathlib import Path
@@ -91,7 +95,7 @@ def third_party_imports() -> set[str]:
 
 def test_extras__are_the_promised_ones(setup: configparser.ConfigParser) -> None:
     names = set(setup["options.extras_require"]) - set(setup.defaults())
-    assert names >= {"view", "measure", "vision", "lab", "baselines", "all", "dev"}
+    assert names >= {"view", "measure", "vision", "text", "lab", "baselines", "all", "docs", "dev"}
 
 
 def test_view_extra__asks_for_no_torch(setup: configparser.ConfigParser) -> None:
@@ -174,7 +178,7 @@ def test_ci__tests_the_oldest_and_the_newest_python(setup: configparser.ConfigPa
 
 
 def test_ci__no_job_fails_quietly(workflow: dict) -> None:
-    assert set(workflow["jobs"]) == {"lint", "tests", "without-torch", "notebooks", "newest"}
+    assert set(workflow["jobs"]) == {"lint", "tests", "without-torch", "docs", "notebooks", "newest"}
     text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     for quiet in ("continue-on-error", "|| true", "|| :", "set +e", "exit 0"):
         assert quiet not in text
@@ -191,12 +195,59 @@ def test_ci_and_pre_commit__run_the_lint_of_make(workflow: dict) -> None:
         assert any(entry.startswith(command.removesuffix(" .")) for entry in entries), command
 
 
+# -- what is handed out
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is built from nothing but it."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (source,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return source, wheel
+
+
+def package_files() -> set[str]:
+    """Give the files of the package as the checkout has them."""
+    files = {path.relative_to(ROOT) for path in (ROOT / "kdviz").rglob("*") if path.is_file()}
+    return {file.as_posix() for file in files if file.suffix != ".pyc"}
+
+
+@pytest.mark.slow
+def test_wheel__holds_the_package_and_nothing_else(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = set(wheel.namelist())
+        metadata = message_from_bytes(wheel.read(f"kdviz-{kdviz.__version__}.dist-info/METADATA"))
+    own = {name for name in names if ".dist-info/" not in name}
+    assert own == package_files()
+    assert own > {"kdviz/papers.csv", "kdviz/py.typed"}
+    assert f"kdviz-{kdviz.__version__}.dist-info/licenses/LICENSE" in names
+    assert metadata["Version"] == kdviz.__version__
+    assert metadata["License-File"] == "LICENSE"
+
+
+@pytest.mark.slow
+def test_source_distribution__holds_what_builds_the_wheel(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[0]) as archive:
+        files = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
+    own = {name for name in files if ".egg-info/" not in name}
+    texts = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md"}
+    assert own == package_files() | texts | {"pyproject.toml", "setup.cfg"}
+    assert distributions[0].stat().st_size < 1_000_000, "no data, no runs"
+
+
 # -- viewing where no torch is installed
 
 
 @pytest.fixture(scope="session")
-def python_without_torch(tmp_path_factory: pytest.TempPathFactory, setup: configparser.ConfigParser) -> Path:
-    """A virtual environment with what `kdviz[view]` asks for: links to the files installed here."""
+def python_without_torch(
+    tmp_path_factory: pytest.TempPathFactory,
+    setup: configparser.ConfigParser,
+    distributions: tuple[Path, Path],
+) -> Path:
+    """A virtual environment with the wheel, and links to what its extra `view` asks for."""
     home = tmp_path_factory.mktemp("view") / "env"
     venv.create(home, system_site_packages=False, with_pip=False, symlinks=True)
     (site,) = home.glob("lib/python*/site-packages")
@@ -208,8 +259,14 @@ def python_without_torch(tmp_path_factory: pytest.TempPathFactory, setup: config
             link = site / top
             if not link.exists():
                 link.symlink_to(Path(str(package.locate_file(top))))
-    (site / "kdviz").symlink_to(ROOT / "kdviz")
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        wheel.extractall(site)  # a pure wheel is installed by unpacking it
     return home / "bin" / "python"
+
+
+def outside_the_checkout() -> dict[str, str]:
+    """Give the environment without what would lead back to the checkout's package or data."""
+    return {name: value for name, value in os.environ.items() if name not in ("KDVIZ_DATA", "PYTHONPATH")}
 
 
 @pytest.mark.slow
@@ -221,6 +278,7 @@ def test_view__works_where_torch_is_not_installed(python_without_torch: Path, tm
     result = subprocess.run(
         [python_without_torch, script, run, "optimum", "0"],
         cwd=tmp_path,
+        env=outside_the_checkout(),
         capture_output=True,
         text=True,
         check=False,
@@ -235,12 +293,28 @@ def test_view__works_where_torch_is_not_installed(python_without_torch: Path, tm
 def test_measure__names_the_extra_where_torch_is_not_installed(python_without_torch: Path) -> None:
     result = subprocess.run(
         [python_without_torch, "-c", "import kdviz; kdviz.measure"],
+        cwd=python_without_torch.parent,
+        env=outside_the_checkout(),
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 1
     assert "kdviz[measure]" in result.stderr
+
+
+@pytest.mark.slow
+def test_built_in_data__is_said_to_be_in_the_repository(python_without_torch: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [python_without_torch, "-c", "import kdviz; kdviz.sources.fashion_composites()"],
+        cwd=tmp_path,
+        env=outside_the_checkout(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "set KDVIZ_DATA to the data folder of a checkout of kdviz" in result.stderr
 
 
 def test_view_script__refuses_to_prove_nothing() -> None:

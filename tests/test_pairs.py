@@ -340,7 +340,8 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
         "Entropies: solver descent, weight 7, target 0.386 nat above the base noise. "
         "Threshold: 0.2 nat below the mean background entropy of the checkpoint. "
         "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
-        "seeds are not pooled. Weight distance: per step."
+        "seeds are not pooled. Weight distance: per step. "
+        "Without any point at the counted epoch, fg_ratio 0: 1 of 6 samples of the baseline (fc1, seed 1)."
     )
 
 

@@ -68,8 +68,10 @@ def compare(
         (and for the baseline), the range over every way of deciding units too close to the threshold, NaN
         for D. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that
         would speak for it. NaN where a metric is undefined; attribute ``note`` then says why. Attributes
-        state the settings of the entropies and points, sample and seed numbers, the checkpoints and the
-        definition of the weight distance. ``.to_dataframe()`` gives one row per metric and seed.
+        state the settings of the entropies and points, sample and seed numbers, the checkpoints, the
+        definition of the weight distance, and as ``student_without_points``, ``baseline_without_points``
+        (JSON, one number a seed) how many samples had no point at all and count with a ``fg_ratio`` of 0.
+        ``.to_dataframe()`` gives one row per metric and seed.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def compare(
         warnings.warn(f"metrics of the learning path are NaN; {'; '.join(notes)}", KdvizWarning, stacklevel=2)
 
     weights = _draw_weights(n_samples, resamples if n_samples > 1 else 0, seed)
-    tables, ranges = {}, {}
+    tables, ranges, without_points = {}, {}, {}
     for role, networks in (("student", students), ("baseline", baselines)):
         at = [check_epoch(f"{role}[{i}]", epoch, ds["epoch"].values) for i, ds in enumerate(networks)]
         cases = list(zip(networks, at, undefined, strict=True))
@@ -118,6 +120,9 @@ def compare(
             [_resample(ds, weights, k, include_start, why) for ds, k, why in cases], axis=1
         )
         ranges[role] = np.stack([_range_uncertain(ds, k, include_start, why) for ds, k, why in cases], axis=1)
+        without_points[f"{role}_without_points"] = json.dumps(
+            [int(count_points(ds)["n_without_points"][k]) for ds, k, _ in cases]
+        )
     tables["difference"] = tables["student"] - tables["baseline"]
     if teachers:
         rows = [_resample(ds, weights, -1, include_start, PATH_METRICS) for ds in teachers]
@@ -132,6 +137,7 @@ def compare(
         },
         attrs=read_entropy_settings(students[0])
         | read_settings(students[0])
+        | without_points
         | {
             "n_samples": n_samples,
             "n_seeds": len(pairs),

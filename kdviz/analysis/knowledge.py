@@ -17,7 +17,7 @@ from kdviz.analysis.inputs import (
     sample_coords,
 )
 from kdviz.analysis.metrics import METRICS
-from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, validate
 
 Baseline = Literal["checkpoint", "sample"]
@@ -85,7 +85,12 @@ def find_points(ds: xr.Dataset, *, threshold: float = 0.2, baseline: Baseline = 
     >>> found.background_entropy.item(), found.knowledge_point.values.ravel().tolist()
     (-2.5, [True, False, True, False])
     """
-    validate(ds, require=("entropy", "foreground"))
+    validate(ds, require=("entropy",))
+    if "foreground" not in ds:
+        raise SchemaError(
+            "variable 'foreground' is missing, and knowledge points are told from the background: "
+            "measure with foreground=masks, or look at the units alone in ds['entropy']"
+        )
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold < np.inf:
         raise ValueError(f"threshold is {threshold!r}; allowed: a finite number of nat, 0 or more")
     if baseline not in get_args(Baseline):
@@ -141,8 +146,8 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
         Per (epoch, sample): ``n_fg``, ``n_bg``, ``fg_ratio`` (0 for a sample without any point) and
         ``n_uncertain``, the valid units too close to the threshold to call. Per epoch: ``n_fg_mean``,
         ``n_bg_mean`` and ``fg_ratio_mean``, means over samples (for the ratio: the mean of ratios, not the
-        ratio of means). Each count and ratio also as ``_low`` and ``_high``: its range over every way of
-        deciding the uncertain units.
+        ratio of means), and ``n_without_points``, the samples without any. Each count and ratio also as
+        ``_low`` and ``_high``: its range over every way of deciding the uncertain units.
 
     Raises
     ------
@@ -168,6 +173,9 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
             mean_attrs = attrs | {"long_name": f"{attrs['long_name']}, mean over samples"}
             counts[f"{name}_mean{end}"] = ("epoch", array.mean(axis=1), mean_attrs)
     attrs = {"long_name": "units too close to the threshold to call", "units": "1"}
+    without = (n_fg[""] + n_bg[""] == 0).sum(axis=1)
+    about = {"long_name": "samples without any knowledge point, whose fg_ratio counts as 0", "units": "1"}
+    counts["n_without_points"] = ("epoch", without, about)
     counts["n_uncertain"] = (("epoch", "sample"), uncertain.sum(axis=-1), attrs)
     return annotate(counts)
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -172,7 +172,7 @@ def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
 
     States numbers of samples, training seeds, checkpoints, solver, entropy weight, calibration, threshold,
     kind of interval and definition of the weight distance; what differs between layers stands with the
-    layer's name, and what is undefined with its reason.
+    layer's name, the samples without any point, and what is undefined with its reason.
     """
     comparisons = _compare_all(pairs)
 
@@ -196,6 +196,8 @@ def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
         "Weight distance": lambda ds: ds.attrs.get("weight_distance", "definition not recorded"),
     }
     sentences = [say(topic, describe) for topic, describe in topics.items()]
+    if without := [text for at, ds in comparisons.items() for text in _count_without_points(at, ds)]:
+        sentences.append(f"Without any point at the counted epoch, fg_ratio 0: {', '.join(without)}.")
     if notes := [f"{ds.attrs['note']} ({at})" for at, ds in comparisons.items() if "note" in ds.attrs]:
         sentences.append(f"Undefined: {'; '.join(notes)}.")
     return " ".join(sentences)
@@ -342,6 +344,15 @@ def _compare_all(pairs: Mapping[str, NetworkPair]) -> dict[str, xr.Dataset]:
     if not found:
         raise ValueError("the run has no layer with both a student and a baseline")
     return found
+
+
+def _count_without_points(label: str, comparison: xr.Dataset) -> Iterator[str]:
+    for role in ("student", "baseline"):
+        numbers = json.loads(comparison.attrs[f"{role}_without_points"])
+        for seed, number in zip(comparison["seed"].values.tolist(), numbers, strict=True):
+            if number:
+                total = comparison.attrs["n_samples"]
+                yield f"{number} of {total} samples of the {role} ({label}, seed {seed})"
 
 
 def _describe_checkpoints(comparison: xr.Dataset) -> str:

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdviz.checkpoints import Checkpoint, name_checkpoint, read_checkpoint
+from kdviz.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
 from kdviz.errors import DataError
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint into `network`.
+    """Put the weights of a checkpoint, saved from the network or a wrapper around it, into `network`.
 
     Raises
     ------
     DataError
         If a file is missing or damaged, or the weights do not fit the network.
     """
-    weights = read_checkpoint(checkpoint)
+    weights = match_names(read_checkpoint(checkpoint), network.state_dict())
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """Check inputs, masks and names once, before any work starts."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.units import Grid
+
+_LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Inputs:
         What shares one noise scale, and the unit of every element of a sample.
     samples
         Coordinates and masks shared by all epochs: sample, unit, label, foreground, ...
+    hashes
+        Short hash of every input.
     fingerprint
         Short hash of the inputs, in order.
     """
@@ -36,6 +42,7 @@ class Inputs:
     units: Grid
     unit_index: NDArray[np.int64]
     samples: xr.Dataset
+    hashes: list[str]
     fingerprint: str
 
 
@@ -46,10 +53,12 @@ def prepare_inputs(
     labels: ArrayLike | None,
     sample_ids: Sequence[str] | None,
     dtype: torch.dtype | None = None,
+    base_noise: float | None = None,
 ) -> Inputs:
     """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`.
 
-    `dtype` is that of the network's parameters, or None if it has none.
+    `dtype` is that of the network's parameters, or None if it has none; `base_noise` None if the user left
+    it to `units`.
     """
     if not isinstance(units, Grid):
         raise TypeError(
@@ -60,7 +69,15 @@ def prepare_inputs(
         raise TypeError(
             f"inputs are {tensor.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"
         )
-    unit_index = units.index(tuple(tensor.shape[1:]))
+    if torch.finfo(tensor.dtype).bits < 32:
+        raise TypeError(
+            f"inputs are {tensor.dtype}, which is too coarse for the small noise of a measurement; pass "
+            "inputs.float()"
+        )
+    try:
+        unit_index = units.index(tuple(tensor.shape[1:]))
+    except ValueError as error:
+        raise ValueError(f"{error}{layout_hint(tensor)}") from error
     hashes = [
         hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:12] for sample in tensor
     ]
@@ -71,11 +88,22 @@ def prepare_inputs(
         coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
     )
     if foreground is not None:
-        samples["foreground"] = (("sample", "unit"), _unit_mask(foreground, units, tensor))
+        mask = _unit_mask(foreground, units, tensor)
+        _warn_of_empty_masks(mask)
+        samples["foreground"] = (("sample", "unit"), mask)
     if labels is not None:
         samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
     fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-    return Inputs(tensor, ids, units, unit_index, samples, fingerprint)
+    if base_noise is None:
+        _warn_of_large_inputs(tensor, units.base_noise)
+    return Inputs(tensor, ids, units, unit_index, samples, hashes, fingerprint)
+
+
+def layout_hint(tensor: Tensor) -> str:
+    """Continue a message about inputs that do not fit: they look as if channels came last."""
+    if tensor.ndim == 4 and tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
+        return "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)"
+    return ""
 
 
 def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
@@ -93,6 +121,8 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
         if len(shapes) > 1 or not all(batch.ndim for batch in batches):
             raise ValueError(f"inputs must be batches of samples of one shape, got samples of {shapes}")
         inputs = torch.cat([batch.detach().cpu() for batch in batches])
+    if inputs.device.type == "meta":
+        raise ValueError("inputs are on the meta device and hold no values")
     tensor = inputs.detach().cpu()
     if not tensor.is_floating_point():
         raise TypeError(f"inputs must be floating point, normalised as in training; got {tensor.dtype}")
@@ -147,3 +177,29 @@ def _unit_mask(foreground: ArrayLike, units: Grid, tensor: Tensor) -> NDArray[np
             f"{(len(tensor), units.count)}"
         )
     return units.reduce_mask(mask > 0)
+
+
+def _warn_of_empty_masks(mask: NDArray[np.bool_]) -> None:
+    for empty, what, so in (
+        (~mask.any(1), "no foreground", "a finer grid sees smaller objects"),
+        (mask.all(1), "no background", "nothing is left to compare their foreground with"),
+    ):
+        if empty.any():
+            warnings.warn(
+                f"{empty.sum()} of {len(mask)} samples have {what} in units, first those at "
+                f"{np.flatnonzero(empty)[:5].tolist()}; {so}",
+                DegenerateWarning,
+                stacklevel=4,
+            )
+
+
+def _warn_of_large_inputs(tensor: Tensor, base_noise: float) -> None:
+    size = float(tensor.square().mean(dtype=torch.float64).sqrt())
+    if size > _LARGE * base_noise:
+        warnings.warn(
+            f"inputs are large (root mean square {size:.3g}), noise of {base_noise:g} is lost in them; "
+            "normalise them as in training, or, if the network was trained on such inputs, pass a larger "
+            f"base_noise, such as {base_noise * 255:g} for pixels of 0 to 255",
+            KdvizWarning,
+            stacklevel=4,
+        )

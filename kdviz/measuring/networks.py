@@ -1,6 +1,5 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
-import copy
 import hashlib
 import json
 import os
@@ -19,11 +18,12 @@ from tqdm.auto import tqdm
 from kdviz import schema
 from kdviz.checkpoints import Checkpoint, read_checkpoint
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
-from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
+from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.measuring.blocks import Arrays, measure_block
 from kdviz.measuring.checkpoints import fingerprint_weights, load_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.settings import Method, Settings
+from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network, try_network
 from kdviz.store import Run, create_run
 from kdviz.units import Grid
 
@@ -62,8 +62,9 @@ def measure(
     Parameters
     ----------
     network
-        Any network whose input is one tensor. Left exactly as found: mode, parameters, gradients, hooks and
-        global random state.
+        Any network whose input is one tensor, in float32 or finer, whose forward pass passes gradients and
+        treats samples alike and apart in eval mode. Left exactly as found: mode, parameters, gradients, hooks
+        and global random state.
     inputs
         Shape ``(B, ...)``, floating point, normalised as in training; or an iterable of such batches.
     layers
@@ -113,14 +114,20 @@ def measure(
     ------
     ValueError, TypeError
         For inputs that are not finite floating-point samples in the dtype of the network, masks or names
-        of another size, settings out of range, a device that is not there, or features that are not finite.
+        of another size, settings out of range, a device that is not there, a network of half precision,
+        without values or on several devices, or features that are not finite, have no gradient, are random or
+        depend on the other samples of a batch.
     LayerError
-        For a layer that is unknown, unused, reused, or gives no tensor.
+        For a layer that is unknown, unused, reused, scripted, or gives no tensor.
+    MemoryError
+        If a pass does not fit; the message says what to lower.
 
     Warns
     -----
     DegenerateWarning
-        If a layer's feature does not react to noise for some samples.
+        If a layer's feature does not react to noise for some samples, or a mask is empty or full.
+    KdvizWarning
+        If the inputs are so large that the preset noise is hardly seen, such as pixels of 0 to 255.
     ConvergenceWarning
         If `target` is not met for some samples (``converged``).
 
@@ -128,7 +135,8 @@ def measure(
     -----
     Cost a sample and layer, in forward or backward passes: ``probes`` for the gains and about
     40 for their checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path
-    takes over. The authors' procedure takes 15,456 [1]_.
+    takes over. Every epoch begins with a trial, of 7 passes forward and 2 a layer backward in all. The
+    authors' procedure takes 15,456 [1]_.
 
     References
     ----------
@@ -138,7 +146,7 @@ def measure(
     Examples
     --------
     >>> import torch, kdviz
-    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 50))
     >>> ds = kdviz.measure(network, torch.rand(2, 3, 4, 4), layers="1", units=kdviz.units.grid(4),
     ...                    progress=False)
     >>> dict(ds.gain.sizes)
@@ -147,14 +155,14 @@ def measure(
     if not _is_epoch(epoch):
         raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
     names = resolve_layers(network, _as_sequence(layers))
-    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, _dtype_of(network))
+    network = prepare_network(network, device)
+    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
-    network = _on_device(unwrap(network), device)
     identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
-    with frozen(network):
+    with same_random_state(network), frozen(network), memory_advice(settings.micro_batch, stored=False):
         reader = FeatureReader(network, names, feature)
-        _check_features(reader, prepared, epoch)
+        try_network(reader, prepared, settings.base_noise, settings.micro_batch, epoch)
         for rows in tqdm(_blocks(len(prepared.ids)), desc="measuring", unit="block", disable=not progress):
             arrays = measure_block(reader, prepared, rows, settings)
             for name in names:
@@ -236,13 +244,15 @@ def measure_checkpoints(
     StoreError
         If the store was measured with other settings (the first that differs is named), other samples,
         masks, labels or pixels, or is being written by another process.
+    MemoryError
+        As :func:`measure`; the same call goes on behind what is in the store.
 
     Warns
     -----
     DegenerateWarning, ConvergenceWarning
         As :func:`measure`.
     KdvizWarning
-        If an unfinished measurement goes on with a smaller `max_batch`.
+        As :func:`measure`; also if an unfinished measurement goes on with a smaller `max_batch`.
     """
     if not isinstance(checkpoints, Mapping):
         raise TypeError(f"checkpoints must map epochs to weights, got {type(checkpoints).__name__}")
@@ -251,9 +261,9 @@ def measure_checkpoints(
             f"checkpoints must map epochs (integers of 0 or more) to weights, got epochs {list(checkpoints)}"
         )
     epochs = sorted(map(int, checkpoints))
-    model = _on_device(unwrap(make_network()), device)
+    model = prepare_network(make_network(), device)
     names = resolve_layers(model, _as_sequence(layers))
-    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, _dtype_of(model))
+    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise)
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
     fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
     identity = dict(details or {}) | {
@@ -286,13 +296,18 @@ def measure_checkpoints(
             {name: batch for name, batch in stored.items() if missing[name]}, settings.micro_batch
         )
     kept: dict[str, list[list[xr.Dataset]]] = {name: [[] for _ in epochs] for name in names}
-    with frozen(model), run.writing() if run is not None else nullcontext():
+    with (
+        same_random_state(model),
+        frozen(model),
+        memory_advice(settings.micro_batch, stored=run is not None),
+        run.writing() if run is not None else nullcontext(),
+    ):
         reader = FeatureReader(model, names, feature)
         loaded = None
         for at, block in (bar := tqdm(todo, desc=f"measuring {network}", unit="block", disable=not progress)):
             if loaded != at:
                 load_weights(model, checkpoints[epochs[at]])
-                _check_features(reader, prepared, epochs[at])
+                try_network(reader, prepared, settings.base_noise, settings.micro_batch, epochs[at])
                 loaded = at
                 bar.set_postfix_str(f"epoch {epochs[at]}", refresh=False)
             arrays = measure_block(reader, prepared, blocks[block], settings)
@@ -349,7 +364,7 @@ def _layer_attrs(
         target=config.pop("target"),
         seed=config.pop("seed"),
         config=config,
-        device=str(_device_of(network)),
+        device=str(device_of(network)),
         torch_version=torch.__version__,
         input_fingerprint=prepared.fingerprint,
         **identity,  # type: ignore[arg-type]
@@ -449,41 +464,6 @@ def _is_single(layers: Layers) -> bool:
 
 def _is_epoch(epoch: object) -> bool:
     return isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool) and bool(epoch >= 0)
-
-
-def _on_device(network: nn.Module, device: str | torch.device | None) -> nn.Module:
-    if device is None:
-        return network
-    try:
-        wanted = torch.empty(0, device=device).device  # "cuda" becomes the current one, "cuda:0"
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason, _, _ = str(error).partition("\n")
-        raise ValueError(f"device {device!r} cannot be used here: {reason}") from error
-    present = _device_of(network)
-    same = wanted.type == present.type and (wanted.type == "cpu" or wanted.index == present.index)
-    return network if same else copy.deepcopy(network).to(wanted)
-
-
-def _device_of(network: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
-def _dtype_of(network: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
-
-
-def _check_features(reader: FeatureReader, prepared: Inputs, epoch: int) -> None:
-    """Try the network on one sample before the long work."""
-    sample = prepared.tensor[:1].to(_device_of(reader.network))
-    reader.check(sample)
-    with torch.no_grad():
-        features = reader(sample)
-    for layer, feature in features.items():
-        if not torch.isfinite(feature).all():
-            raise ValueError(
-                f"layer {layer!r} gives NaN or infinite features at epoch {epoch}; most likely the training "
-                "diverged: look at its loss, and measure earlier epochs or train with a smaller learning rate"
-            )
 
 
 def _warn_of_doubts(results: Mapping[str, xr.Dataset]) -> None:

@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.entropy import entropy_of
-from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, unwrap
+from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.gain import Bench, minimise_sampled
 from kdviz.measuring.inputs import prepare_inputs
+from kdviz.measuring.trial import device_of, dtype_of, prepare_network, try_network
 from kdviz.units import Grid
 
 _BATCH = 16
@@ -68,19 +69,19 @@ def measure_sampled(
             raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
     if not weight > 0:
         raise ValueError(f"weight must be positive, got {weight!r}")
-    network = unwrap(network)
     (name,) = resolve_layers(network, [layer])
-    first = next(network.parameters(), torch.zeros(()))
-    prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, first.dtype)
+    network = prepare_network(network)
+    prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, dtype_of(network), base_noise)
     tau0 = units.base_noise if base_noise is None else base_noise
     ratios, variances = [], []
-    with frozen(network):
+    device = device_of(network)
+    with same_random_state(network), frozen(network):
         reader = FeatureReader(network, [name], feature)
-        reader.check(prepared.tensor[:1].to(first.device))
+        try_network(reader, prepared, tau0, _BATCH, epoch=0)
         for start in tqdm(range(0, len(prepared.ids), _BATCH), desc="sampling", disable=not progress):
             bench = Bench(
                 reader,
-                prepared.tensor[start : start + _BATCH].to(first.device),
+                prepared.tensor[start : start + _BATCH].to(device),
                 sample_ids=prepared.ids[start : start + _BATCH],
                 unit_index=prepared.unit_index,
                 unit_count=units.count,

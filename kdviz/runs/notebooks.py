@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import kdviz
-from kdviz.errors import DataError, MissingExtraError
+from kdviz.errors import DataError, MissingExtraError, StoreError
+from kdviz.training.records import write_bytes
 
 try:
     import nbformat
@@ -74,13 +75,14 @@ def rerun(
     ------
     DataError
         If there is no such notebook, or a cell of it fails (the cell's error is repeated).
+    StoreError
+        If the folder cannot be written.
     ValueError, TypeError
         If a parameter is unknown (near names are given) or has another type.
     """
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    target = _make_folder(folder)
     name = "-".join([path.stem, *(f"{key}={_short(value)}" for key, value in sorted(checked.items()))])
     executed = target / f"{name[:150]}.ipynb"
     _execute(path, executed, checked, progress)
@@ -122,16 +124,24 @@ def write_report(
     Raises
     ------
     StoreError
-        If there is no run, or it is damaged.
+        If there is no run, it is damaged, or the folder cannot be written.
     DataError
         If a cell fails.
     """
     kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    target = _make_folder(folder)
     executed = target / "report.ipynb"
     _execute(find_notebook("01_quickstart"), executed, {"run_path": str(Path(run).resolve())}, progress)
     return _write_page(executed, code=False)
+
+
+def _make_folder(path: str | os.PathLike[str]) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write into {folder}: {error}") from error
+    return folder
 
 
 def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], progress: bool) -> None:
@@ -145,6 +155,8 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], prog
             progress_bar=progress,
             cwd=str(Path.cwd()),
         )
+    except OSError as error:
+        raise StoreError(f"cannot write {executed}: {error}") from error
     except PapermillExecutionError as error:
         raise DataError(
             f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
@@ -157,7 +169,7 @@ def _write_page(notebook: Path, code: bool = True) -> Path:
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
     page = notebook.with_suffix(".html")
-    page.write_text(body)
+    write_bytes(page, body.encode())
     return page
 
 

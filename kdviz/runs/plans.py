@@ -138,7 +138,10 @@ class StudyPlan(BaseModel):
                     raise StoreError(
                         f"{folder} holds a study with {name} {old}, now {new}; choose another folder"
                     )
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make a study at {folder}: {error}") from error
         write_bytes(path, json.dumps(self.model_dump(mode="json"), indent=2).encode())
 
     @classmethod
@@ -157,5 +160,7 @@ class StudyPlan(BaseModel):
             raise StoreError(
                 f"{folder} holds no study: there is no {PLAN_FILE}; begin with kdviz train"
             ) from None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
         except ValidationError as error:
             raise StoreError(f"{path} is damaged: {error}") from error

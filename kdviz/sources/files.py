@@ -68,11 +68,14 @@ def _data_folders() -> list[Path]:
 def _read_checksums(folder: Path) -> dict[str, str]:
     path = folder / "checksums.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        checksums = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} is missing; copy the whole data folder of a checkout of kdviz") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
+    if not isinstance(checksums, dict):
+        raise DataError(f"{path} is damaged: it holds no names and checksums")
+    return checksums
 
 
 @functools.lru_cache(maxsize=256)

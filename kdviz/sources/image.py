@@ -37,6 +37,7 @@ _CANVAS_LIMITS = (28, 128)
 _ITEM_THRESHOLD = 10  # fainter pixels of a raw item are the resampling fringe around it
 _OPEN_CLASSES = (FASHION_CLASSES.index("sandal"), FASHION_CLASSES.index("bag"))
 _ZOOM_STEPS = (1.0, 1.5, 2.0, 3.0)  # side of the crop, in canvas sides
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as EPS does
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _NAMES_SHOWN = 5
 
@@ -279,9 +280,7 @@ def fashion_composites(
     _require_integer("seed", seed, 0)
     if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
         raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 1, got {scale}")
-    with np.load(find_data("fashion_items.npz")) as archive:
-        prefix = split.replace("-", "_")
-        pixels, labels, indices = (archive[f"{prefix}_{name}"] for name in ("images", "labels", "indices"))
+    pixels, labels, indices = _load_items(split)
     count = len(labels) if count is None else count
     _require_integer("count", count, 1, len(labels))
     pixels, labels, indices = pixels[:count], labels[:count].astype(np.int64), indices[:count]
@@ -310,6 +309,25 @@ def fashion_composites(
         source=f"fashion composites, {split}, canvas {canvas}, scale {scale[0]:g}..{scale[1]:g}, seed {seed}"
         + ("" if with_item else ", backgrounds only"),
     )
+
+
+def _load_items(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Read the raw items of a split: pixels ``(N, 28, 28)``, labels and indices ``(N,)``."""
+    path = find_data("fashion_items.npz")
+    prefix = split.replace("-", "_")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            pixels, labels, indices = (
+                archive[f"{prefix}_{name}"] for name in ("images", "labels", "indices")
+            )
+    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
+        raise DataError(f"{path} cannot be read: {error}") from error
+    count = len(pixels) if pixels.ndim else 0
+    shapes = (pixels.shape[1:], labels.shape, indices.shape)
+    kinds = pixels.dtype.str[1:] + labels.dtype.kind + indices.dtype.kind
+    if shapes != ((28, 28), (count,), (count,)) or kinds not in ("u1uu", "u1ui", "u1iu", "u1ii"):
+        raise DataError(f"{path} holds other arrays than the items of Fashion-MNIST")
+    return pixels, labels, indices
 
 
 def _outline_items(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -351,15 +369,17 @@ def _keep_wide(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _load_photographs(split: str, canvas: int) -> list[list[NDArray[np.uint8]]]:
     """Every photograph of the split at the sizes of the zoom steps that leave room for the canvas."""
-    listing = json.loads(find_data("photographs.json").read_text(encoding="utf-8"))
+    path = find_data("photographs.json")
+    try:
+        names = [entry["name"] for entry in json.loads(path.read_bytes()) if entry["split"] == split]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
     photographs = []
-    for entry in listing:
-        if entry["split"] == split:
-            with Image.open(find_data(f"photographs/{entry['name']}.png")) as file:
-                photograph = file.convert("RGB")
-            steps = [step for step in _ZOOM_STEPS if min(photograph.size) >= step * canvas]
-            sizes = [(round(photograph.width / step), round(photograph.height / step)) for step in steps]
-            photographs.append([np.asarray(photograph.resize(size, Image.Resampling.BOX)) for size in sizes])
+    for name in names:
+        photograph = _open_upright(find_data(f"photographs/{name}.png")).convert("RGB")
+        steps = [step for step in _ZOOM_STEPS if min(photograph.size) >= step * canvas]
+        sizes = [(round(photograph.width / step), round(photograph.height / step)) for step in steps]
+        photographs.append([np.asarray(photograph.resize(size, Image.Resampling.BOX)) for size in sizes])
     return photographs
 
 
@@ -524,10 +544,12 @@ def _read_pair(
 
 
 def _open_upright(path: Path) -> Image.Image:
+    if not path.is_file():  # a pipe would be waited for without end
+        raise DataError(f"{path} is not a file")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_FORMATS) as file:
             return ImageOps.exif_transpose(file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 

@@ -7,11 +7,13 @@ size from the start. They are filled in blocks of (1 epoch, `block` samples), an
 without flag.
 
 Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
-nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set.
+nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set. Numbers
+carry checksums in both formats, and a chunk that is missing from a run directory is an error, never a fill
+value; an exported file ends in a checksum of the whole.
 
-Modules, each importing only from those before it: ``files`` (the two formats, atomic replacement),
-``locks`` (one writer at a time), ``layout`` (names, empty arrays, comparing settings), ``run`` (the public
-class). No torch here: runs are viewed where none is installed.
+Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed), ``files``
+(the two formats, atomic replacement), ``locks`` (one writer at a time), ``layout`` (names, empty arrays,
+comparing settings), ``run`` (the public class). No torch here: runs are viewed where none is installed.
 """
 
 from kdviz.store.run import Run, create_run, open_run

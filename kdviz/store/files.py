@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import xarray as xr
 from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.schema import VARIABLES
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done, seal
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
 REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
@@ -24,18 +26,29 @@ REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new
 def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
     """Load a group, or only some data variables of it, as it was before it was written."""
     exact: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "mask_and_scale": False}
-    if path.is_dir():
-        exact |= {"engine": "zarr", "consolidated": False, "chunks": None}
+    in_folder = path.is_dir()
+    if in_folder:
+        exact |= {"engine": "zarr", "zarr_format": 3, "consolidated": False, "chunks": None}
     else:
         exact |= {"engine": "netcdf4"}
+    done, wanted = None, []
     try:
+        if in_folder:
+            done = read_done(path / group)  # first: what is flagged now was written before the data are read
         with xr.open_dataset(path, group=group, **exact) as ds:
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
-            loaded = ds.drop_vars(unwanted).load().drop_encoding()
+            wanted = [str(name) for name in ds.variables if name not in unwanted and name != "done"]
+            loaded = _with_plain_values(ds.drop_vars(unwanted).load().drop_encoding())
+        if done is not None and "done" in loaded:
+            loaded["done"] = (loaded["done"].dims, done)
+        damage = find_damage(path / group, wanted, done) if in_folder else ""
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
-        raise StoreError(f"cannot read {group!r} of {path}: {error}") from error
-    return _with_plain_values(loaded)
+        damage = find_damage(path / group, wanted, done, decode=True) if in_folder else ""
+        raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
+    if damage:
+        raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")
+    return loaded
 
 
 def children(path: Path, group: str) -> list[str]:
@@ -44,7 +57,7 @@ def children(path: Path, group: str) -> list[str]:
         nodes = (path / group).glob("*/zarr.json")
         found = [node.parent.name for node in nodes if _node_type(node) == "group"]
     else:
-        with netCDF4.Dataset(path) as file:
+        with _netcdf_file(path) as file:
             found = list((file[group] if group else file).groups)
     return sorted((name for name in found if not name.endswith(PARTIAL)), key=natural_order)
 
@@ -53,7 +66,7 @@ def has_variables(path: Path, group: str) -> bool:
     """Whether the group holds data, not only other groups."""
     if path.is_dir():
         return any(_node_type(node) == "array" for node in (path / group).glob("*/zarr.json"))
-    with netCDF4.Dataset(path) as file:
+    with _netcdf_file(path) as file:
         return bool(file[group].variables)
 
 
@@ -82,14 +95,19 @@ def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 def write_zarr(ds: xr.Dataset, path: Path, group: str | None = None) -> None:
     """Write a storable dataset as a new group."""
-    # Left to itself xarray marks NaN as _FillValue, which comes back as an attribute when read exactly.
-    unmarked = {name: {"_FillValue": None} for name, array in ds.variables.items() if array.dtype.kind == "f"}
-    ds.to_zarr(path, group=group, mode="w", zarr_format=3, consolidated=False, encoding=unmarked)
+    encoding: dict[Any, dict[str, Any]] = {name: {"compressors": [CHECKSUMMED]} for name in ds.variables}
+    for name, array in ds.variables.items():
+        if array.dtype.kind == "f":
+            # Left to itself xarray marks NaN as _FillValue, an attribute when read exactly.
+            encoding[name]["_FillValue"] = None
+    with every_chunk_written():
+        ds.to_zarr(path, group=group, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
 
 
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
     """Write all groups to one file, which appears at `path` complete and on the disk, or not at all."""
-    partial = beside(path, f".{os.getpid()}{PARTIAL}")
+    partial = beside(path, f".{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+    _remove_abandoned(path)
     try:
         mode: Any = "w"
         for group, ds in groups:
@@ -97,11 +115,32 @@ def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
             encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
             ds.to_netcdf(partial, mode=mode, group=group, engine="netcdf4", encoding=encoding)
             mode = "a"
+        seal(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that were killed in `write_netcdf` left beside `path`."""
+    name = re.compile(rf"{re.escape(path.name)}\.{re.escape(socket.gethostname())}\.([0-9]+){PARTIAL}")
+    for leftover in path.parent.iterdir():
+        if (found := name.fullmatch(leftover.name)) and not _is_running(int(found[1])):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 asks nothing elsewhere, it kills
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -121,7 +160,7 @@ def sweep(path: Path) -> None:
         if not target.exists():
             old.rename(target)
     for leftover in list(path.rglob(f"*{PARTIAL}")):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)  # it may have lain in a folder just removed
@@ -144,8 +183,17 @@ def file_errors(action: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter is how the netCDF library reports a full disk
         raise StoreError(f"{action}: {error}") from error
+
+
+@contextmanager
+def _netcdf_file(path: Path) -> Iterator[netCDF4.Dataset]:
+    try:
+        with netCDF4.Dataset(path) as file:
+            yield file
+    except Exception as error:  # as in `read_group`
+        raise StoreError(f"cannot read {path}: {error}") from error
 
 
 def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
@@ -167,11 +215,12 @@ def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
 def _node_type(node: Path) -> str:
     try:
         return json.loads(node.read_bytes())["node_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{node} is damaged: {error}") from error
 
 
 def _netcdf_encoding(array: xr.Variable) -> dict[str, Any]:
     if array.dtype.kind == "O":
         return {}
-    return {"_FillValue": None, "zlib": array.ndim > 0, "complevel": 4, "shuffle": True}
+    chunked = array.ndim > 0
+    return {"_FillValue": None, "zlib": chunked, "fletcher32": chunked, "complevel": 4, "shuffle": True}

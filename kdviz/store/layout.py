@@ -13,6 +13,7 @@ import zarr
 
 from kdviz import schema
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written
 from kdviz.store.files import PARTIAL, plain
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
@@ -49,7 +50,14 @@ def make_arrays(
         ("quartile", np.arange(1, QUARTILES + 1)),
     ):
         spec = VARIABLES[name]
-        group.create_array(name, data=values, dimension_names=spec.dims, attributes=plain(spec.attrs))
+        with every_chunk_written():
+            group.create_array(
+                name,
+                data=values,
+                compressors=CHECKSUMMED,
+                dimension_names=spec.dims,
+                attributes=plain(spec.attrs),
+            )
     for name in variables:
         spec = VARIABLES[name]
         group.create_array(
@@ -57,6 +65,7 @@ def make_arrays(
             shape=[sizes[dim] for dim in spec.dims],
             chunks=tuple(chunks[dim] for dim in spec.dims),
             dtype=spec.dtype,
+            compressors=CHECKSUMMED,
             fill_value=spec.missing,
             dimension_names=spec.dims,
             attributes=plain(spec.attrs),
@@ -66,6 +75,7 @@ def make_arrays(
         shape=(sizes["epoch"], sizes["block"]),
         chunks=(1, sizes["block"]),
         dtype="bool",
+        compressors=CHECKSUMMED,
         fill_value=False,
         dimension_names=("epoch", "block"),
         attributes={"long_name": "block is written"},

@@ -16,6 +16,7 @@ from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
 from kdviz.store.files import (
     PARTIAL,
     beside,
@@ -100,11 +101,16 @@ class Run:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise StoreError(f"there is no run at {self.path}")
         self._is_directory = self.path.is_dir()
+        if not self._is_directory and not self.path.is_file():
+            raise StoreError(f"there is no run at {self.path}")
         if self._is_directory and not (self.path / "points" / "zarr.json").is_file():
             raise StoreError(f"{self.path} is a folder but not a run: it has no group 'points'")
+        with file_errors(f"cannot read {self.path}"):
+            if not self._is_directory and is_changed(self.path):
+                raise StoreError(
+                    f"{self.path} is damaged: its content is not what was exported; export it anew"
+                )
         self._lock = run_lock(self.path)
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")
@@ -163,7 +169,10 @@ class Run:
         if not finished.any():
             raise StoreError(f"{network}/{layer} has no finished epoch yet")
         group = group.drop_vars(_BOOKKEEPING).isel(epoch=finished)
-        ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="override")
+        try:
+            ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="override")
+        except ValueError as error:
+            raise StoreError(f"{network}/{layer} of {self.path} is damaged: {error}") from error
         ds.attrs = plain({**self.attrs, **group.attrs})
         schema.validate(ds)
         return ds
@@ -338,7 +347,7 @@ class Run:
             arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r+")
             names = [name for name in schema.MEASURED if name in arrays]
             layout.check_block(measured, expected, names)
-            with file_errors(f"cannot write {self.path}"):
+            with file_errors(f"cannot write {self.path}"), every_chunk_written():
                 if group["done"].values[epoch_index, block_index]:  # half replaced is not done
                     arrays["done"][epoch_index, block_index] = False  # type: ignore[index]
                 for name in names:
@@ -379,14 +388,16 @@ class Run:
             ds = variable.to_dataset(name=name)
             schema.validate(ds)
             array = storable(ds)[name]
-            zarr.create_array(
-                self._pending,
-                overwrite=True,
-                data=array.values,
-                dimension_names=[str(dim) for dim in array.dims],
-                attributes=array.attrs,
-                zarr_format=3,
-            )
+            with every_chunk_written():
+                zarr.create_array(
+                    self._pending,
+                    overwrite=True,
+                    data=array.values,
+                    compressors=CHECKSUMMED,
+                    dimension_names=[str(dim) for dim in array.dims],
+                    attributes=array.attrs,
+                    zarr_format=3,
+                )
             replace_folder(self._pending, self.path / "points" / network / layer / name)
 
     def write_result(self, name: str, ds: xr.Dataset, *, overwrite: bool = False) -> None:
@@ -498,7 +509,11 @@ class Run:
     def _group(self, network: str, layer: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
         """Load a layer's group, or only the named variables of it."""
         self._check_known("layer", layer, self.layers(network))
-        return read_group(self.path, f"points/{network}/{layer}", only)
+        group = read_group(self.path, f"points/{network}/{layer}", only)
+        wants_flags = only is None or "done" in only
+        if wants_flags and ("done" not in group or group["done"].dims != ("epoch", "block")):
+            raise StoreError(f"{network}/{layer} of {self.path} is damaged: it has no flags 'done'")
+        return group
 
     def _check_known(self, kind: str, name: str, known: list[str]) -> None:
         if name not in known:

@@ -10,7 +10,7 @@ Symbols: ``N`` samples, ``B`` samples of a batch, ``H, W`` image height and widt
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from kdviz.training.records import (
     TrainingRecord,
     checkpoint_path,
     fingerprint_tensors,
+    read_json,
     read_tensors,
     write_json,
     write_tensors,
@@ -77,17 +78,20 @@ def fit(
     Raises
     ------
     StoreError
-        If the folder belongs to another run, or another process trains in it.
+        If the folder belongs to another run, another process trains in it, or it cannot be read or written.
     FloatingPointError
         If the loss is no longer finite; the network then has its initial weights again, as after any error.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return _Run(task, plan, folder, tracked_layers).finish(progress)
-    except Timeout:
-        raise StoreError(f"another process is training in {folder}") from None
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise StoreError(f"another process is training in {folder}") from None
+        except OSError as error:
+            raise StoreError(f"cannot train in {folder}: {error}") from error
+        return _Run(task, plan, folder, tracked_layers).finish(progress)
 
 
 class _Run:
@@ -119,12 +123,12 @@ class _Run:
             if foreign:
                 raise StoreError(f"{self.folder} holds other files ({foreign[0]}); name an empty folder")
             write_json(path, identity)
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         differing = sorted(
             key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key)
         )
         if "plan" in differing:
-            ours, theirs = identity["plan"], stored["plan"]
+            ours, theirs = identity["plan"], dict(stored.get("plan") or {})
             changed = [
                 f"{key} {theirs.get(key)} -> {ours.get(key)}" for key in ours if ours[key] != theirs.get(key)
             ]
@@ -164,7 +168,15 @@ class _Run:
     def _resume(self) -> None:
         if not (self.folder / "state.safetensors").exists():
             return self._save()
-        tensors, progress = read_tensors(self.folder / "state.safetensors")
+        path = self.folder / "state.safetensors"
+        tensors, progress = read_tensors(path)
+        try:
+            self._restore(tensors, progress)
+        except (KeyError, TypeError, RuntimeError) as error:  # the last is how torch refuses other shapes
+            reason, _, _ = str(error).partition("\n")
+            raise StoreError(f"{path} is damaged: {reason}; remove {self.folder} to train anew") from error
+
+    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         self.epoch, self.history = progress["epoch"], progress["history"]
         self.odometer.distances = progress["weight_distance"]
         weights = {

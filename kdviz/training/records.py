@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, name_checkpoint, read_checkpoint
+from kdviz.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
 from kdviz.errors import StoreError
 
 _DEFINITIONS = {
@@ -61,7 +62,13 @@ class TrainingRecord:
 
     @cached_property
     def _contents(self) -> dict[str, Any]:
-        return json.loads((self.folder / "history.json").read_text())
+        path = self.folder / "history.json"
+        contents = read_json(path)
+        if missing := {"checkpoints", "history", "weight_distance"} - contents.keys():
+            raise StoreError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+        if not _is_whole(contents["checkpoints"], contents["history"], contents["weight_distance"]):
+            raise StoreError(f"{path} is damaged: its lists do not fit each other")
+        return contents
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -178,10 +185,29 @@ def weight_distance(
     return _distance_array(distances, epochs, layer, "checkpoint")
 
 
+def _is_whole(checkpoints: Any, history: Any, weight_distance: Any) -> bool:
+    """Whether there is one number for every epoch, and one more where epoch 0 counts."""
+    try:
+        epochs = len(history["loss"])
+        distances = [paths for rule in ("step", "epoch") for paths in weight_distance[rule].values()]
+        lengths = {np.asarray(column, float).shape for column in history.values()}
+        from_start = {np.asarray(path, float).shape for path in distances}
+        known = all(NETWORK in weight_distance[rule] for rule in ("step", "epoch"))
+        return (
+            known
+            and lengths == {(epochs,)}
+            and from_start == {(epochs + 1,)}
+            and set(checkpoints) <= set(range(epochs + 1))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
 def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
-    weight = read_checkpoint(checkpoint).get(f"{layer}.weight")
+    name = f"{layer}.weight"
+    weight = match_names(read_checkpoint(checkpoint), {name}).get(name)
     if not isinstance(weight, Tensor):
-        raise ValueError(f"no weight '{layer}.weight' in {name_checkpoint(checkpoint)}")
+        raise ValueError(f"no weight {name!r} in {name_checkpoint(checkpoint)}")
     return weight.detach().cpu().double()
 
 
@@ -200,13 +226,41 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
 
 
 def write_bytes(path: Path, contents: bytes) -> None:
-    """Replace a file whole: after a kill, it holds the old contents or the new."""
+    """Replace a file whole: after a kill or on a full disk, it holds the old contents or the new.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StoreError(f"cannot write {path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(contents, dict):
+        raise StoreError(f"{path} is damaged: it holds no names and values")
+    return contents
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
@@ -221,10 +275,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote."""
-    with safe_open(path, framework="pt") as file:
-        metadata = json.loads(file.metadata()[_METADATA])
-    return load_file(path), metadata
+    """Read what `write_tensors` wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()[_METADATA])
+        return load_file(path), metadata
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        raise StoreError(f"cannot read {path}: {error}") from error
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:

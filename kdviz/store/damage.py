@@ -1,0 +1,91 @@
+"""Make damage visible: chunks of a run directory are checksummed and looked for, exported files sealed.
+
+Zarr reads a chunk whose file is gone as the fill value, and leaves out chunks that hold nothing else, so that
+a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault.
+
+The HDF5 library under netCDF may loop without end on a few flipped bits. An exported file therefore ends in
+its own SHA-256, behind the end that HDF5 knows, where other readers do not look and other writers cut it off.
+"""
+
+import hashlib
+import mmap
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
+
+_SEAL = b"kdviz sha256 "
+_SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
+
+
+def seal(path: Path) -> None:
+    """End a file in the SHA-256 of what comes before."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(_SEAL + digest)
+
+
+def is_changed(path: Path) -> bool:
+    """Whether a sealed file is no longer what was sealed; one without seal is not known to be changed."""
+    size = path.stat().st_size
+    if size <= _SEAL_SIZE:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content[size - _SEAL_SIZE :]
+        with memoryview(content) as view, view[: size - _SEAL_SIZE] as sealed:
+            return end.startswith(_SEAL) and hashlib.sha256(sealed).digest() != end[len(_SEAL) :]
+
+
+def every_chunk_written() -> AbstractContextManager[object]:
+    """Write chunks that hold the fill value alone, too."""
+    return zarr.config.set({"array.write_empty_chunks": True})
+
+
+def read_done(group: Path) -> NDArray[np.bool_] | None:
+    """Read the flags ``(epoch, block)`` of a measured layer; None for any other group."""
+    if not (group / "done" / "zarr.json").is_file():
+        return None
+    return np.asarray(zarr.open_array(group / "done", mode="r", zarr_format=3)[...])
+
+
+def find_damage(
+    group: Path, names: Iterable[str], done: NDArray[np.bool_] | None, *, decode: bool = False
+) -> str:
+    """Say which file of the named arrays is missing or, with `decode`, cannot be decoded; or nothing.
+
+    Chunks of blocks that are not `done` need not be there, nor those of arrays from before there were
+    checksums, when chunks were left out.
+    """
+    for folder in group.iterdir():
+        if (folder / "c").exists() and not (folder / "zarr.json").is_file():
+            return f"{folder.name}/zarr.json is missing"
+    for name in names:
+        try:
+            array = zarr.open_array(group / name, mode="r", zarr_format=3)
+        except Exception as error:  # damaged metadata make zarr raise nearly anything
+            return f"{name}/zarr.json is damaged: {error}"
+        for index in _expected_chunks(array, done):
+            key = f"{name}/{array.metadata.encode_chunk_key(index)}"
+            if not (group / key).is_file():
+                return f"chunk {key} is missing"
+            if decode:
+                try:
+                    array.get_block_selection(index)
+                except Exception as error:
+                    return f"chunk {key} is damaged: {error}"
+    return ""
+
+
+def _expected_chunks(array: zarr.Array, done: NDArray[np.bool_] | None) -> Iterator[tuple[int, ...]]:
+    if not any(isinstance(codec, ZstdCodec) and codec.checksum for codec in array.compressors):
+        return
+    in_blocks = (getattr(array.metadata, "dimension_names", None) or ())[:2] == ("epoch", "sample")
+    for index in np.ndindex(*array.cdata_shape):
+        if done is None or not in_blocks or done[index[:2]]:
+            yield index

@@ -1,0 +1,135 @@
+"""The code of the tutorials runs as it stands, on networks that kdviz did not train."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kdviz
+from kdviz.errors import DataError
+from kdviz.sources import find_checkpoints
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.mark.slow
+def test_your_own_checkpoints__from_folders_to_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tutorial = runpy.run_path(str(DOCS / "make_tutorial.py"))
+    tutorial["make_folder"](tmp_path, shown=4, images=64, teacher_images=64, epochs=1)
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    names: dict = {}
+    for block in tutorial["read_code"]():
+        exec(block, names)
+        printed.append(capsys.readouterr().out)
+    _, table, _, comparison, sizes = printed
+
+    # the numbers printed are those counted by hand from the stored run
+    run = kdviz.open_run(tmp_path / "run.zarr")
+    assert set(run.networks) == {"student", "baseline"}
+    student = kdviz.find_points(run.dataset("student", "layer3"))
+    n_fg = (student["knowledge_point"] & student["foreground"]).sum("unit").mean("sample")
+    rows = [line.split() for line in table.splitlines() if line[:1].isdigit()]
+    assert [(int(row[0]), float(row[1])) for row in rows] == [
+        (epoch, pytest.approx(float(value), abs=0.0051)) for epoch, value in zip([0, 1], n_fg, strict=True)
+    ]
+    assert n_fg.max() > 0
+    by_metric = {line.split()[0]: line.split() for line in comparison.splitlines() if " H" in line}
+    assert list(by_metric) == ["n_fg", "n_bg", "fg_ratio", "d_mean", "d_var", "d_std", "rho"]
+    assert float(by_metric["n_fg"][2]) == pytest.approx(float(n_fg[-1]), abs=0.0051)
+    distance = names["comparison"]["student"].sel(metric="d_mean").item()
+    assert 0 <= distance < 10
+
+    # what the page shows below its code has the form of what was printed; sizes do not depend on training
+    shown = re.findall(r"^```text\n(.*?)^```", tutorial["TUTORIAL"].read_text(), re.DOTALL | re.MULTILINE)
+    assert shown[2] == sizes
+    for page, output in zip(shown, (table, comparison), strict=False):
+        assert page.split("\n")[0].split() == output.split("\n")[0].split()
+    assert [line.split()[0] for line in shown[1].splitlines()[2:]] == list(by_metric)
+
+    # student and baseline start alike and differ after training; the masks are those of the folder
+    assert torch.equal(
+        kdviz.checkpoints.read_checkpoint(tmp_path / "student/epoch_000.pt")["conv1.weight"],
+        kdviz.checkpoints.read_checkpoint(tmp_path / "baseline/epoch_000.safetensors")["conv1.weight"],
+    )
+    baseline = run.dataset("baseline", "layer3")
+    np.testing.assert_array_equal(baseline["entropy"].sel(epoch=0), student["entropy"].sel(epoch=0))
+    assert abs(baseline["entropy"].sel(epoch=1) - student["entropy"].sel(epoch=1)).mean() > 0.01
+    with Image.open(tmp_path / "masks" / f"{student['sample'].values[0]}.png") as file:
+        mask = np.asarray(file)[None] > 0
+    np.testing.assert_array_equal(
+        kdviz.units.grid(16).reduce_mask(mask)[0], student["foreground"].isel(sample=0)
+    )
+
+    # the picture has a column for the input and one for each epoch, and something in each
+    with Image.open(tmp_path / "points.jpg") as file:
+        pixels = np.asarray(file.convert("L"), float)
+    columns = np.array_split(pixels[40:-40], 3, axis=1)
+    assert all(column.std() > 20 for column in columns)
+    assert np.abs(columns[0] - columns[1][:, : columns[0].shape[1]]).mean() > 5
+
+
+# -- checkpoints by name
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "epochs"),
+    [
+        (["epoch_010.pt", "epoch_002.pt", "epoch-1.safetensors"], {1: 2, 2: 1, 10: 0}),
+        (["resnet18-seed3-epoch7.pth", "resnet18-seed3-epoch12.pth"], {7: 0, 12: 1}),
+        (["0.pt", "5.pt", "best.pt", "notes-3.txt", ".epoch_4.pt"], {0: 0, 5: 1}),
+        (["Epoch=3-loss=0.25.ckpt"], {3: 0}),
+    ],
+)
+def test_find_checkpoints__reads_epochs_from_names(tmp_path: Path, names: list[str], epochs: dict) -> None:
+    found = find_checkpoints(touch(tmp_path, *names))
+    assert list(found.items()) == [(epoch, tmp_path / names[k]) for epoch, k in epochs.items()]
+
+
+def test_find_checkpoints__takes_a_pattern(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "s1-e2-loss0.5.pt", "s1-e10-loss0.1.pt", "s2-e2-loss0.5.pt", "s1-e10.pt", "s1-e2-loss0.5xpt"
+    )
+    found = find_checkpoints(tmp_path, pattern="s1-e{epoch}-*.pt")
+    assert found == {2: tmp_path / "s1-e2-loss0.5.pt", 10: tmp_path / "s1-e10-loss0.1.pt"}
+    assert list(found) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "error", "message"),
+    [
+        (["a.pt"], None, DataError, r"holds no checkpoint \(\.ckpt, \.pt.*epoch in its name"),
+        (["a.pt"], "b-{epoch}.pt", DataError, r"holds no checkpoint that fits 'b-\{epoch\}\.pt'"),
+        (["s1-e2.pt"], None, DataError, r"which number in s1-e2\.pt is the epoch\? pass pattern"),
+        (
+            ["epoch_3.pt", "epoch_03.pth"],
+            None,
+            DataError,
+            "two checkpoints of epoch 3: epoch_03.pth and epoch_3",
+        ),
+        (["epoch_3.pt"], "epoch_*.pt", ValueError, r"must hold \{epoch\} once"),
+        (["epoch_3.pt"], "{epoch}-{epoch}.pt", ValueError, r"must hold \{epoch\} once"),
+    ],
+)
+def test_find_checkpoints__refuses(
+    tmp_path: Path, names: list[str], pattern: str | None, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        find_checkpoints(touch(tmp_path, *names), pattern=pattern)
+
+
+def test_find_checkpoints__refuses_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder of checkpoints at .*nowhere"):
+        find_checkpoints(tmp_path / "nowhere")

@@ -410,8 +410,9 @@ def is_documented(method: str, at: dict[str, int], forward: int, backward: int) 
 
     By gain exactly so; by path each sample stops on its own, near step 36, and its end is checked.
     """
-    forward -= at["samples"] * (CHECKS * at["layers"] + at["draws"] + SHARED)
-    backward -= at["samples"] * at["layers"] * at["probes"]
+    of_pairs = 2 * max(2, at["probes"] // 4)  # forward, and as many backward
+    forward -= at["samples"] * ((CHECKS + of_pairs) * at["layers"] + at["draws"] + SHARED)
+    backward -= at["samples"] * at["layers"] * (at["probes"] + of_pairs)
     if method == "gain":
         return forward == backward == 0
     pairs = at["samples"] * at["layers"] * at["draws"]

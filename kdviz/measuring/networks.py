@@ -83,10 +83,12 @@ def measure(
     feature
         ``"relu"`` as in the papers, ``"identity"``, or a callable from the layer's output to a tensor.
     method
-        ``"gain"``: one measurement of the gains. ``"path"``: the authors' descent, sampled. ``"auto"``: gain
-        first, path for samples whose linearity lies outside 0.8 to 1.25.
+        ``"gain"``: probe gains, completed by the drift of the mean (:mod:`kdviz.gain`). ``"path"``: the
+        authors' descent, sampled. ``"auto"``: gain first, path for the few samples whose loss at the solution
+        lies outside 0.8 to 1.25 times what the gains predict (``linearity``).
     probes
-        Backward passes a sample and layer for the gains, at least 2.
+        Backward passes a sample and layer for the gains, at least 2. A quarter as many antithetic pairs of
+        noise, of four passes each, find the drift.
     draws
         Noise points for the gains, and pass pairs a step for the path; at least 2.
     base_noise
@@ -133,10 +135,10 @@ def measure(
 
     Notes
     -----
-    Cost a sample and layer, in forward or backward passes: ``probes`` for the gains and about
-    40 for their checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path
-    takes over. Every epoch begins with a trial, of 7 passes forward and 2 a layer backward in all. The
-    authors' procedure takes 15,456 [1]_.
+    Cost a sample and layer, in forward or backward passes: ``2 * probes`` for the gains and 40 for their
+    checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path takes over:
+    209 for one layer by default. Every epoch begins with a trial, of 7 passes forward and 2 a layer
+    backward in all. The authors' procedure takes 15,456 [1]_. ``docs/validation.md`` compares the results.
 
     References
     ----------
@@ -223,7 +225,7 @@ def measure_checkpoints(
         samples is written as soon as it is measured; a killed measurement, called again with the same
         arguments, goes on where it was and ends with the same bits on the same machine. It goes on with the
         `max_batch` it was begun with, whatever larger one is passed; a smaller one, as after running out of
-        memory, is used for the blocks still missing, whose entropies then agree to rounding only (about 1e-5
+        memory, is used for the blocks still missing, whose entropies then agree to rounding only (about 1e-4
         nat by gain, 1e-4 by path).
     details
         Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``distilled_layer``,
@@ -437,7 +439,7 @@ def _warn_of_smaller_batches(begun: Mapping[str, int], batch: int) -> None:
         warnings.warn(
             f"{', '.join(larger)}: begun with {max(larger.values())} samples in one pass, continued with "
             f"{batch}; the remaining entropies equal those of an uninterrupted measurement to rounding "
-            "(about 1e-5 nat by gain, 1e-4 by path), not to the bit",
+            "(about 1e-4 nat), not to the bit",
             KdvizWarning,
             stacklevel=3,
         )

@@ -1,0 +1,148 @@
+"""One batch of inputs on one network, ready to be shaken: noise, units, features and a count of passes.
+
+All noise is keyed by (seed, sample id, purpose, draw): the same for every epoch, network and role, so
+that two measurements differ by what the networks do and not by the noise.
+
+Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries, ``K`` noise draws.
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdviz.features import FeatureReader
+
+
+@dataclass
+class Passes:
+    """Network passes spent, one pass being one forward or one backward of one sample."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Bench:
+    """One batch of inputs on one network, ready to be shaken.
+
+    Samples are rows of ``N`` numbers here, images in the channels-last order in which convolutions are
+    fastest; :meth:`features` gives them their shape back.
+
+    Parameters
+    ----------
+    reader
+        Features of a frozen network.
+    inputs
+        Shape ``(B, ...)``, floating point, finite, on the network's device.
+    sample_ids
+        ``B`` stable names; they key the noise.
+    unit_index
+        Shape of one sample, int64: the unit of every element, -1 for elements that get no noise.
+    unit_count
+        Number of units ``U``.
+    base_noise
+        ``tau0``, in the units of `inputs`.
+    seed
+        Measurement seed.
+
+    Attributes
+    ----------
+    inputs
+        Shape ``(B, N)``.
+    clean
+        Features without noise, ``{layer: (B, D)}``.
+    passes
+        Network passes spent so far.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        inputs: Tensor,
+        *,
+        sample_ids: Sequence[str],
+        unit_index: NDArray[np.int64],
+        unit_count: int,
+        base_noise: float,
+        seed: int,
+    ) -> None:
+        self.reader = reader
+        self.shape = tuple(inputs.shape[1:])
+        self.inputs = _flatten(inputs)
+        self.sample_ids = tuple(sample_ids)
+        self.unit_count = unit_count
+        self.base_noise = base_noise
+        self.seed = seed
+        self.passes = Passes()
+        unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
+        unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none
+        self._unit_on_cpu = unit  # where noise scales are kept, in double precision
+        self._unit = unit.to(inputs.device)
+        with torch.no_grad():
+            self.clean = self.features(self.inputs)
+
+    def features(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Read the layers of `inputs`, ``(B, N)`` or a whole number of such batches, counting the passes."""
+        self.passes.forward += len(inputs)
+        return self.reader(_unflatten(inputs, self.shape))
+
+    def noise(self, purpose: str, draws: range) -> Tensor:
+        """Draw standard normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw."""
+        noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32)
+        for draw, batch in zip(draws, noise, strict=True):
+            for name, row in zip(self.sample_ids, batch, strict=True):
+                row.normal_(generator=noise_generator(self.seed, name, purpose, draw))
+        return noise.to(self.inputs)
+
+    def spread(self, per_unit: Tensor) -> Tensor:
+        """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
+        padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
+        return padded[:, self._unit_on_cpu].to(self.inputs.device)
+
+    def reduce(self, per_element: Tensor) -> Tensor:
+        """Sum element values over units: ``(..., N)`` to ``(..., U)``."""
+        sums = per_element.new_zeros(*per_element.shape[:-1], self.unit_count + 1)
+        return sums.index_add_(-1, self._unit, per_element)[..., :-1]
+
+    def select(self, rows: Sequence[int]) -> "Bench":
+        """Give the same bench for some of its samples; passes go on being counted here."""
+        if list(rows) == list(range(len(self.inputs))):
+            return self
+        part = copy.copy(self)
+        part.inputs = self.inputs[list(rows)]
+        part.sample_ids = tuple(self.sample_ids[row] for row in rows)
+        part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}
+        return part
+
+    def squared_change(self, features: Tensor, layer: str) -> Tensor:
+        """Mean squared difference to the clean feature, ``(B,)``, float64."""
+        return (features - self.clean[layer]).square().mean(1).double()
+
+
+def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:
+    """Start the random numbers of one sample, purpose and draw."""
+    return torch.Generator().manual_seed(noise_key(seed, name, purpose, draw))
+
+
+def noise_key(seed: int, name: str, purpose: str, draw: int) -> int:
+    """Hash what keys the noise, to 63 bits."""
+    text = f"{seed}|{name}|{purpose}|{draw}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _flatten(samples: Tensor) -> Tensor:
+    """``(B, ...)`` to ``(B, N)``, images channels last."""
+    return (samples.permute(0, 2, 3, 1) if samples.ndim == 4 else samples).flatten(1).contiguous()
+
+
+def _unflatten(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo :func:`_flatten` for samples of `shape`, without a copy."""
+    if len(shape) != 3:
+        return rows.view(-1, *shape)
+    channels, height, width = shape
+    return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,188 @@
+"""Descents on sampled losses: the authors' own, with few draws, and a plain minimiser as a check.
+
+Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdviz.entropy import NOISE_RATIO_LIMITS, STEP_RATE
+from kdviz.gain.bench import Bench
+from kdviz.gain.probes import Surrogate
+
+LONGEST_DESCENT = 200
+
+
+@dataclass(frozen=True)
+class Descent:
+    """End of a sampled descent.
+
+    Attributes
+    ----------
+    noise_ratio
+        Shape ``(B, U)``, float64: ``sigma / tau0`` where the mean of its log meets the target.
+    time
+        Shape ``(B,)``, float64, in steps, interpolated.
+    converged
+        Shape ``(B,)``, bool.
+    gain_error
+        Shape ``(B, U)``, float64: standard error of the gain that this path amounts to, from the spread
+        over draws.
+    """
+
+    noise_ratio: Tensor
+    time: Tensor
+    converged: Tensor
+    gain_error: Tensor
+
+
+def descend(
+    bench: Bench,
+    layer: str,
+    surrogate: Surrogate,
+    feature_variance: Tensor,
+    *,
+    weight: float = 7.0,
+    target: float = 0.386,
+    draws: int = 8,
+    longest: int = LONGEST_DESCENT,
+) -> Descent:
+    """Run the authors' descent on sampled losses, with few draws and little noise.
+
+    A step is ``sigma -= lr dL/dsigma`` with their learning rate ``n tau0^2 / 256``, their clamp, and fresh
+    noise [1]_. One draw's gradient, ``eps J^T (f' - f*)``, is dominated by the noise on the *other* units;
+    the surrogate takes out what it can predict of that disturbance.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    surrogate
+        Of this layer, from :func:`estimate_gain`.
+    feature_variance
+        Shape ``(B,)``, the mean squared feature change at ``tau0``; positive.
+    weight, target
+        As in :func:`kdviz.entropy.solve`.
+    draws
+        Pass pairs a step.
+    longest
+        Steps after which a sample is given up; the target is usually met near step 36.
+
+    Returns
+    -------
+    Descent
+        Interpolated to the target between two steps; samples stop on their own.
+
+    References
+    ----------
+    .. [1] Cheng et al., CVPR 2020, published code, ``sigma/train_sigma.py``.
+    """
+    samples, units = surrogate.gain.shape
+    rate = STEP_RATE * units * bench.base_noise**2
+    lower, upper = (limit * bench.base_noise for limit in NOISE_RATIO_LIMITS)
+    scale = torch.full((samples, units), bench.base_noise, dtype=torch.float64)
+    mean_log = torch.zeros(samples, dtype=torch.float64)
+    end, time = scale.clone(), torch.full((samples,), float(longest), dtype=torch.float64)
+    converged = torch.zeros(samples, dtype=torch.bool)
+    squared_error = torch.zeros_like(scale)  # of the sum over steps of the gain that each step amounts to
+    running = torch.arange(samples)
+    for step in range(longest):
+        here = scale[running]
+        fresh = range(step * draws, (step + 1) * draws)
+        slope, slope_error = _loss_slope(bench, layer, surrogate, here, fresh)
+        squared_error[running] += (slope_error / (2 * here)).square()
+        gradient = slope / feature_variance[running, None] - weight / (units * here)
+        moved = (here - rate * gradient).clamp(lower, upper)
+        reached = (moved / bench.base_noise).log().mean(1)
+        done = reached >= target
+        share = (target - mean_log[running]) / (reached - mean_log[running])
+        rows = running[done]
+        end[rows] = here[done].log().lerp(moved[done].log(), share[done, None]).exp()
+        time[rows] = step + share[done]
+        converged[rows] = True
+        scale[running], mean_log[running] = moved, reached
+        if done.any():
+            running = running[~done]
+            bench, surrogate = bench.select((~done).nonzero().flatten().tolist()), surrogate.select(~done)
+        if not len(running):
+            break
+    end[running] = scale[running]
+    return Descent(end / bench.base_noise, time, converged, squared_error.sqrt() / time.ceil()[:, None])
+
+
+def _loss_slope(
+    bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, draws: range
+) -> tuple[Tensor, Tensor]:
+    """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
+    noises = bench.noise("descent", draws)
+    shifts = bench.spread(noise_scale) * noises
+    surprise = torch.stack([_change_gradient(bench, layer, shift) for shift in shifts])
+    surprise -= surrogate.slope(shifts)
+    per_unit = bench.reduce(surprise.mul_(noises)).double().cpu()
+    slope = 2 * noise_scale * surrogate.gain * surrogate.share[:, None] + per_unit.mean(0)
+    return slope, per_unit.std(0) / len(draws) ** 0.5
+
+
+def _change_gradient(bench: Bench, layer: str, shift: Tensor) -> Tensor:
+    """Gradient of the mean squared feature change with respect to the input change, by one pass pair."""
+    shift = shift.detach().requires_grad_(True)
+    change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
+    (gradient,) = torch.autograd.grad(change.sum(), shift)
+    bench.passes.backward += len(shift)
+    return gradient
+
+
+def minimise_sampled(
+    bench: Bench,
+    layer: str,
+    feature_variance: Tensor,
+    *,
+    weight: float = 7.0,
+    steps: int = 400,
+    draws: int = 16,
+) -> Tensor:
+    """Minimise Eq. (4) by plain Monte Carlo: no gain, no surrogate, no small-noise assumption.
+
+    The independent check of the closed forms, and the way to noise too large for them. Adam on ``log sigma``
+    with a learning rate that falls to zero; the mean of the last half of the steps is returned.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    feature_variance
+        Shape ``(B,)``; positive.
+    weight
+        Entropy weight in the mean form.
+    steps, draws
+        Steps, and fresh pass pairs in each.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, U)``, float64: ``sigma / tau0`` at the minimum.
+    """
+    samples, units = len(bench.inputs), bench.unit_count
+    log_ratio = torch.zeros(samples, units, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([log_ratio], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    total = torch.zeros(samples, units, dtype=torch.float64)
+    limits = np.log(NOISE_RATIO_LIMITS)
+    for step in range(steps):
+        slope = torch.zeros_like(total)
+        ratio = log_ratio.detach().exp()
+        scale = bench.spread(ratio * bench.base_noise)
+        for noise in bench.noise("sampled", range(step * draws, (step + 1) * draws)):
+            per_element = noise * _change_gradient(bench, layer, scale * noise)
+            slope += bench.reduce(per_element).double().cpu() / draws
+        log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
+        adam.step()
+        schedule.step()
+        with torch.no_grad():
+            log_ratio.clamp_(*limits)
+        if step >= steps // 2:
+            total += log_ratio.detach() / (steps - steps // 2)
+    return total.exp()

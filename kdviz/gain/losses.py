@@ -1,0 +1,161 @@
+"""The squared change of a feature under noise: measured, and shared among the units that cause it.
+
+Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdviz.gain.bench import Bench
+from kdviz.gain.probes import Surrogate
+
+_HELD_DRAWS = 8  # noise draws of one batch held at once
+_LEAST_SHARE = 0.05  # of its probe gain that a unit keeps whatever a noisy slope says
+
+
+@dataclass(frozen=True)
+class Change:
+    """How noise changed a feature.
+
+    Attributes
+    ----------
+    squared
+        Shape ``(B,)``, float64: mean squared change over feature entries and draws.
+    mean
+        Shape ``(B, D)``: mean change over draws, which noise of mean zero leaves behind in a curved network.
+    """
+
+    squared: Tensor
+    mean: Tensor
+
+
+def measure_change(
+    bench: Bench,
+    noise_scale: Tensor,
+    *,
+    draws: int,
+    purpose: str,
+    surrogates: dict[str, Surrogate],
+) -> dict[str, Change]:
+    """Feature change under unit-wise noise, Eq. (4)'s first term: forward passes only.
+
+    Parameters
+    ----------
+    bench
+        Inputs and network.
+    noise_scale
+        Shape ``(B, U)``, standard deviations in input units.
+    draws
+        Noise draws, keyed by `purpose`, so that another purpose gives independent ones.
+    surrogates
+        Control variates of the layers to measure.
+
+    Returns
+    -------
+    dict
+        ``{layer: Change}``.
+    """
+    noise_scale = noise_scale.cpu().double()
+    scale = bench.spread(noise_scale)
+    plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
+    explained = copy.deepcopy(plain)
+    mean = {layer: torch.zeros_like(bench.clean[layer]) for layer in surrogates}
+    with torch.no_grad():
+        for start in range(0, draws, _HELD_DRAWS):
+            shifts = bench.noise(purpose, range(start, min(start + _HELD_DRAWS, draws))).mul_(scale)
+            for shift in shifts:
+                features = bench.features(bench.inputs + shift)
+                for layer in surrogates:
+                    plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
+                    mean[layer] += (features[layer] - bench.clean[layer]) / draws
+            for layer, surrogate in surrogates.items():
+                explained[layer] += surrogate.value(shifts).sum(0).cpu() / draws
+    changes = {}
+    for layer, surrogate in surrogates.items():
+        squared = _corrected(plain[layer], explained[layer], surrogate.mean(noise_scale))
+        changes[layer] = Change(squared, mean[layer])
+    return changes
+
+
+def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:
+    """Apply a control variate to mean squares, which are not negative."""
+    corrected = plain - explained + expected
+    return torch.where(corrected > 0, corrected, plain)
+
+
+def share_loss(
+    bench: Bench,
+    layer: str,
+    surrogate: Surrogate,
+    noise_scale: Tensor,
+    drift: Tensor,
+    *,
+    pairs: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Share the squared feature change under some noise among the units that cause it.
+
+    Probe gains see how much the feature *spreads*, and nothing of how far noise *drifts* its mean: kinks and
+    max pooling turn noise of mean zero into a change of mean ``m = E[f' - f*]``, in a trained network up to
+    half of the loss and on other units. With ``E |f' - f*|^2 = V + |m|^2``, ``V`` goes to the units by their
+    probe gains, ``|m|^2`` by its own slope
+
+        ``d|m|^2 / d sigma_u^2 = E[eps_u J'_u^T m] / sigma_u``,   ``J'`` at ``x + sigma eps``,
+
+    from antithetic pairs, whose difference is free of all that is linear in the noise. Both parts are scaled
+    to the loss measured here, so that ``sum_u sigma_u^2 gain_u`` equals it. A linear network has no drift
+    and keeps its probe gains.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    surrogate
+        Of this layer, from :func:`estimate_gain`.
+    noise_scale
+        Shape ``(B, U)``: the noise at which to look, best half-way along the descent.
+    drift
+        Shape ``(B, D)``: an estimate of ``m`` from other draws, up to a factor.
+    pairs
+        Antithetic pairs, two forward and two backward passes each; at least 2.
+
+    Returns
+    -------
+    gain, gain_error
+        Shape ``(B, U)``, float64; a unit keeps at least a twentieth of its probe gain.
+    """
+    noise_scale = noise_scale.cpu().double()
+    scale, clean, width = bench.spread(noise_scale), bench.clean[layer], drift.shape[1]
+    slopes = []
+    loss = torch.zeros(len(scale), dtype=torch.float64)
+    explained, own_squares = loss.clone(), loss.clone()
+    drift_sum = torch.zeros_like(clean)
+    for pair in range(pairs):
+        (noise,) = bench.noise("pairs", range(pair, pair + 1))
+        shift = scale * noise
+        slope, even = torch.zeros_like(shift), torch.zeros_like(clean)
+        for sign in (1, -1):
+            noisy = (bench.inputs + sign * shift).requires_grad_(True)
+            feature = bench.features(noisy)[layer]
+            (gradient,) = torch.autograd.grad((feature * drift).sum(), noisy)
+            bench.passes.backward += len(noisy)
+            slope += sign * gradient / 2
+            even += (feature.detach() - clean) / 2
+            loss += bench.squared_change(feature.detach(), layer).cpu() / (2 * pairs)
+        slopes.append(bench.reduce(slope.mul_(noise)).double().cpu() / (width * noise_scale))
+        explained += surrogate.value(shift[None])[0].cpu() / pairs
+        own_squares += even.square().mean(1).double().cpu()
+        drift_sum += even
+    loss = _corrected(loss, explained, surrogate.mean(noise_scale))
+    squared_drift = (drift_sum.square().mean(1).double().cpu() - own_squares) / (pairs * (pairs - 1))
+    squared_drift = squared_drift.clamp(min=0).minimum(loss)
+    slope, slope_error = torch.stack(slopes).mean(0), torch.stack(slopes).std(0) / pairs**0.5
+    by_slope = (noise_scale.square() * slope).sum(1)
+    of_slope = torch.where(by_slope > squared_drift, squared_drift / by_slope, 1.0)[:, None]
+    of_gain = (loss[:, None] - of_slope * by_slope[:, None]) / surrogate.predict(noise_scale)[:, None]
+    of_gain = of_gain.nan_to_num(0, 0, 0)
+    gain = of_gain * surrogate.gain + of_slope * slope
+    error = ((of_gain * surrogate.gain_error).square() + (of_slope * slope_error).square()).sqrt()
+    return gain.maximum(_LEAST_SHARE * of_gain * surrogate.gain), error

@@ -17,6 +17,23 @@ def main() -> None:
 
 
 @app.command()
+def references() -> None:
+    """Make the long runs of the authors' procedure that are not stored yet: an hour on one core."""
+    from benchmarks.references import make_references
+
+    make_references()
+
+
+@app.command()
+def accuracy(quick: Quick = False, folder: Folder = None) -> None:
+    """Error against long runs of the authors' procedure, and passes; exit code 1 if a goal is missed."""
+    from benchmarks.accuracy import QUICK, AccuracyPlan, run_accuracy
+
+    fine = run_accuracy(QUICK if quick else AccuracyPlan(), folder, name=_name("accuracy", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
 def costs(quick: Quick = False, folder: Folder = None) -> None:
     """Time over bare passes, peak memory, and growth of both; exit code 1 where passes or memory surprise."""
     from benchmarks.costs import QUICK, CostPlan, run_costs

@@ -65,6 +65,25 @@ def noise(
     run_noise(QUICK if quick else NoisePlan(), folder, study=study, name=_name("noise", quick))
 
 
+@app.command()
+def report() -> None:
+    """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
+    from benchmarks.report import write_page
+
+    write_page()
+
+
+@app.command(name="all")
+def run_all() -> None:
+    """Run everything but the references, one after the other, and fill the page: an hour on one core."""
+    for command in (accuracy, costs, kills, noise):
+        try:
+            command()
+        except typer.Exit as verdict:
+            print(f"{command.__name__}: {'FELL SHORT' if verdict.exit_code else 'as promised'}")
+    report()
+
+
 def _name(command: str, quick: bool) -> str:
     return f"{command}-quick" if quick else command
 

@@ -93,7 +93,7 @@ class Bench:
 
     def noise(self, purpose: str, draws: range) -> Tensor:
         """Draw standard normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw."""
-        noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32)
+        noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32, device="cpu")
         for draw, batch in zip(draws, noise, strict=True):
             for name, row in zip(self.sample_ids, batch, strict=True):
                 row.normal_(generator=noise_generator(self.seed, name, purpose, draw))

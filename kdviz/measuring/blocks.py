@@ -13,6 +13,7 @@ from kdviz.features import FeatureReader
 from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure_change, share_loss
 from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
+from kdviz.measuring.trial import device_of
 from kdviz.schema import METHODS, QUARTILES
 
 CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
@@ -33,7 +34,7 @@ def measure_block(
         ``{layer: {variable: array}}`` with the measured variables of :mod:`kdviz.schema` without the epoch
         axis.
     """
-    device = next((p.device for p in reader.network.parameters()), torch.device("cpu"))
+    device = device_of(reader.network)
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
     for start in range(rows.start, rows.stop, settings.micro_batch):
         part = slice(start, min(start + settings.micro_batch, rows.stop))

@@ -84,8 +84,8 @@ def _on_device(network: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Give the device of a network's parameters, the CPU if it has none."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    """Give the device of a network's parameters and buffers, the CPU if it has none."""
+    return next((tensor.device for tensor in _tensors_of(network).values()), torch.device("cpu"))
 
 
 def dtype_of(network: nn.Module) -> torch.dtype | None:

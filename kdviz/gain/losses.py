@@ -12,7 +12,7 @@ from torch import Tensor
 from kdviz.gain.bench import Bench
 from kdviz.gain.probes import Surrogate
 
-_HELD_DRAWS = 8  # noise draws of one batch held at once
+_HELD_DRAWS = 16  # noise draws of one batch held at once
 _LEAST_SHARE = 0.05  # of its probe gain that a unit keeps whatever a noisy slope says
 
 
@@ -132,22 +132,22 @@ def share_loss(
     loss = torch.zeros(len(scale), dtype=torch.float64)
     explained, own_squares = loss.clone(), loss.clone()
     drift_sum = torch.zeros_like(clean)
-    for pair in range(pairs):
-        (noise,) = bench.noise("pairs", range(pair, pair + 1))
-        shift = scale * noise
-        slope, even = torch.zeros_like(shift), torch.zeros_like(clean)
-        for sign in (1, -1):
-            noisy = (bench.inputs + sign * shift).requires_grad_(True)
-            feature = bench.features(noisy)[layer]
-            (gradient,) = torch.autograd.grad((feature * drift).sum(), noisy)
-            bench.passes.backward += len(noisy)
-            slope += sign * gradient / 2
-            even += (feature.detach() - clean) / 2
-            loss += bench.squared_change(feature.detach(), layer).cpu() / (2 * pairs)
-        slopes.append(bench.reduce(slope.mul_(noise)).double().cpu() / (width * noise_scale))
-        explained += surrogate.value(shift[None])[0].cpu() / pairs
-        own_squares += even.square().mean(1).double().cpu()
-        drift_sum += even
+    for start in range(0, pairs, _HELD_DRAWS):
+        noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
+        explained += surrogate.value(scale * noises).sum(0).cpu() / pairs
+        for noise in noises:
+            slope, even = torch.zeros_like(noise), torch.zeros_like(clean)
+            for sign in (1, -1):
+                noisy = torch.addcmul(bench.inputs, scale, noise, value=sign).requires_grad_(True)
+                feature = bench.features(noisy)[layer]
+                (gradient,) = torch.autograd.grad(feature, noisy, drift)
+                bench.passes.backward += len(noisy)
+                slope += sign / 2 * gradient
+                even += (feature.detach() - clean) / 2
+                loss += bench.squared_change(feature.detach(), layer).cpu() / (2 * pairs)
+            slopes.append(bench.reduce(slope.mul_(noise)).double().cpu() / (width * noise_scale))
+            own_squares += even.square().mean(1).double().cpu()
+            drift_sum += even
     loss = _corrected(loss, explained, surrogate.mean(noise_scale))
     squared_drift = (drift_sum.square().mean(1).double().cpu() - own_squares) / (pairs * (pairs - 1))
     squared_drift = squared_drift.clamp(min=0).minimum(loss)

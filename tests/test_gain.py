@@ -445,6 +445,31 @@ def test_share_loss__adds_up_to_the_loss_there():
     np.testing.assert_allclose(doubled, shared, rtol=1e-4)  # the drift matters up to a factor
 
 
+def test_share_loss__reported_error_tells_the_spread_over_seeds():
+    drift = measure_change(
+        cnn_bench(seed=99), equal_noise(cnn_bench(), 0.1), draws=1000, purpose="other",
+        surrogates=estimate_gain(cnn_bench(seed=99)),
+    )["fc1"].mean  # fmt: skip
+    gains, errors = [], []
+    for seed in range(60):
+        bench = cnn_bench(seed=seed)
+        noise = equal_noise(bench, 0.1)
+        gain, error = share_loss(bench, "fc1", estimate_gain(bench, probes=8)["fc1"], noise, drift, pairs=8)
+        gains.append(gain)
+        errors.append(error)
+    moved = torch.stack(gains).var(0).mean().sqrt()
+    reported = torch.stack(errors).square().mean().sqrt()
+    assert 0.7 < float(moved / reported) < 1.4
+
+
+@pytest.mark.parametrize(("pairs", "size", "named"), [(1, 0.1, "pairs"), (2, 0.0, "noise_scale")])
+def test_share_loss__refuses_what_gives_no_number(pairs, size, named):
+    bench = cnn_bench()
+    surrogate = estimate_gain(bench)["fc1"]
+    with pytest.raises(ValueError, match=named):
+        share_loss(bench, "fc1", surrogate, equal_noise(bench, size), bench.clean["fc1"], pairs=pairs)
+
+
 def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
     samples, base_noise = 2, 0.2
     bench = cnn_bench(samples=samples, base_noise=base_noise)

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
@@ -960,6 +961,48 @@ def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_p
     killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
     assert len(uninterrupted) > 20
     assert killed == uninterrupted
+
+
+class RootOfDistance(nn.Module):
+    """Ends in a root, whose slope at zero is infinite: most features have a value and no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 5, bias=False)
+
+    def forward(self, x):
+        z = self.fc(x.flatten(1))
+        return (z.relu() * (z > 1)).sqrt()
+
+
+def test_measure__no_number_is_refused_before_the_work():
+    network = nn.Sequential(OrderedDict(body=RootOfDistance(), root=nn.Identity()))
+    with pytest.raises(ValueError, match="'root' gives NaN or infinite features or gradients under"):
+        measure_cnn(network, random_images(3, seed=3), layers="root")
+
+
+def test_measure__sample_without_a_number_is_named():
+    images = random_images(3, seed=3)
+    images[1] *= 1e8
+    network = nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=nn.Linear(192, 5)))
+    with pytest.raises(ValueError, match=r"'fc' gives NaN or infinite .* for b; leave"):
+        measure_cnn(
+            network, images, layers="fc", sample_ids=list("abc"), feature=lambda out: (out + 1e3).sqrt()
+        )
+
+
+def test_measure__store_begun_with_another_estimator_is_not_continued(tmp_path, monkeypatch):
+    checkpoints = {0: small_cnn(seed=1).state_dict(), 1: small_cnn(seed=2).state_dict()}
+    call = partial(
+        kdviz.measure_checkpoints, small_cnn, checkpoints, random_images(2, seed=3), network="s",
+        role="student", layers="fc1", units=GRID, store=tmp_path / "run.zarr", probes=8, draws=2,
+        progress=False,
+    )  # fmt: skip
+    with monkeypatch.context() as older:
+        older.setattr("kdviz.measuring.settings.ESTIMATOR", "probes")
+        call()
+    with pytest.raises(StoreError, match="estimator"):
+        call()
 
 
 # -- the check without gains

@@ -105,8 +105,9 @@ def share_loss(
         ``d|m|^2 / d sigma_u^2 = E[eps_u J'_u^T m] / sigma_u``,   ``J'`` at ``x + sigma eps``,
 
     from antithetic pairs, whose difference is free of all that is linear in the noise. Both parts are scaled
-    to the loss measured here, so that ``sum_u sigma_u^2 gain_u`` equals it. A linear network has no drift
-    and keeps its probe gains.
+    so that ``sum_u sigma_u^2 gain_u`` equals the loss measured here; what a noisy slope would make less than
+    a twentieth of a unit's scaled probe gain is then lifted to that. A linear network has no drift and keeps
+    its probe gains, but for the scale.
 
     Parameters
     ----------
@@ -117,15 +118,26 @@ def share_loss(
     noise_scale
         Shape ``(B, U)``: the noise at which to look, best half-way along the descent.
     drift
-        Shape ``(B, D)``: an estimate of ``m`` from other draws, up to a factor.
+        Shape ``(B, D)``: an estimate of ``m`` from other draws. Its size does not matter unless it is so
+        small that its slope falls short of ``|m|^2``.
     pairs
         Antithetic pairs, two forward and two backward passes each; at least 2.
 
     Returns
     -------
     gain, gain_error
-        Shape ``(B, U)``, float64; a unit keeps at least a twentieth of its probe gain.
+        Shape ``(B, U)``, float64. The error is that of probes and pairs; the chance in `drift` and in the two
+        scales is not in it.
+
+    Raises
+    ------
+    ValueError
+        If `pairs` is below 2 or a noise scale is not positive.
     """
+    if pairs < 2:
+        raise ValueError(f"pairs must be 2 or more, got {pairs}")
+    if not (noise_scale > 0).all():
+        raise ValueError("noise_scale must be positive for every unit")
     noise_scale = noise_scale.cpu().double()
     scale, clean, width = bench.spread(noise_scale), bench.clean[layer], drift.shape[1]
     slopes = []
@@ -154,8 +166,9 @@ def share_loss(
     slope, slope_error = torch.stack(slopes).mean(0), torch.stack(slopes).std(0) / pairs**0.5
     by_slope = (noise_scale.square() * slope).sum(1)
     of_slope = torch.where(by_slope > squared_drift, squared_drift / by_slope, 1.0)[:, None]
-    of_gain = (loss[:, None] - of_slope * by_slope[:, None]) / surrogate.predict(noise_scale)[:, None]
-    of_gain = of_gain.nan_to_num(0, 0, 0)
+    predicted = surrogate.predict(noise_scale)[:, None]
+    of_gain = (loss[:, None] - of_slope * by_slope[:, None]) / predicted
+    of_gain = torch.where(predicted == 0, 0, of_gain)  # no probe gain to scale
     gain = of_gain * surrogate.gain + of_slope * slope
     error = ((of_gain * surrogate.gain_error).square() + (of_slope * slope_error).square()).sqrt()
     return gain.maximum(_LEAST_SHARE * of_gain * surrogate.gain), error

@@ -100,15 +100,14 @@ def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[st
         noisy = (bench.inputs + bench.base_noise * noise).requires_grad_(True)
         features = bench.features(noisy)
         for layer, plan in plans.items():
-            gradients = []
+            first = done = sum(part.shape[1] for part in squares[layer])
             for probe in plan.at(point, features[layer]):
-                gradients += torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
+                (gradient,) = torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
                 bench.passes.backward += len(noisy)
-            if gradients:
-                here = torch.stack(gradients, 1)
-                done = sum(part.shape[1] for part in squares[layer])
-                rows[layer][:, done : done + len(gradients)] = here
-                squares[layer].append(bench.reduce(here.square()).double().cpu() / plan.width)
+                rows[layer][:, done] = gradient
+                done += 1
+            here = rows[layer][:, first:done]
+            squares[layer].append(bench.reduce(here.square()).double().cpu() / plan.width)
         del features
     surrogates = {}
     for layer, plan in plans.items():

@@ -70,10 +70,12 @@ def _measure_layer(
 ) -> Arrays:
     """Measure one layer; `surrogate` and `change` were taken at the base noise."""
     variance = change.squared
+    _require_finite(bench, layer, surrogate.gain, variance)
     first = _solve(surrogate.gain.numpy(), surrogate.gain_error.numpy(), variance.numpy(), settings)
     half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
     pairs = max(2, settings.probes // PROBES_PER_PAIR)
     shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
+    _require_finite(bench, layer, *shared)
     gain, gain_error = (part.numpy() for part in shared)
     solution = _solve(gain, gain_error, variance.numpy(), settings)
     loss, linearity, by_quartile = _check(bench, layer, surrogate, gain, solution, settings)
@@ -150,6 +152,18 @@ def _check(
     loss, predicted = measure(scale, CHECK_DRAWS)
     by_quartile = [_ratio(*measure(scale * (quartile == q), CHECK_DRAWS // 16)) for q in range(QUARTILES)]
     return loss.numpy(), _ratio(loss, predicted), np.stack(by_quartile, 1)
+
+
+def _require_finite(bench: Bench, layer: str, *measured: Tensor) -> None:
+    """Stop where a sample has no number for what was measured, ``(B, ...)``, rather than store it."""
+    fine = [values.isfinite().view(len(values), -1).all(1) for values in measured]
+    bad = ~torch.stack(fine).all(0)
+    if bad.any():
+        names = [bench.sample_ids[row] for row in bad.nonzero().flatten().tolist()]
+        raise ValueError(
+            f"layer {layer!r} gives NaN or infinite features or gradients under small noise for "
+            f"{', '.join(names[:5])}; leave these samples out, or measure another layer"
+        )
 
 
 def _needs_path(linearity: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:

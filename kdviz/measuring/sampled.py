@@ -89,6 +89,8 @@ def measure_sampled(
                 seed=seed,
             )
             variance = _feature_variance(bench, name)
+            if not variance.isfinite().all():
+                raise ValueError(f"layer {name!r} gives NaN or infinite features under small noise")
             if not (variance > 0).all():
                 raise ValueError(f"layer {name!r} does not react to noise at all for some of these inputs")
             ratios.append(minimise_sampled(bench, name, variance, weight=weight, steps=steps, draws=draws))

@@ -8,6 +8,9 @@ import numpy as np
 
 from kdviz.entropy import NOISE_RATIO_LIMITS
 
+ESTIMATOR = "probes and drift"
+"""How gains are estimated; another name for every change of what is measured, so that no run mixes two."""
+
 Method = Literal["auto", "gain", "path"]
 
 
@@ -51,7 +54,8 @@ class Settings:
 
     def as_config(self) -> dict[str, Any]:
         """Give the settings as JSON can hold them."""
-        return {
+        values = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in asdict(self).items()
         }
+        return values | {"estimator": ESTIMATOR}

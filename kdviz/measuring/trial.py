@@ -142,6 +142,12 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
                 f"layer {layer!r} gives NaN or infinite features at epoch {epoch}; most likely the training "
                 "diverged: look at its loss, and measure earlier epochs or train with a smaller learning rate"
             )
+        found = (shaken[layer], slopes[layer], slopes_there[layer])
+        if not all(torch.isfinite(values).all() for values in found):
+            raise ValueError(
+                f"layer {layer!r} gives NaN or infinite features or gradients under small noise, as behind "
+                "the root or the logarithm of zero; measure another layer, or the network without it"
+            )
         change = _distance(shaken[layer], feature)
         rounding = _ROUNDING * torch.finfo(feature.dtype).eps
         allowed = _NEGLIGIBLE * change + rounding**2 * _distance(feature, torch.zeros_like(feature))

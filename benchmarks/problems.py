@@ -1,5 +1,6 @@
 """Networks and images that the benchmarks share: the built-in teacher, after 1 and after 16 epochs."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def load_network(checkpoint: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+@functools.cache
 def load_images(count: int) -> tuple[Tensor, Tensor, list[str]]:
     """Give `count` training images spread over the built-in set: inputs, masks and names."""
     data = fashion_composites("train")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from reference import authors_loop
 from tiny_study import finished_study
 from typer.testing import CliRunner
 
 import kdviz
-from benchmarks import costs, kills, noise
+from benchmarks import accuracy, authors, costs, kills, noise, report
 from benchmarks.__main__ import app
 from kdviz.measuring.settings import Method
 from kdviz.runs import Study
@@ -238,3 +239,74 @@ def test_measure_movement__sees_whether_the_reported_error_is_right(claimed: flo
     assert found["flagged"] > 0.95 if claimed == 0.1 else found["flagged"] < 0.95
     same = noise.measure_movement([networks[0], networks[0]])
     assert (same["moved"], same["jaccard"], same["flipped"], same["flagged"]) == (0, 1, 0, None)
+
+
+# -- accuracy
+
+
+def test_authors__descend_as_the_slow_replica_on_a_linear_layer():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 256, 40, bias=False))
+    loudness = torch.linspace(-0.7, 0.7, 256).exp()
+    with torch.no_grad():
+        weights = torch.randn(40, 3, 256, generator=torch.Generator().manual_seed(9)) * loudness
+        network[1].weight.copy_(weights.flatten(1))
+    network.requires_grad_(False)
+    gain = weights.double().square().sum((0, 1)) / 40
+    kept, _ = authors_loop.run(authors_loop.linear_slope(gain), float(gain.sum()) * 1e-4, 256)
+    expected = kept.log() + authors.HALF_LOG_TWO_PI_E
+    run = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0)
+    assert run.passes == 96 + 60 * 2 * 96  # it met the target, so it stops after 60 steps
+    assert float((run.kept - expected).abs().mean()) < 0.02  # a map that spreads over 0.3 nat
+    assert float((run.at_target.mean() - authors.TARGET).abs()) < 1e-6
+    short = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0, to_the_end=False)
+    assert torch.equal(short.kept, run.kept)
+    assert short.passes < run.passes
+
+
+def test_accuracy__compares_one_case():
+    plan = accuracy.AccuracyPlan(images=2, probes=(16,), draws=(), few_draws=(4,))
+    case = accuracy.load_case("late", "fc1", plan)
+    rows = {row["setting"]: row for row in accuracy.compare_case(case, plan)}
+    trial = (7 + 2) / 2  # passes of the trial, on two images
+    assert rows["kdviz default"]["passes"] == 209 + trial
+    assert rows["kdviz gain, 16 probes"]["passes"] == 209 - 2 * 48 + trial
+
+    def error(setting):
+        row = rows[setting]
+        kinds = [kind for kind in ("near", "far") if row[f"{kind}_images"]]
+        return sum(row[f"{kind}_error"] * row[f"{kind}_images"] for kind in kinds) / 2
+
+    assert error("authors' procedure, run a") < 0.025 < error("probe gains alone, 64")
+    assert error("kdviz default") < error("probe gains alone, 64")
+    assert error("kdviz default") < 0.06
+    pooled = accuracy.summarise(list(rows.values()))
+    assert pooled[0]["setting"] == "kdviz default"
+    assert accuracy.judge(pooled, "near")["times_fewer"] == round(15_456 / (209 + trial), 1)
+
+
+def test_accuracy__jaccard_of_shifted_maps_is_known():
+    plan = accuracy.AccuracyPlan(images=2)
+    case = accuracy.load_case("late", "fc1", plan)
+    same = accuracy.jaccard(case, case.expected, case.expected + 1.0)  # a shift of all changes nothing
+    assert same.tolist() == [1.0, 1.0]
+    assert (accuracy.jaccard(case, case.expected, -case.expected) < 0.1).all()
+
+
+# -- the page
+
+
+def test_report__page_holds_what_is_stored():
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- table ") == len(report.TABLES)
+    assert report.fill_tables(text) == text
+    assert report.fill_tables(text.replace("| near |", "| nonsense |")) == text
+
+
+def test_report__figures_hold_every_setting_and_metric():
+    stored = json.loads((report.RESULTS / "accuracy.json").read_text(encoding="utf-8"))["results"]
+    figure = report.draw_accuracy(stored)
+    drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines)
+    assert drawn == len(stored["overall"])
+    noise = json.loads((report.RESULTS / "noise.json").read_text(encoding="utf-8"))["results"]
+    labels = [label.get_text() for label in report.draw_noise(noise).axes[0].get_yticklabels()]
+    assert "fc1  n_fg" in labels

@@ -114,7 +114,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
             **_ERRORS,
             "near_images": ("near", ""),
             "far_images": ("others", ""),
-            "by_path": ("by path", ".0%"),
         },
         lambda row: row["setting"] in _SHOWN,
     ),
@@ -251,7 +250,7 @@ def draw_accuracy(results: Mapping[str, Any]) -> Figure:
         )
         _style(axes, title)
     figure.axes[0].set_ylabel("mean absolute error (nat)")
-    figure.axes[0].legend(fontsize=8, loc="lower left", frameon=False)
+    figure.axes[1].legend(fontsize=8, loc="lower left", frameon=False)
     return figure
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,21 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _expanded_size(record: Any) -> int:
-    """Bytes of the tensors of a record were each of their values written out."""
+    """Bytes of the tensors of a record were each of their values written out, tied weights once."""
+    distinct = {_place_of(tensor): tensor for tensor in _tensors_of(record)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+
+
+def _place_of(tensor: Tensor) -> Hashable:
+    """Tell tensors apart that do not show the same values of one storage."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _tensors_of(record: Any) -> Iterator[Tensor]:
     if isinstance(record, Tensor):
-        return record.numel() * record.element_size()
-    if isinstance(record, Mapping):
-        return sum(map(_expanded_size, record.values()))
-    return sum(map(_expanded_size, record)) if isinstance(record, (list, tuple)) else 0
+        yield record
+    elif isinstance(record, (Mapping, list, tuple)):
+        for value in record.values() if isinstance(record, Mapping) else record:
+            yield from _tensors_of(value)

@@ -32,7 +32,7 @@ from tiny_study import finished_study
 from torch import nn
 
 import kdviz
-from kdviz import cli
+from kdviz import checkpoints, cli
 from kdviz.checkpoints import read_checkpoint
 from kdviz.errors import DataError, SchemaError, StoreError
 from kdviz.runs import Study, notebooks, write_report
@@ -199,6 +199,21 @@ def test_read_checkpoint__refuses_what_would_unpack_to_far_more(tmp_path: Path) 
     assert (tmp_path / "bomb.pt").stat().st_size < 4000
     with pytest.raises(DataError, match=r"bomb\.pt is a compressed archive; write it with torch\.save"):
         read_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_read_checkpoint__tied_weights_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_MOST_EXPANDED", 1000)
+    table = torch.arange(1000.0)
+    torch.save(dict.fromkeys(("embed.weight", "mix.weight", "head.weight"), table), tmp_path / "tied.pt")
+    weights = read_checkpoint(tmp_path / "tied.pt")
+    assert (tmp_path / "tied.pt").stat().st_size < 6000  # of 12000 bytes were all written out
+    assert torch.equal(weights["head.weight"], table)
+
+    torch.save({"all": table, "rest": table[1:], "even": table[::2]}, tmp_path / "views.pt")
+    with pytest.raises(DataError, match=r"views\.pt is damaged"):
+        read_checkpoint(tmp_path / "views.pt")
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,20 @@ def test_read_checkpoint__takes_the_one_state_dict_of_a_record() -> None:
         read_checkpoint({0: torch.ones(2)})
 
 
+def test_read_checkpoint__weights_beside_a_mapping_are_taken() -> None:
+    weights = {"fc.weight": torch.ones(2, 2)}
+    assert read_checkpoint(flat := weights | {"stats": {"mean": torch.ones(2)}}) == flat
+    scalars = {"loss": torch.tensor(0.5), "accuracy": torch.tensor(0.9)}
+    assert read_checkpoint({"net": weights, "metrics": scalars}) == weights
+    assert read_checkpoint({"metrics": scalars, "net": weights, "best": torch.tensor(0.5)}) == weights
+    for usual in ("model", "state_dict", "model_state_dict"):  # beside the weights of the loss, say
+        assert read_checkpoint({usual: weights, "class_weights": torch.ones(10)}) == weights
+    with pytest.raises(DataError, match="holds 2 sets of weights; pass one: 'model', 'confusion'"):
+        read_checkpoint({"model": weights, "confusion": {"last": torch.ones(10, 10)}})
+    with pytest.raises(DataError, match="the state dict holds no weights"):
+        read_checkpoint({"epoch": 3, "metrics": scalars})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_load_weights__knows_the_prefixes_of_wrappers(prefix: str) -> None:
     weights = small_cnn(seed=1).state_dict()

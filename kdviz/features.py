@@ -58,6 +58,8 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             found = [name for name, module in modules.items() if module is unwrap(layer)]
             if not found:
                 raise LayerError(f"the {type(layer).__name__} passed as layer is not a part of this network")
+            if not found[0]:
+                raise LayerError("the layer passed is the network itself; choose a layer inside it")
             names.append(found[0])
         elif layer and (name := _plain_name(layer)) and name in modules:
             names.append(name)

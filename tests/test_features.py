@@ -63,6 +63,12 @@ def test_resolve_layers__refuses(layers, message):
         resolve_layers(small_cnn(), layers)
 
 
+def test_resolve_layers__the_network_is_no_layer_of_itself():
+    for network in (small_cnn(), torch.compile(small_cnn())):
+        with pytest.raises(LayerError, match="is the network itself; choose a layer inside it"):
+            resolve_layers(network, [network])
+
+
 def test_resolve_layers__sees_one_module_under_its_name_and_as_object():
     network = small_cnn()
     with pytest.raises(LayerError, match="named twice"):

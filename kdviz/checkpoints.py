@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kdviz.errors import DataError
 Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_USUAL_NAMES = ("model", "state_dict", "model_state_dict")  # of the state dict in a training record
 _MOST_EXPANDED = 2**30  # bytes that tensors may take beyond those of the file, as views that repeat values
 
 
@@ -27,7 +28,9 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     checkpoint
         A state dict; or the path of one: ``.safetensors``, else a file for `torch.load`, which is read with
         ``weights_only=True``. Of a larger record, such as ``{"model": ..., "optimizer": ..., "epoch": ...}``,
-        the one state dict in it is taken.
+        the one state dict in it is taken; what holds single numbers only, such as metrics, is none. A record
+        with tensors of its own is the state dict, unless there is one below it that is named ``model``,
+        ``state_dict`` or ``model_state_dict``.
 
     Returns
     -------
@@ -77,27 +80,28 @@ def name_checkpoint(checkpoint: Checkpoint) -> str:
 
 
 def _find_weights(record: Any, origin: str) -> Mapping[str, Any]:
-    """Give the record itself if it is a state dict, else the only state dict directly below it."""
+    """Give the record itself if it is a state dict, else the one directly below it."""
     if not isinstance(record, Mapping):
         raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
     below = [
         key
         for key, value in record.items()
-        if isinstance(value, Mapping) and _has_tensors(value) and not str(key).endswith("_extra_state")
+        if isinstance(value, Mapping) and _has_weights(value) and not str(key).endswith("_extra_state")
     ]
+    if _has_weights(record) and not any(key in _USUAL_NAMES for key in below):
+        return record
     if len(below) > 1:
         raise DataError(
             f"{origin} holds {len(below)} sets of weights; pass one: {', '.join(map(repr, below))}"
         )
-    if below:
-        return record[below[0]]
-    if not _has_tensors(record):
+    if not below:
         raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
-    return record
+    return record[below[0]]
 
 
-def _has_tensors(record: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, Tensor) for value in record.values())
+def _has_weights(record: Mapping[Any, Any]) -> bool:
+    """Whether a record holds tensors, not only single numbers kept as such."""
+    return any(isinstance(value, Tensor) and value.ndim > 0 for value in record.values())
 
 
 def _read_file(path: Path) -> Any:
@@ -142,9 +146,21 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _expanded_size(record: Any) -> int:
-    """Bytes of the tensors of a record were each of their values written out."""
+    """Bytes of the tensors of a record were each of their values written out, tied weights once."""
+    distinct = {_place_of(tensor): tensor for tensor in _tensors_of(record)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+
+
+def _place_of(tensor: Tensor) -> Hashable:
+    """Tell tensors apart that do not show the same values of one storage."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _tensors_of(record: Any) -> Iterator[Tensor]:
     if isinstance(record, Tensor):
-        return record.numel() * record.element_size()
-    if isinstance(record, Mapping):
-        return sum(map(_expanded_size, record.values()))
-    return sum(map(_expanded_size, record)) if isinstance(record, (list, tuple)) else 0
+        yield record
+    elif isinstance(record, (Mapping, list, tuple)):
+        for value in record.values() if isinstance(record, Mapping) else record:
+            yield from _tensors_of(value)

@@ -58,9 +58,11 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             found = [name for name, module in modules.items() if module is unwrap(layer)]
             if not found:
                 raise LayerError(f"the {type(layer).__name__} passed as layer is not a part of this network")
+            if not found[0]:
+                raise LayerError("the layer passed is the network itself; choose a layer inside it")
             names.append(found[0])
-        elif layer and _plain_name(layer) in modules:
-            names.append(_plain_name(layer))
+        elif layer and (name := _plain_name(layer)) and name in modules:
+            names.append(name)
         else:
             known = [name for name in modules if name]
             near = difflib.get_close_matches(str(layer), known, n=5, cutoff=0.5)

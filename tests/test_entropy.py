@@ -44,14 +44,15 @@ METHODS = pytest.mark.parametrize("solver", SOLVERS)
 
 
 def test_constants__are_the_authors_settings():
-    # methods.md 1.2: learning rate 1e-4 for 256 units at base noise 0.01, 80 steps, bounds 0.001 and 1
+    # Cheng et al., CVPR 2020, published code, sigma/train_sigma.py: learning rate 1e-4 for 256 units at base
+    # noise 0.01, 80 steps, bounds 0.001 and 1
     assert pytest.approx(1e-4 / (256 * 0.01**2)) == STEP_RATE
     assert AUTHORS_STEPS == 80
     assert pytest.approx((0.001 / 0.01, 1 / 0.01)) == NOISE_RATIO_LIMITS
 
 
 def test_entropy_of__known_values():
-    # methods.md 1.2: sigma = 0.01, and the authors' bounds 0.001 and 1; printed with three digits
+    # Eq. (2) of Zhang et al., TPAMI 2022, at sigma = 0.01 and the authors' bounds, worked out to three digits
     np.testing.assert_allclose(entropy_of([0.01, 0.001, 1.0]), [-3.186, -5.489, 1.419], atol=5e-4)
     np.testing.assert_allclose(entropy_of(0.01) + 0.386, -2.8, atol=5e-4)
 
@@ -128,11 +129,12 @@ def test_optimum__is_the_minimiser_of_the_objective():
     ratio = lognormal_ratios(20)
     solution = solve(ratio, solver="optimum", target=None, weight=7.0)
     np.testing.assert_allclose(2 * solution.noise_ratio**2 * ratio, 7.0, rtol=1e-12)
-    assert feature_loss(solution, ratio) == pytest.approx(3.5)  # methods.md 1.3: half the weight
+    assert feature_loss(solution, ratio) == pytest.approx(3.5)  # hence half the weight
 
 
 def test_optimum__known_case():
-    # methods.md 1.3: weight 7 and equal gains give sigma = 0.01871 and H = -2.560 at base noise 0.01
+    # the same slope by hand: weight 7 and equal gains give sigma = 0.01 sqrt(7 / 2) = 0.01871, by Eq. (2)
+    # H = -2.560
     scale = 0.01 * solve([1.0, 1.0], solver="optimum", target=None).noise_ratio
     np.testing.assert_allclose(scale, 0.01871, atol=5e-6)
     np.testing.assert_allclose(entropy_of(scale), -2.560, atol=5e-4)
@@ -149,7 +151,7 @@ def test_optimum__unit_without_gain_is_clamped_and_left_out_of_the_calibration()
 def test_optimum__spreads_about_three_times_as_far_as_the_descent():
     ratio = lognormal_ratios(256, spread=0.3)
     spread = {solver: np.log(solve(ratio, solver=solver).noise_ratio).std() for solver in SOLVERS}
-    # 3 to first order in log r: the descent at 0.386 nat has felt v r of about 0.28 (design.md section 3)
+    # 3 to first order in log r: the descent at 0.386 nat has felt v r of about 0.28
     assert 2.5 < spread["optimum"] / spread["descent"] < 4.0
 
 

@@ -32,7 +32,7 @@ from tiny_study import finished_study
 from torch import nn
 
 import kdviz
-from kdviz import cli
+from kdviz import checkpoints, cli
 from kdviz.checkpoints import read_checkpoint
 from kdviz.errors import DataError, SchemaError, StoreError
 from kdviz.runs import Study, notebooks, write_report
@@ -137,6 +137,20 @@ def test_read_checkpoint__takes_the_one_state_dict_of_a_record() -> None:
         read_checkpoint({0: torch.ones(2)})
 
 
+def test_read_checkpoint__weights_beside_a_mapping_are_taken() -> None:
+    weights = {"fc.weight": torch.ones(2, 2)}
+    assert read_checkpoint(flat := weights | {"stats": {"mean": torch.ones(2)}}) == flat
+    scalars = {"loss": torch.tensor(0.5), "accuracy": torch.tensor(0.9)}
+    assert read_checkpoint({"net": weights, "metrics": scalars}) == weights
+    assert read_checkpoint({"metrics": scalars, "net": weights, "best": torch.tensor(0.5)}) == weights
+    for usual in ("model", "state_dict", "model_state_dict"):  # beside the weights of the loss, say
+        assert read_checkpoint({usual: weights, "class_weights": torch.ones(10)}) == weights
+    with pytest.raises(DataError, match="holds 2 sets of weights; pass one: 'model', 'confusion'"):
+        read_checkpoint({"model": weights, "confusion": {"last": torch.ones(10, 10)}})
+    with pytest.raises(DataError, match="the state dict holds no weights"):
+        read_checkpoint({"epoch": 3, "metrics": scalars})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_load_weights__knows_the_prefixes_of_wrappers(prefix: str) -> None:
     weights = small_cnn(seed=1).state_dict()
@@ -199,6 +213,21 @@ def test_read_checkpoint__refuses_what_would_unpack_to_far_more(tmp_path: Path) 
     assert (tmp_path / "bomb.pt").stat().st_size < 4000
     with pytest.raises(DataError, match=r"bomb\.pt is a compressed archive; write it with torch\.save"):
         read_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_read_checkpoint__tied_weights_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_MOST_EXPANDED", 1000)
+    table = torch.arange(1000.0)
+    torch.save(dict.fromkeys(("embed.weight", "mix.weight", "head.weight"), table), tmp_path / "tied.pt")
+    weights = read_checkpoint(tmp_path / "tied.pt")
+    assert (tmp_path / "tied.pt").stat().st_size < 6000  # of 12000 bytes were all written out
+    assert torch.equal(weights["head.weight"], table)
+
+    torch.save({"all": table, "rest": table[1:], "even": table[::2]}, tmp_path / "views.pt")
+    with pytest.raises(DataError, match=r"views\.pt is damaged"):
+        read_checkpoint(tmp_path / "views.pt")
 
 
 @pytest.mark.parametrize(

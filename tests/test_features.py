@@ -52,6 +52,8 @@ def test_resolve_layers__takes_names_and_modules():
         (["cnv1"], r"unknown layer 'cnv1'; near names: conv1"),
         (["zzzz"], r"unknown layer 'zzzz'; this network has conv1, relu1, conv2"),
         ([""], r"unknown layer ''"),
+        (["_orig_mod"], r"unknown layer '_orig_mod'; this network has conv1"),
+        (["_orig_mod._orig_mod"], r"unknown layer '_orig_mod\._orig_mod'"),
         (["fc1", "fc1"], r"a layer is named twice: \['fc1', 'fc1'\]"),
         ([nn.Linear(1, 1)], r"the Linear passed as layer is not a part of this network"),
     ],
@@ -59,6 +61,12 @@ def test_resolve_layers__takes_names_and_modules():
 def test_resolve_layers__refuses(layers, message):
     with pytest.raises(LayerError, match=message):
         resolve_layers(small_cnn(), layers)
+
+
+def test_resolve_layers__the_network_is_no_layer_of_itself():
+    for network in (small_cnn(), torch.compile(small_cnn())):
+        with pytest.raises(LayerError, match="is the network itself; choose a layer inside it"):
+            resolve_layers(network, [network])
 
 
 def test_resolve_layers__sees_one_module_under_its_name_and_as_object():

@@ -652,7 +652,7 @@ def test_minimise_sampled__agrees_with_the_optimum(kind):
 
 
 def test_acceptance__linear_layer_reproduces_the_closed_form():
-    # methods.md section 5, check 1: sigma within 2 %, feature loss at the optimum half the weight
+    # Eq. (4) of Zhang et al., TPAMI 2022, solved for a linear layer: the feature loss is half the weight
     problem = linear_problem()
     bench = linear_bench(problem)
     surrogates = estimate_gain(bench)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
 from kdviz.store import Run, create_run, open_run
+from kdviz.store.files import read_group
 
 GOLDEN = Path(__file__).parent / "data" / "golden_run_v1.nc"
 EPOCHS = [0, 2, 5]
@@ -615,6 +616,48 @@ def test_write_variable__replaces_and_refuses(tmp_path: Path) -> None:
             run.write_variable("student", "fc1", wrong)
 
 
+def test_write_variable__large_one_is_read_in_chunks_of_its_own(tmp_path: Path) -> None:
+    samples, epochs = make_samples(16, 4096), list(range(16))
+    run = create_run(tmp_path / "run.zarr", samples=samples)
+    run.create_group("student", "fc1", epochs=epochs, attrs=ATTRS, block=16, variables=["converged"])
+    converged = xr.DataArray(np.ones((1, 16), bool), dims=("epoch", "sample"), name="converged")
+    for epoch in epochs:
+        block = samples[["valid"]].assign(converged=converged).assign_coords(epoch=[epoch])
+        run.write_block("student", "fc1", epoch, 0, block)
+    values = (np.random.default_rng(0).random((16, 16, 4096)) > 0.5) & samples["valid"].values
+    coords = {"epoch": epochs, "sample": samples["sample"], "unit": samples["unit"]}
+    points = xr.DataArray(values, coords, ("epoch", "sample", "unit"), "knowledge_point")
+    run.write_variable("student", "fc1", points)
+    chunks = sorted((run.path / "points/student/fc1/knowledge_point/c").rglob("*/*/*"))
+    assert chunks[-1].match("c/1/1/0")  # the format chose chunks, and not those of the blocks
+    np.testing.assert_array_equal(run.dataset("student", "fc1")["knowledge_point"].values, values)
+
+    chunks[-1].unlink()
+    with pytest.raises(StoreError, match=r"chunk knowledge_point/c/1/1/0 is missing; measure it anew"):
+        run.dataset("student", "fc1")
+
+
+def test_write_variable__lost_chunk_is_seen_before_any_block_is_done(fresh: Run) -> None:
+    fresh.create_group("student", "fc1", epochs=EPOCHS, attrs=ATTRS, block=2)
+    values = make_block(fresh.samples, 0, slice(None))["entropy"].isel(epoch=[0, 0, 0])
+    fresh.write_variable("student", "fc1", values.assign_coords(epoch=EPOCHS).rename("mine"))
+    with pytest.raises(StoreError, match="is unfinished: 9 of 9 blocks"):
+        fresh.dataset("student", "fc1")
+    (fresh.path / "points/student/fc1/mine/c/0/0/0").unlink()
+    with pytest.raises(StoreError, match=r"chunk mine/c/0/0/0 is missing"):
+        fresh.dataset("student", "fc1")
+
+
+def test_dataset__other_chunks_than_blocks_are_damage(tmp_path: Path) -> None:
+    run = measure_all(tmp_path / "run.zarr")
+    node = run.path / "points/student/fc1/gain/zarr.json"
+    metadata = json.loads(node.read_bytes())
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, 4]
+    node.write_text(json.dumps(metadata))
+    with pytest.raises(StoreError, match=r"gain/zarr\.json is damaged: its chunks are not the blocks"):
+        run.dataset("student", "fc1")
+
+
 def test_write_result__keeps_samples_of_its_own(fresh: Run) -> None:
     ds = make_block(make_samples(7), 3, slice(None)).rename(entropy="mine")
     fresh.write_result("transfer/student/fc1", ds)
@@ -757,6 +800,11 @@ def test_open_run__names_a_damaged_chunk_and_a_damaged_node(tmp_path: Path) -> N
     (run.path / "points" / "student" / "zarr.json").write_text("{")
     with pytest.raises(StoreError, match=r"student.zarr\.json is damaged"):
         run.networks  # noqa: B018
+
+
+def test_read_group__vanished_while_it_is_read_is_one_error(fresh: Run) -> None:
+    with pytest.raises(StoreError, match="cannot read 'points/student/fc1' of"):
+        read_group(fresh.path, "points/student/fc1")
 
 
 def test_create_run__refuses_impossible_places(tmp_path: Path) -> None:

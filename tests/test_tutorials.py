@@ -107,6 +107,13 @@ def test_find_checkpoints__takes_a_pattern(tmp_path: Path) -> None:
     assert list(found) == [2, 10]
 
 
+@pytest.mark.parametrize("pattern", ["*{epoch}.pt", "*{epoch}*"])
+def test_find_checkpoints__a_star_takes_no_digit_of_the_epoch(tmp_path: Path, pattern: str) -> None:
+    touch(tmp_path, "student-12.pt", "student-25.pt")
+    found = find_checkpoints(tmp_path, pattern=pattern)
+    assert found == {12: tmp_path / "student-12.pt", 25: tmp_path / "student-25.pt"}
+
+
 @pytest.mark.parametrize(
     ("names", "pattern", "error", "message"),
     [

@@ -18,7 +18,7 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         Folder with one file per epoch, ending in ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors``. Deeper
         folders, hidden files and files without a number in their name (``best.pt``) are passed over.
     pattern
-        File name with ``{epoch}`` where the number stands and ``*`` for anything else, such as
+        File name with ``{epoch}`` where the whole number stands and ``*`` for anything else, such as
         ``"student-s0-*-{epoch}.pt"``; files that do not fit are passed over. By default the number after the
         word *epoch*, or the only number in the name.
 
@@ -76,6 +76,7 @@ def _read_epoch(path: Path) -> int | None:
 
 
 def _match_epoch(path: Path, pattern: str) -> int | None:
-    expression = re.escape(pattern).replace(r"\*", ".*").replace(re.escape(_PLACEHOLDER), r"(\d+)")
+    whole_number = r"(?<!\d)(\d+)(?!\d)"  # else a "*" beside it would take all digits but one
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(re.escape(_PLACEHOLDER), whole_number)
     match = re.fullmatch(expression, path.name)
     return int(match[1]) if match else None

@@ -18,6 +18,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from kdviz.schema import MEASURED
+
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
 
 _SEAL = b"kdviz sha256 "
@@ -59,8 +61,8 @@ def find_damage(
 ) -> str:
     """Say which file of the named arrays is missing or, with `decode`, cannot be decoded; or nothing.
 
-    Chunks of blocks that are not `done` need not be there, nor those of arrays from before there were
-    checksums, when chunks were left out.
+    Chunks of measured variables need not be there for blocks that are not `done`, nor those of arrays from
+    before there were checksums, when chunks were left out.
     """
     for folder in group.iterdir():
         if (folder / "c").exists() and not (folder / "zarr.json").is_file():
@@ -70,7 +72,10 @@ def find_damage(
             array = zarr.open_array(group / name, mode="r", zarr_format=3)
         except Exception as error:  # damaged metadata make zarr raise nearly anything
             return f"{name}/zarr.json is damaged: {error}"
-        for index in _expected_chunks(array, done):
+        flags = done if name in MEASURED else None  # the others are written whole, in chunks of their own
+        if flags is not None and array.cdata_shape[:2] != flags.shape:
+            return f"{name}/zarr.json is damaged: its chunks are not the blocks of the layer"
+        for index in _expected_chunks(array, flags):
             key = f"{name}/{array.metadata.encode_chunk_key(index)}"
             if not (group / key).is_file():
                 return f"chunk {key} is missing"
@@ -85,7 +90,6 @@ def find_damage(
 def _expected_chunks(array: zarr.Array, done: NDArray[np.bool_] | None) -> Iterator[tuple[int, ...]]:
     if not any(isinstance(codec, ZstdCodec) and codec.checksum for codec in array.compressors):
         return
-    in_blocks = (getattr(array.metadata, "dimension_names", None) or ())[:2] == ("epoch", "sample")
     for index in np.ndindex(*array.cdata_shape):
-        if done is None or not in_blocks or done[index[:2]]:
+        if done is None or done[index[:2]]:
             yield index

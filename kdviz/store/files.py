@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
             loaded["done"] = (loaded["done"].dims, done)
         damage = find_damage(path / group, wanted, done) if in_folder else ""
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
-        damage = find_damage(path / group, wanted, done, decode=True) if in_folder else ""
+        damage = ""
+        with suppress(Exception):  # the closer look may meet the same fault, such as a missing permission
+            damage = find_damage(path / group, wanted, done, decode=True) if in_folder else ""
         raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
     if damage:
         raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")

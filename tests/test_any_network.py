@@ -354,7 +354,7 @@ def test_measure__layer_outside_of_scripted_code():
 def test_measure__network_without_parameters():
     ds = measure(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), layers="1", feature="identity", probes=8)
     # three outputs, each the mean of one channel: a unit of 4 pixels moves it by 4 / 64^2
-    np.testing.assert_allclose(ds["gain"], 4 / 64**2, rtol=1e-5)  # float32
+    np.testing.assert_allclose(ds["gain"], 4 / 64**2, rtol=1e-4)  # a loss of float32 sets the scale
 
 
 def test_measure__samples_one_by_one_where_batch_norm_keeps_no_statistics():

@@ -62,6 +62,8 @@ def _format(value: Any, form: str) -> str:
 
 
 def _load(name: str, results: Path) -> dict[str, Any]:
+    if not (results / f"{name}.json").exists():
+        raise SystemExit(f"no stored results of {name}; run python -m benchmarks {name} first")
     return json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["results"]
 
 

@@ -293,6 +293,9 @@ MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured" and 
 DERIVED = tuple(v.name for v in VARIABLES.values() if v.part == "derived")
 
 
+_MAKERS = {"knowledge_point": "; kdviz.find_points(ds) makes it"}
+
+
 def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
     """Check a dataset against the contract.
 
@@ -318,7 +321,8 @@ def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
         layers = f"; pick one of its layers: {', '.join(map(str, ds))}" if isinstance(ds, Mapping) else ""
         raise TypeError(f"a Dataset is needed, got a {type(ds).__name__}{layers}")
     faults = [*_header_faults(ds.attrs), *_attribute_faults("dataset", ds.attrs)]
-    faults += [f"variable {name!r} is missing" for name in require if name not in ds.variables]
+    missing = [name for name in require if name not in ds.variables]
+    faults += [f"variable {name!r} is missing{_MAKERS.get(name, '')}" for name in missing]
     for dim in ("epoch", "sample", "unit", "attribution_method"):
         if dim in ds.dims and dim not in ds.coords:
             faults.append(f"dimension {dim!r} has no coordinate {dim!r}")

@@ -73,7 +73,8 @@ def measure(
     units
         What shares one noise scale, such as ``kdviz.units.grid(16, 16)``.
     foreground
-        Masks of the objects: pixels ``(B, H, W)``, or already units ``(B, U)``. Needed for knowledge points.
+        Masks of the objects: pixels ``(B, H, W)``, of which the one in the middle of a cell decides, as in
+        the authors' code, or already units ``(B, U)``. Needed for knowledge points.
     labels
         Class of every sample, ``(B,)``, integers.
     sample_ids

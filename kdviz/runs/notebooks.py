@@ -128,7 +128,12 @@ def write_report(
     DataError
         If a cell fails.
     """
-    kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    if "thumbnail" not in opened.samples:
+        raise StoreError(
+            f"the run at {opened.path} holds no pictures of its samples, on which the report draws; reports "
+            "are made of the studies of kdviz train and kdviz measure; open others with kdviz.open_run"
+        )
     target = _make_folder(folder)
     executed = target / "report.ipynb"
     _execute(find_notebook("01_quickstart"), executed, {"run_path": str(Path(run).resolve())}, progress)

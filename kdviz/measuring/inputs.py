@@ -130,7 +130,7 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
         raise ValueError(
             f"inputs must have shape (B, ...) with at least one sample, got {tuple(tensor.shape)}"
         )
-    if not torch.isfinite(tensor).all():
+    if not all(torch.isfinite(part).all() for part in tensor.split(64)):  # no copy of all of them
         bad = torch.nonzero(~torch.isfinite(tensor.flatten(1)).all(1)).flatten().tolist()
         raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
     return tensor.contiguous()
@@ -194,7 +194,7 @@ def _warn_of_empty_masks(mask: NDArray[np.bool_]) -> None:
 
 
 def _warn_of_large_inputs(tensor: Tensor, base_noise: float) -> None:
-    size = float(tensor.square().mean(dtype=torch.float64).sqrt())
+    size = float(torch.linalg.vector_norm(tensor)) / tensor.numel() ** 0.5
     if size > _LARGE * base_noise:
         warnings.warn(
             f"inputs are large (root mean square {size:.3g}), noise of {base_noise:g} is lost in them; "

@@ -86,8 +86,9 @@ def test_overhead__is_measured_over_bare(subject: costs.Subject) -> None:
     assert row["ratio"] == row["measure"] / row["bare"] > 0.5
     points = 64 // 12  # 12 features, each a probe of its own at every noise point
     tried_forward, tried_backward = costs.count_trial(layers=1, max_batch=16)
-    assert row["forward"] == 3 * (costs.CHECKS + points + costs.SHARED) + tried_forward
-    assert row["backward"] == 3 * 12 * points + tried_backward
+    of_pairs = 2 * 64 // 4  # forward, and backward
+    assert row["forward"] == 3 * (costs.CHECKS + points + costs.SHARED + of_pairs) + tried_forward
+    assert row["backward"] == 3 * (12 * points + of_pairs) + tried_backward
 
 
 @pytest.mark.slow
@@ -104,10 +105,11 @@ def test_costs__counts_grow_as_documented(tmp_path: Path, monkeypatch: pytest.Mo
     results = run_quick(tmp_path, "costs")["results"]
     assert results["passes_as_documented"] and results["peak_below_limit"]
     found = {row["axis"]: (row["forward"], row["backward"]) for row in results["growth"][:-1]}
-    assert found["samples"] == (1 * (40 + 4 + 33), 1 * 16)
-    assert found["probes"] == (2 * (40 + 4 + 33), 2 * 8)
-    assert found["draws"] == (2 * (40 + 2 + 33), 2 * 16)
-    assert found["grid"] == found["layers"] == found["max_batch"] == (2 * 77, 2 * 16)
+    # of 16 probes four antithetic pairs, of 8 two: two passes forward and two backward each
+    assert found["samples"] == (1 * (40 + 4 + 33 + 8), 1 * (16 + 8))
+    assert found["probes"] == (2 * (40 + 4 + 33 + 4), 2 * (8 + 4))
+    assert found["draws"] == (2 * (40 + 2 + 33 + 8), 2 * (16 + 8))
+    assert found["grid"] == found["layers"] == found["max_batch"] == (2 * 85, 2 * (16 + 8))
     small, large = results["memory"]
     assert (small["units_x_samples"], large["units_x_samples"]) == (32 * 256, 64 * 256)
     assert large["inputs"] == 2 * small["inputs"] == 64 * 3 * 16 * 16 * 4

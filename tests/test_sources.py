@@ -82,6 +82,15 @@ def test_find_data__refuses_paths_that_leave_the_folder(name):
         find_data(name)
 
 
+def test_run_page__names_the_hashes_of_its_files():
+    rows = [line.split("|") for line in (DATA / "runs" / "README.md").read_text().splitlines()]
+    named = {row[1].strip(" `"): row[3].strip(" `") for row in rows if len(row) == 5 and "`" in row[1]}
+    listed = json.loads((DATA / "checksums.json").read_text())
+    assert named == {
+        name.removeprefix("runs/"): digest for name, digest in listed.items() if name.startswith("runs/")
+    }
+
+
 def test_data_folder__holds_what_checksums_and_readme_say():
     checksums = json.loads((DATA / "checksums.json").read_text())
     readme = (DATA / "README.md").read_text(encoding="utf-8")

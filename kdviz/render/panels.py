@@ -1,33 +1,18 @@
-"""Arrays to pictures: knowledge points over images, and the figures of the notebooks.
-
-Pure functions of arrays and tables; no widgets, no files, no datasets. Matplotlib is drawn on figures of
-its own, never on the state of ``pyplot``, so that nothing is shown twice in a notebook.
+"""Units of a grid drawn over the picture they belong to.
 
 Symbols: ``U = rows x cols`` units of a grid, ``H, W`` pixels of a picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from kdviz.errors import MissingExtraError
-
-try:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
+from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR
 
 Picture = NDArray[np.uint8]
-
-# Okabe and Ito's palette, distinguishable with every common colour vision; shapes repeat the message.
-ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
-ROLE_MARKERS = {"teacher": "D", "student": "o", "baseline": "s"}
-FOREGROUND_COLOUR, BACKGROUND_COLOUR = "#F0E442", "#CC79A7"
 _DIMMED = 0.4
 
 
@@ -142,94 +127,6 @@ def point_panels(
     return figure
 
 
-def count_curves(counts: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
-    """Draw N_fg, N_bg and the foreground ratio over training, one line a network.
-
-    Parameters
-    ----------
-    counts
-        ``{network: table}`` with index epoch, the columns ``role``, ``n_fg``, ``n_bg``, ``fg_ratio`` and,
-        for the range of uncertain units, each with ``_low`` and ``_high``. Networks with one epoch, such as a
-        finished teacher, are drawn as a dashed level.
-    title
-        Shown above.
-    """
-    figure = Figure(figsize=(10.5, 3.1), layout="constrained")
-    names = {
-        "n_fg": "knowledge points on the object",
-        "n_bg": "on the background",
-        "fg_ratio": "foreground ratio",
-    }
-    for axis, (column, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
-        labelled = set()
-        for table in counts.values():
-            role = str(table["role"].iloc[0])
-            style = {"color": ROLE_COLOURS[role], "label": None if role in labelled else role}
-            labelled.add(role)
-            if len(table) == 1:
-                axis.axhline(table[column].iloc[0], linestyle="--", linewidth=1.2, **style)
-                continue
-            axis.plot(
-                table.index, table[column], marker=ROLE_MARKERS[role], markersize=4, linewidth=1.5, **style
-            )
-            low, high = table[f"{column}_low"], table[f"{column}_high"]
-            axis.fill_between(table.index, low, high, color=ROLE_COLOURS[role], alpha=0.12, linewidth=0)
-        axis.set_xlabel("epoch")
-        axis.set_title(label, fontsize=10)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
-        _tidy(axis)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
-    """Draw student minus baseline for every metric: a dot a training seed, its interval over samples as bar.
-
-    Parameters
-    ----------
-    table
-        Columns ``metric``, ``layer``, ``seed``, ``difference``, ``difference_low``, ``difference_high`` and
-        ``supporting_sign`` (+1 or -1: the sign that would speak for the papers' hypothesis).
-    title
-        Shown above.
-    """
-    metrics = list(dict.fromkeys(table["metric"]))
-    figure = Figure(figsize=(2.1 * len(metrics), 2.9), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        rows = table[table["metric"] == metric]
-        layers = list(dict.fromkeys(rows["layer"]))
-        for place, layer in enumerate(layers):
-            of_layer = rows[rows["layer"] == layer]
-            offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * 0.16
-            values = of_layer["difference"].to_numpy()
-            spread = np.stack([values - of_layer["difference_low"], of_layer["difference_high"] - values])
-            axis.errorbar(
-                place + offsets,
-                values,
-                yerr=np.maximum(spread, 0),
-                fmt="o",
-                markersize=4,
-                linewidth=1,
-                color=ROLE_COLOURS["student"],
-            )
-        axis.axhline(0, color="black", linewidth=0.8)
-        low, high = axis.get_ylim()
-        reach = max(abs(low), abs(high))
-        axis.set_ylim(-reach, reach)
-        sign = rows["supporting_sign"].iloc[0]
-        shaded = (0, reach) if sign > 0 else (-reach, 0)
-        axis.axhspan(*shaded, color="#009E73", alpha=0.08, linewidth=0)
-        axis.set_xticks(range(len(layers)), layers)
-        axis.set_xlim(-0.6, len(layers) - 0.4)
-        axis.set_title(metric, fontsize=10)
-        _tidy(axis)
-    figure.axes[0].set_ylabel("student minus baseline")
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
 def _as_rgb(picture: ArrayLike) -> Picture:
     array = np.asarray(picture)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
@@ -256,8 +153,3 @@ def _edges(left: float, top: float, right: float, bottom: float) -> tuple[tuple[
         (left, top, left, bottom),
         (right, top, right, bottom),
     )
-
-
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)

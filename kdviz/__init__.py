@@ -15,6 +15,7 @@ _HOME = {
     "compare": "kdviz.analysis",
     "count_points": "kdviz.analysis",
     "derive_entropy": "kdviz.analysis",
+    "explore": "kdviz.widgets",
     "find_points": "kdviz.analysis",
     "list_layers": "kdviz.features",
     "measure": "kdviz.measuring",
@@ -35,6 +36,7 @@ _MODULES = (
     "testing",
     "training",
     "units",
+    "widgets",
 )
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]

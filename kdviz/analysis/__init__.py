@@ -9,8 +9,10 @@ The hypotheses of the papers are outcomes: `METRICS` says which sign of a studen
 speaks for which hypothesis, and nothing here asserts it.
 """
 
+from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
+from kdviz.analysis.groups import LayerNetworks, group_networks
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
@@ -31,8 +33,10 @@ __all__ = [
     "METRICS",
     "PATH_METRICS",
     "EffectiveSamples",
+    "LayerNetworks",
     "Metric",
     "NetworkPair",
+    "coarsen_grid",
     "compare",
     "compare_layers",
     "count_points",
@@ -40,6 +44,7 @@ __all__ = [
     "describe_comparison",
     "describe_measurement",
     "find_points",
+    "group_networks",
     "measure_learning",
     "measure_noise_floor",
     "pair_networks",

@@ -46,8 +46,8 @@ def derive_entropy(
     -------
     Dataset
         `ds` with ``entropy``, ``noise_scale``, ``entropy_error`` and ``converged`` of this solution. The
-        attributes of ``entropy`` hold the settings, and ``extrapolated`` = 1 if they are not those at which
-        ``linearity`` and ``feature_loss`` were measured.
+        attributes of ``entropy`` hold the settings, and ``extrapolated`` = 1 if they, or the units, are not
+        those at which ``linearity`` and ``feature_loss`` were measured.
 
     Raises
     ------
@@ -90,7 +90,8 @@ def derive_entropy(
     elif target is not None:
         settings["target"] = float(target)
     measured = {name: ds.attrs.get(name) for name in ("solver", "weight", "target")}
-    settings["extrapolated"] = int(settings != {k: v for k, v in measured.items() if v is not None})
+    as_measured = settings == {name: value for name, value in measured.items() if value is not None}
+    settings["extrapolated"] = int(not as_measured or "coarsened" in ds.attrs)
     scale = solution.noise_ratio * base_noise
     dims = ds["gain"].dims
     derived = ds.assign(

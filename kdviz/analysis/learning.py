@@ -121,14 +121,15 @@ def measure_learning(
     rho = points.measure_detours(found[in_union])
     low, high = points.bound_detours(found[in_union], uncertain[in_union])
 
-    learning = xr.Dataset(coords=ds.coords, attrs=describe_points(ds))
-    learning.attrs |= {"epochs": json.dumps(epochs.tolist()), "include_start": int(include_start)}
+    learning: dict[str, xr.Variable] = {}
+    attrs = describe_points(ds)
+    attrs |= {"epochs": json.dumps(epochs.tolist()), "include_start": int(include_start)}
     learning["peak_epoch"] = _named(
         "sample", epochs[peak], "first epoch with the most foreground points", "epoch"
     )
     learning["n_union"] = _named("sample", n_union, "foreground points ever met")
     if distance is None:
-        learning.attrs["note"] = f"no weight_distance: distance, {', '.join(DISTANCE_METRICS)} are left out"
+        attrs["note"] = f"no weight_distance: distance, {', '.join(DISTANCE_METRICS)} are left out"
     else:
         travelled = distance[peak]
         learning["distance"] = _named("sample", travelled, "weight distance to the peak of foreground points")
@@ -153,7 +154,7 @@ def measure_learning(
             rho = points.measure_detours(again[in_union]).mean()
             learning["rho_repeat"] = _named((), rho, "rho of the repetition")
         learning["n_fg_repeat"] = _named((), again[-1].sum(axis=-1).mean(), "final n_fg of the repetition")
-    return annotate(learning)
+    return annotate(xr.Dataset(learning, coords=ds.coords, attrs=attrs))
 
 
 def _check_repeat(ds: xr.Dataset, repeat: xr.Dataset) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,14 +13,13 @@ import xarray as xr
 
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
+from kdviz.analysis.groups import group_networks
 from kdviz.analysis.knowledge import Baseline, count_points, find_points
 from kdviz.analysis.learning import measure_learning
 from kdviz.entropy import Solver
 from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
 from kdviz.store import Run
-
-_IDENTITY = ("network_role", "training_seed", "distilled_layer")  # of a network, whoever measures it
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,7 @@ def pair_networks(
     Returns
     -------
     dict
-        By layer, under the papers' name of it (``"fc1"``) where the run records one. A student counts at
-        the layer it was distilled at; if that is not recorded, at every layer it was measured at. Of
-        several measurements of one network, the one with the smallest measurement seed counts; the other
-        is its repeat.
+        By layer, sorted as by `group_networks`.
 
     Raises
     ------
@@ -106,53 +101,36 @@ def pair_networks(
         If student and baseline of a pair have different measurement seeds: their noise is not common, and
         its error no longer cancels in the difference.
     """
-    config = json.loads(str(run.attrs.get("config", "{}")))
-    names = config.get("layer_names", {})
     if threshold is None:
-        threshold = config.get("threshold", 0.2)
-    label_of = {module: label for label, module in names.items()}
-    groups = [(network, layer) for network in run.networks for layer in run.layers(network)]
-    attrs = {group: run.group_attrs(*group) for group in groups}
-    measured: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for (_, layer), about in attrs.items():
-        measured[layer, *map(about.get, _IDENTITY)].append(int(about.get("seed", 0)))
-    found: dict[str, dict[str, dict[int, xr.Dataset]]] = {}
-    for (network, layer), about in attrs.items():
-        role = str(about.get("network_role", ""))
-        if role == "student" and about.get("distilled_layer", layer) != layer:
-            continue
-        original = min(measured[layer, *map(about.get, _IDENTITY)])
-        place = role if int(about.get("seed", 0)) == original else f"{role}_repeat"
-        seeds = found.setdefault(layer, {}).setdefault(place, {})
-        seed = int(about.get("training_seed", 0))
-        if seed in seeds:
-            raise ValueError(
-                f"{network} is a second {place.replace('_', ' ')} of training seed {seed} at layer "
-                f"{layer!r}; give networks of one role another training_seed, or put them into another run"
-            )
-        entropies = derive_entropy(
-            run.dataset(network, layer),
-            solver=solver,
-            weight=float(about["weight"]),
-            target=target,
-            feature_loss=feature_loss,
+        threshold = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", 0.2)
+    pairs = {}
+    for label, group in group_networks(run).items():
+
+        def find(networks: Mapping[int, str], layer: str = group.layer) -> dict[int, xr.Dataset]:
+            found = {}
+            for seed, network in networks.items():
+                ds = run.dataset(network, layer)
+                entropies = derive_entropy(
+                    ds,
+                    solver=solver,
+                    weight=float(ds.attrs["weight"]),
+                    target=target,
+                    feature_loss=feature_loss,
+                )
+                found[seed] = find_points(entropies, threshold=threshold, baseline=baseline)
+            return found
+
+        pair = NetworkPair(
+            layer=group.layer,
+            students=find(group.students),
+            baselines=find(group.baselines),
+            teacher=next(iter(find(group.teachers).values()), None),
+            student_repeats=find(group.student_repeats),
+            baseline_repeats=find(group.baseline_repeats),
         )
-        seeds[seed] = find_points(entropies, threshold=threshold, baseline=baseline)
-    for layer, places in found.items():
-        _check_common_noise(layer, places.get("student", {}), places.get("baseline", {}))
-    order = [*names.values(), *sorted(set(found) - set(names.values()))]
-    return {
-        label_of.get(layer, layer): NetworkPair(
-            layer=layer,
-            students=_by_seed(found[layer], "student"),
-            baselines=_by_seed(found[layer], "baseline"),
-            teacher=next(iter(_by_seed(found[layer], "teacher").values()), None),
-            student_repeats=_by_seed(found[layer], "student_repeat"),
-            baseline_repeats=_by_seed(found[layer], "baseline_repeat"),
-        )
-        for layer in order
-        if layer in found
-    }
+        _check_common_noise(pair.layer, pair.students, pair.baselines)
+        pairs[label] = pair
+    return pairs
 
 
 def compare_layers(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
@@ -228,15 +206,22 @@ def tally_hypotheses(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def tabulate_counts(ds: xr.Dataset) -> pd.DataFrame:
+def tabulate_counts(ds: xr.Dataset, counts: xr.Dataset | None = None) -> pd.DataFrame:
     """Count knowledge points by epoch: means over samples with the range of uncertain units.
+
+    Parameters
+    ----------
+    ds
+        From :func:`kdviz.find_points`.
+    counts
+        Of `ds`, from :func:`kdviz.count_points`, where they are known already.
 
     Returns
     -------
     DataFrame
         Index ``epoch``; ``role``, and ``n_fg``, ``n_bg``, ``fg_ratio`` each also with ``_low`` and ``_high``.
     """
-    counts = count_points(ds)
+    counts = count_points(ds) if counts is None else counts
     means = {name: name.replace("_mean", "") for name in map(str, counts.data_vars) if "_mean" in name}
     return (
         counts[list(means)]
@@ -317,10 +302,6 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def _by_seed(places: Mapping[str, Mapping[int, xr.Dataset]], place: str) -> dict[int, xr.Dataset]:
-    return dict(sorted(places.get(place, {}).items()))
 
 
 def _check_common_noise(

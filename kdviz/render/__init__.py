@@ -11,18 +11,43 @@ try:
 except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
-from kdviz.render.charts import count_curves, difference_dots
-from kdviz.render.panels import Picture, draw_points, point_panels
-from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR, ROLE_COLOURS, ROLE_MARKERS
+from matplotlib.figure import Figure
+
+from kdviz.render.charts import Trace, count_curves, difference_dots, view_charts
+from kdviz.render.panels import Picture, draw_detours, draw_points, draw_values, point_panels, shrink
+from kdviz.render.style import (
+    BACKGROUND_COLOUR,
+    DROPPED_COLOUR,
+    ENTROPY_COLOURS,
+    FOREGROUND_COLOUR,
+    ROLE_COLOURS,
+    ROLE_MARKERS,
+    SIGNED_COLOURS,
+)
+from kdviz.render.views import LEGEND, colour_stops, encode_figure, encode_png, view_figure
 
 __all__ = [
     "BACKGROUND_COLOUR",
+    "DROPPED_COLOUR",
+    "ENTROPY_COLOURS",
     "FOREGROUND_COLOUR",
+    "LEGEND",
     "ROLE_COLOURS",
     "ROLE_MARKERS",
+    "SIGNED_COLOURS",
+    "Figure",
     "Picture",
+    "Trace",
+    "colour_stops",
     "count_curves",
     "difference_dots",
+    "draw_detours",
     "draw_points",
+    "draw_values",
+    "encode_figure",
+    "encode_png",
     "point_panels",
+    "shrink",
+    "view_charts",
+    "view_figure",
 ]

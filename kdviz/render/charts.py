@@ -1,13 +1,22 @@
 """Figures of counts and metrics: tables in, figures out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from kdviz.render.style import ROLE_COLOURS, ROLE_MARKERS, tidy
+
+_COUNT_TITLES = {
+    "n_fg": "knowledge points on the object",
+    "n_bg": "on the background",
+    "fg_ratio": "foreground ratio",
+}
 
 
 def count_curves(counts: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
@@ -23,33 +32,141 @@ def count_curves(counts: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
         Shown above.
     """
     figure = Figure(figsize=(10.5, 3.1), layout="constrained")
-    names = {
-        "n_fg": "knowledge points on the object",
-        "n_bg": "on the background",
-        "fg_ratio": "foreground ratio",
-    }
-    for axis, (column, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
+    _draw_counts(figure.subplots(1, 3), counts)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What `view_charts` shows of one network and one sample.
+
+    Attributes
+    ----------
+    role
+        Decides colour and shape.
+    counts
+        As in `count_curves`: means over the samples, by epoch; None where nothing can be counted.
+    values
+        Shape ``(U,)``: what the histogram counts, at the shown epoch.
+    cutoff
+        Where on the histogram's axis knowledge points begin; NaN for none.
+    n_fg
+        Shape ``(E,)``: object points of this sample at the epochs of `counts`.
+    distance
+        Shape ``(E,)``: weight distance of those epochs; None if not recorded.
+    peak_epoch
+        First epoch with the most object points; None if undefined.
+    """
+
+    role: str
+    counts: pd.DataFrame | None
+    values: NDArray[np.floating]
+    cutoff: float = np.nan
+    n_fg: NDArray[np.integer] | None = None
+    distance: NDArray[np.floating] | None = None
+    peak_epoch: int | None = None
+
+
+def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str) -> Figure:
+    """Draw beside each other: counts over epochs, a histogram of units, and points over weight distance.
+
+    Parameters
+    ----------
+    traces
+        One a network.
+    epoch
+        Shown epoch, marked in the curves.
+    quantity
+        Label of the histogram's axis.
+    """
+    figure = Figure(figsize=(13.2, 2.7), layout="constrained")
+    draw_view_charts(figure, traces, epoch=epoch, quantity=quantity)
+    return figure
+
+
+def draw_view_charts(
+    figure: Figure | SubFigure, traces: Sequence[Trace], *, epoch: int, quantity: str
+) -> None:
+    """Draw `view_charts` into a part of a larger figure."""
+    counts = {str(place): one.counts for place, one in enumerate(traces) if one.counts is not None}
+    axes = figure.subplots(1, 5 if counts else 1, squeeze=False)[0]
+    _draw_histogram(axes[-1], traces, quantity)
+    if counts:
+        _draw_counts(axes[:3], counts)
+        for axis in axes[:3]:
+            axis.axvline(epoch, color="black", linewidth=0.8, linestyle=":")
+        _draw_distance(axes[3], traces, epoch)
+    figure.legend(
+        *axes[-1].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9
+    )
+
+
+def _draw_counts(axes: Sequence[Axes], counts: Mapping[str, pd.DataFrame]) -> None:
+    for axis, (column, label) in zip(axes, _COUNT_TITLES.items(), strict=True):
         labelled = set()
         for table in counts.values():
             role = str(table["role"].iloc[0])
-            style = {"color": ROLE_COLOURS[role], "label": None if role in labelled else role}
+            colour, name = ROLE_COLOURS[role], None if role in labelled else role
             labelled.add(role)
             if len(table) == 1:
-                axis.axhline(table[column].iloc[0], linestyle="--", linewidth=1.2, **style)
+                axis.axhline(table[column].iloc[0], linestyle="--", linewidth=1.2, color=colour, label=name)
                 continue
+            marker = ROLE_MARKERS[role]
             axis.plot(
-                table.index, table[column], marker=ROLE_MARKERS[role], markersize=4, linewidth=1.5, **style
+                table.index,
+                table[column],
+                marker=marker,
+                markersize=4,
+                linewidth=1.5,
+                color=colour,
+                label=name,
             )
             low, high = table[f"{column}_low"], table[f"{column}_high"]
-            axis.fill_between(table.index, low, high, color=ROLE_COLOURS[role], alpha=0.12, linewidth=0)
+            axis.fill_between(table.index, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xlabel("epoch")
         axis.set_title(label, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
         tidy(axis)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
+
+
+def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
+    values = [trace.values[np.isfinite(trace.values)] for trace in traces]
+    edges = np.histogram_bin_edges(np.concatenate(values), bins=28).tolist()
+    for trace, one in zip(traces, values, strict=True):
+        colour = ROLE_COLOURS[trace.role]
+        axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.role)
+        if np.isfinite(trace.cutoff):
+            axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")
+    axis.set_title("units of this sample", fontsize=10)
+    axis.set_xlabel(quantity)
+    tidy(axis)
+
+
+def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
+    axis.set_title("its object points (star: peak)", fontsize=10)
+    axis.set_xlabel("weight distance")
+    tidy(axis)
+    drawn = False
+    for trace in traces:
+        if trace.counts is None or trace.n_fg is None or trace.distance is None or len(trace.n_fg) < 2:
+            continue
+        drawn = True
+        colour, epochs = ROLE_COLOURS[trace.role], trace.counts.index.to_numpy()
+        axis.plot(trace.distance, trace.n_fg, color=colour, linewidth=1.2)
+        now = max(int(np.searchsorted(epochs, epoch, side="right")) - 1, 0)
+        axis.plot(trace.distance[now], trace.n_fg[now], marker=ROLE_MARKERS[trace.role], color=colour)
+        if trace.peak_epoch is not None:
+            peak = np.flatnonzero(epochs == trace.peak_epoch)[0]
+            at, height = trace.distance[peak], trace.n_fg[peak]
+            axis.plot(at, height, "*", color=colour, markersize=12, markeredgecolor="black")
+    axis.set_ylim(bottom=0)
+    if not drawn:
+        axis.text(0.5, 0.5, "no weight distance\nin this run", ha="center", transform=axis.transAxes)
+        axis.set_xticks([])
+        axis.set_yticks([])
 
 
 def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:

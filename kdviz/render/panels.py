@@ -6,14 +6,19 @@ Symbols: ``U = rows x cols`` units of a grid, ``H, W`` pixels of a picture.
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR
+from kdviz.render.style import (
+    BACKGROUND_COLOUR,
+    DROPPED_COLOUR,
+    ENTROPY_COLOURS,
+    FOREGROUND_COLOUR,
+)
 
 Picture = NDArray[np.uint8]
-_DIMMED = 0.4
 
 
 def draw_points(
@@ -24,6 +29,7 @@ def draw_points(
     rows: int,
     cols: int,
     size: int = 240,
+    dimming: float = 0.6,
 ) -> Picture:
     """Draw knowledge points over a picture: discs on the object, diamonds on the background.
 
@@ -39,6 +45,8 @@ def draw_points(
         The grid.
     size
         Height of the result in pixels; its width keeps the aspect of `picture`.
+    dimming
+        How much of the light the other units lose: 0 none, 1 all.
 
     Returns
     -------
@@ -50,33 +58,121 @@ def draw_points(
     ValueError
         If the arrays do not fit the grid, the picture is not uint8 or a mask is not bool.
     """
-    base = _as_rgb(picture)
-    found, on_object = _on_grid("points", points, rows, cols), _on_grid("foreground", foreground, rows, cols)
-    width = max(1, round(size * base.shape[1] / base.shape[0]))
-    image = np.asarray(Image.fromarray(base).resize((width, size), Image.Resampling.BICUBIC), np.float64)
-    top, left = np.arange(rows + 1) * size / rows, np.arange(cols + 1) * width / cols
-    row_of = np.minimum((np.arange(size) + 0.5) * rows / size, rows - 1).astype(int)
-    col_of = np.minimum((np.arange(width) + 0.5) * cols / width, cols - 1).astype(int)
-    light = np.where(found, 1.0, _DIMMED)[row_of[:, None], col_of]
-    canvas = Image.fromarray((image * light[..., None]).astype(np.uint8))
-    pen = ImageDraw.Draw(canvas)
-    for r, c in np.argwhere(on_object):
-        box = (left[c], top[r], left[c + 1], top[r + 1])
-        for edge, (dr, dc) in zip(_edges(*box), ((-1, 0), (1, 0), (0, -1), (0, 1)), strict=True):
-            near_r, near_c = r + dr, c + dc
-            outside = not (0 <= near_r < rows and 0 <= near_c < cols)
-            if outside or not on_object[near_r, near_c]:
-                pen.line(edge, fill="white", width=max(1, size // 160))
-    radius = 0.3 * min(size / rows, width / cols)
-    for r, c in np.argwhere(found):
-        x, y = (left[c] + left[c + 1]) / 2, (top[r] + top[r + 1]) / 2
-        if on_object[r, c]:
-            disc = (x - radius, y - radius, x + radius, y + radius)
-            pen.ellipse(disc, fill=FOREGROUND_COLOUR, outline="black")
+    canvas = _Canvas(picture, rows, cols, size)
+    found, on_object = canvas.mask("points", points), canvas.mask("foreground", foreground)
+    canvas.dim(np.where(found, 1.0, 1.0 - dimming))
+    canvas.outline(on_object)
+    for cell in np.argwhere(found):
+        if on_object[*cell]:
+            canvas.disc(cell, FOREGROUND_COLOUR)
         else:
-            diamond = [(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)]
-            pen.polygon(diamond, fill=BACKGROUND_COLOUR, outline="black")
-    return np.asarray(canvas)
+            canvas.diamond(cell, BACKGROUND_COLOUR)
+    return canvas.finish()
+
+
+def draw_detours(
+    picture: ArrayLike,
+    points: ArrayLike,
+    dropped: ArrayLike,
+    foreground: ArrayLike,
+    *,
+    rows: int,
+    cols: int,
+    size: int = 240,
+    dimming: float = 0.6,
+) -> Picture:
+    """Draw which points of the object are held and which were tried and dropped: discs and crosses.
+
+    Parameters
+    ----------
+    picture, foreground, rows, cols, size, dimming
+        As in `draw_points`.
+    points
+        Shape ``(U,)``, bool: knowledge points now. Those on the background are left out, as in Eq. (9).
+    dropped
+        Shape ``(U,)``, bool: on the object, knowledge points before and not now.
+
+    Returns
+    -------
+    ndarray
+        RGB, uint8.
+
+    Raises
+    ------
+    ValueError
+        As in `draw_points`.
+    """
+    canvas = _Canvas(picture, rows, cols, size)
+    on_object = canvas.mask("foreground", foreground)
+    held, lost = canvas.mask("points", points) & on_object, canvas.mask("dropped", dropped)
+    canvas.dim(np.where(held | lost, 1.0, 1.0 - dimming))
+    canvas.outline(on_object)
+    for cell in np.argwhere(held):
+        canvas.disc(cell, FOREGROUND_COLOUR)
+    for cell in np.argwhere(lost):
+        canvas.cross(cell, DROPPED_COLOUR)
+    return canvas.finish()
+
+
+def draw_values(
+    picture: ArrayLike,
+    values: ArrayLike,
+    foreground: ArrayLike,
+    *,
+    rows: int,
+    cols: int,
+    limits: tuple[float, float],
+    colours: str = ENTROPY_COLOURS,
+    opacity: float = 0.7,
+    size: int = 240,
+) -> Picture:
+    """Lay the values of the units over a picture as colours.
+
+    Parameters
+    ----------
+    picture, foreground, rows, cols, size
+        As in `draw_points`.
+    values
+        Shape ``(U,)``, float. Units of NaN stay uncoloured.
+    limits
+        Values of the two ends of the colour scale; values beyond take the colour of the end.
+    colours
+        Name of a matplotlib colour map: a sequential one for entropies, a diverging one with symmetric limits
+        for signed maps.
+    opacity
+        0 shows the picture alone, 1 the values alone.
+
+    Returns
+    -------
+    ndarray
+        RGB, uint8.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit the grid, the picture is not uint8, or the limits do not increase.
+    """
+    if not limits[0] < limits[1]:
+        raise ValueError(f"limits are {limits[0]} and {limits[1]}; the first must be below the second")
+    canvas = _Canvas(picture, rows, cols, size)
+    grid = np.asarray(values, np.float64)
+    if grid.shape != (rows * cols,):
+        raise ValueError(f"values has shape {grid.shape}, a grid of {rows} x {cols} needs {(rows * cols,)}")
+    grid = grid.reshape(rows, cols)
+    table = colormaps[colours](np.linspace(0, 1, 256))[:, :3] * 255
+    place = np.clip((grid - limits[0]) / (limits[1] - limits[0]), 0, 1)
+    colour = table[np.rint(np.nan_to_num(place) * 255).astype(int)]
+    canvas.blend(colour, np.where(np.isnan(grid), 0.0, opacity))
+    canvas.outline(canvas.mask("foreground", foreground))
+    return canvas.finish()
+
+
+def shrink(picture: ArrayLike, size: int) -> Picture:
+    """Make a picture as small as a thumbnail, `size` pixels on its longer side; a small one is enlarged."""
+    base = _as_rgb(picture)
+    scale = size / max(base.shape[:2])
+    shape = max(1, round(base.shape[1] * scale)), max(1, round(base.shape[0] * scale))
+    return np.asarray(Image.fromarray(base).resize(shape, Image.Resampling.BILINEAR))
 
 
 def point_panels(
@@ -127,6 +223,96 @@ def point_panels(
     return figure
 
 
+class _Canvas:
+    """A picture enlarged to drawing size, and the pens that know where its cells are."""
+
+    def __init__(self, picture: ArrayLike, rows: int, cols: int, size: int) -> None:
+        base = _as_rgb(picture)
+        self.rows, self.cols = rows, cols
+        width = max(1, round(size * base.shape[1] / base.shape[0]))
+        enlarged = Image.fromarray(base).resize((width, size), Image.Resampling.BICUBIC)
+        self._pixels: Picture = np.asarray(enlarged)
+        self._top, self._left = np.arange(rows + 1) * size / rows, np.arange(cols + 1) * width / cols
+        self._row_of = np.minimum((np.arange(size) + 0.5) * rows / size, rows - 1).astype(int)[:, None]
+        self._col_of = np.minimum((np.arange(width) + 0.5) * cols / width, cols - 1).astype(int)
+        self._radius = 0.3 * min(size / rows, width / cols)
+        self._line = max(1, size // 160)
+        self._image: Image.Image | None = None
+
+    def mask(self, name: str, mask: ArrayLike) -> NDArray[np.bool_]:
+        array = np.asarray(mask)
+        if array.dtype != bool:
+            raise ValueError(f"{name} must be bool, got {array.dtype}")
+        needed = (self.rows * self.cols,)
+        if array.shape != needed:
+            raise ValueError(
+                f"{name} has shape {array.shape}, a grid of {self.rows} x {self.cols} needs {needed}"
+            )
+        return array.reshape(self.rows, self.cols)
+
+    def dim(self, light: NDArray[np.float64]) -> None:
+        """Multiply the light of every cell by ``light`` (rows, cols)."""
+        self._pixels = (self._pixels * light[self._row_of, self._col_of, None]).astype(np.uint8)
+
+    def blend(self, colour: NDArray[np.float64], opacity: NDArray[np.float64]) -> None:
+        """Mix a colour (rows, cols, 3) into every cell with an opacity (rows, cols)."""
+        share = opacity[self._row_of, self._col_of, None]
+        self._pixels = ((1 - share) * self._pixels + share * colour[self._row_of, self._col_of]).astype(
+            np.uint8
+        )
+
+    @property
+    def _pen(self) -> ImageDraw.ImageDraw:
+        if self._image is None:
+            self._image = Image.fromarray(self._pixels)
+            self._drawing = ImageDraw.Draw(self._image)
+        return self._drawing
+
+    def outline(self, on_object: NDArray[np.bool_]) -> None:
+        """Draw a white line along the edge of a mask (rows, cols)."""
+        outside = np.pad(~on_object, 1, constant_values=True)
+        for r, c in np.argwhere(on_object):
+            left, top, right, bottom = self._left[c], self._top[r], self._left[c + 1], self._top[r + 1]
+            edges = (
+                (outside[r, c + 1], (left, top, right, top)),
+                (outside[r + 2, c + 1], (left, bottom, right, bottom)),
+                (outside[r + 1, c], (left, top, left, bottom)),
+                (outside[r + 1, c + 2], (right, top, right, bottom)),
+            )
+            for at_edge, line in edges:
+                if at_edge:
+                    self._pen.line(line, fill="white", width=self._line)
+
+    def disc(self, cell: NDArray[np.intp], colour: str) -> None:
+        (x, y), reach = self._middle(cell), self._radius
+        self._pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour, outline="black")
+
+    def diamond(self, cell: NDArray[np.intp], colour: str) -> None:
+        (x, y), reach = self._middle(cell), self._radius
+        corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
+        self._pen.polygon(corners, fill=colour, outline="black")
+
+    def cross(self, cell: NDArray[np.intp], colour: str) -> None:
+        (x, y), reach = self._middle(cell), 0.8 * self._radius
+        for line in (
+            (x - reach, y - reach, x + reach, y + reach),
+            (x - reach, y + reach, x + reach, y - reach),
+        ):
+            self._pen.line(line, fill="black", width=self._line + 3)
+        for line in (
+            (x - reach, y - reach, x + reach, y + reach),
+            (x - reach, y + reach, x + reach, y - reach),
+        ):
+            self._pen.line(line, fill=colour, width=self._line + 1)
+
+    def finish(self) -> Picture:
+        return self._pixels if self._image is None else np.asarray(self._image)
+
+    def _middle(self, cell: NDArray[np.intp]) -> tuple[float, float]:
+        r, c = cell
+        return (self._left[c] + self._left[c + 1]) / 2, (self._top[r] + self._top[r + 1]) / 2
+
+
 def _as_rgb(picture: ArrayLike) -> Picture:
     array = np.asarray(picture)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
@@ -134,22 +320,3 @@ def _as_rgb(picture: ArrayLike) -> Picture:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"picture must be (H, W, 3) or (H, W), uint8; got {array.shape}, {array.dtype}")
     return array
-
-
-def _on_grid(name: str, mask: ArrayLike, rows: int, cols: int) -> NDArray[np.bool_]:
-    array = np.asarray(mask)
-    if array.dtype != bool:
-        raise ValueError(f"{name} must be bool, got {array.dtype}")
-    if array.shape != (rows * cols,):
-        raise ValueError(f"{name} has shape {array.shape}, a grid of {rows} x {cols} needs {(rows * cols,)}")
-    return array.reshape(rows, cols)
-
-
-def _edges(left: float, top: float, right: float, bottom: float) -> tuple[tuple[float, ...], ...]:
-    """Top, bottom, left and right edge of a box as lines."""
-    return (
-        (left, top, right, top),
-        (left, bottom, right, bottom),
-        (left, top, left, bottom),
-        (right, top, right, bottom),
-    )

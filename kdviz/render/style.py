@@ -5,7 +5,9 @@ from matplotlib.axes import Axes
 # Okabe and Ito's palette, distinguishable with every common colour vision.
 ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
 ROLE_MARKERS = {"teacher": "D", "student": "o", "baseline": "s"}
-FOREGROUND_COLOUR, BACKGROUND_COLOUR = "#F0E442", "#CC79A7"
+FOREGROUND_COLOUR, BACKGROUND_COLOUR, DROPPED_COLOUR = "#F0E442", "#CC79A7", "#E69F00"
+ENTROPY_COLOURS = "viridis_r"  # what the layer keeps is bright
+SIGNED_COLOURS = "RdBu_r"
 
 
 def tidy(axis: Axes) -> None:

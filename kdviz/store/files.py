@@ -64,6 +64,23 @@ def children(path: Path, group: str) -> list[str]:
     return sorted((name for name in found if not name.endswith(PARTIAL)), key=natural_order)
 
 
+def read_catalogue(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Attributes of every group ``points/<network>/<layer>``, in natural order."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    if path.is_dir():
+        for network in children(path, "points"):
+            for layer in children(path, f"points/{network}"):
+                node = path / "points" / network / layer / "zarr.json"
+                found[network, layer] = plain(json.loads(node.read_bytes()).get("attributes", {}))
+    else:
+        with _netcdf_file(path) as file:
+            for network, layers in file["points"].groups.items():
+                for layer, group in layers.groups.items():
+                    found[network, layer] = plain({name: group.getncattr(name) for name in group.ncattrs()})
+    order = sorted(found, key=lambda key: tuple(map(natural_order, key)))
+    return {key: found[key] for key in order}
+
+
 def has_variables(path: Path, group: str) -> bool:
     """Whether the group holds data, not only other groups."""
     if path.is_dir():

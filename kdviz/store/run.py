@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from kdviz.store.files import (
     has_variables,
     natural_order,
     plain,
+    read_catalogue,
     read_group,
     replace_folder,
     storable,
@@ -111,6 +113,8 @@ class Run:
                 raise StoreError(
                     f"{self.path} is damaged: its content is not what was exported; export it anew"
                 )
+        names = partial(children, self.path)  # an exported file never changes, and opening it takes long
+        self._children = names if self._is_directory else cache(names)
         self._lock = run_lock(self.path)
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")
@@ -123,7 +127,7 @@ class Run:
     @property
     def networks(self) -> list[str]:
         """Names of the measured networks."""
-        return children(self.path, "points")
+        return self._children("points")
 
     def layers(self, network: str) -> list[str]:
         """Names of the measured layers of `network`.
@@ -134,7 +138,7 @@ class Run:
             If the run has no such network; the message names near ones.
         """
         self._check_known("network", network, self.networks)
-        return children(self.path, f"points/{network}")
+        return self._children(f"points/{network}")
 
     def dataset(self, network: str, layer: str, *, partial: bool = False) -> xr.Dataset:
         """Load everything measured on one layer, with the samples' coordinates and masks.
@@ -177,6 +181,11 @@ class Run:
         schema.validate(ds)
         return ds
 
+    def catalogue(self) -> dict[tuple[str, str], dict[str, Attribute]]:
+        """Return what `group_attrs` says of every measured layer, by (network, layer), in one reading."""
+        with file_errors(f"cannot read {self.path}"):
+            return read_catalogue(self.path)
+
     def group_attrs(self, network: str, layer: str) -> dict[str, Attribute]:
         """Return the attributes the layer's group was made with, ``block`` (samples a block) among them."""
         return dict(self._group(network, layer, only=()).attrs)
@@ -202,11 +211,11 @@ class Run:
     @property
     def results(self) -> list[str]:
         """Names of the groups written by `write_result`."""
-        pending = [name for name in children(self.path, "") if name != "points"]
+        pending = [name for name in self._children("") if name != "points"]
         found = []
         while pending:
             name = pending.pop()
-            pending += [f"{name}/{child}" for child in children(self.path, name)]
+            pending += [f"{name}/{child}" for child in self._children(name)]
             if has_variables(self.path, name):
                 found.append(name)
         return sorted(found, key=natural_order)
@@ -287,7 +296,7 @@ class Run:
         attrs = self._group_settings(network, layer, epochs, attrs, block, variables)
         schema.validate(xr.Dataset(attrs=attrs))
         with self.writing(), file_errors(f"cannot write {self.path}"):
-            if layer in children(self.path, f"points/{network}"):
+            if layer in self._children(f"points/{network}"):
                 group = self._group(network, layer, only=())
                 stored = {**group.attrs, "epochs": group["epoch"].values.tolist()}
                 arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r")

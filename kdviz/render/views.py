@@ -1,0 +1,86 @@
+"""The panels of one sample in several networks as one figure, and pictures as files."""
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kdviz.render.charts import Trace, draw_view_charts
+from kdviz.render.panels import Picture
+
+LEGEND = "disc: knowledge point on the object    diamond: on the background    cross: tried and dropped"
+
+
+def encode_png(picture: Picture) -> bytes:
+    """Write a picture ``(H, W, 3)``, uint8, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", compress_level=1)  # speed before size
+    return buffer.getvalue()
+
+
+def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 80) -> bytes:
+    """Write a figure as ``"png"``, ``"svg"`` or any other format of matplotlib."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi)
+    return buffer.getvalue()
+
+
+def colour_stops(colours: str, count: int = 9) -> list[str]:
+    """Give evenly spaced colours of a colour map as ``#rrggbb``."""
+    return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
+
+
+def view_figure(
+    picture: Picture,
+    networks: Mapping[str, Mapping[str, Picture]],
+    traces: Sequence[Trace],
+    *,
+    captions: Sequence[str],
+    epoch: int,
+    quantity: str,
+    title: str,
+    note: str,
+) -> Figure:
+    """Lay out what is seen of one sample: the input, a column a network, a row a kind of panel, the charts.
+
+    Parameters
+    ----------
+    picture
+        The input, ``(H, W, 3)``, uint8.
+    networks
+        ``{heading: {row: panel}}``; every network has the same rows.
+    traces, epoch, quantity
+        As in `view_charts`.
+    captions
+        A line below each network.
+    title, note
+        Above, and small below.
+    """
+    rows = list(next(iter(networks.values())))
+    figure = Figure(figsize=(13.2, 2.35 * len(rows) + 4.3), layout="constrained")
+    heights = [2.35 * len(rows) + 0.9, 3.0]
+    top, bottom = figure.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]  # an array of two
+    axes = top.subplots(len(rows), len(networks) + 1, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    axes[0, 0].imshow(picture)
+    axes[0, 0].set_title("input", fontsize=10)
+    for column, (heading, panels) in zip(axes.T[1:], networks.items(), strict=True):
+        column[0].set_title(heading, fontsize=10)
+        for axis, row in zip(column, rows, strict=True):
+            axis.imshow(panels[row])
+    for axis, row in zip(axes[:, 1], rows, strict=True):
+        axis.set_ylabel(textwrap.fill(row, 30), fontsize=10)
+    for axis, caption in zip(axes[-1, 1:], captions, strict=True):
+        axis.set_xlabel(textwrap.fill(caption, 36), fontsize=9)
+    top.suptitle(title, fontsize=12)
+    draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
+    bottom.supxlabel(f"{LEGEND}\n{note}", fontsize=8)
+    return figure

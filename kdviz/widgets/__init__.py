@@ -1,0 +1,126 @@
+"""The JupyterLab app: selections and observers around `kdviz.render`; stock ipywidgets only.
+
+Looking never measures: everything shown follows from stored gains, without network or torch. There is one
+state object, `Selection`; one function from it to what is shown, `Scene.look`; and widgets that set the one
+and draw the other.
+"""
+
+import os
+from pathlib import Path
+
+from kdviz.errors import MissingExtraError
+
+try:
+    import ipywidgets  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("the app needs ipywidgets: install kdviz[view]") from error
+
+from traitlets import TraitError
+
+from kdviz.store import Run, open_run
+from kdviz.widgets.explorer import Explorer
+from kdviz.widgets.scene import NetworkView, Scene, View
+from kdviz.widgets.selection import Selection
+
+__all__ = ["Explorer", "NetworkView", "Selection", "View", "explore"]
+
+
+def explore(
+    run: str | os.PathLike[str] | Run,
+    *,
+    layer: str | None = None,
+    seed: int | None = None,
+    sample: str | None = None,
+    epoch: int | None = None,
+    threshold: float | None = None,
+    background: str = "checkpoint",
+    solver: str = "descent",
+    weight: float | None = None,
+    calibration: str = "entropy",
+    target: float = 0.386,
+    feature_loss: float = 1.5,
+    coarsening: int = 1,
+    overlay: str = "entropy",
+    opacity: float = 0.7,
+    histogram: str = "entropy",
+) -> Explorer:
+    """Look at a run: teacher, student and baseline side by side, every setting live.
+
+    Shows, for the selected sample, the input, the entropies, the knowledge points on object and background,
+    and the points tried and dropped so far; below, the counts over epochs, a histogram of the units, and this
+    sample's object points over the weight distance. The last expression of a notebook cell puts it on the
+    page; it works the same in JupyterLab and as a Voila page, and needs no extension.
+
+    Parameters
+    ----------
+    run
+        Run directory, exported ``.nc`` file, folder of a study, or an open run.
+    layer, seed, sample, epoch
+        What to show first: layer (the papers' name where the run records one), training seed, sample and
+        completed epochs; by default the first, and the last epoch.
+    threshold, background
+        As `threshold` and `baseline` of :func:`kdviz.find_points`; by default the threshold of the run.
+    solver, weight, target, feature_loss
+        As in :func:`kdviz.derive_entropy`; by default the weight of the measurement.
+    calibration
+        ``"entropy"`` on `target`, ``"loss"`` on `feature_loss`, ``"none"``.
+    coarsening
+        Cells a side to merge into one unit, see :func:`kdviz.analysis.coarsen_grid`.
+    overlay
+        ``"entropy"``, or the name of an attribution method whose maps the run holds.
+    opacity
+        Of the overlay, from 0 to 1.
+    histogram
+        ``"entropy"`` or ``"gain"``.
+
+    Returns
+    -------
+    Explorer
+        Its `selection` holds the arguments above as traits; setting one moves the app. Its `save` writes the
+        view to a file.
+
+    Raises
+    ------
+    StoreError, SchemaError
+        If there is no run, it is damaged or empty.
+    ValueError
+        If the units are no image grid, or an argument is not among what the run holds.
+
+    Notes
+    -----
+    What goes wrong in a callback is shown in red above the panels; with the environment variable
+    ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
+    """
+    if not isinstance(run, Run):
+        path = Path(run)
+        run = open_run(path / "run.zarr" if (path / "run.zarr").is_dir() else path)
+    scene = Scene(run)
+    asked = {
+        "layer": layer,
+        "seed": seed,
+        "sample": sample,
+        "epoch": epoch,
+        "threshold": threshold,
+        "background": background,
+        "solver": solver,
+        "weight": weight,
+        "calibration": calibration,
+        "target": target,
+        "feature_loss": feature_loss,
+        "coarsening": coarsening,
+        "overlay": overlay,
+        "opacity": opacity,
+        "histogram": histogram,
+    }
+    selection = Selection(scene)
+    try:
+        for name, value in asked.items():
+            if value is not None:
+                setattr(selection, name, value)
+                if name in ("layer", "seed"):
+                    selection.adapt()
+    except TraitError as error:
+        raise ValueError(str(error)) from error
+    if epoch is None:
+        selection.epoch = selection.epochs[-1]
+    return Explorer(scene, selection)

@@ -1,0 +1,136 @@
+"""Stock widgets bound to a selection, trait by trait."""
+
+from pathlib import Path
+
+import ipywidgets as widgets
+from traitlets import link
+
+from kdviz.widgets.exports import KINDS
+from kdviz.widgets.scene import Scene
+from kdviz.widgets.selection import Selection
+
+_WIDTH = "256px"
+_STYLE = {"description_width": "84px"}
+_FRAME_MS = 700
+
+
+class Controls:
+    """The controls of the app, in three boxes.
+
+    Attributes
+    ----------
+    time, settings, saving
+        Boxes: the epoch with play; everything else that is selected; what to save and where.
+    save
+        The button that asks for a file.
+    """
+
+    def __init__(self, scene: Scene, selection: Selection) -> None:
+        self._selection = selection
+        wide = {"layout": {"width": _WIDTH}, "style": _STYLE}
+        self._epoch = widgets.SelectionSlider(
+            description="epoch",
+            options=selection.epochs,
+            value=selection.epoch,
+            layout={"width": "620px"},
+            style={"description_width": "50px"},
+        )
+        self._play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1, value=self._epoch.index)
+        self._seed = widgets.Dropdown(
+            description="seed", options=selection.seeds, value=selection.seed, **wide
+        )
+        layer = widgets.Dropdown(description="layer", options=scene.layers, value=selection.layer, **wide)
+        grid = widgets.Dropdown(description="grid", options=scene.grids, value=selection.coarsening, **wide)
+        threshold = _slider("threshold b", selection.threshold, 0.0, 1.0, 0.01)
+        background = _choice("background", {"mean of all images": "checkpoint", "this image's own": "sample"})
+        solver = _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"})
+        calibration = _choice(
+            "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
+        )
+        target = _slider("target (nat)", selection.target, 0.05, 1.0, 0.002)
+        feature_loss = _slider("feature loss", selection.feature_loss, 1.05, 4.0, 0.05)
+        weight = _slider("weight", selection.weight, 1.0, 14.0, 0.1)
+        overlay = _choice("overlay", {name.replace("_", " "): name for name in scene.overlays})
+        opacity = _slider("opacity", selection.opacity, 0.0, 1.0, 0.05)
+        histogram = _choice("histogram", {"entropy": "entropy", "gain": "gain"})
+        bound = {
+            "epoch": self._epoch,
+            "seed": self._seed,
+            "layer": layer,
+            "coarsening": grid,
+            "threshold": threshold,
+            "background": background,
+            "solver": solver,
+            "calibration": calibration,
+            "target": target,
+            "feature_loss": feature_loss,
+            "weight": weight,
+            "overlay": overlay,
+            "opacity": opacity,
+            "histogram": histogram,
+        }
+        for name, control in bound.items():
+            link((selection, name), (control, "value"))
+        link((self._play, "value"), (self._epoch, "index"))
+        self._target, self._feature_loss = target, feature_loss
+        selection.observe(self._show_what_counts, ["calibration"])
+        self._show_what_counts()
+
+        self.time = widgets.HBox([self._epoch, self._play])
+        sections = {
+            "Where": [layer, self._seed, grid],
+            "Knowledge points": [threshold, background],
+            "Entropy": [solver, calibration, target, feature_loss, weight],
+            "Picture": [overlay, opacity, histogram],
+        }
+        self.settings = widgets.VBox(
+            [child for title, controls in sections.items() for child in (_heading(title), *controls)],
+            layout={"width": "272px"},
+        )
+        self._folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
+        self._kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})
+        self.save = widgets.Button(description="save", icon="save")
+        self.saving = widgets.HBox([self._folder, self._kind, self.save])
+
+    def adapt(self) -> None:
+        """Offer the seeds and epochs of the selected layer, and move the selection to what there is."""
+        chosen = self._selection
+        chosen.adapt()
+        seed, epoch, epochs = chosen.seed, chosen.epoch, chosen.epochs
+        self._play.playing = False
+        self._seed.options = chosen.seeds  # new options select their first entry
+        chosen.seed = seed
+        self._play.max = len(epochs) - 1
+        self._epoch.options = epochs
+        chosen.epoch = epoch
+
+    def target_file(self) -> Path:
+        """Name the file that the save button asks for."""
+        chosen = self._selection
+        name = f"{chosen.sample}-{chosen.layer}-s{chosen.seed}-epoch{chosen.epoch}".replace("/", "_")
+        return Path(self._folder.value) / f"{name}{self._kind.value}"
+
+    def _show_what_counts(self, change: object = None) -> None:
+        self._target.layout.display = "flex" if self._selection.calibration == "entropy" else "none"
+        self._feature_loss.layout.display = "flex" if self._selection.calibration == "loss" else "none"
+
+
+def _slider(description: str, value: float, low: float, high: float, step: float) -> widgets.FloatSlider:
+    return widgets.FloatSlider(
+        value=value,
+        min=min(low, value),
+        max=max(high, value),
+        step=step,
+        description=description,
+        readout_format=".3g",
+        layout={"width": _WIDTH},
+        style=_STYLE,
+    )
+
+
+def _choice(description: str, options: dict[str, str]) -> widgets.Dropdown:
+    return widgets.Dropdown(description=description, options=options, layout={"width": _WIDTH}, style=_STYLE)
+
+
+def _heading(title: str) -> widgets.HTML:
+    return widgets.HTML(f"<b>{title}</b>")

@@ -1,0 +1,223 @@
+"""The app: controls on the left, panels of the networks beside each other, charts below."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from kdviz import render
+from kdviz.store import Run
+from kdviz.widgets.controls import Controls
+from kdviz.widgets.debounce import Debounced, is_strict
+from kdviz.widgets.drawing import (
+    DETOURS,
+    MAP,
+    POINTS,
+    describe_counts,
+    draw_network,
+    explain_view,
+    head_network,
+    name_panels,
+)
+from kdviz.widgets.exports import write_view
+from kdviz.widgets.gallery import Gallery
+from kdviz.widgets.scene import Scene, View
+from kdviz.widgets.selection import Selection
+
+_PANEL, _INPUT = 216, 176  # pixels
+_CHART_DELAY = 0.25  # seconds
+
+
+class Explorer(widgets.VBox):
+    """What :func:`kdviz.explore` gives: teacher, student and baseline side by side.
+
+    Attributes
+    ----------
+    selection
+        What is shown; setting its traits moves the app as its controls do.
+    view
+        What is shown now, as arrays (`kdviz.widgets.View`).
+    """
+
+    def __init__(self, scene: Scene, selection: Selection) -> None:
+        self.selection, self._scene = selection, scene
+        self._settling = False
+        self._other_layer = False
+        self._status = widgets.HTML()
+        self._notes = widgets.HTML()
+        self._explanation = widgets.HTML()
+        self._input = _picture(_INPUT)
+        self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
+        self._panels = widgets.VBox()
+        self._controls = Controls(scene, selection)
+        self._gallery = Gallery(scene, selection)
+        self._controls.save.on_click(lambda _: self._save_asked())
+        self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
+        middle = widgets.HBox(
+            [
+                self._controls.settings,
+                widgets.VBox([self._input, self._explanation], layout={"width": f"{_INPUT + 12}px"}),
+                self._panels,
+            ]
+        )
+        super().__init__(
+            [
+                widgets.HTML(f"<b>kdviz</b> {escape(_title(scene.run))}"),
+                self._controls.time,
+                self._gallery,
+                self._status,
+                middle,
+                self._notes,
+                self._charts,
+                self._controls.saving,
+            ],
+            layout={"width": "100%", "max_width": "1180px"},
+        )
+        with self._showing_errors():
+            self._draw()
+            self._draw_charts()
+        selection.observe(self._on_selection)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the current view to a file; the ending of its name says what.
+
+        Parameters
+        ----------
+        path
+            ``.png``, ``.svg`` or ``.pdf``: the panels and charts; ``.csv`` or ``.nc``: the shown units of all
+            networks; ``.yaml``: the settings as parameters of the notebook ``02_explore``, for
+            ``kdviz rerun 02_explore -f FILE``.
+
+        Returns
+        -------
+        Path
+            The file; folders above it are made, an older file of that name is replaced.
+
+        Raises
+        ------
+        ValueError
+            If the ending is another.
+        StoreError
+            If the file cannot be written.
+        """
+        return write_view(Path(path), self._scene, self.selection, self.view)
+
+    def close(self) -> None:
+        """Take the app off the page and its models out of memory."""
+        self._draw_charts_later.cancel()
+        self.selection.unobserve(self._on_selection)
+        for widget in list(_descendants(self)):
+            widget.layout.close()
+            if hasattr(widget, "style"):
+                widget.style.close()
+            if widget is not self:
+                widget.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        """Run and selection on one line."""
+        chosen = self.selection
+        where = f"{chosen.layer}, epoch {chosen.epoch}, {chosen.sample}"
+        return f"<kdviz.Explorer {self._scene.run.path.name}: {where}>"
+
+    # -- private
+
+    def _on_selection(self, change: Any) -> None:
+        if self._settling:
+            return
+        with self._showing_errors():
+            if change.name in ("layer", "seed"):
+                self._other_layer |= change.name == "layer"
+                self._settling = True
+                try:
+                    self._controls.adapt()
+                finally:
+                    self._settling = False
+            self._draw()
+            self._draw_charts_later()
+
+    def _draw(self) -> None:
+        chosen = self.selection
+        self.view: View = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
+        if len(self._panels.children) == 0 or len(self._heads) != len(self.view.networks):
+            self._lay_out_panels(len(self.view.networks))
+        for kind, title in name_panels(chosen.overlay).items():
+            self._titles[kind].value = f"<i>{escape(title)}</i>"
+        for column, one in enumerate(self.view.networks):
+            self._heads[column].value = head_network(one)
+            drawn = draw_network(self.view, one, chosen.overlay, chosen.opacity, _PANEL)
+            for kind, picture in drawn.items():
+                image = self._images[kind][column]
+                image.value = render.encode_png(picture)
+                image.tooltip = f"{kind} of the {one.role}: {describe_counts(one)}"
+        self._input.value = render.encode_png(self.view.picture)
+        self._input.tooltip = f"input {chosen.sample} {self.view.label}"
+        self._explanation.value = explain_view(self.view, chosen.overlay)
+        self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes())
+
+    def _all_notes(self) -> list[str]:
+        notes = list(self.view.notes)
+        if self._other_layer and self.selection.calibration == "entropy":
+            notes.append(
+                "You looked at several layers: under this calibration every layer has the same mean entropy. "
+                "To compare layers, calibrate on the feature loss."
+            )
+        return notes
+
+    def _draw_charts(self) -> None:
+        chosen = self.selection
+        traces = [
+            self._scene.trace(one, chosen.sample, chosen.histogram, chosen.place)
+            for one in self.view.networks
+        ]
+        quantity = "entropy (nat)" if chosen.histogram == "entropy" else "log10 gain"
+        figure = render.view_charts(traces, epoch=chosen.epoch, quantity=quantity)
+        self._charts.value = render.encode_figure(figure)
+
+    def _redraw_charts(self) -> None:
+        with self._showing_errors():
+            self._draw_charts()
+
+    def _lay_out_panels(self, networks: int) -> None:
+        self._heads = [widgets.HTML(layout={"width": f"{_PANEL}px"}) for _ in range(networks)]
+        self._titles = {kind: widgets.HTML() for kind in (MAP, POINTS, DETOURS)}
+        self._images = {kind: [_picture(_PANEL) for _ in range(networks)] for kind in self._titles}
+        shown = self._titles if self._scene.has_masks else (MAP,)
+        rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self._images[kind]))]
+        self._panels.children = [widgets.HBox(self._heads), *rows]
+
+    def _save_asked(self) -> None:
+        with self._showing_errors():
+            path = self.save(self._controls.target_file())
+            self._status.value = f"saved {escape(str(path))}"
+
+    @contextmanager
+    def _showing_errors(self) -> Iterator[None]:
+        self._status.value = ""
+        try:
+            yield
+        except Exception as error:
+            self._status.value = (
+                '<div style="color:#fff;background:#b00020;padding:4px 8px">'
+                f"{escape(type(error).__name__)}: {escape(str(error))}</div>"
+            )
+            if is_strict():
+                raise
+
+
+def _picture(size: int) -> widgets.Image:
+    return widgets.Image(format="png", layout={"width": f"{size}px", "margin": "0 6px 4px 0"})
+
+
+def _title(run: Run) -> str:
+    return f"{run.path.name}: {run.attrs.get('dataset_id', '')}".strip(": ")
+
+
+def _descendants(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    for child in getattr(widget, "children", ()):
+        yield from _descendants(child)
+    yield widget

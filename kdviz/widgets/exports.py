@@ -1,0 +1,103 @@
+"""The current view as a file: a figure, its numbers, or its settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from kdviz import __version__, render
+from kdviz.errors import StoreError
+from kdviz.widgets.drawing import describe_counts, draw_network, name_panels
+from kdviz.widgets.scene import Scene, View
+from kdviz.widgets.selection import Selection
+
+KINDS = {
+    ".png": "picture (PNG)",
+    ".svg": "picture (SVG)",
+    ".pdf": "picture (PDF)",
+    ".csv": "units (CSV)",
+    ".nc": "units (netCDF)",
+    ".yaml": "settings (YAML)",
+}
+_PANEL = 480  # pixels; fit for print
+
+
+def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Path:
+    """Write a view to a file whose ending is one of `KINDS`; see `Explorer.save`."""
+    if path.suffix not in KINDS:
+        raise ValueError(f"the file is to be named {path.name!r}; allowed endings: {', '.join(KINDS)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            table = to_dataset(scene, selection, view).to_dataframe().reset_index()
+            table.to_csv(path, index=False)
+        elif path.suffix == ".nc":
+            to_dataset(scene, selection, view).to_netcdf(path)
+        elif path.suffix == ".yaml":
+            path.write_text(as_yaml(scene, selection), encoding="utf-8")
+        else:
+            figure = draw_figure(scene, selection, view)
+            path.write_bytes(render.encode_figure(figure, path.suffix[1:], dpi=200))
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
+    return path
+
+
+def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
+    """Give the shown units with dims (network, unit), and the settings as attributes."""
+    row, col = np.divmod(np.arange(view.rows * view.cols), view.cols)
+    by_network = {
+        name: [getattr(one, name) for one in view.networks] for name in ("network", "role", "epoch")
+    }
+    by_unit = {"unit": np.arange(len(row)), "row": row, "col": col, "foreground": view.foreground}
+    ds = xr.Dataset(
+        {
+            name: (("network", "unit"), np.stack([getattr(one, name) for one in view.networks]))
+            for name in ("gain", "entropy", "values", "points", "uncertain", "dropped")
+        },
+        coords={name: ("network", values) for name, values in by_network.items()}
+        | {name: ("unit", values) for name, values in by_unit.items()},
+        attrs={
+            "kdviz_version": __version__,
+            "run": str(scene.run.path),
+            "sample": view.sample,
+            "settings": json.dumps(selection.as_parameters(), sort_keys=True),
+        },
+    ).rename(points="knowledge_point", values="overlay")
+    ds["entropy"].attrs["units"] = "nat"
+    return ds
+
+
+def as_yaml(scene: Scene, selection: Selection) -> str:
+    """Write the settings as parameters of the notebook ``02_explore``; JSON values are YAML values."""
+    parameters = {"run_path": str(scene.run.path.resolve()), **selection.as_parameters()}
+    lines = [f"{name}: {json.dumps(value)}" for name, value in parameters.items()]
+    return "# kdviz rerun 02_explore -f THIS_FILE\n" + "\n".join(lines) + "\n"
+
+
+def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure:
+    """Draw the view as one figure, settings below."""
+    titles = name_panels(selection.overlay)
+    kinds = titles if scene.has_masks else {"map": titles["map"]}
+    networks, captions = {}, []
+    for one in view.networks:
+        drawn = draw_network(view, one, selection.overlay, selection.opacity, _PANEL)
+        networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
+        captions.append(describe_counts(one))
+    settings = selection.as_parameters()
+    shown = ("layer", "threshold", "background", "solver", "weight", "calibration", "coarsening")
+    note = ", ".join(f"{name} {settings[name]}" for name in shown)
+    if selection.calibration != "none":
+        name = "target" if selection.calibration == "entropy" else "feature_loss"
+        note += f", {name} {settings[name]:g}"
+    return render.view_figure(
+        view.picture,
+        networks,
+        [scene.trace(one, view.sample, selection.histogram, selection.place) for one in view.networks],
+        captions=captions,
+        epoch=selection.epoch,
+        quantity="entropy (nat)" if selection.histogram == "entropy" else "log10 gain",
+        title=f"{view.sample} {view.label}".strip(),
+        note=note,
+    )

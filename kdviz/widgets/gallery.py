@@ -1,0 +1,95 @@
+"""Thumbnails of the samples: filtered, ordered, a page at a time; a click selects."""
+
+from typing import Any
+
+import ipywidgets as widgets
+from traitlets import link
+
+from kdviz import render
+from kdviz.widgets.scene import ORDERS, Scene
+from kdviz.widgets.selection import Selection
+
+_PAGE, _SIZE = 12, 72  # samples, pixels
+
+
+class Gallery(widgets.VBox):
+    """Choose a sample by its picture."""
+
+    def __init__(self, scene: Scene, selection: Selection) -> None:
+        self._scene, self._selection = scene, selection
+        self._page = 0
+        self._shown: list[str] = []
+        classes = sorted(set(scene.labels.values()) - {""})
+        style = {"description_width": "50px"}
+        self._label = widgets.Dropdown(
+            description="class",
+            options={"all": ""} | {name: name for name in classes},
+            layout={"width": "190px"},
+            style=style,
+        )
+        self._order = widgets.Dropdown(
+            description="order", options=ORDERS, layout={"width": "270px"}, style=style
+        )
+        self._sample = widgets.Dropdown(
+            description="sample", options=scene.samples, layout={"width": "250px"}, style=style
+        )
+        link((selection, "sample"), (self._sample, "value"))
+        self._earlier = widgets.Button(
+            icon="chevron-left", layout={"width": "36px"}, tooltip="earlier samples"
+        )
+        self._later = widgets.Button(icon="chevron-right", layout={"width": "36px"}, tooltip="later samples")
+        self._where = widgets.Label()
+        self._earlier.on_click(lambda _: self._turn(-1))
+        self._later.on_click(lambda _: self._turn(1))
+        bar = [self._sample, self._label, self._order, self._earlier, self._where, self._later]
+        self._pictures = [widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(_PAGE)]
+        self._buttons = [
+            widgets.Button(layout={"width": f"{_SIZE}px", "height": "22px", "padding": "0"})
+            for _ in range(_PAGE)
+        ]
+        for place, button in enumerate(self._buttons):
+            button.on_click(lambda _, place=place: self._choose(place))
+        self._cells = [
+            widgets.VBox(cell, layout={"margin": "0 4px 0 0"})
+            for cell in zip(self._pictures, self._buttons, strict=True)
+        ]
+        super().__init__([widgets.HBox(bar, layout={"flex_flow": "row wrap"}), widgets.HBox(self._cells)])
+        self._label.observe(self._sort, "value")
+        self._order.observe(self._sort, "value")
+        selection.observe(self._mark, "sample")
+        selection.observe(self._sort, ["layer", "seed"])
+        self._sort()
+
+    def _sort(self, change: Any = None) -> None:
+        order = self._scene.choose(self._order.value, self._label.value, self._selection.place)
+        if change is not None and change.name in ("layer", "seed") and order == self._shown:
+            return
+        self._shown, self._page = order, 0
+        self._show()
+
+    def _turn(self, pages: int) -> None:
+        self._page += pages
+        self._show()
+
+    def _show(self) -> None:
+        first = self._page * _PAGE
+        here = self._shown[first : first + _PAGE]
+        for place, cell in enumerate(self._cells):
+            cell.layout.display = "flex" if place < len(here) else "none"
+        for name, picture, button in zip(here, self._pictures, self._buttons, strict=False):
+            picture.value = render.encode_png(render.shrink(self._scene.picture(name), _SIZE))
+            picture.tooltip = f"{name} {self._scene.labels[name]}".strip()
+            button.description = self._scene.labels[name] or name
+            button.tooltip = name
+        self._earlier.disabled = first == 0
+        self._later.disabled = first + _PAGE >= len(self._shown)
+        self._where.value = f"{min(first + 1, len(self._shown))} to {first + len(here)} of {len(self._shown)}"
+        self._mark()
+
+    def _mark(self, change: Any = None) -> None:
+        for button in self._buttons:
+            chosen = button.tooltip == self._selection.sample
+            button.button_style = "primary" if chosen else ""
+
+    def _choose(self, place: int) -> None:
+        self._selection.sample = self._buttons[place].tooltip

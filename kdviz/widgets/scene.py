@@ -1,0 +1,369 @@
+"""What a selection shows of a run: arrays and tables. Draws nothing, knows no widget.
+
+Symbols: ``E`` epochs of a network, ``U`` units.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from kdviz.analysis import group_networks, tabulate_counts
+from kdviz.errors import StoreError
+from kdviz.render import Trace
+from kdviz.store import Run
+from kdviz.widgets.derivation import Derivation, Derived, EntropySettings, PointSettings
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+ENTROPY = "entropy"  # the overlay that every run has; others are names of attribution methods
+ORDERS = ("as stored", "most changed", "student apart from baseline")
+_ATTRIBUTION = "attribution"  # results of this group hold maps by network
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which networks, and under which settings: all of a selection but epoch, sample and looks."""
+
+    layer: str
+    seed: int
+    entropies: EntropySettings
+    points: PointSettings
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """One network at one epoch, for one sample.
+
+    Attributes
+    ----------
+    role, network, epoch
+        Which, and its checkpoint: the last at or before the selected epoch, of a teacher its last.
+    gain, entropy, values
+        Shape ``(U,)``; entropies in nat; `values` is what the overlay shows, NaN where there is no such map.
+    limits
+        Ends of the overlay's colour scale, equal for all epochs and samples.
+    points, dropped, uncertain
+        Shape ``(U,)``: points now; object points tried and dropped; too close to the threshold to call.
+    counts
+        ``n_fg``, ``n_bg``, ``fg_ratio``, each also with ``_low`` and ``_high``; empty without foreground.
+    """
+
+    role: str
+    network: str
+    epoch: int
+    gain: Floats
+    entropy: Floats
+    values: Floats
+    limits: tuple[float, float]
+    points: Bools
+    dropped: Bools
+    uncertain: Bools
+    counts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """One sample in all networks.
+
+    Attributes
+    ----------
+    sample, label
+        Its name, and its class or an empty string.
+    picture
+        Shape ``(H, W, 3)``, uint8.
+    foreground
+        Shape ``(U,)``; all False where the run has none.
+    rows, cols
+        The grid.
+    networks
+        Teacher, student, baseline, as far as there are.
+    notes
+        Doubts about what is shown, one sentence each.
+    """
+
+    sample: str
+    label: str
+    picture: NDArray[np.uint8]
+    foreground: Bools
+    rows: int
+    cols: int
+    networks: Sequence[NetworkView]
+    notes: Sequence[str]
+
+
+class Scene:
+    """A run opened for looking: which choices there are, and what each shows.
+
+    Parameters
+    ----------
+    run
+        From :func:`kdviz.open_run`; its units lie on an image grid.
+
+    Raises
+    ------
+    StoreError
+        If the run holds no network.
+    ValueError
+        If its units are no image grid, or two networks claim one place.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        if not {"row", "col"} <= set(run.samples.variables):
+            raise ValueError(f"the units of {run.path} are no image grid, which is what kdviz.explore shows")
+        self._groups = group_networks(run)
+        if not self._groups:
+            raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
+        self.samples = [str(name) for name in run.samples["sample"].values]
+        self.config = json.loads(str(run.attrs.get("config", "{}")))
+        self.has_masks = "foreground" in run.samples
+        self._derivation = Derivation(run)
+        self._attributed = lru_cache(maxsize=None)(run.result)
+
+    # -- choices
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, the papers' where known."""
+        return list(self._groups)
+
+    def seeds(self, layer: str) -> list[int]:
+        """Training seeds of a layer's students and baselines; the teachers' where there are no others."""
+        group = self._groups[layer]
+        return sorted({*group.students, *group.baselines} or group.teachers)
+
+    def networks(self, layer: str, seed: int) -> dict[str, str]:
+        """Give ``{role: network}`` of what stands side by side."""
+        group = self._groups[layer]
+        teacher = group.teachers.get(seed) or next(iter(group.teachers.values()), None)
+        roles = {
+            "teacher": teacher,
+            "student": group.students.get(seed),
+            "baseline": group.baselines.get(seed),
+        }
+        return {role: network for role, network in roles.items() if network is not None}
+
+    def measured(self, layer: str, seed: int) -> dict[str, xr.Dataset]:
+        """Give ``{role: dataset}`` as stored."""
+        module = self._groups[layer].layer
+        return {
+            role: self._derivation.measured(network, module)
+            for role, network in self.networks(layer, seed).items()
+        }
+
+    def epochs(self, layer: str, seed: int) -> list[int]:
+        """Epochs of student and baseline; the teacher's where there are no others."""
+        found = {role: ds["epoch"].values.tolist() for role, ds in self.measured(layer, seed).items()}
+        learning = {role: epochs for role, epochs in found.items() if role != "teacher"}
+        return sorted({epoch for epochs in (learning or found).values() for epoch in epochs})
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """The measured grid and all that merge its cells: ``{"8 x 8": 2}`` by the factor that leads there."""
+        rows, cols = self._shape
+        factors = (factor for factor in range(1, min(rows, cols)) if rows % factor == cols % factor == 0)
+        return {f"{rows // factor} x {cols // factor}": factor for factor in factors}
+
+    @cached_property
+    def overlays(self) -> list[str]:
+        """What can be laid over the picture: the entropy, and the attribution maps that the run holds."""
+        held = [name for name in self.run.results if name.startswith(f"{_ATTRIBUTION}/")]
+        methods = [method for name in held for method in self._attributed(name)["attribution_method"].values]
+        return list(dict.fromkeys([ENTROPY, *map(str, methods)]))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Class of every sample; empty where unknown."""
+        if "label" not in self.run.samples.variables:
+            return dict.fromkeys(self.samples, "")
+        names = dict(enumerate(self.config.get("classes", [])))
+        codes = self.run.samples["label"].values.tolist()
+        return {
+            sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)
+        }
+
+    def choose(self, order: str, label: str, place: Place) -> list[str]:
+        """Give the samples of one class (all if empty) in one of `ORDERS`.
+
+        ``"most changed"``: by the units that are a point at only one of the student's first and last epochs.
+        ``"student apart from baseline"``: by the difference of their object points at the last epoch. Both
+        fall back to the order as stored where the run lacks what they need.
+        """
+        chosen = [name for name in self.samples if label in ("", self.labels[name])]
+        networks = self.networks(place.layer, place.seed)
+        if order == "most changed" and self.has_masks:
+            shown = networks.get("student") or networks.get("baseline") or networks["teacher"]
+            points = self._points(shown, place).ds["knowledge_point"].values
+            score = (points[0] != points[-1]).sum(axis=-1)
+        elif (
+            order == "student apart from baseline"
+            and self.has_masks
+            and {"student", "baseline"} <= {*networks}
+        ):
+            ours, theirs = (
+                self._counts(networks[role], place, "n_fg")[-1] for role in ("student", "baseline")
+            )
+            score = abs(ours - theirs)
+        else:
+            return chosen
+        rank = dict(zip(self.samples, score.tolist(), strict=True))
+        return sorted(chosen, key=lambda name: -rank[name])
+
+    # -- what is shown
+
+    def picture(self, sample: str) -> NDArray[np.uint8]:
+        """Give the stored picture of a sample, ``(H, W, 3)``; plain grey where the run holds none."""
+        rows, cols = self._shape
+        if "thumbnail" not in self.run.samples:
+            return np.full((4 * rows, 4 * cols, 3), 128, np.uint8)
+        picture = self.run.samples["thumbnail"].values[self.samples.index(sample)]
+        return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+    def look(self, sample: str, epoch: int, overlay: str, place: Place) -> View:
+        """Derive all that is shown of one sample."""
+        at = self.samples.index(sample)
+        networks = self.networks(place.layer, place.seed)
+        derived = {role: self._points(network, place) for role, network in networks.items()}
+        views = [
+            self._look_at(role, network, derived[role], at, epoch, overlay, place)
+            for role, network in networks.items()
+        ]
+        ds = next(iter(derived.values())).ds
+        units = ds.sizes["unit"]
+        return View(
+            sample=sample,
+            label=self.labels[sample],
+            picture=self.picture(sample),
+            foreground=ds["foreground"].values[at] if self.has_masks else np.zeros(units, bool),
+            rows=int(ds["row"].max()) + 1,
+            cols=int(ds["col"].max()) + 1,
+            networks=views,
+            notes=[*self._doubts(derived, overlay, place), *self._heard(derived)],
+        )
+
+    def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
+        """Give what the charts show of one network: `quantity` is ``"entropy"`` or ``"gain"``."""
+        at = self.samples.index(sample)
+        derived = self._points(view.network, place)
+        values, cutoff = view.entropy, np.nan
+        if quantity == "gain":
+            values = np.log10(view.gain, where=view.gain > 0, out=np.full(view.gain.shape, np.nan))
+        if derived.counts is None:
+            return Trace(view.role, None, values, cutoff)
+        if quantity == ENTROPY:
+            now = derived.ds.sel(epoch=view.epoch)
+            own = now.get("sample_background_entropy")
+            level = now["background_entropy"] if own is None else own[at]
+            cutoff = float(level) - place.points.threshold
+        learning = derived.learning
+        return Trace(
+            role=view.role,
+            counts=tabulate_counts(derived.ds, derived.counts),
+            values=values,
+            cutoff=cutoff,
+            n_fg=derived.counts["n_fg"].values[:, at],
+            distance=derived.ds["weight_distance"].values if "weight_distance" in derived.ds else None,
+            peak_epoch=None if learning is None else int(learning["peak_epoch"].values[at]),
+        )
+
+    # -- private
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return int(self.run.samples["row"].max()) + 1, int(self.run.samples["col"].max()) + 1
+
+    def _points(self, network: str, place: Place) -> Derived:
+        return self._derivation.points(
+            network, self._groups[place.layer].layer, place.entropies, place.points
+        )
+
+    def _counts(self, network: str, place: Place, name: str) -> NDArray[np.integer]:
+        counts = self._points(network, place).counts
+        assert counts is not None
+        return counts[name].values
+
+    def _look_at(
+        self, role: str, network: str, derived: Derived, at: int, epoch: int, overlay: str, place: Place
+    ) -> NetworkView:
+        ds, epochs = derived.ds, derived.ds["epoch"].values
+        now = (
+            len(epochs) - 1 if role == "teacher" else max(int(np.searchsorted(epochs, epoch, "right")) - 1, 0)
+        )
+        none = np.zeros(ds.sizes["unit"], bool)
+        entropy = ds["entropy"].values[now, at]
+        if overlay == ENTROPY:
+            values, limits = entropy, self._entropy_limits(place)
+        else:
+            values, limits = self._attribution(network, overlay, at, place.entropies.coarsening)
+        counts: dict[str, float] = {}
+        if derived.counts is not None:
+            counts = {
+                f"{name}{end}": float(derived.counts[f"{name}{end}"].values[now, at])
+                for name in ("n_fg", "n_bg", "fg_ratio")
+                for end in ("", "_low", "_high")
+            }
+        return NetworkView(
+            role=role,
+            network=network,
+            epoch=int(epochs[now]),
+            gain=ds["gain"].values[now, at],
+            entropy=entropy,
+            values=values,
+            limits=limits,
+            points=ds["knowledge_point"].values[now, at] if counts else none,
+            dropped=none if derived.learning is None else derived.learning["dropped"].values[now, at],
+            uncertain=ds["uncertain"].values[now, at] if counts else none,
+            counts=counts,
+        )
+
+    def _entropy_limits(self, place: Place) -> tuple[float, float]:
+        """Choose the ends of the scale: nearly all entropies of all networks, epochs and samples."""
+        networks = self.networks(place.layer, place.seed).values()
+        values = [self._points(network, place).ds["entropy"].values.ravel()[::7] for network in networks]
+        low, high = np.nanquantile(np.concatenate(values), (0.01, 0.99))
+        return float(low), float(max(high, low + 1e-3))
+
+    def _attribution(
+        self, network: str, method: str, at: int, coarsening: int
+    ) -> tuple[Floats, tuple[float, float]]:
+        """Map of a method and its scale, symmetric and the same for all samples of the network."""
+        rows, cols = self._shape
+        merged = (rows // coarsening, coarsening, cols // coarsening, coarsening)
+        unknown = np.full(merged[0] * merged[2], np.nan), (-1.0, 1.0)
+        name = f"{_ATTRIBUTION}/{network}"
+        if name not in self.run.results:
+            return unknown
+        maps = self._attributed(name)["attribution"]
+        sample = self.samples[at]
+        if method not in maps["attribution_method"].values or sample not in maps["sample"].values:
+            return unknown
+        last = maps.sel(attribution_method=method).isel(epoch=-1)
+        end = float(np.quantile(np.abs(last.values), 0.99)) or 1.0
+        values = last.sel(sample=sample).values.reshape(merged).mean(axis=(1, 3)).ravel()
+        return values, (-end, end)
+
+    def _doubts(self, derived: Mapping[str, Derived], overlay: str, place: Place) -> list[str]:
+        notes = []
+        if any(one.ds["entropy"].attrs.get("extrapolated") for one in derived.values()):
+            notes.append(
+                "Extrapolated: not the settings at which the gains were checked (linearity, feature loss)."
+            )
+        if place.entropies.solver == "optimum":
+            notes.append(
+                "The optimum spreads entropies about three times as far as the descent, for which the papers "
+                "chose b = 0.2."
+            )
+        if not self.has_masks:
+            notes.append("No foreground masks in this run: entropies only, no knowledge points.")
+        if overlay != ENTROPY:
+            notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
+        return notes
+
+    def _heard(self, derived: Mapping[str, Derived]) -> list[str]:
+        return [f"{role}: {note}" for role, one in derived.items() for note in one.notes]

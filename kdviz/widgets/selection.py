@@ -1,0 +1,133 @@
+"""The state of the app: what is selected, and nothing else."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, validate
+
+from kdviz.widgets.derivation import EntropySettings, PointSettings
+from kdviz.widgets.scene import ENTROPY, Place, Scene
+
+
+class Selection(HasTraits):
+    """What is shown of a run. Setting a trait to what the run does not have raises ``TraitError``.
+
+    Changing `layer` or `seed` moves the other traits to what is there.
+
+    Attributes
+    ----------
+    layer, seed, sample, epoch
+        Layer, training seed of student and baseline, sample, and completed training epochs.
+    threshold, background
+        ``threshold`` and ``baseline`` of :func:`kdviz.find_points`.
+    solver, weight
+        As in :func:`kdviz.derive_entropy`.
+    calibration
+        ``"entropy"``: on a mean entropy, `target`; ``"loss"``: on `feature_loss`; ``"none"``: none at all.
+    target, feature_loss
+        As in :func:`kdviz.derive_entropy`.
+    coarsening
+        Cells a side that are merged into one unit.
+    overlay, opacity
+        ``"entropy"`` or an attribution method, and how much of it covers the picture.
+    histogram
+        ``"entropy"`` or ``"gain"``.
+    """
+
+    layer = Unicode()
+    seed = Int()
+    sample = Unicode()
+    epoch = Int()
+    threshold = Float(0.2, min=0.0)
+    background = Enum(("checkpoint", "sample"), "checkpoint")
+    solver = Enum(("descent", "optimum"), "descent")
+    weight = Float(7.0, min=1e-3)
+    calibration = Enum(("entropy", "loss", "none"), "entropy")
+    target = Float(0.386)
+    feature_loss = Float(1.5, min=1e-3)
+    coarsening = Int(1)
+    overlay = Unicode(ENTROPY)
+    opacity = Float(0.7, min=0.0, max=1.0)
+    histogram = Enum(("entropy", "gain"), "entropy")
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        super().__init__()
+        self.layer = scene.layers[0]
+        self.sample = scene.samples[0]
+        self.adapt()
+        self.epoch = self.epochs[-1]
+        measured = next(iter(scene.measured(self.layer, self.seed).values()))
+        self.weight = float(measured.attrs.get("weight", 7.0))
+        self.threshold = float(scene.config.get("threshold", 0.2))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds to choose from at this layer."""
+        return self._scene.seeds(self.layer)
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs to choose from at this layer and seed."""
+        return self._scene.epochs(self.layer, self.seed)
+
+    @property
+    def place(self) -> Place:
+        """Everything that decides what is derived, apart from epoch and sample."""
+        return Place(
+            layer=self.layer,
+            seed=self.seed,
+            entropies=EntropySettings(
+                solver=self.solver,
+                weight=self.weight,
+                target=self.target if self.calibration == "entropy" else None,
+                feature_loss=self.feature_loss if self.calibration == "loss" else None,
+                coarsening=self.coarsening,
+            ),
+            points=PointSettings(threshold=self.threshold, background=self.background),
+        )
+
+    def adapt(self) -> None:
+        """Move seed and epoch to what this layer has: the nearest epoch at or before the selected one."""
+        if self.seed not in self.seeds:
+            self.seed = self.seeds[0]
+        earlier = [epoch for epoch in self.epochs if epoch <= self.epoch]
+        self.epoch = earlier[-1] if earlier else self.epochs[0]
+
+    def as_parameters(self) -> dict[str, str | int | float]:
+        """Give every trait by name, as ``explore`` and the notebook ``02_explore`` take them."""
+        return {name: getattr(self, name) for name in sorted(self.trait_names())}
+
+    @validate("layer")
+    def _check_layer(self, proposal: dict) -> str:
+        return _one_of("layer", proposal["value"], self._scene.layers)
+
+    @validate("sample")
+    def _check_sample(self, proposal: dict) -> str:
+        return _one_of("sample", proposal["value"], self._scene.samples)
+
+    @validate("seed")
+    def _check_seed(self, proposal: dict) -> int:
+        return _one_of("seed", proposal["value"], self.seeds)
+
+    @validate("epoch")
+    def _check_epoch(self, proposal: dict) -> int:
+        return _one_of("epoch", proposal["value"], self.epochs)
+
+    @validate("coarsening")
+    def _check_coarsening(self, proposal: dict) -> int:
+        return _one_of("coarsening", proposal["value"], list(self._scene.grids.values()))
+
+    @validate("overlay")
+    def _check_overlay(self, proposal: dict) -> str:
+        return _one_of("overlay", proposal["value"], self._scene.overlays)
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    if value in allowed:
+        return value
+    near = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=3)
+    listed = ", ".join(map(str, allowed[:20])) + (", ..." if len(allowed) > 20 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"this run has {listed}"
+    raise TraitError(f"{name} is {value!r}; {hint}")

@@ -57,7 +57,7 @@ def view_figure(
     traces, epoch, quantity
         As in `view_charts`.
     captions
-        A line below each network.
+        Below each network, a line or more.
     title, note
         Above, and small below.
     """
@@ -79,7 +79,7 @@ def view_figure(
     for axis, row in zip(axes[:, 1], rows, strict=True):
         axis.set_ylabel(textwrap.fill(row, 30), fontsize=10)
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):
-        axis.set_xlabel(textwrap.fill(caption, 36), fontsize=9)
+        axis.set_xlabel(caption, fontsize=9)
     top.suptitle(title, fontsize=12)
     draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
     bottom.supxlabel(f"{LEGEND}\n{note}", fontsize=8)

@@ -42,26 +42,27 @@ def name_panels(overlay: str) -> dict[str, str]:
     }
 
 
-def describe_counts(one: NetworkView) -> str:
-    """Say the counts of one network in a line of plain text."""
+def describe_counts(one: NetworkView) -> tuple[str, ...]:
+    """Say the counts of one network in two lines of plain text; empty where nothing can be counted."""
     if not one.counts:
-        return ""
+        return ()
+    words = {"n_fg": "object", "n_bg": "background"}
     parts = []
-    for name, words in (("n_fg", "object"), ("n_bg", "background")):
+    for name, where in words.items():
         count, low, high = (one.counts[f"{name}{end}"] for end in ("", "_low", "_high"))
         span = f" ({low:.0f} to {high:.0f})" if low < high else ""
-        parts.append(f"{count:.0f} {words}{span}")
-    return f"{', '.join(parts)}; ratio {one.counts['fg_ratio']:.2f}"
+        parts.append(f"{count:.0f} {where}{span}")
+    return parts[0], f"{parts[1]}, ratio {one.counts['fg_ratio']:.2f}"
 
 
 def head_network(one: NetworkView) -> str:
-    """Write the heading of a network as HTML: its name in the colour of its role, its epoch, its counts."""
-    colour = render.ROLE_COLOURS[one.role]
-    name = one.role if one.network == one.role else f"{one.role} ({one.network})"
-    return (
-        f'<div style="line-height:1.35;height:3.6em"><b style="color:{colour}">{escape(name)}</b>'
-        f", epoch {one.epoch}<br>{escape(describe_counts(one))}</div>"
-    )
+    """Write the heading of a network as HTML: its role in its colour, its epoch, its name and its counts."""
+    name = "" if one.network == one.role else f'<span style="opacity:0.6">{escape(one.network)}</span>'
+    lines = [
+        f'<b style="color:{render.ROLE_COLOURS[one.role]}">{escape(one.role)}</b> epoch {one.epoch} {name}',
+        *map(escape, describe_counts(one)),
+    ]
+    return f'<div style="line-height:1.35;height:4.1em;white-space:nowrap">{"<br>".join(lines)}</div>'
 
 
 def explain_view(view: View, overlay: str) -> str:

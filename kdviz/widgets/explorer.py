@@ -17,7 +17,6 @@ from kdviz.widgets.drawing import (
     DETOURS,
     MAP,
     POINTS,
-    describe_counts,
     draw_network,
     explain_view,
     head_network,
@@ -60,7 +59,10 @@ class Explorer(widgets.VBox):
         middle = widgets.HBox(
             [
                 self._controls.settings,
-                widgets.VBox([self._input, self._explanation], layout={"width": f"{_INPUT + 12}px"}),
+                widgets.VBox(
+                    [self._input, self._explanation],
+                    layout={"width": f"{_INPUT + 24}px", "padding": "0 12px"},
+                ),
                 self._panels,
             ]
         )
@@ -153,9 +155,7 @@ class Explorer(widgets.VBox):
             for kind, picture in drawn.items():
                 image = self._images[kind][column]
                 image.value = render.encode_png(picture)
-                image.tooltip = f"{kind} of the {one.role}: {describe_counts(one)}"
         self._input.value = render.encode_png(self.view.picture)
-        self._input.tooltip = f"input {chosen.sample} {self.view.label}"
         self._explanation.value = explain_view(self.view, chosen.overlay)
         self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes())
 
@@ -183,7 +183,9 @@ class Explorer(widgets.VBox):
             self._draw_charts()
 
     def _lay_out_panels(self, networks: int) -> None:
-        self._heads = [widgets.HTML(layout={"width": f"{_PANEL}px"}) for _ in range(networks)]
+        self._heads = [
+            widgets.HTML(layout={"width": f"{_PANEL + 6}px", "margin": "0"}) for _ in range(networks)
+        ]
         self._titles = {kind: widgets.HTML() for kind in (MAP, POINTS, DETOURS)}
         self._images = {kind: [_picture(_PANEL) for _ in range(networks)] for kind in self._titles}
         shown = self._titles if self._scene.has_masks else (MAP,)

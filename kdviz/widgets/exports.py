@@ -84,7 +84,7 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
     for one in view.networks:
         drawn = draw_network(view, one, selection.overlay, selection.opacity, _PANEL)
         networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
-        captions.append(describe_counts(one))
+        captions.append("\n".join(describe_counts(one)))
     settings = selection.as_parameters()
     shown = ("layer", "threshold", "background", "solver", "weight", "calibration", "coarsening")
     note = ", ".join(f"{name} {settings[name]}" for name in shown)

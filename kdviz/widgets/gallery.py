@@ -78,7 +78,6 @@ class Gallery(widgets.VBox):
             cell.layout.display = "flex" if place < len(here) else "none"
         for name, picture, button in zip(here, self._pictures, self._buttons, strict=False):
             picture.value = render.encode_png(render.shrink(self._scene.picture(name), _SIZE))
-            picture.tooltip = f"{name} {self._scene.labels[name]}".strip()
             button.description = self._scene.labels[name] or name
             button.tooltip = name
         self._earlier.disabled = first == 0

@@ -21,7 +21,7 @@ from kdviz.widgets.drawing import (
     head_network,
     name_panels,
 )
-from kdviz.widgets.exports import write_view
+from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
@@ -86,6 +86,10 @@ class Explorer(widgets.VBox):
             self._draw_charts()
         selection.observe(self._on_selection)
         self._open = True
+
+    def figure(self) -> render.Figure:
+        """Draw the current view as one figure, for a page where the app itself is not live."""
+        return draw_figure(self._scene, self.selection, self.view)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the current view to a file; the ending of its name says what.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from kdviz import render
 from kdviz.store import Run
@@ -48,6 +49,7 @@ class Explorer(widgets.VBox):
         self.selection, self._scene = selection, scene
         self._drawn = selection.as_parameters()  # several traits may change at once; one drawing is enough
         self._other_layer = False
+        self._shown: dict[widgets.Image, render.Picture] = {}
         self._status = Status()
         self._notes = widgets.HTML()
         self._explanation = widgets.HTML()
@@ -159,11 +161,16 @@ class Explorer(widgets.VBox):
             self._heads[column].value = head_network(one)
             drawn = draw_network(self.view, one, chosen.overlay, chosen.opacity, _PANEL)
             for kind, picture in drawn.items():
-                image = self._images[kind][column]
-                image.value = render.encode_png(picture)
-        self._input.value = render.encode_png(self.view.picture)
+                self._show(self._images[kind][column], picture)
+        self._show(self._input, self.view.picture)
         self._explanation.value = explain_view(self.view, chosen.overlay)
         self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes())
+
+    def _show(self, image: widgets.Image, picture: render.Picture) -> None:
+        """Send a picture to the page, unless it is there already."""
+        if not np.array_equal(self._shown.get(image, ()), picture):
+            self._shown[image] = picture
+            image.value = render.encode_png(picture)
 
     def _all_notes(self) -> list[str]:
         notes = list(self.view.notes)

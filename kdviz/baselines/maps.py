@@ -33,8 +33,29 @@ METHODS = (
 LAYER_METHODS = ("layer_gradient", "activation", "cam", "grad_cam")
 """Those whose maps have the size of the layer; the others have that of the input."""
 
+LAYERED = (*LAYER_METHODS, "guided_grad_cam")
+"""Those that look at a layer."""
+
 STEPS = 50  # of the path of integrated gradients, captum's own number
 WINDOWS = 8  # of occlusion along each side of the image, side by side; they move by half of themselves
+
+OPTIONS: dict[str, dict[str, str | int | bool]] = {
+    "input_gradient": {"captum": "Saliency", "abs": False, "channels": "norm"},
+    "layer_gradient": {"channels": "norm"},
+    "activation": {"captum": "LayerActivation", "channels": "sum"},
+    "cam": {"channels": "sum with the class weights"},
+    "grad_cam": {"captum": "LayerGradCam", "relu_attributions": False, "channels": "sum"},
+    "integrated_gradients": {
+        "captum": "IntegratedGradients",
+        "baselines": 0,
+        "n_steps": STEPS,
+        "method": "gausslegendre",
+        "channels": "sum",
+    },
+    "guided_grad_cam": {"captum": "GuidedGradCam", "interpolate_mode": "nearest", "channels": "norm"},
+    "occlusion": {"captum": "Occlusion", "baselines": 0, "windows_along_a_side": WINDOWS, "overlap": "half"},
+}
+"""How every map is made, as stored with it."""
 
 
 def draw_map(
@@ -104,7 +125,7 @@ def draw_map(
     network = unwrap(network)
     with prepared(network):
         check_targets(network, inputs, targets)
-        if method in LAYER_METHODS or method == "guided_grad_cam":
+        if method in LAYERED:
             module = network.get_submodule(check_layer(network, inputs, layer))
         else:
             module = network
@@ -150,18 +171,13 @@ def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
     return found[-1]
 
 
-def list_methods(network: nn.Module, inputs: Tensor, targets: Tensor, *, layer: str | None) -> list[str]:
-    """Name those of `METHODS` that this network has; `layer` as found, None for a network without maps."""
-    needs_layer = {*LAYER_METHODS, "guided_grad_cam"}
-    possible = [method for method in METHODS if layer or method not in needs_layer]
-    network = unwrap(network)
+def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> list[str]:
+    """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
+    possible = [method for method in METHODS if layer or method not in LAYERED]
     with prepared(network):
-        if (
-            "cam" in possible
-            and _class_weights(network, inputs[:1], network.get_submodule(str(layer))) is None
-        ):
+        if layer and _class_weights(network, inputs[:1], network.get_submodule(layer)) is None:
             possible.remove("cam")
-        if "guided_grad_cam" in possible and not _has_relu(network):
+        if layer and not _has_relu(network):
             possible.remove("guided_grad_cam")
     return possible
 

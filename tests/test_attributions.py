@@ -204,10 +204,10 @@ def test_removal_curves__draws_every_method_in_both_panels() -> None:
 
 def test_similarity_table__writes_every_number() -> None:
     table = pd.DataFrame(
-        [[1, 0.25], [np.nan, -0.5]], index=["grad_cam", "entropy fc1"], columns=["a.fc3", "a.b"]
+        [[1, -0.001], [np.nan, -0.5]], index=["grad_cam", "entropy fc1"], columns=["a.fc3", "a.b"]
     )
     (axis,) = render.similarity_table(table, title="t").axes
-    assert [text.get_text() for text in axis.texts] == ["1.00", "0.25", "none", "-0.50"]
+    assert [text.get_text() for text in axis.texts] == ["1.00", "0.00", "none", "-0.50"]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["fc3", "b"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["grad cam", "entropy fc1"]
 

@@ -137,6 +137,17 @@ def test_draw_map__cam_weighs_channels_by_the_class_and_is_grad_cam_times_positi
     assert close(draw_map(resnet, images, TARGETS, method="grad_cam"), cam / 4)  # layer4 has 2 x 2 positions
 
 
+@pytest.mark.parametrize("method", ["layer_gradient", "activation", "grad_cam", "guided_grad_cam"])
+def test_draw_map__is_the_same_whether_activations_work_in_place(
+    resnet: nn.Module, plain: nn.Module, images: Tensor, method: str
+) -> None:
+    # the relu behind bn1 overwrites its output
+    ours, theirs = (
+        draw_map(network, images, TARGETS, method=method, layer="bn1") for network in (resnet, plain)
+    )
+    assert torch.equal(ours, theirs)
+
+
 class _GuidedReLU(torch.autograd.Function):
     """Let positive gradients through positive inputs only (Springenberg et al., 2015)."""
 
@@ -288,6 +299,9 @@ def test_find_map_layer__is_the_last_with_convolutions_and_more_than_one_positio
     assert find_map_layer(vgg, torch.zeros(1, 3, 64, 64)) == "features"  # 2 x 2
     assert find_map_layer(vgg, torch.zeros(1, 3, 32, 32)) == "features.28"  # features is 1 x 1
     assert find_map_layer(testing.small_cnn(), testing.random_images(1)) == "conv2"
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    twice = nn.Sequential(nn.Conv2d(3, 3, 1), conv, conv)
+    assert find_map_layer(twice, testing.random_images(1)) == "0"  # the output of `conv` is not unique
     with pytest.raises(LayerError, match="no layer of this network gives a map"):
         find_map_layer(linear_classifier(torch.ones(2, 1, 4, 4)), torch.zeros(1, 1, 4, 4))
 
@@ -428,6 +442,15 @@ def test_remove_units__blur_shows_the_smeared_input() -> None:
     )
     assert float(curves["deletion"].std("share").max()) < 1e-6
     assert float(curves["deletion"].max()) == pytest.approx(1 / (1 + np.exp(-10)))
+
+    # channels are not mixed: a network that reads one of two is blind to the other
+    weight = torch.zeros(2, 2, 2, 2)
+    weight[0, 0] = 1
+    network = linear_classifier(weight)
+    inputs = torch.stack([torch.ones(2, 2), torch.tensor([[9.0, -9.0], [5.0, 0.0]])])[None]
+    ds = kdviz.attribute(network, inputs, units=units.grid(2), labels=[0], progress=False)
+    other = baselines.remove_units(network, inputs, ds, units=units.grid(2), steps=4, progress=False)
+    assert float(other["deletion"].std("share").max()) < 1e-6
 
 
 def test_remove_units__ranks_the_entropy_by_what_is_kept_and_settles_ties_by_chance() -> None:

@@ -23,10 +23,9 @@ from kdviz.baselines.maps import (
     check_targets,
     draw_map,
     list_methods,
-    prepared,
 )
 from kdviz.errors import LayerError
-from kdviz.features import same_random_state, unwrap
+from kdviz.features import frozen, same_random_state, unwrap
 from kdviz.measuring.checkpoints import fingerprint_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network
@@ -122,7 +121,7 @@ def attribute(
     with same_random_state(network), memory_advice(batch, stored=False):
         classes = find_classes(network, given, explained, batch)
         first = given.tensor[:1].to(place)
-        with prepared(network):
+        with frozen(network):
             found = _find_layer(network, first, layer, chosen)
         chosen = chosen or list_methods(network, first, layer=found)
         parts = [
@@ -194,7 +193,7 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
         classes = torch.from_numpy(given.samples["label"].values)
     else:
         classes = torch.zeros(len(given.ids), dtype=torch.int64)
-    with prepared(network):
+    with frozen(network):
         check_targets(network, given.tensor[: len(classes)].to(place), classes.to(place))
         if explained is None and "label" not in given.samples.coords:
             with torch.no_grad():

@@ -9,8 +9,7 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,8 +70,7 @@ def draw_map(
     Parameters
     ----------
     network
-        Maps images to logits ``(B, C)``. Held in eval mode, its in-place activations switched off; left
-        exactly as found.
+        Maps images to logits ``(B, C)``. Held in eval mode; left exactly as found.
     inputs
         Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device.
     targets
@@ -123,7 +121,7 @@ def draw_map(
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
     network = unwrap(network)
-    with prepared(network):
+    with frozen(network):
         check_targets(network, inputs, targets)
         if method in LAYERED:
             module = network.get_submodule(check_layer(network, inputs, layer))
@@ -174,7 +172,7 @@ def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
 def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> list[str]:
     """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
     possible = [method for method in METHODS if layer or method not in LAYERED]
-    with prepared(network):
+    with frozen(network):
         if layer and _class_weights(network, inputs[:1], network.get_submodule(layer)) is None:
             possible.remove("cam")
         if layer and not _has_relu(network):
@@ -203,7 +201,7 @@ def check_layer(network: nn.Module, inputs: Tensor, layer: str | nn.Module | Non
 
 
 def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Refuse targets that do not pick one logit of each sample; the network must be :func:`prepared`."""
+    """Refuse targets that do not pick one logit of each sample; the network must be frozen."""
     if inputs.ndim != 4:
         raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
     if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
@@ -220,23 +218,6 @@ def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         raise ValueError(
             f"targets run from {low} to {high}; this network has classes 0 to {logits.shape[1] - 1}"
         )
-
-
-@contextmanager
-def prepared(network: nn.Module) -> Iterator[nn.Module]:
-    """Hold a network :func:`kdviz.features.frozen` and without activations that overwrite their input.
-
-    Those would change a layer's output behind the hook that reads it, and break guided gradients.
-    """
-    in_place = [module for module in network.modules() if getattr(module, "inplace", False) is True]
-    try:
-        for module in in_place:
-            module.inplace = False  # type: ignore[assignment]
-        with frozen(network):
-            yield network
-    finally:
-        for module in in_place:
-            module.inplace = True  # type: ignore[assignment]
 
 
 def _input_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:

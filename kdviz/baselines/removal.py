@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance
 from kdviz.baselines.attribution import batches, check_batch
-from kdviz.baselines.maps import check_targets, prepared
-from kdviz.features import same_random_state, unwrap
+from kdviz.baselines.maps import check_targets
+from kdviz.features import frozen, same_random_state, unwrap
 from kdviz.measuring.inputs import prepare_inputs
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network
 from kdviz.units import Grid
@@ -112,7 +112,7 @@ def remove_units(
     classes = torch.from_numpy(attributions["explained"].values)
     place = device_of(network)
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
-    with same_random_state(network), prepared(network), memory_advice(batch, stored=False), torch.no_grad():
+    with same_random_state(network), frozen(network), memory_advice(batch, stored=False), torch.no_grad():
         check_targets(network, given.tensor.to(place), classes.to(place))
         blocks = tqdm([*batches(given, batch, place)], desc="removing", unit="batch", disable=not progress)
         for rows, images in blocks:

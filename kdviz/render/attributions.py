@@ -130,7 +130,7 @@ def similarity_table(table: pd.DataFrame, *, title: str) -> Figure:
     axis = figure.subplots()
     axis.imshow(table.to_numpy(float), cmap="Purples", vmin=0, vmax=1.2, aspect="auto")
     for (line, column), value in np.ndenumerate(table.to_numpy(float)):
-        text = f"{value:.2f}" if np.isfinite(value) else "none"
+        text = f"{round(value, 2) + 0:.2f}" if np.isfinite(value) else "none"  # no -0.00
         colour = "white" if value > 0.75 else "black"
         axis.text(column, line, text, ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(width), [str(name).rpartition(".")[2] for name in table.columns], fontsize=8)

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
+from tiny_study import finished_study
 
 import kdviz
 import kdviz.baselines
@@ -20,7 +21,6 @@ from kdviz.measuring.checkpoints import load_weights
 from kdviz.runs import Study
 from kdviz.sources import normalise
 from kdviz.training import TrainingRecord
-from tests.tiny_study import finished_study
 
 
 def make_maps(values: object, foreground: object, **extra: object) -> xr.Dataset:

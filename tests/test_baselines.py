@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import captum.attr
@@ -53,6 +55,12 @@ TARGETS = torch.tensor([1, 3])
 
 def close(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=0, atol=float(theirs.abs().max()) * ROUNDING)
+
+
+def test_baselines__name_the_extra_without_captum() -> None:
+    code = "import sys; sys.modules['captum'] = None; import kdviz; kdviz.attribute"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError: attribution maps need captum: install kdviz[baselines]" in result.stderr
 
 
 # -- draw_map: each method against an independent account of it

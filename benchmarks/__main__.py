@@ -66,6 +66,15 @@ def noise(
 
 
 @app.command()
+def coherency(quick: Quick = False, folder: Folder = None) -> None:
+    """Rescale weights, keep outputs, see which maps move; exit code 1 if an entropy moves that must not."""
+    from benchmarks.coherency import QUICK, CoherencyPlan, run_coherency
+
+    fine = run_coherency(QUICK if quick else CoherencyPlan(), folder, name=_name("coherency", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
 def report() -> None:
     """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
     from benchmarks.report import write_page
@@ -76,7 +85,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, kills, noise):
+    for command in (accuracy, costs, kills, noise, coherency):
         try:
             command()
         except typer.Exit as verdict:

@@ -26,6 +26,7 @@ _HOME = {
 }
 _MODULES = (
     "analysis",
+    "coherency",
     "models",
     "papers",
     "render",

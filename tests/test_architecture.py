@@ -46,6 +46,9 @@ ARROWS_INSIDE_A_LEVEL = {
     ("gain", "entropy"),
     ("gain", "features"),
     ("analysis", "store"),
+    ("coherency", "analysis"),
+    ("coherency", "baselines"),
+    ("coherency", "measuring"),
     ("measuring", "store"),
     ("cli", "runs"),
 }

@@ -66,12 +66,18 @@ def noise(
 
 
 @app.command()
-def coherency(quick: Quick = False, folder: Folder = None) -> None:
+def coherency(
+    quick: Quick = False,
+    network: Annotated[str, typer.Option(help="Only small_vgg or vgg16.")] = "",
+    folder: Folder = None,
+) -> None:
     """Rescale weights, keep outputs, see which maps move; exit code 1 if an entropy moves that must not."""
-    from benchmarks.coherency import QUICK, CoherencyPlan, run_coherency
+    from benchmarks.coherency import PLANS, QUICK, run_coherency
 
-    fine = run_coherency(QUICK if quick else CoherencyPlan(), folder, name=_name("coherency", quick))
-    raise typer.Exit(not fine)
+    plans = {name: plan for name, plan in (QUICK if quick else PLANS).items() if network in ("", name)}
+    if not plans:
+        raise typer.BadParameter(f"--network is {network!r}; allowed: small_vgg, vgg16")
+    raise typer.Exit(not run_coherency(plans, folder, name=_name("coherency", quick)))
 
 
 @app.command()

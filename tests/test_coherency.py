@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import kdviz
 import kdviz.baselines
 import kdviz.models
-from kdviz import coherency
+from kdviz import coherency, render
 from kdviz.coherency import Pair, audits, find_pairs, output_difference, prove_equal, rescale
 from kdviz.entropy import gain_ratio, solve
 from kdviz.testing import random_images, small_cnn
@@ -584,3 +584,28 @@ def test_audit__small_vgg_meets_the_goal_with_factors_that_round() -> None:
     inside = (table["place"] == "between") & (table["factor"] == "per channel")
     assert (table.loc[~inside, "difference"] <= 1e-4).all()
     assert (table.loc[inside, "difference"] > 1e-2).all()
+
+
+# -- the figure
+
+
+def test_coherency_figure__has_common_limits_and_says_how_far_maps_moved() -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    signed = np.array([[-2.0, 1.0], [0.0, 0.0]])
+    maps = {"grad_cam": [signed, signed * 4], "entropy": [-np.ones((2, 2)), np.array([[-1, -1], [-1, -1.5]])]}
+    figure = render.coherency_figure(picture, maps, networks=["before", "after"])
+    images = {axis.get_title(): axis.images[0] for axis in figure.axes if axis.get_title()}
+    assert images["grad cam"].get_clim() == (-8, 8), "those of both lines, around 0"
+    assert images["entropy"].get_clim() == (-1.5, -1)
+    labels = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()]
+    assert labels == ["before", "x 4.00, cos 1.00", "up to 0.50 nat"]
+    drawn = [axis.images[0].get_array() for axis in figure.axes if axis.get_xlabel() == "x 4.00, cos 1.00"]
+    np.testing.assert_array_equal(drawn[0], signed * 4)
+    assert "a map of zeros" in {
+        axis.get_xlabel()
+        for axis in render.coherency_figure(picture, {"cam": [signed * 0] * 2}, networks="ab").axes
+    }
+    with pytest.raises(
+        ValueError, match=r"maps\['cam'\] must be 2 maps \(h, w\), one for each of networks; got 1"
+    ):
+        render.coherency_figure(picture, {"cam": [signed]}, networks=["before", "after"])

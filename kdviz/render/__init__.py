@@ -12,6 +12,7 @@ except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
 from kdviz.render.charts import count_curves, difference_dots
+from kdviz.render.coherency import coherency_figure
 from kdviz.render.panels import Picture, draw_points, point_panels
 from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR, ROLE_COLOURS, ROLE_MARKERS
 
@@ -21,6 +22,7 @@ __all__ = [
     "ROLE_COLOURS",
     "ROLE_MARKERS",
     "Picture",
+    "coherency_figure",
     "count_curves",
     "difference_dots",
     "draw_points",

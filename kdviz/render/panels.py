@@ -50,7 +50,7 @@ def draw_points(
     ValueError
         If the arrays do not fit the grid, the picture is not uint8 or a mask is not bool.
     """
-    base = _as_rgb(picture)
+    base = as_rgb(picture)
     found, on_object = _on_grid("points", points, rows, cols), _on_grid("foreground", foreground, rows, cols)
     width = max(1, round(size * base.shape[1] / base.shape[0]))
     image = np.asarray(Image.fromarray(base).resize((width, size), Image.Resampling.BICUBIC), np.float64)
@@ -111,7 +111,7 @@ def point_panels(
     for line, (picture, masks, mask, name) in enumerate(
         zip(pictures, points, foreground, names, strict=True)
     ):
-        axes[line, 0].imshow(_as_rgb(picture), interpolation="nearest")
+        axes[line, 0].imshow(as_rgb(picture), interpolation="nearest")
         axes[line, 0].set_ylabel(name, fontsize=9)
         for axis, found in zip(axes[line, 1:], masks, strict=True):
             axis.imshow(draw_points(picture, found, mask, rows=rows, cols=cols))
@@ -127,7 +127,14 @@ def point_panels(
     return figure
 
 
-def _as_rgb(picture: ArrayLike) -> Picture:
+def as_rgb(picture: ArrayLike) -> Picture:
+    """Give a picture ``(H, W, 3)`` or ``(H, W)``, uint8, as ``(H, W, 3)``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
     array = np.asarray(picture)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import kdviz
 import kdviz.baselines
+import kdviz.errors
 import kdviz.models
 from kdviz import coherency, render
 from kdviz.coherency import Pair, audits, find_pairs, output_difference, prove_equal, rescale
@@ -335,6 +336,12 @@ def test_fold_batch_norm__by_hand_and_only_where_a_layer_alone_feeds_it() -> Non
     assert type(network.norm) is nn.BatchNorm2d, "the network itself is left"
 
 
+def test_fold_batch_norm__leaves_a_norm_whose_layer_is_read_elsewhere() -> None:
+    network = Wrapped(lambda n, x: n.norm(y := n.conv(x)) + y, conv=conv(), norm=nn.BatchNorm2d(4))
+    network(random_images(8))
+    assert type(coherency.fold_batch_norm(network, random_images(2)).norm) is nn.BatchNorm2d
+
+
 # -- comparing maps
 
 
@@ -543,6 +550,10 @@ def test_draw_maps__of_a_fully_connected_layer_are_its_feature_and_gradient() ->
     expected = kdviz.baselines.draw_map(network, images, targets, method="grad_cam", layer="conv2")
     np.testing.assert_array_equal(maps["conv2", "grad_cam"], expected)
     assert len(maps) == 5 and not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(ValueError, match="methods has 'entropy'; allowed: input_gradient"):
+        coherency.draw_maps(network, images, targets, layers=["fc1"], methods=["entropy"])
+    with pytest.raises(kdviz.errors.LayerError, match="unknown layer 'fc3'"):
+        coherency.draw_maps(network, images, targets, layers=["fc3"], methods=["activation"])
 
 
 def test_summarise__keeps_the_worst() -> None:

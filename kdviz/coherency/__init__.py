@@ -5,10 +5,11 @@ multiplied by it. The network computes the same function; a map that moves there
 happens to be written down. :func:`find_pairs` finds such layers in any network, :func:`rescale` changes them,
 :func:`prove_equal` compares the outputs, :func:`audit` the maps: attributions and the entropy.
 
-Modules, each importing only from those before it: ``pairs``, ``rescaling``, ``audits``.
+Modules, each importing only from those before it: ``pairs``, ``rescaling``, ``maps``, ``audits``.
 """
 
-from kdviz.coherency.audits import audit, compare_maps, draw_maps, summarise
+from kdviz.coherency.audits import audit, summarise
+from kdviz.coherency.maps import compare_maps, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
 from kdviz.coherency.rescaling import fold_batch_norm, output_difference, prove_equal, rescale
 

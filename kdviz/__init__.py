@@ -29,6 +29,7 @@ _HOME = {
 _MODULES = (
     "analysis",
     "baselines",
+    "coherency",
     "models",
     "papers",
     "render",

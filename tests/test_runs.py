@@ -22,6 +22,7 @@ from kdviz import analysis
 from kdviz.errors import DataError, StoreError
 from kdviz.runs import Study, StudyPlan, parse_parameters, read_parameters, rerun, write_report
 from kdviz.runs.notebooks import find_notebook
+from kdviz.testing import random_images, small_cnn
 from kdviz.training import TrainingRecord
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
@@ -470,6 +471,40 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
         "no code is shown"
     )
+
+
+@pytest.mark.slow
+def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -> None:
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    for name, step in (("student", 0.01), ("baseline", 0.05)):
+        states = {epoch: small_cnn(seed=1).state_dict() for epoch in (0, 1, 2)}
+        for epoch, state in states.items():
+            state["fc1.weight"] += epoch * step * torch.eye(*state["fc1.weight"].shape)
+        kdviz.measure_checkpoints(
+            lambda: small_cnn(seed=1),
+            states,
+            random_images(4, seed=3),
+            network=f"my-{name}",
+            role=name,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=masks,
+            store=tmp_path / "run",
+            probes=8,
+            draws=2,
+            progress=False,
+        )
+    text = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
+    assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
+
+
+def test_write_report__run_without_pictures_is_refused_at_once(tmp_path: Path) -> None:
+    samples = xr.Dataset(coords={"sample": ["bird"], "unit": [0]})
+    kdviz.store.create_run(tmp_path / "run", samples=samples)
+    with pytest.raises(StoreError, match=r"holds no pictures of its samples.*thumbnails"):
+        write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    assert not (tmp_path / "report").exists()
 
 
 def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:

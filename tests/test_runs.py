@@ -23,7 +23,7 @@ from kdviz.errors import DataError, StoreError
 from kdviz.runs import Study, StudyPlan, parse_parameters, read_parameters, rerun, write_report
 from kdviz.runs.notebooks import find_notebook
 from kdviz.testing import random_images, small_cnn
-from kdviz.training import TrainingRecord
+from kdviz.training import TrainingRecord, evaluate, probe_accuracy
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
 
@@ -173,6 +173,43 @@ def test_study__weight_distance_is_that_of_training(study: Study) -> None:
         stored = run.dataset(name, FC1)["weight_distance"]
         np.testing.assert_array_equal(stored.values, record.weight_distance(FC1).values)
         assert stored.attrs["definition"].startswith("step")
+
+
+def test_study__accuracy_over_training_is_that_of_network_or_head(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    networks = study.folder / "networks"
+    baseline = run.dataset("baseline-s0", FC1)["accuracy"]
+    record = TrainingRecord.open(networks / "baseline-s0")
+    untrained = evaluate(study._build(0), *study._held_out_data)
+    np.testing.assert_array_equal(baseline, np.float32([untrained, *record.history["validation_accuracy"]]))
+    assert baseline.attrs["definition"] == "the network itself"
+    student = run.dataset("student-fc1-s0", FC1)["accuracy"]
+    probes = json.loads((networks / "student-fc1-s0" / "probes" / "probes.json").read_text())["epochs"]
+    assert sorted(probes) == ["0", "1"], "the head of the last epoch is the student's own"
+    head = TrainingRecord.open(networks / "student-fc1-s0" / "head").history["validation_accuracy"].iloc[-1]
+    np.testing.assert_array_equal(
+        student, np.float32([probes["0"]["accuracy"], probes["1"]["accuracy"], head])
+    )
+    assert student.attrs["definition"].startswith("a head trained anew above the frozen layer")
+    teacher = run.dataset("teacher", FC1)
+    assert teacher["accuracy"].values.tolist() == [np.float32(teacher.attrs["accuracy"])]
+
+
+def test_study__a_probe_of_the_last_epoch_would_be_the_head(study: Study, tmp_path: Path) -> None:
+    folder = study.folder / "networks" / "student-fc1-s0"
+    last = study.plan.epochs
+    found = probe_accuracy(
+        study._build(0),
+        {last: TrainingRecord.open(folder / "features").checkpoints[last]},
+        *study._student_data,
+        layer=FC1,
+        folder=tmp_path,
+        plan=study._training_plan("head", 0),
+        validation=study._held_out_data,
+        progress=False,
+    )
+    head = TrainingRecord.open(folder / "head").history["validation_accuracy"].iloc[-1]
+    assert float(found[0]) == np.float32(head)
 
 
 def test_study__pairs_and_tables_follow(study: Study) -> None:

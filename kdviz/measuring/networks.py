@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, read_checkpoint
+from kdviz.checkpoints import Checkpoint, load_weights, read_checkpoint
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.measuring.blocks import Arrays, measure_block
-from kdviz.measuring.checkpoints import fingerprint_weights, load_weights
+from kdviz.measuring.checkpoints import fingerprint_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Method, Settings

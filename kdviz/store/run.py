@@ -453,8 +453,8 @@ class Run:
             File to write.
         networks, samples
             Names to keep; everything by default. A result named after a network,
-            ``attribution/<network>/...``, is kept with it, cut to the samples kept if it has any of them;
-            other results are kept whole, and left out where a selection is made.
+            ``attribution/<network>/...``, is kept with it, cut to the samples kept, and left out if
+            it has none of them; other results are kept whole, and left out where a selection is made.
         compact
             Leave out entropies and noise scales, which :func:`kdviz.derive_entropy` gives back, and round
             ``gain_error`` to 8 significant bits, at most 0.4 % of it.

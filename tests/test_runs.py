@@ -232,11 +232,11 @@ def test_study__called_again_changes_nothing(study: Study, tmp_path: Path) -> No
 
 def test_study__held_out_images_are_others_than_the_trained_ones(study: Study, images: dict) -> None:
     held_out = Study(study.folder, make_plan(images, evaluated="held-out", samples=10), progress=False)
-    measured = set(held_out._samples()["sample"].values.tolist())
+    measured = set(held_out._measured_set.sample_ids)
     trained = set(held_out._training_set.sample_ids)
     assert len(measured) == 4 and len(trained) == 12 and not measured & trained
-    assert set(held_out._samples()["label"].values.tolist()) == {0, 1}
-    assert set(study._samples()["sample"].values.tolist()) <= set(study._student_set.sample_ids) <= trained
+    assert set(held_out._measured_set.labels.tolist()) == {0, 1}
+    assert set(study._measured_set.sample_ids) <= set(study._student_set.sample_ids) <= trained
     assert len(study._student_set) == 10
 
 

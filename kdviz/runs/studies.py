@@ -94,7 +94,11 @@ class Study:
         """
         for folder in self._training_folders():
             TrainingRecord.open(folder)  # nothing is measured, nor a teacher trained, before all are finished
-        run = create_run(self.run_path, samples=self._samples(), attrs=self._run_attrs())
+        run = create_run(
+            self.run_path,
+            samples=describe_images(self._measured_set, units.grid(self.plan.grid)),
+            attrs=self._run_attrs(),
+        )
         checkpoint, accuracy = self._teacher_checkpoint()
         self._measure(run, "teacher", "teacher", self.plan.layers, checkpoint, {"accuracy": accuracy})
         known = accuracy_array([accuracy], list(checkpoint), "the network itself")
@@ -289,25 +293,6 @@ class Study:
 
     # -- measuring
 
-    def _samples(self) -> xr.Dataset:
-        images = self._measured_set
-        grid = units.grid(self.plan.grid)
-        coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
-        return xr.Dataset(
-            {
-                "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
-                "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
-                "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
-            },
-            coords={
-                "sample": list(images.sample_ids),
-                "unit": np.arange(grid.count),
-                "label": ("sample", images.labels),
-                "split": ("sample", list(images.split)),
-                **coordinates,
-            },
-        )
-
     def _run_attrs(self) -> dict[str, schema.Attribute]:
         config = self.plan.model_dump(mode="json", exclude={"seeds", "layers", "images", "masks"})
         config["threshold"] = PRESETS[self.plan.architecture].threshold
@@ -378,6 +363,25 @@ class Study:
             progress=self.progress,
             details={"architecture": self.plan.architecture, **details},
         )
+
+
+def describe_images(images: ImageSet, grid: units.Grid) -> xr.Dataset:
+    """Describe images as the samples of a run: names, classes, masks in units, and the pictures."""
+    coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
+    return xr.Dataset(
+        {
+            "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
+            "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
+            "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
+        },
+        coords={
+            "sample": list(images.sample_ids),
+            "unit": np.arange(grid.count),
+            "label": ("sample", images.labels),
+            "split": ("sample", list(images.split)),
+            **coordinates,
+        },
+    )
 
 
 def _accuracy(record: TrainingRecord) -> float:

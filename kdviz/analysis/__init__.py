@@ -12,6 +12,7 @@ speaks for which hypothesis, and nothing here asserts it.
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
+from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
 from kdviz.analysis.pairs import (
@@ -24,6 +25,7 @@ from kdviz.analysis.pairs import (
     tabulate_counts,
     tally_hypotheses,
 )
+from kdviz.analysis.progress import tabulate_learning, tabulate_peaks
 
 __all__ = [
     "COUNT_METRICS",
@@ -42,8 +44,12 @@ __all__ = [
     "find_points",
     "measure_learning",
     "measure_noise_floor",
+    "order_layers",
     "pair_networks",
     "select_effective",
     "tabulate_counts",
+    "tabulate_layers",
+    "tabulate_learning",
+    "tabulate_peaks",
     "tally_hypotheses",
 ]

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
 ROLE_MARKERS = {"teacher": "D", "student": "o", "baseline": "s"}
 FOREGROUND_COLOUR, BACKGROUND_COLOUR = "#F0E442", "#CC79A7"
+DROPPED_COLOUR = "#56B4E9"  # a point tried before and dropped
 
 
 def tidy(axis: Axes) -> None:

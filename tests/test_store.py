@@ -255,18 +255,19 @@ def test_export__unknown_selection_writes_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_export__compact_rounds_the_gain_errors_to_eight_bits(tmp_path: Path) -> None:
+def test_export__compact_rounds_the_gain_errors_to_14_bits(tmp_path: Path) -> None:
     samples = make_samples(1, units=8)
     run = create_run(tmp_path / "run.zarr", samples=samples)
     run.create_group("student", "fc1", epochs=[0], attrs=ATTRS, block=1)
     block = make_block(samples, 0, slice(None))
-    errors = np.array([0, 255, 256, 257, 258, 2.0**-40 * 257.1, 1 / 3, np.nan], "float32")
+    one = 2**14  # 15 bits long, as are the numbers after it
+    errors = np.array([0, one - 1, one, one + 1, one + 2, 2.0**-40 * (one + 1.1), 1 / 3, np.nan], "float32")
     block["gain_error"] = block["gain_error"].copy(data=errors.reshape(1, 1, 8))
     run.write_block("student", "fc1", 0, 0, block)
     stored = open_run(run.export(tmp_path / "small.nc", compact=True)).dataset("student", "fc1")
-    # 257 lies half-way between 256 and 258 and goes to the even mantissa; a third is 170.67 / 512
-    expected = np.array([0, 255, 256, 256, 258, 2.0**-40 * 258, 171 / 512, np.nan], "float32")
-    np.testing.assert_array_equal(stored["gain_error"].values.ravel(), expected)
+    # one + 1 lies half-way and goes to the even mantissa; a third is 10922.67 / 2**15
+    expected = [0, one - 1, one, one, one + 2, 2.0**-40 * (one + 2), 10923 / 2**15, np.nan]
+    np.testing.assert_array_equal(stored["gain_error"].values.ravel(), np.float32(expected))
     assert stored["gain_error"].dtype == np.float32 and stored["gain_error"].attrs["units"] == "1"
     np.testing.assert_array_equal(stored["gain"], block["gain"])
     whole = open_run(run.export(tmp_path / "whole.nc")).dataset("student", "fc1")

@@ -57,7 +57,7 @@ def entropy_panels(
         raise ValueError("entropy holds no number")
     scale = Normalize(np.nanmin(maps), np.nanmax(maps))
     figure = Figure(
-        figsize=(1.25 * (len(columns) + 1) + 0.9, 1.35 * len(pictures) + 0.75), layout="constrained"
+        figsize=(1.25 * (len(columns) + 1) + 0.9, 1.25 * len(pictures) + 0.7), layout="constrained"
     )
     axes = figure.subplots(len(pictures), len(columns) + 1, squeeze=False)
     for line, (picture, of_layers, mask, name) in enumerate(

@@ -47,6 +47,8 @@ ARROWS_INSIDE_A_LEVEL = {
     ("gain", "features"),
     ("analysis", "store"),
     ("measuring", "store"),
+    ("baselines", "analysis"),
+    ("baselines", "measuring"),
     ("cli", "runs"),
 }
 

@@ -21,7 +21,7 @@ from kdviz import cli, runs
 from kdviz.errors import DegenerateWarning
 from kdviz.runs import Study, StudyPlan
 
-COMMANDS = ("demo", "train", "measure", "report", "rerun", "info", "export", "lab")
+COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "lab")
 
 
 class Outcome(NamedTuple):

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
+from kdviz.render.attributions import map_panels, removal_curves, similarity_table
 from kdviz.render.charts import count_curves, difference_dots
 from kdviz.render.layers import entropy_panels, layer_curves
 from kdviz.render.learning import detour_panels, points_over_distance, ratio_against_accuracy
@@ -36,7 +37,10 @@ __all__ = [
     "draw_points",
     "entropy_panels",
     "layer_curves",
+    "map_panels",
     "point_panels",
     "points_over_distance",
     "ratio_against_accuracy",
+    "removal_curves",
+    "similarity_table",
 ]

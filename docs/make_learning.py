@@ -33,23 +33,20 @@ def correlate(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
 
 
 def draw_learning(run: kdviz.store.Run, pair: analysis.NetworkPair) -> None:
-    """Draw ratio against accuracy for every seed, and the detours of the first."""
-    networks = {}
-    for role, found in (("student", pair.students), ("baseline", pair.baselines)):
-        networks |= {f"{role}, seed {seed}": ds for seed, ds in found.items()}
-    if pair.teacher is not None:
-        networks["teacher"] = pair.teacher
-    tables = {name: analysis.tabulate_learning(ds) for name, ds in networks.items()}
-    figure = render.ratio_against_accuracy(tables, title="fc1: one path a network and training seed")
+    """Draw ratio against accuracy, and the detours, of the first training seed."""
+    student, baseline = next(iter(pair.students.values())), next(iter(pair.baselines.values()))
+    networks = {"student": student, "baseline": baseline, "teacher": pair.teacher}
+    tables = {name: analysis.tabulate_learning(ds) for name, ds in networks.items() if ds is not None}
+    figure = render.ratio_against_accuracy(tables, title="fc1, seed 0: share of points on the object")
     figure.savefig(IMAGES / "ratio_accuracy.png", dpi=110)
-    both = [next(iter(pair.students.values())), next(iter(pair.baselines.values()))]
+    both = (student, baseline)
     kept = [(ds["knowledge_point"] & ds["foreground"]).isel(epoch=-1) for ds in both]
     dropped = [kdviz.measure_learning(ds)["dropped"].isel(epoch=-1) for ds in both]
     render.detour_panels(
         run.samples["thumbnail"].sel(sample=list(SHOWN)).values,
         [[mask.sel(sample=name).values for mask in kept] for name in SHOWN],
         [[mask.sel(sample=name).values for mask in dropped] for name in SHOWN],
-        both[0]["foreground"].sel(sample=list(SHOWN)).values,
+        student["foreground"].sel(sample=list(SHOWN)).values,
         rows=16,
         cols=16,
         columns=["student at fc1", "baseline"],

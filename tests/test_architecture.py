@@ -50,6 +50,8 @@ ARROWS_INSIDE_A_LEVEL = {
     ("coherency", "baselines"),
     ("coherency", "measuring"),
     ("measuring", "store"),
+    ("baselines", "analysis"),
+    ("baselines", "measuring"),
     ("cli", "runs"),
 }
 

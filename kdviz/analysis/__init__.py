@@ -7,8 +7,17 @@ from stored gains, so sliders may call it. The order is `derive_entropy`, `find_
 
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
+
+`score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
 
+from kdviz.analysis.attributions import (
+    SCORES,
+    collect_importance,
+    rank_correlation,
+    score_attributions,
+    tabulate_scores,
+)
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
@@ -30,9 +39,11 @@ __all__ = [
     "DISTANCE_METRICS",
     "METRICS",
     "PATH_METRICS",
+    "SCORES",
     "EffectiveSamples",
     "Metric",
     "NetworkPair",
+    "collect_importance",
     "compare",
     "compare_layers",
     "count_points",
@@ -43,7 +54,10 @@ __all__ = [
     "measure_learning",
     "measure_noise_floor",
     "pair_networks",
+    "rank_correlation",
+    "score_attributions",
     "select_effective",
     "tabulate_counts",
+    "tabulate_scores",
     "tally_hypotheses",
 ]

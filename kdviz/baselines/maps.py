@@ -9,8 +9,7 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +32,29 @@ METHODS = (
 LAYER_METHODS = ("layer_gradient", "activation", "cam", "grad_cam")
 """Those whose maps have the size of the layer; the others have that of the input."""
 
+LAYERED = (*LAYER_METHODS, "guided_grad_cam")
+"""Those that look at a layer."""
+
 STEPS = 50  # of the path of integrated gradients, captum's own number
 WINDOWS = 8  # of occlusion along each side of the image, side by side; they move by half of themselves
+
+OPTIONS: dict[str, dict[str, str | int | bool]] = {
+    "input_gradient": {"captum": "Saliency", "abs": False, "channels": "norm"},
+    "layer_gradient": {"channels": "norm"},
+    "activation": {"captum": "LayerActivation", "channels": "sum"},
+    "cam": {"channels": "sum with the class weights"},
+    "grad_cam": {"captum": "LayerGradCam", "relu_attributions": False, "channels": "sum"},
+    "integrated_gradients": {
+        "captum": "IntegratedGradients",
+        "baselines": 0,
+        "n_steps": STEPS,
+        "method": "gausslegendre",
+        "channels": "sum",
+    },
+    "guided_grad_cam": {"captum": "GuidedGradCam", "interpolate_mode": "nearest", "channels": "norm"},
+    "occlusion": {"captum": "Occlusion", "baselines": 0, "windows_along_a_side": WINDOWS, "overlap": "half"},
+}
+"""How every map is made, as stored with it."""
 
 
 def draw_map(
@@ -50,8 +70,7 @@ def draw_map(
     Parameters
     ----------
     network
-        Maps images to logits ``(B, C)``. Held in eval mode, its in-place activations switched off; left
-        exactly as found.
+        Maps images to logits ``(B, C)``. Held in eval mode; left exactly as found.
     inputs
         Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device.
     targets
@@ -102,9 +121,9 @@ def draw_map(
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
     network = unwrap(network)
-    with prepared(network):
+    with frozen(network):
         check_targets(network, inputs, targets)
-        if method in LAYER_METHODS or method == "guided_grad_cam":
+        if method in LAYERED:
             module = network.get_submodule(check_layer(network, inputs, layer))
         else:
             module = network
@@ -150,18 +169,13 @@ def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
     return found[-1]
 
 
-def list_methods(network: nn.Module, inputs: Tensor, targets: Tensor, *, layer: str | None) -> list[str]:
-    """Name those of `METHODS` that this network has; `layer` as found, None for a network without maps."""
-    needs_layer = {*LAYER_METHODS, "guided_grad_cam"}
-    possible = [method for method in METHODS if layer or method not in needs_layer]
-    network = unwrap(network)
-    with prepared(network):
-        if (
-            "cam" in possible
-            and _class_weights(network, inputs[:1], network.get_submodule(str(layer))) is None
-        ):
+def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> list[str]:
+    """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
+    possible = [method for method in METHODS if layer or method not in LAYERED]
+    with frozen(network):
+        if layer and _class_weights(network, inputs[:1], network.get_submodule(layer)) is None:
             possible.remove("cam")
-        if "guided_grad_cam" in possible and not _has_relu(network):
+        if layer and not _has_relu(network):
             possible.remove("guided_grad_cam")
     return possible
 
@@ -187,7 +201,7 @@ def check_layer(network: nn.Module, inputs: Tensor, layer: str | nn.Module | Non
 
 
 def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Refuse targets that do not pick one logit of each sample; the network must be :func:`prepared`."""
+    """Refuse targets that do not pick one logit of each sample; the network must be frozen."""
     if inputs.ndim != 4:
         raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
     if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
@@ -204,23 +218,6 @@ def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         raise ValueError(
             f"targets run from {low} to {high}; this network has classes 0 to {logits.shape[1] - 1}"
         )
-
-
-@contextmanager
-def prepared(network: nn.Module) -> Iterator[nn.Module]:
-    """Hold a network :func:`kdviz.features.frozen` and without activations that overwrite their input.
-
-    Those would change a layer's output behind the hook that reads it, and break guided gradients.
-    """
-    in_place = [module for module in network.modules() if getattr(module, "inplace", False) is True]
-    try:
-        for module in in_place:
-            module.inplace = False  # type: ignore[assignment]
-        with frozen(network):
-            yield network
-    finally:
-        for module in in_place:
-            module.inplace = True  # type: ignore[assignment]
 
 
 def _input_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:

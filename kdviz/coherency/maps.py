@@ -68,7 +68,7 @@ def draw_maps(
         if vectors is not None:
             maps |= {(layer, name): value for name, value in vectors.items() if name in of_layers}
             continue
-        has = list_methods(network, inputs, targets, layer=layer)
+        has = list_methods(network, inputs, layer=layer)
         for method in (one for one in of_layers if one in has):
             drawn = draw_map(network, inputs, targets, method=method, layer=layer)
             maps[layer, method] = _to_array(drawn)

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
+from kdviz.render.attributions import map_panels, removal_curves, similarity_table
 from kdviz.render.charts import count_curves, difference_dots
 from kdviz.render.coherency import coherency_figure
 from kdviz.render.panels import Picture, draw_points, point_panels
@@ -26,5 +27,8 @@ __all__ = [
     "count_curves",
     "difference_dots",
     "draw_points",
+    "map_panels",
     "point_panels",
+    "removal_curves",
+    "similarity_table",
 ]

@@ -109,7 +109,9 @@ class Explorer(widgets.VBox):
         return write_view(Path(path), self._scene, self.selection, self.view)
 
     def close(self) -> None:
-        """Take the app off the page and its models out of memory."""
+        """Take the app off the page and its models out of memory; a second time does nothing."""
+        if self.comm is None:
+            return
         self._draw_charts_later.cancel()
         self.selection.unobserve(self._on_selection)
         for widget in list(_descendants(self)):

@@ -66,6 +66,15 @@ def noise(
 
 
 @app.command()
+def latency(quick: Quick = False, folder: Folder = None) -> None:
+    """Time the app from a moved control to new panels; exit code 1 if a goal is missed."""
+    from benchmarks.latency import QUICK, LatencyPlan, run_latency
+
+    fine = run_latency(QUICK if quick else LatencyPlan(), folder, name=_name("latency", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
 def report() -> None:
     """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
     from benchmarks.report import write_page
@@ -76,7 +85,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, kills, noise):
+    for command in (accuracy, costs, kills, noise, latency):
         try:
             command()
         except typer.Exit as verdict:

@@ -141,6 +141,17 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "ratio": ("ratio", ".0f"),
         },
     ),
+    "latency": _table(
+        "latency",
+        "controls",
+        {
+            "control": ("control", ""),
+            "median": ("median, s", ".3f"),
+            "slowest": ("slowest, s", ".3f"),
+            "asked": ("asked, s", ".1f"),
+            "timings": ("timings", ""),
+        },
+    ),
     "overhead": _table(
         "costs",
         "overhead",

@@ -166,17 +166,22 @@ def report(
 def rerun(
     notebook: Annotated[str, typer.Argument(help="Path, or name or number of one that comes with kdviz.")],
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="name=value")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="YAML file of name: value lines.")] = None,
     folder: Annotated[Path, typer.Option(help="Where to put the results.")] = Path("runs/notebooks"),
     progress: Progress = True,
 ) -> None:
     """Execute a notebook with other parameters; names and types are checked first.
 
+    A file, such as the app saves its settings to, comes first; -p changes single values of it.
+
     Example: kdviz rerun 01_quickstart -p threshold=0.25
     """
-    from kdviz.runs import parse_parameters
+    from kdviz.runs import parse_parameters, read_parameter_file
     from kdviz.runs import rerun as execute
 
-    page = execute(notebook, parse_parameters(notebook, parameter or []), folder=folder, progress=progress)
+    parameters = read_parameter_file(file) if file else {}
+    parameters |= parse_parameters(notebook, parameter or [])
+    page = execute(notebook, parameters, folder=folder, progress=progress)
     typer.echo(f"page      {page}\nnotebook  {page.with_suffix('.ipynb')}")
 
 

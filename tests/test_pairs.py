@@ -453,3 +453,44 @@ def test_measure_noise_floor__compares_the_two_measurements_by_hand(run: Run, pa
 
 def test_measure_noise_floor__without_repeats_is_empty(pairs: dict) -> None:
     assert analysis.measure_noise_floor({"conv": pairs["conv"]}).equals(pd.DataFrame([]))
+
+
+# -- other settings
+
+
+def test_pair_networks__of_one_layer_on_a_coarser_grid(tmp_path: Path) -> None:
+    run = make_grid_run(tmp_path / "run.zarr")
+    (label,) = analysis.pair_networks(run, layers=["fc1"], coarsening=2)
+    pair = analysis.pair_networks(run, layers=["fc1"], coarsening=2)[label]
+    assert label == "fc1" and pair.students[0].sizes["unit"] == UNITS // 4
+    coarse = analysis.coarsen_grid(run.dataset("student-fc1-s0", FC1), 2)
+    expected = kdviz.find_points(kdviz.derive_entropy(coarse, weight=7.0))
+    assert pair.students[0]["knowledge_point"].equals(expected["knowledge_point"])
+    with pytest.raises(ValueError, match=r"layers holds \['fc9'\]; the run has"):
+        analysis.pair_networks(run, layers=["fc9"])
+
+
+def test_compare_settings__is_each_comparison_by_itself(tmp_path: Path) -> None:
+    run = make_grid_run(tmp_path / "run.zarr")
+    settings = {"strict": {"threshold": 0.5}, "coarse": {"coarsening": 2}, "optimum": {"solver": "optimum"}}
+    table = analysis.compare_settings(run, settings, layer="fc1")
+    assert list(dict.fromkeys(table["setting"])) == ["strict", "coarse", "optimum"]
+    for label, arguments in settings.items():
+        alone = analysis.compare_layers(analysis.pair_networks(run, layers=["fc1"], **arguments))
+        found = table[table["setting"] == label].drop(columns="setting").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, alone)
+    values = table[table["metric"] == "n_fg"].set_index("setting")["student"]
+    assert values["strict"] < values["optimum"] and values["coarse"] < values["optimum"]
+    with pytest.raises(ValueError, match="settings is empty"):
+        analysis.compare_settings(run, {}, layer="fc1")
+
+
+def make_grid_run(path: Path) -> Run:
+    """Student and baseline on units that form a grid of 4 x 4."""
+    row, col = np.divmod(np.arange(UNITS), 4)
+    samples = make_samples().assign_coords(row=("unit", row), col=("unit", col))
+    attrs = schema.make_attrs(dataset_id="s", config={"layer_names": MODULES})
+    run = create_run(path, samples=samples, attrs=attrs)
+    for name, role in (("student-fc1-s0", "student"), ("baseline-s0", "baseline")):
+        write_network(run, name, role, FC1)
+    return run

@@ -314,3 +314,122 @@ def test_render__without_matplotlib_names_the_extra() -> None:
     assert done.stderr.splitlines()[-1] == (
         "kdviz.errors.MissingExtraError: pictures need matplotlib: install kdviz[view]"
     )
+
+
+# -- draw_detours
+
+
+ORANGE = [230, 159, 0]  # DROPPED_COLOUR
+
+
+def test_draw_detours__disc_for_held_cross_for_dropped_nothing_on_the_background() -> None:
+    drawn = render.draw_detours(
+        grey(8, 8), mask(4, 0, 2), mask(4, 1), mask(4, 0, 1), rows=2, cols=2, size=160
+    )
+    assert drawn[40, 40].tolist() == YELLOW
+    assert drawn[40, 120].tolist() == ORANGE  # where the strokes of the cross meet
+    assert drawn[40 - 12, 120 + 12].tolist() == drawn[40 + 12, 120 + 12].tolist() == ORANGE
+    assert drawn[40, 120 + 12].tolist() == [200, 200, 200]  # a cross is no disc; the cell keeps its light
+    assert drawn[120, 40].tolist() == [80, 80, 80]  # a point on the background is left out
+
+
+# -- draw_values
+
+
+def values_picture(values: list[float], **options: object) -> np.ndarray:
+    return render.draw_values(
+        grey(8, 8, 100), values, mask(4), rows=2, cols=2, size=160, limits=(0.0, 1.0), **options
+    )
+
+
+def test_draw_values__ends_of_the_scale_beyond_them_and_nan() -> None:
+    drawn = values_picture([0.0, 1.0, 7.0, np.nan], opacity=1.0, colours="gray")
+    assert drawn[40, 40].tolist() == BLACK
+    assert drawn[40, 120].tolist() == drawn[120, 40].tolist() == WHITE
+    assert drawn[120, 120].tolist() == [100, 100, 100]
+
+
+def test_draw_values__opacity_mixes_with_the_picture() -> None:
+    half = values_picture([0.0, 1.0, 0.0, 0.0], opacity=0.5, colours="gray")
+    assert half[40, 40].tolist() == [50, 50, 50]
+    assert abs(half[40, 120].astype(int) - 177).max() <= 1
+    none = values_picture([0.0, 1.0, 0.0, 0.0], opacity=0.0)
+    assert (none == 100).all()
+
+
+def test_draw_values__refuses_limits_that_do_not_increase_and_wrong_shapes() -> None:
+    with pytest.raises(ValueError, match=r"limits are 1.0 and 1.0; the first must be below"):
+        render.draw_values(grey(8, 8), [0.0] * 4, mask(4), rows=2, cols=2, limits=(1.0, 1.0))
+    with pytest.raises(ValueError, match=r"values has shape \(3,\), a grid of 2 x 2 needs \(4,\)"):
+        values_picture([0.0, 0.0, 0.0])
+
+
+# -- files, thumbnails, views
+
+
+def test_encode_png__keeps_every_pixel() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    assert np.array_equal(plt.imread(io.BytesIO(render.encode_png(picture))) * 255, picture)
+
+
+def test_shrink__to_the_longer_side() -> None:
+    assert render.shrink(grey(100, 50), 20).shape == (20, 10, 3)
+    assert (render.shrink(grey(100, 50, 77), 20) == 77).all()
+
+
+def test_colour_stops__from_end_to_end() -> None:
+    assert render.colour_stops("gray", 3) == ["#000000", "#808080", "#ffffff"]
+
+
+def make_trace(role: str, epochs: list[int], n_fg: list[int], **details: object) -> render.Trace:
+    mean = np.array(n_fg, float)
+    columns = {f"{name}{end}": mean for name in ("n_fg", "n_bg") for end in ("", "_low", "_high")}
+    ratios = {f"fg_ratio{end}": np.full(len(epochs), 0.5) for end in ("", "_low", "_high")}
+    table = pd.DataFrame(columns | ratios, index=pd.Index(epochs, name="epoch")).assign(role=role)
+    return render.Trace(role, table, np.array([0.0, 1.0, 1.0, np.nan]), n_fg=np.array(n_fg), **details)
+
+
+def test_view_charts__cursor_threshold_peak_and_place() -> None:
+    student = make_trace(
+        "student", [0, 2, 5], [1, 6, 4], cutoff=0.25, distance=np.array([0.0, 0.5, 1.5]), peak_epoch=2
+    )
+    teacher = make_trace("teacher", [9], [8], cutoff=np.nan)
+    counts, _, _, distance, histogram = render.view_charts([teacher, student], epoch=3, quantity="nat").axes
+    level, curve, cursor = counts.lines
+    assert level.get_ydata()[0] == 8 and level.get_linestyle() == "--"
+    assert curve.get_xdata().tolist() == [0, 2, 5] and curve.get_ydata().tolist() == [1, 6, 4]
+    assert cursor.get_xdata()[0] == 3
+    path, now, peak = distance.lines
+    assert path.get_xydata().tolist() == [[0, 1], [0.5, 6], [1.5, 4]]
+    assert now.get_xydata().tolist() == [[0.5, 6]]  # epoch 3 is not stored: the one before
+    assert peak.get_xydata().tolist() == [[0.5, 6]] and peak.get_marker() == "*"
+    assert [line.get_xdata()[0] for line in histogram.lines] == [0.25]  # NaN draws no line
+    assert histogram.get_xlabel() == "nat"
+
+
+def test_view_charts__without_counts_shows_the_histogram_alone() -> None:
+    trace = render.Trace("teacher", None, np.array([0.0, 1.0]))
+    (histogram,) = render.view_charts([trace], epoch=3, quantity="nat").axes
+    assert histogram.get_title() == "units of this sample"
+
+
+def test_view_figure__holds_input_panels_headings_and_charts() -> None:
+    panels = {"kept": grey(4, 4, 10), "points": grey(4, 4, 20)}
+    trace = make_trace("student", [0, 2], [1, 6])
+    figure = render.view_figure(
+        grey(4, 4, 30),
+        {"student, epoch 2": panels},
+        [trace],
+        captions=["6 object\n2 background"],
+        epoch=2,
+        quantity="nat",
+        title="a bird",
+        note="threshold 0.2",
+    )
+    pictures = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes if axis.images]
+    assert pictures == [30, 10, 20]
+    svg = render.encode_figure(figure, "svg").decode()
+    assert svg.startswith("<?xml") and len(render.encode_figure(figure)) > 1000
+    texts = {text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))}
+    assert {"a bird", "student, epoch 2", "6 object\n2 background", "kept", "points"} <= texts
+    assert f"{render.LEGEND}\nthreshold 0.2" in texts

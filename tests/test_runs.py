@@ -1,6 +1,7 @@
 """Whole studies on sixteen small images: plans, killed and continued runs, reruns of notebooks, reports."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -20,8 +22,17 @@ from tiny_study import OPTIONS, draw_images, finished_study, make_plan
 import kdviz
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
-from kdviz.runs import Study, StudyPlan, parse_parameters, read_parameters, rerun, write_report
-from kdviz.runs.notebooks import find_notebook
+from kdviz.runs import (
+    Study,
+    StudyPlan,
+    parse_parameters,
+    read_parameter_file,
+    read_parameters,
+    rerun,
+    write_report,
+)
+from kdviz.runs.notebooks import _name_results, find_notebook
+from kdviz.sources import find_data
 from kdviz.training import TrainingRecord
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
@@ -523,3 +534,65 @@ def test_study__rate_factor_scales_every_learning_rate(tmp_path: Path) -> None:
     for kind in ("teacher", "baseline", "conv", "fc1", "head"):
         whole, half = (study._training_plan(kind, 0).learning_rate for study in (plain, slow))
         assert half == (0.5 * whole[0], 0.5 * whole[1])
+
+
+def test_rerun__higher_threshold_of_the_app_shows_fewer_points(tmp_path: Path) -> None:
+    def shown(notebook: Path) -> pd.DataFrame:
+        cells = nbformat.read(notebook, as_version=4).cells
+        (text,) = (
+            output.text
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if "fg_ratio" in output.get("text", "")
+        )
+        rows = re.findall(r"(\d+) +([\d.]+) +([\d.]+) +[\d.]+$", text, re.M)
+        return pd.DataFrame(rows, columns=["epoch", "n_fg", "n_bg"]).astype(float)
+
+    page = rerun("02_explore", {"threshold": 0.4}, folder=tmp_path, progress=False)
+    loose, strict = shown(find_notebook("02_explore")), shown(page.with_suffix(".ipynb"))
+    assert len(loose) >= 5 and loose["epoch"].equals(strict["epoch"])
+    assert (strict <= loose).all(axis=None) and strict["n_fg"].sum() < loose["n_fg"].sum()
+    assert "data:image/jpeg;base64" in page.read_text(), (
+        "the page shows the view although the app is not live"
+    )
+
+
+def test_rerun__takes_the_settings_the_app_saves(tmp_path: Path) -> None:
+    app = kdviz.explore(find_data("runs/fashion.nc"), layer="fc2", epoch=4, threshold=0.15)
+    parameters = read_parameter_file(app.save(tmp_path / "view.yaml"))
+    assert set(parameters) == set(read_parameters(find_notebook("02_explore")))
+    page = rerun("02_explore", parameters, folder=tmp_path / "out", progress=False)
+    assert len(page.name) < 130
+    assert repr(app) in page.with_suffix(".ipynb").read_text().replace('\\"', '"')
+
+
+def test_rerun__broken_callback_fails_the_run(tmp_path: Path) -> None:
+    notebook = nbformat.read(find_notebook("02_explore"), as_version=4)
+    at = next(index for index, cell in enumerate(notebook.cells) if cell.source == "app")
+    broken = (
+        "def fail(*args, **options):\n    raise RuntimeError('no ink')\n\nkdviz.render.draw_points = fail"
+    )
+    notebook.cells.insert(at, nbformat.v4.new_code_cell(broken))
+    nbformat.write(notebook, tmp_path / "broken.ipynb")
+    with pytest.raises(DataError, match="failed with RuntimeError: no ink"):
+        rerun(tmp_path / "broken.ipynb", {}, folder=tmp_path / "out", progress=False)
+    assert os.environ.get("KDVIZ_STRICT") != "1", "strict only while it runs"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "holds no parameters"), ("a: [1", "cannot read parameters"), ("1: 2\n", "holds no")],
+)
+def test_read_parameter_file__refuses_what_is_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "view.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_parameter_file(tmp_path / "view.yaml")
+    with pytest.raises(DataError, match=r"cannot read parameters from .*none\.yaml"):
+        read_parameter_file(tmp_path / "none.yaml")
+
+
+def test_rerun__long_lists_of_parameters_get_names_of_their_own() -> None:
+    long = {f"parameter_{index}": 0.5 for index in range(16)}
+    names = {_name_results("02_explore", long | {"parameter_15": value}) for value in (0.5, 0.6)}
+    assert len(names) == 2 and all(len(name) < 130 for name in names)
+    assert _name_results("02_explore", {"b": 1, "a": "x/y"}) == "02_explore-a=y-b=1"

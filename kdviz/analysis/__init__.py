@@ -26,6 +26,7 @@ from kdviz.analysis.pairs import (
     tabulate_counts,
     tally_hypotheses,
 )
+from kdviz.analysis.sensitivity import compare_settings
 
 __all__ = [
     "COUNT_METRICS",
@@ -39,6 +40,7 @@ __all__ = [
     "coarsen_grid",
     "compare",
     "compare_layers",
+    "compare_settings",
     "count_points",
     "derive_entropy",
     "describe_comparison",

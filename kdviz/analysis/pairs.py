@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.groups import group_networks
@@ -69,6 +70,8 @@ def pair_networks(
     target: float | None = 0.386,
     feature_loss: float | None = None,
     baseline: Baseline = "checkpoint",
+    coarsening: int = 1,
+    layers: Sequence[str] | None = None,
 ) -> dict[str, NetworkPair]:
     """Find the knowledge points of all networks of a run, and sort the networks by layer and role.
 
@@ -82,6 +85,10 @@ def pair_networks(
         As in :func:`kdviz.find_points`.
     solver, target, feature_loss
         As in :func:`kdviz.derive_entropy`; the entropy weight is that of the measurement.
+    coarsening
+        As `factor` in `coarsen_grid`.
+    layers
+        Names as in the result; by default all.
 
     Returns
     -------
@@ -93,7 +100,7 @@ def pair_networks(
     StoreError, SchemaError
         If the run is damaged or unfinished.
     ValueError
-        If a setting is out of range, or two networks claim one place.
+        If a setting is out of range, a layer is unknown, or two networks claim one place.
 
     Warns
     -----
@@ -103,15 +110,20 @@ def pair_networks(
     """
     if threshold is None:
         threshold = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", 0.2)
+    groups = group_networks(run)
+    if unknown := [layer for layer in layers or () if layer not in groups]:
+        raise ValueError(f"layers holds {unknown}; the run has {', '.join(groups)}")
     pairs = {}
-    for label, group in group_networks(run).items():
+    for label, group in groups.items():
+        if layers is not None and label not in layers:
+            continue
 
         def find(networks: Mapping[int, str], layer: str = group.layer) -> dict[int, xr.Dataset]:
             found = {}
             for seed, network in networks.items():
                 ds = run.dataset(network, layer)
                 entropies = derive_entropy(
-                    ds,
+                    coarsen_grid(ds, coarsening) if coarsening > 1 else ds,
                     solver=solver,
                     weight=float(ds.attrs["weight"]),
                     target=target,

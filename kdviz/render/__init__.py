@@ -13,7 +13,7 @@ except ImportError as error:
 
 from matplotlib.figure import Figure
 
-from kdviz.render.charts import Trace, count_curves, difference_dots, view_charts
+from kdviz.render.charts import Trace, count_curves, difference_dots, setting_dots, view_charts
 from kdviz.render.panels import Picture, draw_detours, draw_points, draw_values, point_panels, shrink
 from kdviz.render.style import (
     BACKGROUND_COLOUR,
@@ -47,6 +47,7 @@ __all__ = [
     "encode_figure",
     "encode_png",
     "point_panels",
+    "setting_dots",
     "shrink",
     "view_charts",
     "view_figure",

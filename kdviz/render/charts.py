@@ -213,3 +213,45 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
     figure.axes[0].set_ylabel("student minus baseline")
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def setting_dots(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw student and baseline under several settings: a panel a metric, intervals over samples as bars.
+
+    Parameters
+    ----------
+    table
+        Columns ``setting``, ``metric``, ``seed`` and, for student and baseline, the value with ``_low`` and
+        ``_high``; settings are drawn in their order, seeds beside each other.
+    title
+        Shown above.
+    """
+    metrics, settings = (list(dict.fromkeys(table[name])) for name in ("metric", "setting"))
+    columns = (len(metrics) + 1) // 2
+    figure = Figure(figsize=(3.1 * columns, 5.6), layout="constrained")
+    axes = figure.subplots(2, columns, sharex=True, squeeze=False)
+    for axis, metric in zip(axes.flat, metrics, strict=False):
+        for role, offset in (("student", -0.12), ("baseline", 0.12)):
+            rows = table[table["metric"] == metric]
+            places = rows["setting"].map(settings.index) + offset + 0.08 * rows["seed"].rank(method="dense")
+            values = rows[role].to_numpy()
+            spread = np.stack([values - rows[f"{role}_low"], rows[f"{role}_high"] - values])
+            axis.errorbar(
+                places,
+                values,
+                yerr=np.maximum(spread, 0),
+                fmt=ROLE_MARKERS[role],
+                markersize=4,
+                linewidth=1,
+                color=ROLE_COLOURS[role],
+                label=role,
+            )
+        axis.set_title(metric, fontsize=10)
+        axis.set_ylim(bottom=0)
+        tidy(axis)
+        axis.set_xticks(range(len(settings)), settings, rotation=60, ha="right", rotation_mode="anchor")
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_visible(False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure

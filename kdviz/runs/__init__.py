@@ -7,8 +7,22 @@ Modules, each importing only from those before it: ``plans`` (what a study is), 
 measure it), ``notebooks`` (papermill reruns and reports).
 """
 
-from kdviz.runs.notebooks import parse_parameters, read_parameters, rerun, write_report
+from kdviz.runs.notebooks import (
+    parse_parameters,
+    read_parameter_file,
+    read_parameters,
+    rerun,
+    write_report,
+)
 from kdviz.runs.plans import StudyPlan
 from kdviz.runs.studies import Study
 
-__all__ = ["Study", "StudyPlan", "parse_parameters", "read_parameters", "rerun", "write_report"]
+__all__ = [
+    "Study",
+    "StudyPlan",
+    "parse_parameters",
+    "read_parameter_file",
+    "read_parameters",
+    "rerun",
+    "write_report",
+]

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from kdviz.training.records import write_bytes
 try:
     import nbformat
     import papermill
+    import yaml
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 except ImportError as error:
     raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
 
+_LONGEST_NAME = 100
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -83,8 +86,7 @@ def rerun(
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
     target = _make_folder(folder)
-    name = "-".join([path.stem, *(f"{key}={_short(value)}" for key, value in sorted(checked.items()))])
-    executed = target / f"{name[:150]}.ipynb"
+    executed = target / f"{_name_results(path.stem, checked)}.ipynb"
     _execute(path, executed, checked, progress)
     return _write_page(executed)
 
@@ -109,6 +111,23 @@ def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str
         except (ValueError, SyntaxError):
             raise ValueError(f"parameter {name} needs a {kind}, got {value!r}") from None
     return parsed
+
+
+def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read parameters from a YAML file of ``name: value`` lines, as the app saves its settings.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or is no such file.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"cannot read parameters from {os.fspath(path)}: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{os.fspath(path)} holds no parameters: its lines are to read `name: value`")
+    return found
 
 
 def write_report(
@@ -150,7 +169,12 @@ def _make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], progress: bool) -> None:
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel warns on every start
+    settings = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel warns on every start
+        "KDVIZ_STRICT": "1",  # an error in a widget's callback is an error of the cell
+    }
+    found = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # the kernel inherits them
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -167,6 +191,12 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], prog
             f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
             f"(see {executed})"
         ) from error
+    finally:
+        for name, value in found.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:
@@ -196,6 +226,16 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
             )
         checked[name] = value
     return checked
+
+
+def _name_results(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Name the results after the parameters; by a digest of them where that gets too long."""
+    given = [f"{key}={_short(value)}" for key, value in sorted(parameters.items())]
+    name = "-".join([notebook, *given])
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(repr(sorted(parameters.items())).encode()).hexdigest()[:8]
+    return f"{name[:_LONGEST_NAME]}-{digest}"
 
 
 def _short(value: Any) -> str:

@@ -117,8 +117,6 @@ def explore(
         for name, value in asked.items():
             if value is not None:
                 setattr(selection, name, value)
-                if name in ("layer", "seed"):
-                    selection.adapt()
     except TraitError as error:
         raise ValueError(str(error)) from error
     if epoch is None:

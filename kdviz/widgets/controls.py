@@ -1,6 +1,8 @@
 """Stock widgets bound to a selection, trait by trait."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 from traitlets import link
@@ -54,8 +56,6 @@ class Controls:
         opacity = _slider("opacity", selection.opacity, 0.0, 1.0, 0.05)
         histogram = _choice("histogram", {"entropy": "entropy", "gain": "gain"})
         bound = {
-            "epoch": self._epoch,
-            "seed": self._seed,
             "layer": layer,
             "coarsening": grid,
             "threshold": threshold,
@@ -72,6 +72,10 @@ class Controls:
         for name, control in bound.items():
             link((selection, name), (control, "value"))
         link((self._play, "value"), (self._epoch, "index"))
+        self._following = False
+        for name, control in {"epoch": self._epoch, "seed": self._seed}.items():
+            control.observe(partial(self._lead, name), "value")
+        selection.observe(self._follow, ["layer", "seed", "epoch"])
         self._target, self._feature_loss = target, feature_loss
         selection.observe(self._show_what_counts, ["calibration"])
         self._show_what_counts()
@@ -92,23 +96,31 @@ class Controls:
         self.save = widgets.Button(description="save", icon="save")
         self.saving = widgets.HBox([self._folder, self._kind, self.save])
 
-    def adapt(self) -> None:
-        """Offer the seeds and epochs of the selected layer, and move the selection to what there is."""
-        chosen = self._selection
-        chosen.adapt()
-        seed, epoch, epochs = chosen.seed, chosen.epoch, chosen.epochs
-        self._play.playing = False
-        self._seed.options = chosen.seeds  # new options select their first entry
-        chosen.seed = seed
-        self._play.max = len(epochs) - 1
-        self._epoch.options = epochs
-        chosen.epoch = epoch
-
     def target_file(self) -> Path:
         """Name the file that the save button asks for."""
         chosen = self._selection
         name = f"{chosen.sample}-{chosen.layer}-s{chosen.seed}-epoch{chosen.epoch}".replace("/", "_")
         return Path(self._folder.value) / f"{name}{self._kind.value}"
+
+    def _lead(self, name: str, change: Any) -> None:
+        """Take over what the user chose."""
+        if not self._following:
+            setattr(self._selection, name, change.new)
+
+    def _follow(self, change: Any) -> None:
+        """Offer the seeds and epochs of the selected layer, and show the selected ones."""
+        chosen = self._selection
+        self._following = True  # new options select their first entry, which nobody chose
+        try:
+            if [*self._seed.options] != chosen.seeds:
+                self._seed.options = chosen.seeds
+            if [*self._epoch.options] != chosen.epochs:
+                self._play.playing = False
+                self._epoch.options = chosen.epochs
+                self._play.max = len(chosen.epochs) - 1
+            self._seed.value, self._epoch.value = chosen.seed, chosen.epoch
+        finally:
+            self._following = False
 
     def _show_what_counts(self, change: object = None) -> None:
         self._target.layout.display = "flex" if self._selection.calibration == "entropy" else "none"

@@ -1,13 +1,9 @@
 """Run a slow redraw once the user has stopped moving."""
 
 import asyncio
-import os
 from collections.abc import Callable
 
-
-def is_strict() -> bool:
-    """Tell whether errors in callbacks shall be raised as well as shown: ``KDVIZ_STRICT=1``."""
-    return os.environ.get("KDVIZ_STRICT") == "1"
+from kdviz.widgets.status import is_strict
 
 
 class Debounced:

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from kdviz import render
 from kdviz.store import Run
 from kdviz.widgets.controls import Controls
-from kdviz.widgets.debounce import Debounced, is_strict
+from kdviz.widgets.debounce import Debounced
 from kdviz.widgets.drawing import (
     DETOURS,
     MAP,
@@ -22,10 +22,11 @@ from kdviz.widgets.drawing import (
     head_network,
     name_panels,
 )
-from kdviz.widgets.exports import write_view
+from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
+from kdviz.widgets.status import Status
 
 _PANEL, _INPUT = 216, 176  # pixels
 _CHART_DELAY = 0.25  # seconds
@@ -42,18 +43,21 @@ class Explorer(widgets.VBox):
         What is shown now, as arrays (`kdviz.widgets.View`).
     """
 
+    _open = False
+
     def __init__(self, scene: Scene, selection: Selection) -> None:
         self.selection, self._scene = selection, scene
-        self._settling = False
+        self._drawn = selection.as_parameters()  # several traits may change at once; one drawing is enough
         self._other_layer = False
-        self._status = widgets.HTML()
+        self._shown: dict[widgets.Image, render.Picture] = {}
+        self._status = Status()
         self._notes = widgets.HTML()
         self._explanation = widgets.HTML()
         self._input = _picture(_INPUT)
         self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
         self._panels = widgets.VBox()
         self._controls = Controls(scene, selection)
-        self._gallery = Gallery(scene, selection)
+        self._gallery = Gallery(scene, selection, self._status)
         self._controls.save.on_click(lambda _: self._save_asked())
         self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
         middle = widgets.HBox(
@@ -79,10 +83,15 @@ class Explorer(widgets.VBox):
             ],
             layout={"width": "100%", "max_width": "1180px"},
         )
-        with self._showing_errors():
+        with self._status.showing_errors():
             self._draw()
             self._draw_charts()
         selection.observe(self._on_selection)
+        self._open = True
+
+    def figure(self) -> render.Figure:
+        """Draw the current view as one figure, for a page where the app itself is not live."""
+        return draw_figure(self._scene, self.selection, self.view)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the current view to a file; the ending of its name says what.
@@ -109,11 +118,12 @@ class Explorer(widgets.VBox):
         return write_view(Path(path), self._scene, self.selection, self.view)
 
     def close(self) -> None:
-        """Take the app off the page and its models out of memory; a second time does nothing."""
-        if self.comm is None:
+        """Take the app off the page and its models out of memory."""
+        if not self._open:  # ipywidgets closes once more when the object goes
             return
+        self._open = False
         self._draw_charts_later.cancel()
-        self.selection.unobserve(self._on_selection)
+        self.selection.unobserve_all()
         for widget in list(_descendants(self)):
             widget.layout.close()
             if hasattr(widget, "style"):
@@ -131,16 +141,12 @@ class Explorer(widgets.VBox):
     # -- private
 
     def _on_selection(self, change: Any) -> None:
-        if self._settling:
+        state = self.selection.as_parameters()
+        if state == self._drawn:
             return
-        with self._showing_errors():
-            if change.name in ("layer", "seed"):
-                self._other_layer |= change.name == "layer"
-                self._settling = True
-                try:
-                    self._controls.adapt()
-                finally:
-                    self._settling = False
+        self._other_layer |= state["layer"] != self._drawn["layer"]
+        self._drawn = state
+        with self._status.showing_errors():
             self._draw()
             self._draw_charts_later()
 
@@ -155,11 +161,16 @@ class Explorer(widgets.VBox):
             self._heads[column].value = head_network(one)
             drawn = draw_network(self.view, one, chosen.overlay, chosen.opacity, _PANEL)
             for kind, picture in drawn.items():
-                image = self._images[kind][column]
-                image.value = render.encode_png(picture)
-        self._input.value = render.encode_png(self.view.picture)
+                self._show(self._images[kind][column], picture)
+        self._show(self._input, self.view.picture)
         self._explanation.value = explain_view(self.view, chosen.overlay)
         self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes())
+
+    def _show(self, image: widgets.Image, picture: render.Picture) -> None:
+        """Send a picture to the page, unless it is there already."""
+        if not np.array_equal(self._shown.get(image, ()), picture):
+            self._shown[image] = picture
+            image.value = render.encode_png(picture)
 
     def _all_notes(self) -> list[str]:
         notes = list(self.view.notes)
@@ -181,7 +192,7 @@ class Explorer(widgets.VBox):
         self._charts.value = render.encode_figure(figure)
 
     def _redraw_charts(self) -> None:
-        with self._showing_errors():
+        with self._status.showing_errors(fresh=False):
             self._draw_charts()
 
     def _lay_out_panels(self, networks: int) -> None:
@@ -195,22 +206,8 @@ class Explorer(widgets.VBox):
         self._panels.children = [widgets.HBox(self._heads), *rows]
 
     def _save_asked(self) -> None:
-        with self._showing_errors():
-            path = self.save(self._controls.target_file())
-            self._status.value = f"saved {escape(str(path))}"
-
-    @contextmanager
-    def _showing_errors(self) -> Iterator[None]:
-        self._status.value = ""
-        try:
-            yield
-        except Exception as error:
-            self._status.value = (
-                '<div style="color:#fff;background:#b00020;padding:4px 8px">'
-                f"{escape(type(error).__name__)}: {escape(str(error))}</div>"
-            )
-            if is_strict():
-                raise
+        with self._status.showing_errors():
+            self._status.say(f"saved {self.save(self._controls.target_file())}")
 
 
 def _picture(size: int) -> widgets.Image:

@@ -8,6 +8,7 @@ from traitlets import link
 from kdviz import render
 from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
+from kdviz.widgets.status import Status
 
 _PAGE, _SIZE = 12, 72  # samples, pixels
 
@@ -15,8 +16,8 @@ _PAGE, _SIZE = 12, 72  # samples, pixels
 class Gallery(widgets.VBox):
     """Choose a sample by its picture."""
 
-    def __init__(self, scene: Scene, selection: Selection) -> None:
-        self._scene, self._selection = scene, selection
+    def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
+        self._scene, self._selection, self._status = scene, selection, status
         self._page = 0
         self._shown: list[str] = []
         classes = sorted(set(scene.labels.values()) - {""})
@@ -61,15 +62,16 @@ class Gallery(widgets.VBox):
         self._sort()
 
     def _sort(self, change: Any = None) -> None:
-        order = self._scene.choose(self._order.value, self._label.value, self._selection.place)
-        if change is not None and change.name in ("layer", "seed") and order == self._shown:
-            return
-        self._shown, self._page = order, 0
-        self._show()
+        with self._status.showing_errors(fresh=False):
+            order = self._scene.choose(self._order.value, self._label.value, self._selection.place)
+            if order != self._shown:
+                self._shown, self._page = order, 0
+                self._show()
 
     def _turn(self, pages: int) -> None:
-        self._page += pages
-        self._show()
+        with self._status.showing_errors(fresh=False):
+            self._page += pages
+            self._show()
 
     def _show(self) -> None:
         first = self._page * _PAGE
@@ -91,4 +93,5 @@ class Gallery(widgets.VBox):
             button.button_style = "primary" if chosen else ""
 
     def _choose(self, place: int) -> None:
-        self._selection.sample = self._buttons[place].tooltip
+        with self._status.showing_errors(fresh=False):
+            self._selection.sample = self._buttons[place].tooltip

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, validate
+from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, observe, validate
 
 from kdviz.widgets.derivation import EntropySettings, PointSettings
 from kdviz.widgets.scene import ENTROPY, Place, Scene
@@ -56,7 +56,6 @@ class Selection(HasTraits):
         super().__init__()
         self.layer = scene.layers[0]
         self.sample = scene.samples[0]
-        self.adapt()
         self.epoch = self.epochs[-1]
         measured = next(iter(scene.measured(self.layer, self.seed).values()))
         self.weight = float(measured.attrs.get("weight", 7.0))
@@ -88,16 +87,18 @@ class Selection(HasTraits):
             points=PointSettings(threshold=self.threshold, background=self.background),
         )
 
-    def adapt(self) -> None:
-        """Move seed and epoch to what this layer has: the nearest epoch at or before the selected one."""
-        if self.seed not in self.seeds:
-            self.seed = self.seeds[0]
-        earlier = [epoch for epoch in self.epochs if epoch <= self.epoch]
-        self.epoch = earlier[-1] if earlier else self.epochs[0]
-
     def as_parameters(self) -> dict[str, str | int | float]:
         """Give every trait by name, as ``explore`` and the notebook ``02_explore`` take them."""
         return {name: getattr(self, name) for name in sorted(self.trait_names())}
+
+    @observe("layer", "seed")
+    def _adapt(self, change: Any) -> None:
+        """Move seed and epoch to what there is: the nearest epoch at or before the selected one."""
+        with self.hold_trait_notifications():  # whoever listens sees the two together
+            if self.seed not in self.seeds:
+                self.seed = self.seeds[0]
+            earlier = [epoch for epoch in self.epochs if epoch <= self.epoch]
+            self.epoch = earlier[-1] if earlier else self.epochs[0]
 
     @validate("layer")
     def _check_layer(self, proposal: dict) -> str:

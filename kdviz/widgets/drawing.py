@@ -63,8 +63,7 @@ def head_network(one: NetworkView) -> str:
         f'<b style="color:{render.ROLE_COLOURS[one.role]}">{escape(one.role)}</b> epoch {one.epoch} {name}',
         *map(escape, describe_counts(one)),
     ]
-    style = "line-height:1.35;height:5.4em;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
-    return f'<div style="{style}">{"<br>".join(lines)}</div>'
+    return f'<div style="line-height:1.35;min-height:5.4em">{"<br>".join(lines)}</div>'
 
 
 def explain_view(view: View, overlay: str) -> str:

@@ -188,3 +188,13 @@ def test_save__writes_the_view_or_says_in_red_why_not(app: AppPage, tmp_path: Pa
     (picture,) = (tmp_path / "views").iterdir()
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert read(app).sample in picture.name
+
+
+def test_page__cuts_nothing_off_on_a_laptop(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        app.page.set_viewport_size({"width": 1366, "height": 768})
+        hidden = app.app.evaluate(
+            "app => [...app.querySelectorAll('.widget-box')].map(box => box.scrollWidth - box.clientWidth)"
+        )
+        assert len(hidden) > 10
+        assert max(hidden) < 6  # pixels; the margins of a picture

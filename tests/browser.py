@@ -86,7 +86,7 @@ def serve(server: str, notebook: Path, folder: Path) -> Iterator[str]:
             "--ServerApp.ip=127.0.0.1",
             f"--ServerApp.root_dir={notebook.parent}",
         ],
-        "voila": [notebook.name, "--Voila.ip=127.0.0.1"],
+        "voila": [notebook.name, "--Voila.ip=127.0.0.1", f"--Voila.connection_dir_root={folder}"],
     }
     path = {"lab": f"lab/tree/{notebook.name}?token={TOKEN}", "voila": ""}
     module = {"lab": "jupyterlab", "voila": "voila"}

@@ -75,6 +75,21 @@ def latency(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
+def coherency(
+    quick: Quick = False,
+    network: Annotated[str, typer.Option(help="Only small_vgg or vgg16.")] = "",
+    folder: Folder = None,
+) -> None:
+    """Rescale weights, keep outputs, see which maps move; exit code 1 if an entropy moves that must not."""
+    from benchmarks.coherency import PLANS, QUICK, run_coherency
+
+    plans = {name: plan for name, plan in (QUICK if quick else PLANS).items() if network in ("", name)}
+    if not plans:
+        raise typer.BadParameter(f"--network is {network!r}; allowed: small_vgg, vgg16")
+    raise typer.Exit(not run_coherency(plans, folder, name=_name("coherency", quick)))
+
+
+@app.command()
 def report() -> None:
     """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
     from benchmarks.report import write_page
@@ -85,7 +100,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, kills, noise, latency):
+    for command in (accuracy, costs, kills, noise, coherency, latency):
         try:
             command()
         except typer.Exit as verdict:

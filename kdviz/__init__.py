@@ -12,6 +12,7 @@ from kdviz.errors import MissingExtraError
 __version__ = "0.1.0"
 
 _HOME = {
+    "attribute": "kdviz.baselines",
     "compare": "kdviz.analysis",
     "count_points": "kdviz.analysis",
     "derive_entropy": "kdviz.analysis",
@@ -27,6 +28,8 @@ _HOME = {
 }
 _MODULES = (
     "analysis",
+    "baselines",
+    "coherency",
     "models",
     "papers",
     "render",

@@ -1,4 +1,4 @@
-"""The command line ``kdviz``: demo, train, measure, report, rerun, info, export, lab.
+"""The command line ``kdviz``: demo, train, measure, attribute, report, rerun, info, export, lab.
 
 Every command prints where its results are and what to do next. A user's mistake gives one sentence and exit
 status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
@@ -143,6 +143,21 @@ def measure(folder: Folder, progress: Progress = True) -> None:
     run = study.measure()
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
+
+
+@app.command()
+def attribute(folder: Folder, progress: Progress = True) -> None:
+    """Draw CAM, gradient and occlusion maps of a study's networks beside what was measured; continues.
+
+    Example: kdviz attribute runs/birds
+    """
+    from kdviz.runs import Study, StudyPlan
+
+    study = Study(folder, StudyPlan.load(folder), progress)
+    run = study.attribute()
+    names = [name for name in run.results if name.startswith("attribution/")]
+    typer.echo(f"maps  {', '.join(names)}\nrun   {study.run_path}")
+    typer.echo(f"next  kdviz rerun 04_baselines -p run_path={study.run_path}")
 
 
 @app.command()

@@ -46,7 +46,12 @@ ARROWS_INSIDE_A_LEVEL = {
     ("gain", "entropy"),
     ("gain", "features"),
     ("analysis", "store"),
+    ("coherency", "analysis"),
+    ("coherency", "baselines"),
+    ("coherency", "measuring"),
     ("measuring", "store"),
+    ("baselines", "analysis"),
+    ("baselines", "measuring"),
     ("cli", "runs"),
 }
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -14,7 +15,7 @@ from tiny_study import finished_study
 from typer.testing import CliRunner
 
 import kdviz
-from benchmarks import accuracy, authors, costs, kills, noise, report
+from benchmarks import accuracy, authors, coherency, costs, kills, noise, report
 from benchmarks.__main__ import app
 from kdviz.measuring.settings import Method
 from kdviz.runs import Study
@@ -292,6 +293,43 @@ def test_accuracy__jaccard_of_shifted_maps_is_known():
     same = accuracy.jaccard(case, case.expected, case.expected + 1.0)  # a shift of all changes nothing
     assert same.tolist() == [1.0, 1.0]
     assert (accuracy.jaccard(case, case.expected, -case.expected) < 0.1).all()
+
+
+# -- coherency
+
+
+def test_coherency__audits_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    case = small_cnn(size=8).eval(), random_images(1, size=8), masks.fill_(True).triu()
+    monkeypatch.setattr(coherency, "load_case", lambda name, samples: case)
+    monkeypatch.setattr(coherency, "CELLS", 4)
+    done = CliRunner().invoke(
+        app, ["coherency", "--quick", "--folder", str(tmp_path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "coherency-small_vgg-quick.json").read_text())["results"]
+    double, single = results["goals"]
+    assert (double["precision"], double["met"], double["uniform"]) == ("float64", True, 0)
+    assert double["outside"] <= 1e-4 < 0.01 < double["between"]
+    assert double["output_difference"] < 1e-14 and single["output_difference"] < 1e-5
+    where = {"precision": "float64", "factor": "x4", "place": "between"}
+    rows = {row["method"]: row for row in results["maps"] if where.items() <= row.items()}
+    assert rows["activation"]["ratio_low"] == rows["activation"]["ratio_high"] == pytest.approx(1 / 4)
+    assert rows["layer_gradient"]["moved"] == 1 and rows["grad_cam"]["moved"] == 0
+
+
+def test_coherency__judges_what_should_stay() -> None:
+    rows = [("entropy", "x3", "between", 1e-5), ("entropy", "per channel", "between", 0.7)]
+    rows += [("entropy", "per channel", "after", 2e-4), ("activation", "x3", "between", 9.0)]
+    table = pd.DataFrame(rows, columns=["method", "factor", "place", "difference"]).assign(
+        output_difference=1e-7
+    )
+    assert coherency.judge(table) == {
+        "uniform": 1e-5, "outside": 2e-4, "between": 0.7, "output_difference": 1e-7, "met": False,
+    }  # fmt: skip
+    assert coherency.judge(table.drop(index=2).assign(place="between")[:2])["met"] is False, (
+        "nothing was outside"
+    )
 
 
 # -- the page

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -21,7 +22,7 @@ from kdviz import cli, runs
 from kdviz.errors import DegenerateWarning
 from kdviz.runs import Study, StudyPlan
 
-COMMANDS = ("demo", "train", "measure", "report", "rerun", "info", "export", "lab")
+COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "lab")
 
 
 class Outcome(NamedTuple):
@@ -175,6 +176,22 @@ def test_measure__out_of_memory_is_one_sentence(
     monkeypatch.setattr(Study, "measure", run_out)
     done = call("measure", study.folder, "--no-progress")
     assert (done.status, done.err) == (1, "kdviz: out of memory with 16 samples in one pass\n")
+
+
+def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.folder, tmp_path / "copy")
+    done = call("attribute", "copy", "--no-progress")
+    assert done == Outcome(
+        0,
+        "maps  attribution/baseline-s0, attribution/student-fc1-s0, attribution/teacher\n"
+        "run   copy/run.zarr\n"
+        "next  kdviz rerun 04_baselines -p run_path=copy/run.zarr\n",
+        "",
+    )
+    assert kdviz.open_run("copy/run.zarr").result("attribution/teacher")["attribution"].notnull().all()
+    shutil.rmtree("copy/run.zarr")
+    done = call("attribute", "copy", "--no-progress")
+    assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")
 
 
 def test_export__existing_file_is_kept_unless_told(call: Call, study: Study, tmp_path: Path) -> None:

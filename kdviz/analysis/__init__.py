@@ -7,8 +7,17 @@ from stored gains, so sliders may call it. The order is `derive_entropy`, `find_
 
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
+
+`score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
 
+from kdviz.analysis.attributions import (
+    SCORES,
+    collect_importance,
+    rank_correlation,
+    score_attributions,
+    tabulate_scores,
+)
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
@@ -33,11 +42,13 @@ __all__ = [
     "DISTANCE_METRICS",
     "METRICS",
     "PATH_METRICS",
+    "SCORES",
     "EffectiveSamples",
     "LayerNetworks",
     "Metric",
     "NetworkPair",
     "coarsen_grid",
+    "collect_importance",
     "compare",
     "compare_layers",
     "compare_settings",
@@ -50,7 +61,10 @@ __all__ = [
     "measure_learning",
     "measure_noise_floor",
     "pair_networks",
+    "rank_correlation",
+    "score_attributions",
     "select_effective",
     "tabulate_counts",
+    "tabulate_scores",
     "tally_hypotheses",
 ]

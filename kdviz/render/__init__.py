@@ -13,7 +13,9 @@ except ImportError as error:
 
 from matplotlib.figure import Figure
 
+from kdviz.render.attributions import map_panels, removal_curves, similarity_table
 from kdviz.render.charts import Trace, count_curves, difference_dots, setting_dots, view_charts
+from kdviz.render.coherency import coherency_figure
 from kdviz.render.panels import Picture, draw_detours, draw_points, draw_values, point_panels, shrink
 from kdviz.render.style import (
     BACKGROUND_COLOUR,
@@ -38,6 +40,7 @@ __all__ = [
     "Figure",
     "Picture",
     "Trace",
+    "coherency_figure",
     "colour_stops",
     "count_curves",
     "difference_dots",
@@ -46,9 +49,12 @@ __all__ = [
     "draw_values",
     "encode_figure",
     "encode_png",
+    "map_panels",
     "point_panels",
+    "removal_curves",
     "setting_dots",
     "shrink",
+    "similarity_table",
     "view_charts",
     "view_figure",
 ]

@@ -169,7 +169,7 @@ def draw_values(
 
 def shrink(picture: ArrayLike, size: int) -> Picture:
     """Make a picture as small as a thumbnail, `size` pixels on its longer side; a small one is enlarged."""
-    base = _as_rgb(picture)
+    base = as_rgb(picture)
     scale = size / max(base.shape[:2])
     shape = max(1, round(base.shape[1] * scale)), max(1, round(base.shape[0] * scale))
     return np.asarray(Image.fromarray(base).resize(shape, Image.Resampling.BILINEAR))
@@ -207,7 +207,7 @@ def point_panels(
     for line, (picture, masks, mask, name) in enumerate(
         zip(pictures, points, foreground, names, strict=True)
     ):
-        axes[line, 0].imshow(_as_rgb(picture), interpolation="nearest")
+        axes[line, 0].imshow(as_rgb(picture), interpolation="nearest")
         axes[line, 0].set_ylabel(name, fontsize=9)
         for axis, found in zip(axes[line, 1:], masks, strict=True):
             axis.imshow(draw_points(picture, found, mask, rows=rows, cols=cols))
@@ -227,7 +227,7 @@ class _Canvas:
     """A picture enlarged to drawing size, and the pens that know where its cells are."""
 
     def __init__(self, picture: ArrayLike, rows: int, cols: int, size: int) -> None:
-        base = _as_rgb(picture)
+        base = as_rgb(picture)
         self.rows, self.cols = rows, cols
         width = max(1, round(size * base.shape[1] / base.shape[0]))
         enlarged = Image.fromarray(base).resize((width, size), Image.Resampling.BICUBIC)
@@ -313,7 +313,14 @@ class _Canvas:
         return (self._left[c] + self._left[c + 1]) / 2, (self._top[r] + self._top[r + 1]) / 2
 
 
-def _as_rgb(picture: ArrayLike) -> Picture:
+def as_rgb(picture: ArrayLike) -> Picture:
+    """Give a picture ``(H, W, 3)`` or ``(H, W)``, uint8, as ``(H, W, 3)``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
     array = np.asarray(picture)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)

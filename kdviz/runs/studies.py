@@ -8,14 +8,16 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from kdviz import schema, units
+from kdviz.errors import StoreError
 from kdviz.measuring import measure_checkpoints
 from kdviz.measuring.checkpoints import load_weights
 from kdviz.models import PRESETS, build
 from kdviz.runs.plans import PLAN_FILE, TEACHER_SEED, StudyPlan
 from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
-from kdviz.store import Run, create_run
+from kdviz.store import Run, create_run, open_run
 from kdviz.training import (
     FASHION_PLANS,
     TrainingPlan,
@@ -106,6 +108,63 @@ class Study:
                 }
                 self._measure_both(run, f"student-{layer}-s{seed}", "student", (layer,), record, details)
         return run
+
+    def attribute(self) -> Run:
+        """Draw the attribution maps of every network at the end of its training, as far as not done yet.
+
+        The class explained is the label. Students are explained with the head that their second stage
+        trained on the frozen features: without it their logits mean nothing.
+
+        Returns
+        -------
+        Run
+            With results ``attribution/teacher``, ``attribution/baseline-s0``, ...
+
+        Raises
+        ------
+        StoreError
+            If training is not finished, or measuring not begun.
+        MissingExtraError
+            If captum is not installed.
+        """
+        from kdviz.baselines import attribute  # an extra that training and measuring do without
+
+        if not self.run_path.is_dir():
+            raise StoreError(f"{self.folder} is not measured yet; first kdviz measure {self.folder}")
+        run, images = open_run(self.run_path), self._measured_set
+        inputs = torch.from_numpy(normalise(images.images))
+        todo = {name: end for name, end in self._ends().items() if f"attribution/{name}" not in run.results}
+        for name, end in (bar := tqdm(todo.items(), desc="attributing", disable=not self.progress)):
+            bar.set_postfix_str(name, refresh=False)
+            network = self._build()
+            load_weights(network, end.weights)
+            ds = attribute(
+                network,
+                inputs,
+                units=units.grid(self.plan.grid),
+                labels=images.labels,
+                foreground=images.masks,
+                sample_ids=images.sample_ids,
+                epoch=end.epoch,
+                progress=False,
+            )
+            about = {"network": name, "network_role": end.role, "architecture": self.plan.architecture}
+            run.write_result(f"attribution/{name}", ds.assign_attrs(about))
+        return run
+
+    def _ends(self) -> dict[str, "_End"]:
+        """Give the end of training of every network, by its name in the run."""
+        ((epoch, weights),) = self._teacher_checkpoint()[0].items()
+        ends = {"teacher": _End("teacher", epoch, weights)}
+        last = self.plan.epochs
+        for seed in self.plan.seeds:
+            record = TrainingRecord.open(self._network_folder("baseline", seed))
+            ends[f"baseline-s{seed}"] = _End("baseline", last, record.checkpoints[last])
+            for layer in self.plan.layers:
+                head = TrainingRecord.open(self._network_folder(f"student-{layer}", seed) / "head")
+                weights = head.checkpoints[self.plan.head_epochs]
+                ends[f"student-{layer}-s{seed}"] = _End("student", last, weights)
+        return ends
 
     # -- data
 
@@ -336,6 +395,15 @@ class Study:
             progress=self.progress,
             details={"architecture": self.plan.architecture, **details},
         )
+
+
+@dataclass(frozen=True)
+class _End:
+    """A network at the end of its training: its role, the epoch that was measured last, its weights."""
+
+    role: str
+    epoch: int
+    weights: Path
 
 
 def _accuracy(record: TrainingRecord) -> float:

@@ -1,0 +1,254 @@
+"""Judge attribution maps by masks: do they find the object, and do they rank units as the entropy does.
+
+Everything follows from stored maps; what needs the network (curves of removal, randomised weights) is in
+`kdviz.baselines`.
+"""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from kdviz.analysis.inputs import read_masks
+from kdviz.errors import DegenerateWarning
+from kdviz.points import Bools, Floats
+from kdviz.schema import validate
+
+SCORES = ("pointing", "foreground_mass", "auc", "auc_of_size", "entropy_correlation")
+"""The scores of `score_attributions`, each larger for a map more on the object (or more like the entropy)."""
+
+_DIMS = ("attribution_method", "epoch", "sample")
+
+
+def collect_importance(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> xr.DataArray:
+    """Put attribution maps and, as one more method, the entropy on one footing: larger means more important.
+
+    Parameters
+    ----------
+    ds
+        With ``attribution``, from :func:`kdviz.attribute`: taken as it is, sign kept.
+    entropy
+        With ``entropy`` of the same samples and units at the epochs of `ds`, from :func:`kdviz.measure` or
+        :func:`kdviz.derive_entropy`. A layer keeps what matters to it, so importance falls with entropy: it
+        is the mean entropy over the sample's units minus that of the unit. The mean is the same for all
+        samples (the calibration), and makes importance positive where a unit is kept better than the average.
+
+    Returns
+    -------
+    DataArray
+        Dims (attribution_method, epoch, sample, unit), float64; ``"entropy"`` last. NaN at padded units.
+
+    Raises
+    ------
+    SchemaError
+        If a dataset breaks the data contract.
+    ValueError
+        If `entropy` has other samples, units or masks than `ds`, or lacks one of its epochs.
+    """
+    validate(ds, require=("attribution",))
+    maps = ds["attribution"].astype(np.float64)
+    if entropy is not None:
+        validate(entropy, require=("entropy",))
+        _check_same(ds, entropy)
+        kept = entropy["entropy"].sel(epoch=ds["epoch"]).astype(np.float64)
+        if "valid" in ds:
+            kept = kept.where(ds["valid"])
+        more = (kept.mean("unit") - kept).expand_dims(attribution_method=["entropy"])
+        maps = xr.concat(
+            [maps, more.reset_coords(drop=True)], "attribution_method", join="exact", coords="minimal"
+        )
+    if "valid" in ds:
+        maps = maps.where(ds["valid"])
+    return maps.transpose(*_DIMS, "unit").rename("importance")
+
+
+def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> xr.Dataset:
+    """Score every attribution map against the mask of the object, and against the entropy.
+
+    Parameters
+    ----------
+    ds
+        With ``attribution`` and ``foreground``, from :func:`kdviz.attribute`.
+    entropy
+        As in `collect_importance`. It is then scored too, as the method ``"entropy"``, and compared with.
+
+    Returns
+    -------
+    Dataset
+        Dims (attribution_method, epoch, sample), float64, NaN where undefined:
+
+        - ``pointing``: whether the most important unit lies on the foreground [1]_; of several, their share;
+        - ``foreground_mass``: share of the positive importance that lies on the foreground; undefined for a
+          map without positive values;
+        - ``auc``: chance that a foreground unit is more important than a background unit, ties counted half
+          (Mann-Whitney); 0.5 for a map that knows nothing;
+        - ``auc_of_size``: the same of absolute values, for methods whose negative values mark the object too;
+          undefined for the entropy, which has no sign;
+        - ``entropy_correlation``: Spearman's rank correlation, over units, with *minus* the entropy: 1 for a
+          map that ranks units as the entropy does, because low entropy means important; undefined for
+          constant maps. Only with `entropy`;
+
+        and ``foreground_share`` (sample): the share of units on the foreground, which is the expected
+        pointing and mass of a map that knows nothing. The first three are undefined for samples without
+        foreground or without background.
+
+    Raises
+    ------
+    SchemaError, ValueError
+        As `collect_importance`; also if there is no ``foreground``.
+
+    Warns
+    -----
+    DegenerateWarning
+        If samples have no foreground or no background, or maps have no positive value: how many.
+
+    Notes
+    -----
+    Pointing and ``auc`` see ranks only; ``foreground_mass`` depends on where a map has its zero. That of the
+    entropy is the calibrated mean, a convention, so that its mass is hardly comparable with the others'.
+
+    References
+    ----------
+    .. [1] Zhang et al., "Top-Down Neural Attention by Excitation Backprop", IJCV 2018, section 4.1.
+    """
+    validate(ds, require=("attribution", "foreground"))
+    importance = collect_importance(ds, entropy=entropy)
+    foreground, valid = read_masks(ds)
+    on, off = foreground & valid, ~foreground & valid
+    usable = np.asarray(on.any(1) & off.any(1))
+    values = importance.values
+    positive = np.where(valid, np.maximum(values, 0), 0)
+    found = {
+        "pointing": _point(values, on, valid),
+        "foreground_mass": _divide((positive * on).sum(-1), positive.sum(-1)),
+        "auc": _mann_whitney(values, on, off),
+        "auc_of_size": _mann_whitney(abs(values), on, off),
+    }
+    scores = {name: (_DIMS, np.where(usable, score, np.nan)) for name, score in found.items()}
+    if entropy is not None:
+        scores["auc_of_size"][1][-1] = np.nan
+        scores["entropy_correlation"] = (_DIMS, rank_correlation(values, values[-1:]))
+    _warn_of_undefined(usable, np.asarray(positive.sum(-1) > 0), importance["attribution_method"].values)
+    about = {name: ds[name] for name in ds.coords if "unit" not in ds[name].dims and name != _DIMS[0]}
+    result = xr.Dataset(scores, coords={**about, _DIMS[0]: importance[_DIMS[0]].values}, attrs=ds.attrs)
+    return result.assign(foreground_share=("sample", on.sum(1) / valid.sum(1)))
+
+
+def tabulate_scores(
+    scores: xr.Dataset, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Average scores over samples, with percentile bootstrap intervals over samples.
+
+    Parameters
+    ----------
+    scores
+        From `score_attributions`, or any Dataset of variables with dims (attribution_method, ..., sample),
+        such as the areas of `kdviz.baselines.remove_units`; the last epoch is taken.
+    resamples, confidence, seed
+        Number of bootstrap resamples, coverage between 0 and 1, and seed. Every resample is the same for all
+        methods, so intervals are comparable; they are conditional on the network.
+
+    Returns
+    -------
+    DataFrame
+        Index ``attribution_method``, ``score``; columns ``mean``, ``low``, ``high`` and ``samples``, the
+        number of samples for which the score is defined. NaN where there are none.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
+    """
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            f"resamples must be 1 or more and confidence between 0 and 1, got {resamples} and {confidence}"
+        )
+    ds = scores.isel(epoch=-1) if "epoch" in scores.dims else scores
+    count = ds.sizes["sample"]
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    ends = [50 * (1 - confidence), 50 * (1 + confidence)]
+    rows = []
+    for method in ds["attribution_method"].values:
+        for name in [
+            str(name) for name, score in ds.items() if score.dims == ("attribution_method", "sample")
+        ]:
+            score = ds[name].sel(attribution_method=method).values
+            known = np.isfinite(score)
+            size = (drawn * known).sum(1)
+            means = _divide(drawn @ np.where(known, score, 0.0), size)[size > 0]
+            low, high = np.percentile(means, ends) if len(means) else (np.nan, np.nan)
+            mean = score[known].mean() if known.any() else np.nan
+            rows.append((str(method), name, mean, low, high, int(known.sum())))
+    columns = ["attribution_method", "score", "mean", "low", "high", "samples"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+
+
+def rank_correlation(ours: Floats, theirs: Floats) -> NDArray[np.float64]:
+    """Spearman's correlation along the last axis, NaN left out; NaN where either side is constant."""
+    shape = np.broadcast_shapes(ours.shape, theirs.shape)
+    sides = [np.broadcast_to(side, shape) for side in (ours, theirs)]
+    known = np.isfinite(sides[0]) & np.isfinite(sides[1])
+    ranks = [_rank(np.where(known, side, np.nan)) for side in sides]
+    left, right = (rank - np.nanmean(rank, axis=-1, keepdims=True) for rank in ranks)
+    spread = np.nansum(left**2, axis=-1) * np.nansum(right**2, axis=-1)
+    return _divide(np.nansum(left * right, axis=-1), np.sqrt(spread))
+
+
+def _point(values: Floats, on: Bools, valid: Bools) -> NDArray[np.float64]:
+    largest = values == np.max(np.where(valid, values, -np.inf), axis=-1, keepdims=True)
+    return (largest & on).sum(-1) / np.maximum(largest.sum(-1), 1)
+
+
+def _mann_whitney(values: Floats, on: Bools, off: Bools) -> NDArray[np.float64]:
+    ranks = _rank(np.where(on | off, values, np.nan))
+    n_on, n_off = on.sum(-1), off.sum(-1)
+    wins = np.where(on, ranks, 0).sum(-1) - n_on * (n_on + 1) / 2
+    return _divide(wins, n_on * n_off)
+
+
+def _rank(values: Floats) -> NDArray[np.float64]:
+    """Rank from 1 along the last axis, ties sharing the mean of their ranks; NaN stays NaN."""
+    rows = pd.DataFrame(
+        values.reshape(-1, values.shape[-1])
+    )  # SciPy's takes as long to import as all of this
+    return rows.rank(axis=1).to_numpy(np.float64).reshape(values.shape)
+
+
+def _divide(top: NDArray, bottom: NDArray) -> NDArray[np.float64]:
+    top, bottom = np.broadcast_arrays(top, bottom)
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+
+
+def _check_same(ds: xr.Dataset, entropy: xr.Dataset) -> None:
+    for dim in ("sample", "unit"):
+        if not np.array_equal(ds[dim].values, entropy[dim].values):
+            raise ValueError(
+                f"attributions and entropies are of other {dim}s ({ds.sizes[dim]} and {entropy.sizes[dim]}), "
+                "or in another order; make both of the same inputs, or select common ones with .sel"
+            )
+    missing = sorted(set(ds["epoch"].values.tolist()) - set(entropy["epoch"].values.tolist()))
+    if missing:
+        known = entropy["epoch"].values.tolist()
+        raise ValueError(f"there are attributions of epochs {missing}; entropies were measured at {known}")
+    for name in ("foreground", "valid"):  # fingerprints would refuse a selection of the same samples
+        if name in ds and name in entropy and not np.array_equal(ds[name].values, entropy[name].values):
+            raise ValueError(f"{name} of attributions and entropies differs; make both of the same inputs")
+
+
+def _warn_of_undefined(usable: Bools, has_mass: Bools, methods: NDArray) -> None:
+    if not usable.all():
+        warnings.warn(
+            f"{(~usable).sum()} of {len(usable)} samples have no foreground or no background, and no scores",
+            DegenerateWarning,
+            stacklevel=3,
+        )
+    empty = (~has_mass).reshape(len(methods), -1).sum(1)
+    if empty.any():
+        which = ", ".join(f"{name} {count}" for name, count in zip(methods, empty, strict=True) if count)
+        warnings.warn(
+            f"maps without any positive value have no foreground_mass: {which}",
+            DegenerateWarning,
+            stacklevel=3,
+        )

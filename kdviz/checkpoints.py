@@ -1,4 +1,4 @@
-"""Read saved weights without running pickled code."""
+"""Read saved weights without running pickled code, and put them into networks."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdviz.errors import DataError
 
@@ -53,6 +53,21 @@ def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in weights):
         raise DataError(f"{origin} holds tensors without names; save network.state_dict()")
     return dict(weights)
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put the weights of a checkpoint, saved from the network or a wrapper around it, into `network`.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or the weights do not fit the network.
+    """
+    weights = match_names(read_checkpoint(checkpoint), network.state_dict())
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {error}") from error
 
 
 def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:

@@ -267,6 +267,16 @@ VARIABLES: dict[str, Variable] = {
             "attribute `definition` says how it was summed",
             "derived",
         ),
+        Variable(
+            "accuracy",
+            _EPOCH,
+            "float32",
+            "share of held-out samples classified correctly",
+            "1",
+            "attribute `definition` says by which network; NaN where unknown",
+            "derived",
+            may_be_nan=True,
+        ),
         # attribution: baseline maps on the same units
         Variable(
             "attribution_method",

@@ -1,5 +1,6 @@
 """Scores of stored maps by hand and by other libraries; figures by the data in their axes; the study."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -179,13 +180,14 @@ def test_map_panels__shows_the_values_with_the_colours_stated() -> None:
     figure = render.map_panels(pictures, values, masks, rows=2, cols=2, names=["a", "b"])
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in shown[:4]] == ["input", "entropy fc1", "cam", "size"]
-    drawn = shown[5].images[0]
+    drawn = shown[5].images[-1]  # above the picture
     assert np.asarray(drawn.get_array()).tolist() == [[4, 5], [6, 7]]
-    assert (drawn.get_clim(), drawn.cmap.name) == ((0, 7), "inferno_r")
-    assert (shown[6].images[0].get_clim(), shown[6].images[0].cmap.name) == ((-3, 3), "RdBu_r")
-    assert (shown[7].images[0].get_clim(), shown[7].images[0].cmap.name) == ((0, 1), "inferno")
-    outline = {tuple(map(tuple, edge)) for edge in shown[0].collections[0].get_segments()}
-    assert outline == {((0, 0), (1, 0)), ((0, 1), (1, 1)), ((0, 0), (0, 1)), ((1, 0), (1, 1))}
+    assert (drawn.get_clim(), drawn.cmap.name) == ((0, 7), render.ENTROPY_COLOURS)
+    assert (shown[6].images[-1].get_clim(), shown[6].images[-1].cmap.name) == ((-3, 3), "RdBu_r")
+    assert (shown[7].images[-1].get_clim(), shown[7].images[-1].cmap.name) == ((0, 1), "viridis")
+    outline = {frozenset(map(tuple, edge)) for edge in shown[0].collections[0].get_segments()}
+    corners = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]
+    assert outline == {frozenset(pair) for pair in itertools.pairwise(corners)}
     assert not shown[4].collections[0].get_segments()
     assert plt.get_fignums() == []
     with pytest.raises(ValueError, match=r"map 'cam' has shape \(1, 4\); allowed: \(2, 4\)"):

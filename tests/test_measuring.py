@@ -28,7 +28,9 @@ from kdviz.features import FeatureReader
 from kdviz.gain import Bench, descend, estimate_gain, measure_change
 from kdviz.measuring import measure, measure_checkpoints
 from kdviz.measuring.blocks import measure_block
-from kdviz.store import open_run
+from kdviz.measuring.inputs import prepare_inputs
+from kdviz.measuring.pictures import draw_inputs
+from kdviz.store import create_run, open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.training.records import weight_distance
 
@@ -675,6 +677,59 @@ def test_measure_checkpoints__with_a_store_is_the_same(states, tmp_path):
         for name in ("weights_fingerprint", "input_fingerprint", "config", "seed", "network_role"):
             assert stored[layer].attrs[name] == kept[layer].attrs[name]
         assert open_run(tmp_path / "run").dataset("student", layer).equals(stored[layer])
+
+
+def test_measure_checkpoints__stores_its_inputs_as_pictures(states, tmp_path):
+    images = torch.zeros(2, 3, 8, 8)
+    images[0, 0] = -1 + 3 * torch.arange(64.0).reshape(8, 8) / 63  # a ramp: -1 is black, 2 is white
+    images[1, 2, 3, 4] = 0.51
+    measure_epochs({0: states[0]}, images, store=tmp_path / "run")
+    pictures = open_run(tmp_path / "run").samples["thumbnail"]
+    assert pictures.dims == ("sample", "y_pixel", "x_pixel", "channel") and pictures.dtype == np.uint8
+    ramp = np.rint(np.arange(64) * 255 / 63).reshape(8, 8)
+    np.testing.assert_array_equal(pictures[0, :, :, 0], ramp)
+    assert (pictures[0, :, :, 1:] == 85).all(), "0 is a third of the way from -1 to 2, in every image"
+    assert pictures[1, 3, 4].values.tolist() == [85, 85, 128]  # 1.51 / 3 of 255 is 128.35
+
+
+def test_draw_inputs__shrinks_large_images_and_leaves_out_other_channels():
+    ramp = torch.arange(8.0).repeat_interleave(64).expand(1, 1, 256, 512)  # 8 steps of 64 columns
+    pictures = draw_inputs(ramp)
+    assert pictures.shape == (1, 64, 128, 1)
+    expected = np.rint(np.arange(8) * 255 / 7).repeat(16)
+    np.testing.assert_array_equal(pictures[0, :, :, 0], np.broadcast_to(expected, (64, 128)))
+    assert draw_inputs(torch.zeros(1, 2, 8, 8)) is None
+    assert (draw_inputs(torch.full((1, 3, 8, 8), 7.0)) == 0).all(), "one value has no range"
+
+
+def test_measure_checkpoints__keeps_the_pictures_a_run_was_made_with(states, tmp_path):
+    mine = np.arange(5 * 6, dtype=np.uint8).reshape(5, 2, 3)
+    measure_epochs({0: states[0]}, store=tmp_path / "run", thumbnails=mine)
+    measure_epochs({2: states[2]}, store=tmp_path / "run", network="baseline", role="baseline")
+    np.testing.assert_array_equal(open_run(tmp_path / "run").samples["thumbnail"], mine[..., None])
+    bare = prepare_inputs(random_images(5, seed=3), GRID, None, None, None).samples
+    create_run(tmp_path / "bare", samples=bare)
+    measure_epochs({0: states[0]}, store=tmp_path / "bare")
+    assert "thumbnail" not in open_run(tmp_path / "bare").samples
+
+
+@pytest.mark.parametrize(
+    ("thumbnails", "message"),
+    [
+        (np.zeros((4, 8, 8, 3), np.uint8), r"thumbnails must have shape \(5, H, W, 3\).*got \(4, 8, 8, 3\)"),
+        (np.zeros((5, 8, 8, 3)), "uint8, got .* float64"),
+        (np.zeros((5, 8, 8, 2), np.uint8), r"got \(5, 8, 8, 2\)"),
+    ],
+)
+def test_measure_checkpoints__refuses_pictures_that_do_not_fit(states, tmp_path, thumbnails, message):
+    with pytest.raises(ValueError, match=message):
+        measure_epochs(states, store=tmp_path / "run", thumbnails=thumbnails)
+    assert not (tmp_path / "run").exists()
+
+
+def test_measure_checkpoints__pictures_need_a_store(states):
+    with pytest.raises(ValueError, match="thumbnails are stored with a run: give store"):
+        measure_epochs(states, thumbnails=np.zeros((5, 8, 8), np.uint8))
 
 
 def test_measure_checkpoints__reads_every_kind_of_checkpoint(states, tmp_path):

@@ -319,7 +319,7 @@ def test_render__without_matplotlib_names_the_extra() -> None:
 # -- draw_detours
 
 
-ORANGE = [230, 159, 0]  # DROPPED_COLOUR
+BLUE = [86, 180, 233]  # DROPPED_COLOUR
 
 
 def test_draw_detours__disc_for_held_cross_for_dropped_nothing_on_the_background() -> None:
@@ -327,8 +327,8 @@ def test_draw_detours__disc_for_held_cross_for_dropped_nothing_on_the_background
         grey(8, 8), mask(4, 0, 2), mask(4, 1), mask(4, 0, 1), rows=2, cols=2, size=160
     )
     assert drawn[40, 40].tolist() == YELLOW
-    assert drawn[40, 120].tolist() == ORANGE  # where the strokes of the cross meet
-    assert drawn[40 - 12, 120 + 12].tolist() == drawn[40 + 12, 120 + 12].tolist() == ORANGE
+    assert drawn[40, 120].tolist() == BLUE  # where the strokes of the cross meet
+    assert drawn[40 - 12, 120 + 12].tolist() == drawn[40 + 12, 120 + 12].tolist() == BLUE
     assert drawn[40, 120 + 12].tolist() == [200, 200, 200]  # a cross is no disc; the cell keeps its light
     assert drawn[120, 40].tolist() == [80, 80, 80]  # a point on the background is left out
 

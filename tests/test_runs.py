@@ -33,7 +33,8 @@ from kdviz.runs import (
 )
 from kdviz.runs.notebooks import _name_results, find_notebook
 from kdviz.sources import find_data
-from kdviz.training import TrainingRecord
+from kdviz.testing import random_images, small_cnn
+from kdviz.training import TrainingRecord, evaluate, probe_accuracy
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
 
@@ -185,6 +186,43 @@ def test_study__weight_distance_is_that_of_training(study: Study) -> None:
         assert stored.attrs["definition"].startswith("step")
 
 
+def test_study__accuracy_over_training_is_that_of_network_or_head(study: Study) -> None:
+    run = kdviz.open_run(study.run_path)
+    networks = study.folder / "networks"
+    baseline = run.dataset("baseline-s0", FC1)["accuracy"]
+    record = TrainingRecord.open(networks / "baseline-s0")
+    untrained = evaluate(study._build(0), *study._held_out_data)
+    np.testing.assert_array_equal(baseline, np.float32([untrained, *record.history["validation_accuracy"]]))
+    assert baseline.attrs["definition"] == "the network itself"
+    student = run.dataset("student-fc1-s0", FC1)["accuracy"]
+    probes = json.loads((networks / "student-fc1-s0" / "probes" / "probes.json").read_text())["epochs"]
+    assert sorted(probes) == ["0", "1"], "the head of the last epoch is the student's own"
+    head = TrainingRecord.open(networks / "student-fc1-s0" / "head").history["validation_accuracy"].iloc[-1]
+    np.testing.assert_array_equal(
+        student, np.float32([probes["0"]["accuracy"], probes["1"]["accuracy"], head])
+    )
+    assert student.attrs["definition"].startswith("a head trained anew above the frozen layer")
+    teacher = run.dataset("teacher", FC1)
+    assert teacher["accuracy"].values.tolist() == [np.float32(teacher.attrs["accuracy"])]
+
+
+def test_study__a_probe_of_the_last_epoch_would_be_the_head(study: Study, tmp_path: Path) -> None:
+    folder = study.folder / "networks" / "student-fc1-s0"
+    last = study.plan.epochs
+    found = probe_accuracy(
+        study._build(0),
+        {last: TrainingRecord.open(folder / "features").checkpoints[last]},
+        *study._student_data,
+        layer=FC1,
+        folder=tmp_path,
+        plan=study._training_plan("head", 0),
+        validation=study._held_out_data,
+        progress=False,
+    )
+    head = TrainingRecord.open(folder / "head").history["validation_accuracy"].iloc[-1]
+    assert float(found[0]) == np.float32(head)
+
+
 def test_study__pairs_and_tables_follow(study: Study) -> None:
     pairs = analysis.pair_networks(kdviz.open_run(study.run_path), threshold=0.05)
     assert list(pairs) == ["fc1"] and pairs["fc1"].teacher is not None
@@ -205,11 +243,11 @@ def test_study__called_again_changes_nothing(study: Study, tmp_path: Path) -> No
 
 def test_study__held_out_images_are_others_than_the_trained_ones(study: Study, images: dict) -> None:
     held_out = Study(study.folder, make_plan(images, evaluated="held-out", samples=10), progress=False)
-    measured = set(held_out._samples()["sample"].values.tolist())
+    measured = set(held_out._measured_set.sample_ids)
     trained = set(held_out._training_set.sample_ids)
     assert len(measured) == 4 and len(trained) == 12 and not measured & trained
-    assert set(held_out._samples()["label"].values.tolist()) == {0, 1}
-    assert set(study._samples()["sample"].values.tolist()) <= set(study._student_set.sample_ids) <= trained
+    assert set(held_out._measured_set.labels.tolist()) == {0, 1}
+    assert set(study._measured_set.sample_ids) <= set(study._student_set.sample_ids) <= trained
     assert len(study._student_set) == 10
 
 
@@ -481,6 +519,40 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
         "no code is shown"
     )
+
+
+@pytest.mark.slow
+def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -> None:
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    for name, step in (("student", 0.01), ("baseline", 0.05)):
+        states = {epoch: small_cnn(seed=1).state_dict() for epoch in (0, 1, 2)}
+        for epoch, state in states.items():
+            state["fc1.weight"] += epoch * step * torch.eye(*state["fc1.weight"].shape)
+        kdviz.measure_checkpoints(
+            lambda: small_cnn(seed=1),
+            states,
+            random_images(4, seed=3),
+            network=f"my-{name}",
+            role=name,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=masks,
+            store=tmp_path / "run",
+            probes=8,
+            draws=2,
+            progress=False,
+        )
+    text = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
+    assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
+
+
+def test_write_report__run_without_pictures_is_refused_at_once(tmp_path: Path) -> None:
+    samples = xr.Dataset(coords={"sample": ["bird"], "unit": [0]})
+    kdviz.store.create_run(tmp_path / "run", samples=samples)
+    with pytest.raises(StoreError, match=r"holds no pictures of its samples.*thumbnails"):
+        write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    assert not (tmp_path / "report").exists()
 
 
 def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from kdviz.training import (
     distil_features,
     evaluate,
     fitting,
+    probe_accuracy,
+    probing,
     stages,
     train_classifier,
     train_head,
@@ -493,6 +495,83 @@ def test_train_head__refuses_the_last_layer(tmp_path):
         train_head(
             TinyNetwork(), *make_data(), layer="fc3", folder=tmp_path, plan=make_plan(), progress=False
         )
+
+
+def probe(folder, checkpoints, *, network=None, count=40, layer="fc1", epochs=2):
+    return probe_accuracy(
+        TinyNetwork() if network is None else network,
+        checkpoints,
+        *make_data(count),
+        layer=layer,
+        folder=folder,
+        plan=TrainingPlan(epochs=epochs, learning_rate=0.05, batch_size=10, checkpoints=(0, epochs)),
+        validation=make_data(30, seed=1),
+        progress=False,
+    )
+
+
+def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
+    states = {epoch: TinyNetwork(seed=epoch).state_dict() for epoch in (3, 0)}
+    network = TinyNetwork(seed=9)
+    found = probe(tmp_path / "probes", states, network=network)
+    assert found.name == "accuracy" and found["epoch"].values.tolist() == [0, 3]
+    assert found.attrs["definition"] == "a head trained anew above the frozen layer fc1"
+    for epoch, state in states.items():
+        by_hand = TinyNetwork()
+        by_hand.load_state_dict(state)
+        optimiser = torch.optim.SGD(
+            [*by_hand.fc2.parameters(), *by_hand.fc3.parameters()], 0.05, 0.9, weight_decay=1e-4
+        )
+        images, labels = make_data(40)
+        for step in (1, 2):
+            by_hand.train()
+            by_hand.norm.eval()
+            order = torch.randperm(40, generator=fitting._generator(0, step, "order"))
+            with fitting._dropout_seeded(torch.device("cpu"), 0, step):
+                for positions in order.split(10):
+                    optimiser.zero_grad()
+                    feature = by_hand.norm(by_hand.conv(images[positions])).relu().flatten(1)
+                    feature = by_hand.fc1(feature).relu()  # dropout lies above fc1 here, and is active
+                    hidden = by_hand.drop(by_hand.fc2(by_hand.drop(feature)).relu())
+                    nn.functional.cross_entropy(by_hand.fc3(hidden), labels[positions]).backward()
+                    optimiser.step()
+        assert float(found.sel(epoch=epoch)) == np.float32(evaluate(by_hand, *make_data(30, seed=1)))
+    assert len(set(found.values.tolist())) == 2
+    left = network.state_dict()
+    assert all(torch.equal(left[name], tensor) for name, tensor in TinyNetwork(seed=9).state_dict().items())
+    assert [path.name for path in (tmp_path / "probes").iterdir()] == ["probes.json"], "no weights are kept"
+
+
+def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    states = {epoch: TinyNetwork(seed=epoch).state_dict() for epoch in (0, 1, 2)}
+    whole = probe(tmp_path / "whole", states)
+    probe(tmp_path / "part", {epoch: states[epoch] for epoch in (0, 1)})
+    trained = []
+    train = probing.train_head
+    monkeypatch.setattr(
+        probing,
+        "train_head",
+        lambda *args, **options: (trained.append(options["folder"].name), train(*args, **options)),
+    )
+    assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
+    assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "differ in plan"),
+        ({"layer": "conv"}, "differ in layer"),
+        ({"count": 30}, "differ in data"),
+        ({"checkpoints": {0: TinyNetwork(seed=5).state_dict()}}, "the probe of other weights at epoch 0"),
+        ({"checkpoints": {}}, "checkpoints is empty"),
+    ],
+)
+def test_probe_accuracy__refuses_the_folder_of_other_probes(tmp_path, change, message):
+    probe(tmp_path, {0: TinyNetwork().state_dict()})
+    options = {"checkpoints": {0: TinyNetwork().state_dict()}} | change
+    with pytest.raises((StoreError, ValueError), match=message):
+        probe(tmp_path, options.pop("checkpoints"), **options)
 
 
 def test_stages__student_and_baseline_share_weights_order_and_checkpoints(tmp_path, teacher, monkeypatch):

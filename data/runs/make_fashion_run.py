@@ -2,8 +2,8 @@
 
 python data/runs/make_fashion_run.py STUDY
 
-STUDY is the folder of ``kdviz demo --folder STUDY`` (any number of seeds; seed 0 is kept). Run
-``data/make_checksums.py`` afterwards.
+STUDY is the folder of ``kdviz demo --folder STUDY`` (any number of seeds; seed 0 is kept), with the maps of
+``kdviz attribute STUDY``. Run ``data/make_checksums.py`` afterwards.
 """
 
 import hashlib

@@ -23,6 +23,7 @@ from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.groups import LayerNetworks, group_networks
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
+from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
 from kdviz.analysis.pairs import (
@@ -35,6 +36,7 @@ from kdviz.analysis.pairs import (
     tabulate_counts,
     tally_hypotheses,
 )
+from kdviz.analysis.progress import tabulate_learning, tabulate_peaks
 from kdviz.analysis.sensitivity import compare_settings
 
 __all__ = [
@@ -60,11 +62,15 @@ __all__ = [
     "group_networks",
     "measure_learning",
     "measure_noise_floor",
+    "order_layers",
     "pair_networks",
     "rank_correlation",
     "score_attributions",
     "select_effective",
     "tabulate_counts",
+    "tabulate_layers",
+    "tabulate_learning",
+    "tabulate_peaks",
     "tabulate_scores",
     "tally_hypotheses",
 ]

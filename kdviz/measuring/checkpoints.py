@@ -1,29 +1,15 @@
-"""Put the weights of checkpoints into networks, and name weights by what they hold."""
+"""Name weights by what they hold."""
 
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdviz.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
-from kdviz.errors import DataError
+from kdviz.checkpoints import load_weights
 
-
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint, saved from the network or a wrapper around it, into `network`.
-
-    Raises
-    ------
-    DataError
-        If a file is missing or damaged, or the weights do not fit the network.
-    """
-    weights = match_names(read_checkpoint(checkpoint), network.state_dict())
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {error}") from error
+__all__ = ["fingerprint_weights", "load_weights"]
 
 
 def fingerprint_weights(weights: Mapping[str, Any]) -> str:

@@ -7,24 +7,26 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, read_checkpoint
+from kdviz.checkpoints import Checkpoint, load_weights, read_checkpoint
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.measuring.blocks import Arrays, measure_block
-from kdviz.measuring.checkpoints import fingerprint_weights, load_weights
+from kdviz.measuring.checkpoints import fingerprint_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
+from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Method, Settings
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network, try_network
-from kdviz.store import Run, create_run
+from kdviz.store import Run, create_run, open_run
 from kdviz.units import Grid
 
 Layers = str | nn.Module | Sequence[str | nn.Module]
@@ -191,6 +193,7 @@ def measure_checkpoints(
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
+    thumbnails: ArrayLike | None = None,
     feature: Feature = "relu",
     method: Method = "auto",
     probes: int = 64,
@@ -228,6 +231,11 @@ def measure_checkpoints(
         `max_batch` it was begun with, whatever larger one is passed; a smaller one, as after running out of
         memory, is used for the blocks still missing, whose entropies then agree to rounding only (about 1e-4
         nat by gain, 1e-4 by path).
+    thumbnails
+        Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8. By default images of 1 or 3
+        channels are made from `inputs`: one range for all, the smallest pixel black and the largest white,
+        shrunk to at most 128 pixels on the longer side. They are written when the run is made; a run that
+        exists keeps its pictures, or stays without.
     details
         Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``distilled_layer``,
         ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
@@ -240,8 +248,8 @@ def measure_checkpoints(
     Raises
     ------
     ValueError
-        As :func:`measure`; also for no checkpoints, epochs that are not integers of 0 or more, or an
-        unknown role.
+        As :func:`measure`; also for no checkpoints, epochs that are not integers of 0 or more, an unknown
+        role, or thumbnails of another shape or without a store.
     DataError
         If a checkpoint is missing, damaged, or does not fit the network.
     StoreError
@@ -274,7 +282,10 @@ def measure_checkpoints(
         "network_role": role,
         "weights_fingerprint": hashlib.sha256("".join(fingerprints.values()).encode()).hexdigest()[:16],
     }
-    run = None if store is None else _open_run(store, prepared)
+    pictures = None if thumbnails is None else check_pictures(thumbnails, len(prepared.ids))
+    if pictures is not None and store is None:
+        raise ValueError("thumbnails are stored with a run: give store, or leave them out")
+    run = None if store is None else _open_run(store, prepared, pictures)
     stored = {} if run is None else _stored_batches(run, network, names)
     settings = replace(settings, micro_batch=min(settings.micro_batch, *stored.values(), BLOCK))
     attrs = {
@@ -402,9 +413,11 @@ def _join(
     return ds
 
 
-def _open_run(store: str | os.PathLike[str] | Run, prepared: Inputs) -> Run:
+def _open_run(
+    store: str | os.PathLike[str] | Run, prepared: Inputs, pictures: NDArray[np.uint8] | None
+) -> Run:
     """Open or make the run, and refuse one that was made from anything but these inputs."""
-    run = store if isinstance(store, Run) else create_run(store, samples=prepared.samples)
+    run = store if isinstance(store, Run) else _make_run(store, prepared, pictures)
     other = f"the run at {run.path} was made with other"
     if run.samples["sample"].values.tolist() != prepared.ids:
         raise StoreError(f"{other} samples than these inputs; use another run")
@@ -421,6 +434,20 @@ def _open_run(store: str | os.PathLike[str] | Run, prepared: Inputs) -> Run:
                     f"{prepared.fingerprint}, under the same sample_ids; use another run"
                 )
     return run
+
+
+def _make_run(path: str | os.PathLike[str], prepared: Inputs, pictures: NDArray[np.uint8] | None) -> Run:
+    """Make the run with pictures, or reopen it with those it has."""
+    samples, name = prepared.samples, "thumbnail"
+    if Path(path).is_dir():
+        stored = open_run(path).samples
+        if name in stored and stored.sizes["sample"] == len(prepared.ids):
+            samples = samples.assign({name: stored[name].variable})
+    else:
+        pictures = draw_inputs(prepared.tensor) if pictures is None else pictures
+        if pictures is not None:
+            samples = samples.assign({name: (schema.VARIABLES[name].dims, pictures)})
+    return create_run(path, samples=samples)
 
 
 def _stored_batches(run: Run, network: str, layers: Sequence[str]) -> dict[str, int]:

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from kdviz.render.attributions import map_panels, removal_curves, similarity_table
 from kdviz.render.charts import Trace, count_curves, difference_dots, setting_dots, view_charts
 from kdviz.render.coherency import coherency_figure
+from kdviz.render.layers import entropy_panels, layer_curves
+from kdviz.render.learning import detour_panels, points_over_distance, ratio_against_accuracy
 from kdviz.render.panels import Picture, draw_detours, draw_points, draw_values, point_panels, shrink
 from kdviz.render.style import (
     BACKGROUND_COLOUR,
@@ -43,14 +45,19 @@ __all__ = [
     "coherency_figure",
     "colour_stops",
     "count_curves",
+    "detour_panels",
     "difference_dots",
     "draw_detours",
     "draw_points",
     "draw_values",
     "encode_figure",
     "encode_png",
+    "entropy_panels",
+    "layer_curves",
     "map_panels",
     "point_panels",
+    "points_over_distance",
+    "ratio_against_accuracy",
     "removal_curves",
     "setting_dots",
     "shrink",

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.style import tidy
+from kdviz.render.panels import on_grid, outline_object, show_picture
+from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS, tidy
 
 ENTROPY, RANDOM = "entropy", "random"  # names with a look of their own among the methods
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999933", "#882255", "#44AA99")
@@ -32,7 +30,7 @@ def map_panels(
     """Lay out inputs beside their maps: one line a sample, one column a method.
 
     Colours are those of the bar below a column and the same for all its lines. A map that has negative values
-    anywhere is shown from blue (negative) over white (zero) to red, symmetrically; one without, from black
+    anywhere is shown from blue (negative) over white (zero) to red, symmetrically; one without, from dark
     (smallest) to yellow (largest). The entropies of a column named ``entropy...`` run the other way, so that
     bright, on the right of its bar, is important in every column. A line follows the edge of the object.
 
@@ -64,16 +62,23 @@ def map_panels(
         len(pictures) + 1, len(maps) + 1, squeeze=False, height_ratios=[1] * len(pictures) + [0.07]
     )
     for line, picture, mask, name in zip(axes, pictures, foreground, names, strict=True):
-        line[0].imshow(picture, extent=(0, cols, rows, 0), interpolation="nearest", cmap="gray")
+        on_object = on_grid("foreground", mask, rows, cols)
         line[0].set_ylabel(name, fontsize=8)
         for axis in line:
-            _draw_outline(axis, mask, rows, cols)
+            show_picture(axis, picture, rows, cols)  # below the maps for its shape
+            outline_object(axis, on_object)
     bars[0].set_axis_off()
     for at, (title, values) in enumerate(arrays.items(), start=1):
         low, high, colours = _choose_colours(title, values)
         for line, one in zip(axes, values, strict=True):
             drawn = line[at].imshow(
-                one.reshape(rows, cols), extent=(0, cols, rows, 0), vmin=low, vmax=high, cmap=colours
+                one.reshape(rows, cols),
+                extent=(0, cols, rows, 0),
+                vmin=low,
+                vmax=high,
+                cmap=colours,
+                interpolation="nearest",
+                aspect="auto",
             )
         bar = figure.colorbar(drawn, cax=bars[at], orientation="horizontal", ticks=[low, high])
         bar.ax.set_xticklabels([f"{end:.2g}" for end in (low, high)], fontsize=7)
@@ -143,24 +148,11 @@ def similarity_table(table: pd.DataFrame, *, title: str) -> Figure:
 
 def _choose_colours(title: str, values: NDArray[np.float64]) -> tuple[float, float, str]:
     if title.startswith(ENTROPY):
-        return float(values.min()), float(values.max()), "inferno_r"
+        return float(values.min()), float(values.max()), ENTROPY_COLOURS
     if values.min() < 0:
         reach = float(abs(values).max())
-        return -reach, reach, "RdBu_r"
-    return 0.0, float(values.max()), "inferno"
-
-
-def _draw_outline(axis: Axes, mask: ArrayLike, rows: int, cols: int) -> None:
-    inside = np.pad(np.asarray(mask, bool).reshape(rows, cols), 1)
-    above = np.argwhere(inside[1:, 1:-1] != inside[:-1, 1:-1])  # edges between a unit and the one above it
-    left = np.argwhere(inside[1:-1, 1:] != inside[1:-1, :-1])
-    edges = [((c, r), (c + 1, r)) for r, c in above] + [((c, r), (c, r + 1)) for r, c in left]
-    lines = LineCollection(edges, colors="black", linewidths=0.9)
-    lines.set_path_effects([withStroke(linewidth=2, foreground="white")])
-    axis.add_collection(lines, autolim=False)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.spines[:].set_visible(False)
+        return -reach, reach, SIGNED_COLOURS
+    return 0.0, float(values.max()), IMPORTANCE_COLOURS
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, dict[str, object]]:

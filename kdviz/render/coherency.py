@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.panels import as_rgb
+from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS
 
 
 def coherency_figure(
@@ -68,9 +69,9 @@ def coherency_figure(
         axis.text(0.5, 0.5, name, fontsize=8, ha="center", va="center", transform=axis.transAxes)
     for (method, of_method), column in zip(arrays.items(), axes.T[1:], strict=True):
         low, high = min(one.min() for one in of_method), max(one.max() for one in of_method)
-        colours = "viridis"
+        colours = ENTROPY_COLOURS if method in in_nat else IMPORTANCE_COLOURS
         if low < 0 < high:
-            low, high, colours = -max(-low, high), max(-low, high), "RdBu_r"
+            low, high, colours = -max(-low, high), max(-low, high), SIGNED_COLOURS
         for axis, one in zip(column, of_method, strict=True):
             image = axis.imshow(one, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
         for axis, one in zip(column[1:], of_method[1:], strict=True):

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
@@ -240,15 +243,7 @@ class _Canvas:
         self._image: Image.Image | None = None
 
     def mask(self, name: str, mask: ArrayLike) -> NDArray[np.bool_]:
-        array = np.asarray(mask)
-        if array.dtype != bool:
-            raise ValueError(f"{name} must be bool, got {array.dtype}")
-        needed = (self.rows * self.cols,)
-        if array.shape != needed:
-            raise ValueError(
-                f"{name} has shape {array.shape}, a grid of {self.rows} x {self.cols} needs {needed}"
-            )
-        return array.reshape(self.rows, self.cols)
+        return on_grid(name, mask, self.rows, self.cols)
 
     def dim(self, light: NDArray[np.float64]) -> None:
         """Multiply the light of every cell by ``light`` (rows, cols)."""
@@ -327,3 +322,34 @@ def as_rgb(picture: ArrayLike) -> Picture:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"picture must be (H, W, 3) or (H, W), uint8; got {array.shape}, {array.dtype}")
     return array
+
+
+def on_grid(name: str, mask: ArrayLike, rows: int, cols: int) -> NDArray[np.bool_]:
+    """Give a mask ``(U,)``, bool, as ``(rows, cols)``; `name` is for the error of one that does not fit."""
+    array = np.asarray(mask)
+    if array.dtype != bool:
+        raise ValueError(f"{name} must be bool, got {array.dtype}")
+    if array.shape != (rows * cols,):
+        raise ValueError(f"{name} has shape {array.shape}, a grid of {rows} x {cols} needs {(rows * cols,)}")
+    return array.reshape(rows, cols)
+
+
+def show_picture(axis: Axes, picture: ArrayLike, rows: int, cols: int) -> None:
+    """Show a picture on axes whose unit of length is one cell, row 0 at the top."""
+    pixels = as_rgb(picture)
+    axis.imshow(pixels, extent=(0, cols, rows, 0), interpolation="nearest", aspect="auto")
+    axis.set_box_aspect(pixels.shape[0] / pixels.shape[1])
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def outline_object(axis: Axes, on_object: NDArray[np.bool_]) -> None:
+    """Draw the edge of a mask ``(rows, cols)`` on axes as `show_picture` makes them."""
+    framed = np.pad(on_object, 1)
+    across = np.argwhere(framed[1:-1, 1:] != framed[1:-1, :-1])
+    along = np.argwhere(framed[1:, 1:-1] != framed[:-1, 1:-1])
+    edges = [((col, row), (col, row + 1)) for row, col in across]
+    edges += [((col, row), (col + 1, row)) for row, col in along]
+    lines = LineCollection(edges, colors="white", linewidths=1.0)
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="black")])  # seen on any colour
+    axis.add_collection(lines, autolim=False)

@@ -150,8 +150,9 @@ def write_report(
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
     if "thumbnail" not in opened.samples:
         raise StoreError(
-            f"the run at {opened.path} holds no pictures of its samples, on which the report draws; reports "
-            "are made of the studies of kdviz train and kdviz measure; open others with kdviz.open_run"
+            f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "
+            "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "
+            "this one with kdviz.open_run"
         )
     target = _make_folder(folder)
     executed = target / "report.ipynb"

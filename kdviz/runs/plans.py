@@ -50,7 +50,8 @@ class StudyPlan(BaseModel):
         Times the learning rates of :data:`kdviz.training.FASHION_PLANS`, which were tried on the small
         VGG only: larger networks want less.
     epochs, head_epochs
-        Of baselines and of the students' first stage, and of the students' second stage.
+        Of baselines and of the students' first stage; of the students' second stage, and of the heads that
+        tell its accuracy at every measured epoch.
     samples, evaluated
         Number of measured images, and where they come from: ``"train"`` as in the papers, or ``"held-out"``.
     grid

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema, units
+from kdviz.checkpoints import load_weights
 from kdviz.errors import StoreError
 from kdviz.measuring import measure_checkpoints
-from kdviz.measuring.checkpoints import load_weights
 from kdviz.models import PRESETS, build
 from kdviz.runs.plans import PLAN_FILE, TEACHER_SEED, StudyPlan
 from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
@@ -22,7 +22,10 @@ from kdviz.training import (
     FASHION_PLANS,
     TrainingPlan,
     TrainingRecord,
+    accuracy_array,
     distil_features,
+    evaluate,
+    probe_accuracy,
     train_classifier,
     train_head,
 )
@@ -72,12 +75,14 @@ class Study:
             self._train_baseline(seed)
             for layer in self.plan.layers:
                 self._train_student(layer, seed)
+                self._student_accuracy(layer, seed)
 
     def measure(self) -> Run:
         """Measure every network at the plan's epochs, as far as that is not done yet.
 
         The final network of each seed is measured a second time with another measurement seed: how far
-        its knowledge points move then is the noise floor of every metric.
+        its knowledge points move then is the noise floor of every metric. The held-out accuracy at every
+        epoch is stored beside: a student's is that of a head retrained on top of its frozen checkpoint.
 
         Returns
         -------
@@ -91,13 +96,20 @@ class Study:
         """
         for folder in self._training_folders():
             TrainingRecord.open(folder)  # nothing is measured, nor a teacher trained, before all are finished
-        run = create_run(self.run_path, samples=self._samples(), attrs=self._run_attrs())
+        run = create_run(
+            self.run_path,
+            samples=describe_images(self._measured_set, units.grid(self.plan.grid)),
+            attrs=self._run_attrs(),
+        )
         checkpoint, accuracy = self._teacher_checkpoint()
         self._measure(run, "teacher", "teacher", self.plan.layers, checkpoint, {"accuracy": accuracy})
+        known = accuracy_array([accuracy], list(checkpoint), "the network itself")
+        self._write(run, "teacher", self.plan.layers, known)
         for seed in self.plan.seeds:
             record = TrainingRecord.open(self._network_folder("baseline", seed))
             details = self._details(seed, record)
             self._measure_both(run, f"baseline-s{seed}", "baseline", self.plan.layers, record, details)
+            self._write(run, f"baseline-s{seed}", self.plan.layers, self._baseline_accuracy(seed))
             for layer in self.plan.layers:
                 folder = self._network_folder(f"student-{layer}", seed)
                 record = TrainingRecord.open(folder / "features")
@@ -106,7 +118,9 @@ class Study:
                     "distillation_method": "features",
                     "teacher": "teacher",
                 }
-                self._measure_both(run, f"student-{layer}-s{seed}", "student", (layer,), record, details)
+                name = f"student-{layer}-s{seed}"
+                self._measure_both(run, name, "student", (layer,), record, details)
+                self._write(run, name, (layer,), self._student_accuracy(layer, seed))
         return run
 
     def attribute(self) -> Run:
@@ -308,26 +322,35 @@ class Study:
             progress=self.progress,
         )
 
-    # -- measuring
+    # -- accuracy over training
 
-    def _samples(self) -> xr.Dataset:
-        images = self._measured_set
-        grid = units.grid(self.plan.grid)
-        coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
-        return xr.Dataset(
-            {
-                "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
-                "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
-                "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
-            },
-            coords={
-                "sample": list(images.sample_ids),
-                "unit": np.arange(grid.count),
-                "label": ("sample", images.labels),
-                "split": ("sample", list(images.split)),
-                **coordinates,
-            },
+    def _baseline_accuracy(self, seed: int) -> xr.DataArray:
+        record = TrainingRecord.open(self._network_folder("baseline", seed))
+        start = self._build(seed)
+        load_weights(start, record.checkpoints[0])
+        values = [evaluate(start, *self._held_out_data), *record.history["validation_accuracy"]]
+        epochs = list(self.plan.measured_epochs)
+        return accuracy_array([values[epoch] for epoch in epochs], epochs, "the network itself")
+
+    def _student_accuracy(self, layer: str, seed: int) -> xr.DataArray:
+        """Train a head on every measured checkpoint; that of the last is the student's own."""
+        folder = self._network_folder(f"student-{layer}", seed)
+        features = TrainingRecord.open(folder / "features")
+        *epochs, last = self.plan.measured_epochs
+        found = probe_accuracy(
+            self._build(seed),
+            {epoch: features.checkpoints[epoch] for epoch in epochs},
+            *self._student_data,
+            layer=self._module(layer),
+            folder=folder / "probes",
+            plan=self._training_plan("head", seed),
+            validation=self._held_out_data,
+            progress=self.progress,
         )
+        values = [*found.values, _accuracy(TrainingRecord.open(folder / "head"))]
+        return accuracy_array(values, [*epochs, last], found.attrs["definition"])
+
+    # -- measuring
 
     def _run_attrs(self) -> dict[str, schema.Attribute]:
         config = self.plan.model_dump(mode="json", exclude={"seeds", "layers", "images", "masks"})
@@ -360,9 +383,13 @@ class Study:
         self._measure(run, name, role, layers, checkpoints, details)
         for layer in layers:
             distance = record.weight_distance(self._module(layer)).sel(epoch=list(epochs))
-            run.write_variable(name, self._module(layer), distance)
+            self._write(run, name, (layer,), distance)
         last = epochs[-1]
         self._measure(run, f"{name}-repeat", role, layers, {last: checkpoints[last]}, details, repeat=True)
+
+    def _write(self, run: Run, name: str, layers: tuple[str, ...], variable: xr.DataArray) -> None:
+        for layer in layers:
+            run.write_variable(name, self._module(layer), variable)
 
     def _measure(
         self,
@@ -395,6 +422,25 @@ class Study:
             progress=self.progress,
             details={"architecture": self.plan.architecture, **details},
         )
+
+
+def describe_images(images: ImageSet, grid: units.Grid) -> xr.Dataset:
+    """Describe images as the samples of a run: names, classes, masks in units, and the pictures."""
+    coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
+    return xr.Dataset(
+        {
+            "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
+            "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
+            "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
+        },
+        coords={
+            "sample": list(images.sample_ids),
+            "unit": np.arange(grid.count),
+            "label": ("sample", images.labels),
+            "split": ("sample", list(images.split)),
+            **coordinates,
+        },
+    )
 
 
 @dataclass(frozen=True)

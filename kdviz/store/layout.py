@@ -12,9 +12,10 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
+from kdviz.errors import SchemaError
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
-from kdviz.store.files import PARTIAL, plain
+from kdviz.store.files import PARTIAL, plain, storable
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.
@@ -133,3 +134,18 @@ def _settings(attrs: Mapping[str, Any]) -> dict[str, str]:
     config = json.loads(settings.pop("config", "{}"))
     settings |= {f"config.{name}": value for name, value in config.items()}
     return {name: json.dumps(value, sort_keys=True) for name, value in plain(settings).items()}
+
+
+def prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.Dataset:
+    """Check the samples of a run and complete them to what is stored."""
+    schema.validate(samples, require=("sample", "unit"))
+    if "epoch" in samples.dims:
+        raise SchemaError("samples has the dimension 'epoch'; it holds what all epochs share")
+    if not samples.sizes["sample"] or not samples.sizes["unit"]:
+        raise SchemaError(f"samples is empty: {dict(samples.sizes)}")
+    if "valid" not in samples.variables:
+        everything = np.ones((samples.sizes["sample"], samples.sizes["unit"]), bool)
+        samples = samples.assign(valid=(("sample", "unit"), everything))
+    prepared = storable(samples.assign_attrs(attrs))
+    schema.validate(prepared)
+    return prepared

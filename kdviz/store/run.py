@@ -64,7 +64,7 @@ def create_run(
         If the directory cannot be made, is being written by another process, or holds other samples.
     """
     path = Path(path)
-    prepared = _prepare_samples(samples, attrs or {})
+    prepared = layout.prepare_samples(samples, attrs or {})
     if path.is_file():
         raise StoreError(f"cannot make a run at {path}: it is a file")
     with file_errors(f"cannot make a run at {path}"):
@@ -461,10 +461,12 @@ class Run:
         path
             File to write.
         networks, samples
-            Names to keep; everything by default. Results with samples of their own are kept whole, and left
-            out where a selection is made.
+            Names to keep; everything by default. A result named after a network,
+            ``attribution/<network>/...``, is kept with it, cut to the samples kept, and left out if
+            it has none of them; other results are kept whole, and left out where a selection is made.
         compact
-            Leave out entropies and noise scales, which :func:`kdviz.derive_entropy` gives back.
+            Leave out entropies and noise scales, which :func:`kdviz.derive_entropy` gives back, and round
+            ``gain_error`` to 14 significant bits, at most 0.006 % of it.
         overwrite
             Replace an existing file.
 
@@ -497,20 +499,27 @@ class Run:
             "points",
             *(f"points/{network}/{layer}" for network in kept for layer in self.layers(network)),
         ]
-        if networks is None and samples is None:
-            groups += self.results
+        results = self.results
+        if networks is not None or samples is not None:
+            results = [name for name in results if name.split("/")[1:2] and name.split("/")[1] in kept]
+        groups += results
 
         def read(group: str) -> xr.Dataset:
             ds = read_group(self.path, group)
-            if group in self.results:
-                return ds
+            if group in results:
+                if samples is None or "sample" not in ds.dims:
+                    return ds
+                return ds.isel(sample=ds["sample"].isin(samples))
             if compact:
                 ds = ds.drop_vars(_DERIVABLE, errors="ignore")
+                if "gain_error" in ds:
+                    ds["gain_error"] = _round_bits(ds["gain_error"])
             return ds.isel(sample=rows) if "sample" in ds.dims else ds
 
         with file_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_netcdf(path, ((group, read(group)) for group in groups))
+            contents = ((group, read(group)) for group in groups)
+            write_netcdf(path, ((group, ds) for group, ds in contents if ds.sizes.get("sample", 1)))
         return path
 
     # -- private
@@ -565,19 +574,10 @@ class Run:
         return slice(start, min(start + group.attrs["block"], self.samples.sizes["sample"]))
 
 
-def _prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.Dataset:
-    """Check the samples of a run and complete them to what is stored."""
-    schema.validate(samples, require=("sample", "unit"))
-    if "epoch" in samples.dims:
-        raise SchemaError("samples has the dimension 'epoch'; it holds what all epochs share")
-    if not samples.sizes["sample"] or not samples.sizes["unit"]:
-        raise SchemaError(f"samples is empty: {dict(samples.sizes)}")
-    if "valid" not in samples.variables:
-        everything = np.ones((samples.sizes["sample"], samples.sizes["unit"]), bool)
-        samples = samples.assign(valid=(("sample", "unit"), everything))
-    prepared = storable(samples.assign_attrs(attrs))
-    schema.validate(prepared)
-    return prepared
+def _round_bits(values: xr.DataArray, bits: int = 14) -> xr.DataArray:
+    """Round to that many significant binary digits: what then ends in zeros compresses well."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(mantissa * 2**bits) / 2**bits, exponent).assign_attrs(values.attrs)
 
 
 def _check_version(path: Path, attrs: Mapping[str, Attribute]) -> None:

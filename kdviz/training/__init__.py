@@ -1,6 +1,7 @@
 """Small, resumable training loops for teacher, student and baseline that save the epochs to measure."""
 
 from kdviz.training.plans import FASHION_PLANS, PAPER_CHECKPOINTS, TrainingPlan
+from kdviz.training.probing import accuracy_array, probe_accuracy
 from kdviz.training.records import TrainingRecord, weight_distance
 from kdviz.training.stages import distil_features, evaluate, train_classifier, train_head
 
@@ -9,8 +10,10 @@ __all__ = [
     "PAPER_CHECKPOINTS",
     "TrainingPlan",
     "TrainingRecord",
+    "accuracy_array",
     "distil_features",
     "evaluate",
+    "probe_accuracy",
     "train_classifier",
     "train_head",
     "weight_distance",

@@ -1,0 +1,99 @@
+"""Draw the figures and print the tables of the section "Learning dynamics" of ``docs/results.md``.
+
+python docs/make_learning.py STUDY
+
+STUDY is the folder of ``kdviz demo --seeds 3 --folder STUDY``; the rest comes from the stored runs.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from make_results import IMAGES, print_markdown
+
+import kdviz
+from kdviz import analysis, render, sources
+
+SHOWN = ("train-00016", "train-00000", "train-00014")
+
+
+def correlate(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
+    """Correlate foreground ratio and accuracy over the checkpoints after epoch 0, network by network."""
+    rows = []
+    for label, pair in pairs.items():
+        for role, networks in (("student", pair.students), ("baseline", pair.baselines)):
+            for seed, ds in networks.items():
+                table = analysis.tabulate_learning(ds).loc[1:]
+                ratio, accuracy = table["fg_ratio"], table["accuracy"]
+                values = {"r": ratio.corr(accuracy), "ranks": ratio.corr(accuracy, method="spearman")}
+                rows.append({"layer": label, "role": role, "seed": seed, **values})
+    return pd.DataFrame(rows)
+
+
+def draw_learning(run: kdviz.store.Run, pair: analysis.NetworkPair) -> None:
+    """Draw ratio against accuracy, and the detours, of the first training seed."""
+    student, baseline = next(iter(pair.students.values())), next(iter(pair.baselines.values()))
+    networks = {"student": student, "baseline": baseline, "teacher": pair.teacher}
+    tables = {name: analysis.tabulate_learning(ds) for name, ds in networks.items() if ds is not None}
+    figure = render.ratio_against_accuracy(tables, title="fc1, seed 0: share of points on the object")
+    figure.savefig(IMAGES / "ratio_accuracy.png", dpi=110)
+    both = (student, baseline)
+    kept = [(ds["knowledge_point"] & ds["foreground"]).isel(epoch=-1) for ds in both]
+    dropped = [kdviz.measure_learning(ds)["dropped"].isel(epoch=-1) for ds in both]
+    render.detour_panels(
+        run.samples["thumbnail"].sel(sample=list(SHOWN)).values,
+        [[mask.sel(sample=name).values for mask in kept] for name in SHOWN],
+        [[mask.sel(sample=name).values for mask in dropped] for name in SHOWN],
+        student["foreground"].sel(sample=list(SHOWN)).values,
+        rows=16,
+        cols=16,
+        columns=["student at fc1", "baseline"],
+        names=SHOWN,
+    ).savefig(IMAGES / "detours.jpg", dpi=100, pil_kwargs={"quality": 88})
+
+
+def draw_layers(run: kdviz.store.Run) -> dict[str, pd.DataFrame]:
+    """Draw the teacher layer by layer; give the table of each network under equal feature loss."""
+    tables = {}
+    for network in run.networks:
+        order = analysis.order_layers(run, network)
+        derived = {
+            label: kdviz.derive_entropy(run.dataset(network, layer), feature_loss=1.5)
+            for label, layer in order.items()
+        }
+        tables[network] = analysis.tabulate_layers(derived)
+        if network == "teacher":
+            shown = run.samples["sample"].values[:3]
+            maps = [ds["entropy"].isel(epoch=-1).sel(sample=shown).values for ds in derived.values()]
+            render.entropy_panels(
+                run.samples["thumbnail"].sel(sample=shown).values,
+                np.stack(maps, axis=1),
+                run.samples["foreground"].sel(sample=shown).values,
+                rows=16,
+                cols=16,
+                columns=list(order),
+                names=list(shown),
+                title="the teacher, equal feature loss at every layer",
+            ).savefig(IMAGES / "layers.jpg", dpi=100, pil_kwargs={"quality": 88})
+    return tables
+
+
+def main(study: Path) -> None:
+    """Draw and print everything that the section shows."""
+    warnings.simplefilter("ignore", kdviz.errors.ConvergenceWarning)
+    run = kdviz.open_run(study / "run.zarr")
+    pairs = analysis.pair_networks(run)
+    draw_learning(run, pairs["fc1"])
+    print_markdown(correlate(pairs))
+    tuning = analysis.pair_networks(kdviz.open_run(sources.find_data("runs/finetuning.nc")))
+    numbers = ["metric", "student", "baseline", "difference", "difference_low", "difference_high"]
+    print_markdown(analysis.compare_layers(tuning)[numbers])
+    for network, table in draw_layers(kdviz.open_run(sources.find_data("runs/layers.nc"))).items():
+        print(network)
+        print_markdown(table.reset_index()[["layer", "foreground", "background", "difference", "ahead"]])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

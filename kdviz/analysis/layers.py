@@ -1,0 +1,109 @@
+"""Layers of one network side by side: how much of object and background each discards."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from kdviz import points
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_epoch, check_match, read_masks
+from kdviz.store import Run
+
+
+def order_layers(run: Run, network: str, layers: Sequence[str] = ()) -> dict[str, str]:
+    """Name the layers of a network from the input on.
+
+    Parameters
+    ----------
+    run
+        From :func:`kdviz.open_run`.
+    network
+        One of ``run.networks``.
+    layers
+        Their order, as names in ``named_modules()``. By default that of the run's ``layer_names``, then by
+        name; a run does not know which layer comes first in a network that was measured without a study.
+
+    Returns
+    -------
+    dict
+        From the short label, as the run's config gives it, to the layer's name.
+
+    Raises
+    ------
+    StoreError
+        If the run has no such network.
+    ValueError
+        If a layer was not measured.
+    """
+    known = run.layers(network)
+    if unknown := [layer for layer in layers if layer not in known]:
+        raise ValueError(f"{network} was not measured at {', '.join(unknown)}; measured: {', '.join(known)}")
+    labels = json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
+    label_of = {module: label for label, module in labels.items()}
+    named = [layer for layer in labels.values() if layer in known]
+    order = list(layers) or [*named, *(layer for layer in known if layer not in named)]
+    return {label_of.get(layer, layer): layer for layer in order}
+
+
+def tabulate_layers(layers: Mapping[str, xr.Dataset], *, epoch: int | None = None) -> pd.DataFrame:
+    """Give the mean entropy of object and background at every layer, at one checkpoint.
+
+    Entropies of different layers can only be compared under ``derive_entropy(..., feature_loss=1.5)``:
+    calibrated on their mean they have the same mean at every layer by construction [1]_.
+
+    Parameters
+    ----------
+    layers
+        ``{label: Dataset}``, each with ``entropy`` (epoch, sample, unit), ``foreground`` (sample, unit),
+        ``converged`` (epoch, sample) and optionally ``valid``.
+    epoch
+        Checkpoint; the last one by default.
+
+    Returns
+    -------
+    DataFrame
+        Index ``layer``. ``foreground``, ``background`` and ``difference`` (background minus foreground) in
+        nat: means over the samples that have both, of their means over units; each with ``_error``, its
+        standard error over samples. ``ahead``: the share of samples whose background is discarded more than
+        their object. ``met``: the share of samples whose calibration was met.
+
+    Raises
+    ------
+    SchemaError
+        If a dataset breaks the data contract.
+    ValueError
+        If there is no layer, `epoch` was not measured, samples, units or the calibration differ between
+        layers, or no sample has both object and background.
+
+    References
+    ----------
+    .. [1] Zhang et al., TPAMI 2022, Fig. 1(a), shows information discarding layer by layer.
+    """
+    if not layers:
+        raise ValueError("layers is empty; give {label: Dataset}")
+    check_match(layers, settings=ENTROPY_SETTINGS, require=("converged",))
+    rows = {}
+    for label, ds in layers.items():
+        at = check_epoch(label, epoch, ds["epoch"].values)
+        foreground, valid = read_masks(ds)
+        entropy = ds["entropy"].values[at]
+        means = {
+            "foreground": points.average_units(entropy, valid & foreground),
+            "background": points.average_units(entropy, valid & ~foreground),
+        }
+        means["difference"] = means["background"] - means["foreground"]
+        both = np.isfinite(means["difference"])
+        if not both.any():
+            raise ValueError(f"no sample has both object and background units at layer {label!r}")
+        row = {}
+        for name, values in means.items():
+            row[name] = values[both].mean()
+            row[f"{name}_error"] = (
+                values[both].std(ddof=1) / np.sqrt(both.sum()) if both.sum() > 1 else np.nan
+            )
+        row["ahead"] = (means["difference"][both] > 0).mean()
+        row["met"] = ds["converged"].values[at].mean()
+        rows[label] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")

@@ -1,0 +1,59 @@
+"""Small pictures of the inputs, stored with a run so that it can be looked at without the data."""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+LONGEST_SIDE = 128  # pixels
+
+
+def draw_inputs(inputs: Tensor) -> NDArray[np.uint8] | None:
+    """Turn image inputs into pictures: stretched to 0..255, and shrunk to at most 128 pixels a side.
+
+    Parameters
+    ----------
+    inputs
+        Shape ``(B, C, H, W)``, finite. One range for all of them: the smallest value becomes 0, the largest
+        255, so that pictures can be compared, while absolute brightness and colours are those of the
+        normalisation.
+
+    Returns
+    -------
+    ndarray or None
+        Shape ``(B, h, w, C)``, uint8; None unless there are 1 or 3 channels.
+    """
+    _, channels, height, width = inputs.shape
+    if channels not in (1, 3):
+        return None
+    low, high = (float(end) for end in torch.aminmax(inputs))
+    scale = 255 / (high - low) if high > low else 0.0
+    shrink = max(1.0, max(height, width) / LONGEST_SIDE)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    pictures = np.empty((len(inputs), size[1], size[0], channels), np.uint8)
+    for picture, image in zip(pictures, inputs, strict=True):
+        pixels = np.rint((image.numpy() - low) * scale).astype(np.uint8).transpose(1, 2, 0)
+        small = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
+        if small.size != size:
+            small = small.resize(size, Image.Resampling.BOX)
+        picture[:] = np.asarray(small).reshape(picture.shape)
+    return pictures
+
+
+def check_pictures(thumbnails: ArrayLike, count: int) -> NDArray[np.uint8]:
+    """Check the user's own pictures of `count` inputs and give them a channel axis.
+
+    Raises
+    ------
+    ValueError
+        If they are not ``(B, H, W, 3)`` or ``(B, H, W)``, uint8.
+    """
+    array = np.asarray(thumbnails)
+    shaped = array[..., None] if array.ndim == 3 else array
+    if shaped.ndim != 4 or len(shaped) != count or shaped.shape[3] not in (1, 3) or array.dtype != np.uint8:
+        raise ValueError(
+            f"thumbnails must have shape ({count}, H, W, 3) or ({count}, H, W) and be uint8, got "
+            f"{array.shape} and {array.dtype}"
+        )
+    return shaped

@@ -1,0 +1,125 @@
+"""Accuracy of a frozen layer over training: a head is trained anew on top of every checkpoint."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from torch import Tensor, nn
+
+from kdviz import schema
+from kdviz.checkpoints import Checkpoint, load_weights
+from kdviz.errors import StoreError
+from kdviz.training.plans import TrainingPlan
+from kdviz.training.records import fingerprint_tensors, read_json, write_json
+from kdviz.training.stages import evaluate, train_head
+
+PROBES = "probes.json"
+
+
+def probe_accuracy(
+    network: nn.Module,
+    checkpoints: Mapping[int, Checkpoint],
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    layer: str,
+    folder: str | Path,
+    plan: TrainingPlan,
+    validation: tuple[Tensor, Tensor],
+    progress: bool = True,
+) -> xr.DataArray:
+    """Measure what a layer is good for at every checkpoint: freeze it and train what lies above.
+
+    A student in the first stage of distillation has no head of its own yet. One trained by `train_head`, by
+    the same plan at every epoch, tells how far its feature would carry.
+
+    Parameters
+    ----------
+    network
+        Ends with the weights it was given.
+    checkpoints
+        ``{epoch: path or state dict}``, as in :func:`kdviz.measure_checkpoints`.
+    inputs, labels
+        To train the heads on, as in `train_classifier`.
+    layer
+        Last frozen layer.
+    folder
+        Holds ``probes.json`` with the epochs done and, in passing, the head in training. Stopped, the same
+        call goes on where it was.
+    plan
+        Of every head.
+    validation
+        Held-out inputs and labels, which no head is trained on.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``accuracy`` (epoch), float32: share of right answers on `validation`.
+
+    Raises
+    ------
+    ValueError, TypeError, LayerError, FloatingPointError
+        As `train_head`; also ValueError if there is no checkpoint.
+    DataError
+        If a checkpoint is missing, damaged, or does not fit the network.
+    StoreError
+        If `folder` holds the probes of other weights, data, layer or plan.
+
+    Notes
+    -----
+    Cost a checkpoint: one pass forward of `inputs` through the frozen part, which is then known, training of
+    the part above, and one pass forward of `validation`.
+    """
+    if not checkpoints:
+        raise ValueError("checkpoints is empty; give {epoch: weights}")
+    folder = Path(folder)
+    about = {
+        "plan": plan.model_dump(mode="json"),
+        "layer": layer,
+        "data": fingerprint_tensors(
+            {"inputs": inputs, "labels": labels, "held-out": validation[0], "their labels": validation[1]}
+        ),
+    }
+    done = _read_done(folder / PROBES, about)
+    original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    try:
+        for epoch in sorted(checkpoints):
+            load_weights(network, checkpoints[epoch])
+            weights = fingerprint_tensors(network.state_dict())
+            known = done.get(str(epoch))
+            if known is not None and known["weights"] != weights:
+                raise StoreError(f"{folder} holds the probe of other weights at epoch {epoch}; name another")
+            place = folder / f"epoch-{epoch:03d}"
+            if known is None:
+                train_head(network, inputs, labels, layer=layer, folder=place, plan=plan, progress=progress)
+                done[str(epoch)] = {"weights": weights, "accuracy": evaluate(network, *validation)}
+                write_json(folder / PROBES, about | {"epochs": done})
+            shutil.rmtree(place, ignore_errors=True)
+    finally:
+        network.load_state_dict(original)
+    epochs = sorted(map(int, checkpoints))
+    values = [done[str(epoch)]["accuracy"] for epoch in epochs]
+    return accuracy_array(values, epochs, f"a head trained anew above the frozen layer {layer}")
+
+
+def accuracy_array(values: list[float], epochs: list[int], definition: str) -> xr.DataArray:
+    """Name accuracies as the data contract does; `definition` says by which network."""
+    array = xr.DataArray(np.asarray(values, "float32"), dims="epoch", coords={"epoch": epochs})
+    annotated = schema.annotate(xr.Dataset({"accuracy": array}))["accuracy"]
+    return annotated.assign_attrs(definition=definition)
+
+
+def _read_done(path: Path, about: Mapping[str, object]) -> dict[str, dict]:
+    if not path.exists():
+        return {}
+    stored = read_json(path)
+    done = stored.pop("epochs", None)
+    if not isinstance(done, dict):
+        raise StoreError(f"{path} is damaged: it holds no epochs; remove it to train the heads anew")
+    if differing := sorted(key for key in about if stored.get(key) != about[key]):
+        raise StoreError(f"{path.parent} holds probes that differ in {', '.join(differing)}; name another")
+    return done

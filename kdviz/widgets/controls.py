@@ -89,7 +89,7 @@ class Controls:
         }
         self.settings = widgets.VBox(
             [child for title, controls in sections.items() for child in (_heading(title), *controls)],
-            layout={"width": "272px"},
+            layout={"flex": "0 0 272px"},
         )
         self._folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
         self._kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})

@@ -43,7 +43,7 @@ def name_panels(overlay: str) -> dict[str, str]:
 
 
 def describe_counts(one: NetworkView) -> tuple[str, ...]:
-    """Say the counts of one network in two lines of plain text; empty where nothing can be counted."""
+    """Say the counts of one network in lines of plain text; empty where nothing can be counted."""
     if not one.counts:
         return ()
     words = {"n_fg": "object", "n_bg": "background"}
@@ -52,17 +52,18 @@ def describe_counts(one: NetworkView) -> tuple[str, ...]:
         count, low, high = (one.counts[f"{name}{end}"] for end in ("", "_low", "_high"))
         span = f" ({low:.0f} to {high:.0f})" if low < high else ""
         parts.append(f"{count:.0f} {where}{span}")
-    return parts[0], f"{parts[1]}, ratio {one.counts['fg_ratio']:.2f}"
+    return *parts, f"ratio {one.counts['fg_ratio']:.2f}"
 
 
 def head_network(one: NetworkView) -> str:
     """Write the heading of a network as HTML: its role in its colour, its epoch, its name and its counts."""
-    name = "" if one.network == one.role else f'<span style="opacity:0.6">{escape(one.network)}</span>'
+    small = "opacity:0.6;font-size:0.85em"
+    name = "" if one.network == one.role else f'<span style="{small}">{escape(one.network)}</span>'
     lines = [
         f'<b style="color:{render.ROLE_COLOURS[one.role]}">{escape(one.role)}</b> epoch {one.epoch} {name}',
         *map(escape, describe_counts(one)),
     ]
-    return f'<div style="line-height:1.35;height:4.1em;white-space:nowrap">{"<br>".join(lines)}</div>'
+    return f'<div style="line-height:1.35;min-height:5.4em">{"<br>".join(lines)}</div>'
 
 
 def explain_view(view: View, overlay: str) -> str:

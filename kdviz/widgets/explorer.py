@@ -53,9 +53,9 @@ class Explorer(widgets.VBox):
         self._status = Status()
         self._notes = widgets.HTML()
         self._explanation = widgets.HTML()
-        self._input = _picture(_INPUT)
+        self._input = widgets.Image(format="png", layout={"width": f"{_INPUT}px", "margin": "0 0 4px 0"})
         self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
-        self._panels = widgets.VBox()
+        self._panels = widgets.VBox(layout={"flex": "1 1 0", "min_width": "0"})
         self._controls = Controls(scene, selection)
         self._gallery = Gallery(scene, selection, self._status)
         self._controls.save.on_click(lambda _: self._save_asked())
@@ -65,7 +65,7 @@ class Explorer(widgets.VBox):
                 self._controls.settings,
                 widgets.VBox(
                     [self._input, self._explanation],
-                    layout={"width": f"{_INPUT + 24}px", "padding": "0 12px"},
+                    layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
                 ),
                 self._panels,
             ]
@@ -197,10 +197,13 @@ class Explorer(widgets.VBox):
 
     def _lay_out_panels(self, networks: int) -> None:
         self._heads = [
-            widgets.HTML(layout={"width": f"{_PANEL + 6}px", "margin": "0"}) for _ in range(networks)
+            widgets.HTML(layout=_column(_PANEL) | {"margin": "0 6px 0 0"}) for _ in range(networks)
         ]
         self._titles = {kind: widgets.HTML() for kind in (MAP, POINTS, DETOURS)}
-        self._images = {kind: [_picture(_PANEL) for _ in range(networks)] for kind in self._titles}
+        self._images = {
+            kind: [widgets.Image(format="png", layout=_column(_PANEL)) for _ in range(networks)]
+            for kind in self._titles
+        }
         shown = self._titles if self._scene.has_masks else (MAP,)
         rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self._images[kind]))]
         self._panels.children = [widgets.HBox(self._heads), *rows]
@@ -210,8 +213,9 @@ class Explorer(widgets.VBox):
             self._status.say(f"saved {self.save(self._controls.target_file())}")
 
 
-def _picture(size: int) -> widgets.Image:
-    return widgets.Image(format="png", layout={"width": f"{size}px", "margin": "0 6px 4px 0"})
+def _column(width: int) -> dict[str, str]:
+    """Lay out what stands in a row of equals: narrower where the page is, so that all stay in sight."""
+    return {"flex": "1 1 0", "max_width": f"{width}px", "min_width": "0", "margin": "0 6px 4px 0"}
 
 
 def _title(run: Run) -> str:

@@ -1,0 +1,200 @@
+"""The app in a real browser, in JupyterLab and as a Voila page: what is seen there is what the data say.
+
+Left out, with the reason shown, where there is no Chromium or no Playwright.
+"""
+
+import functools
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ipywidgets
+import pytest
+import xarray as xr
+from browser import MOVE, ROOT, SERVERS, AppPage, digest, expect, find_browser, open_browser, serve
+from playwright.sync_api import Browser
+
+import kdviz
+from kdviz import sources
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_browser() is None, reason="needs Chromium, in Debian the package chromium"),
+]
+
+LAYER, MODULE = "fc1", "classifier.fc1"
+NETWORKS = {"teacher": "teacher", "student": "student-fc1-s0", "baseline": "baseline-s0"}
+
+
+@dataclass(frozen=True)
+class State:
+    """What of the app these tests move."""
+
+    epoch: int
+    threshold: float
+    sample: str
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def app(
+    request: pytest.FixtureRequest, chromium: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AppPage]:
+    """The notebook 02_explore on a page, all cells run."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "root").mkdir()
+    notebook = Path(shutil.copy(ROOT / "notebooks" / "02_explore.ipynb", folder / "root"))
+    page = AppPage(chromium.new_page(viewport={"width": 1500, "height": 1400}))
+    with serve(request.param, notebook, folder) as address:
+        with page.watched(folder / "opened.png"):
+            page.open(address, run_all=request.param == "lab")
+        yield page
+        page.page.close()
+
+
+# -- what the data say
+
+
+@functools.cache
+def stored_run() -> kdviz.store.Run:
+    return kdviz.open_run(sources.find_data("runs/fashion.nc"))
+
+
+@functools.cache
+def count(threshold: float) -> dict[str, xr.Dataset]:
+    """Count the points of every network, as a script would."""
+    run = stored_run()
+    measured = {role: run.dataset(network, MODULE) for role, network in NETWORKS.items()}
+    return {
+        role: kdviz.count_points(kdviz.find_points(kdviz.derive_entropy(ds), threshold=threshold))
+        for role, ds in measured.items()
+    }
+
+
+def head_columns(state: State) -> dict[str, str]:
+    """Give what stands above each network, as a regular expression: epoch, points and ratio."""
+    heads = {}
+    for role, counts in count(state.threshold).items():
+        here = counts.isel(epoch=-1) if role == "teacher" else counts.sel(epoch=state.epoch)
+        one = here.sel(sample=state.sample)
+        lines = [
+            rf"{role} epoch {int(one['epoch'])}\b.*",
+            rf"{int(one['n_fg'])} object\b.*",
+            rf"{int(one['n_bg'])} background\b.*",
+            rf"ratio {float(one['fg_ratio']):.2f}",
+        ]
+        heads[role] = "^" + r"\n".join(lines) + "$"
+    return heads
+
+
+@functools.cache
+def draw(state: State) -> list[str]:
+    """Give the pictures of an app that is opened at this state rather than moved there."""
+    app = kdviz.explore(
+        stored_run(), layer=LAYER, epoch=state.epoch, threshold=state.threshold, sample=state.sample
+    )
+
+    def pictures(widget: ipywidgets.Widget) -> list[str]:
+        if isinstance(widget, ipywidgets.Image):
+            return [digest(widget.value)]
+        return [one for child in getattr(widget, "children", ()) for one in pictures(child)]
+
+    found = pictures(app)
+    app.close()
+    return found
+
+
+# -- what the page says
+
+
+def read(app: AppPage) -> State:
+    epoch, threshold, sample = (app.reading(name).inner_text() for name in ("epoch", "threshold b", "sample"))
+    return State(int(epoch), float(threshold), sample)
+
+
+def expect_state(app: AppPage, state: State) -> None:
+    """Wait until controls, counts and pictures are those of a state."""
+    expect(app.reading("epoch")).to_have_text(str(state.epoch), timeout=MOVE)
+    expect(app.reading("threshold b")).to_have_text(f"{state.threshold:.3f}", timeout=MOVE)
+    expect(app.reading("sample")).to_have_text(state.sample, timeout=MOVE)
+    for role, pattern in head_columns(state).items():
+        expect(app.heading(role)).to_have_text(re.compile(pattern), use_inner_text=True, timeout=MOVE)
+    wanted = draw(state)
+    assert app.pictures(wanted) == wanted
+
+
+def test_sliders__move_counts_and_pictures_as_the_data_say(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        start = read(app)
+        expect_state(app, start)
+        first = app.pictures()
+
+        epochs = count(start.threshold)["student"]["epoch"].values.tolist()
+        earlier = replace(start, epoch=epochs[epochs.index(start.epoch) - 1])
+        app.press("epoch", "ArrowLeft")
+        expect_state(app, earlier)
+        assert head_columns(earlier)["student"] != head_columns(start)["student"]
+        assert head_columns(earlier)["teacher"] == head_columns(start)["teacher"]
+        assert app.pictures() != first
+
+        stricter = replace(earlier, threshold=round(start.threshold + 0.05, 2))
+        app.press("threshold b", "ArrowRight", times=5)
+        expect_state(app, stricter)
+        assert all(head_columns(stricter)[role] != head for role, head in head_columns(earlier).items())
+
+        app.press("threshold b", "ArrowLeft", times=5)
+        app.press("epoch", "ArrowRight")
+        expect_state(app, start)
+        assert app.pictures() == first
+
+
+def test_thumbnail__chooses_its_sample(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        start = read(app)
+        other = str(next(name for name in stored_run().samples["sample"].values if name != start.sample))
+        app.app.get_by_title(other, exact=True).click()
+        expect_state(app, replace(start, sample=other))
+
+
+def test_play__goes_on_to_the_last_epoch(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        start = read(app)
+        epochs = count(start.threshold)["student"]["epoch"].values.tolist()
+        app.press("epoch", "End")
+        app.press("epoch", "ArrowLeft", times=2)
+        expect_state(app, replace(start, epoch=epochs[-3]))
+        app.app.locator(".widget-play button").first.click()
+        expect_state(app, replace(start, epoch=epochs[-1]))
+
+
+def test_save__writes_the_view_or_says_in_red_why_not(app: AppPage, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = app.control("save into").locator("input")
+    save = app.app.locator("button", has_text="save")
+    with app.watched(tmp_path / "page.png"):
+        folder.fill(str(tmp_path / "file"))
+        save.click()
+        expect(app.red).to_contain_text("StoreError: cannot write", timeout=MOVE)
+        folder.fill(str(tmp_path / "views"))
+        save.click()
+        expect(app.app.get_by_text("saved ")).to_be_visible(timeout=MOVE)
+    (picture,) = (tmp_path / "views").iterdir()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert read(app).sample in picture.name
+
+
+def test_page__cuts_nothing_off_on_a_laptop(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        app.page.set_viewport_size({"width": 1366, "height": 768})
+        hidden = app.app.evaluate(
+            "app => [...app.querySelectorAll('.widget-box')].map(box => box.scrollWidth - box.clientWidth)"
+        )
+        assert len(hidden) > 10
+        assert max(hidden) < 6  # pixels; the margins of a picture

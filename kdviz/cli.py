@@ -1,4 +1,4 @@
-"""The command line ``kdviz``: demo, train, measure, attribute, report, rerun, info, export, lab.
+"""The command line ``kdviz``: demo, train, measure, attribute, report, explore, rerun, info, export, lab.
 
 Every command prints where its results are and what to do next. A user's mistake gives one sentence and exit
 status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
@@ -74,7 +74,7 @@ def demo(
     page = write_report(study.run_path, folder=folder / "report", progress=progress)
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {study.run_path}")
-    typer.echo(f"next      kdviz lab {folder}      explore it in JupyterLab")
+    typer.echo(f"next      kdviz explore {folder}      look at it in JupyterLab")
 
 
 @app.command()
@@ -174,7 +174,7 @@ def report(
 
     path = _find_run(run)
     page = write_report(path, folder=folder or path.parent / "report", progress=progress)
-    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nnext      kdviz lab {run}")
+    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nnext      kdviz explore {run}")
 
 
 @app.command()
@@ -225,6 +225,26 @@ def export(
     """
     path = kdviz.open_run(_find_run(run)).export(file, overwrite=overwrite)
     typer.echo(f"file  {path} ({path.stat().st_size / 2**20:.1f} MiB)\nnext  kdviz info {path}")
+
+
+@app.command()
+def explore(
+    run: RunPath,
+    voila: Annotated[bool, typer.Option("--voila", help="As a web page without code.")] = False,
+) -> None:
+    """Open the app on a run: in JupyterLab, or as a web page.
+
+    Example: kdviz explore runs/demo
+    """
+    from kdviz.runs import prepare_notebook
+
+    path = _find_run(run)
+    kdviz.open_run(path)  # a wrong path is refused before a server starts
+    notebook = prepare_notebook(
+        "02_explore", {"run_path": str(path.resolve()), "layer": ""}, folder=path.parent / "explore"
+    )
+    typer.echo(f"notebook  {notebook}\nrun all its cells to see the app; Ctrl-C here ends it")
+    sys.exit(subprocess.call([sys.executable, "-m", "voila" if voila else "jupyterlab", str(notebook)]))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from kdviz import cli, runs
 from kdviz.errors import DegenerateWarning
 from kdviz.runs import Study, StudyPlan
 
-COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "lab")
+COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "explore", "lab")
 
 
 class Outcome(NamedTuple):
@@ -323,7 +323,7 @@ def test_report__names_page_notebook_and_next_step(
     assert asked == {"run": study.run_path, "folder": beside, "progress": False}
     assert done.out == (
         f"report    {beside / 'report.html'}\nnotebook  {beside / 'report.ipynb'}\n"
-        f"next      kdviz lab {study.folder}\n"
+        f"next      kdviz explore {study.folder}\n"
     )
     call("report", study.run_path, "--folder", tmp_path / "mine")
     assert asked == {"run": study.run_path, "folder": tmp_path / "mine", "progress": True}
@@ -352,7 +352,7 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")
     assert done == [("train", folder, StudyPlan(seeds=(0, 1))), "measure", ("report", folder / "run.zarr")]
-    assert "teacher" in out and out.splitlines()[-1].startswith("next      kdviz lab runs/demo")
+    assert "teacher" in out and out.splitlines()[-1].startswith("next      kdviz explore runs/demo")
 
 
 def test_lab__opens_jupyter_in_the_folder(
@@ -362,3 +362,26 @@ def test_lab__opens_jupyter_in_the_folder(
     monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
     assert call("lab", tmp_path).status == 0
     assert started == [[sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={tmp_path.resolve()}"]]
+
+
+@pytest.mark.parametrize(("option", "server"), [([], "jupyterlab"), (["--voila"], "voila")])
+def test_explore__opens_the_app_on_the_run(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, option: list[str], server: str
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    done = call("explore", study.folder, *option)
+    notebook = study.folder / "explore" / "02_explore.ipynb"
+    assert done.status == 0 and f"notebook  {notebook}" in done.out
+    assert started == [[sys.executable, "-m", server, str(notebook)]]
+    sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells]
+    (injected,) = (source for source in sources if f'run_path = "{study.run_path.resolve()}"' in source)
+    assert 'layer = ""' in injected
+
+
+def test_explore__refuses_a_wrong_path_before_a_server_starts(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(subprocess, "call", lambda command: pytest.fail("a server was started"))
+    done = call("explore", tmp_path / "none")
+    assert done.status == 1 and "there is no run at" in done.err

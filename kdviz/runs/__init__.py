@@ -9,6 +9,7 @@ measure it), ``notebooks`` (papermill reruns and reports).
 
 from kdviz.runs.notebooks import (
     parse_parameters,
+    prepare_notebook,
     read_parameter_file,
     read_parameters,
     rerun,
@@ -21,6 +22,7 @@ __all__ = [
     "Study",
     "StudyPlan",
     "parse_parameters",
+    "prepare_notebook",
     "read_parameter_file",
     "read_parameters",
     "rerun",

@@ -91,6 +91,30 @@ def rerun(
     return _write_page(executed)
 
 
+def prepare_notebook(
+    notebook: str | os.PathLike[str], parameters: Mapping[str, Any], *, folder: str | os.PathLike[str]
+) -> Path:
+    """Write a notebook with other parameters into a folder, to be opened there; an older copy is replaced.
+
+    Parameters, and errors raised, are those of `rerun`; nothing is executed.
+
+    Returns
+    -------
+    Path
+        The notebook.
+    """
+    path = find_notebook(notebook)
+    checked = _check_parameters(path, parameters)
+    prepared = _make_folder(folder) / path.name
+    try:
+        papermill.execute_notebook(
+            str(path), str(prepared), parameters=checked, kernel_name="python3", prepare_only=True
+        )
+    except OSError as error:
+        raise StoreError(f"cannot write {prepared}: {error}") from error
+    return prepared
+
+
 def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``name=value`` texts into values of the types that the notebook's parameters have.
 

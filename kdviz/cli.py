@@ -172,7 +172,7 @@ def report(
     """
     from kdviz.runs import write_report
 
-    path = _find_run(run)
+    path = kdviz.open_run(run).path
     page = write_report(path, folder=folder or path.parent / "report", progress=progress)
     typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nnext      kdviz explore {run}")
 
@@ -206,7 +206,7 @@ def info(run: RunPath) -> None:
 
     Example: kdviz info runs/demo
     """
-    opened = kdviz.open_run(_find_run(run))
+    opened = kdviz.open_run(run)
     typer.echo(f"{opened!r}\n\n{opened.summary().to_string(index=False)}\n")
     for name in ("dataset_id", "architecture", "created_at", "kdviz_version"):
         if name in opened.attrs:
@@ -223,7 +223,7 @@ def export(
 
     Example: kdviz export runs/demo demo.nc
     """
-    path = kdviz.open_run(_find_run(run)).export(file, overwrite=overwrite)
+    path = kdviz.open_run(run).export(file, overwrite=overwrite)
     typer.echo(f"file  {path} ({path.stat().st_size / 2**20:.1f} MiB)\nnext  kdviz info {path}")
 
 
@@ -231,6 +231,9 @@ def export(
 def explore(
     run: RunPath,
     voila: Annotated[bool, typer.Option("--voila", help="As a web page without code.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the notebook; beside the run by default.")
+    ] = None,
 ) -> None:
     """Open the app on a run: in JupyterLab, or as a web page.
 
@@ -238,10 +241,9 @@ def explore(
     """
     from kdviz.runs import prepare_notebook
 
-    path = _find_run(run)
-    kdviz.open_run(path)  # a wrong path is refused before a server starts
+    path = kdviz.open_run(run).path.resolve()  # a wrong path is refused before a server starts
     notebook = prepare_notebook(
-        "02_explore", {"run_path": str(path.resolve()), "layer": ""}, folder=path.parent / "explore"
+        "02_explore", {"run_path": str(path)}, folder=folder or path.with_name(f"{path.stem}-explore")
     )
     typer.echo(f"notebook  {notebook}\nrun all its cells to see the app; Ctrl-C here ends it")
     sys.exit(subprocess.call([sys.executable, "-m", "voila" if voila else "jupyterlab", str(notebook)]))
@@ -258,11 +260,6 @@ def lab(folder: Annotated[Path, typer.Argument(help="Folder to open.")] = Path()
     sys.exit(
         subprocess.call([sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"])
     )
-
-
-def _find_run(path: Path) -> Path:
-    """Take the folder of a study for the run in it."""
-    return path / "run.zarr" if (path / "run.zarr").is_dir() else path
 
 
 def _show_warning(

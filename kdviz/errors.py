@@ -9,6 +9,10 @@ class StoreError(OSError):
     """A run store cannot be opened, written or locked."""
 
 
+class UnfinishedError(StoreError):
+    """A measurement was begun, and no epoch of it is finished yet."""
+
+
 class LayerError(ValueError):
     """A layer is unknown, or its output cannot be read."""
 

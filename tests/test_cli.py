@@ -371,12 +371,16 @@ def test_explore__opens_the_app_on_the_run(
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
     done = call("explore", study.folder, *option)
-    notebook = study.folder / "explore" / "02_explore.ipynb"
+    notebook = study.folder / "run-explore" / "02_explore.ipynb"
     assert done.status == 0 and f"notebook  {notebook}" in done.out
     assert started == [[sys.executable, "-m", server, str(notebook)]]
     sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells]
     (injected,) = (source for source in sources if f'run_path = "{study.run_path.resolve()}"' in source)
-    assert 'layer = ""' in injected
+    assert "layer" not in injected
+    notebook.write_text("mine now")
+    call("explore", study.folder, *option)
+    assert notebook.read_text() == "mine now", "a copy that was worked on is opened, not replaced"
+    notebook.unlink()
 
 
 def test_explore__refuses_a_wrong_path_before_a_server_starts(

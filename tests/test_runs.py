@@ -489,7 +489,8 @@ def test_rerun__checks_names_and_types_before_anything_runs(
 def test_rerun__writes_notebook_and_page_named_by_the_parameters(small: Path, tmp_path: Path) -> None:
     before = small.read_bytes()
     page = rerun(small, {"threshold": 1, "name": "a/b é"}, folder=tmp_path / "deep" / "out", progress=False)
-    assert page == tmp_path / "deep" / "out" / "small-name=b_é-threshold=1.0.html"
+    assert re.fullmatch(r"small-name=b_é-threshold=1\.0-[0-9a-f]{8}\.html", page.name)
+    assert page.parent == tmp_path / "deep" / "out"
     assert "twice 2.00 a/b é" in page.read_text()
     executed = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
     assert "twice 2.00 a/b é\n" in [out.text for cell in executed.cells for out in cell.outputs]
@@ -638,6 +639,31 @@ def test_rerun__takes_the_settings_the_app_saves(tmp_path: Path) -> None:
     assert repr(app) in page.with_suffix(".ipynb").read_text().replace('\\"', '"')
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_rerun__app_on_own_checkpoints(tmp_path: Path, masks: bool) -> None:
+    """A run that no study made: other layers, weight, seed and units, and no masks."""
+    foreground = np.zeros((2, 8, 8), bool)
+    foreground[:, 2:6, 2:6] = True
+    kdviz.measure_checkpoints(
+        small_cnn,
+        {epoch: small_cnn(seed=epoch).state_dict() for epoch in (0, 3)},
+        random_images(2),
+        network="mine",
+        role="student",
+        layers="fc1",
+        units=kdviz.units.grid(4),
+        foreground=foreground if masks else None,
+        weight=6.0,
+        details={"training_seed": 3},
+        store=tmp_path / "mine.zarr",
+        progress=False,
+    )
+    page = rerun("02_explore", {"run_path": str(tmp_path / "mine.zarr")}, folder=tmp_path, progress=False)
+    text = page.with_suffix(".ipynb").read_text()
+    assert "checked 1 networks" in text and "<kdviz.Explorer mine.zarr: fc1, epoch 3" in text
+    assert "Extrapolated" not in text
+
+
 def test_rerun__broken_callback_fails_the_run(tmp_path: Path) -> None:
     notebook = nbformat.read(find_notebook("02_explore"), as_version=4)
     at = next(index for index, cell in enumerate(notebook.cells) if cell.source == "app")
@@ -667,4 +693,6 @@ def test_rerun__long_lists_of_parameters_get_names_of_their_own() -> None:
     long = {f"parameter_{index}": 0.5 for index in range(16)}
     names = {_name_results("02_explore", long | {"parameter_15": value}) for value in (0.5, 0.6)}
     assert len(names) == 2 and all(len(name) < 130 for name in names)
-    assert _name_results("02_explore", {"b": 1, "a": "x/y"}) == "02_explore-a=y-b=1"
+    assert _name_results("02_explore", {"b": 1, "a": "x"}) == "02_explore-a=x-b=1"
+    runs = [_name_results("02_explore", {"run_path": f"runs/{name}/run.zarr"}) for name in "ab"]
+    assert runs[0] != runs[1], "every study calls its run run.zarr"

@@ -30,23 +30,27 @@ MODULES = {"fc1": "classifier.fc1", "fc2": "classifier.fc2"}
 NAMES = [f"s{index}" for index in range(SAMPLES)]
 
 
-def make_run(path: Path, *, masks: bool = True, pictures: bool = True, units: int = UNITS) -> Run:
+def make_run(
+    path: Path, *, masks: bool | str = True, pictures: bool = True, side: int = GRID, rows: int | None = None
+) -> Run:
     rng = np.random.default_rng(0)
-    foreground = np.zeros((SAMPLES, GRID, GRID), bool)
+    rows = side if rows is None else rows
+    foreground = np.zeros((SAMPLES, rows, side), bool)
     foreground[:, 1:3, 1:3] = True
+    foreground |= masks == "everything"
     variables: dict[str, tuple] = {}
     if masks:
-        variables["foreground"] = (("sample", "unit"), foreground.reshape(SAMPLES, UNITS))
+        variables["foreground"] = (("sample", "unit"), foreground.reshape(SAMPLES, -1))
     if pictures:
         pixels = rng.integers(0, 256, (SAMPLES, 8, 8, 3), np.uint8)
         variables["thumbnail"] = (("sample", "y_pixel", "x_pixel", "channel"), pixels)
-    row, col = np.divmod(np.arange(UNITS), GRID)
+    row, col = np.divmod(np.arange(rows * side), side)
     samples = xr.Dataset(
         variables,
         coords={
             "sample": NAMES,
             "label": ("sample", [0, 1, 0, 1, 1]),
-            "unit": np.arange(UNITS),
+            "unit": np.arange(rows * side),
             "row": ("unit", row),
             "col": ("unit", col),
         },
@@ -56,9 +60,17 @@ def make_run(path: Path, *, masks: bool = True, pictures: bool = True, units: in
 
 
 def add_network(
-    run: Run, name: str, role: str, layer: str, *, epochs: tuple[int, ...] = EPOCHS, seed: int = 0
+    run: Run,
+    name: str,
+    role: str,
+    layer: str,
+    *,
+    epochs: tuple[int, ...] = EPOCHS,
+    seed: int = 0,
+    finished: int | None = None,
 ) -> None:
     """Write gains that change from epoch to epoch and, for each network, in their own way."""
+    count = run.samples.sizes["unit"]
     about = {"distilled_layer": MODULES[layer]} if role == "student" else {}
     attrs = schema.make_attrs(
         network_role=role, training_seed=seed, seed=0, base_noise=0.01, weight=6.0, target=0.386,
@@ -69,17 +81,17 @@ def add_network(
     run.create_group(name, module, epochs=epochs, attrs=attrs, block=SAMPLES, variables=names)
     rng = np.random.default_rng([len(role), seed, len(epochs), ord(layer[-1])])
     inside = run.samples.get("foreground", xr.zeros_like(run.samples["valid"])).values
-    for index, epoch in enumerate(epochs):
-        gain = np.exp(0.5 * rng.standard_normal((1, SAMPLES, UNITS)) + 0.2 * epoch * inside)
+    for index, epoch in enumerate(epochs[:finished]):
+        gain = np.exp(0.5 * rng.standard_normal((1, SAMPLES, count)) + 0.2 * epoch * inside)
         block = xr.Dataset(
             {
                 "gain": (("epoch", "sample", "unit"), gain.astype(np.float32)),
                 "gain_error": (("epoch", "sample", "unit"), (0.03 * gain).astype(np.float32)),
                 "feature_variance": (("epoch", "sample"), (1e-4 * gain.sum(-1)).astype(np.float32)),
                 "method": (("epoch", "sample"), np.zeros((1, SAMPLES), np.int8)),
-                "valid": (("sample", "unit"), np.ones((SAMPLES, UNITS), bool)),
+                "valid": (("sample", "unit"), np.ones((SAMPLES, count), bool)),
             },
-            coords={"epoch": [epoch], "sample": NAMES, "unit": np.arange(UNITS)},
+            coords={"epoch": [epoch], "sample": NAMES, "unit": np.arange(count)},
         )
         run.write_block(name, module, index, 0, block)
     if role != "teacher":
@@ -129,6 +141,7 @@ def app(opened: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
     for name in set(chosen.trait_names()) - {"layer", "seed", "epoch", "sample", "threshold", "weight"}:
         setattr(chosen, name, chosen.traits()[name].default_value)
     opened._other_layer = False
+    opened._status.clear()
     opened._draw()
     return opened
 
@@ -354,6 +367,7 @@ def test_overlay__shows_stored_maps_on_one_scale_and_nothing_where_there_are_non
         ("layer", "fc", "layer is 'fc'; did you mean fc"),
         ("sample", "x9", "sample is 'x9'; this run has s0, s1, s2, s3, s4"),
         ("epoch", 3, "epoch is 3; this run has 0, 2, 5"),
+        ("epoch", 50, "epoch is 50; this run has 0, 2, 5"),
         ("seed", 1, "seed is 1; this run has 0, 3"),
         ("coarsening", 3, "coarsening is 3; this run has 1, 2"),
         ("overlay", "gradcam", "did you mean grad_cam"),
@@ -518,7 +532,7 @@ def test_save__pictures(app: Explorer, tmp_path: Path) -> None:
 
 
 def test_save__refuses_other_endings_and_folders_that_are_files(app: Explorer, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'view.jpg'; allowed endings: .png, .svg"):
+    with pytest.raises(ValueError, match=r"cannot save as 'view.jpg'; allowed endings: .png, .svg"):
         app.save(tmp_path / "view.jpg")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
@@ -546,7 +560,9 @@ def test_explore__without_masks_shows_entropies_alone(tmp_path: Path) -> None:
     expected = kdviz.derive_entropy(run.dataset("mine", MODULES["fc1"]), weight=6.0)["entropy"].values[-1, 0]
     assert np.array_equal(one.entropy, expected)
     assert len(app._panels.children) == 3  # heading, title and pictures of the map
-    assert "No foreground masks" in app._notes.value
+    assert "no knowledge points" in app._notes.value
+    assert "knowledge point" not in app._explanation.value and "white line" not in app._explanation.value
+    assert "knowledge_point" not in pd.read_csv(app.save(tmp_path / "view.csv"))
     app.selection.epoch = 0
     app._gallery._order.value = "most changed"
     assert app._gallery._shown == NAMES and app._status.value == ""
@@ -576,7 +592,176 @@ def test_explore__refuses_runs_with_nothing_to_show(tmp_path: Path) -> None:
 def test_close__leaves_no_model_behind(run: Run) -> None:
     before = set(_instances)
     app = kdviz.explore(run)
+    app._lay_out_panels(1)  # as another layer may have fewer networks
+    app._lay_out_panels(3)
     assert len(set(_instances) - before) > 50
     app.close()
     app.close()
     assert set(_instances) == before
+
+
+# -- what a review found
+
+
+def test_limits__hold_nearly_all_entropies_whatever_the_grid(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", side=7)
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    app = kdviz.explore(run)
+    values = kdviz.derive_entropy(run.dataset("baseline-s0", MODULES["fc1"]), weight=6.0)["entropy"]
+    assert app.view.networks[0].limits == pytest.approx(tuple(np.quantile(values, (0.01, 0.99))))
+
+
+def test_teacher__alone_follows_the_epoch(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "teacher", "teacher", "fc1", epochs=(0, 5, 9))
+    app = kdviz.explore(run, epoch=5)
+    assert app.view.networks[0].epoch == 5
+    app.selection.epoch = 0
+    assert app.view.networks[0].epoch == 0
+
+
+def test_network__that_begins_later_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "student-fc1-s0", "student", "fc1")
+    add_network(run, "baseline-s0", "baseline", "fc1", epochs=(5, 9))
+    app = kdviz.explore(run, epoch=2)
+    assert [one.epoch for one in app.view.networks] == [2, 5]
+    assert "baseline: first measured at epoch 5." in app._notes.value
+    app.selection.epoch = 5
+    assert "first measured" not in app._notes.value
+
+
+def test_save__refuses_while_nothing_is_shown(
+    app: Explorer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    monkeypatch.setattr(render, "draw_points", lambda *args, **options: 1 / 0)
+    app.selection.epoch = 0
+    assert app.failed
+    with pytest.raises(ValueError, match="nothing is shown: the last drawing failed"):
+        app.save(tmp_path / "view.nc")
+    monkeypatch.undo()
+    app.selection.epoch = 2
+    assert not app.failed and app.save(tmp_path / "view.nc").exists()
+
+
+def test_explore__with_masks_that_cover_all_shows_entropies_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", masks="everything")
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    app = kdviz.explore(run)
+    assert not app.failed and len(app._panels.children) == 3
+    assert "no knowledge points" in app._notes.value
+
+
+def test_layer__that_cannot_be_read_is_refused_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    run = make_run(tmp_path / "run.zarr")
+    for layer in MODULES:
+        add_network(run, "baseline-s0", "baseline", layer)
+    for chunk in (run.path / "points" / "baseline-s0" / MODULES["fc2"] / "gain" / "c").rglob("0"):
+        if chunk.is_file():
+            chunk.unlink()
+    app = kdviz.explore(run)
+    layer = next(one for one in app._controls.settings.children if getattr(one, "description", "") == "layer")
+    layer.value = "fc2"
+    assert app.failed and "StoreError" in app._status.value and "gain" in app._status.value
+    assert app.selection.layer == layer.value == "fc1", "what is shown is what is selected"
+    with pytest.raises(StoreError):
+        app.selection.layer = "fc2"
+    layer.value = "fc1"
+    app.selection.epoch = 2
+    assert not app.failed
+
+
+def test_run__being_measured_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "student-fc1-s0", "student", "fc1")
+    add_network(run, "baseline-s0", "baseline", "fc1", finished=0)
+    add_network(run, "baseline-s0", "baseline", "fc2", finished=0)
+    app = kdviz.explore(run)
+    assert [one.role for one in app.view.networks] == ["student"]
+    assert "baseline-s0/classifier.fc1 has no finished epoch yet" in app._notes.value
+    with pytest.raises(StoreError, match="no epoch of any network is finished yet"):
+        app.selection.layer = "fc2"
+
+
+def test_grid__of_one_row_has_no_coarser_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", side=4, rows=1)
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    assert list(kdviz.explore(run)._scene.grids) == ["1 x 4"]
+
+
+def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    run.write_result(
+        "attribution/scores", xr.Dataset({"auc": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
+    )
+    app = kdviz.explore(run)
+    assert app._scene.overlays == ["entropy"]
+    assert "attribution/scores" in app._notes.value and "attribution/&lt;network&gt;" in app._notes.value
+
+
+def test_datasets__are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    dataset = Run.dataset
+    monkeypatch.setattr(
+        Run, "dataset", lambda self, *key, **how: read.append(key) or dataset(self, *key, **how)
+    )
+    app = kdviz.explore(run, layer="fc2")
+    app.selection.coarsening = 2
+    app.selection.epoch = 0
+    assert sorted(read) == sorted(
+        (name, MODULES["fc2"]) for name in ("teacher", "student-fc2-s0", "baseline-s0")
+    )
+    app.close()
+
+
+def test_slider__widens_to_a_value_beyond_its_ends(app: Explorer) -> None:
+    app.selection.threshold = 2.0
+    slider = app._controls._bound["threshold"]
+    assert slider.value == 2.0 and slider.max == 2.0
+
+
+def test_gallery__order_follows_the_settings(app: Explorer) -> None:
+    app._gallery._order.value = "most changed"
+    for threshold in (0.05, 0.9):
+        app.selection.threshold = threshold
+        expected = app._scene.choose("most changed", "", app.selection.place)
+        assert app._gallery._shown == expected
+
+
+def test_walk__through_every_control_with_charts_on(run: Run) -> None:
+    app = kdviz.explore(run)
+    for name, control in app._controls._bound.items():
+        before, charts = control.value, app._charts.value
+        values = (
+            [value for _, value in control._options_full]
+            if hasattr(control, "_options_full")
+            else [control.min, control.max]
+        )
+        for value in [*values, before]:
+            control.value = value
+            assert not app.failed, f"{name} {value}: {app._status.value}"
+            assert getattr(app.selection, name) == value
+        assert bytes(app._charts.value) == bytes(charts), f"{name} goes back"
+    app.close()
+
+
+def test_selection__refuses_a_misspelt_trait(app: Explorer) -> None:
+    with pytest.raises(AttributeError, match="a selection has no 'treshold'; did you mean 'threshold'"):
+        app.selection.treshold = 0.3
+
+
+def test_figure__states_scale_settings_and_doubts(app: Explorer) -> None:
+    app.selection.weight = 9.0
+    text = " ".join(one.get_text() for one in app.figure().findobj(lambda one: hasattr(one, "get_text")))
+    low, high = app.view.networks[0].limits
+    assert f"entropy from {low:.2f} (yellow, kept) to {high:.2f} nat (dark blue, discarded)" in text
+    assert "overlay entropy" in text and "weight 9.0" in text and "target 0.386" in text
+    assert "Extrapolated" in text and render.LEGEND in text
+    app.selection.overlay = "occlusion"
+    text = " ".join(one.get_text() for one in app.figure().findobj(lambda one: hasattr(one, "get_text")))
+    assert "occlusion: blue negative, red positive" in text

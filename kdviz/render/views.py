@@ -45,6 +45,7 @@ def view_figure(
     quantity: str,
     title: str,
     note: str,
+    legend: str = LEGEND,
 ) -> Figure:
     """Lay out what is seen of one sample: the input, a column a network, a row a kind of panel, the charts.
 
@@ -58,8 +59,8 @@ def view_figure(
         As in `view_charts`.
     captions
         Below each network, a line or more.
-    title, note
-        Above, and small below.
+    title, note, legend
+        Above, and small below; `legend` explains the shapes.
     """
     rows = list(next(iter(networks.values())))
     figure = Figure(figsize=(13.2, 2.35 * len(rows) + 4.3), layout="constrained")
@@ -82,5 +83,5 @@ def view_figure(
         axis.set_xlabel(caption, fontsize=9)
     top.suptitle(title, fontsize=12)
     draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
-    bottom.supxlabel(f"{LEGEND}\n{note}", fontsize=8)
+    bottom.supxlabel(f"{legend}\n{note}".strip(), fontsize=8)
     return figure

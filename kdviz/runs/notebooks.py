@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdviz
+from kdviz import analysis
 from kdviz.errors import DataError, MissingExtraError, StoreError
 from kdviz.training.records import write_bytes
 
@@ -94,7 +95,7 @@ def rerun(
 def prepare_notebook(
     notebook: str | os.PathLike[str], parameters: Mapping[str, Any], *, folder: str | os.PathLike[str]
 ) -> Path:
-    """Write a notebook with other parameters into a folder, to be opened there; an older copy is replaced.
+    """Write a notebook with other parameters into a folder, to be opened; one that is there stays as it is.
 
     Parameters, and errors raised, are those of `rerun`; nothing is executed.
 
@@ -106,6 +107,8 @@ def prepare_notebook(
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
     prepared = _make_folder(folder) / path.name
+    if prepared.exists():  # it may hold the user's own cells by now
+        return prepared
     try:
         papermill.execute_notebook(
             str(path), str(prepared), parameters=checked, kernel_name="python3", prepare_only=True
@@ -178,9 +181,15 @@ def write_report(
             "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "
             "this one with kdviz.open_run"
         )
+    if not any(group.students and group.baselines for group in analysis.group_networks(opened).values()):
+        held = ", ".join(opened.networks) or "no network"
+        raise StoreError(
+            f"a report compares students with baselines at one layer, and {opened.path} holds {held}; "
+            "kdviz.explore shows it"
+        )
     target = _make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(find_notebook("01_quickstart"), executed, {"run_path": str(Path(run).resolve())}, progress)
+    _execute(find_notebook("01_quickstart"), executed, {"run_path": str(opened.path.resolve())}, progress)
     return _write_page(executed, code=False)
 
 
@@ -254,10 +263,10 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
 
 
 def _name_results(notebook: str, parameters: Mapping[str, Any]) -> str:
-    """Name the results after the parameters; by a digest of them where that gets too long."""
+    """Name the results after the parameters; by a digest too where a name cannot say all."""
     given = [f"{key}={_short(value)}" for key, value in sorted(parameters.items())]
     name = "-".join([notebook, *given])
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= _LONGEST_NAME and all(_short(value) == str(value) for value in parameters.values()):
         return name
     digest = hashlib.sha256(repr(sorted(parameters.items())).encode()).hexdigest()[:8]
     return f"{name[:_LONGEST_NAME]}-{digest}"

@@ -81,12 +81,22 @@ def read_catalogue(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {key: found[key] for key in order}
 
 
-def has_variables(path: Path, group: str) -> bool:
-    """Whether the group holds data, not only other groups."""
+def list_results(path: Path) -> list[str]:
+    """Names of all groups outside of ``points`` that hold data, in natural order."""
     if path.is_dir():
-        return any(_node_type(node) == "array" for node in (path / group).glob("*/zarr.json"))
-    with _netcdf_file(path) as file:
-        return bool(file[group].variables)
+        found, pending = [], [name for name in children(path, "") if name != "points"]
+        while pending:
+            name = pending.pop()
+            pending += [f"{name}/{child}" for child in children(path, name)]
+            if any(_node_type(node) == "array" for node in (path / name).glob("*/zarr.json")):
+                found.append(name)
+    else:
+        with _netcdf_file(path) as file:  # opened once: that takes long
+            walk = [group for name, group in file.groups.items() if name != "points"]
+            for group in walk:
+                walk += group.groups.values()
+            found = [group.path.strip("/") for group in walk if group.variables]
+    return sorted(found, key=natural_order)
 
 
 def storable(ds: xr.Dataset) -> xr.Dataset:

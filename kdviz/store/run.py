@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
-from kdviz.errors import SchemaError, StoreError
+from kdviz.errors import SchemaError, StoreError, UnfinishedError
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
@@ -23,8 +23,7 @@ from kdviz.store.files import (
     beside,
     children,
     file_errors,
-    has_variables,
-    natural_order,
+    list_results,
     plain,
     read_catalogue,
     read_group,
@@ -37,6 +36,7 @@ from kdviz.store.files import (
 from kdviz.store.locks import exclusive, run_lock
 
 _BOOKKEEPING = ("done",)
+_STUDY_RUN = "run.zarr"
 _DERIVABLE = ("entropy", "entropy_error", "noise_scale")
 
 
@@ -82,7 +82,7 @@ def create_run(
 
 
 def open_run(path: str | os.PathLike[str]) -> "Run":
-    """Open the run at `path`: a run directory or an exported netCDF file.
+    """Open the run at `path`: a run directory, an exported netCDF file, or the folder of a study with one.
 
     Raises
     ------
@@ -91,7 +91,8 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
     SchemaError
         If it was written with a schema version this kdviz does not know.
     """
-    return Run(path)
+    inside = Path(path) / _STUDY_RUN
+    return Run(inside if inside.is_dir() else path)
 
 
 class Run:
@@ -127,7 +128,7 @@ class Run:
     @property
     def networks(self) -> list[str]:
         """Names of the measured networks."""
-        return self._children("points")
+        return [*self._children("points")]
 
     def layers(self, network: str) -> list[str]:
         """Names of the measured layers of `network`.
@@ -138,7 +139,7 @@ class Run:
             If the run has no such network; the message names near ones.
         """
         self._check_known("network", network, self.networks)
-        return self._children(f"points/{network}")
+        return [*self._children(f"points/{network}")]
 
     def dataset(self, network: str, layer: str, *, partial: bool = False) -> xr.Dataset:
         """Load everything measured on one layer, with the samples' coordinates and masks.
@@ -171,7 +172,7 @@ class Run:
                 "continue the measurement, or pass partial=True for the finished epochs"
             )
         if not finished.any():
-            raise StoreError(f"{network}/{layer} has no finished epoch yet")
+            raise UnfinishedError(f"{network}/{layer} has no finished epoch yet")
         group = group.drop_vars(_BOOKKEEPING).isel(epoch=finished)
         try:
             ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="override")
@@ -211,14 +212,8 @@ class Run:
     @property
     def results(self) -> list[str]:
         """Names of the groups written by `write_result`."""
-        pending = [name for name in self._children("") if name != "points"]
-        found = []
-        while pending:
-            name = pending.pop()
-            pending += [f"{name}/{child}" for child in self._children(name)]
-            if has_variables(self.path, name):
-                found.append(name)
-        return sorted(found, key=natural_order)
+        with file_errors(f"cannot read {self.path}"):
+            return list_results(self.path)
 
     def result(self, name: str) -> xr.Dataset:
         """Load the dataset written under `name` by `write_result`.

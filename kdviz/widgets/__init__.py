@@ -6,7 +6,6 @@ and draw the other.
 """
 
 import os
-from pathlib import Path
 
 from kdviz.errors import MissingExtraError
 
@@ -88,12 +87,12 @@ def explore(
 
     Notes
     -----
-    What goes wrong in a callback is shown in red above the panels; with the environment variable
-    ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
+    A run that is being measured is shown as it was when it was opened, as far as epochs were finished: call
+    again to see more. What goes wrong in a callback is shown in red above the panels; with the environment
+    variable ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
     """
     if not isinstance(run, Run):
-        path = Path(run)
-        run = open_run(path / "run.zarr" if (path / "run.zarr").is_dir() else path)
+        run = open_run(run)
     scene = Scene(run)
     asked = {
         "layer": layer,
@@ -112,13 +111,8 @@ def explore(
         "opacity": opacity,
         "histogram": histogram,
     }
-    selection = Selection(scene)
     try:
-        for name, value in asked.items():
-            if value is not None:
-                setattr(selection, name, value)
+        selection = Selection(scene, **{name: value for name, value in asked.items() if value is not None})
     except TraitError as error:
         raise ValueError(str(error)) from error
-    if epoch is None:
-        selection.epoch = selection.epochs[-1]
     return Explorer(scene, selection)

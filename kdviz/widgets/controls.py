@@ -10,6 +10,7 @@ from traitlets import link
 from kdviz.widgets.exports import KINDS
 from kdviz.widgets.scene import Scene
 from kdviz.widgets.selection import Selection
+from kdviz.widgets.status import Status
 
 _WIDTH = "256px"
 _STYLE = {"description_width": "84px"}
@@ -27,8 +28,9 @@ class Controls:
         The button that asks for a file.
     """
 
-    def __init__(self, scene: Scene, selection: Selection) -> None:
-        self._selection = selection
+    def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
+        self._selection, self._status = selection, status
+        self._following = False
         wide = {"layout": {"width": _WIDTH}, "style": _STYLE}
         self._epoch = widgets.SelectionSlider(
             description="epoch",
@@ -49,42 +51,39 @@ class Controls:
         calibration = _choice(
             "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
         )
-        target = _slider("target (nat)", selection.target, 0.05, 1.0, 0.002)
-        feature_loss = _slider("feature loss", selection.feature_loss, 1.05, 4.0, 0.05)
-        weight = _slider("weight", selection.weight, 1.0, 14.0, 0.1)
+        self._target = _slider("target (nat)", selection.target, 0.05, 1.0, 0.002, slow=True)
+        self._feature_loss = _slider("feature loss", selection.feature_loss, 1.05, 4.0, 0.05, slow=True)
+        weight = _slider("weight", selection.weight, 1.0, 14.0, 0.1, slow=True)
         overlay = _choice("overlay", {name.replace("_", " "): name for name in scene.overlays})
         opacity = _slider("opacity", selection.opacity, 0.0, 1.0, 0.05)
         histogram = _choice("histogram", {"entropy": "entropy", "gain": "gain"})
-        bound = {
+        self._bound: dict[str, Any] = {
             "layer": layer,
+            "seed": self._seed,
+            "epoch": self._epoch,
             "coarsening": grid,
             "threshold": threshold,
             "background": background,
             "solver": solver,
             "calibration": calibration,
-            "target": target,
-            "feature_loss": feature_loss,
+            "target": self._target,
+            "feature_loss": self._feature_loss,
             "weight": weight,
             "overlay": overlay,
             "opacity": opacity,
             "histogram": histogram,
         }
-        for name, control in bound.items():
-            link((selection, name), (control, "value"))
-        link((self._play, "value"), (self._epoch, "index"))
-        self._following = False
-        for name, control in {"epoch": self._epoch, "seed": self._seed}.items():
+        self._follow()
+        for name, control in self._bound.items():
             control.observe(partial(self._lead, name), "value")
-        selection.observe(self._follow, ["layer", "seed", "epoch"])
-        self._target, self._feature_loss = target, feature_loss
-        selection.observe(self._show_what_counts, ["calibration"])
-        self._show_what_counts()
+        link((self._play, "value"), (self._epoch, "index"))
+        selection.observe(self._follow)
 
         self.time = widgets.HBox([self._epoch, self._play])
         sections = {
             "Where": [layer, self._seed, grid],
             "Knowledge points": [threshold, background],
-            "Entropy": [solver, calibration, target, feature_loss, weight],
+            "Entropy": [solver, calibration, self._target, self._feature_loss, weight],
             "Picture": [overlay, opacity, histogram],
         }
         self.settings = widgets.VBox(
@@ -100,15 +99,20 @@ class Controls:
         """Name the file that the save button asks for."""
         chosen = self._selection
         name = f"{chosen.sample}-{chosen.layer}-s{chosen.seed}-epoch{chosen.epoch}".replace("/", "_")
-        return Path(self._folder.value) / f"{name}{self._kind.value}"
+        return Path(self._folder.value).expanduser() / f"{name}{self._kind.value}"
 
     def _lead(self, name: str, change: Any) -> None:
-        """Take over what the user chose."""
-        if not self._following:
-            setattr(self._selection, name, change.new)
+        """Take over what the user chose; a choice that is refused goes back."""
+        if self._following:
+            return
+        with self._status.showing_errors():
+            try:
+                setattr(self._selection, name, change.new)
+            finally:
+                self._follow()
 
-    def _follow(self, change: Any) -> None:
-        """Offer the seeds and epochs of the selected layer, and show the selected ones."""
+    def _follow(self, change: Any = None) -> None:
+        """Offer what the selected layer and seed have, and show what is selected."""
         chosen = self._selection
         self._following = True  # new options select their first entry, which nobody chose
         try:
@@ -118,16 +122,21 @@ class Controls:
                 self._play.playing = False
                 self._epoch.options = chosen.epochs
                 self._play.max = len(chosen.epochs) - 1
-            self._seed.value, self._epoch.value = chosen.seed, chosen.epoch
+            for name, control in self._bound.items():
+                value = getattr(chosen, name)
+                if isinstance(control, widgets.FloatSlider):
+                    control.min, control.max = min(control.min, value), max(control.max, value)
+                control.value = value
         finally:
             self._following = False
-
-    def _show_what_counts(self, change: object = None) -> None:
-        self._target.layout.display = "flex" if self._selection.calibration == "entropy" else "none"
-        self._feature_loss.layout.display = "flex" if self._selection.calibration == "loss" else "none"
+        self._target.layout.display = "flex" if chosen.calibration == "entropy" else "none"
+        self._feature_loss.layout.display = "flex" if chosen.calibration == "loss" else "none"
 
 
-def _slider(description: str, value: float, low: float, high: float, step: float) -> widgets.FloatSlider:
+def _slider(
+    description: str, value: float, low: float, high: float, step: float, *, slow: bool = False
+) -> widgets.FloatSlider:
+    """Make a slider; a `slow` one speaks when it is let go, as every network is derived anew."""
     return widgets.FloatSlider(
         value=value,
         min=min(low, value),
@@ -135,6 +144,7 @@ def _slider(description: str, value: float, low: float, high: float, step: float
         step=step,
         description=description,
         readout_format=".3g",
+        continuous_update=not slow,
         layout={"width": _WIDTH},
         style=_STYLE,
     )

@@ -39,11 +39,11 @@ class Derived:
     Attributes
     ----------
     ds
-        From `find_points`; from `derive_entropy` where the run has no foreground.
+        From `find_points`; from `derive_entropy` where there is no foreground or no background.
     counts
-        From `count_points`; None without foreground.
+        From `count_points`; None where there are no points.
     learning
-        From `measure_learning`; None without foreground or without an epoch after 0.
+        From `measure_learning`; None where there are no points or no epoch after 0.
     notes
         Warnings that came up.
     """
@@ -63,18 +63,20 @@ class Derivation:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.measured = lru_cache(maxsize=12)(self._measure)
+        self._merged = lru_cache(maxsize=6)(self._merge)
         self.entropies = lru_cache(maxsize=6)(self._derive)
         self.points = lru_cache(maxsize=12)(self._find)
 
-    def _measure(self, network: str, layer: str, coarsening: int = 1) -> xr.Dataset:
-        if coarsening > 1:
-            return coarsen_grid(self.measured(network, layer), coarsening)
+    def _measure(self, network: str, layer: str) -> xr.Dataset:
         return self._run.dataset(network, layer, partial=True)
+
+    def _merge(self, network: str, layer: str, coarsening: int) -> xr.Dataset:
+        return coarsen_grid(self.measured(network, layer), coarsening)
 
     def _derive(self, network: str, layer: str, settings: EntropySettings) -> Derived:
         with _noting() as notes:
             ds = derive_entropy(
-                self.measured(network, layer, settings.coarsening),
+                self._merged(network, layer, settings.coarsening),
                 solver=settings.solver,
                 weight=settings.weight,
                 target=settings.target,
@@ -84,12 +86,17 @@ class Derivation:
 
     def _find(self, network: str, layer: str, entropies: EntropySettings, points: PointSettings) -> Derived:
         derived = self.entropies(network, layer, entropies)
-        if "foreground" not in derived.ds:
+        if not has_background(derived.ds):
             return derived
         with _noting() as notes:
             ds = find_points(derived.ds, threshold=points.threshold, baseline=points.background)
             learning = measure_learning(ds) if (ds["epoch"].values > 0).any() else None
         return Derived(ds, count_points(ds), learning, (*derived.notes, *notes))
+
+
+def has_background(samples: xr.Dataset) -> bool:
+    """Whether points can be told from a background: there are masks, and some unit lies outside of them."""
+    return "foreground" in samples and bool((samples["valid"] & ~samples["foreground"]).any())
 
 
 @contextmanager

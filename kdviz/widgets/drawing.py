@@ -36,7 +36,7 @@ def colours_of(overlay: str) -> str:
 def name_panels(overlay: str) -> dict[str, str]:
     """Title each kind of panel."""
     return {
-        MAP: "what the layer discards" if overlay == ENTROPY else overlay.replace("_", " "),
+        MAP: "kept (bright) or discarded (dark)" if overlay == ENTROPY else overlay.replace("_", " "),
         POINTS: "knowledge points",
         DETOURS: "on the object: held, and tried and dropped so far",
     }
@@ -66,6 +66,14 @@ def head_network(one: NetworkView) -> str:
     return f'<div style="line-height:1.35;min-height:5.4em">{"<br>".join(lines)}</div>'
 
 
+def describe_scale(one: NetworkView, overlay: str) -> str:
+    """Say in a line of plain text what the colours of the map mean."""
+    low, high = one.limits
+    if overlay == ENTROPY:
+        return f"entropy from {low:.2f} (yellow, kept) to {high:.2f} nat (dark blue, discarded)"
+    return f"{overlay}: blue negative, red positive, each network on a scale of its own"
+
+
 def explain_view(view: View, overlay: str) -> str:
     """Write what stands beside the input as HTML: sample, class, colour scale, shapes."""
     low, high = view.networks[0].limits
@@ -77,15 +85,18 @@ def explain_view(view: View, overlay: str) -> str:
         (render.BACKGROUND_COLOUR, "&#9670;", "on the background"),
         (render.DROPPED_COLOUR, "&#10005;", "tried and dropped"),
     )
+    counted = any(one.counts for one in view.networks)
     legend = "".join(
         f'<div><span style="color:{colour};text-shadow:0 0 1px #000,0 0 1px #000">{shape}</span> {text}</div>'
         for colour, shape, text in shapes
+        if counted
     )
+    edge = '<div style="margin-top:4px">white line: edge of the object</div>' if view.foreground.any() else ""
     bar = f'<div style="margin-top:8px;height:12px;background:linear-gradient(to right, {stops})"></div>'
     return (
         f'<div style="line-height:1.4"><b>{escape(view.sample)}</b><br>{escape(view.label)}{bar}'
         f'{_ends(*ends)}{_ends(*words)}<div style="margin-top:8px">{legend}</div>'
-        '<div style="margin-top:4px">white line: edge of the object</div></div>'
+        f"{edge}</div>"
     )
 
 

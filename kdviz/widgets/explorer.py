@@ -1,7 +1,6 @@
 """The app: controls on the left, panels of the networks beside each other, charts below."""
 
 import os
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,6 @@ class Explorer(widgets.VBox):
     ----------
     selection
         What is shown; setting its traits moves the app as its controls do.
-    view
-        What is shown now, as arrays (`kdviz.widgets.View`).
     """
 
     _open = False
@@ -49,6 +46,7 @@ class Explorer(widgets.VBox):
         self.selection, self._scene = selection, scene
         self._drawn = selection.as_parameters()  # several traits may change at once; one drawing is enough
         self._other_layer = False
+        self._view: View | None = None
         self._shown: dict[widgets.Image, render.Picture] = {}
         self._status = Status()
         self._notes = widgets.HTML()
@@ -56,7 +54,8 @@ class Explorer(widgets.VBox):
         self._input = widgets.Image(format="png", layout={"width": f"{_INPUT}px", "margin": "0 0 4px 0"})
         self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
         self._panels = widgets.VBox(layout={"flex": "1 1 0", "min_width": "0"})
-        self._controls = Controls(scene, selection)
+        selection.observe(self._begin)  # before all others
+        self._controls = Controls(scene, selection, self._status)
         self._gallery = Gallery(scene, selection, self._status)
         self._controls.save.on_click(lambda _: self._save_asked())
         self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
@@ -89,6 +88,26 @@ class Explorer(widgets.VBox):
         selection.observe(self._on_selection)
         self._open = True
 
+    @property
+    def view(self) -> View:
+        """What is shown now, as arrays.
+
+        Raises
+        ------
+        ValueError
+            If nothing is, because the last drawing failed.
+        """
+        if self._view is None:
+            raise ValueError(
+                "nothing is shown: the last drawing failed, see the red line; select something else"
+            )
+        return self._view
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error is shown."""
+        return self._status.failed
+
     def figure(self) -> render.Figure:
         """Draw the current view as one figure, for a page where the app itself is not live."""
         return draw_figure(self._scene, self.selection, self.view)
@@ -111,7 +130,7 @@ class Explorer(widgets.VBox):
         Raises
         ------
         ValueError
-            If the ending is another.
+            If the ending is another, or nothing is shown.
         StoreError
             If the file cannot be written.
         """
@@ -124,12 +143,9 @@ class Explorer(widgets.VBox):
         self._open = False
         self._draw_charts_later.cancel()
         self.selection.unobserve_all()
-        for widget in list(_descendants(self)):
-            widget.layout.close()
-            if hasattr(widget, "style"):
-                widget.style.close()
-            if widget is not self:
-                widget.close()
+        for child in self.children:
+            _close(child)
+        self.layout.close()
         super().close()
 
     def __repr__(self) -> str:
@@ -140,31 +156,37 @@ class Explorer(widgets.VBox):
 
     # -- private
 
+    def _begin(self, change: Any) -> None:
+        """Take away what was said of the last selection; several traits of one change come here in turn."""
+        if self.selection.as_parameters() != self._drawn:
+            self._status.clear()
+
     def _on_selection(self, change: Any) -> None:
         state = self.selection.as_parameters()
         if state == self._drawn:
             return
         self._other_layer |= state["layer"] != self._drawn["layer"]
         self._drawn = state
-        with self._status.showing_errors():
+        with self._status.showing_errors(fresh=False):
             self._draw()
             self._draw_charts_later()
 
     def _draw(self) -> None:
-        chosen = self.selection
-        self.view: View = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
-        if len(self._panels.children) == 0 or len(self._heads) != len(self.view.networks):
-            self._lay_out_panels(len(self.view.networks))
+        chosen, self._view = self.selection, None
+        view = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
+        if len(self._panels.children) == 0 or len(self._heads) != len(view.networks):
+            self._lay_out_panels(len(view.networks))
         for kind, title in name_panels(chosen.overlay).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
-        for column, one in enumerate(self.view.networks):
+        for column, one in enumerate(view.networks):
             self._heads[column].value = head_network(one)
-            drawn = draw_network(self.view, one, chosen.overlay, chosen.opacity, _PANEL)
+            drawn = draw_network(view, one, chosen.overlay, chosen.opacity, _PANEL)
             for kind, picture in drawn.items():
                 self._show(self._images[kind][column], picture)
-        self._show(self._input, self.view.picture)
-        self._explanation.value = explain_view(self.view, chosen.overlay)
-        self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes())
+        self._show(self._input, view.picture)
+        self._explanation.value = explain_view(view, chosen.overlay)
+        self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes(view))
+        self._view = view
 
     def _show(self, image: widgets.Image, picture: render.Picture) -> None:
         """Send a picture to the page, unless it is there already."""
@@ -172,8 +194,8 @@ class Explorer(widgets.VBox):
             self._shown[image] = picture
             image.value = render.encode_png(picture)
 
-    def _all_notes(self) -> list[str]:
-        notes = list(self.view.notes)
+    def _all_notes(self, view: View) -> list[str]:
+        notes = list(view.notes)
         if self._other_layer and self.selection.calibration == "entropy":
             notes.append(
                 "You looked at several layers: under this calibration every layer has the same mean entropy. "
@@ -196,6 +218,9 @@ class Explorer(widgets.VBox):
             self._draw_charts()
 
     def _lay_out_panels(self, networks: int) -> None:
+        for child in self._panels.children:
+            _close(child)
+        self._shown.clear()
         self._heads = [
             widgets.HTML(layout=_column(_PANEL) | {"margin": "0 6px 0 0"}) for _ in range(networks)
         ]
@@ -204,7 +229,7 @@ class Explorer(widgets.VBox):
             kind: [widgets.Image(format="png", layout=_column(_PANEL)) for _ in range(networks)]
             for kind in self._titles
         }
-        shown = self._titles if self._scene.has_masks else (MAP,)
+        shown = self._titles if self._scene.has_points else (MAP,)
         rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self._images[kind]))]
         self._panels.children = [widgets.HBox(self._heads), *rows]
 
@@ -222,7 +247,11 @@ def _title(run: Run) -> str:
     return f"{run.path.name}: {run.attrs.get('dataset_id', '')}".strip(": ")
 
 
-def _descendants(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+def _close(widget: widgets.Widget) -> None:
+    """Take a widget, all inside it, and their layouts and styles out of memory."""
     for child in getattr(widget, "children", ()):
-        yield from _descendants(child)
-    yield widget
+        _close(child)
+    widget.layout.close()
+    if hasattr(widget, "style"):
+        widget.style.close()
+    widget.close()

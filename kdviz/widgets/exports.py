@@ -1,14 +1,15 @@
 """The current view as a file: a figure, its numbers, or its settings."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from kdviz import __version__, render
-from kdviz.errors import StoreError
-from kdviz.widgets.drawing import describe_counts, draw_network, name_panels
+from kdviz.store.files import file_errors
+from kdviz.widgets.drawing import MAP, describe_counts, describe_scale, draw_network, name_panels
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 
@@ -20,27 +21,27 @@ KINDS = {
     ".nc": "units (netCDF)",
     ".yaml": "settings (YAML)",
 }
+_OF_POINTS = ("points", "uncertain", "dropped")
 _PANEL = 480  # pixels; fit for print
 
 
 def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Path:
     """Write a view to a file whose ending is one of `KINDS`; see `Explorer.save`."""
-    if path.suffix not in KINDS:
-        raise ValueError(f"the file is to be named {path.name!r}; allowed endings: {', '.join(KINDS)}")
-    try:
+    path, kind = path.expanduser(), path.suffix.lower()
+    if kind not in KINDS:
+        raise ValueError(f"cannot save as {path.name!r}; allowed endings: {', '.join(KINDS)}")
+    with file_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
+        if kind == ".csv":
             table = to_dataset(scene, selection, view).to_dataframe().reset_index()
             table.to_csv(path, index=False)
-        elif path.suffix == ".nc":
+        elif kind == ".nc":
             to_dataset(scene, selection, view).to_netcdf(path)
-        elif path.suffix == ".yaml":
+        elif kind == ".yaml":
             path.write_text(as_yaml(scene, selection), encoding="utf-8")
         else:
             figure = draw_figure(scene, selection, view)
-            path.write_bytes(render.encode_figure(figure, path.suffix[1:], dpi=200))
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
+            path.write_bytes(render.encode_figure(figure, kind[1:], dpi=200))
     return path
 
 
@@ -54,7 +55,7 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
     ds = xr.Dataset(
         {
             name: (("network", "unit"), np.stack([getattr(one, name) for one in view.networks]))
-            for name in ("gain", "entropy", "values", "points", "uncertain", "dropped")
+            for name in ("gain", "entropy", "values", *(_OF_POINTS if scene.has_points else ()))
         },
         coords={name: ("network", values) for name, values in by_network.items()}
         | {name: ("unit", values) for name, values in by_unit.items()},
@@ -64,7 +65,9 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
             "sample": view.sample,
             "settings": json.dumps(selection.as_parameters(), sort_keys=True),
         },
-    ).rename(points="knowledge_point", values="overlay")
+    ).rename(values="overlay")
+    if scene.has_points:
+        ds = ds.rename(points="knowledge_point")
     ds["entropy"].attrs["units"] = "nat"
     return ds
 
@@ -72,25 +75,31 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
 def as_yaml(scene: Scene, selection: Selection) -> str:
     """Write the settings as parameters of the notebook ``02_explore``; JSON values are YAML values."""
     parameters = {"run_path": str(scene.run.path.resolve()), **selection.as_parameters()}
-    lines = [f"{name}: {json.dumps(value)}" for name, value in parameters.items()]
+    lines = [f"{name}: {_to_yaml(value)}" for name, value in parameters.items()]
     return "# kdviz rerun 02_explore -f THIS_FILE\n" + "\n".join(lines) + "\n"
+
+
+def _to_yaml(value: str | int | float) -> str:
+    text = json.dumps(value)
+    small = isinstance(value, float) and "e" in text and "." not in text
+    return text.replace("e", ".0e") if small else text  # YAML 1.1 takes 1e-05 for a word
 
 
 def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure:
     """Draw the view as one figure, settings below."""
     titles = name_panels(selection.overlay)
-    kinds = titles if scene.has_masks else {"map": titles["map"]}
+    kinds = titles if scene.has_points else (MAP,)
     networks, captions = {}, []
     for one in view.networks:
         drawn = draw_network(view, one, selection.overlay, selection.opacity, _PANEL)
         networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
         captions.append("\n".join(describe_counts(one)))
     settings = selection.as_parameters()
-    shown = ("layer", "threshold", "background", "solver", "weight", "calibration", "coarsening")
-    note = ", ".join(f"{name} {settings[name]}" for name in shown)
-    if selection.calibration != "none":
-        name = "target" if selection.calibration == "entropy" else "feature_loss"
-        note += f", {name} {settings[name]:g}"
+    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "coarsening", "overlay"]
+    calibrated = {"entropy": "target", "loss": "feature_loss"}.get(selection.calibration)
+    values = [f"{name} {settings[name]}" for name in (*shown, calibrated, "opacity") if name]
+    scale = describe_scale(view.networks[0], selection.overlay)
+    note = "\n".join([scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
     return render.view_figure(
         view.picture,
         networks,
@@ -100,4 +109,5 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
         quantity="entropy (nat)" if selection.histogram == "entropy" else "log10 gain",
         title=f"{view.sample} {view.label}".strip(),
         note=note,
+        legend=render.LEGEND if scene.has_points else "",
     )

@@ -3,7 +3,6 @@
 from typing import Any
 
 import ipywidgets as widgets
-from traitlets import link
 
 from kdviz import render
 from kdviz.widgets.scene import ORDERS, Scene
@@ -34,7 +33,7 @@ class Gallery(widgets.VBox):
         self._sample = widgets.Dropdown(
             description="sample", options=scene.samples, layout={"width": "250px"}, style=style
         )
-        link((selection, "sample"), (self._sample, "value"))
+        self._sample.observe(lambda change: self._select(change.new), "value")
         self._earlier = widgets.Button(
             icon="chevron-left", layout={"width": "36px"}, tooltip="earlier samples"
         )
@@ -57,8 +56,8 @@ class Gallery(widgets.VBox):
         super().__init__([widgets.HBox(bar, layout={"flex_flow": "row wrap"}), widgets.HBox(self._cells)])
         self._label.observe(self._sort, "value")
         self._order.observe(self._sort, "value")
-        selection.observe(self._mark, "sample")
-        selection.observe(self._sort, ["layer", "seed"])
+        selection.observe(self._follow)
+        self._place = selection.place
         self._sort()
 
     def _sort(self, change: Any = None) -> None:
@@ -87,11 +86,23 @@ class Gallery(widgets.VBox):
         self._where.value = f"{min(first + 1, len(self._shown))} to {first + len(here)} of {len(self._shown)}"
         self._mark()
 
-    def _mark(self, change: Any = None) -> None:
+    def _mark(self) -> None:
         for button in self._buttons:
             chosen = button.tooltip == self._selection.sample
             button.button_style = "primary" if chosen else ""
 
     def _choose(self, place: int) -> None:
-        with self._status.showing_errors(fresh=False):
-            self._selection.sample = self._buttons[place].tooltip
+        self._select(self._buttons[place].tooltip)
+
+    def _select(self, sample: str) -> None:
+        with self._status.showing_errors():
+            self._selection.sample = sample
+
+    def _follow(self, change: Any) -> None:
+        """Mark the selected sample; sort anew where the order follows from what is derived."""
+        self._sample.value = self._selection.sample
+        self._mark()
+        if self._selection.place != self._place:
+            self._place = self._selection.place
+            if self._order.value != ORDERS[0]:
+                self._sort()

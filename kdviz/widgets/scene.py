@@ -13,10 +13,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from kdviz.analysis import group_networks, tabulate_counts
-from kdviz.errors import StoreError
+from kdviz.errors import StoreError, UnfinishedError
 from kdviz.render import Trace
 from kdviz.store import Run
-from kdviz.widgets.derivation import Derivation, Derived, EntropySettings, PointSettings
+from kdviz.widgets.derivation import (
+    Derivation,
+    Derived,
+    EntropySettings,
+    PointSettings,
+    has_background,
+)
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -24,6 +30,7 @@ Bools = NDArray[np.bool_]
 ENTROPY = "entropy"  # the overlay that every run has; others are names of attribution methods
 ORDERS = ("as stored", "most changed", "student apart from baseline")
 _ATTRIBUTION = "attribution"  # results of this group hold maps by network
+_MAPS_FOR_LIMITS = 1000  # of every network: enough for quantiles of units
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class NetworkView:
     Attributes
     ----------
     role, network, epoch
-        Which, and its checkpoint: the last at or before the selected epoch, of a teacher its last.
+        Which, and its checkpoint: the last at or before the selected epoch, else its first; of a teacher
+        beside others its last.
     gain, entropy, values
         Shape ``(U,)``; entropies in nat; `values` is what the overlay shows, NaN where there is no such map.
     limits
@@ -122,9 +130,12 @@ class Scene:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
         self.samples = [str(name) for name in run.samples["sample"].values]
         self.config = json.loads(str(run.attrs.get("config", "{}")))
-        self.has_masks = "foreground" in run.samples
+        self.has_points = has_background(run.samples)
         self._derivation = Derivation(run)
-        self._attributed = lru_cache(maxsize=None)(run.result)
+        self._unfinished: dict[str, str] = {}
+        self._passed_over: list[str] = []
+        self.networks = lru_cache(maxsize=None)(self._list_networks)
+        self._limits = lru_cache(maxsize=6)(self._find_limits)
 
     # -- choices
 
@@ -138,8 +149,8 @@ class Scene:
         group = self._groups[layer]
         return sorted({*group.students, *group.baselines} or group.teachers)
 
-    def networks(self, layer: str, seed: int) -> dict[str, str]:
-        """Give ``{role: network}`` of what stands side by side."""
+    def _list_networks(self, layer: str, seed: int) -> dict[str, str]:
+        """Give ``{role: network}`` of what stands side by side, as far as an epoch of it is finished."""
         group = self._groups[layer]
         teacher = group.teachers.get(seed) or next(iter(group.teachers.values()), None)
         roles = {
@@ -147,7 +158,17 @@ class Scene:
             "student": group.students.get(seed),
             "baseline": group.baselines.get(seed),
         }
-        return {role: network for role, network in roles.items() if network is not None}
+        found = {}
+        for role, network in roles.items():
+            try:
+                if network is not None:
+                    self._derivation.measured(network, group.layer)
+                    found[role] = network
+            except UnfinishedError as error:
+                self._unfinished[f"{layer}/{seed}/{role}"] = str(error)
+        if not found:
+            raise UnfinishedError(f"{layer}: no epoch of any network is finished yet")
+        return found
 
     def measured(self, layer: str, seed: int) -> dict[str, xr.Dataset]:
         """Give ``{role: dataset}`` as stored."""
@@ -167,15 +188,32 @@ class Scene:
     def grids(self) -> dict[str, int]:
         """The measured grid and all that merge its cells: ``{"8 x 8": 2}`` by the factor that leads there."""
         rows, cols = self._shape
-        factors = (factor for factor in range(1, min(rows, cols)) if rows % factor == cols % factor == 0)
+        largest = max(1, min(rows, cols) - 1)  # one unit for all of the image tells nothing
+        factors = (one for one in range(1, largest + 1) if rows % one == cols % one == 0)
         return {f"{rows // factor} x {cols // factor}": factor for factor in factors}
 
     @cached_property
     def overlays(self) -> list[str]:
         """What can be laid over the picture: the entropy, and the attribution maps that the run holds."""
-        held = [name for name in self.run.results if name.startswith(f"{_ATTRIBUTION}/")]
-        methods = [method for name in held for method in self._attributed(name)["attribution_method"].values]
+        methods = [method for maps in self._maps.values() for method in maps["attribution_method"].values]
         return list(dict.fromkeys([ENTROPY, *map(str, methods)]))
+
+    @cached_property
+    def _maps(self) -> dict[str, xr.DataArray]:
+        """Attribution maps by network: results ``attribution/<network>`` on the units of the run."""
+        found = {}
+        for name in self.run.results:
+            room, _, network = name.partition("/")
+            if room != _ATTRIBUTION:
+                continue
+            maps = self.run.result(name).get("attribution") if network in self.run.networks else None
+            if maps is not None and maps.sizes.get("unit") == self.run.samples.sizes["unit"]:
+                found[network] = maps
+            else:
+                self._passed_over.append(
+                    f"Result {name!r} is not shown: maps are named attribution/<network> and on this grid."
+                )
+        return found
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -197,13 +235,13 @@ class Scene:
         """
         chosen = [name for name in self.samples if label in ("", self.labels[name])]
         networks = self.networks(place.layer, place.seed)
-        if order == "most changed" and self.has_masks:
+        if order == "most changed" and self.has_points:
             shown = networks.get("student") or networks.get("baseline") or networks["teacher"]
             points = self._points(shown, place).ds["knowledge_point"].values
             score = (points[0] != points[-1]).sum(axis=-1)
         elif (
             order == "student apart from baseline"
-            and self.has_masks
+            and self.has_points
             and {"student", "baseline"} <= {*networks}
         ):
             ours, theirs = (
@@ -240,11 +278,19 @@ class Scene:
             sample=sample,
             label=self.labels[sample],
             picture=self.picture(sample),
-            foreground=ds["foreground"].values[at] if self.has_masks else np.zeros(units, bool),
+            foreground=ds["foreground"].values[at] if self.has_points else np.zeros(units, bool),
             rows=int(ds["row"].max()) + 1,
             cols=int(ds["col"].max()) + 1,
             networks=views,
-            notes=[*self._doubts(derived, overlay, place), *self._heard(derived)],
+            notes=[
+                *self._doubts(derived, overlay, place),
+                *(
+                    f"{one.role}: first measured at epoch {one.epoch}."
+                    for one in views
+                    if one.role != "teacher" and one.epoch > epoch
+                ),
+                *(f"{role}: {note}" for role, one in derived.items() for note in one.notes),
+            ],
         )
 
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
@@ -292,13 +338,12 @@ class Scene:
         self, role: str, network: str, derived: Derived, at: int, epoch: int, overlay: str, place: Place
     ) -> NetworkView:
         ds, epochs = derived.ds, derived.ds["epoch"].values
-        now = (
-            len(epochs) - 1 if role == "teacher" else max(int(np.searchsorted(epochs, epoch, "right")) - 1, 0)
-        )
+        finished = role == "teacher" and len(self.networks(place.layer, place.seed)) > 1
+        now = len(epochs) - 1 if finished else max(int(np.searchsorted(epochs, epoch, "right")) - 1, 0)
         none = np.zeros(ds.sizes["unit"], bool)
         entropy = ds["entropy"].values[now, at]
         if overlay == ENTROPY:
-            values, limits = entropy, self._entropy_limits(place)
+            values, limits = entropy, self._limits(place.layer, place.seed, place.entropies)
         else:
             values, limits = self._attribution(network, overlay, at, place.entropies.coarsening)
         counts: dict[str, float] = {}
@@ -322,10 +367,13 @@ class Scene:
             counts=counts,
         )
 
-    def _entropy_limits(self, place: Place) -> tuple[float, float]:
+    def _find_limits(self, layer: str, seed: int, entropies: EntropySettings) -> tuple[float, float]:
         """Choose the ends of the scale: nearly all entropies of all networks, epochs and samples."""
-        networks = self.networks(place.layer, place.seed).values()
-        values = [self._points(network, place).ds["entropy"].values.ravel()[::7] for network in networks]
+        values = []
+        for network in self.networks(layer, seed).values():
+            ds = self._derivation.entropies(network, self._groups[layer].layer, entropies).ds
+            maps = ds["entropy"].values.reshape(-1, ds.sizes["unit"])
+            values.append(maps[:: -(-len(maps) // _MAPS_FOR_LIMITS)].ravel())
         low, high = np.nanquantile(np.concatenate(values), (0.01, 0.99))
         return float(low), float(max(high, low + 1e-3))
 
@@ -336,12 +384,8 @@ class Scene:
         rows, cols = self._shape
         merged = (rows // coarsening, coarsening, cols // coarsening, coarsening)
         unknown = np.full(merged[0] * merged[2], np.nan), (-1.0, 1.0)
-        name = f"{_ATTRIBUTION}/{network}"
-        if name not in self.run.results:
-            return unknown
-        maps = self._attributed(name)["attribution"]
-        sample = self.samples[at]
-        if method not in maps["attribution_method"].values or sample not in maps["sample"].values:
+        maps, sample = self._maps.get(network), self.samples[at]
+        if maps is None or method not in maps["attribution_method"] or sample not in maps["sample"]:
             return unknown
         last = maps.sel(attribution_method=method).isel(epoch=-1)
         end = float(np.quantile(np.abs(last.values), 0.99)) or 1.0
@@ -349,7 +393,9 @@ class Scene:
         return values, (-end, end)
 
     def _doubts(self, derived: Mapping[str, Derived], overlay: str, place: Place) -> list[str]:
-        notes = []
+        notes = [
+            text for key, text in self._unfinished.items() if key.startswith(f"{place.layer}/{place.seed}/")
+        ]
         if any(one.ds["entropy"].attrs.get("extrapolated") for one in derived.values()):
             notes.append(
                 "Extrapolated: not the settings at which the gains were checked (linearity, feature loss)."
@@ -359,11 +405,9 @@ class Scene:
                 "The optimum spreads entropies about three times as far as the descent, for which the papers "
                 "chose b = 0.2."
             )
-        if not self.has_masks:
-            notes.append("No foreground masks in this run: entropies only, no knowledge points.")
+        if not self.has_points:
+            notes.append("No background, or no masks, in this run: entropies only, no knowledge points.")
+        notes += self._passed_over
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
         return notes
-
-    def _heard(self, derived: Mapping[str, Derived]) -> list[str]:
-        return [f"{role}: {note}" for role, one in derived.items() for note in one.notes]

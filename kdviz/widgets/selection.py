@@ -2,10 +2,12 @@
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, observe, validate
 
+from kdviz.errors import UnfinishedError
 from kdviz.widgets.derivation import EntropySettings, PointSettings
 from kdviz.widgets.scene import ENTROPY, Place, Scene
 
@@ -13,7 +15,8 @@ from kdviz.widgets.scene import ENTROPY, Place, Scene
 class Selection(HasTraits):
     """What is shown of a run. Setting a trait to what the run does not have raises ``TraitError``.
 
-    Changing `layer` or `seed` moves the other traits to what is there.
+    Changing `layer` or `seed` moves the other traits to what is there. A layer or seed that cannot be read is
+    refused with the error of reading it.
 
     Attributes
     ----------
@@ -51,15 +54,35 @@ class Selection(HasTraits):
     opacity = Float(0.7, min=0.0, max=1.0)
     histogram = Enum(("entropy", "gain"), "entropy")
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, **asked: Any) -> None:
         self._scene = scene
         super().__init__()
-        self.layer = scene.layers[0]
-        self.sample = scene.samples[0]
-        self.epoch = self.epochs[-1]
+        self.layer = asked.pop("layer", None) or self._first_layer()
+        self.seed = asked.pop("seed", self.seed)
+        self.epoch = asked.pop("epoch", self.epochs[-1])
+        self.sample = asked.pop("sample", scene.samples[0])
         measured = next(iter(scene.measured(self.layer, self.seed).values()))
         self.weight = float(measured.attrs.get("weight", 7.0))
         self.threshold = float(scene.config.get("threshold", 0.2))
+        for name, value in asked.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a trait; a name that is none, such as a misspelt one, is refused."""
+        if not name.startswith("_") and not hasattr(type(self), name):
+            near = difflib.get_close_matches(name, self.trait_names(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.trait_names()))}"
+            raise AttributeError(f"a selection has no {name!r}; {hint}")
+        super().__setattr__(name, value)
+
+    def _first_layer(self) -> str:
+        """Choose the first layer of which some epoch is finished."""
+        *others, last = self._scene.layers
+        for layer in others:
+            with suppress(UnfinishedError):
+                if self._scene.networks(layer, self._scene.seeds(layer)[0]):
+                    return layer
+        return last
 
     @property
     def seeds(self) -> list[int]:
@@ -102,7 +125,9 @@ class Selection(HasTraits):
 
     @validate("layer")
     def _check_layer(self, proposal: dict) -> str:
-        return _one_of("layer", proposal["value"], self._scene.layers)
+        layer = _one_of("layer", proposal["value"], self._scene.layers)
+        self._scene.epochs(layer, self._scene.seeds(layer)[0])  # a layer that cannot be read is not selected
+        return layer
 
     @validate("sample")
     def _check_sample(self, proposal: dict) -> str:
@@ -110,7 +135,9 @@ class Selection(HasTraits):
 
     @validate("seed")
     def _check_seed(self, proposal: dict) -> int:
-        return _one_of("seed", proposal["value"], self.seeds)
+        seed = _one_of("seed", proposal["value"], self.seeds)
+        self._scene.epochs(self.layer, seed)
+        return seed
 
     @validate("epoch")
     def _check_epoch(self, proposal: dict) -> int:
@@ -128,7 +155,7 @@ class Selection(HasTraits):
 def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=3)
+    near = difflib.get_close_matches(value, allowed, n=3) if isinstance(value, str) else []
     listed = ", ".join(map(str, allowed[:20])) + (", ..." if len(allowed) > 20 else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"this run has {listed}"
     raise TraitError(f"{name} is {value!r}; {hint}")

@@ -21,6 +21,10 @@ class Status(widgets.HTML):
         """Whether an error is shown."""
         return self.value.startswith("<div role=alert")
 
+    def clear(self) -> None:
+        """Show nothing."""
+        self.value = ""
+
     def say(self, text: str) -> None:
         """Show a message."""
         self.value = escape(text)
@@ -29,7 +33,7 @@ class Status(widgets.HTML):
     def showing_errors(self, *, fresh: bool = True) -> Iterator[None]:
         """Show what goes wrong inside, and raise it only in a strict run; `fresh` clears the line first."""
         if fresh:
-            self.value = ""
+            self.clear()
         try:
             yield
         except Exception as error:

@@ -23,7 +23,7 @@ start = time.perf_counter()
 import sys
 import kdviz
 app = kdviz.explore(sys.argv[1], layer="fc1")
-assert len(app.view.networks) == 3 and not app._status.failed
+assert len(app.view.networks) == 3 and not app.failed
 print(time.perf_counter() - start, "torch" in sys.modules)
 """
 
@@ -69,7 +69,7 @@ def run_latency(plan: LatencyPlan, folder: Path | None = None, *, name: str = "l
 
 
 def _controls(app: Explorer) -> list[tuple[str, str, list[Any]]]:
-    """Give kind, trait, and values to go through: each new to the app, or long gone from what it keeps."""
+    """Give kind, trait, and values to go through; where something is derived, each is new to the app."""
     steps = range(64)
     return [
         ("looking", "epoch", app.selection.epochs),
@@ -86,7 +86,10 @@ async def _time_controls(app: Explorer, changes: int) -> list[tuple[str, str, li
     for kind, trait, values in _controls(app):
         seconds = []
         start_value = getattr(app.selection, trait)
+        weights = itertools.count(6.0, 0.01)
         for value in itertools.islice(itertools.cycle(values), changes + 1):
+            if trait == "coarsening":  # there are few grids: or they would be remembered
+                app.selection.weight = next(weights)
             shown = app.view
             start = time.perf_counter()
             setattr(app.selection, trait, value)

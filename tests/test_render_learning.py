@@ -86,6 +86,11 @@ def test_points_over_distance__refuses_other_names(table: pd.DataFrame) -> None:
         render.points_over_distance({"mine": table}, {"yours": table}, title="")
 
 
+def test_ratio_against_accuracy__without_accuracies_says_so(table: pd.DataFrame) -> None:
+    figure = drawn(render.ratio_against_accuracy({"mine": table.assign(accuracy=np.nan)}, title=""))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no accuracy recorded in this run"]
+
+
 # -- detour_panels
 
 

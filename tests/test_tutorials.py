@@ -28,7 +28,7 @@ def test_your_own_checkpoints__from_folders_to_a_table_and_a_picture(
     for block in tutorial["read_code"]():
         exec(block, names)
         printed.append(capsys.readouterr().out)
-    _, table, _, comparison, sizes = printed
+    _, table, _, comparison, _, sizes = printed
 
     # the numbers printed are those counted by hand from the stored run
     run = kdviz.open_run(tmp_path / "run.zarr")
@@ -66,6 +66,14 @@ def test_your_own_checkpoints__from_folders_to_a_table_and_a_picture(
     np.testing.assert_array_equal(
         kdviz.units.grid(16).reduce_mask(mask)[0], student["foreground"].isel(sample=0)
     )
+
+    # the app finds the weight distance and the maps, and wrote its figure
+    app = kdviz.explore("run.zarr", overlay="grad_cam")
+    maps = run.result("attribution/baseline")["attribution"].sel(attribution_method="grad_cam", epoch=1)
+    np.testing.assert_array_equal(app.view.networks[1].values, maps[0])
+    assert "weight_distance" in run.dataset("student", "layer3")
+    with Image.open(tmp_path / "view.png") as file:
+        assert np.asarray(file.convert("L"), float).std() > 20
 
     # the picture has a column for the input and one for each epoch, and something in each
     with Image.open(tmp_path / "points.jpg") as file:

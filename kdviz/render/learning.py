@@ -27,6 +27,8 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
     axis = figure.subplots()
     for place, (name, whole) in enumerate(tables.items()):
         table = whole.dropna(subset=["accuracy"])
+        if table.empty:
+            continue
         role = str(whole["role"].iloc[0])
         spread = [table["fg_ratio"] - table["fg_ratio_low"], table["fg_ratio_high"] - table["fg_ratio"]]
         axis.errorbar(
@@ -54,7 +56,10 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)
     tidy(axis)
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    if axis.has_data():
+        axis.legend(frameon=False, fontsize=9, loc="lower right")
+    else:
+        axis.text(0.5, 0.5, "no accuracy recorded in this run", ha="center", transform=axis.transAxes)
     axis.set_title(title, fontsize=11)
     return figure
 

@@ -410,8 +410,8 @@ class Run:
         Parameters
         ----------
         name
-            For example ``attribution/student/features.7``: parts as in `create_group`, the first not
-            ``points``.
+            For example ``attribution/student``, where the app finds the maps of that network: parts as in
+            `create_group`, the first not ``points``.
         ds
             Any valid dataset.
         overwrite

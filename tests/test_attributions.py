@@ -17,8 +17,8 @@ from tiny_study import finished_study
 import kdviz
 import kdviz.baselines
 from kdviz import analysis, render, schema, units
+from kdviz.checkpoints import load_weights
 from kdviz.errors import DegenerateWarning, SchemaError, StoreError
-from kdviz.measuring.checkpoints import load_weights
 from kdviz.runs import Study
 from kdviz.sources import normalise
 from kdviz.training import TrainingRecord

@@ -16,7 +16,7 @@ import xarray as xr
 
 import kdviz
 from kdviz import analysis, baselines, models, render, sources, units
-from kdviz.measuring.checkpoints import load_weights
+from kdviz.checkpoints import load_weights
 
 IMAGES = Path(__file__).with_name("images")
 LAYERS = {"conv": "features.conv4", "fc1": "classifier.fc1", "fc2": "classifier.fc2"}

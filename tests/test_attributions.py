@@ -1,10 +1,12 @@
 """Scores of stored maps by hand and by other libraries; figures by the data in their axes; the study."""
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,12 +18,14 @@ from tiny_study import finished_study
 
 import kdviz
 import kdviz.baselines
-from kdviz import analysis, render, schema, units
+from kdviz import analysis, render, schema, testing, units
+from kdviz.checkpoints import load_weights
 from kdviz.errors import DegenerateWarning, SchemaError, StoreError
-from kdviz.measuring.checkpoints import load_weights
 from kdviz.runs import Study
 from kdviz.sources import normalise
 from kdviz.training import TrainingRecord
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "04_baselines.ipynb"
 
 
 def make_maps(values: object, foreground: object, **extra: object) -> xr.Dataset:
@@ -265,3 +269,42 @@ def test_study__is_measured_before_it_is_attributed(study: Study) -> None:
     shutil.rmtree(study.run_path)
     with pytest.raises(StoreError, match="is not measured yet; first kdviz measure"):
         study.attribute()
+
+
+# -- the notebook
+
+
+@pytest.fixture
+def own_run(tmp_path: Path) -> Path:
+    """A run without a study, of another entropy weight and with the networks named against their roles."""
+    images, masks = testing.random_images(3, seed=1), np.zeros((3, 8, 8), bool)
+    masks[:, :4, :4] = True
+    same = {"units": units.grid(4), "labels": [0, 1, 2], "foreground": masks, "progress": False}
+    for seed, (name, role) in enumerate([("a", "baseline"), ("b", "teacher")]):
+        network = testing.small_cnn(seed=seed)
+        kdviz.measure_checkpoints(
+            testing.small_cnn,
+            {3: network.state_dict()},
+            images,
+            network=name,
+            role=role,
+            layers=["fc1"],
+            store=tmp_path / "run.zarr",
+            weight=6.0,
+            **same,
+        )
+        maps = kdviz.attribute(network, images, methods=["activation", "grad_cam"], epoch=3, **same)
+        kdviz.open_run(tmp_path / "run.zarr").write_result(f"attribution/{name}", maps)
+    return tmp_path / "run.zarr"
+
+
+def test_notebook__reads_a_run_that_no_study_made(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    end = next(at for at, cell in enumerate(cells) if "order does the answer follow" in cell.source)
+    found: dict = {}
+    for cell in (cell for cell in cells[:end] if cell.cell_type == "code"):
+        source = re.sub("^%.*$", "", cell.source, flags=re.MULTILINE)
+        exec(source.replace('run_path: str = ""', f"run_path = {str(own_run)!r}"), found)
+    assert capsys.readouterr().out.startswith("b: epoch 3, 3 samples, layer maps of conv2\na: epoch 3")
+    assert {ds["entropy"].attrs["weight"] for ds in found["entropies"].values()} == {6.0}
+    assert found["tables"]["b"].index.levels[0].tolist() == ["activation", "entropy", "grad_cam"]

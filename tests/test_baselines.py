@@ -17,10 +17,10 @@ from torch.nn.functional import interpolate, relu
 import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
 from kdviz import analysis, baselines, testing, units
-from kdviz.baselines import METHODS, draw_map, find_map_layer
+from kdviz.baselines import METHODS, draw_map, find_map_layer, randomisation
 from kdviz.baselines.attribution import reduce_map
 from kdviz.baselines.maps import list_methods
-from kdviz.errors import LayerError
+from kdviz.errors import DegenerateWarning, LayerError
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -444,10 +444,10 @@ def test_remove_units__curves_of_a_linear_network_by_hand() -> None:
 
 def test_remove_units__blur_shows_the_smeared_input() -> None:
     # of a constant input the blurred one is the same: nothing changes, whatever is removed
-    network, _, ds = one_unit_at_a_time()
-    curves = baselines.remove_units(
-        network, torch.ones(1, 1, 2, 2), ds, units=units.grid(2), steps=4, progress=False
-    )
+    network, _, _ = one_unit_at_a_time()
+    inputs = torch.ones(1, 1, 2, 2)
+    ds = kdviz.attribute(network, inputs, units=units.grid(2), labels=[0], progress=False)
+    curves = baselines.remove_units(network, inputs, ds, units=units.grid(2), steps=4, progress=False)
     assert float(curves["deletion"].std("share").max()) < 1e-6
     assert float(curves["deletion"].max()) == pytest.approx(1 / (1 + np.exp(-10)))
 
@@ -485,6 +485,40 @@ def test_remove_units__refuses() -> None:
         baselines.remove_units(network, inputs, ds, units=units.grid(2), steps=5)
     with pytest.raises(ValueError, match="sample_ids has 1 names for 2 inputs"):
         baselines.remove_units(network, inputs.repeat(2, 1, 1, 1), ds, units=units.grid(2), steps=2)
+    wide = torch.ones(1, 1, 2, 4)
+    with pytest.raises(ValueError, match="attributions are of 2 x 2 units, units are 1 x 4; pass the units"):
+        baselines.remove_units(network, wide, ds, units=units.grid(1, 4), steps=2)
+
+
+def test_remove_units__knows_the_inputs_that_maps_were_made_of() -> None:
+    network, inputs = testing.small_cnn(), testing.random_images(3)
+    common = dict(units=units.grid(4), progress=False)
+    ds = kdviz.attribute(network, inputs, methods=["activation"], sample_ids=["a", "b", "c"], **common)
+    curves = baselines.remove_units(network, inputs, ds, steps=2, **common)
+    chosen = baselines.remove_units(network, inputs[[2, 0]], ds.isel(sample=[2, 0]), steps=2, **common)
+    kept = curves.isel(sample=[2, 0], attribution_method=[0])  # the random order is another of two samples
+    xr.testing.assert_allclose(chosen.isel(attribution_method=[0]), kept)
+    with pytest.raises(ValueError, match=r"inputs are not those .*: 2 of 3 differ, first a, c; pass"):
+        baselines.remove_units(network, inputs[[2, 1, 0]], ds, steps=2, **common)
+    with pytest.raises(ValueError, match="1 of 1 differ, first b"):
+        baselines.remove_units(network, inputs[:1], ds.sel(sample=["b"]), steps=2, **common)
+    older = ds.drop_vars("input_hash")
+    baselines.remove_units(network, inputs[[2, 1, 0]], older, steps=2, **common)
+
+
+def test_remove_units__moves_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = testing.small_cnn(), testing.random_images(4)
+    ds = kdviz.attribute(network, inputs, units=units.grid(4), methods=["activation"], progress=False)
+    moved: list[int] = []
+    true_to = Tensor.to
+
+    def to(tensor: Tensor, *args: object, **options: object) -> Tensor:
+        moved.append(len(tensor) if tensor.shape[1:] == inputs.shape[1:] else 0)
+        return true_to(tensor, *args, **options)
+
+    monkeypatch.setattr(Tensor, "to", to)
+    baselines.remove_units(network, inputs, ds, units=units.grid(4), steps=2, max_batch=2, progress=False)
+    assert max(moved) == 2
 
 
 # -- randomise_weights
@@ -549,3 +583,35 @@ def test_randomise_weights__independent_changes_one_module_at_a_time() -> None:
         baselines.randomise_weights(network, inputs, units=units.grid(4), stages=["relu1"])
     with pytest.raises(ValueError, match="order must be 'cascade' or 'independent', got 'all'"):
         baselines.randomise_weights(network, inputs, units=units.grid(4), order="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", ["cascade", "independent"])
+def test_randomise_weights__a_stage_without_spread_is_no_stage_that_nobody_noticed(order: str) -> None:
+    network, inputs = testing.small_cnn(seed=1), testing.random_images(2, seed=2)
+    nn.init.constant_(network.conv2.weight, 0.1)  # its mean rounds
+    nn.init.zeros_(network.conv2.bias)
+    nn.init.zeros_(network.conv1.bias)
+    options = {"units": units.grid(4), "methods": ["input_gradient"], "order": order, "progress": False}
+    with pytest.warns(DegenerateWarning, match="nothing to draw at conv2: every tensor there has one value"):
+        found = baselines.randomise_weights(network, inputs, stages=["fc1", "conv2", "conv1"], **options)
+    for name in ("similarity", "similarity_of_sizes"):
+        values = found[name].values[0]
+        assert np.isnan(values).all(1).tolist() == [False, True, False], name
+        assert (values[[0, 2]] < 1 - 1e-12).all(), name
+
+
+def test_randomise_weights__draws_the_maps_once_a_stage_and_once_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, inputs = testing.small_cnn(seed=1), testing.random_images(2, seed=2)
+    drawn: list[nn.Module] = []
+    true_attribute = randomisation.attribute
+    monkeypatch.setattr(
+        randomisation,
+        "attribute",
+        lambda one, *args, **options: drawn.append(one) or true_attribute(one, *args, **options),
+    )
+    baselines.randomise_weights(
+        network, inputs, units=units.grid(4), methods=["activation"], stages=["fc1", "conv1"], progress=False
+    )
+    assert [one is network for one in drawn] == [True, False, False]

@@ -76,6 +76,17 @@ def test_coarsen_grid__by_hand_on_a_grid_that_is_not_square() -> None:
     assert "entropy" not in coarse and coarse["weight_distance"].item() == 0.5
 
 
+def test_coarsen_grid__twice_is_once_by_the_product() -> None:
+    rng = np.random.default_rng(0)
+    ds = make_dataset(rng.random((4, 8)), rng.random((4, 8)), np.ones((4, 8), bool))
+    ds["sample_background_entropy"] = (("epoch", "sample"), [[-2.0]])
+    twice, once = analysis.coarsen_grid(analysis.coarsen_grid(ds, 2), 2), analysis.coarsen_grid(ds, 4)
+    xr.testing.assert_allclose(twice, once)
+    assert twice.attrs["coarsened"] == once.attrs["coarsened"] == 4
+    assert analysis.coarsen_grid(ds, 2).attrs["coarsened"] == 2
+    assert "sample_background_entropy" not in once, "a mean over the finer units"
+
+
 def test_coarsen_grid__of_one_changes_nothing() -> None:
     ds = make_dataset(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), bool))
     assert analysis.coarsen_grid(ds, 1) is ds

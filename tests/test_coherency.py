@@ -361,6 +361,9 @@ def test_compare_maps__by_hand() -> None:
     dead = coherency.compare_maps(np.zeros((1, 3)), np.zeros((1, 3)))
     assert math.isnan(dead["cosine"]) and math.isnan(dead["ratio"]) and not dead["moved"]
     assert coherency.compare_maps(np.zeros((1, 3)), np.ones((1, 3)))["moved"]
+    lost = before.copy()
+    lost[1, 0, 0] = np.nan
+    assert coherency.compare_maps(before, lost)["moved"] and coherency.compare_maps(lost, before)["moved"]
 
 
 # -- the audit

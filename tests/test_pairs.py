@@ -229,8 +229,32 @@ def test_pair_networks__second_network_of_one_place_is_refused(tmp_path: Path) -
     write_network(run, "a", "baseline", FC1)
     write_network(run, "b", "baseline", FC1)
     with pytest.raises(
-        ValueError, match=r"b is a second baseline of training seed 0 at layer 'classifier\.fc1'"
+        ValueError,
+        match=r"b is a second baseline of training seed 0 at .*fc1'; .*details={\"training_seed\": 1}",
     ):
+        analysis.pair_networks(run)
+
+
+def test_pair_networks__layer_of_a_student_may_be_given_by_either_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for layer in (FC1, CONV):
+        write_network(run, "b", "baseline", layer)
+        write_network(run, "s", "student", layer, distilled_layer="fc1")
+    found = analysis.group_networks(run)
+    assert (found["fc1"].students, found["conv"].students) == ({0: "s"}, {})
+    write_network(run, "again", "student", FC1, seed=1, distilled_layer=FC1)
+    assert analysis.group_networks(run)["fc1"].student_repeats == {0: "again"}, "of the same student"
+
+
+@pytest.mark.parametrize("layer", ["fc_1", "conv", CONV])
+def test_pair_networks__student_not_measured_where_it_was_distilled_is_refused(
+    tmp_path: Path, layer: str
+) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "b", "baseline", FC1)
+    write_network(run, "s", "student", FC1, distilled_layer=layer)
+    message = rf"s has distilled_layer '{layer}', but was measured at classifier\.fc1 only"
+    with pytest.raises(ValueError, match=message):
         analysis.pair_networks(run)
 
 

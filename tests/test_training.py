@@ -517,8 +517,9 @@ def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
     assert found.name == "accuracy" and found["epoch"].values.tolist() == [0, 3]
     assert found.attrs["definition"] == "a head trained anew above the frozen layer fc1"
     for epoch, state in states.items():
-        by_hand = TinyNetwork()
-        by_hand.load_state_dict(state)
+        by_hand = TinyNetwork(seed=9)  # whose head it is, whatever the checkpoint has above fc1
+        frozen = {name: tensor for name, tensor in state.items() if name[:3] not in ("fc2", "fc3")}
+        by_hand.load_state_dict(frozen, strict=False)
         optimiser = torch.optim.SGD(
             [*by_hand.fc2.parameters(), *by_hand.fc3.parameters()], 0.05, 0.9, weight_decay=1e-4
         )
@@ -540,6 +541,26 @@ def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
     left = network.state_dict()
     assert all(torch.equal(left[name], tensor) for name, tensor in TinyNetwork(seed=9).state_dict().items())
     assert [path.name for path in (tmp_path / "probes").iterdir()] == ["probes.json"], "no weights are kept"
+
+
+def test_probe_accuracy__takes_no_head_from_a_checkpoint(tmp_path):
+    trained, other = TinyNetwork(seed=1).state_dict(), TinyNetwork(seed=1).state_dict()
+    for name in ("fc2.weight", "fc3.weight", "fc3.bias"):
+        other[name] = -5 * other[name]
+    found = probe(tmp_path / "one", {0: trained, 1: other})
+    assert float(found[0]) == float(found[1])
+    other["conv.weight"] = -other["conv.weight"]
+    assert float(probe(tmp_path / "two", {1: other})[0]) != float(found[0]), "but what lies below"
+
+
+def test_names_below__are_those_of_the_frozen_part_and_of_weights_tied_to_it():
+    network = TinyNetwork()
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    below = {"conv.weight", "conv.bias", "fc1.weight", "fc1.bias", *(f"norm.{name}" for name in norm)}
+    images = make_data(2)[0]
+    assert probing._names_below(network, "fc1", images) == below
+    network.fc2.bias = network.fc1.bias
+    assert probing._names_below(network, "fc1", images) == below | {"fc2.bias"}
 
 
 def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):

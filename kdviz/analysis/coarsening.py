@@ -15,6 +15,7 @@ _OF_THE_FINE_UNITS = (
     "quartile",
     "converged",
     "background_entropy",
+    "sample_background_entropy",
     "knowledge_point",
     "uncertain",
 )
@@ -39,7 +40,8 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     Dataset
         On the coarser grid. A merged unit is foreground if at least half of its cells are, and valid if all
         are. Gain errors add in quadrature, as if they were independent. What belongs to a solution on the
-        finer grid (entropies, linearity, points) is left out: :func:`kdviz.derive_entropy` follows.
+        finer grid (entropies, linearity, points) is left out: :func:`kdviz.derive_entropy` follows. Attribute
+        ``coarsened``: cells a side of a merged unit, on the grid that was measured.
 
     Raises
     ------
@@ -83,5 +85,5 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     if "valid" in ds:
         coarse["valid"] = ds["valid"].dims, merge("valid").all(-1)
     coarse.attrs["unit_kind"] = f"grid-{shape[0]}x{shape[2]}"
-    coarse.attrs["coarsened"] = int(factor)
+    coarse.attrs["coarsened"] = int(factor) * int(ds.attrs.get("coarsened", 1))
     return annotate(coarse)

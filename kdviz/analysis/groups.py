@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdviz.store import Run
@@ -44,20 +44,24 @@ def group_networks(run: Run) -> dict[str, LayerNetworks]:
     -------
     dict
         By layer, under the papers' name of it (``"fc1"``) where the run records one, in the order of those
-        names. A student counts at the layer it was distilled at; if that is not recorded, at every layer it
-        was measured at. Of several measurements of one network, the one with the smallest measurement seed
-        counts; the other is its repeat.
+        names. A student counts at the layer it was distilled at, by either name; if that is not recorded, at
+        every layer it was measured at. Of several measurements of one network, the one with the smallest
+        measurement seed counts; the other is its repeat.
 
     Raises
     ------
     StoreError
         If the run is damaged.
     ValueError
-        If two networks claim one place.
+        If two networks claim one place, or a student was not measured at the layer it was distilled at.
     """
     names = json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
     label_of = {module: label for label, module in names.items()}
     attrs = run.catalogue()
+    for (network, _), about in attrs.items():
+        if about.get("network_role") == "student" and "distilled_layer" in about:
+            layers = [layer for name, layer in attrs if name == network]
+            about["distilled_layer"] = _find_module(network, str(about["distilled_layer"]), layers, names)
     measured: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for (_, layer), about in attrs.items():
         measured[layer, *map(about.get, _IDENTITY)].append(int(about.get("seed", 0)))
@@ -73,7 +77,8 @@ def group_networks(run: Run) -> dict[str, LayerNetworks]:
         if seed in seeds:
             raise ValueError(
                 f"{network} is a second {place.replace('_', ' ')} of training seed {seed} at layer "
-                f"{layer!r}; give networks of one role another training_seed, or put them into another run"
+                f"{layer!r}; give each network of one role its own, as in "
+                'measure_checkpoints(..., details={"training_seed": 1}), or put them into another run'
             )
         seeds[seed] = network
     order = [*names.values(), *sorted(set(found) - set(names.values()))]
@@ -89,6 +94,17 @@ def group_networks(run: Run) -> dict[str, LayerNetworks]:
         for layer in order
         if layer in found
     }
+
+
+def _find_module(network: str, layer: str, measured: Sequence[str], names: Mapping[str, str]) -> str:
+    """Give the measured layer that a student was distilled at, recorded by either of its names."""
+    module = layer if layer in measured else names.get(layer, layer)
+    if module not in measured:
+        raise ValueError(
+            f"{network} has distilled_layer {layer!r}, but was measured at {', '.join(measured)} only; "
+            "measure it at that layer, or give the layer's name among these"
+        )
+    return module
 
 
 def _by_seed(places: Mapping[str, Mapping[int, str]], place: str) -> dict[int, str]:

@@ -80,9 +80,9 @@ def attribute(
     -------
     Dataset
         ``attribution`` with dims (attribution_method, epoch, sample, unit), float32, in units of the logit
-        over those of the input for gradients, of the logit for contributions; coordinate ``explained``
-        (sample); ``foreground`` and labels if given. The attribute ``config`` (JSON) states the options of
-        every method.
+        over those of the input for gradients, of the logit for contributions; coordinates ``explained`` and
+        ``input_hash`` (sample); ``foreground`` and labels if given. The attribute ``config`` (JSON) states
+        the options of every method.
 
     Raises
     ------
@@ -134,7 +134,10 @@ def attribute(
             for method in tqdm(chosen, desc="attributing", unit="method", disable=not progress)
         ]
     samples = given.samples.assign_coords(
-        epoch=[int(epoch)], attribution_method=chosen, explained=("sample", classes.numpy())
+        epoch=[int(epoch)],
+        attribution_method=chosen,
+        explained=("sample", classes.numpy()),
+        input_hash=("sample", given.hashes),
     )
     values = np.stack(parts)[:, None].astype(np.float32)
     ds = samples.assign(attribution=(schema.VARIABLES["attribution"].dims, values))
@@ -194,7 +197,7 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
     else:
         classes = torch.zeros(len(given.ids), dtype=torch.int64)
     with frozen(network):
-        check_targets(network, given.tensor[: len(classes)].to(place), classes.to(place))
+        check_targets(network, given.tensor, classes.to(place))
         if explained is None and "label" not in given.samples.coords:
             with torch.no_grad():
                 answers = [

@@ -209,7 +209,7 @@ def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
             f"targets must be {len(inputs)} classes, int64; got {tuple(targets.shape)} of {targets.dtype}"
         )
     with torch.no_grad():
-        logits = network(inputs[:1].clone())
+        logits = network(inputs[:1].to(targets.device, copy=True))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network must give logits (B, classes), got {got}; wrap it in one that does")

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
 from kdviz.baselines.attribution import attribute
-from kdviz.errors import KdvizWarning
+from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.features import resolve_layers, unwrap
 from kdviz.measuring import measure
 from kdviz.units import Grid
@@ -61,7 +61,8 @@ def randomise_weights(
         ``"cascade"``: each stage keeps those before it randomised. ``"independent"``: one module at a time.
     seed
         Of the weights, drawn normally with the mean and the standard deviation of the tensor they replace, so
-        that scales survive; biases likewise, running statistics stay.
+        that scales survive; biases likewise, running statistics stay. A tensor of one value, such as a bias
+        of zeros, has no spread and stays too.
     device, max_batch, progress
         As in :func:`kdviz.measure`.
 
@@ -70,12 +71,18 @@ def randomise_weights(
     Dataset
         ``similarity`` and ``similarity_of_sizes`` with dims (attribution_method, stage, sample): Spearman's
         rank correlation over units of the map before and after, signed and of absolute values (entropies: of
-        their distance to the sample's mean). 1 means that the map did not move; NaN that it is constant.
+        their distance to the sample's mean). 1 means that the map did not move; NaN that it is constant, or
+        that there was nothing to draw: all the stage's own tensors have no spread.
 
     Raises
     ------
     ValueError, TypeError, LayerError, MemoryError
         As :func:`kdviz.attribute` and :func:`kdviz.measure`; also for unknown stages or an unknown `order`.
+
+    Warns
+    -----
+    DegenerateWarning
+        If there was nothing to draw at some stages, such as a norm still at its initial values: which.
 
     Notes
     -----
@@ -122,17 +129,29 @@ def randomise_weights(
         )
         return _add_entropies(maps, candidate, pictures, entropy_layers, units, device, max_batch)
 
-    before = draw(network)
+    before = _add_entropies(first, network, pictures, entropy_layers, units, device, max_batch)
     generator = torch.Generator().manual_seed(seed)
     similar: list[list[NDArray[np.float64]]] = [[], []]
     changed = copy.deepcopy(network)
+    without_spread = []
     for stage in tqdm(chosen, desc="randomising", unit="stage", disable=not progress):
         if order == "independent":
             changed = copy.deepcopy(network)
-        _randomise(changed.get_submodule(stage), generator)
+        if not _randomise(changed.get_submodule(stage), generator):
+            without_spread.append(stage)
+            for values in similar:
+                values.append(np.full(before.shape[:2], np.nan))
+            continue
         after = draw(changed)
         similar[0].append(rank_correlation(before.values, after.values))
         similar[1].append(rank_correlation(abs(before.values), abs(after.values)))
+    if without_spread:
+        warnings.warn(
+            f"there is nothing to draw at {', '.join(without_spread)}: every tensor there has one value, "
+            "which its mean and spread only repeat; these stages are NaN",
+            DegenerateWarning,
+            stacklevel=2,
+        )
     dims = ("attribution_method", "stage", "sample")
     signed, sizes = (np.stack(values, axis=1) for values in similar)
     return xr.Dataset(
@@ -179,8 +198,12 @@ def _add_entropies(
 
 
 @torch.no_grad()
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the module's own weights anew, with the mean and the spread of those it had."""
+def _randomise(module: nn.Module, generator: torch.Generator) -> bool:
+    """Draw the module's own weights anew, with the mean and the spread of those it had, if any has one."""
+    has_spread = False
     for weight in module.parameters(recurse=False):
         noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
-        weight.copy_(weight.mean() + weight.std(correction=0) * noise)
+        if (weight != weight.ravel()[:1]).any():
+            weight.copy_(weight.mean() + weight.std(correction=0) * noise)
+            has_spread = True
+    return has_spread

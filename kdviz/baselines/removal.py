@@ -20,6 +20,7 @@ from kdviz.baselines.maps import check_targets
 from kdviz.features import frozen, same_random_state, unwrap
 from kdviz.measuring.inputs import prepare_inputs
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network
+from kdviz.schema import validate
 from kdviz.units import Grid
 
 Reference = Literal["blur", "mean"]
@@ -51,7 +52,8 @@ def remove_units(
     network, inputs, units
         As given to :func:`kdviz.attribute`.
     attributions
-        What it returned; its last epoch is taken, and the classes it explained.
+        What it returned, or a selection of its samples in any order, of the same `inputs`; its last epoch is
+        taken, and the classes it explained.
     entropy
         As in :func:`kdviz.analysis.collect_importance`: ranked too, as the method ``"entropy"``.
     reference
@@ -74,8 +76,9 @@ def remove_units(
     Raises
     ------
     ValueError, TypeError
-        As :func:`kdviz.attribute`; also if `attributions` are of another number of samples, or an option is
-        out of range.
+        As :func:`kdviz.attribute`; also if `attributions` are of another grid, another number of samples or
+        other inputs, or an option is out of range. Inputs are compared by ``input_hash``; maps stored without
+        it by an earlier version are taken at their word.
     SchemaError
         If a dataset breaks the data contract.
     MemoryError
@@ -97,10 +100,18 @@ def remove_units(
         raise ValueError(f"reference must be 'blur' or 'mean', got {reference!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units.count:
         raise ValueError(f"steps must be an integer of 1 to the {units.count} units, got {steps!r}")
+    validate(attributions, require=("attribution", "row", "col"))
+    grid = tuple(int(attributions[side].max()) + 1 for side in ("row", "col"))
+    if grid != (units.rows, units.cols):
+        raise ValueError(
+            f"attributions are of {grid[0]} x {grid[1]} units, units are {units.rows} x {units.cols}; pass "
+            "the units that the maps were reduced to"
+        )
     batch = check_batch(max_batch)
     network = prepare_network(unwrap(network), device)
     ids = [str(name) for name in attributions["sample"].values]
     given = prepare_inputs(inputs, units, None, None, ids, dtype_of(network), base_noise=0.0)
+    _check_inputs(attributions, given.hashes)
     importance = collect_importance(attributions, entropy=entropy).isel(epoch=-1)
     chance = np.random.default_rng(seed).random((len(ids), units.count))
     orders = {
@@ -113,8 +124,14 @@ def remove_units(
     place = device_of(network)
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
     with same_random_state(network), frozen(network), memory_advice(batch, stored=False), torch.no_grad():
-        check_targets(network, given.tensor.to(place), classes.to(place))
-        blocks = tqdm([*batches(given, batch, place)], desc="removing", unit="batch", disable=not progress)
+        check_targets(network, given.tensor, classes.to(place))
+        blocks = tqdm(
+            batches(given, batch, place),
+            total=-(-len(ids) // batch),
+            desc="removing",
+            unit="batch",
+            disable=not progress,
+        )
         for rows, images in blocks:
             blank = _make_reference(given.tensor[rows], reference).to(place)
             for name, order in orders.items():
@@ -132,6 +149,20 @@ def remove_units(
         ds[name] = (("attribution_method", "sample", "share"), values[:, at])
         ds[f"{name}_area"] = ds[name].integrate("share")
     return ds
+
+
+def _check_inputs(attributions: xr.Dataset, hashes: Sequence[str]) -> None:
+    """Refuse inputs that are not those explained, sample by sample."""
+    explained = attributions.get("input_hash")
+    if explained is None:
+        return
+    differs = explained.values != np.array(hashes)
+    if differs.any():
+        names = ", ".join(attributions["sample"].values[differs][:5])
+        raise ValueError(
+            f"inputs are not those that attributions explain: {differs.sum()} of {len(hashes)} differ, "
+            f"first {names}; pass the same, in the same order"
+        )
 
 
 def _trace(

@@ -89,14 +89,14 @@ def compare_maps(before: ArrayLike, after: ArrayLike, *, absolute: bool = False)
     -------
     dict
         ``ratio`` of norms, ``cosine``, Spearman's ``rank_correlation`` and largest ``difference``, each of
-        the sample that moved most by it; ``moved``.
+        the sample that moved most by it; ``moved``, which a map with NaN on either side did.
     """
     first, second = (np.asarray(one, float).reshape(len(np.asarray(one)), -1) for one in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.linalg.norm(second, axis=1) / np.linalg.norm(first, axis=1)
         change = np.abs(second - first).max(1)
         size = np.ones(len(first)) if absolute else np.abs(first).max(1)
-        moved = change > TOLERANCE * size
+        moved = ~(change <= TOLERANCE * size)  # so that NaN counts
         ratio = ratio[np.nanargmax(np.abs(np.log(ratio)))] if np.isfinite(ratio).any() else np.nan
     centred = [
         ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(one, axis=1) for one in (first, second))

@@ -7,10 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdviz.checkpoints import load_weights
-
-__all__ = ["fingerprint_weights", "load_weights"]
-
 
 def fingerprint_weights(weights: Mapping[str, Any]) -> str:
     """Hash the names, shapes and bytes of the tensors of a state dict; other entries do not count."""

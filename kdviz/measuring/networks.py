@@ -237,8 +237,10 @@ def measure_checkpoints(
         shrunk to at most 128 pixels on the longer side. They are written when the run is made; a run that
         exists keeps its pictures, or stays without.
     details
-        Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``distilled_layer``,
-        ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
+        Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``,
+        such as ``{"training_seed": 1}``, which tells networks of one role apart (0 if not given) and pairs
+        each student with the baseline of the same; ``distilled_layer``, one of `layers`; ``teacher``,
+        ``architecture``, ``distillation_method``, ``dataset_id``.
 
     Returns
     -------

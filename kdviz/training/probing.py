@@ -1,7 +1,8 @@
-"""Accuracy of a frozen layer over training: a head is trained anew on top of every checkpoint."""
+"""Accuracy of a frozen layer over training: the same new head is trained on top of every checkpoint."""
 
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from kdviz.checkpoints import Checkpoint, load_weights
 from kdviz.errors import StoreError
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import fingerprint_tensors, read_json, write_json
-from kdviz.training.stages import evaluate, train_head
+from kdviz.training.stages import evaluate, modules_below, train_head
 
 PROBES = "probes.json"
 
@@ -38,9 +39,11 @@ def probe_accuracy(
     Parameters
     ----------
     network
-        Ends with the weights it was given.
+        What lies above `layer` is the head that every training starts from. Ends with the weights it was
+        given.
     checkpoints
-        ``{epoch: path or state dict}``, as in :func:`kdviz.measure_checkpoints`.
+        ``{epoch: path or state dict}``, as in :func:`kdviz.measure_checkpoints`. Of each, only what lies at
+        or below `layer` is used; a head in it, trained or not, is not.
     inputs, labels
         To train the heads on, as in `train_classifier`.
     layer
@@ -86,9 +89,12 @@ def probe_accuracy(
     }
     done = _read_done(folder / PROBES, about)
     original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    below = _names_below(network, layer, inputs)
+    head = {name: tensor for name, tensor in original.items() if name not in below}
     try:
         for epoch in sorted(checkpoints):
             load_weights(network, checkpoints[epoch])
+            network.load_state_dict(head, strict=False)
             weights = fingerprint_tensors(network.state_dict())
             known = done.get(str(epoch))
             if known is not None and known["weights"] != weights:
@@ -111,6 +117,15 @@ def accuracy_array(values: list[float], epochs: list[int], definition: str) -> x
     array = xr.DataArray(np.asarray(values, "float32"), dims="epoch", coords={"epoch": epochs})
     annotated = schema.annotate(xr.Dataset({"accuracy": array}))["accuracy"]
     return annotated.assign_attrs(definition=definition)
+
+
+def _names_below(network: nn.Module, layer: str, inputs: Tensor) -> set[str]:
+    """Names, in the state dict, of all tensors that the layer's feature can depend on."""
+    parts = modules_below(network, layer, inputs)
+    kinds = (nn.Module.named_parameters, nn.Module.named_buffers)
+    own = {id(tensor) for part in parts for kind in kinds for _, tensor in kind(part, recurse=False)}
+    named = chain.from_iterable(kind(network, remove_duplicate=False) for kind in kinds)
+    return {name for name, tensor in named if id(tensor) in own}  # by identity: weights may be tied
 
 
 def _read_done(path: Path, about: Mapping[str, object]) -> dict[str, dict]:

@@ -181,7 +181,7 @@ def distil_features(
         "teacher_layer": teacher_layer,
         "dropout": dropout,
     }
-    parameters = _parameters_of(student, _modules_below(student, layer, inputs))
+    parameters = _parameters_of(student, modules_below(student, layer, inputs))
     task = Task(student, parameters, inputs, loss, set_mode, validate=None, identity=identity)
     return _fit(task, plan, folder, tracked_layers, progress)
 
@@ -236,7 +236,7 @@ def train_head(
     .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
     """
     _check_inputs(inputs, plan)
-    frozen_modules = _modules_below(student, layer, inputs)
+    frozen_modules = modules_below(student, layer, inputs)
     below = _parameters_of(student, frozen_modules)
     above = {name: parameter for name, parameter in student.named_parameters() if name not in below}
     if not above:
@@ -380,7 +380,7 @@ def _layer_reader(network: nn.Module, layer: str, inputs: Tensor) -> Callable[[T
     return lambda batch: reader(batch)[layer]
 
 
-def _modules_below(network: nn.Module, layer: str, inputs: Tensor) -> list[nn.Module]:
+def modules_below(network: nn.Module, layer: str, inputs: Tensor) -> list[nn.Module]:
     """Modules whose forward pass has begun when the layer's ends: those that its feature can depend on.
 
     The containers of the layer, the network itself included, have begun too.

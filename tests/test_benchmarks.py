@@ -15,7 +15,7 @@ from tiny_study import finished_study
 from typer.testing import CliRunner
 
 import kdviz
-from benchmarks import accuracy, authors, coherency, costs, kills, noise, report
+from benchmarks import accuracy, authors, coherency, costs, kills, latency, noise, report
 from benchmarks.__main__ import app
 from kdviz.measuring.settings import Method
 from kdviz.runs import Study
@@ -350,3 +350,31 @@ def test_report__figures_hold_every_setting_and_metric():
     noise = json.loads((report.RESULTS / "noise.json").read_text(encoding="utf-8"))["results"]
     labels = [label.get_text() for label in report.draw_noise(noise).axes[0].get_yticklabels()]
     assert "fc1  n_fg" in labels
+
+
+def test_latency__times_every_control_and_derives_anew_for_every_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = []
+    derive = kdviz.widgets.derivation.derive_entropy
+    monkeypatch.setattr(
+        "kdviz.widgets.derivation.derive_entropy",
+        lambda ds, **settings: derived.append(ds.sizes["unit"]) or derive(ds, **settings),
+    )
+    latency.run_latency(latency.QUICK, tmp_path)
+    results = json.loads((tmp_path / "latency.json").read_text())["results"]
+    rows = {row["control"]: row for row in results["controls"]}
+    assert list(rows) == [
+        "first view", "epoch", "sample", "threshold", "weight", "target", "coarsening", "charts",
+    ]  # fmt: skip
+    assert all(0 < row["median"] <= row["slowest"] for row in rows.values())
+    assert {
+        name: row["asked"] for name, row in rows.items() if name in ("epoch", "weight", "first view")
+    } == {
+        "epoch": 0.1,
+        "weight": 0.3,
+        "first view": 3.0,
+    }
+    assert results["torch_free"] is True
+    # three networks: each grid once when it is chosen, and once for the weight that changes before the next
+    assert [derived.count(units) for units in (64, 16, 4)] == [6, 6, 3]

@@ -108,7 +108,8 @@ class Run:
         if not self._is_directory and not self.path.is_file():
             raise StoreError(f"there is no run at {self.path}")
         if self._is_directory and not (self.path / "points" / "zarr.json").is_file():
-            raise StoreError(f"{self.path} is a folder but not a run: it has no group 'points'")
+            begun = "; kdviz measure makes it" if (self.path / "plan.json").is_file() else ""
+            raise StoreError(f"{self.path} is a folder but not a run: it has no group 'points'{begun}")
         with file_errors(f"cannot read {self.path}"):
             if not self._is_directory and is_changed(self.path):
                 raise StoreError(
@@ -480,7 +481,7 @@ class Run:
         """
         path = Path(path)
         if path.exists() and not overwrite:
-            raise StoreError(f"{path} exists; pass overwrite=True to replace it")
+            raise StoreError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
         for network in networks or ():
             self._check_known("network", network, self.networks)
         known = self.samples["sample"].values.tolist()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -246,7 +246,7 @@ def explore(
         "02_explore", {"run_path": str(path)}, folder=folder or path.with_name(f"{path.stem}-explore")
     )
     typer.echo(f"notebook  {notebook}\nrun all its cells to see the app; Ctrl-C here ends it")
-    sys.exit(subprocess.call([sys.executable, "-m", "voila" if voila else "jupyterlab", str(notebook)]))
+    _serve("voila" if voila else "jupyterlab", str(notebook))
 
 
 @app.command()
@@ -257,9 +257,13 @@ def lab(folder: Annotated[Path, typer.Argument(help="Folder to open.")] = Path()
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
-    sys.exit(
-        subprocess.call([sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"])
-    )
+    _serve("jupyterlab", f"--ServerApp.root_dir={folder.resolve()}")
+
+
+def _serve(server: str, what: str) -> NoReturn:
+    """Run a Jupyter server until it ends; Lab wants to be told that it may run as root, as in a container."""
+    as_root = server == "jupyterlab" and hasattr(os, "geteuid") and os.geteuid() == 0
+    sys.exit(subprocess.call([sys.executable, "-m", server, *(["--allow-root"] if as_root else []), what]))
 
 
 def _show_warning(

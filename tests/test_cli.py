@@ -360,8 +360,11 @@ def test_lab__opens_jupyter_in_the_folder(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
-    assert call("lab", tmp_path).status == 0
-    assert started == [[sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={tmp_path.resolve()}"]]
+    folder = f"--ServerApp.root_dir={tmp_path.resolve()}"
+    for user, allowed in ((1000, []), (0, ["--allow-root"])):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert call("lab", tmp_path).status == 0
+        assert started.pop() == [sys.executable, "-m", "jupyterlab", *allowed, folder]
 
 
 @pytest.mark.parametrize(("option", "server"), [([], "jupyterlab"), (["--voila"], "voila")])
@@ -370,6 +373,7 @@ def test_explore__opens_the_app_on_the_run(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     done = call("explore", study.folder, *option)
     notebook = study.folder / "run-explore" / "02_explore.ipynb"
     assert done.status == 0 and f"notebook  {notebook}" in done.out

@@ -562,3 +562,8 @@ def test_image_folder__refuses_folders_without_content(folder):
 def test_image_folder__refuses(folder, arguments, error, message):
     with pytest.raises(error, match=message):
         read(folder, **arguments)
+
+
+def test_image_folder__says_that_it_wants_masks(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="masks is None; image_folder reads images with masks"):
+        image_folder(tmp_path, masks=None, size=8)  # type: ignore[arg-type]

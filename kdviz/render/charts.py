@@ -146,8 +146,8 @@ def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
 
 
 def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
-    axis.set_title("its object points (star: peak)", fontsize=10)
-    axis.set_xlabel("weight distance")
+    axis.set_title("its object points", fontsize=10)
+    axis.set_xlabel("weight distance; star: peak after epoch 0", fontsize=8)
     tidy(axis)
     drawn = False
     for trace in traces:

@@ -471,6 +471,8 @@ def image_folder(
     DegenerateWarning
         If masks hold no foreground or no background after resizing.
     """
+    if masks is None:
+        raise TypeError("masks is None; image_folder reads images with masks, the folder of which is wanted")
     root, masks = Path(root), Path(masks)
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2:

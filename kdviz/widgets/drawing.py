@@ -71,7 +71,7 @@ def describe_scale(one: NetworkView, overlay: str) -> str:
     low, high = one.limits
     if overlay == ENTROPY:
         return f"entropy from {low:.2f} (yellow, kept) to {high:.2f} nat (dark blue, discarded)"
-    return f"{overlay}: blue negative, red positive, each network on a scale of its own"
+    return f"{overlay}: blue negative, red positive"
 
 
 def explain_view(view: View, overlay: str) -> str:

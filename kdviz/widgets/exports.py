@@ -51,7 +51,9 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
     by_network = {
         name: [getattr(one, name) for one in view.networks] for name in ("network", "role", "epoch")
     }
-    by_unit = {"unit": np.arange(len(row)), "row": row, "col": col, "foreground": view.foreground}
+    by_unit = {"unit": np.arange(len(row)), "row": row, "col": col}
+    if scene.has_points:
+        by_unit["foreground"] = view.foreground
     ds = xr.Dataset(
         {
             name: (("network", "unit"), np.stack([getattr(one, name) for one in view.networks]))

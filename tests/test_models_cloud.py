@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdviz.models import cloud
 from kdviz.models.cloud import PRESETS, build, list_models, neighbours
 from kdviz.models.cloud.dgcnn import EdgeLayer
-from kdviz.models.cloud.layers import PointLayers
+from kdviz.models.cloud.layers import NormalisedLinear, PointLayers
 from kdviz.models.cloud.pointconv import PointConvolution
 from kdviz.models.cloud.pointnet2 import BallLevel
-from kdviz.training import TrainingPlan, evaluate, train_head
+from kdviz.training import TrainingPlan, evaluate, stages, train_head
 
 CLASSES = 40
 
@@ -85,11 +85,9 @@ STAGES = {  # for two clouds of 600 points
     },
     "dgcnn": {
         "edges.0": (2, 600, 64),
-        "edges.0.norm": (2 * 600 * 20, 64),
         "edges.1": (2, 600, 64),
         "edges.2": (2, 600, 128),
         "edges.3": (2, 600, 256),
-        "edges.3.norm": (2 * 600 * 20, 256),
         "points": (2, 600, 1024),
     },
     "pointconv": {
@@ -304,6 +302,23 @@ def test_edge_layer__is_the_papers_edge_convolution():
         torch.testing.assert_close(layer(cloud)[0], expected)
 
 
+def test_edge_layer__normalises_over_all_edges_of_the_batch_in_training():
+    layer = EdgeLayer(3, 6, neighbours=4).double()
+    clouds = draw_clouds(2, 30, torch.float64)
+    sizes = []
+    layer.norm.register_forward_hook(lambda module, args, output: sizes.append(tuple(output.shape)))
+    with torch.no_grad():
+        responses = layer(clouds)
+        # the statistics just taken, in the place of the running ones, give the same in eval mode
+        near = (clouds[:, :, None] - clouds[:, None]).norm(dim=-1).argsort()[..., :4]
+        edges = neighbours.gather(clouds, near) - clouds[:, :, None]
+        edges = torch.cat([clouds[:, :, None].expand_as(edges), edges], dim=-1) @ layer.weight.T
+        layer.norm.running_mean.copy_(edges.mean((0, 1, 2)))
+        layer.norm.running_var.copy_(edges.var((0, 1, 2), unbiased=False))
+        torch.testing.assert_close(layer.eval()(clouds), responses)
+    assert sizes == [(2 * 30 * 4, 6)]
+
+
 def test_ball_level__is_the_papers_pointnet_on_every_ball():
     level = BallLevel(5, 0.4, 8, PointLayers(3 + 2, 6, 7)).double().eval()
     cloud = draw_clouds(1, 60, torch.float64)
@@ -345,6 +360,29 @@ def test_point_convolution__is_the_papers_sum_with_a_full_kernel(everywhere):
                 scale = torch.sigmoid(level.density((1 / spread[j] / rarest).reshape(1, 1)))[0]
                 total += kernel @ (known * scale)
             torch.testing.assert_close(response, functional.relu(level.mix.norm(total[None]))[0])
+
+
+def test_normalised_linear__runs_as_one_map_in_eval_mode():
+    layer = NormalisedLinear(3, 5).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (layer.norm.running_mean, layer.norm.weight, layer.norm.bias):
+            tensor.normal_(generator=generator)
+        layer.norm.running_var.uniform_(0.1, 2, generator=generator)
+        inputs = draw_clouds(2, 7, torch.float64)
+        expected = layer.norm(functional.linear(inputs, layer.weight).flatten(0, 1)).unflatten(0, (2, 7))
+        torch.testing.assert_close(layer(inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["pointnet", "small_pointnet"])
+def test_networks__keep_learning_above_a_cut_that_was_traced_in_eval_mode(name, tmp_path):
+    network = build(name, classes=2, width=0.2).eval()
+    before = network.head.fc2.norm.running_mean.clone()
+    plan = TrainingPlan(epochs=1, batch_size=6, learning_rate=0.05)
+    clouds, labels = draw_clouds(12, 30), torch.arange(12) % 2
+    assert stages._cut(network, "head.fc1") is not None
+    train_head(network, clouds, labels, layer="head.fc1", folder=tmp_path, plan=plan, progress=False)
+    assert not torch.equal(network.head.fc2.norm.running_mean, before)
 
 
 @pytest.fixture(params=[1, 100, neighbours.BLOCK])

@@ -26,12 +26,15 @@ class EdgeLayer(NormalisedLinear):
 
     def forward(self, points: Tensor) -> Tensor:
         """Map ``(B, n, in_features)`` to ``(B, n, out_features)``."""
-        of_point, of_difference = self.weight.chunk(2, dim=1)
+        weight, bias = (self.weight, None) if self.norm.training else self.fold()
+        of_point, of_difference = weight.chunk(2, dim=1)
         near = find_nearest(points, points, self.neighbours)
-        own = functional.linear(points, of_point - of_difference)
-        edges = own.unsqueeze(2) + gather(functional.linear(points, of_difference), near)
-        responses = self.norm(edges.flatten(0, -2)).view_as(edges)
-        return functional.leaky_relu(pool(responses), _SLOPE)
+        others = gather(functional.linear(points, of_difference), near)
+        own = functional.linear(points, of_point - of_difference, bias)
+        if not self.norm.training:
+            return functional.leaky_relu(own + pool(others), _SLOPE)
+        edges = own.unsqueeze(2) + others
+        return functional.leaky_relu(pool(self.norm(edges.flatten(0, -2)).view_as(edges)), _SLOPE)
 
 
 class DGCNN(CloudNetwork):

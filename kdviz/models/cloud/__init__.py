@@ -37,7 +37,7 @@ class _Architecture:
 
 def _preset(threshold: float) -> ArchitecturePreset:
     layers = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
-    return ArchitecturePreset(layers, 4.0, threshold, False, _PAPER)
+    return ArchitecturePreset(layers, 4.0, threshold, False, _PAPER, modality="cloud")
 
 
 _ARCHITECTURES = {

@@ -12,16 +12,30 @@ from kdviz.sources.image import (
     image_folder,
     normalise,
 )
+from kdviz.sources.text import (
+    REVIEW_CLASSES,
+    TextSet,
+    movie_reviews,
+    split_words,
+)
+from kdviz.sources.text_files import ANSWER_CLASSES, read_squad, read_sst2
 
 __all__ = [
+    "ANSWER_CLASSES",
     "FASHION_CLASSES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "REVIEW_CLASSES",
     "ImageSet",
+    "TextSet",
     "denormalise",
     "fashion_composites",
     "find_checkpoints",
     "find_data",
     "image_folder",
+    "movie_reviews",
     "normalise",
+    "read_squad",
+    "read_sst2",
+    "split_words",
 ]

@@ -1,6 +1,7 @@
 """Named data: where it lies, and what comes out of it. No torch, no network access."""
 
 from kdviz.sources.checkpoints import find_checkpoints
+from kdviz.sources.encoding import Encoding, encode, review_tokenizer
 from kdviz.sources.files import find_data
 from kdviz.sources.image import (
     FASHION_CLASSES,
@@ -26,9 +27,11 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "REVIEW_CLASSES",
+    "Encoding",
     "ImageSet",
     "TextSet",
     "denormalise",
+    "encode",
     "fashion_composites",
     "find_checkpoints",
     "find_data",
@@ -37,5 +40,6 @@ __all__ = [
     "normalise",
     "read_squad",
     "read_sst2",
+    "review_tokenizer",
     "split_words",
 ]

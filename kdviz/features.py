@@ -147,7 +147,7 @@ class _LastLayerRead(Exception):
 
 
 class FeatureReader:
-    """Callable that maps inputs ``(B, ...)`` to the features ``{layer: (B, D)}`` of one network.
+    """Callable that maps what noise falls on, ``(B, ...)``, to features ``{layer: (B, D)}`` of one network.
 
     Parameters
     ----------
@@ -158,6 +158,14 @@ class FeatureReader:
     feature
         ``"relu"`` (the authors' choice, [1]_), ``"identity"``, or a callable from the layer's raw
         output to a tensor whose first axis is the sample.
+    entry
+        Name of the module at whose output noise enters, checked by :func:`resolve_layers`; None for the
+        network's input.
+
+    Attributes
+    ----------
+    noise_unit
+        Size of one unit of noise in the numbers of `entry`; what noise falls on is given in such units.
 
     Notes
     -----
@@ -171,7 +179,9 @@ class FeatureReader:
        published code, ``model/models.py``.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], feature: Feature = "relu") -> None:
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], feature: Feature = "relu", entry: str | None = None
+    ) -> None:
         if not (callable(feature) or feature in ("relu", "identity")):
             raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
         self.network = unwrap(network)
@@ -179,6 +189,44 @@ class FeatureReader:
         modules = _modules_of(network)  # once: walking a large network takes as long as a small pass
         self._modules = {layer: modules[layer] for layer in self.layers}
         self._feature = feature
+        self._entry = None if entry is None else modules[entry]
+        self._entry_name = entry
+        self.noise_unit = 1.0
+
+    def enter(self, inputs: Tensor) -> Tensor:
+        """Give what noise falls on, ``(B, ...)``: the network's `inputs`, or the output of `entry`.
+
+        Raises
+        ------
+        LayerError
+            If `entry` takes no part in the forward pass or gives no tensor of one row a sample.
+        """
+        if self._entry is None:
+            return inputs
+        found: list[Any] = []
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output)
+            raise _LastLayerRead
+
+        handle = self._entry.register_forward_hook(stop)
+        try:
+            with torch.no_grad():
+                self.network(inputs.clone())
+        except _LastLayerRead:
+            pass
+        finally:
+            handle.remove()
+        if not found:
+            raise LayerError(f"entry {self._entry_name!r} takes no part in the forward pass of these inputs")
+        (output,) = found
+        if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != len(inputs):
+            came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise LayerError(
+                f"entry {self._entry_name!r} must give a floating-point tensor whose first axis is the "
+                f"sample, got {came}; name the module that embeds the inputs"
+            )
+        return output / self.noise_unit
 
     def check(self, inputs: Tensor) -> dict[str, int]:
         """Run one whole forward pass of `inputs` and give ``{layer: D}``.
@@ -204,17 +252,35 @@ class FeatureReader:
                     "unique; give each use its own module, or choose the layer around it"
                 )
         with torch.no_grad():
-            return {layer: feature.shape[1] for layer, feature in self(inputs).items()}
+            values = self.enter(inputs)
+            return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 
-    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Give ``{layer: feature of shape (B, D)}``, differentiable with respect to `inputs`."""
+    def __call__(self, values: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:
+        """Give ``{layer: feature of shape (B, D)}``, differentiable with respect to `values`.
+
+        `values` are what noise falls on, as from `enter`. Where that is the output of `entry`, it takes the
+        place of what comes out there for the network's `inputs`, which are needed then.
+        """
         features: dict[str, Tensor] = {}
         try:
-            with self._hooks(self._collector(features, len(inputs))):
-                self.network(inputs.clone())
+            with self._hooks(self._collector(features, len(values))), self._entering(values):
+                self.network(values.clone() if self._entry is None or inputs is None else inputs)
         except _LastLayerRead:
             pass
         return {layer: features[layer] for layer in self.layers}
+
+    @contextmanager
+    def _entering(self, values: Tensor) -> Iterator[None]:
+        """Put `values` in the place of what comes out of `entry`."""
+        if self._entry is None:
+            yield
+            return
+        scaled = values * self.noise_unit
+        handle = self._entry.register_forward_hook(lambda module, args, output: scaled)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextmanager
     def _hooks(self, make_hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:

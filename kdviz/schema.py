@@ -277,6 +277,15 @@ VARIABLES: dict[str, Variable] = {
             "derived",
             may_be_nan=True,
         ),
+        Variable(
+            "noise_unit",
+            _EPOCH,
+            "float32",
+            "size of one unit of noise in the network's own numbers",
+            "1",
+            "root mean square of the output that noise is added to; absent where noise falls on the input",
+            "derived",
+        ),
         # attribution: baseline maps on the same units
         Variable(
             "attribution_method",

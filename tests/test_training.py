@@ -108,6 +108,24 @@ def test_plan__learning_rate_is_even_in_the_logarithm():
     assert make_plan(epochs=1, learning_rate=(0.1, 0.01)).rate(1) == pytest.approx(0.1)
 
 
+def test_plan__one_without_an_optimiser_is_stored_as_before():
+    assert "optimiser" not in make_plan().as_json()
+    assert TrainingPlan(**make_plan().as_json()) == make_plan()
+    assert TrainingPlan(**make_plan(optimiser="adamw").as_json()).optimiser == "adamw"
+
+
+def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
+    """One step from zero moments: every weight moves by the rate times the sign of its slope, after decay."""
+    network = TinyNetwork().eval()
+    before = network.fc3.bias.detach().clone(), network.fc3.weight.detach().clone()
+    plan = {"epochs": 1, "batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.1, "optimiser": "adamw"}
+    network.drop.p = 0.0
+    train(network, tmp_path, plan=plan)
+    for old, new in zip(before, (network.fc3.bias, network.fc3.weight), strict=True):
+        moved = (new.detach() - old * (1 - 0.01 * 0.1)) / 0.01
+        torch.testing.assert_close(moved.abs(), torch.ones_like(old), atol=1e-3, rtol=0)
+
+
 def test_plan__saves_every_epoch_unless_told():
     assert make_plan(epochs=3).checkpoints == (0, 1, 2, 3)
     assert make_plan(epochs=150, checkpoints=PAPER_CHECKPOINTS).checkpoints == PAPER_CHECKPOINTS
@@ -121,6 +139,7 @@ def test_plan__saves_every_epoch_unless_told():
         ({"learning_rate": (0.1, 0.0)}, "both ends must be above 0"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"momentum": 1.0}, "momentum"),
+        ({"optimiser": "adam"}, "optimiser"),
         ({"checkpoints": (1, 3)}, "must rise from 0 to epochs=3"),
         ({"checkpoints": (0, 2)}, "must rise from 0 to epochs=3"),
         ({"checkpoints": (0, 2, 2, 3)}, "must rise from 0 to epochs=3"),
@@ -265,8 +284,9 @@ def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, uninterrupted)
 @pytest.mark.parametrize(
     "moment", ["step", "before checkpoint", "before state", "before rename", "before history"]
 )
-def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatch, moment):
-    plan = {"epochs": 4}
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatch, moment, optimiser):
+    plan = {"epochs": 4, "optimiser": optimiser}
     train(TinyNetwork(), tmp_path / "whole", plan=plan)
     network = TinyNetwork()
     initial = copy_state(network)

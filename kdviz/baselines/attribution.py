@@ -116,7 +116,9 @@ def attribute(
     if isinstance(layer, nn.Module):  # a copy on another device holds another object
         layer = next((name for name, module in network.named_modules() if module is unwrap(layer)), layer)
     network = prepare_network(network, device)
-    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0)
+    given = prepare_inputs(
+        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0, kinds=(Grid,)
+    )
     place = device_of(network)
     with same_random_state(network), memory_advice(batch, stored=False):
         classes = find_classes(network, given, explained, batch)

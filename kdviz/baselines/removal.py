@@ -110,7 +110,7 @@ def remove_units(
     batch = check_batch(max_batch)
     network = prepare_network(unwrap(network), device)
     ids = [str(name) for name in attributions["sample"].values]
-    given = prepare_inputs(inputs, units, None, None, ids, dtype_of(network), base_noise=0.0)
+    given = prepare_inputs(inputs, units, None, None, ids, dtype_of(network), base_noise=0.0, kind=Grid)
     _check_inputs(attributions, given.hashes)
     importance = collect_importance(attributions, entropy=entropy).isel(epoch=-1)
     chance = np.random.default_rng(seed).random((len(ids), units.count))

@@ -38,7 +38,7 @@ class Bench:
     reader
         Features of a frozen network.
     inputs
-        Shape ``(B, ...)``, floating point, finite, on the network's device.
+        Shape ``(B, ...)``, floating point, finite, on the network's device: what noise falls on.
     sample_ids
         ``B`` stable names; they key the noise.
     unit_index
@@ -49,6 +49,10 @@ class Bench:
         ``tau0``, in the units of `inputs`.
     seed
         Measurement seed.
+    given
+        What the network itself is given, ``(B, ...)``, where noise falls on something behind it.
+    together
+        Noise draws of every sample in one pass.
 
     Attributes
     ----------
@@ -70,8 +74,12 @@ class Bench:
         unit_count: int,
         base_noise: float,
         seed: int,
+        given: Tensor | None = None,
+        together: int = 1,
     ) -> None:
         self.reader = reader
+        self.given = given
+        self.together = together
         self.shape = tuple(inputs.shape[1:])
         self.inputs = _flatten(inputs)
         self.sample_ids = tuple(sample_ids)
@@ -81,6 +89,7 @@ class Bench:
         self.passes = Passes()
         unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
         unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none
+        self._outside = (unit == unit_count).nonzero().flatten()
         self._unit_on_cpu = unit  # where noise scales are kept, in double precision
         self._unit = unit.to(inputs.device)
         with torch.no_grad():
@@ -89,15 +98,25 @@ class Bench:
     def features(self, inputs: Tensor) -> dict[str, Tensor]:
         """Read the layers of `inputs`, ``(B, N)`` or a whole number of such batches, counting the passes."""
         self.passes.forward += len(inputs)
-        return self.reader(_unflatten(inputs, self.shape))
+        given = self.given
+        if given is not None:
+            given = given.repeat(len(inputs) // len(given), *[1] * (given.ndim - 1))
+        return self.reader(_unflatten(inputs, self.shape), given)
 
     def noise(self, purpose: str, draws: range) -> Tensor:
-        """Draw standard normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw."""
+        """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units."""
         noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32, device="cpu")
         for draw, batch in zip(draws, noise, strict=True):
             for name, row in zip(self.sample_ids, batch, strict=True):
                 row.normal_(generator=noise_generator(self.seed, name, purpose, draw))
+        if len(self._outside):
+            noise[..., self._outside] = 0
         return noise.to(self.inputs)
+
+    def clean_rows(self, layer: str, rows: int) -> Tensor:
+        """Repeat the clean feature for so many rows, a whole number of batches."""
+        clean = self.clean[layer]
+        return clean if rows == len(clean) else clean.repeat(rows // len(clean), 1)
 
     def spread(self, per_unit: Tensor) -> Tensor:
         """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
@@ -115,13 +134,14 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
+        part.given = None if self.given is None else self.given[list(rows)]
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
         part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}
         return part
 
     def squared_change(self, features: Tensor, layer: str) -> Tensor:
-        """Mean squared difference to the clean feature, ``(B,)``, float64."""
-        return (features - self.clean[layer]).square().mean(1).double()
+        """Mean squared difference to the clean feature, ``(B,)``, or of several batches; float64."""
+        return (features - self.clean_rows(layer, len(features))).square().mean(1).double()
 
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:

@@ -119,20 +119,23 @@ def _loss_slope(
     """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
     noises = bench.noise("descent", draws)
     shifts = bench.spread(noise_scale) * noises
-    surprise = torch.stack([_change_gradient(bench, layer, shift) for shift in shifts])
+    surprise = torch.cat(
+        [_change_gradients(bench, layer, several) for several in shifts.split(bench.together)]
+    )
     surprise -= surrogate.slope(shifts)
     per_unit = bench.reduce(surprise.mul_(noises)).double().cpu()
     slope = 2 * noise_scale * surrogate.gain * surrogate.share[:, None] + per_unit.mean(0)
     return slope, per_unit.std(0) / len(draws) ** 0.5
 
 
-def _change_gradient(bench: Bench, layer: str, shift: Tensor) -> Tensor:
-    """Gradient of the mean squared feature change with respect to the input change, by one pass pair."""
-    shift = shift.detach().requires_grad_(True)
-    change = bench.squared_change(bench.features(bench.inputs + shift)[layer], layer)
-    (gradient,) = torch.autograd.grad(change.sum(), shift)
-    bench.passes.backward += len(shift)
-    return gradient
+def _change_gradients(bench: Bench, layer: str, shifts: Tensor) -> Tensor:
+    """Gradients of the mean squared feature change with respect to input changes ``(K, B, N)``."""
+    shifts = shifts.detach().requires_grad_(True)
+    noisy = (bench.inputs + shifts).flatten(0, 1)
+    change = bench.squared_change(bench.features(noisy)[layer], layer)
+    (gradients,) = torch.autograd.grad(change.sum(), shifts)
+    bench.passes.backward += len(noisy)
+    return gradients
 
 
 def minimise_sampled(
@@ -175,9 +178,9 @@ def minimise_sampled(
         slope = torch.zeros_like(total)
         ratio = log_ratio.detach().exp()
         scale = bench.spread(ratio * bench.base_noise)
-        for noise in bench.noise("sampled", range(step * draws, (step + 1) * draws)):
-            per_element = noise * _change_gradient(bench, layer, scale * noise)
-            slope += bench.reduce(per_element).double().cpu() / draws
+        for several in bench.noise("sampled", range(step * draws, (step + 1) * draws)).split(bench.together):
+            per_element = several * _change_gradients(bench, layer, scale * several)
+            slope += bench.reduce(per_element).double().cpu().sum(0) / draws
         log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
         adam.step()
         schedule.step()

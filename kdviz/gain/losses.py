@@ -66,11 +66,12 @@ def measure_change(
     with torch.no_grad():
         for start in range(0, draws, _HELD_DRAWS):
             shifts = bench.noise(purpose, range(start, min(start + _HELD_DRAWS, draws))).mul_(scale)
-            for shift in shifts:
-                features = bench.features(bench.inputs + shift)
+            for several in shifts.split(bench.together):
+                features = bench.features((bench.inputs + several).flatten(0, 1))
                 for layer in surrogates:
-                    plain[layer] += bench.squared_change(features[layer], layer).cpu() / draws
-                    mean[layer] += (features[layer] - bench.clean[layer]) / draws
+                    for feature in features[layer].split(len(scale)):
+                        plain[layer] += bench.squared_change(feature, layer).cpu() / draws
+                        mean[layer] += (feature - bench.clean[layer]) / draws
             for layer, surrogate in surrogates.items():
                 explained[layer] += surrogate.value(shifts).sum(0).cpu() / draws
     changes = {}
@@ -147,19 +148,22 @@ def share_loss(
     for start in range(0, pairs, _HELD_DRAWS):
         noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
         explained += surrogate.value(scale * noises).sum(0).cpu() / pairs
-        for noise in noises:
-            slope, even = torch.zeros_like(noise), torch.zeros_like(clean)
+        for several in noises.split(bench.together):
+            slope = torch.zeros_like(several)
+            even = clean.new_zeros(len(several), *clean.shape)
             for sign in (1, -1):
-                noisy = torch.addcmul(bench.inputs, scale, noise, value=sign).requires_grad_(True)
-                feature = bench.features(noisy)[layer]
-                (gradient,) = torch.autograd.grad(feature, noisy, drift)
+                noisy = torch.addcmul(bench.inputs, scale, several, value=sign).flatten(0, 1)
+                feature = bench.features(noisy.requires_grad_(True))[layer]
+                (gradient,) = torch.autograd.grad(feature, noisy, drift.repeat(len(several), 1))
                 bench.passes.backward += len(noisy)
-                slope += sign / 2 * gradient
-                even += (feature.detach() - clean) / 2
-                loss += bench.squared_change(feature.detach(), layer).cpu() / (2 * pairs)
-            slopes.append(bench.reduce(slope.mul_(noise)).double().cpu() / (width * noise_scale))
-            own_squares += even.square().mean(1).double().cpu()
-            drift_sum += even
+                slope += sign / 2 * gradient.unflatten(0, several.shape[:2])
+                by_noise = feature.detach().unflatten(0, several.shape[:2])
+                even += (by_noise - clean) / 2
+                for one in by_noise:
+                    loss += bench.squared_change(one, layer).cpu() / (2 * pairs)
+            slopes += [*bench.reduce(slope.mul_(several)).double().cpu() / (width * noise_scale)]
+            own_squares += even.square().mean(2).double().cpu().sum(0)
+            drift_sum += even.sum(0)
     loss = _corrected(loss, explained, surrogate.mean(noise_scale))
     squared_drift = (drift_sum.square().mean(1).double().cpu() - own_squares) / (pairs * (pairs - 1))
     squared_drift = squared_drift.clamp(min=0).minimum(loss)

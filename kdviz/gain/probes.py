@@ -6,6 +6,7 @@ Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -95,18 +96,23 @@ def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[st
     samples, elements = bench.inputs.shape
     rows = {layer: bench.inputs.new_empty(samples, plan.count, elements) for layer, plan in plans.items()}
     squares: dict[str, list[Tensor]] = {layer: [] for layer in plans}
-    for point in range(max(plan.points for plan in plans.values())):
-        (noise,) = bench.noise("probe-point", range(point, point + 1))
-        noisy = (bench.inputs + bench.base_noise * noise).requires_grad_(True)
+    most = max(plan.points for plan in plans.values())
+    for start in range(0, most, bench.together):
+        group = range(start, min(start + bench.together, most))
+        noises = bench.noise("probe-point", group)
+        noisy = (bench.inputs + bench.base_noise * noises).flatten(0, 1).requires_grad_(True)
         features = bench.features(noisy)
         for layer, plan in plans.items():
-            first = done = sum(part.shape[1] for part in squares[layer])
-            for probe in plan.at(point, features[layer]):
-                (gradient,) = torch.autograd.grad(features[layer], noisy, probe, retain_graph=True)
-                bench.passes.backward += len(noisy)
-                rows[layer][:, done] = gradient
-                done += 1
-            here = rows[layer][:, first:done]
+            clean, nothing = bench.clean[layer], torch.zeros_like(bench.clean[layer])
+            for turn, several in enumerate(zip_longest(*(plan.at(point, clean) for point in group))):
+                asked = [at for at, probe in enumerate(several) if probe is not None]
+                weights = torch.cat([nothing if probe is None else probe for probe in several])
+                (gradient,) = torch.autograd.grad(features[layer], noisy, weights, retain_graph=True)
+                bench.passes.backward += len(asked) * samples
+                by_point = gradient.unflatten(0, (len(group), samples))
+                for at in asked:
+                    rows[layer][:, plan.start(group[at]) + turn] = by_point[at]
+            here = rows[layer][:, plan.start(group.start) : plan.start(group.stop)]
             squares[layer].append(bench.reduce(here.square()).double().cpu() / plan.width)
         del features
     surrogates = {}
@@ -128,16 +134,22 @@ class _ProbePlan:
         if self.exact:
             self.points = max(2, min(draws, probes // width))  # two at least, or there is no error to report
             self.count = self.points * width
+            self._starts = [width * point for point in range(self.points + 1)]
             return
         self.points, self.count = min(draws, probes), probes
         self.order = 1 << (width - 1).bit_length()
         rows = np.random.default_rng(noise_key(bench.seed, str(width), "probe-rows", 0))
         self._rows = np.array_split(rows.choice(self.order, size=probes, replace=False), self.points)
+        self._starts = np.cumsum([0, *map(len, self._rows)]).tolist()
         signs = [
             torch.randint(0, 2, (width,), generator=noise_generator(bench.seed, name, "probe-signs", 0))
             for name in bench.sample_ids
         ]
         self._signs = (torch.stack(signs) * 2 - 1).to(bench.inputs)
+
+    def start(self, point: int) -> int:
+        """Give the place of the first probe of a noise point, or their number if there is no such point."""
+        return self._starts[min(point, self.points)]
 
     def at(self, draw: int, like: Tensor) -> Iterator[Tensor]:
         """Yield the probes of one noise point, each of the shape ``(B, D)`` of `like`."""

@@ -3,6 +3,9 @@
 Symbols: ``B`` samples, ``U`` units, ``Q`` = 4 gain quartiles.
 """
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +17,7 @@ from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure
 from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
 from kdviz.measuring.trial import device_of
-from kdviz.schema import METHODS, QUARTILES
+from kdviz.schema import METHODS, QUARTILES, VARIABLES
 
 CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
 PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many passes for the one as for the other
@@ -26,7 +29,9 @@ Arrays = dict[str, NDArray]
 def measure_block(
     reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings
 ) -> dict[str, Arrays]:
-    """Measure the samples at `rows`, ``settings.micro_batch`` at a time.
+    """Measure the samples at `rows`, ``settings.micro_batch`` at a time, padded ones one by one.
+
+    A pass that is not full with samples holds several noise draws of each.
 
     Returns
     -------
@@ -36,23 +41,74 @@ def measure_block(
     """
     device = device_of(reader.network)
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
-    for start in range(rows.start, rows.stop, settings.micro_batch):
-        part = slice(start, min(start + settings.micro_batch, rows.stop))
-        bench = Bench(
-            reader,
-            inputs.tensor[part].to(device),
-            sample_ids=inputs.ids[part],
-            unit_index=inputs.unit_index,
-            unit_count=inputs.units.count,
-            base_noise=settings.base_noise,
-            seed=settings.seed,
-        )
+    for bench in make_benches(
+        reader, inputs, rows, settings.micro_batch, settings.base_noise, settings.seed, device
+    ):
         for layer, arrays in _measure_batch(bench, settings).items():
-            collected[layer].append(arrays)
+            collected[layer].append(_pad(arrays, inputs.units.count))
     return {
         layer: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for layer, parts in collected.items()
     }
+
+
+def make_benches(
+    reader: FeatureReader,
+    inputs: Inputs,
+    rows: range,
+    micro_batch: int,
+    base_noise: float,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Bench]:
+    """Prepare the samples at `rows` for noise, batch by batch."""
+    for part, batch in inputs.batches(rows, micro_batch):
+        given = batch.to(device)
+        values = reader.enter(given)
+        yield Bench(
+            reader,
+            values,
+            sample_ids=inputs.ids[part.start : part.stop],
+            unit_index=inputs.units.index(tuple(values.shape[1:]), part.start),
+            unit_count=int(inputs.samples["valid"].values[part.start].sum()),
+            base_noise=base_noise,
+            seed=seed,
+            given=None if values is given else given,
+            together=max(1, micro_batch // len(batch)),
+        )
+
+
+def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
+    """Give the root mean square, over the units of all samples, of what noise falls on.
+
+    One number for a network and checkpoint, from passes through its entry alone; the same for any order and
+    batching of the samples.
+    """
+    squares, count = [], 0
+    reader.noise_unit = 1.0
+    for part, batch in inputs.batches(range(len(inputs.ids)), 1):
+        values = reader.enter(batch.to(device_of(reader.network)))[0].double().cpu()
+        inside = torch.as_tensor(inputs.units.index(tuple(values.shape), part.start) >= 0)
+        squares.append(float(values[inside].square().sum()))
+        count += int(inside.sum())
+    size = (math.fsum(squares) / count) ** 0.5
+    if not 0 < size < math.inf:
+        raise ValueError(f"entry gives values of root mean square {size}, to which noise cannot be scaled")
+    return float(np.float32(size))  # as it is stored
+
+
+def _pad(arrays: Arrays, units: int) -> Arrays:
+    """Lengthen what has one value a unit to the run's number of units, with NaN."""
+    missing = {name: units - values.shape[1] for name, values in arrays.items() if _is_by_unit(name)}
+    return arrays | {
+        name: np.pad(arrays[name], ((0, 0), (0, more)), constant_values=np.nan)
+        for name, more in missing.items()
+        if more
+    }
+
+
+def _is_by_unit(name: str) -> bool:
+    return VARIABLES[name].dims[-1] == "unit"
 
 
 def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.units import Grid
+from kdviz.units import Grid, Tokens, Units
 
 _LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
 
@@ -24,47 +24,90 @@ class Inputs:
     Attributes
     ----------
     tensor
-        Shape ``(B, ...)``, floating point, on the CPU.
+        Shape ``(B, ...)``, on the CPU; floating point unless noise enters behind an embedding.
     ids
         ``B`` unique names.
-    units, unit_index
-        What shares one noise scale, and the unit of every element of a sample.
+    units
+        What shares one noise scale.
     samples
         Coordinates and masks shared by all epochs: sample, unit, label, foreground, ...
     hashes
-        Short hash of every input.
+        Short hash of every input, padding left out.
     fingerprint
         Short hash of the inputs, in order.
     """
 
     tensor: Tensor
     ids: list[str]
-    units: Grid
-    unit_index: NDArray[np.int64]
+    units: Units
     samples: xr.Dataset
     hashes: list[str]
     fingerprint: str
 
+    def batches(self, rows: range, together: int) -> Iterator[tuple[range, Tensor]]:
+        """Divide samples into batches of equal size, without padding: `together` at once, or one by one."""
+        if self.units.length(rows.start) is not None:
+            together = 1
+        for start in range(rows.start, rows.stop, together):
+            part = range(start, min(start + together, rows.stop))
+            yield part, _trim(self.tensor[part.start : part.stop], self.units, part.start)
+
 
 def prepare_inputs(
     inputs: Tensor | Iterable[Tensor],
-    units: Grid,
+    units: Units,
     foreground: ArrayLike | None,
     labels: ArrayLike | None,
     sample_ids: Sequence[str] | None,
     dtype: torch.dtype | None = None,
     base_noise: float | None = None,
+    entry: str | None = None,
+    kind: type[Units] = Units,
 ) -> Inputs:
     """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`.
 
     `dtype` is that of the network's parameters, or None if it has none; `base_noise` None if the user left
-    it to `units`.
+    it to `units`; `kind` the units that the caller can work with.
     """
-    if not isinstance(units, Grid):
+    if not isinstance(units, Units):
         raise TypeError(
             f"units must be made by kdviz.units, such as units.grid(16, 16), got {type(units).__name__}"
         )
-    tensor = _as_tensor(inputs)
+    if not isinstance(units, kind):
+        raise TypeError(f"units are {units.describe()}; this works with units.{kind.__name__.lower()} only")
+    tensor = _as_tensor(inputs, integers=entry is not None)
+    if entry is None:
+        _check_noise_here(tensor, units, dtype)
+    valid = units.valid(len(tensor))
+    hashes = [
+        hashlib.sha256(_trim(sample, units, at).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for at, sample in enumerate(tensor)
+    ]
+    hashes = [digest[:12] for digest in hashes]
+    ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
+    samples = xr.Dataset(
+        {"valid": (("sample", "unit"), valid)},
+        coords={"sample": ids, "unit": np.arange(units.count), **units.coordinates(tensor.numpy())},
+    )
+    if foreground is not None:
+        mask = _unit_mask(foreground, units, tensor, valid)
+        _warn_of_empty_masks(mask, valid, isinstance(units, Grid))
+        samples["foreground"] = (("sample", "unit"), mask)
+    if labels is not None:
+        samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
+    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    if base_noise is None and entry is None:
+        _warn_of_large_inputs(tensor, units.base_noise)
+    return Inputs(tensor, ids, units, samples, hashes, fingerprint)
+
+
+def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -> None:
+    """Refuse inputs that noise cannot be added to."""
+    if isinstance(units, Tokens):
+        raise ValueError(
+            "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
+            "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
+        )
     if dtype not in (None, tensor.dtype):
         raise TypeError(
             f"inputs are {tensor.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"
@@ -75,28 +118,15 @@ def prepare_inputs(
             "inputs.float()"
         )
     try:
-        unit_index = units.index(tuple(tensor.shape[1:]))
+        units.index(tuple(tensor.shape[1:]))
     except ValueError as error:
         raise ValueError(f"{error}{layout_hint(tensor)}") from error
-    hashes = [
-        hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()[:12] for sample in tensor
-    ]
-    ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
-    coordinates = {name: ("unit", values) for name, values in units.coordinates().items()}
-    samples = xr.Dataset(
-        {"valid": (("sample", "unit"), np.ones((len(tensor), units.count), bool))},
-        coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
-    )
-    if foreground is not None:
-        mask = _unit_mask(foreground, units, tensor)
-        _warn_of_empty_masks(mask)
-        samples["foreground"] = (("sample", "unit"), mask)
-    if labels is not None:
-        samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
-    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-    if base_noise is None:
-        _warn_of_large_inputs(tensor, units.base_noise)
-    return Inputs(tensor, ids, units, unit_index, samples, hashes, fingerprint)
+
+
+def _trim(tensor: Tensor, units: Units, sample: int) -> Tensor:
+    """Cut the padding of a ragged sample off the last axis."""
+    length = units.length(sample)
+    return tensor if length is None else tensor[..., :length]
 
 
 def layout_hint(tensor: Tensor) -> str:
@@ -106,7 +136,7 @@ def layout_hint(tensor: Tensor) -> str:
     return ""
 
 
-def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
+def _as_tensor(inputs: Tensor | Iterable[Tensor], integers: bool) -> Tensor:
     if not isinstance(inputs, Tensor):
         if not isinstance(inputs, Iterable):
             raise TypeError(f"inputs must be a tensor or an iterable of tensors, got {type(inputs).__name__}")
@@ -124,8 +154,13 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor]) -> Tensor:
     if inputs.device.type == "meta":
         raise ValueError("inputs are on the meta device and hold no values")
     tensor = inputs.detach().cpu()
-    if not tensor.is_floating_point():
-        raise TypeError(f"inputs must be floating point, normalised as in training; got {tensor.dtype}")
+    if not tensor.is_floating_point() and not integers:
+        raise TypeError(
+            f"inputs must be floating point, normalised as in training; got {tensor.dtype}. For token ids, "
+            "name the embedding module as entry"
+        )
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"inputs must be real numbers, got {tensor.dtype}")
     if tensor.ndim < 2 or not len(tensor):
         raise ValueError(
             f"inputs must have shape (B, ...) with at least one sample, got {tuple(tensor.shape)}"
@@ -164,12 +199,22 @@ def _check_labels(labels: ArrayLike, count: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _unit_mask(foreground: ArrayLike, units: Grid, tensor: Tensor) -> NDArray[np.bool_]:
+def _unit_mask(
+    foreground: ArrayLike, units: Units, tensor: Tensor, valid: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     mask = np.asarray(foreground)
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
         raise ValueError("foreground holds NaN or infinite values")
-    if mask.shape == (len(tensor), units.count):
+    if mask.shape == valid.shape:
+        beyond = ((mask > 0) & ~valid).any(1)
+        if beyond.any():
+            raise ValueError(
+                f"foreground marks units that do not exist, first in sample {np.flatnonzero(beyond)[0]}, "
+                f"which has {valid[np.flatnonzero(beyond)[0]].sum()}"
+            )
         return mask > 0
+    if not isinstance(units, Grid):
+        raise ValueError(f"foreground has shape {mask.shape}; allowed: {valid.shape}, one flag a unit")
     expected = (len(tensor), *tensor.shape[-2:])
     if mask.shape != expected:
         raise ValueError(
@@ -179,10 +224,11 @@ def _unit_mask(foreground: ArrayLike, units: Grid, tensor: Tensor) -> NDArray[np
     return units.reduce_mask(mask > 0)
 
 
-def _warn_of_empty_masks(mask: NDArray[np.bool_]) -> None:
+def _warn_of_empty_masks(mask: NDArray[np.bool_], valid: NDArray[np.bool_], on_grid: bool) -> None:
+    advice = "a finer grid sees smaller objects" if on_grid else "their ratio counts as 0"
     for empty, what, so in (
-        (~mask.any(1), "no foreground", "a finer grid sees smaller objects"),
-        (mask.all(1), "no background", "nothing is left to compare their foreground with"),
+        (~mask.any(1), "no foreground", advice),
+        ((mask | ~valid).all(1), "no background", "nothing is left to compare their foreground with"),
     ):
         if empty.any():
             warnings.warn(

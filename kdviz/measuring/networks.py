@@ -20,14 +20,14 @@ from kdviz import schema
 from kdviz.checkpoints import Checkpoint, load_weights, read_checkpoint
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
-from kdviz.measuring.blocks import Arrays, measure_block
+from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.checkpoints import fingerprint_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Method, Settings
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network, try_network
 from kdviz.store import Run, create_run, open_run
-from kdviz.units import Grid
+from kdviz.units import Units
 
 Layers = str | nn.Module | Sequence[str | nn.Module]
 
@@ -39,13 +39,14 @@ def measure(
     inputs: Tensor | Iterable[Tensor],
     *,
     layers: Layers,
-    units: Grid,
+    units: Units,
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
     epoch: int = 0,
-    feature: Feature = "relu",
-    method: Method = "auto",
+    entry: str | nn.Module | None = None,
+    feature: Feature | None = None,
+    method: Method | None = None,
     probes: int = 64,
     draws: int = 8,
     base_noise: float | None = None,
@@ -68,34 +69,43 @@ def measure(
         treats samples alike and apart in eval mode. Left exactly as found: mode, parameters, gradients, hooks
         and global random state.
     inputs
-        Shape ``(B, ...)``, floating point, normalised as in training; or an iterable of such batches.
+        Shape ``(B, ...)``, normalised as in training; or an iterable of such batches. Floating point: images
+        ``(B, C, H, W)``, clouds ``(B, n, 3)``; with `entry`, anything the network takes, such as token ids.
     layers
         Name from ``network.named_modules()`` (:func:`kdviz.list_layers`), a module, or several of them,
         which then share forward passes.
     units
-        What shares one noise scale, such as ``kdviz.units.grid(16, 16)``.
+        What shares one noise scale: ``kdviz.units.grid(16, 16)``, ``units.tokens(...)``, ``units.cloud(n)``.
     foreground
-        Masks of the objects: pixels ``(B, H, W)``, of which the one in the middle of a cell decides, as in
-        the authors' code, or already units ``(B, U)``. Needed for knowledge points.
+        Masks of the objects: units ``(B, U)``, or of images pixels ``(B, H, W)``, of which the one in the
+        middle of a cell decides, as in the authors' code. Needed for knowledge points.
     labels
         Class of every sample, ``(B,)``, integers.
     sample_ids
         ``B`` unique, stable names; they key the noise. By default a hash of each input.
     epoch
         Completed training epochs of this network.
+    entry
+        Name or module at whose output noise is added; by default to the input. Words need it: the whole
+        embedding module, behind positions and LayerNorm. Gains, noise scales and entropies are then in units
+        of the root mean square of that output over the words of all samples, which is stored for every epoch
+        as ``noise_unit``; or in the output's own numbers, if `base_noise` is given.
     feature
-        ``"relu"`` as in the papers, ``"identity"``, or a callable from the layer's output to a tensor.
+        ``"relu"`` as in the papers, ``"identity"``, or a callable from the layer's output to a tensor. By
+        default the preset of `units`: identity for words, else relu.
     method
         ``"gain"``: probe gains, completed by the drift of the mean (:mod:`kdviz.gain`). ``"path"``: the
         authors' descent, sampled. ``"auto"``: gain first, path for the few samples whose loss at the solution
-        lies outside 0.8 to 1.25 times what the gains predict (``linearity``).
+        lies outside 0.8 to 1.25 times what the gains predict (``linearity``). By default the preset of
+        `units`: path for clouds, where max pooling leaves most points without gain, else auto.
     probes
         Backward passes a sample and layer for the gains, at least 2. A quarter as many antithetic pairs of
         noise, of four passes each, find the drift.
     draws
         Noise points for the gains, and pass pairs a step for the path; at least 2.
     base_noise
-        ``tau0`` in input units; by default the preset of `units` (0.01 for images).
+        ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
+        times the root mean square for words.
     weight, target
         Of the solution that is stored and checked: entropy weight and mean of ``log(sigma / tau0)``.
         :func:`kdviz.derive_entropy` gives any other afterwards without the network.
@@ -104,8 +114,10 @@ def measure(
     device
         Where to compute; by default where the network is. On another device a copy is measured.
     max_batch
-        Samples in one pass, the one memory knob; 16 by default. Besides the passes, ``probes`` copies of the
-        input are held for each of them and each layer: 38 MB at 3 x 224 x 224 pixels and 64 probes.
+        Samples in one pass, the one memory knob; 16 by default. Texts come one by one, without padding, so
+        that neither it nor batch mates can change a bit of a result; several noise draws fill the pass.
+        Besides the passes, ``probes`` copies of the input are held for each of them and each layer: 38 MB at
+        3 x 224 x 224 pixels and 64 probes.
     progress
         Show a progress bar.
 
@@ -161,21 +173,32 @@ def measure(
         raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
     names = resolve_layers(network, _as_sequence(layers))
     network = prepare_network(network, device)
-    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise)
+    entry = _entry_name(network, entry)
+    prepared = prepare_inputs(
+        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise, entry
+    )
+    feature = units.feature if feature is None else feature
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
     identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
     with same_random_state(network), frozen(network), memory_advice(settings.micro_batch, stored=False):
-        reader = FeatureReader(network, names, feature)
+        reader = FeatureReader(network, names, feature, entry)
+        if relative := entry is not None and base_noise is None:
+            reader.noise_unit = measure_noise_unit(reader, prepared)
         try_network(reader, prepared, settings.base_noise, settings.micro_batch, epoch)
         for rows in tqdm(_blocks(len(prepared.ids)), desc="measuring", unit="block", disable=not progress):
             arrays = measure_block(reader, prepared, rows, settings)
             for name in names:
                 parts[name].append(_to_dataset(arrays[name], prepared, rows, epoch))
     results = {
-        name: _join(prepared, [blocks], _layer_attrs(prepared, settings, name, feature, network, identity))
+        name: _join(
+            prepared, [blocks], _layer_attrs(prepared, settings, name, feature, network, identity, entry)
+        )
         for name, blocks in parts.items()
     }
+    if relative:
+        known = _noise_units([reader.noise_unit], [epoch])
+        results = {name: ds.assign({known.name: known}) for name, ds in results.items()}
     _warn_of_doubts(results)
     return results[names[0]] if _is_single(layers) else results
 
@@ -188,14 +211,15 @@ def measure_checkpoints(
     network: str,
     role: str,
     layers: Layers,
-    units: Grid,
+    units: Units,
     store: str | os.PathLike[str] | Run | None = None,
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
     thumbnails: ArrayLike | None = None,
-    feature: Feature = "relu",
-    method: Method = "auto",
+    entry: str | nn.Module | None = None,
+    feature: Feature | None = None,
+    method: Method | None = None,
     probes: int = 64,
     draws: int = 8,
     base_noise: float | None = None,
@@ -216,9 +240,9 @@ def measure_checkpoints(
     checkpoints
         ``{epoch: path or state dict}``. Paths end in ``.safetensors``, or are read by ``torch.load`` with
         ``weights_only=True``: no pickled code is ever run.
-    inputs, layers, units, foreground, labels, sample_ids, feature, method, probes, draws, base_noise, weight
+    inputs, layers, units, foreground, labels, sample_ids, entry, feature, method, probes, draws, base_noise
         As in :func:`measure`.
-    target, seed, device, max_batch, progress
+    weight, target, seed, device, max_batch, progress
         As in :func:`measure`.
     network
         Free name of the network in the run, such as ``"student-fc1-s0"``.
@@ -276,7 +300,11 @@ def measure_checkpoints(
     epochs = sorted(map(int, checkpoints))
     model = prepare_network(make_network(), device)
     names = resolve_layers(model, _as_sequence(layers))
-    prepared = prepare_inputs(inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise)
+    entry = _entry_name(model, entry)
+    prepared = prepare_inputs(
+        inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise, entry
+    )
+    feature = units.feature if feature is None else feature
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
     fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
     identity = dict(details or {}) | {
@@ -298,6 +326,7 @@ def measure_checkpoints(
             feature,
             model,
             identity,
+            entry,
         )
         for name in names
     }
@@ -318,11 +347,17 @@ def measure_checkpoints(
         memory_advice(settings.micro_batch, stored=run is not None),
         run.writing() if run is not None else nullcontext(),
     ):
-        reader = FeatureReader(model, names, feature)
+        reader = FeatureReader(model, names, feature, entry)
+        units_at = {}
+        if relative := entry is not None and base_noise is None:
+            for at in epochs:
+                load_weights(model, checkpoints[at])
+                units_at[at] = measure_noise_unit(reader, prepared)
         loaded = None
         for at, block in (bar := tqdm(todo, desc=f"measuring {network}", unit="block", disable=not progress)):
             if loaded != at:
                 load_weights(model, checkpoints[epochs[at]])
+                reader.noise_unit = units_at.get(epochs[at], 1.0)
                 try_network(reader, prepared, settings.base_noise, settings.micro_batch, epochs[at])
                 loaded = at
                 bar.set_postfix_str(f"epoch {epochs[at]}", refresh=False)
@@ -333,17 +368,33 @@ def measure_checkpoints(
                     run.write_block(network, name, at, block, ds)
                 else:
                     kept[name][at].append(ds)
+    known = _noise_units([*units_at.values()], epochs) if relative else None
     if run is not None:
+        if known is not None:
+            for name in names:
+                run.write_variable(network, name, known)
         results = {name: run.dataset(network, name) for name in names}
     else:
         results = {name: _join(prepared, kept[name], attrs[name]) for name in names}
+        if known is not None:
+            results = {name: ds.assign({known.name: known}) for name, ds in results.items()}
     _warn_of_doubts(results)
     return results[names[0]] if _is_single(layers) else results
 
 
+def _entry_name(network: nn.Module, entry: str | nn.Module | None) -> str | None:
+    return None if entry is None else resolve_layers(network, [entry])[0]
+
+
+def _noise_units(values: Sequence[float], epochs: Sequence[int]) -> xr.DataArray:
+    """Name the size of one unit of noise at every epoch as the data contract does."""
+    array = xr.DataArray(np.asarray(values, "float32"), dims="epoch", coords={"epoch": list(epochs)})
+    return schema.annotate(xr.Dataset({"noise_unit": array}))["noise_unit"]
+
+
 def _make_settings(
     prepared: Inputs,
-    method: Method,
+    method: Method | None,
     probes: int,
     draws: int,
     base_noise: float | None,
@@ -353,6 +404,7 @@ def _make_settings(
     max_batch: int | None,
 ) -> Settings:
     tau0 = prepared.units.base_noise if base_noise is None else base_noise
+    method = prepared.units.method if method is None else method
     asked = Settings(
         method, probes, draws, tau0, weight, target, seed, BLOCK if max_batch is None else max_batch
     )
@@ -366,8 +418,9 @@ def _layer_attrs(
     feature: Feature,
     network: nn.Module,
     identity: Mapping[str, schema.Attribute],
+    entry: str | None,
 ) -> dict[str, schema.Attribute]:
-    config = settings.as_config()
+    config = settings.as_config() | ({} if entry is None else {"entry": entry})
     return schema.make_attrs(
         layer=layer,
         feature=feature if isinstance(feature, str) else getattr(feature, "__qualname__", repr(feature)),

@@ -15,18 +15,18 @@ def draw_inputs(inputs: Tensor) -> NDArray[np.uint8] | None:
     Parameters
     ----------
     inputs
-        Shape ``(B, C, H, W)``, finite. One range for all of them: the smallest value becomes 0, the largest
-        255, so that pictures can be compared, while absolute brightness and colours are those of the
+        Shape ``(B, C, H, W)``, finite; other shapes give none. One range for all: the smallest value becomes
+        0, the largest 255, so that pictures can be compared, while absolute brightness and colours are those of the
         normalisation.
 
     Returns
     -------
     ndarray or None
-        Shape ``(B, h, w, C)``, uint8; None unless there are 1 or 3 channels.
+        Shape ``(B, h, w, C)``, uint8; None unless these are images of 1 or 3 channels.
     """
-    _, channels, height, width = inputs.shape
-    if channels not in (1, 3):
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
         return None
+    _, channels, height, width = inputs.shape
     low, high = (float(end) for end in torch.aminmax(inputs))
     scale = 255 / (high - low) if high > low else 0.0
     shrink = max(1.0, max(height, width) / LONGEST_SIDE)

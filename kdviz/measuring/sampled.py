@@ -12,9 +12,10 @@ from kdviz import schema
 from kdviz.entropy import entropy_of
 from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.gain import Bench, minimise_sampled
+from kdviz.measuring.blocks import make_benches, measure_noise_unit
 from kdviz.measuring.inputs import prepare_inputs
 from kdviz.measuring.trial import device_of, dtype_of, prepare_network, try_network
-from kdviz.units import Grid
+from kdviz.units import Units
 
 _BATCH = 16
 _VARIANCE_DRAWS = 64
@@ -25,10 +26,11 @@ def measure_sampled(
     inputs: Tensor | Iterable[Tensor],
     *,
     layer: str | nn.Module,
-    units: Grid,
+    units: Units,
     foreground: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
-    feature: Feature = "relu",
+    entry: str | nn.Module | None = None,
+    feature: Feature | None = None,
     base_noise: float | None = None,
     weight: float = 7.0,
     steps: int = 400,
@@ -44,7 +46,7 @@ def measure_sampled(
 
     Parameters
     ----------
-    network, inputs, units, foreground, sample_ids, feature, base_noise, seed, progress
+    network, inputs, units, foreground, sample_ids, entry, feature, base_noise, seed, progress
         As in :func:`kdviz.measure`.
     layer
         One name or module.
@@ -71,29 +73,29 @@ def measure_sampled(
         raise ValueError(f"weight must be positive, got {weight!r}")
     (name,) = resolve_layers(network, [layer])
     network = prepare_network(network)
-    prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, dtype_of(network), base_noise)
+    entry_name = None if entry is None else resolve_layers(network, [entry])[0]
+    prepared = prepare_inputs(
+        inputs, units, foreground, None, sample_ids, dtype_of(network), base_noise, entry_name
+    )
     tau0 = units.base_noise if base_noise is None else base_noise
     ratios, variances = [], []
     device = device_of(network)
     with same_random_state(network), frozen(network):
-        reader = FeatureReader(network, [name], feature)
+        reader = FeatureReader(network, [name], units.feature if feature is None else feature, entry_name)
+        if entry is not None and base_noise is None:
+            reader.noise_unit = measure_noise_unit(reader, prepared)
         try_network(reader, prepared, tau0, _BATCH, epoch=0)
-        for start in tqdm(range(0, len(prepared.ids), _BATCH), desc="sampling", disable=not progress):
-            bench = Bench(
-                reader,
-                prepared.tensor[start : start + _BATCH].to(device),
-                sample_ids=prepared.ids[start : start + _BATCH],
-                unit_index=prepared.unit_index,
-                unit_count=units.count,
-                base_noise=tau0,
-                seed=seed,
-            )
+        everything = range(len(prepared.ids))
+        benches = make_benches(reader, prepared, everything, _BATCH, tau0, seed, device)
+        for bench in tqdm(benches, desc="sampling", unit="batch", disable=not progress):
             variance = _feature_variance(bench, name)
             if not variance.isfinite().all():
                 raise ValueError(f"layer {name!r} gives NaN or infinite features under small noise")
             if not (variance > 0).all():
                 raise ValueError(f"layer {name!r} does not react to noise at all for some of these inputs")
-            ratios.append(minimise_sampled(bench, name, variance, weight=weight, steps=steps, draws=draws))
+            found = minimise_sampled(bench, name, variance, weight=weight, steps=steps, draws=draws)
+            missing = units.count - found.shape[1]
+            ratios.append(torch.nn.functional.pad(found, (0, missing), value=torch.nan))
             variances.append(variance)
     scale = (torch.cat(ratios) * tau0).numpy()[None]
     dims = schema.VARIABLES["entropy"].dims

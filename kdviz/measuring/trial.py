@@ -120,9 +120,12 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
         between two passes of the same input, or that depend on the other samples of the batch.
     """
     device = device_of(reader.network)
-    sample = inputs.tensor[:1].to(device)
+    _, first = next(inputs.batches(range(len(inputs.ids)), 1))
+    sample = first.to(device)
     try:
         reader.check(sample)
+        values = reader.enter(sample)
+        inputs.units.index(tuple(values.shape[1:]), 0)
     except Exception as error:
         if not isinstance(error, LayerError):
             hint = layout_hint(inputs.tensor)
@@ -130,12 +133,18 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
                 f"while trying the network on one sample, of shape {tuple(sample.shape[1:])}{hint}"
             )
         raise
-    noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
-    clean, slopes = _differentiate(reader, sample)
-    shaken, slopes_there = _differentiate(reader, sample + base_noise * noise)
+    noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
+    noisy = values + base_noise * noise
+    clean, slopes = _differentiate(reader, values, sample)
+    shaken, slopes_there = _differentiate(reader, noisy, sample)
     with torch.no_grad():
-        again = reader(sample)
-        beside = _read_beside_another(reader, inputs, device) if together > 1 else clean
+        again = reader(values, sample)
+        beside = clean
+        if together > 1 and inputs.units.length(0) is None:
+            beside = _read_beside_another(reader, inputs, device)
+        elif together > 1:
+            both = reader(torch.cat([values, noisy]), torch.cat([sample, sample]))
+            beside = {layer: feature[:1] for layer, feature in both.items()}
     for layer, feature in clean.items():
         if not torch.isfinite(feature).all():
             raise ValueError(
@@ -169,10 +178,12 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
             )
 
 
-def _differentiate(reader: FeatureReader, sample: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give the features of a sample and the input gradient of each, its entries weighted at random."""
-    sample = sample.clone().requires_grad_(True)
-    features = reader(sample)
+def _differentiate(
+    reader: FeatureReader, values: Tensor, given: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Give the features of a sample and the gradient of each, its entries weighted at random."""
+    values = values.clone().requires_grad_(True)
+    features = reader(values, given)
     slopes = {}
     for layer, feature in features.items():
         if feature.is_floating_point() and torch.finfo(feature.dtype).bits < 32:
@@ -183,7 +194,7 @@ def _differentiate(reader: FeatureReader, sample: Tensor) -> tuple[dict[str, Ten
         slope = None
         if feature.requires_grad:
             weights = torch.randn(feature.shape, generator=torch.Generator().manual_seed(1)).to(feature)
-            (slope,) = torch.autograd.grad(feature, sample, weights, retain_graph=True, allow_unused=True)
+            (slope,) = torch.autograd.grad(feature, values, weights, retain_graph=True, allow_unused=True)
         if slope is None:
             raise ValueError(
                 f"no gradient connects layer {layer!r} with the inputs; take out what cuts it (no_grad, "
@@ -197,7 +208,7 @@ def _read_beside_another(reader: FeatureReader, inputs: Inputs, device: torch.de
     """Read the first sample in one batch with one that differs from it."""
     others = (at for at, name in enumerate(inputs.hashes) if name != inputs.hashes[0])
     pair = inputs.tensor[[0, next(others, 0)]].to(device)
-    return {layer: feature[:1] for layer, feature in reader(pair).items()}
+    return {layer: feature[:1] for layer, feature in reader(reader.enter(pair), pair).items()}
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

@@ -1,7 +1,8 @@
 """What the source papers fix per architecture: which layers they analyse, and with which constants."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,8 +13,8 @@ class ArchitecturePreset:
     ----------
     layers
         Maps the papers' layer names (``"conv"``, ``"fc1"``, ``"fc2"``, ``"fc3"``) to names in
-        ``network.named_modules()``. Each named module has a ``weight``, whose movement is the papers'
-        weight distance, and gives the pre-activation feature that distillation matches.
+        ``network.named_modules()``. Each named module gives the pre-activation feature that distillation
+        matches, and has a ``weight``, whose movement is the papers' weight distance.
     weight
         Weight of the entropy term.
     threshold
@@ -22,6 +23,12 @@ class ArchitecturePreset:
         False where `threshold` could not be confirmed from a readable source.
     source
         Where the constants come from.
+    modality
+        Kind of input: ``"image"``, ``"text"`` or ``"cloud"``.
+    entry, feature
+        As in :func:`kdviz.measure`.
+    weights
+        Module whose ``weight`` stands for a layer that has none, by the layer's module.
     """
 
     layers: Mapping[str, str]
@@ -29,3 +36,7 @@ class ArchitecturePreset:
     threshold: float
     threshold_verified: bool
     source: str
+    modality: str = "image"
+    entry: str | None = None
+    feature: Literal["relu", "identity"] = "relu"
+    weights: Mapping[str, str] = field(default_factory=dict)

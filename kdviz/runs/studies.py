@@ -426,7 +426,6 @@ class Study:
 
 def describe_images(images: ImageSet, grid: units.Grid) -> xr.Dataset:
     """Describe images as the samples of a run: names, classes, masks in units, and the pictures."""
-    coordinates = {name: ("unit", values) for name, values in grid.coordinates().items()}
     return xr.Dataset(
         {
             "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
@@ -438,7 +437,7 @@ def describe_images(images: ImageSet, grid: units.Grid) -> xr.Dataset:
             "unit": np.arange(grid.count),
             "label": ("sample", images.labels),
             "split": ("sample", list(images.split)),
-            **coordinates,
+            **grid.coordinates(),
         },
     )
 

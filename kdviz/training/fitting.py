@@ -36,6 +36,10 @@ from kdviz.training.records import (
 
 _STREAMS = {"order": 0, "augmentation": 1, "dropout": 2}
 _PADDING = 4  # pixels
+_STATES = {  # what an optimiser remembers of a parameter: the stored name and torch's
+    "sgd": {"momentum": "momentum_buffer"},
+    "adamw": {"step": "step", "mean": "exp_avg", "square": "exp_avg_sq"},
+}
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,12 @@ class _Run:
         self.device = next(iter(task.parameters.values())).device
         self.identity = dict(
             task.identity,
-            plan=plan.model_dump(mode="json"),
+            plan=plan.as_json(),
             tracked_layers=list(tracked_layers),
             initial_weights=fingerprint_tensors(task.network.state_dict()),
         )
         self._claim_folder()
-        self.optimiser = torch.optim.SGD(
-            list(task.parameters.values()),
-            lr=plan.rate(1),
-            momentum=plan.momentum,
-            weight_decay=plan.weight_decay,
-        )
+        self.optimiser = _make_optimiser(plan, list(task.parameters.values()))
         self.odometer = _Odometer(task.network, tracked_layers)
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": []}
@@ -184,9 +183,10 @@ class _Run:
         }
         self.task.network.load_state_dict(weights)
         for name, parameter in self.task.parameters.items():
-            if f"momentum/{name}" in tensors:
-                velocity = tensors[f"momentum/{name}"].to(self.device, copy=True)
-                self.optimiser.state[parameter]["momentum_buffer"] = velocity
+            for stored, kind in _STATES[self.plan.optimiser].items():
+                if f"{stored}/{name}" in tensors:
+                    place = "cpu" if kind == "step" else self.device
+                    self.optimiser.state[parameter][kind] = tensors[f"{stored}/{name}"].to(place, copy=True)
 
     def _train_epoch(self, bar: tqdm) -> None:
         epoch = self.epoch + 1
@@ -231,9 +231,10 @@ class _Run:
             write_tensors(checkpoint_path(self.folder, self.epoch), weights, metadata)
         tensors = {f"network/{name}": tensor for name, tensor in weights.items()}
         for name, parameter in self.task.parameters.items():
-            velocity = self.optimiser.state[parameter].get("momentum_buffer")
-            if velocity is not None:
-                tensors[f"momentum/{name}"] = velocity
+            for stored, kind in _STATES[self.plan.optimiser].items():
+                state = self.optimiser.state[parameter].get(kind)
+                if state is not None:
+                    tensors[f"{stored}/{name}"] = state
         progress = {"epoch": self.epoch, "history": self.history, "weight_distance": self.odometer.distances}
         write_tensors(self.folder / "state.safetensors", tensors, progress)
 
@@ -247,6 +248,13 @@ class _Run:
 
     def _load(self, path: Path) -> None:
         self.task.network.load_state_dict(read_tensors(path)[0])
+
+
+def _make_optimiser(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    rate, decay = plan.rate(1), plan.weight_decay
+    if plan.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=plan.momentum, weight_decay=decay)
 
 
 class _Odometer:

@@ -6,7 +6,7 @@ The named plans at the end are the ones used for the built-in images.
 import math
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -25,8 +25,11 @@ class TrainingPlan(BaseModel):
         Samples a step; the last batch of an epoch may be smaller.
     learning_rate
         One rate, or (first, last) spaced evenly in the logarithm over the epochs.
+    optimiser
+        ``"sgd"``, the papers', or ``"adamw"``, without which transformers hardly learn.
     momentum, weight_decay
-        Of stochastic gradient descent; the defaults are the papers'.
+        The defaults are the papers'. AdamW has no momentum to set, and decays weights apart from the
+        gradient.
     seed
         Decides order, augmentation and dropout. Runs with one seed see the same batches, whatever the
         network.
@@ -42,6 +45,7 @@ class TrainingPlan(BaseModel):
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: FiniteFloat | tuple[FiniteFloat, FiniteFloat]
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -76,6 +80,10 @@ class TrainingPlan(BaseModel):
         ):
             raise ValueError(f"checkpoints must rise from 0 to epochs={self.epochs}, got {saved}")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the plan as it is stored; without the papers' optimiser, which older plans do not name."""
+        return self.model_dump(mode="json", exclude={"optimiser"} if self.optimiser == "sgd" else set())
 
     def rate(self, epoch: int) -> float:
         """Learning rate during epoch 1..`epochs`."""

@@ -81,7 +81,7 @@ def probe_accuracy(
         raise ValueError("checkpoints is empty; give {epoch: weights}")
     folder = Path(folder)
     about = {
-        "plan": plan.model_dump(mode="json"),
+        "plan": plan.as_json(),
         "layer": layer,
         "data": fingerprint_tensors(
             {"inputs": inputs, "labels": labels, "held-out": validation[0], "their labels": validation[1]}

@@ -1,7 +1,4 @@
-"""Split an input into units, and reduce per-element values to units.
-
-A unit is the part of an input that shares one noise scale: a cell of an image grid, a word, a 3-D
-point. This module knows indices only: no networks, no torch, no files.
+"""Cells of a grid over images.
 
 Symbols: ``B`` samples, ``U`` units, ``C, H, W`` channels, height and width of an image.
 """
@@ -10,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from kdviz.units.base import Coordinates, Units
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Units):
     """A grid of ``rows`` x ``cols`` cells over an image ``(C, H, W)``, all channels in one cell.
 
     A pixel belongs to the cell that nearest-neighbour up-sampling of the grid gives it (methods of
@@ -34,13 +33,15 @@ class Grid:
         """Number of units ``U``."""
         return self.rows * self.cols
 
-    def index(self, sample_shape: tuple[int, ...]) -> NDArray[np.int64]:
+    def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
         """Give the unit of every input element.
 
         Parameters
         ----------
         sample_shape
             Shape of one sample, ``(C, H, W)``.
+        sample
+            Any: all samples are cut alike.
 
         Returns
         -------
@@ -66,10 +67,10 @@ class Grid:
         cell = self._line(height, self.rows)[:, None] * self.cols + self._line(width, self.cols)
         return np.broadcast_to(cell, sample_shape)
 
-    def coordinates(self) -> dict[str, NDArray[np.int64]]:
+    def coordinates(self, inputs: ArrayLike = ()) -> Coordinates:
         """Give the ``row`` and ``col`` of every unit, each of shape ``(U,)``."""
         row, col = np.divmod(np.arange(self.count), self.cols)
-        return {"row": row, "col": col}
+        return {"row": ("unit", row), "col": ("unit", col)}
 
     def reduce_mask(
         self, mask: NDArray[np.bool_], rule: Literal["nearest", "area"] = "nearest"

@@ -1,0 +1,62 @@
+"""What every kind of units answers.
+
+Symbols: ``B`` samples, ``U`` units.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Coordinates = Mapping[str, tuple[str | tuple[str, str], NDArray]]
+"""Dimensions and values of every coordinate, by the names of :mod:`kdviz.schema`."""
+
+
+class Units(ABC):
+    """What measuring asks of units, whatever the input is. A new kind of input brings a new subclass.
+
+    Attributes
+    ----------
+    kind, modality, noise_space
+        Words for files, titles and attributes.
+    base_noise
+        Preset ``tau0``.
+    method, feature
+        Presets of :func:`kdviz.measure`.
+    count
+        Number of units ``U``, of the longest sample where they differ.
+    """
+
+    kind: str
+    modality: str
+    noise_space: str
+    base_noise: float
+    method: Literal["auto", "gain", "path"] = "auto"
+    feature: Literal["relu", "identity"] = "relu"
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of units ``U``."""
+
+    @abstractmethod
+    def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
+        """Give the unit of every element of a sample that noise may fall on, -1 for none."""
+
+    @abstractmethod
+    def coordinates(self, inputs: NDArray) -> Coordinates:
+        """Name and place the units of `inputs`, ``(B, ...)``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Name the units in one word for files and titles."""
+
+    def length(self, sample: int) -> int | None:
+        """Give how many entries along an input's last axis belong to a sample; None if nothing is padded."""
+        return None
+
+    def valid(self, samples: int) -> NDArray[np.bool_]:
+        """Tell which units exist, ``(B, U)``, of so many samples."""
+        return np.ones((samples, self.count), bool)

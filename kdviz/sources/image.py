@@ -9,10 +9,8 @@ Symbols: ``N`` images, ``H`` x ``W`` pixels, ``B`` background photographs.
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from PIL import Image, ImageOps
 
 from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.files import find_data
+from kdviz.sources.samples import describe, find_positions, find_repeated, list_some, require_integer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels in 0..1."""
@@ -39,7 +38,6 @@ _OPEN_CLASSES = (FASHION_CLASSES.index("sandal"), FASHION_CLASSES.index("bag"))
 _ZOOM_STEPS = (1.0, 1.5, 2.0, 3.0)  # side of the crop, in canvas sides
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as EPS does
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,7 @@ class ImageSet:
         for name, kind in (("masks", np.bool_), ("labels", np.int64), ("split", np.str_)):
             array = getattr(self, name)
             if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
-                raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {_describe(array)}")
+                raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
         count = len(self.images)
         if self.masks.shape != self.images.shape[:3]:
             raise ValueError(
@@ -96,9 +94,9 @@ class ImageSet:
                 raise ValueError(f"{name} must have shape ({count},), got {getattr(self, name).shape}")
         if len(self.sample_ids) != count:
             raise ValueError(f"sample_ids must name {count} images, got {len(self.sample_ids)} names")
-        repeated = _find_repeated(self.sample_ids)
+        repeated = find_repeated(self.sample_ids)
         if repeated:
-            raise ValueError(f"sample_ids must differ, repeated: {_list_some(repeated)}")
+            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
         if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
             raise ValueError(
                 f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
@@ -129,7 +127,7 @@ class ImageSet:
         ValueError
             If a position or an identifier is not in the set, or comes twice.
         """
-        indices = self._find_positions(chosen)
+        indices = find_positions(chosen, self.sample_ids, "images")
         return ImageSet(
             images=self.images[indices],
             masks=self.masks[indices],
@@ -139,26 +137,6 @@ class ImageSet:
             split=self.split[indices],
             source=self.source,
         )
-
-    def _find_positions(
-        self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]
-    ) -> NDArray[np.int64]:
-        if isinstance(chosen, str):
-            raise TypeError(f"chosen must be a sequence of positions or identifiers, got the text {chosen!r}")
-        if len(chosen) == 0:
-            return np.zeros(0, dtype=np.int64)
-        if all(isinstance(name, str) for name in chosen):
-            position = {name: index for index, name in enumerate(self.sample_ids)}
-            unknown = [str(name) for name in chosen if name not in position]
-            if unknown:
-                raise ValueError(f"chosen names images that are not in the set: {_list_some(unknown)}")
-            return np.array([position[str(name)] for name in chosen], dtype=np.int64)
-        indices = np.asarray(chosen)
-        if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-            raise TypeError(f"chosen must hold positions or identifiers, got {_describe(indices)}")
-        if indices.min() < -len(self) or indices.max() >= len(self):
-            raise ValueError(f"chosen must lie in 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
-        return indices.astype(np.int64)
 
     @property
     def fingerprint(self) -> str:
@@ -276,13 +254,13 @@ def fashion_composites(
     """
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {_SPLITS}, got {split!r}")
-    _require_integer("canvas", canvas, *_CANVAS_LIMITS)
-    _require_integer("seed", seed, 0)
+    require_integer("canvas", canvas, *_CANVAS_LIMITS)
+    require_integer("seed", seed, 0)
     if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
         raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 1, got {scale}")
     pixels, labels, indices = _load_items(split)
     count = len(labels) if count is None else count
-    _require_integer("count", count, 1, len(labels))
+    require_integer("count", count, 1, len(labels))
     pixels, labels, indices = pixels[:count], labels[:count].astype(np.int64), indices[:count]
 
     outlines = _outline_items(pixels, labels)
@@ -478,7 +456,7 @@ def image_folder(
     if len(sides) != 2:
         raise ValueError(f"size must be one side or (height, width), got {size}")
     for side in sides:
-        _require_integer("size", side, 1)
+        require_integer("size", side, 1)
     height, width = sides
     for argument, folder in (("root", root), ("masks", masks)):
         if not folder.is_dir():
@@ -489,16 +467,16 @@ def image_folder(
     names = tuple(found if classes is None else classes)
     unknown = [name for name in names if name not in found]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"classes must be different folders out of {_list_some(found)}, got {list(names)}")
+        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(names)}")
 
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
-    repeated = _find_repeated(sample_ids)
+    repeated = find_repeated(sample_ids)
     if repeated:
-        raise DataError(f"images of {root} would share a mask, their names repeat: {_list_some(repeated)}")
+        raise DataError(f"images of {root} would share a mask, their names repeat: {list_some(repeated)}")
     missing = [name for name in sample_ids if not (masks / f"{name}.png").is_file()]
     if missing:
-        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {_list_some(missing, '.png')}")
+        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing, '.png')}")
 
     images = np.empty((len(paths), height, width, 3), dtype=np.uint8)
     foreground = np.empty((len(paths), height, width), dtype=bool)
@@ -561,7 +539,7 @@ def _warn_of_one_sided(masks: NDArray[np.bool_], sample_ids: tuple[str, ...]) ->
         names = [sample_ids[k] for k in np.flatnonzero(affected)]
         if names:
             warnings.warn(
-                f"{len(names)} masks hold no {kind}: {_list_some(names, '.png')}",
+                f"{len(names)} masks hold no {kind}: {list_some(names, '.png')}",
                 DegenerateWarning,
                 stacklevel=3,
             )
@@ -569,29 +547,6 @@ def _warn_of_one_sided(masks: NDArray[np.bool_], sample_ids: tuple[str, ...]) ->
 
 def _require_images(images: object) -> None:
     if not (isinstance(images, np.ndarray) and images.dtype == np.uint8):
-        raise TypeError(f"images must be a NumPy array of uint8, got {_describe(images)}")
+        raise TypeError(f"images must be a NumPy array of uint8, got {describe(images)}")
     if images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
-
-
-def _require_integer(name: str, value: int, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(
-            f"{name} must be {f'at least {low}' if high is None else f'in {low}..{high}'}, got {value}"
-        )
-
-
-def _find_repeated(names: Sequence[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _describe(value: object) -> str:
-    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def _list_some(names: Sequence[str], suffix: str = "") -> str:
-    shown = ", ".join(f"{name}{suffix}" for name in names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

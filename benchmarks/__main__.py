@@ -90,6 +90,15 @@ def coherency(
 
 
 @app.command()
+def peers(quick: Quick = False, folder: Folder = None) -> None:
+    """Run the peers' text and cloud procedures beside kdviz; exit code 1 if a goal is missed."""
+    from benchmarks.peers import QUICK, PeerPlan, run_peers
+
+    fine = run_peers(QUICK if quick else PeerPlan(), folder, name=_name("peers", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
 def report() -> None:
     """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
     from benchmarks.report import write_page
@@ -100,7 +109,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, kills, noise, coherency, latency):
+    for command in (accuracy, costs, kills, noise, coherency, peers, latency):
         try:
             command()
         except typer.Exit as verdict:

@@ -1,0 +1,164 @@
+"""Sentences and clouds that the peers' procedures and kdviz explain: the built-in data, small networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import kdviz
+from benchmarks.replicas import Phi
+from kdviz.features import FeatureReader
+from kdviz.models import cloud, text
+from kdviz.sources import encode, furniture, movie_reviews, review_tokenizer
+
+TEXTS, SAMPLED = 4000, 300  # training sentences; those among them for the peers' normaliser
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, one of its layers, and samples for it.
+
+    Attributes
+    ----------
+    name
+        Of network and layer, for tables.
+    modality
+        ``"text"`` or ``"cloud"``.
+    layer
+        The module whose output is the feature: what comes out of it counts the passes.
+    samples
+        What noise falls on, ``(T, K)`` or ``(n, 3)`` for each.
+    phis
+        For each sample what leads from there, ``(S, T, K)``, to features ``(S, ...)``.
+    unit_of
+        For each sample the unit of each of its rows, -1 for rows that are none.
+    measure
+        ``measure(seed=..., ...)`` measures all samples with kdviz.
+    sampled
+        Features of other samples, for the peers' text normaliser.
+    scale
+        The peers' recommended largest sigma: 10 standard deviations of the word embedding's weights.
+    """
+
+    name: str
+    modality: str
+    layer: nn.Module
+    samples: list[Tensor]
+    phis: list[Phi]
+    unit_of: list[NDArray[np.int64]]
+    measure: Callable[..., xr.Dataset]
+    sampled: list[Tensor]
+    scale: float
+
+
+def make_word_subject(sentences: int, *, steps: int) -> Subject:
+    """Train the small BERT on movie reviews, and explain its last hidden layer for held-out sentences."""
+    tokenizer = review_tokenizer()
+    training = encode(movie_reviews("train", count=TEXTS), tokenizer)
+    network = text.build("small_bert", classes=2, vocabulary=len(tokenizer))
+    _train(network, torch.from_numpy(training.ids), torch.from_numpy(training.texts.labels), steps)
+    preset = text.PRESETS["small_bert"]
+    layer, entry = preset.layers["hidden"], preset.entry
+    reader = FeatureReader(network, [layer], preset.feature, entry)
+
+    def enter(encoding, at: int) -> tuple[Tensor, Phi]:
+        """Give a sentence's embeddings at its own length, and what leads from there to its features."""
+        ids = torch.from_numpy(encoding.ids[at : at + 1, : encoding.lengths[at]])
+
+        def phi(embedded: Tensor) -> Tensor:
+            features = reader(embedded, ids.expand(len(embedded), -1))[layer]
+            return features.unflatten(1, (ids.shape[1], -1))
+
+        return reader.enter(ids)[0], phi
+
+    chosen = encode(movie_reviews("held-out", count=sentences), tokenizer)
+    samples, phis = zip(*(enter(chosen, at) for at in range(sentences)), strict=True)
+    others = (enter(training, at) for at in range(SAMPLED))
+    with torch.no_grad():
+        sampled = [phi(embedded[None]) for embedded, phi in others]
+
+    def measure(**settings) -> xr.Dataset:
+        return kdviz.measure(
+            network,
+            torch.from_numpy(chosen.ids),
+            layers=layer,
+            entry=entry,
+            units=chosen.units,
+            weight=preset.weight,
+            progress=False,
+            **settings,
+        )
+
+    return Subject(
+        "sentences, small_bert hidden",
+        "text",
+        network.get_submodule(layer),
+        list(samples),
+        list(phis),
+        [chosen.word_of[at, : chosen.lengths[at]] for at in range(sentences)],
+        measure,
+        sampled,
+        10 * float(network.encoder.embeddings.word_embeddings.weight.std()),
+    )
+
+
+def make_point_subject(clouds: int, *, points: int, background: int, steps: int) -> Subject:
+    """Train the small PointNet on furniture, and explain its first linear layer for held-out clouds."""
+    size = {"points": points, "background": background}
+    training, chosen = (
+        furniture(split, count=n, **size) for split, n in (("train", 550), ("held-out", clouds))
+    )
+    network = cloud.build("small_pointnet", classes=len(training.classes))
+    _train(network, torch.from_numpy(training.clouds), torch.from_numpy(training.labels), steps)
+    preset = cloud.PRESETS["small_pointnet"]
+    layer = preset.layers["fc1"]
+    reader = FeatureReader(network, [layer], preset.feature)
+    samples = list(torch.from_numpy(chosen.clouds))
+
+    def phi(shaken: Tensor) -> Tensor:
+        return reader(shaken)[layer]
+
+    def measure(**settings) -> xr.Dataset:
+        return kdviz.measure(
+            network,
+            torch.stack(samples),
+            layers=layer,
+            units=kdviz.units.cloud(points + background),
+            weight=preset.weight,
+            progress=False,
+            **settings,
+        )
+
+    units = np.arange(points + background)
+    return Subject(
+        "clouds, small_pointnet fc1",
+        "cloud",
+        network.get_submodule(layer),
+        samples,
+        [phi] * clouds,
+        [units] * clouds,
+        measure,
+        [],
+        0.0,
+    )
+
+
+def _train(network: nn.Module, inputs: Tensor, labels: Tensor, steps: int, batch: int = 32) -> None:
+    """Train a network for some steps, and leave it frozen; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    adam = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-3, total_steps=steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of dropout
+        network.train()
+        for _ in range(steps):
+            rows = torch.randint(len(inputs), (batch,), generator=generator)
+            adam.zero_grad()
+            nn.functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
+            adam.step()
+            schedule.step()
+    network.eval().requires_grad_(False)

@@ -55,15 +55,15 @@ class PeerPlan:
     """
 
     seeds: int = 4
-    sentences: int = 6
-    clouds: int = 6
-    points: int = 400
-    background: int = 200
+    sentences: int = 4
+    clouds: int = 3
+    points: int = 250
+    background: int = 125
     steps: int = replicas.STEPS
     steps_short: int = replicas.STEPS_SHORT
     steps_points: int = replicas.STEPS_POINTS
-    settling: int = 600
-    training: int = 500
+    settling: int = 400
+    training: int = 300
 
 
 QUICK = PeerPlan(
@@ -84,11 +84,14 @@ def run_peers(plan: PeerPlan, folder: Path | None = None, *, name: str = "peers"
     rows: list[dict[str, Any]] = []
     for subject, compare in ((words, compare_words), (clouds, compare_points)):
         found = tabulate(subject, *compare(subject, plan))
-        show_table(f"{subject.name}: passes a sample, and how {plan.seeds} seeds agree", found)
+        print(f"\n{subject.name}: accuracy {subject.accuracy:.0%}, {len(subject.samples)} samples")
+        show_table(f"passes a sample, and how {plan.seeds} seeds agree", found)
         rows += found
     goals = [judge(rows, *goal) for goal in GOALS]
     show_table("goals", goals)
-    write_result(name, asdict(plan), {"toy": toy, "procedures": rows, "goals": goals}, folder)
+    networks = [{"subject": subject.name, "accuracy": subject.accuracy} for subject in (words, clouds)]
+    results = {"toy": toy, "networks": networks, "procedures": rows, "goals": goals}
+    write_result(name, asdict(plan), results, folder)
     return all(goal["met"] for goal in goals)
 
 
@@ -218,6 +221,7 @@ def compare_points(subject: Subject, plan: PeerPlan) -> tuple[list[Outcome], Map
     outcomes = [
         *measure_kdviz(subject, plan, "kdviz"),
         *measure_kdviz(subject, plan, "kdviz, 4 draws", draws=4),
+        *measure_kdviz(subject, plan, "kdviz, 4 draws, tau0 0.03", draws=4, base_noise=0.03),
         *measure_kdviz(subject, plan, "kdviz by gain", method="gain"),
     ]
     clouds, phi = torch.stack(subject.samples), subject.phis[0]

@@ -1,7 +1,9 @@
 """Sentences and clouds that the peers' procedures and kdviz explain: the built-in data, small networks."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ import kdviz
 from benchmarks.replicas import Phi
 from kdviz.features import FeatureReader
 from kdviz.models import cloud, text
-from kdviz.sources import encode, furniture, movie_reviews, review_tokenizer
+from kdviz.sources import Encoding, encode, furniture, movie_reviews, review_tokenizer
 
 TEXTS, SAMPLED = 4000, 300  # training sentences; those among them for the peers' normaliser
+CLOUDS = 550  # for training
+TESTED = 200
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Subject:
         Features of other samples, for the peers' text normaliser.
     scale
         The peers' recommended largest sigma: 10 standard deviations of the word embedding's weights.
+    accuracy
+        Of the network on up to 200 held-out samples.
     """
 
     name: str
@@ -53,19 +60,23 @@ class Subject:
     measure: Callable[..., xr.Dataset]
     sampled: list[Tensor]
     scale: float
+    accuracy: float
 
 
 def make_word_subject(sentences: int, *, steps: int) -> Subject:
-    """Train the small BERT on movie reviews, and explain its last hidden layer for held-out sentences."""
+    """Train the small BERT on movie reviews, and explain its last hidden layer for held-out sentences.
+
+    Units are single word pieces, because those of the peers are; special tokens are none.
+    """
     tokenizer = review_tokenizer()
-    training = encode(movie_reviews("train", count=TEXTS), tokenizer)
+    training = _encode("train", min(TEXTS, BATCH * steps), tokenizer)
     network = text.build("small_bert", classes=2, vocabulary=len(tokenizer))
     _train(network, torch.from_numpy(training.ids), torch.from_numpy(training.texts.labels), steps)
     preset = text.PRESETS["small_bert"]
     layer, entry = preset.layers["hidden"], preset.entry
     reader = FeatureReader(network, [layer], preset.feature, entry)
 
-    def enter(encoding, at: int) -> tuple[Tensor, Phi]:
+    def enter(encoding: Encoding, at: int) -> tuple[Tensor, Phi]:
         """Give a sentence's embeddings at its own length, and what leads from there to its features."""
         ids = torch.from_numpy(encoding.ids[at : at + 1, : encoding.lengths[at]])
 
@@ -75,19 +86,24 @@ def make_word_subject(sentences: int, *, steps: int) -> Subject:
 
         return reader.enter(ids)[0], phi
 
-    chosen = encode(movie_reviews("held-out", count=sentences), tokenizer)
+    tested, chosen = (_encode("held-out", count, tokenizer) for count in (TESTED, sentences))
     samples, phis = zip(*(enter(chosen, at) for at in range(sentences)), strict=True)
+    piece_of = np.where(chosen.word_of < 0, -1, (chosen.word_of >= 0).cumsum(1) - 1)
+    pieces = [
+        tokenizer.convert_ids_to_tokens(row[of >= 0]) for row, of in zip(chosen.ids, piece_of, strict=True)
+    ]
+    units = kdviz.units.tokens(pieces, piece_of, chosen.lengths)
     others = (enter(training, at) for at in range(SAMPLED))
     with torch.no_grad():
         sampled = [phi(embedded[None]) for embedded, phi in others]
 
-    def measure(**settings) -> xr.Dataset:
+    def measure(**settings: Any) -> xr.Dataset:
         return kdviz.measure(
             network,
             torch.from_numpy(chosen.ids),
             layers=layer,
             entry=entry,
-            units=chosen.units,
+            units=units,
             weight=preset.weight,
             progress=False,
             **settings,
@@ -99,19 +115,19 @@ def make_word_subject(sentences: int, *, steps: int) -> Subject:
         network.get_submodule(layer),
         list(samples),
         list(phis),
-        [chosen.word_of[at, : chosen.lengths[at]] for at in range(sentences)],
+        [piece_of[at, : chosen.lengths[at]] for at in range(sentences)],
         measure,
         sampled,
         10 * float(network.encoder.embeddings.word_embeddings.weight.std()),
+        _find_accuracy(network, tested.ids, tested.texts.labels),
     )
 
 
 def make_point_subject(clouds: int, *, points: int, background: int, steps: int) -> Subject:
     """Train the small PointNet on furniture, and explain its first linear layer for held-out clouds."""
     size = {"points": points, "background": background}
-    training, chosen = (
-        furniture(split, count=n, **size) for split, n in (("train", 550), ("held-out", clouds))
-    )
+    training = furniture("train", count=min(CLOUDS, BATCH * steps), **size)
+    tested, chosen = (furniture("held-out", count=count, **size) for count in (TESTED, clouds))
     network = cloud.build("small_pointnet", classes=len(training.classes))
     _train(network, torch.from_numpy(training.clouds), torch.from_numpy(training.labels), steps)
     preset = cloud.PRESETS["small_pointnet"]
@@ -122,7 +138,7 @@ def make_point_subject(clouds: int, *, points: int, background: int, steps: int)
     def phi(shaken: Tensor) -> Tensor:
         return reader(shaken)[layer]
 
-    def measure(**settings) -> xr.Dataset:
+    def measure(**settings: Any) -> xr.Dataset:
         return kdviz.measure(
             network,
             torch.stack(samples),
@@ -144,10 +160,18 @@ def make_point_subject(clouds: int, *, points: int, background: int, steps: int)
         measure,
         [],
         0.0,
+        _find_accuracy(network, tested.clouds, tested.labels),
     )
 
 
-def _train(network: nn.Module, inputs: Tensor, labels: Tensor, steps: int, batch: int = 32) -> None:
+def _encode(split: str, count: int, tokenizer: Any) -> Encoding:
+    """Cut reviews into tokens; what is longer than the network reads is left out, as in training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return encode(movie_reviews(split, count=count), tokenizer)
+
+
+def _train(network: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> None:
     """Train a network for some steps, and leave it frozen; the same every time."""
     generator = torch.Generator().manual_seed(0)
     adam = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -156,9 +180,14 @@ def _train(network: nn.Module, inputs: Tensor, labels: Tensor, steps: int, batch
         torch.manual_seed(0)  # of dropout
         network.train()
         for _ in range(steps):
-            rows = torch.randint(len(inputs), (batch,), generator=generator)
+            rows = torch.randint(len(inputs), (BATCH,), generator=generator)
             adam.zero_grad()
             nn.functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
             adam.step()
             schedule.step()
     network.eval().requires_grad_(False)
+
+
+def _find_accuracy(network: nn.Module, inputs: NDArray, labels: NDArray[np.int64]) -> float:
+    with torch.no_grad():
+        return float((network(torch.from_numpy(inputs)).argmax(1).numpy() == labels).mean())

@@ -266,8 +266,8 @@ def test_peers__compares_on_the_same_samples(tmp_path: Path) -> None:
     assert clouds["kdviz by gain"]["passes"] == pytest.approx(209 + trial, abs=2)
     assert clouds["kdviz by gain"]["passes"] < clouds["kdviz, 4 draws"]["passes"] < clouds["kdviz"]["passes"]
     for found in (rows, clouds):  # on barely trained networks, and two seeds
-        assert found["kdviz"]["relative"] < 0.2 and found["kdviz"]["spearman"] > 0.9
-        assert found["kdviz"]["with_kdviz"] > 0.95
+        assert found["kdviz"]["relative"] < 0.35 and found["kdviz"]["spearman"] > 0.8
+        assert found["kdviz"]["with_kdviz"] > 0.9
     assert rows["interpret-text, 150 steps"]["relative"] > 0.5
     assert rows["interpret-text, 150 steps"]["seconds"] > 0
     assert [row["met"] for row in results["goals"]] == [False, False, False]

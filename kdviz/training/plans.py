@@ -94,6 +94,36 @@ class TrainingPlan(BaseModel):
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
 
+REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
+    {
+        "teacher": TrainingPlan(
+            epochs=8,
+            learning_rate=(1e-3, 1e-4),
+            weight_decay=0.01,
+            optimiser="adamw",
+            seed=100,
+            checkpoints=(0, 8),
+        ),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, optimiser="adamw"),
+        "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.01, optimiser="adamw"),
+        "head": TrainingPlan(epochs=8, learning_rate=(3e-3, 3e-4), optimiser="adamw", checkpoints=(0, 8)),
+    }
+)
+"""Plans for the small BERT on the built-in movie reviews."""
+
+FURNITURE_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
+    {
+        "teacher": TrainingPlan(
+            epochs=12, learning_rate=(3e-3, 1e-4), optimiser="adamw", seed=100, checkpoints=(0, 12)
+        ),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
+        "fc1": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
+        "fc2": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
+        "head": TrainingPlan(epochs=8, learning_rate=(3e-3, 3e-4), optimiser="adamw", checkpoints=(0, 8)),
+    }
+)
+"""Plans for the small PointNet on the built-in furniture."""
+
 FASHION_PLANS = MappingProxyType(
     {
         "teacher": TrainingPlan(

@@ -1,0 +1,135 @@
+"""Point cloud networks of the source papers, at any width and class count, and one small PointNet.
+
+Every network takes clouds ``(B, n, 3)``, points first and xyz last, and gives the same logits for any order
+of the points. Its head is ``fc1``, ``fc2``, ``fc3``. This package knows nothing of data or training.
+
+Symbols: ``B`` clouds, ``n`` points, ``C`` classes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from kdviz.models.cloud.dgcnn import DGCNN
+from kdviz.models.cloud.layers import CloudNetwork, initialise
+from kdviz.models.cloud.pointconv import PointConv
+from kdviz.models.cloud.pointnet import Alignment, PointNet, SmallPointNet
+from kdviz.models.cloud.pointnet2 import PointNet2
+from kdviz.models.presets import ArchitecturePreset
+
+__all__ = ["PRESETS", "build", "list_models"]
+
+_PAPER = (
+    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
+    "Classification', TPAMI 2022, section 4.1; weight after Shen et al., CVPR 2021, published code"
+)
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    make: Callable[[int, float], CloudNetwork]
+    preset: ArchitecturePreset
+
+
+def _preset(threshold: float) -> ArchitecturePreset:
+    layers = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
+    return ArchitecturePreset(layers, 4.0, threshold, False, _PAPER, modality="cloud")
+
+
+_ARCHITECTURES = {
+    "dgcnn": _Architecture(DGCNN, _preset(0.25)),
+    "pointconv": _Architecture(PointConv, _preset(0.25)),
+    "pointnet": _Architecture(PointNet, _preset(0.5)),
+    "pointnet2": _Architecture(PointNet2, _preset(0.25)),
+    "small_pointnet": _Architecture(SmallPointNet, _preset(0.5)),
+}
+PRESETS = MappingProxyType({name: architecture.preset for name, architecture in _ARCHITECTURES.items()})
+
+
+def list_models() -> list[str]:
+    """Name the point cloud networks that `build` knows."""
+    return sorted(_ARCHITECTURES)
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    width: float = 1.0,
+    seed: int = 0,
+    dropout: float | None = None,
+    device: str | torch.device = "cpu",
+) -> CloudNetwork:
+    """Make an untrained point cloud network.
+
+    Parameters
+    ----------
+    name
+        One of `list_models`.
+    classes
+        Number of logits ``C``, at least 1.
+    width
+        Factor on the number of channels and hidden units of every layer, rounded, at least 1 each. Numbers of
+        centres and neighbours stay.
+    seed
+        Same seed, same weights; no global random state is read or changed.
+    dropout
+        Probability behind ``fc1`` and ``fc2``; ``None`` keeps the architecture's own (PointNet 0 and 0.3,
+        PointNet++ and DGCNN 0.5, PointConv 0.4, ``small_pointnet`` 0).
+    device
+        Where the weights live. ``"meta"`` gives shapes without values or cost.
+
+    Returns
+    -------
+    CloudNetwork
+        In train mode, float32, taking ``(B, n, 3)``, giving ``(B, C)``. No layer works in place, so that any
+        layer can be read. ``PRESETS[name].layers`` names the papers' layers; those modules hold their batch
+        normalisation, so their output is what meets the activation.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown or a number is out of range. The network itself raises for a tensor of another
+        shape or clouds of too few points (PointNet++ and PointConv need 512).
+
+    Notes
+    -----
+    Where batch normalisation follows, layers have no bias, which it would cancel. Weights start
+    Kaiming-normal (fan-in), biases at 0, PointNet's alignments as the identity. In train mode, a batch needs
+    two clouds.
+
+    Neighbours and centres are chosen by distance, without gradient, and in blocks of bounded memory. Where
+    points at different places are equally far, which one is chosen is arbitrary.
+
+    Examples
+    --------
+    >>> network = build("small_pointnet", classes=10)
+    >>> tuple(network(torch.zeros(2, 1024, 3)).shape)
+    (2, 10)
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, got {classes}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be a positive factor, got {width}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+
+    with torch.device("meta"):
+        network = _ARCHITECTURES[name].make(classes, width)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout) and dropout is not None:
+            module.p = dropout
+    if torch.device(device).type == "meta":
+        return network
+    network.to_empty(device="cpu")  # drawn on the CPU, so that a seed means the same weights on any device
+    initialise(network, torch.Generator().manual_seed(seed))
+    for module in network.modules():
+        if isinstance(module, Alignment):
+            module.start_at_identity()
+    return network.to(device)

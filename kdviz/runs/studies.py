@@ -200,7 +200,7 @@ class Study:
     @cached_property
     def _measured_set(self) -> SampleSet:
         pool = self._student_set if self.plan.evaluated == "train" else self._held_out_set
-        return pool.select(np.arange(min(self.plan.samples, len(pool))))
+        return self._material.choose(pool, self.plan.samples)
 
     @cached_property
     def _student_set(self) -> SampleSet:

@@ -108,6 +108,10 @@ class Material(ABC, Generic[Samples]):
     def prepare(self, samples: Samples) -> Prepared:
         """Bring samples into the form that networks and measuring take."""
 
+    def choose(self, samples: Samples, count: int) -> Samples:
+        """Pick the samples to measure: the first ones."""
+        return samples.select(np.arange(min(count, len(samples))))
+
     @abstractmethod
     def build(self, classes: int, seed: int) -> nn.Module:
         """Make an untrained network of the plan's architecture."""

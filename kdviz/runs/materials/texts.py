@@ -41,6 +41,11 @@ class Texts(Material[TextSet]):
         encoding = encode(samples, self._tokenizer, length=self.plan.length)
         return Prepared(torch.from_numpy(encoding.ids), encoding.units, encoding.texts.foreground_mask)
 
+    def choose(self, samples: TextSet, count: int) -> TextSet:
+        """Pick the first texts that have words of both kinds: without them there is nothing to compare."""
+        both = [mask.any() and not mask.all() for mask in samples.foreground]
+        return samples.select(np.flatnonzero(both)[:count])
+
     def build(self, classes: int, seed: int) -> nn.Module:
         """Make a network of :mod:`kdviz.models.text`."""
         return text.build(

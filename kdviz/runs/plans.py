@@ -47,7 +47,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "architecture": "small_pointnet",
         "layers": ("fc1", "fc2"),
         "train_count": 660,
-        "samples": 33,
+        "samples": 22,
         "method": "path",
     },
 }
@@ -110,8 +110,8 @@ class StudyPlan(BaseModel):
     texts: ResolvedPath | None = None
     length: int = Field(default=64, ge=3, le=512)
     clouds: ResolvedPath | None = None
-    points: int = Field(default=512, ge=2)
-    background: int = Field(default=250, ge=0)
+    points: int = Field(default=256, ge=2)
+    background: int = Field(default=125, ge=0)
     composed: int = Field(default=3300, ge=22)
     architecture: str
     layers: tuple[str, ...]

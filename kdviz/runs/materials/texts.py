@@ -43,7 +43,7 @@ class Texts(Material[TextSet]):
 
     def choose(self, samples: TextSet, count: int) -> TextSet:
         """Pick the first texts that have words of both kinds: without them there is nothing to compare."""
-        both = [mask.any() and not mask.all() for mask in samples.foreground]
+        both = [bool(mask.any() and not mask.all()) for mask in samples.foreground]
         return samples.select(np.flatnonzero(both)[:count])
 
     def build(self, classes: int, seed: int) -> nn.Module:

@@ -114,7 +114,7 @@ def train(
     grid: Annotated[int | None, typer.Option(help="Units a side of images. [16]")] = None,
     length: Annotated[int | None, typer.Option(help="Most tokens of a text. [64]")] = None,
     points: Annotated[int | None, typer.Option(help="Points of an object. [256]")] = None,
-    background: Annotated[int | None, typer.Option(help="Points around an object. [125]")] = None,
+    background: Annotated[int | None, typer.Option(help="Points around an object. [128]")] = None,
     architecture: Annotated[
         str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
     ] = None,

@@ -25,12 +25,18 @@ from kdviz.training import train_classifier
 from kdviz.training.records import write_tensors
 
 COMPOSITION_SEEDS = (0, 1, 2)  # each item at three places and scales, over three photographs
+DROPOUT = {"image": 0.2, "cloud": 0.2}  # of teachers; a text network keeps its own
 
 
 def make_image_teacher() -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
     """Make the small VGG, with dropout, and composites of three seeds."""
     compositions = [fashion_composites("train", seed=seed) for seed in COMPOSITION_SEEDS]
-    options = {"classes": 10, "input_size": compositions[0].images.shape[1], "seed": 100, "dropout": 0.2}
+    options = {
+        "classes": 10,
+        "input_size": compositions[0].images.shape[1],
+        "seed": 100,
+        "dropout": DROPOUT["image"],
+    }
     inputs = np.concatenate([normalise(composition.images) for composition in compositions])
     labels = np.concatenate([composition.labels for composition in compositions])
     about = {"network": {"name": "small_vgg", **options}, "composition_seeds": COMPOSITION_SEEDS}
@@ -43,6 +49,9 @@ def make_other_teacher(modality: str) -> tuple[nn.Module, Tensor, Tensor, dict[s
     material = find_material(plan)
     samples = material.load("train")
     network = material.build(len(samples.classes), seed=100)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = DROPOUT.get(modality, module.p)
     about = {"network": {"name": plan.architecture, "seed": 100}, "samples": samples.source}
     return network, material.prepare(samples).inputs, torch.from_numpy(samples.labels), about
 

@@ -46,7 +46,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "cloud": {
         "architecture": "small_pointnet",
         "layers": ("fc1", "fc2"),
-        "train_count": 660,
+        "train_count": 836,
         "samples": 22,
         "method": "path",
     },
@@ -111,8 +111,8 @@ class StudyPlan(BaseModel):
     length: int = Field(default=64, ge=3, le=512)
     clouds: ResolvedPath | None = None
     points: int = Field(default=256, ge=2)
-    background: int = Field(default=125, ge=0)
-    composed: int = Field(default=3300, ge=22)
+    background: int = Field(default=128, ge=0)
+    composed: int = Field(default=5016, ge=22)
     architecture: str
     layers: tuple[str, ...]
     seeds: tuple[NonNegativeInt, ...] = (0,)

@@ -111,15 +111,20 @@ REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
 )
 """Plans for the small BERT on the built-in movie reviews."""
 
+_OF_CLOUDS: dict[str, Any] = {
+    "batch_size": 19,
+    "weight_decay": 0.01,
+    "optimiser": "adamw",
+}  # no small last batch of 836
 FURNITURE_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
     {
         "teacher": TrainingPlan(
-            epochs=12, learning_rate=(3e-3, 1e-4), optimiser="adamw", seed=100, checkpoints=(0, 12)
+            epochs=14, batch_size=38, learning_rate=(0.05, 0.0005), seed=100, checkpoints=(0, 14)
         ),
-        "baseline": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
-        "fc1": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
-        "fc2": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), optimiser="adamw"),
-        "head": TrainingPlan(epochs=8, learning_rate=(3e-3, 3e-4), optimiser="adamw", checkpoints=(0, 8)),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(0.003, 0.00015), **_OF_CLOUDS),
+        "fc1": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
+        "fc2": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
+        "head": TrainingPlan(epochs=8, learning_rate=(0.003, 0.00015), checkpoints=(0, 8), **_OF_CLOUDS),
     }
 )
 """Plans for the small PointNet on the built-in furniture."""

@@ -94,19 +94,22 @@ class TrainingPlan(BaseModel):
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
 
+_OF_TEXTS: dict[str, Any] = {"batch_size": 32, "optimiser": "adamw"}
 REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
     {
         "teacher": TrainingPlan(
-            epochs=8,
+            epochs=4,
             learning_rate=(1e-3, 1e-4),
             weight_decay=0.01,
-            optimiser="adamw",
             seed=100,
-            checkpoints=(0, 8),
+            checkpoints=(0, 4),
+            **_OF_TEXTS,
         ),
-        "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, optimiser="adamw"),
-        "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.01, optimiser="adamw"),
-        "head": TrainingPlan(epochs=8, learning_rate=(3e-3, 3e-4), optimiser="adamw", checkpoints=(0, 8)),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, **_OF_TEXTS),
+        "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
+        "head": TrainingPlan(
+            epochs=8, learning_rate=(3e-3, 3e-4), weight_decay=0.01, checkpoints=(0, 8), **_OF_TEXTS
+        ),
     }
 )
 """Plans for the small BERT on the built-in movie reviews."""

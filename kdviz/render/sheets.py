@@ -3,7 +3,7 @@
 Symbols: ``S`` samples, ``K`` columns, ``U`` units of a sample: words, or points of a cloud.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 _FOOT = "disc: knowledge point on the {}   diamond: on the background"
+_WORDS, _CLOUD = 2.6, 1.95  # inches that a panel is wide
+_LINE = 18.0  # length of a line in heights of a letter
 _ENTROPY = "entropy in nat (high: discarded)"
 
 
@@ -56,7 +58,7 @@ def word_panels(
         [text_of(words, inside), *(word_points(words, found, inside) for found in masks)]
         for words, masks, inside in zip(texts, points, foreground, strict=True)
     ]
-    figure = _lay_out(lines, ["input", *columns], names, width=2.7, height=1.9)
+    figure = _lay_out(lines, ["input", *columns], names, width=_WORDS, heights=_heights(lines))
     _count(figure, points, foreground)
     figure.supxlabel(f"{_FOOT.format('foreground')}   underlined: foreground", fontsize=9)
     return figure
@@ -96,7 +98,7 @@ def cloud_panels(
         ]
         for cloud, masks, inside in zip(clouds, points, foreground, strict=True)
     ]
-    figure = _lay_out(lines, ["input", *columns], names, width=1.95, height=2.15)
+    figure = _lay_out(lines, ["input", *columns], names, width=_CLOUD, heights=[_CLOUD + 0.2] * len(lines))
     _count(figure, points, foreground)
     figure.supxlabel(_FOOT.format("object"), fontsize=9)
     return figure
@@ -133,10 +135,11 @@ def word_maps(
     """
     ends = limits or _ends(values)
 
-    def draw(words: Sequence[str], one: ArrayLike, inside: ArrayLike) -> Text:
-        return word_values(words, one, inside, limits=ends, colours=colours)
-
-    figure = _draw_maps(texts, values, foreground, draw, columns, names, width=2.7, height=1.9)
+    lines = [
+        [word_values(words, one, inside, limits=ends, colours=colours) for one in maps]
+        for words, maps, inside in zip(texts, values, foreground, strict=True)
+    ]
+    figure = _lay_out(lines, columns, names, width=_WORDS, heights=_heights(lines))
     return _add_bar(figure, ends, colours, label)
 
 
@@ -169,11 +172,11 @@ def cloud_maps(
     """
     ends = limits or _ends(values)
     side: dict[str, Any] = {"azimuth": azimuth, "elevation": elevation, "size": 320}
-
-    def draw(cloud: ArrayLike, one: ArrayLike, inside: ArrayLike) -> Picture:
-        return draw_cloud_values(cloud, one, inside, limits=ends, colours=colours, **side)
-
-    figure = _draw_maps(clouds, values, foreground, draw, columns, names, width=1.95, height=2.0)
+    lines = [
+        [draw_cloud_values(cloud, one, inside, limits=ends, colours=colours, **side) for one in maps]
+        for cloud, maps, inside in zip(clouds, values, foreground, strict=True)
+    ]
+    figure = _lay_out(lines, columns, names, width=_CLOUD, heights=[_CLOUD] * len(lines))
     return _add_bar(figure, ends, colours, label)
 
 
@@ -223,7 +226,7 @@ def turntable(
     if points is not None:
         lines["points"] = [draw_cloud_points(cloud, points, foreground, **side) for side in sides]
     columns = [f"{azimuth:g}\u00b0" for azimuth in azimuths]
-    figure = _lay_out([*lines.values()], columns, [*lines], width=1.95, height=2.0)
+    figure = _lay_out([*lines.values()], columns, [*lines], width=_CLOUD, heights=[_CLOUD] * len(lines))
     if values is not None:
         _add_bar(figure, ends, colours, label)
     if points is not None:
@@ -314,20 +317,9 @@ def rotating_cloud(
 # -- private
 
 
-def _draw_maps(
-    inputs: Sequence[Any],
-    values: Sequence[Sequence[ArrayLike]],
-    foreground: Sequence[ArrayLike],
-    draw: Callable[[Any, ArrayLike, ArrayLike], Text | Picture],
-    columns: Sequence[str],
-    names: Sequence[str],
-    **size: float,
-) -> Figure:
-    lines = [
-        [draw(one, of_column, inside) for of_column in maps]
-        for one, maps, inside in zip(inputs, values, foreground, strict=True)
-    ]
-    return _lay_out(lines, columns, names, **size)
+def _heights(lines: Sequence[Sequence[Text]]) -> list[float]:
+    """Give the inches that every line of texts needs, and room for a line of counts."""
+    return [max(text.height(_LINE) for text in line) * _WORDS / _LINE + 0.25 for line in lines]
 
 
 def _lay_out(
@@ -336,15 +328,16 @@ def _lay_out(
     names: Sequence[str],
     *,
     width: float,
-    height: float,
+    heights: Sequence[float],
 ) -> Figure:
     """Put panels on axes: a line each of `lines`, sizes of a panel in inches."""
-    figure = Figure(figsize=(width * len(columns) + 0.4, height * len(lines) + 0.75), layout="constrained")
-    axes = figure.subplots(len(lines), len(columns), squeeze=False)
+    size = width * len(columns) + 0.4, sum(heights) + 0.75
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(lines), len(columns), squeeze=False, height_ratios=heights)
     for of_line, panels, name in zip(axes, lines, names, strict=True):
         of_line[0].set_ylabel(name, fontsize=9)
         for axis, panel in zip(of_line, panels, strict=True):
-            show_panel(axis, panel)
+            show_panel(axis, panel, line=_LINE)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
     return figure

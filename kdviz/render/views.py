@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.panels import Picture
-from kdviz.render.words import Text
+from kdviz.render.words import Text, fit_line
 
 LEGEND = "disc: knowledge point on the object    diamond: on the background    cross: tried and dropped"
 
@@ -38,10 +38,10 @@ def colour_stops(colours: str, count: int = 9) -> list[str]:
     return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
 
 
-def show_panel(axis: Axes, panel: Picture | Text) -> None:
-    """Show a picture, or words, on axes of their own."""
+def show_panel(axis: Axes, panel: Picture | Text, *, line: float | None = None) -> None:
+    """Show a picture, or words, on axes of their own; `line` as in `Text.show_on`."""
     if isinstance(panel, Text):
-        panel.show_on(axis)
+        panel.show_on(axis, line=line)
     else:
         axis.imshow(panel)
     axis.set(xticks=[], yticks=[])
@@ -82,12 +82,14 @@ def view_figure(
     axes = top.subplots(len(rows), len(networks) + 1, squeeze=False)
     for axis in axes[1:, 0]:
         axis.set_axis_off()
-    show_panel(axes[0, 0], picture)
+    every = [picture, *(panel for panels in networks.values() for panel in panels.values())]
+    line = fit_line(panel for panel in every if isinstance(panel, Text))  # letters of one size
+    show_panel(axes[0, 0], picture, line=line)
     axes[0, 0].set_title("input", fontsize=10)
     for column, (heading, panels) in zip(axes.T[1:], networks.items(), strict=True):
         column[0].set_title(heading, fontsize=10)
         for axis, row in zip(column, rows, strict=True):
-            show_panel(axis, panels[row])
+            show_panel(axis, panels[row], line=line)
     for axis, row in zip(axes[:, 1], rows, strict=True):
         axis.set_ylabel(textwrap.fill(row, 30), fontsize=10)
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):

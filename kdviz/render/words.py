@@ -7,7 +7,7 @@ word stands for padding and is left out.
 Symbols: ``U`` units of a text, its words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -93,24 +93,19 @@ class Text:
                 pen.line((inside[0], low, inside[1], low), fill=word.ink, width=max(1, size // 12))
         return np.asarray(image)
 
-    def show_on(self, axis: Axes) -> None:
-        """Write the words on axes as text, in lines about as long as all of them are high.
+    def height(self, line: float) -> float:
+        """Give the height of the text in lines of length `line`; both in heights of a letter."""
+        return _arrange(self.words, line)[1]
 
-        Letters grow with the axes. In an SVG or a PDF they can be selected and searched.
+    def show_on(self, axis: Axes, *, line: float | None = None) -> None:
+        """Write the words on axes as text; in an SVG or a PDF they can be selected and searched.
+
+        Letters grow with the axes: `line` is the length of a line in heights of a letter, by default
+        `fit_line` of these words.
         """
-        width = 14.0  # heights of a letter
-        places, height = _arrange(self.words, width)
-        while height > width:
-            width *= 1.15
-            places, height = _arrange(self.words, width)
-        axis.set(
-            xlim=(0, width),
-            ylim=(max(height, 0.4 * width), 0),
-            xticks=[],
-            yticks=[],
-            aspect="equal",
-            anchor="N",
-        )
+        line = fit_line([self]) if line is None else line
+        places, height = _arrange(self.words, line)
+        axis.set(xlim=(0, line), ylim=(height, 0), xticks=[], yticks=[], aspect="equal", anchor="N")
         axis.spines[:].set_visible(False)
         for place in places:
             left, top, right, bottom = place.box
@@ -123,6 +118,14 @@ class Text:
             if word.underlined:
                 low = bottom - 0.4 * _PAD
                 axis.plot((left + _PAD, right - _PAD), (low, low), color=word.ink, linewidth=0.9)
+
+
+def fit_line(texts: Iterable[Text]) -> float:
+    """Give the line length, in heights of a letter, at which no text is higher than its lines are long."""
+    line, every = 14.0, list(texts)
+    while any(text.height(line) > line for text in every):
+        line *= 1.1
+    return line
 
 
 def text_of(words: Sequence[str], foreground: ArrayLike, *, notes: Sequence[str] | None = None) -> Text:

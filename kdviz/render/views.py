@@ -76,14 +76,16 @@ def view_figure(
         Above, and small below; `legend` explains the shapes.
     """
     rows = list(next(iter(networks.values())))
-    figure = Figure(figsize=(13.2, 2.35 * len(rows) + 4.3), layout="constrained")
-    heights = [2.35 * len(rows) + 0.9, 3.0]
+    every = [picture, *(panel for panels in networks.values() for panel in panels.values())]
+    texts = [panel for panel in every if isinstance(panel, Text)]
+    line = fit_line(texts)  # letters of one size
+    tall = 0.2 + 3 * max(text.height(line) for text in texts) / line if texts else 2.35
+    figure = Figure(figsize=(13.2, tall * len(rows) + 4.3), layout="constrained")
+    heights = [tall * len(rows) + 0.9, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]  # an array of two
     axes = top.subplots(len(rows), len(networks) + 1, squeeze=False)
     for axis in axes[1:, 0]:
         axis.set_axis_off()
-    every = [picture, *(panel for panels in networks.values() for panel in panels.values())]
-    line = fit_line(panel for panel in every if isinstance(panel, Text))  # letters of one size
     show_panel(axes[0, 0], picture, line=line)
     axes[0, 0].set_title("input", fontsize=10)
     for column, (heading, panels) in zip(axes.T[1:], networks.items(), strict=True):

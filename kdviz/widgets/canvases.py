@@ -19,7 +19,7 @@ from kdviz import render
 from kdviz.widgets.views import DETOURS, MAP, POINTS, Bools, Floats, Looks, NetworkView
 
 Panel = render.Picture | render.Text
-_FIRST_WORDS = 40  # letters
+_FIRST_WORDS = 48  # letters
 
 
 @dataclass(frozen=True)

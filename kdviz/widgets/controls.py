@@ -46,7 +46,9 @@ class Controls:
         )
         layer = widgets.Dropdown(description="layer", options=scene.layers, value=selection.layer, **wide)
         threshold = _slider("threshold b", selection.threshold, 0.0, 1.0, 0.01)
-        background = _choice("background", {"mean of all images": "checkpoint", "this image's own": "sample"})
+        background = _choice(
+            "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
+        )
         solver = _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"})
         calibration = _choice(
             "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
@@ -84,6 +86,7 @@ class Controls:
                 value=azimuth.value, max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False
             )
             link((turn, "value"), (azimuth, "value"))
+            turn.layout.margin = "0 0 0 88px"  # below the slider
             picture += [azimuth, turn]
             self._bound["azimuth"] = azimuth
         self._follow()

@@ -98,10 +98,11 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
         networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
         captions.append("\n".join(describe_counts(one, canvas.inside)))
     settings = selection.as_parameters()
-    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "coarsening", "overlay"]
+    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "overlay"]
+    shown += ["coarsening"] if canvas.coarsens else []
     calibrated = {"entropy": "target", "loss": "feature_loss"}.get(selection.calibration)
     values = [f"{name} {settings[name]}" for name in (*shown, calibrated, "opacity") if name]
-    values += [f"azimuth {looks.azimuth}"] * canvas.turns
+    values += [f"azimuth {looks.azimuth}"] if canvas.turns else []
     scale = describe_scale(view.networks[0], selection.overlay)
     note = "\n".join([scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
     return render.view_figure(

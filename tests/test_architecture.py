@@ -50,6 +50,7 @@ ARROWS_INSIDE_A_LEVEL = {
     ("coherency", "baselines"),
     ("coherency", "measuring"),
     ("measuring", "store"),
+    ("testing", "store"),
     ("baselines", "analysis"),
     ("baselines", "measuring"),
     ("cli", "runs"),

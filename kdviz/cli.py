@@ -112,7 +112,7 @@ def train(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
     grid: Annotated[int | None, typer.Option(help="Units a side of images. [16]")] = None,
-    length: Annotated[int | None, typer.Option(help="Most tokens of a text. [64]")] = None,
+    length: Annotated[int | None, typer.Option(help="Most tokens of a text. [96]")] = None,
     points: Annotated[int | None, typer.Option(help="Points of an object. [256]")] = None,
     background: Annotated[int | None, typer.Option(help="Points around an object. [128]")] = None,
     architecture: Annotated[

@@ -108,7 +108,7 @@ class StudyPlan(BaseModel):
     size: int = Field(default=48, ge=16, le=512)
     grid: int = Field(default=16, ge=1)
     texts: ResolvedPath | None = None
-    length: int = Field(default=64, ge=3, le=512)
+    length: int = Field(default=96, ge=3, le=512)
     clouds: ResolvedPath | None = None
     points: int = Field(default=256, ge=2)
     background: int = Field(default=128, ge=0)
@@ -158,11 +158,11 @@ class StudyPlan(BaseModel):
                 f"choose {', '.join(sorted(fitting))}"
             )
         own, *_ = _OWN[self.modality]
-        built_in = {"architecture": _DEFAULTS[self.modality]["architecture"], "size": 48, "length": 64}
+        built_in = {"architecture": _DEFAULTS[self.modality]["architecture"], "size": 48, "length": 96}
         if getattr(self, own) is None and any(
             getattr(self, name) != value for name, value in built_in.items()
         ):
-            detail = {"image": "48 pixels", "text": "64 tokens", "cloud": "clouds"}[self.modality]
+            detail = {"image": "48 pixels", "text": "96 tokens", "cloud": "clouds"}[self.modality]
             raise ValueError(
                 f"the built-in teacher is a {built_in['architecture']} for {detail}; give {own} for another "
                 "network"

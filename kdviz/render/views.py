@@ -38,10 +38,10 @@ def colour_stops(colours: str, count: int = 9) -> list[str]:
     return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
 
 
-def show_panel(axis: Axes, panel: Picture | Text, *, line: float | None = None) -> None:
-    """Show a picture, or words, on axes of their own; `line` as in `Text.show_on`."""
+def show_panel(axis: Axes, panel: Picture | Text, *, line: float | None = None, height: float = 0.0) -> None:
+    """Show a picture, or words, on axes of their own; `line` and `height` as in `Text.show_on`."""
     if isinstance(panel, Text):
-        panel.show_on(axis, line=line)
+        panel.show_on(axis, line=line, height=height)
     else:
         axis.imshow(panel)
     axis.set(xticks=[], yticks=[])
@@ -79,19 +79,20 @@ def view_figure(
     every = [picture, *(panel for panels in networks.values() for panel in panels.values())]
     texts = [panel for panel in every if isinstance(panel, Text)]
     line = fit_line(texts)  # letters of one size
-    tall = 0.2 + 3 * max(text.height(line) for text in texts) / line if texts else 2.35
+    room = max([0.62 * line, *(text.height(line) for text in texts)])
+    tall = 0.2 + 3 * room / line if texts else 2.35
     figure = Figure(figsize=(13.2, tall * len(rows) + 4.3), layout="constrained")
     heights = [tall * len(rows) + 0.9, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]  # an array of two
     axes = top.subplots(len(rows), len(networks) + 1, squeeze=False)
     for axis in axes[1:, 0]:
         axis.set_axis_off()
-    show_panel(axes[0, 0], picture, line=line)
+    show_panel(axes[0, 0], picture, line=line, height=room)
     axes[0, 0].set_title("input", fontsize=10)
     for column, (heading, panels) in zip(axes.T[1:], networks.items(), strict=True):
         column[0].set_title(heading, fontsize=10)
         for axis, row in zip(column, rows, strict=True):
-            show_panel(axis, panels[row], line=line)
+            show_panel(axis, panels[row], line=line, height=room)
     for axis, row in zip(axes[:, 1], rows, strict=True):
         axis.set_ylabel(textwrap.fill(row, 30), fontsize=10)
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):

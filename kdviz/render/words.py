@@ -97,15 +97,17 @@ class Text:
         """Give the height of the text in lines of length `line`; both in heights of a letter."""
         return _arrange(self.words, line)[1]
 
-    def show_on(self, axis: Axes, *, line: float | None = None) -> None:
+    def show_on(self, axis: Axes, *, line: float | None = None, height: float = 0.0) -> None:
         """Write the words on axes as text; in an SVG or a PDF they can be selected and searched.
 
         Letters grow with the axes: `line` is the length of a line in heights of a letter, by default
-        `fit_line` of these words.
+        `fit_line` of these words. The axes are as high as the text, or `height` if that is more.
         """
         line = fit_line([self]) if line is None else line
-        places, height = _arrange(self.words, line)
-        axis.set(xlim=(0, line), ylim=(height, 0), xticks=[], yticks=[], aspect="equal", anchor="N")
+        places, needed = _arrange(self.words, line)
+        axis.set(
+            xlim=(0, line), ylim=(max(needed, height), 0), xticks=[], yticks=[], aspect="equal", anchor="N"
+        )
         axis.spines[:].set_visible(False)
         for place in places:
             left, top, right, bottom = place.box

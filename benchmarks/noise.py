@@ -15,12 +15,11 @@ import xarray as xr
 
 import kdviz
 from benchmarks.reports import show_table, write_result
-from kdviz import units
 from kdviz.analysis import COUNT_METRICS, NetworkPair, measure_noise_floor
 from kdviz.errors import DegenerateWarning
 from kdviz.models import PRESETS
 from kdviz.runs import Study, StudyPlan
-from kdviz.runs.studies import describe_images
+from kdviz.runs.materials import describe_samples
 from kdviz.schema import METHODS
 from kdviz.sources import find_data, normalise
 from kdviz.training import FASHION_PLANS, TrainingRecord
@@ -67,7 +66,7 @@ def run_noise(
         asked = chosen.plan
         plan = replace(plan, layers=asked.layers, epochs=asked.epochs, probes=asked.probes, draws=asked.draws)
         subjects = list(list_networks(chosen))
-        own = describe_images(chosen._measured_set, units.grid(asked.grid))  # those the study itself measures
+        own = describe_samples(chosen._measured_set, chosen._measured)  # those the study itself measures
         samples = own.isel(sample=slice(plan.samples))
         seeds, finer = [], []
         for seed in range(plan.seeds):

@@ -42,6 +42,10 @@ LICENCES = {
     "Reallusion": "CC-BY-3.0-US",
     "Scopia": "CC-BY-3.0",
 }
+NOTICES = {
+    "Creative Commons Zero (Public Domain)": "CC0-1.0",
+    "Creative Commons Attribution 3.0": "CC-BY-3.0",
+}
 
 CLASSES = (
     "chair", "table", "sofa", "bed", "storage", "lamp", "vessel", "plant", "door", "vehicle", "person"
@@ -109,17 +113,15 @@ def find_class(identifier: str, entry: dict[str, str]) -> str | None:
     return None
 
 
-def find_licence(archive: zipfile.ZipFile, model: str, catalogue: str) -> str:
-    """Give the licence in the model's own folder where it has one, else the catalogue's."""
+def read_notice(archive: zipfile.ZipFile, model: str, catalogue: str) -> dict[str, str]:
+    """Give licence and origin as the notice in the model's own folder states them, else the catalogue's."""
     folder = model.rpartition("/")[0]
     for name in archive.namelist():
-        if name.startswith(f"{folder}/") and re.search(r"licen[sc]e", name, re.IGNORECASE):
-            text = archive.read(name).decode("latin-1")
-            if "Creative Commons Zero" in text:
-                return "CC0-1.0"
-            if not re.search(r"Creative Commons Attribution 3\.0", text):
-                raise ValueError(f"{name} states a licence that this script does not know")
-    return LICENCES[catalogue]
+        if name.startswith(f"{folder}/") and name.endswith("LICENSE.txt"):
+            text = archive.read(name).decode("latin-1").replace("\r", "")
+            licence = next(short for long, short in NOTICES.items() if f"Released under\n{long}" in text)
+            return {"licence": licence, "origin": re.findall(r"Downloaded from (\S+)", text)[0]}
+    return {"licence": LICENCES[catalogue], "origin": "http://www.sweethome3d.com/importModels.jsp"}
 
 
 def sample_model(data: bytes, entry: dict[str, str], identifier: str) -> np.ndarray:
@@ -174,8 +176,8 @@ def read_models(folder: Path) -> Iterator[tuple[dict[str, str], np.ndarray]]:
                         "name": entry["name"],
                         "class": name,
                         "author": entry["creator"],
-                        "licence": find_licence(archive, model, catalogue),
                         "catalogue": catalogue,
+                        **read_notice(archive, model, catalogue),
                     },
                     points,
                 )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
@@ -27,6 +28,20 @@ app = typer.Typer(
 )
 
 _INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is what typer makes of Ctrl-C
+
+
+class Modality(StrEnum):
+    """Kinds of input by the names users know."""
+
+    image = "image"
+    text = "text"
+    points = "points"
+
+    @property
+    def stored(self) -> str:
+        """The name in plans, runs and presets."""
+        return "cloud" if self is Modality.points else self.value
+
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
@@ -55,18 +70,26 @@ def main() -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where to put the study.")] = Path("runs/demo"),
+    modality: Annotated[Modality, typer.Option(help="Kind of input.")] = Modality.image,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the study; runs/demo, runs/demo-text, ... by default.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
     progress: Progress = True,
 ) -> None:
-    """Run the main job on the built-in images: train, measure, report. A few minutes on two cores.
+    """Run the main job on built-in data: train, measure, report. Minutes on two cores.
 
-    Example: kdviz demo --seeds 3
+    Example: kdviz demo --modality text --seeds 3
     """
     from kdviz.runs import Study, StudyPlan, write_report
 
-    study = Study(folder, StudyPlan(seeds=tuple(range(seeds))), progress)
-    typer.echo("1/3  training a baseline and three students beside the built-in teacher")
+    folder = folder or Path("runs") / ("demo" if modality is Modality.image else f"demo-{modality.value}")
+    study = Study(
+        folder,
+        StudyPlan.model_validate({"modality": modality.stored, "seeds": tuple(range(seeds))}),
+        progress,
+    )
+    typer.echo("1/3  training baseline and students beside the built-in teacher")
     study.train()
     typer.echo("2/3  measuring what each layer discards, epoch by epoch")
     run = study.measure()
@@ -80,24 +103,44 @@ def demo(
 @app.command()
 def train(
     folder: Folder,
+    modality: Annotated[Modality | None, typer.Option(help="Kind of input; image by default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
     masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
-    size: Annotated[int, typer.Option(help="Pixels a side the images are resized to.")] = 48,
+    texts: Annotated[Path | None, typer.Option(help="Your sentences: a TSV file as SST-2 has them.")] = None,
+    clouds: Annotated[
+        Path | None, typer.Option(help="Your objects: OFF files as ModelNet40 has them.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
+    grid: Annotated[int | None, typer.Option(help="Units a side of images. [16]")] = None,
+    length: Annotated[int | None, typer.Option(help="Most tokens of a text. [96]")] = None,
+    points: Annotated[int | None, typer.Option(help="Points of an object. [256]")] = None,
+    background: Annotated[int | None, typer.Option(help="Points around an object. [128]")] = None,
     architecture: Annotated[
-        str, typer.Option(help="Network of teacher, student and baseline.")
-    ] = "small_vgg",
-    layers: Annotated[str, typer.Option(help="Layers to distil at, comma separated.")] = "conv,fc1,fc2",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
-    train_count: Annotated[int, typer.Option(help="Images students and baselines see.")] = 4000,
-    rate_factor: Annotated[float, typer.Option(help="Times all learning rates; below 1 if diverging.")] = 1.0,
-    epochs: Annotated[int, typer.Option(min=2, help="Epochs of students and baselines.")] = 12,
-    teacher_epochs: Annotated[int, typer.Option(help="Epochs of a teacher on your images.")] = 30,
-    samples: Annotated[int, typer.Option(help="Images to measure.")] = 50,
-    evaluated: Annotated[str, typer.Option(help="Measure images from: train or held-out.")] = "train",
-    grid: Annotated[int, typer.Option(help="Units a side.")] = 16,
-    method: Annotated[str, typer.Option(help="Measure by: auto, gain or path.")] = "auto",
-    probes: Annotated[int, typer.Option(help="Backward passes an image and layer for the gains.")] = 64,
-    draws: Annotated[int, typer.Option(help="Noise points, and pass pairs a step of the path.")] = 4,
+        str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden; fc1,fc2]")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
+    train_count: Annotated[int | None, typer.Option(help="Samples students and baselines see.")] = None,
+    rate_factor: Annotated[
+        float | None, typer.Option(help="Times all learning rates; below 1 if diverging. [1]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=2, help="Epochs of students and baselines. [12]")] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher on your data. [30]")] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples to measure.")] = None,
+    evaluated: Annotated[
+        str | None, typer.Option(help="Measure samples from: train or held-out. [train]")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Measure by: auto, gain or path. [auto; path for points]")
+    ] = None,
+    probes: Annotated[
+        int | None, typer.Option(help="Backward passes a sample and layer for the gains. [64]")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Noise points, and pass pairs a step of the path. [4]")
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Train teacher, baselines and students of a study; with the folder alone, continues where it stopped.
@@ -107,26 +150,37 @@ def train(
     from kdviz.runs import Study, StudyPlan
     from kdviz.runs.plans import PLAN_FILE
 
-    plan = StudyPlan(
-        images=images,
-        masks=masks,
-        size=size,
-        architecture=architecture,
-        layers=tuple(layer.strip() for layer in layers.split(",")),
-        seeds=tuple(range(seeds)),
-        train_count=train_count,
-        rate_factor=rate_factor,
-        epochs=epochs,
-        teacher_epochs=teacher_epochs,
-        samples=samples,
-        evaluated=evaluated,  # type: ignore[arg-type]  # checked by the plan
-        grid=grid,
-        method=method,  # type: ignore[arg-type]
-        probes=probes,
-        draws=draws,
-    )
-    if plan == StudyPlan() and (folder / PLAN_FILE).exists():
+    options = {
+        "modality": modality and modality.stored,
+        "images": images,
+        "masks": masks,
+        "texts": texts,
+        "clouds": clouds,
+        "size": size,
+        "grid": grid,
+        "length": length,
+        "points": points,
+        "background": background,
+        "architecture": architecture,
+        "layers": layers and tuple(layer.strip() for layer in layers.split(",")),
+        "seeds": seeds and tuple(range(seeds)),
+        "train_count": train_count,
+        "rate_factor": rate_factor,
+        "epochs": epochs,
+        "teacher_epochs": teacher_epochs,
+        "samples": samples,
+        "evaluated": evaluated,
+        "method": method,
+        "probes": probes,
+        "draws": draws,
+    }
+    asked = {name: value for name, value in options.items() if value is not None}
+    if modality is None:  # the data tell
+        asked |= {"modality": "text"} if texts else {"modality": "cloud"} if clouds else {}
+    if not asked and (folder / PLAN_FILE).exists():
         plan = StudyPlan.load(folder)  # nothing asked for: go on with what is there
+    else:
+        plan = StudyPlan.model_validate(asked)
     Study(folder, plan, progress).train()
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 

@@ -50,6 +50,7 @@ ARROWS_INSIDE_A_LEVEL = {
     ("coherency", "baselines"),
     ("coherency", "measuring"),
     ("measuring", "store"),
+    ("testing", "store"),
     ("baselines", "analysis"),
     ("baselines", "measuring"),
     ("cli", "runs"),
@@ -186,6 +187,22 @@ def test_imports__listed_arrows_are_used() -> None:
 def test_imports__no_cycle_between_modules() -> None:
     order = list(TopologicalSorter(import_graph(read_modules())).static_order())
     assert order.index("kdviz.errors") < order.index("kdviz.schema") < order.index("kdviz.store.run")
+
+
+@pytest.mark.parametrize("room", ["gain", "entropy", "points", "store", "analysis"])
+def test_room__never_asks_which_modality_it_is(room: str) -> None:
+    """No class of units and no string of the code (docstrings are not code) says what kind of input it is."""
+    classes = {"modality", "Grid", "Tokens", "Cloud"}
+    here = f"kdviz.{room}"
+    sources = {name: text for name, text in read_modules().items() if f"{name}.".startswith(f"{here}.")}
+    assert sources
+    for name, text in sources.items():
+        tree = ast.parse(text)
+        said = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        said |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        strings = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        found = said & classes | strings & {"modality", "image", "text", "cloud", "token"}
+        assert not found, f"{name}: {found}"
 
 
 def test_module__is_short_enough_to_read() -> None:

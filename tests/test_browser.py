@@ -4,9 +4,11 @@ Left out, with the reason shown, where there is no Chromium or no Playwright.
 """
 
 import functools
+import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from browser import MOVE, ROOT, SERVERS, AppPage, digest, expect, find_browser, 
 from playwright.sync_api import Browser
 
 import kdviz
-from kdviz import sources
+from kdviz import sources, testing
 
 pytestmark = [
     pytest.mark.browser,
@@ -100,15 +102,16 @@ def draw(state: State) -> list[str]:
     app = kdviz.explore(
         stored_run(), layer=LAYER, epoch=state.epoch, threshold=state.threshold, sample=state.sample
     )
-
-    def pictures(widget: ipywidgets.Widget) -> list[str]:
-        if isinstance(widget, ipywidgets.Image):
-            return [digest(widget.value)]
-        return [one for child in getattr(widget, "children", ()) for one in pictures(child)]
-
-    found = pictures(app)
+    found = pictures_in(app)
     app.close()
     return found
+
+
+def pictures_in(widget: ipywidgets.Widget) -> list[str]:
+    """Give the SHA-256 of every picture inside a widget, in the order of the page."""
+    if isinstance(widget, ipywidgets.Image):
+        return [digest(widget.value)]
+    return [one for child in getattr(widget, "children", ()) for one in pictures_in(child)]
 
 
 # -- what the page says
@@ -198,3 +201,63 @@ def test_page__cuts_nothing_off_on_a_laptop(app: AppPage, tmp_path: Path) -> Non
         )
         assert len(hidden) > 10
         assert max(hidden) < 6  # pixels; the margins of a picture
+
+
+# -- words and points in space
+
+
+@contextmanager
+def page_of(run: kdviz.store.Run, chromium: Browser, folder: Path) -> Iterator[AppPage]:
+    """Open the notebook 02_explore on another run, as a Voila page."""
+    notebook = json.loads((ROOT / "notebooks" / "02_explore.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (one for one in notebook["cells"] if "parameters" in one["metadata"].get("tags", []))
+    cell["source"] = [*cell["source"], f"\nrun_path = {str(run.path)!r}"]
+    (folder / "root").mkdir()
+    path = folder / "root" / "02_explore.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    page = AppPage(chromium.new_page(viewport={"width": 1366, "height": 1400}))
+    with serve("voila", path, folder) as address, page.watched(folder / "page.png"):
+        page.open(address, run_all=False)
+        yield page
+        page.app.screenshot(path=folder / "app.png")
+    page.page.close()
+
+
+def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_path: Path) -> None:
+    invented = testing.invent_text_run(tmp_path / "run.zarr")
+    with page_of(invented.run, chromium, tmp_path) as page:
+        page.app.get_by_title("text-1", exact=True).click()  # a text that holds <b>manufactured</b>
+        expect(page.reading("sample")).to_have_text("text-1", timeout=MOVE)
+        app = kdviz.explore(invented.run, sample="text-1")
+        one = app.view.networks[1]
+        place = [*app.view.coordinates["token"]].index("<b>manufactured</b>")
+        said = f"entropy {one.entropy[place]:.3f} nat, gain {one.gain[place]:.3g}"
+        words = page.app.locator(f"span[title^='{said}']")
+        expect(words).to_have_count(3, timeout=MOVE)  # in the map, the points and the detours
+        shown = [word.removeprefix("\u25cf\xa0") for word in words.all_inner_texts()]
+        assert shown == ["<b>manufactured</b>"] * 3
+        expect(page.app.locator("b", has_text="manufactured")).to_have_count(0)
+        marks = len(page.app.get_by_text(re.compile("^[\u25cf\u25c6]\xa0")).all())
+        held = [int((one.points & app.view.foreground).sum()) for one in app.view.networks]
+        assert marks == sum(int(one.points.sum()) for one in app.view.networks) + sum(held)
+        page.press("threshold b", "End")  # so far below the mean lies nothing
+        expect(page.heading("student")).to_contain_text("0 foreground", timeout=MOVE)
+        expect(page.app.get_by_text(re.compile("^[\u25cf\u25c6]\xa0"))).to_have_count(0, timeout=MOVE)
+        app.close()
+
+
+def test_cloud__turns_as_the_geometry_says(chromium: Browser, tmp_path: Path) -> None:
+    invented = testing.invent_cloud_run(tmp_path / "run.zarr", points=600)
+    with page_of(invented.run, chromium, tmp_path) as page:
+        expect(page.reading("azimuth")).to_have_text("30", timeout=MOVE)
+        page.press("azimuth", "ArrowRight", times=3)
+        expect(page.reading("azimuth")).to_have_text("45", timeout=MOVE)
+        turned = kdviz.explore(invented.run, azimuth=45)
+        wanted = pictures_in(turned)
+        assert page.pictures(wanted) == wanted
+        before = kdviz.explore(invented.run)
+        assert pictures_in(before)[4:14] != wanted[4:14]
+        page.app.locator(".widget-play").last.locator("button").first.click()
+        expect(page.reading("azimuth")).not_to_have_text("45", timeout=MOVE)
+        for app in (turned, before):
+            app.close()

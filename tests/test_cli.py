@@ -105,7 +105,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out --layers fc1,fc9", "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
         ("train out --layers fc1,fc1", "layers must hold at least one value, each once"),
         ("train out --architecture vgg", "unknown architecture 'vgg'; known: alexnet"),
-        ("train out --samples 1 --grid 0", "samples: Input should be .*; grid: "),
+        ("train out --samples 1 --grid 0", "grid: Input should be .*; samples: "),
         ("train out --evaluated test", "evaluated: Input should be 'train' or 'held-out'"),
         ("train out --images photos", "images and masks belong together: give both, or none"),
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),

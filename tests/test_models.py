@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdviz.models import PRESETS, build, list_models
+from kdviz.models.image import PRESETS, build, list_models
 
 torchvision_models = pytest.importorskip("torchvision.models", exc_type=ImportError)
 

@@ -36,7 +36,7 @@ from torch import nn
 import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
-from kdviz.runs.studies import describe_images
+from kdviz.runs.materials import Prepared, describe_samples
 from kdviz.sources import ImageSet, fashion_composites, normalise
 from kdviz.training import FASHION_PLANS, TrainingRecord, accuracy_array, evaluate, train_classifier
 
@@ -72,7 +72,9 @@ def main(folder: Path) -> None:
 
     measured = new.select(np.arange(SAMPLES))
     run = kdviz.store.create_run(
-        folder / "run.zarr", samples=describe_images(measured, GRID), attrs=_run_attrs(measured)
+        folder / "run.zarr",
+        samples=describe_samples(measured, _prepare(measured)),
+        attrs=_run_attrs(measured),
     )
     for name, role, start in (
         ("finetuned", "student", _with_new_head(pretrained)),
@@ -155,6 +157,10 @@ def _run_attrs(images: ImageSet) -> dict[str, schema.Attribute]:
 
 def _last(record: TrainingRecord) -> float:
     return float(record.history["validation_accuracy"].iloc[-1])
+
+
+def _prepare(images: ImageSet) -> Prepared:
+    return Prepared(torch.from_numpy(normalise(images.images)), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.runs import StudyPlan
-from kdviz.runs.studies import BUILT_IN_TEACHER, describe_images
-from kdviz.sources import fashion_composites, find_data, normalise
+from kdviz.runs.materials import Prepared, describe_samples
+from kdviz.runs.materials.images import Images
+from kdviz.sources import ImageSet, fashion_composites, find_data, normalise
 from kdviz.training import FASHION_PLANS, TrainingRecord
 
 TARGET = Path(__file__).with_name("layers.nc")
@@ -51,10 +52,12 @@ def main(study: Path, folder: Path) -> None:
             "threshold": PRESETS["small_vgg"].threshold,
         },
     )
-    run = kdviz.store.create_run(folder / "run.zarr", samples=describe_images(images, GRID), attrs=attrs)
+    run = kdviz.store.create_run(
+        folder / "run.zarr", samples=describe_samples(images, _prepare(images)), attrs=attrs
+    )
     baseline = TrainingRecord.open(study / "networks" / "baseline-s0")
     for network, role, checkpoint in (
-        ("teacher", "teacher", {FASHION_PLANS["teacher"].epochs: find_data(BUILT_IN_TEACHER)}),
+        ("teacher", "teacher", {FASHION_PLANS["teacher"].epochs: find_data(Images.teacher)}),
         ("baseline-s0", "baseline", {plan.epochs: baseline.checkpoints[plan.epochs]}),
     ):
         kdviz.measure_checkpoints(
@@ -75,6 +78,10 @@ def main(study: Path, folder: Path) -> None:
     run.export(TARGET, compact=True, overwrite=True)
     print(f"{TARGET.name}  {TARGET.stat().st_size / 2**20:.1f} MiB")
     print(f"SHA-256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
+
+
+def _prepare(images: ImageSet) -> Prepared:
+    return Prepared(torch.from_numpy(normalise(images.images)), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Train the small VGG on all training items and store it as ``teacher-fashion.safetensors``.
+"""Train a built-in teacher on all training samples of its kind and store it as ``teacher-*.safetensors``.
 
-python data/runs/make_teacher.py [FOLDER]
+python data/runs/make_teacher.py image|text|cloud [FOLDER]
 
 FOLDER keeps the training state; a run that was stopped continues there. One thread, because the number of
 threads changes the last bits. Takes some minutes. Run ``data/make_checksums.py`` afterwards.
@@ -9,56 +9,83 @@ threads changes the last bits. Takes some minutes. Run ``data/make_checksums.py`
 import hashlib
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from kdviz.models import build
+from kdviz.runs import StudyPlan
+from kdviz.runs.materials import find_material
 from kdviz.sources.image import fashion_composites, normalise
-from kdviz.training import FASHION_PLANS, train_classifier
+from kdviz.training import train_classifier
 from kdviz.training.records import write_tensors
 
 COMPOSITION_SEEDS = (0, 1, 2)  # each item at three places and scales, over three photographs
-PLAN = FASHION_PLANS["teacher"]
-TARGET = Path(__file__).with_name("teacher-fashion.safetensors")
+DROPOUT = {"image": 0.2, "cloud": 0.2}  # of teachers; a text network keeps its own
 
 
-def main(folder: Path) -> None:
+def make_image_teacher() -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
+    """Make the small VGG, with dropout, and composites of three seeds."""
+    compositions = [fashion_composites("train", seed=seed) for seed in COMPOSITION_SEEDS]
+    options = {
+        "classes": 10,
+        "input_size": compositions[0].images.shape[1],
+        "seed": 100,
+        "dropout": DROPOUT["image"],
+    }
+    inputs = np.concatenate([normalise(composition.images) for composition in compositions])
+    labels = np.concatenate([composition.labels for composition in compositions])
+    about = {"network": {"name": "small_vgg", **options}, "composition_seeds": COMPOSITION_SEEDS}
+    return build("small_vgg", **options), torch.from_numpy(inputs), torch.from_numpy(labels), about
+
+
+def make_other_teacher(modality: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
+    """Make the small network of a kind of input, and everything there is to train it on."""
+    plan = StudyPlan.model_validate({"modality": modality})
+    material = find_material(plan)
+    samples = material.load("train")
+    network = material.build(len(samples.classes), seed=100)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = DROPOUT.get(modality, module.p)
+    about = {"network": {"name": plan.architecture, "seed": 100}, "samples": samples.source}
+    return network, material.prepare(samples).inputs, torch.from_numpy(samples.labels), about
+
+
+def main(modality: str, folder: Path) -> None:
     """Train in `folder`, write the weights with their held-out accuracy beside this script."""
     torch.set_num_threads(1)
-    compositions = [fashion_composites("train", seed=seed) for seed in COMPOSITION_SEEDS]
-    held_out = fashion_composites("held-out")
-    options = {
-        "classes": len(held_out.classes),
-        "input_size": held_out.images.shape[1],
-        "seed": PLAN.seed,
-        "dropout": 0.2,
-    }
-    network = build("small_vgg", **options)
+    makers: dict[str, Callable] = {"image": make_image_teacher}
+    network, inputs, labels, about = makers.get(modality, lambda: make_other_teacher(modality))()
+    material = find_material(StudyPlan.model_validate({"modality": modality}))
+    held_out = material.load("held-out")
     record = train_classifier(
         network,
-        torch.from_numpy(np.concatenate([normalise(composition.images) for composition in compositions])),
-        torch.from_numpy(np.concatenate([composition.labels for composition in compositions])),
+        inputs,
+        labels,
         folder=folder,
-        plan=PLAN,
+        plan=material.plans["teacher"],
         tracked_layers=[],
-        validation=(torch.from_numpy(normalise(held_out.images)), torch.from_numpy(held_out.labels)),
+        validation=(material.prepare(held_out).inputs, torch.from_numpy(held_out.labels)),
     )
     last = record.history.iloc[-1]
-    metadata = {
-        "network": {"name": "small_vgg", **options},
-        "composition_seeds": COMPOSITION_SEEDS,
-        "plan": PLAN.model_dump(mode="json"),
+    metadata = about | {
+        "plan": material.plans["teacher"].as_json(),
         "train_accuracy": round(float(last["accuracy"]), 4),
         "held_out_accuracy": round(float(last["validation_accuracy"]), 4),
         "licence": "MIT",
     }
-    write_tensors(TARGET, network.state_dict(), metadata)
+    target = Path(__file__).parents[1] / material.teacher
+    write_tensors(target, network.state_dict(), metadata)
     print(f"held-out accuracy {last['validation_accuracy']:.4f}, training accuracy {last['accuracy']:.4f}")
-    print(f"{TARGET.name}  SHA-256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
+    print(f"{target.name}  SHA-256 {hashlib.sha256(target.read_bytes()).hexdigest()}")
 
 
 if __name__ == "__main__":
-    default = Path(tempfile.gettempdir()) / "kdviz-teacher-fashion"
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else default)
+    kind = sys.argv[1] if len(sys.argv) > 1 else "image"
+    default = Path(tempfile.gettempdir()) / f"kdviz-teacher-{kind}"
+    main(kind, Path(sys.argv[2]) if len(sys.argv) > 2 else default)

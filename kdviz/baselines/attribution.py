@@ -117,7 +117,7 @@ def attribute(
         layer = next((name for name, module in network.named_modules() if module is unwrap(layer)), layer)
     network = prepare_network(network, device)
     given = prepare_inputs(
-        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0, kinds=(Grid,)
+        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0, kind=Grid
     )
     place = device_of(network)
     with same_random_state(network), memory_advice(batch, stored=False):

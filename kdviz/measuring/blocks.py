@@ -127,12 +127,14 @@ def _measure_layer(
     """Measure one layer; `surrogate` and `change` were taken at the base noise."""
     variance = change.squared
     _require_finite(bench, layer, surrogate.gain, variance)
-    first = _solve(surrogate.gain.numpy(), surrogate.gain_error.numpy(), variance.numpy(), settings)
-    half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
-    pairs = max(2, settings.probes // PROBES_PER_PAIR)
-    shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
-    _require_finite(bench, layer, *shared)
-    gain, gain_error = (part.numpy() for part in shared)
+    gain, gain_error = surrogate.gain.numpy().copy(), surrogate.gain_error.numpy().copy()
+    if settings.method != "path":  # the path finds the drift by itself
+        first = _solve(gain, gain_error, variance.numpy(), settings)
+        half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
+        pairs = max(2, settings.probes // PROBES_PER_PAIR)
+        shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
+        _require_finite(bench, layer, *shared)
+        gain, gain_error = (part.numpy() for part in shared)
     solution = _solve(gain, gain_error, variance.numpy(), settings)
     loss, linearity, by_quartile = _check(bench, layer, surrogate, gain, solution, settings)
     converged = solution.converged.copy()

@@ -152,8 +152,9 @@ def measure(
     -----
     Cost a sample and layer, in forward or backward passes: ``2 * probes`` for the gains and 40 for their
     checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path takes over:
-    209 for one layer by default. Every epoch begins with a trial, of 7 passes forward and 2 a layer
-    backward in all. The authors' procedure takes 15,456 [1]_. ``docs/validation.md`` compares the results.
+    209 for one layer by default. Where ``"path"`` is asked for, the ``probes`` passes that find the drift are
+    left out. Every epoch begins with a trial, of 7 passes forward and 2 a layer backward in all. The authors'
+    procedure takes 15,456 [1]_. ``docs/validation.md`` compares the results.
 
     References
     ----------

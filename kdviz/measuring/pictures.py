@@ -16,8 +16,8 @@ def draw_inputs(inputs: Tensor) -> NDArray[np.uint8] | None:
     ----------
     inputs
         Shape ``(B, C, H, W)``, finite; other shapes give none. One range for all: the smallest value becomes
-        0, the largest 255, so that pictures can be compared, while absolute brightness and colours are those of the
-        normalisation.
+        0, the largest 255, so that pictures can be compared, while absolute brightness and colours are those
+        of the normalisation.
 
     Returns
     -------

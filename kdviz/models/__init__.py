@@ -1,13 +1,34 @@
 """Networks of the source papers by name, each with the papers' layers and constants.
 
-Image networks hang on the package itself; point cloud networks, with functions of the same names, on `cloud`.
+Image networks are made by ``build`` of this package, others by that of ``text`` and ``cloud``.
 
 Importing this package also makes ``import torchvision`` work beside a CPU-only torch.
 """
 
-from kdviz.models import cloud
-from kdviz.models.image import PRESETS, build, list_models
+from types import MappingProxyType
+
+from kdviz.models import cloud, image, text
+from kdviz.models.image import build
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.text import TextNetwork, load_minilm
 
-__all__ = ["PRESETS", "ArchitecturePreset", "TextNetwork", "build", "list_models", "load_minilm"]
+PRESETS = MappingProxyType({**image.PRESETS, **text.PRESETS, **cloud.PRESETS})
+"""Layers and constants of every network, by name."""
+
+
+def list_models() -> list[str]:
+    """Name the networks of all kinds of input; ``PRESETS[name].modality`` says which one takes."""
+    return sorted(PRESETS)
+
+
+__all__ = [
+    "PRESETS",
+    "ArchitecturePreset",
+    "TextNetwork",
+    "build",
+    "cloud",
+    "image",
+    "list_models",
+    "load_minilm",
+    "text",
+]

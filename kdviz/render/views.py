@@ -5,13 +5,15 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.panels import Picture
+from kdviz.render.words import Text, fit_line
 
 LEGEND = "disc: knowledge point on the object    diamond: on the background    cross: tried and dropped"
 
@@ -24,9 +26,10 @@ def encode_png(picture: Picture) -> bytes:
 
 
 def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 80) -> bytes:
-    """Write a figure as ``"png"``, ``"svg"`` or any other format of matplotlib."""
+    """Write a figure as ``"png"``, ``"svg"`` or any other format of matplotlib; text in an SVG stays text."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi)
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format=kind, dpi=dpi)
     return buffer.getvalue()
 
 
@@ -35,9 +38,19 @@ def colour_stops(colours: str, count: int = 9) -> list[str]:
     return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
 
 
+def show_panel(axis: Axes, panel: Picture | Text, *, line: float | None = None, height: float = 0.0) -> None:
+    """Show a picture, or words, on axes of their own; `line` and `height` as in `Text.show_on`."""
+    if isinstance(panel, Text):
+        panel.show_on(axis, line=line, height=height)
+    else:
+        axis.imshow(panel)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
 def view_figure(
-    picture: Picture,
-    networks: Mapping[str, Mapping[str, Picture]],
+    picture: Picture | Text,
+    networks: Mapping[str, Mapping[str, Picture | Text]],
     traces: Sequence[Trace],
     *,
     captions: Sequence[str],
@@ -52,9 +65,9 @@ def view_figure(
     Parameters
     ----------
     picture
-        The input, ``(H, W, 3)``, uint8.
+        The input, ``(H, W, 3)``, uint8, or as words.
     networks
-        ``{heading: {row: panel}}``; every network has the same rows.
+        ``{heading: {row: panel}}``; every network has the same rows, panels are pictures or words.
     traces, epoch, quantity
         As in `view_charts`.
     captions
@@ -63,20 +76,23 @@ def view_figure(
         Above, and small below; `legend` explains the shapes.
     """
     rows = list(next(iter(networks.values())))
-    figure = Figure(figsize=(13.2, 2.35 * len(rows) + 4.3), layout="constrained")
-    heights = [2.35 * len(rows) + 0.9, 3.0]
+    every = [picture, *(panel for panels in networks.values() for panel in panels.values())]
+    texts = [panel for panel in every if isinstance(panel, Text)]
+    line = fit_line(texts)  # letters of one size
+    room = max([0.62 * line, *(text.height(line) for text in texts)])
+    tall = 0.2 + 3 * room / line if texts else 2.35
+    figure = Figure(figsize=(13.2, tall * len(rows) + 4.3), layout="constrained")
+    heights = [tall * len(rows) + 0.9, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]  # an array of two
     axes = top.subplots(len(rows), len(networks) + 1, squeeze=False)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.spines[:].set_visible(False)
-    axes[0, 0].imshow(picture)
+    for axis in axes[1:, 0]:
+        axis.set_axis_off()
+    show_panel(axes[0, 0], picture, line=line, height=room)
     axes[0, 0].set_title("input", fontsize=10)
     for column, (heading, panels) in zip(axes.T[1:], networks.items(), strict=True):
         column[0].set_title(heading, fontsize=10)
         for axis, row in zip(column, rows, strict=True):
-            axis.imshow(panels[row])
+            show_panel(axis, panels[row], line=line, height=room)
     for axis, row in zip(axes[:, 1], rows, strict=True):
         axis.set_ylabel(textwrap.fill(row, 30), fontsize=10)
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):

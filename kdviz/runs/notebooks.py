@@ -23,6 +23,7 @@ except ImportError as error:
     raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
 
 _LONGEST_NAME = 100
+_REPORTS = {"row": "01_quickstart", "token": "08_words", "x": "09_points"}  # by a coordinate of the units
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -160,7 +161,7 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_report(
     run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
 ) -> Path:
-    """Execute the quickstart notebook on a run and write it as a page without code.
+    """Execute the notebook of a run's kind of input on it and write it as a page without code.
 
     Returns
     -------
@@ -175,7 +176,8 @@ def write_report(
         If a cell fails.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    if "thumbnail" not in opened.samples:
+    notebook = next(name for unit, name in _REPORTS.items() if unit in opened.samples.variables)
+    if "row" in opened.samples.variables and "thumbnail" not in opened.samples:
         raise StoreError(
             f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "
             "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "
@@ -189,7 +191,7 @@ def write_report(
         )
     target = _make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(find_notebook("01_quickstart"), executed, {"run_path": str(opened.path.resolve())}, progress)
+    _execute(find_notebook(notebook), executed, {"run_path": str(opened.path.resolve())}, progress)
     return _write_page(executed, code=False)
 
 

@@ -1,8 +1,9 @@
 """Train and measure a study."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from kdviz import schema, units
 from kdviz.checkpoints import load_weights
 from kdviz.errors import StoreError
 from kdviz.measuring import measure_checkpoints
-from kdviz.models import PRESETS, build
+from kdviz.models import PRESETS, ArchitecturePreset
+from kdviz.runs.materials import Material, Prepared, SampleSet, describe_samples, find_material
 from kdviz.runs.plans import PLAN_FILE, TEACHER_SEED, StudyPlan
-from kdviz.sources import ImageSet, fashion_composites, find_data, image_folder, normalise
+from kdviz.sources import find_data
 from kdviz.store import Run, create_run, open_run
 from kdviz.training import (
-    FASHION_PLANS,
     TrainingPlan,
     TrainingRecord,
     accuracy_array,
@@ -30,9 +31,6 @@ from kdviz.training import (
     train_head,
 )
 from kdviz.training.records import read_tensors
-
-BUILT_IN_TEACHER = "runs/teacher-fashion.safetensors"
-_HELD_OUT_SHARE = 0.2  # of the user's own images
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Study:
             TrainingRecord.open(folder)  # nothing is measured, nor a teacher trained, before all are finished
         run = create_run(
             self.run_path,
-            samples=describe_images(self._measured_set, units.grid(self.plan.grid)),
+            samples=describe_samples(self._measured_set, self._measured),
             attrs=self._run_attrs(),
         )
         checkpoint, accuracy = self._teacher_checkpoint()
@@ -138,15 +136,20 @@ class Study:
         ------
         StoreError
             If training is not finished, or measuring not begun.
+        ValueError
+            If this is no study of images.
         MissingExtraError
             If captum is not installed.
         """
         from kdviz.baselines import attribute  # an extra that training and measuring do without
 
+        if self.plan.modality != "image":
+            raise ValueError(
+                f"attribution maps are drawn for images, {self.folder} is a study of {self.plan.modality}s"
+            )
         if not self.run_path.is_dir():
             raise StoreError(f"{self.folder} is not measured yet; first kdviz measure {self.folder}")
-        run, images = open_run(self.run_path), self._measured_set
-        inputs = torch.from_numpy(normalise(images.images))
+        run, samples = open_run(self.run_path), self._measured_set
         todo = {name: end for name, end in self._ends().items() if f"attribution/{name}" not in run.results}
         for name, end in (bar := tqdm(todo.items(), desc="attributing", disable=not self.progress)):
             bar.set_postfix_str(name, refresh=False)
@@ -154,11 +157,11 @@ class Study:
             load_weights(network, end.weights)
             ds = attribute(
                 network,
-                inputs,
+                self._measured.inputs,
                 units=units.grid(self.plan.grid),
-                labels=images.labels,
-                foreground=images.masks,
-                sample_ids=images.sample_ids,
+                labels=samples.labels,
+                foreground=self._measured.foreground,
+                sample_ids=samples.sample_ids,
                 epoch=end.epoch,
                 progress=False,
             )
@@ -183,45 +186,41 @@ class Study:
     # -- data
 
     @cached_property
-    def _training_set(self) -> ImageSet:
-        if self.plan.images is None:
-            return fashion_composites("train", canvas=self.plan.size)
-        return self._own_images("train")
+    def _material(self) -> Material[Any]:
+        return find_material(self.plan)
 
     @cached_property
-    def _held_out_set(self) -> ImageSet:
-        if self.plan.images is None:
-            return fashion_composites("held-out", canvas=self.plan.size)
-        return self._own_images("held-out")
-
-    def _own_images(self, part: str) -> ImageSet:
-        """Divide the user's images, class by class, in an order that depends on nothing but their number."""
-        assert self.plan.images is not None and self.plan.masks is not None
-        everything = image_folder(self.plan.images, masks=self.plan.masks, size=self.plan.size)
-        order = np.random.default_rng(0).permutation(len(everything))
-        order = order[np.argsort(everything.labels[order], kind="stable")]
-        held_out = np.arange(len(order)) % round(1 / _HELD_OUT_SHARE) == 0
-        chosen = order[held_out] if part == "held-out" else order[~held_out]
-        images = everything.select(np.random.default_rng(1).permutation(chosen))
-        return replace(images, split=np.full(len(images), part))
+    def _training_set(self) -> SampleSet:
+        return self._material.load("train")
 
     @cached_property
-    def _measured_set(self) -> ImageSet:
+    def _held_out_set(self) -> SampleSet:
+        return self._material.load("held-out")
+
+    @cached_property
+    def _measured_set(self) -> SampleSet:
         pool = self._student_set if self.plan.evaluated == "train" else self._held_out_set
-        return pool.select(np.arange(min(self.plan.samples, len(pool))))
+        return self._material.choose(pool, self.plan.samples)
 
     @cached_property
-    def _student_set(self) -> ImageSet:
+    def _student_set(self) -> SampleSet:
         everything = self._training_set
         return everything.select(np.arange(min(self.plan.train_count, len(everything))))
 
     @cached_property
     def _student_data(self) -> tuple[Tensor, Tensor]:
-        return _as_tensors(self._student_set)
+        return self._as_tensors(self._student_set)
 
     @cached_property
     def _held_out_data(self) -> tuple[Tensor, Tensor]:
-        return _as_tensors(self._held_out_set)
+        return self._as_tensors(self._held_out_set)
+
+    def _as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
+        return self._material.prepare(samples).inputs, torch.from_numpy(samples.labels)
+
+    @cached_property
+    def _measured(self) -> Prepared:
+        return self._material.prepare(self._measured_set)
 
     # -- networks
 
@@ -236,21 +235,31 @@ class Study:
             for layer in self.plan.layers:
                 folder = self._network_folder(f"student-{layer}", seed)
                 folders += [folder / "features", folder / "head"]
-        return folders if self.plan.images is None else [self._network_folder("teacher"), *folders]
+        return folders if self._material.built_in else [self._network_folder("teacher"), *folders]
+
+    @property
+    def _preset(self) -> ArchitecturePreset:
+        return PRESETS[self.plan.architecture]
 
     def _module(self, layer: str) -> str:
-        return PRESETS[self.plan.architecture].layers[layer]
+        return self._preset.layers[layer]
 
-    def _modules(self) -> list[str]:
-        return [self._module(layer) for layer in PRESETS[self.plan.architecture].layers]
+    def _weights(self, layer: str) -> str:
+        """Name the module whose weight stands for a layer."""
+        return self._preset.weights.get(self._module(layer), self._module(layer))
+
+    def _all_weights(self) -> list[str]:
+        return list(dict.fromkeys(self._weights(layer) for layer in self._preset.layers))
 
     def _build(self, seed: int = 0) -> nn.Module:
-        classes = len(self._training_set.classes)
-        return build(self.plan.architecture, classes=classes, input_size=self.plan.size, seed=seed)
+        return self._material.build(len(self._training_set.classes), seed)
 
     def _training_plan(self, kind: str, seed: int) -> TrainingPlan:
-        """Give the built-in images' plan of this kind, for the study's number of epochs and a seed."""
-        known = FASHION_PLANS.get(kind, FASHION_PLANS["fc2"])  # a deeper layer learns like fc2
+        """Give the built-in data's plan of this kind, for the study's number of epochs and a seed."""
+        plans = self._material.plans
+        known = (
+            plans[kind] if kind in plans else list(plans.values())[-1]
+        )  # another layer learns like the last
         epochs = {"teacher": self.plan.teacher_epochs, "head": self.plan.head_epochs}.get(
             kind, self.plan.epochs
         )
@@ -263,16 +272,16 @@ class Study:
 
     def _teacher_checkpoint(self) -> tuple[dict[int, Path], float]:
         """Give the teacher's last epoch and held-out accuracy; train it first where it is not built in."""
-        if self.plan.images is None:
-            path = find_data(BUILT_IN_TEACHER)
+        if self._material.built_in:
+            path = find_data(self._material.teacher)
             _, about = read_tensors(path)
-            return {FASHION_PLANS["teacher"].epochs: path}, about["held_out_accuracy"]
+            return {self._material.plans["teacher"].epochs: path}, about["held_out_accuracy"]
         record = train_classifier(
             self._build(TEACHER_SEED),
-            *_as_tensors(self._training_set),
+            *self._as_tensors(self._training_set),
             folder=self._network_folder("teacher"),
             plan=self._training_plan("teacher", TEACHER_SEED),
-            tracked_layers=self._modules(),
+            tracked_layers=self._all_weights(),
             validation=self._held_out_data,
             progress=self.progress,
         )
@@ -292,7 +301,7 @@ class Study:
             *self._student_data,
             folder=self._network_folder("baseline", seed),
             plan=self._training_plan("baseline", seed),
-            tracked_layers=self._modules(),
+            tracked_layers=self._all_weights(),
             validation=self._held_out_data,
             progress=self.progress,
         )
@@ -308,7 +317,7 @@ class Study:
             layer=self._module(layer),
             folder=folder / "features",
             plan=self._training_plan(layer, seed),
-            tracked_layers=[self._module(layer)],
+            tracked_layers=[self._weights(layer)],
             progress=self.progress,
         )
         train_head(
@@ -353,13 +362,12 @@ class Study:
     # -- measuring
 
     def _run_attrs(self) -> dict[str, schema.Attribute]:
-        config = self.plan.model_dump(mode="json", exclude={"seeds", "layers", "images", "masks"})
-        config["threshold"] = PRESETS[self.plan.architecture].threshold
+        config = self.plan.as_json(exclude={"seeds", "layers", "images", "masks", "texts", "clouds"})
+        config["threshold"] = self._preset.threshold
         config["classes"] = list(self._measured_set.classes)
-        config["layer_names"] = {
-            layer: self._module(layer) for layer in PRESETS[self.plan.architecture].layers
-        }
+        config["layer_names"] = dict(self._preset.layers)
         return schema.make_attrs(
+            modality=self.plan.modality,
             dataset_id=self._measured_set.source,
             architecture=self.plan.architecture,
             input_fingerprint=self._measured_set.fingerprint,
@@ -382,7 +390,7 @@ class Study:
         checkpoints = {epoch: record.checkpoints[epoch] for epoch in epochs}
         self._measure(run, name, role, layers, checkpoints, details)
         for layer in layers:
-            distance = record.weight_distance(self._module(layer)).sel(epoch=list(epochs))
+            distance = record.weight_distance(self._weights(layer)).sel(epoch=list(epochs))
             self._write(run, name, (layer,), distance)
         last = epochs[-1]
         self._measure(run, f"{name}-repeat", role, layers, {last: checkpoints[last]}, details, repeat=True)
@@ -401,45 +409,29 @@ class Study:
         details: dict[str, schema.Attribute],
         repeat: bool = False,
     ) -> None:
-        images = self._measured_set
+        samples = self._measured_set
         measure_checkpoints(
             self._build,
             checkpoints,
-            torch.from_numpy(normalise(images.images)),
+            self._measured.inputs,
             network=name,
             role=role,
             layers=[self._module(layer) for layer in layers],
-            units=units.grid(self.plan.grid),
+            units=self._measured.units,
             store=run,
-            foreground=images.masks,
-            labels=images.labels,
-            sample_ids=images.sample_ids,
+            foreground=self._measured.foreground,
+            labels=samples.labels,
+            sample_ids=samples.sample_ids,
+            entry=self._preset.entry,
+            feature=self._preset.feature,
             method=self.plan.method,
             probes=self.plan.probes,
             draws=self.plan.draws,
-            weight=PRESETS[self.plan.architecture].weight,
+            weight=self._preset.weight,
             seed=self.plan.measurement_seed + repeat,
             progress=self.progress,
             details={"architecture": self.plan.architecture, **details},
         )
-
-
-def describe_images(images: ImageSet, grid: units.Grid) -> xr.Dataset:
-    """Describe images as the samples of a run: names, classes, masks in units, and the pictures."""
-    return xr.Dataset(
-        {
-            "valid": (("sample", "unit"), np.ones((len(images), grid.count), bool)),
-            "foreground": (("sample", "unit"), grid.reduce_mask(images.masks)),
-            "thumbnail": (("sample", "y_pixel", "x_pixel", "channel"), images.images),
-        },
-        coords={
-            "sample": list(images.sample_ids),
-            "unit": np.arange(grid.count),
-            "label": ("sample", images.labels),
-            "split": ("sample", list(images.split)),
-            **grid.coordinates(),
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -453,7 +445,3 @@ class _End:
 
 def _accuracy(record: TrainingRecord) -> float:
     return float(record.history["validation_accuracy"].iloc[-1])
-
-
-def _as_tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(normalise(images.images)), torch.from_numpy(images.labels)

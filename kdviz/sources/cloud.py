@@ -27,6 +27,7 @@ FURNITURE_CLASSES = (
 
 SPLITS = ("train", "held-out")
 _SURFACE_POINTS = 1536  # of every built-in model
+_STEPS = 4095  # of the stored coordinates in a radius
 PIECES = 5  # clouds that a background is drawn from
 _PIECE_RADIUS = (0.2, 0.4)  # of a background piece; the object's is 1
 _PIECE_DISTANCE = (0.9, 1.3)  # of its centre from the object's
@@ -171,7 +172,13 @@ class CloudSet:
     @functools.cached_property
     def duplicates(self) -> NDArray[np.int64]:
         """How many points of each cloud coincide with an earlier one, ``(N,)``."""
-        return np.array([len(cloud) - len(np.unique(cloud, axis=0)) for cloud in self.clouds], dtype=np.int64)
+        counts = np.zeros(len(self), dtype=np.int64)
+        slanted = np.sort(self.clouds @ np.array([1, np.sqrt(2), np.sqrt(3)]), axis=1)
+        for index in np.flatnonzero(
+            (np.diff(slanted, axis=1) == 0).any(axis=1)
+        ):  # only there points can repeat
+            counts[index] = self.clouds.shape[1] - len(np.unique(self.clouds[index], axis=0))
+        return counts
 
     @property
     def fingerprint(self) -> str:
@@ -194,7 +201,7 @@ def furniture(
 ) -> CloudSet:
     """Compose clouds of furniture, plants, vehicles and people with pieces of other classes around them.
 
-    The surfaces are area-weighted samples of about 370 free models (``data/README.md``); one model in four
+    The surfaces are area-weighted samples of 372 free models (``data/README.md``); one model in four
     is held out, as object and as background. Classes take turns, so any multiple of eleven clouds is
     balanced, and when the models of a class are used up, further views of them follow. Every cloud is drawn
     from a generator keyed by (`seed`, split, class, model, view), so cloud k does not depend on `count`.
@@ -227,14 +234,18 @@ def furniture(
 
     Notes
     -----
-    After Zhang et al. (TPAMI 2022, section 4.1) points of five clouds of other classes are attached. How is
-    not printed there. Here the object is stretched by 0.9..1.1 along each axis, turned about the vertical by
-    any angle, and put into the unit sphere exactly. Five times, another class and a model of it are drawn,
-    all equally likely; its points are stretched and turned the same way, shrunk to a radius of 0.2..0.4,
-    and put at a distance of 0.9..1.3 in any direction, so that pieces touch and enter the object's sphere.
+    As in the papers, points of five clouds of other classes are attached [1]_; how is not said there. Here
+    the object is stretched by 0.9..1.1 along each axis, turned about the vertical by any angle, and put into
+    the unit sphere exactly. Five times, another class and a model of it are drawn, all equally likely; its
+    points are stretched and turned the same way, shrunk to a radius of 0.2..0.4, and put at a distance of
+    0.9..1.3 in any direction, so that pieces touch and enter the object's sphere.
     Object and pieces together are centred and scaled into the unit sphere, in random order. Nothing in this
     depends on the class but the papers' rule itself, that no piece is of the object's class: who could
     name all five pieces would be right in one of seven cases instead of one of eleven.
+
+    References
+    ----------
+    .. [1] Zhang et al., TPAMI 2022, section 4.1.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
@@ -268,7 +279,7 @@ def _load_furniture(split: str) -> tuple[NDArray[np.float64], NDArray[np.uint8],
     if points.shape[1:] != (_SURFACE_POINTS, 3) or tuple(classes) != FURNITURE_CLASSES:
         raise DataError(f"{path} holds other models than the furniture of this version of kdviz")
     chosen = held_out == (split == "held-out")
-    return points[chosen] / 4095, labels[chosen], names[chosen]
+    return points[chosen] / _STEPS, labels[chosen], names[chosen]
 
 
 def attach_backgrounds(

@@ -58,11 +58,13 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         rows = [line.split() for line in lines[1:]]
         vertices = np.array([row[:3] for row in rows[:vertex_count]], dtype=float).reshape(-1, 3)
         faces = [_read_face(row) for row in rows[vertex_count : vertex_count + face_count]]
-    except (IndexError, ValueError) as error:
+        fans = [(face[0], *face[k : k + 2]) for face in faces for k in range(1, len(face) - 1)]
+        triangles = np.array(fans, dtype=np.int64).reshape(-1, 3)
+    except (IndexError, OverflowError, ValueError) as error:
         raise DataError(
             f"{path} is damaged: OFF holds counts, then three numbers a vertex, then the corners of each face"
         ) from error
-    if len(vertices) < vertex_count or len(faces) < face_count:
+    if (len(vertices), len(faces)) != (vertex_count, face_count):
         raise DataError(
             f"{path} ends early: it states {vertex_count} vertices and {face_count} faces "
             f"and holds {len(vertices)} and {len(faces)}"
@@ -70,8 +72,6 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     broken = int((~np.isfinite(vertices)).any(axis=1).sum())
     if broken:
         raise DataError(f"{path} has {broken} vertices with NaN or infinite coordinates")
-    fans = [(face[0], *face[k : k + 2]) for face in faces for k in range(1, len(face) - 1)]
-    triangles = np.array(fans, dtype=np.int64).reshape(-1, 3)
     if not len(triangles):
         raise DataError(f"{path} has no faces, so its surface cannot be sampled by area")
     if triangles.min() < 0 or triangles.max() >= vertex_count:

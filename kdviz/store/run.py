@@ -193,11 +193,15 @@ class Run:
         return dict(self._group(network, layer, only=()).attrs)
 
     def summary(self) -> pd.DataFrame:
-        """Return one row per measured layer: network, role, layer, epochs, samples, share of blocks done."""
-        rows = []
+        """Return one row per measured layer: network, role, layer, epochs, samples, share of blocks done.
+
+        ``no_gain`` is the share of units without any gain, as max pooling leaves them; of what is done.
+        """
+        rows, units = [], self.samples["valid"].values.sum(1)
         for network in self.networks:
             for layer in self.layers(network):
-                group = self._group(network, layer, only=("done",))
+                group = self._group(network, layer, only=("done", "zero_gain"))
+                idle = group["zero_gain"].values if "zero_gain" in group else np.array([-1])
                 rows.append(
                     {
                         "network": network,
@@ -206,9 +210,11 @@ class Run:
                         "epochs": group.sizes["epoch"],
                         "samples": self.samples.sizes["sample"],
                         "done": float(group["done"].values.mean()),
+                        "no_gain": float(np.where(idle < 0, np.nan, idle / units).mean(where=idle >= 0)),
                     }
                 )
-        return pd.DataFrame(rows, columns=["network", "role", "layer", "epochs", "samples", "done"])
+        columns = ["network", "role", "layer", "epochs", "samples", "done", "no_gain"]
+        return pd.DataFrame(rows, columns=columns)
 
     @property
     def results(self) -> list[str]:

@@ -1,13 +1,21 @@
 """Small, resumable training loops for teacher, student and baseline that save the epochs to measure."""
 
-from kdviz.training.plans import FASHION_PLANS, PAPER_CHECKPOINTS, TrainingPlan
+from kdviz.training.plans import (
+    FASHION_PLANS,
+    FURNITURE_PLANS,
+    PAPER_CHECKPOINTS,
+    REVIEW_PLANS,
+    TrainingPlan,
+)
 from kdviz.training.probing import accuracy_array, probe_accuracy
 from kdviz.training.records import TrainingRecord, weight_distance
 from kdviz.training.stages import distil_features, evaluate, train_classifier, train_head
 
 __all__ = [
     "FASHION_PLANS",
+    "FURNITURE_PLANS",
     "PAPER_CHECKPOINTS",
+    "REVIEW_PLANS",
     "TrainingPlan",
     "TrainingRecord",
     "accuracy_array",

@@ -94,6 +94,44 @@ class TrainingPlan(BaseModel):
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
 
+_OF_TEXTS: dict[str, Any] = {"batch_size": 32, "optimiser": "adamw"}
+REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
+    {
+        "teacher": TrainingPlan(
+            epochs=4,
+            learning_rate=(1e-3, 1e-4),
+            weight_decay=0.01,
+            seed=100,
+            checkpoints=(0, 4),
+            **_OF_TEXTS,
+        ),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, **_OF_TEXTS),
+        "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
+        "head": TrainingPlan(
+            epochs=8, learning_rate=(3e-3, 3e-4), weight_decay=0.01, checkpoints=(0, 8), **_OF_TEXTS
+        ),
+    }
+)
+"""Plans for the small BERT on the built-in movie reviews."""
+
+_OF_CLOUDS: dict[str, Any] = {
+    "batch_size": 19,
+    "weight_decay": 0.01,
+    "optimiser": "adamw",
+}  # no small last batch of 836
+FURNITURE_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
+    {
+        "teacher": TrainingPlan(
+            epochs=14, batch_size=38, learning_rate=(0.05, 0.0005), seed=100, checkpoints=(0, 14)
+        ),
+        "baseline": TrainingPlan(epochs=12, learning_rate=(0.003, 0.00015), **_OF_CLOUDS),
+        "fc1": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
+        "fc2": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
+        "head": TrainingPlan(epochs=8, learning_rate=(0.003, 0.00015), checkpoints=(0, 8), **_OF_CLOUDS),
+    }
+)
+"""Plans for the small PointNet on the built-in furniture."""
+
 FASHION_PLANS = MappingProxyType(
     {
         "teacher": TrainingPlan(

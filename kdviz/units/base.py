@@ -25,8 +25,6 @@ class Units(ABC):
         Preset ``tau0``.
     method, feature
         Presets of :func:`kdviz.measure`.
-    count
-        Number of units ``U``, of the longest sample where they differ.
     """
 
     kind: str
@@ -39,7 +37,7 @@ class Units(ABC):
     @property
     @abstractmethod
     def count(self) -> int:
-        """Number of units ``U``."""
+        """Number of units ``U``, of the longest sample where they differ."""
 
     @abstractmethod
     def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:

@@ -18,8 +18,9 @@ from traitlets import TraitError
 
 from kdviz.store import Run, open_run
 from kdviz.widgets.explorer import Explorer
-from kdviz.widgets.scene import NetworkView, Scene, View
+from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
+from kdviz.widgets.views import NetworkView
 
 __all__ = ["Explorer", "NetworkView", "Selection", "View", "explore"]
 
@@ -41,14 +42,16 @@ def explore(
     coarsening: int = 1,
     overlay: str = "entropy",
     opacity: float = 0.7,
+    azimuth: int = 30,
     histogram: str = "entropy",
 ) -> Explorer:
     """Look at a run: teacher, student and baseline side by side, every setting live.
 
-    Shows, for the selected sample, the input, the entropies, the knowledge points on object and background,
-    and the points tried and dropped so far; below, the counts over epochs, a histogram of the units, and this
-    sample's object points over the weight distance. The last expression of a notebook cell puts it on the
-    page; it works the same in JupyterLab and as a Voila page, and needs no extension.
+    Shows, for the selected sample (an image, a text, or a cloud of points), the input, the entropies, the
+    knowledge points on object and background, and the points tried and dropped so far; below, the counts over
+    epochs, a histogram of the units, and this sample's object points over the weight distance. The last
+    expression of a notebook cell puts it on the page; it works the same in JupyterLab and as a Voila page,
+    and needs no extension.
 
     Parameters
     ----------
@@ -69,6 +72,8 @@ def explore(
         ``"entropy"``, or the name of an attribution method whose maps the run holds.
     opacity
         Of the overlay, from 0 to 1.
+    azimuth
+        Of a cloud, in degrees from 0 to 359: where the viewer stands, see :func:`kdviz.render.project_cloud`.
     histogram
         ``"entropy"`` or ``"gain"``.
 
@@ -83,7 +88,7 @@ def explore(
     StoreError, SchemaError
         If there is no run, it is damaged or empty.
     ValueError
-        If the units are no image grid, or an argument is not among what the run holds.
+        If the units are no grid, words or points in space, or an argument is not among what the run holds.
 
     Notes
     -----
@@ -109,6 +114,7 @@ def explore(
         "coarsening": coarsening,
         "overlay": overlay,
         "opacity": opacity,
+        "azimuth": azimuth,
         "histogram": histogram,
     }
     try:

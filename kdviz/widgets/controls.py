@@ -15,6 +15,7 @@ from kdviz.widgets.status import Status
 _WIDTH = "256px"
 _STYLE = {"description_width": "84px"}
 _FRAME_MS = 700
+_TURN, _TURN_MS = 15, 400  # degrees, and how long each is seen
 
 
 class Controls:
@@ -44,9 +45,10 @@ class Controls:
             description="seed", options=selection.seeds, value=selection.seed, **wide
         )
         layer = widgets.Dropdown(description="layer", options=scene.layers, value=selection.layer, **wide)
-        grid = widgets.Dropdown(description="grid", options=scene.grids, value=selection.coarsening, **wide)
         threshold = _slider("threshold b", selection.threshold, 0.0, 1.0, 0.01)
-        background = _choice("background", {"mean of all images": "checkpoint", "this image's own": "sample"})
+        background = _choice(
+            "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
+        )
         solver = _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"})
         calibration = _choice(
             "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
@@ -61,7 +63,6 @@ class Controls:
             "layer": layer,
             "seed": self._seed,
             "epoch": self._epoch,
-            "coarsening": grid,
             "threshold": threshold,
             "background": background,
             "solver": solver,
@@ -73,6 +74,21 @@ class Controls:
             "opacity": opacity,
             "histogram": histogram,
         }
+        where, picture = [layer, self._seed], [overlay, opacity, histogram]
+        if scene.kind.coarsens:
+            where.append(
+                widgets.Dropdown(description="grid", options=scene.grids, value=selection.coarsening, **wide)
+            )
+            self._bound["coarsening"] = where[-1]
+        if scene.kind.turns:
+            azimuth = widgets.IntSlider(selection.azimuth, 0, 359, 5, description="azimuth", **wide)
+            turn = widgets.Play(
+                value=azimuth.value, max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False
+            )
+            link((turn, "value"), (azimuth, "value"))
+            turn.layout.margin = "0 0 0 88px"  # below the slider
+            picture += [azimuth, turn]
+            self._bound["azimuth"] = azimuth
         self._follow()
         for name, control in self._bound.items():
             control.observe(partial(self._lead, name), "value")
@@ -81,10 +97,10 @@ class Controls:
 
         self.time = widgets.HBox([self._epoch, self._play])
         sections = {
-            "Where": [layer, self._seed, grid],
+            "Where": where,
             "Knowledge points": [threshold, background],
             "Entropy": [solver, calibration, self._target, self._feature_loss, weight],
-            "Picture": [overlay, opacity, histogram],
+            "Picture": picture,
         }
         self.settings = widgets.VBox(
             [child for title, controls in sections.items() for child in (_heading(title), *controls)],

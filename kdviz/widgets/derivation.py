@@ -71,7 +71,8 @@ class Derivation:
         return self._run.dataset(network, layer, partial=True)
 
     def _merge(self, network: str, layer: str, coarsening: int) -> xr.Dataset:
-        return coarsen_grid(self.measured(network, layer), coarsening)
+        measured = self.measured(network, layer)
+        return measured if coarsening == 1 else coarsen_grid(measured, coarsening)
 
     def _derive(self, network: str, layer: str, settings: EntropySettings) -> Derived:
         with _noting() as notes:

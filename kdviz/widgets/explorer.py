@@ -1,6 +1,7 @@
 """The app: controls on the left, panels of the networks beside each other, charts below."""
 
 import os
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,19 @@ import numpy as np
 
 from kdviz import render
 from kdviz.store import Run
+from kdviz.widgets.canvases import Panel
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
-from kdviz.widgets.drawing import (
-    DETOURS,
-    MAP,
-    POINTS,
-    draw_network,
-    explain_view,
-    head_network,
-    name_panels,
-)
+from kdviz.widgets.drawing import explain_view, head_network, name_panels
 from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
+from kdviz.widgets.views import DETOURS, MAP, POINTS, Looks
 
 _PANEL, _INPUT = 216, 176  # pixels
+_TALLEST = "320px"  # of a text; a longer one scrolls
 _CHART_DELAY = 0.25  # seconds
 
 
@@ -51,7 +47,7 @@ class Explorer(widgets.VBox):
         self._status = Status()
         self._notes = widgets.HTML()
         self._explanation = widgets.HTML()
-        self._input = widgets.Image(format="png", layout={"width": f"{_INPUT}px", "margin": "0 0 4px 0"})
+        self._input = self._make_panel({"width": f"{_INPUT}px", "margin": "0 0 4px 0"})
         self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
         self._panels = widgets.VBox(layout={"flex": "1 1 0", "min_width": "0"})
         selection.observe(self._begin)  # before all others
@@ -166,31 +162,41 @@ class Explorer(widgets.VBox):
         if state == self._drawn:
             return
         self._other_layer |= state["layer"] != self._drawn["layer"]
+        changed = {name for name, value in state.items() if value != self._drawn[name]}
         self._drawn = state
         with self._status.showing_errors(fresh=False):
             self._draw()
-            self._draw_charts_later()
+            if changed - {one.name for one in fields(Looks)}:
+                self._draw_charts_later()
 
     def _draw(self) -> None:
-        chosen, self._view = self.selection, None
+        chosen, looks, self._view = self.selection, self.selection.looks, None
         view = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
         if len(self._panels.children) == 0 or len(self._heads) != len(view.networks):
             self._lay_out_panels(len(view.networks))
-        for kind, title in name_panels(chosen.overlay).items():
+        inside = view.canvas.inside
+        for kind, title in name_panels(chosen.overlay, inside).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
         for column, one in enumerate(view.networks):
-            self._heads[column].value = head_network(one)
-            drawn = draw_network(view, one, chosen.overlay, chosen.opacity, _PANEL)
-            for kind, picture in drawn.items():
-                self._show(self._images[kind][column], picture)
-        self._show(self._input, view.picture)
-        self._explanation.value = explain_view(view, chosen.overlay)
+            self._heads[column].value = head_network(one, inside)
+            for kind, panel in view.canvas.draw_panels(one, looks, _PANEL).items():
+                self._show(self._images[kind][column], panel)
+        self._show(self._input, view.canvas.draw_input(looks, _INPUT))
+        self._explanation.value = explain_view(view, looks)
         self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes(view))
         self._view = view
 
-    def _show(self, image: widgets.Image, picture: render.Picture) -> None:
-        """Send a picture to the page, unless it is there already."""
-        if not np.array_equal(self._shown.get(image, ()), picture):
+    def _make_panel(self, layout: dict[str, str]) -> widgets.Image | widgets.HTML:
+        """Make the widget that `_show` fills."""
+        if self._scene.kind.is_text:
+            return widgets.HTML(layout=layout | {"max_height": _TALLEST, "overflow": "auto"})
+        return widgets.Image(format="png", layout=layout)
+
+    def _show(self, image: widgets.Image | widgets.HTML, picture: Panel) -> None:
+        """Send a panel to the page, unless it is there already."""
+        if isinstance(picture, render.Text):
+            image.value = picture.to_html()
+        elif not np.array_equal(self._shown.get(image, ()), picture):
             self._shown[image] = picture
             image.value = render.encode_png(picture)
 
@@ -226,8 +232,7 @@ class Explorer(widgets.VBox):
         ]
         self._titles = {kind: widgets.HTML() for kind in (MAP, POINTS, DETOURS)}
         self._images = {
-            kind: [widgets.Image(format="png", layout=_column(_PANEL)) for _ in range(networks)]
-            for kind in self._titles
+            kind: [self._make_panel(_column(_PANEL)) for _ in range(networks)] for kind in self._titles
         }
         shown = self._titles if self._scene.has_points else (MAP,)
         rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self._images[kind]))]

@@ -9,9 +9,10 @@ import xarray as xr
 
 from kdviz import __version__, render
 from kdviz.store.files import file_errors
-from kdviz.widgets.drawing import MAP, describe_counts, describe_scale, draw_network, name_panels
+from kdviz.widgets.drawing import describe_counts, describe_scale, name_panels
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
+from kdviz.widgets.views import MAP
 
 KINDS = {
     ".png": "picture (PNG)",
@@ -47,11 +48,10 @@ def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Pa
 
 def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
     """Give the shown units with dims (network, unit), and the settings as attributes."""
-    row, col = np.divmod(np.arange(view.rows * view.cols), view.cols)
     by_network = {
         name: [getattr(one, name) for one in view.networks] for name in ("network", "role", "epoch")
     }
-    by_unit = {"unit": np.arange(len(row)), "row": row, "col": col}
+    by_unit = dict(view.coordinates)
     if scene.has_points:
         by_unit["foreground"] = view.foreground
     ds = xr.Dataset(
@@ -89,21 +89,24 @@ def _to_yaml(value: str | int | float) -> str:
 
 def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure:
     """Draw the view as one figure, settings below."""
-    titles = name_panels(selection.overlay)
+    canvas, looks = view.canvas, selection.looks
+    titles = name_panels(selection.overlay, canvas.inside)
     kinds = titles if scene.has_points else (MAP,)
     networks, captions = {}, []
     for one in view.networks:
-        drawn = draw_network(view, one, selection.overlay, selection.opacity, _PANEL)
+        drawn = canvas.draw_panels(one, looks, _PANEL)
         networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
-        captions.append("\n".join(describe_counts(one)))
+        captions.append("\n".join(describe_counts(one, canvas.inside)))
     settings = selection.as_parameters()
-    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "coarsening", "overlay"]
+    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "overlay"]
+    shown += ["coarsening"] if canvas.coarsens else []
     calibrated = {"entropy": "target", "loss": "feature_loss"}.get(selection.calibration)
     values = [f"{name} {settings[name]}" for name in (*shown, calibrated, "opacity") if name]
+    values += [f"azimuth {looks.azimuth}"] if canvas.turns else []
     scale = describe_scale(view.networks[0], selection.overlay)
     note = "\n".join([scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
     return render.view_figure(
-        view.picture,
+        canvas.draw_input(looks, _PANEL),
         networks,
         [scene.trace(one, view.sample, selection.histogram, selection.place) for one in view.networks],
         captions=captions,
@@ -111,5 +114,5 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
         quantity="entropy (nat)" if selection.histogram == "entropy" else "log10 gain",
         title=f"{view.sample} {view.label}".strip(),
         note=note,
-        legend=render.LEGEND if scene.has_points else "",
+        legend=canvas.legend if scene.has_points else "",
     )

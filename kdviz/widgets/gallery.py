@@ -1,4 +1,4 @@
-"""Thumbnails of the samples: filtered, ordered, a page at a time; a click selects."""
+"""The samples by picture or first words: filtered, ordered, a page at a time; a click selects."""
 
 from typing import Any
 
@@ -8,12 +8,14 @@ from kdviz import render
 from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
+from kdviz.widgets.views import Looks
 
-_PAGE, _SIZE = 12, 72  # samples, pixels
+_PAGE, _SIZE, _WIDE = 12, 72, 374  # samples; pixels of a picture, and of a button that holds words
+_DRAWN = 2 * _SIZE  # pixels; what is drawn for the page is then made smaller
 
 
 class Gallery(widgets.VBox):
-    """Choose a sample by its picture."""
+    """Choose a sample by its picture or its first words."""
 
     def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
         self._scene, self._selection, self._status = scene, selection, status
@@ -42,18 +44,20 @@ class Gallery(widgets.VBox):
         self._earlier.on_click(lambda _: self._turn(-1))
         self._later.on_click(lambda _: self._turn(1))
         bar = [self._sample, self._label, self._order, self._earlier, self._where, self._later]
-        self._pictures = [widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(_PAGE)]
+        pictures = 0 if scene.kind.is_text else _PAGE
+        self._pictures = [widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(pictures)]
+        wide = f"{_WIDE if scene.kind.is_text else _SIZE}px"
         self._buttons = [
-            widgets.Button(layout={"width": f"{_SIZE}px", "height": "22px", "padding": "0"})
-            for _ in range(_PAGE)
+            widgets.Button(layout={"width": wide, "height": "22px", "padding": "0"}) for _ in range(_PAGE)
         ]
         for place, button in enumerate(self._buttons):
             button.on_click(lambda _, place=place: self._choose(place))
         self._cells = [
-            widgets.VBox(cell, layout={"margin": "0 4px 0 0"})
-            for cell in zip(self._pictures, self._buttons, strict=True)
+            widgets.VBox([*self._pictures[place : place + 1], button], layout={"margin": "0 4px 2px 0"})
+            for place, button in enumerate(self._buttons)
         ]
-        super().__init__([widgets.HBox(bar, layout={"flex_flow": "row wrap"}), widgets.HBox(self._cells)])
+        rows = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (bar, self._cells)]
+        super().__init__(rows)
         self._label.observe(self._sort, "value")
         self._order.observe(self._sort, "value")
         selection.observe(self._follow)
@@ -77,9 +81,12 @@ class Gallery(widgets.VBox):
         here = self._shown[first : first + _PAGE]
         for place, cell in enumerate(self._cells):
             cell.layout.display = "flex" if place < len(here) else "none"
-        for name, picture, button in zip(here, self._pictures, self._buttons, strict=False):
-            picture.value = render.encode_png(render.shrink(self._scene.picture(name), _SIZE))
-            button.description = self._scene.labels[name] or name
+        for place, (name, button) in enumerate(zip(here, self._buttons, strict=False)):
+            canvas = self._scene.canvas(name)
+            drawn = canvas.draw_input(Looks(), _DRAWN)
+            if not isinstance(drawn, render.Text):
+                self._pictures[place].value = render.encode_png(render.shrink(drawn, _SIZE))
+            button.description = ": ".join(filter(None, (self._scene.labels[name], canvas.caption))) or name
             button.tooltip = name
         self._earlier.disabled = first == 0
         self._later.disabled = first + _PAGE >= len(self._shown)

@@ -1,6 +1,6 @@
 """What a selection shows of a run: arrays and tables. Draws nothing, knows no widget.
 
-Symbols: ``E`` epochs of a network, ``U`` units.
+Symbols: ``E`` epochs of a network, ``U`` units of the shown sample, without those that only pad it.
 """
 
 import json
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from kdviz.analysis import group_networks, tabulate_counts
 from kdviz.errors import StoreError, UnfinishedError
-from kdviz.render import Trace
+from kdviz.render import Text, Trace
 from kdviz.store import Run
+from kdviz.widgets.canvases import Canvas, choose_kind
 from kdviz.widgets.derivation import (
     Derivation,
     Derived,
@@ -23,11 +24,8 @@ from kdviz.widgets.derivation import (
     PointSettings,
     has_background,
 )
+from kdviz.widgets.views import ENTROPY, Bools, Floats, Looks, NetworkView
 
-Floats = NDArray[np.floating]
-Bools = NDArray[np.bool_]
-
-ENTROPY = "entropy"  # the overlay that every run has; others are names of attribution methods
 ORDERS = ("as stored", "most changed", "student apart from baseline")
 _ATTRIBUTION = "attribution"  # results of this group hold maps by network
 _MAPS_FOR_LIMITS = 1000  # of every network: enough for quantiles of units
@@ -44,38 +42,6 @@ class Place:
 
 
 @dataclass(frozen=True)
-class NetworkView:
-    """One network at one epoch, for one sample.
-
-    Attributes
-    ----------
-    role, network, epoch
-        Which, and its checkpoint: the last at or before the selected epoch, else its first; of a teacher
-        beside others its last.
-    gain, entropy, values
-        Shape ``(U,)``; entropies in nat; `values` is what the overlay shows, NaN where there is no such map.
-    limits
-        Ends of the overlay's colour scale, equal for all epochs and samples.
-    points, dropped, uncertain
-        Shape ``(U,)``: points now; object points tried and dropped; too close to the threshold to call.
-    counts
-        ``n_fg``, ``n_bg``, ``fg_ratio``, each also with ``_low`` and ``_high``; empty without foreground.
-    """
-
-    role: str
-    network: str
-    epoch: int
-    gain: Floats
-    entropy: Floats
-    values: Floats
-    limits: tuple[float, float]
-    points: Bools
-    dropped: Bools
-    uncertain: Bools
-    counts: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class View:
     """One sample in all networks.
 
@@ -83,12 +49,8 @@ class View:
     ----------
     sample, label
         Its name, and its class or an empty string.
-    picture
-        Shape ``(H, W, 3)``, uint8.
-    foreground
-        Shape ``(U,)``; all False where the run has none.
-    rows, cols
-        The grid.
+    canvas
+        The sample itself: the places of its units, and what draws them.
     networks
         Teacher, student, baseline, as far as there are.
     notes
@@ -97,12 +59,25 @@ class View:
 
     sample: str
     label: str
-    picture: NDArray[np.uint8]
-    foreground: Bools
-    rows: int
-    cols: int
+    canvas: Canvas
     networks: Sequence[NetworkView]
     notes: Sequence[str]
+
+    @property
+    def coordinates(self) -> Mapping[str, NDArray]:
+        """By name, each ``(U,)``: ``unit``, and where it lies: row and col, token, or x, y and z."""
+        return self.canvas.coordinates
+
+    @property
+    def foreground(self) -> Bools:
+        """Shape ``(U,)``; all False where the run has none."""
+        return self.canvas.foreground
+
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """The input, ``(H, W, 3)``, uint8: an image as stored, words and clouds as drawn."""
+        drawn = self.canvas.draw_input(Looks(), 240)
+        return drawn.to_picture() if isinstance(drawn, Text) else drawn
 
 
 class Scene:
@@ -111,20 +86,25 @@ class Scene:
     Parameters
     ----------
     run
-        From :func:`kdviz.open_run`; its units lie on an image grid.
+        From :func:`kdviz.open_run`; its units are cells of a grid, words, or points in space.
 
     Raises
     ------
     StoreError
         If the run holds no network.
     ValueError
-        If its units are no image grid, or two networks claim one place.
+        If its units are none of these, or two networks claim one place.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        if not {"row", "col"} <= set(run.samples.variables):
-            raise ValueError(f"the units of {run.path} are no image grid, which is what kdviz.explore shows")
+        kind = choose_kind(run.samples)
+        if kind is None:
+            raise ValueError(
+                f"the units of {run.path} are no image grid, no words and no points in space, which "
+                "kdviz.explore shows: the samples need the coordinates row and col, or token, or x, y and z"
+            )
+        self.kind = kind
         self._groups = group_networks(run)
         if not self._groups:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
@@ -186,11 +166,8 @@ class Scene:
 
     @property
     def grids(self) -> dict[str, int]:
-        """The measured grid and all that merge its cells: ``{"8 x 8": 2}`` by the factor that leads there."""
-        rows, cols = self._shape
-        largest = max(1, min(rows, cols) - 1)  # one unit for all of the image tells nothing
-        factors = (one for one in range(1, largest + 1) if rows % one == cols % one == 0)
-        return {f"{rows // factor} x {cols // factor}": factor for factor in factors}
+        """The measured units and, of a grid, all that merge its cells: ``{"8 x 8": 2}`` by the factor."""
+        return self.kind.grids(self.run.samples)
 
     @cached_property
     def overlays(self) -> list[str]:
@@ -211,7 +188,7 @@ class Scene:
                 found[network] = maps
             else:
                 self._passed_over.append(
-                    f"Result {name!r} is not shown: maps are named attribution/<network> and on this grid."
+                    f"Result {name!r} is not shown: maps are named attribution/<network> and on these units."
                 )
         return found
 
@@ -255,13 +232,12 @@ class Scene:
 
     # -- what is shown
 
-    def picture(self, sample: str) -> NDArray[np.uint8]:
-        """Give the stored picture of a sample, ``(H, W, 3)``; plain grey where the run holds none."""
-        rows, cols = self._shape
-        if "thumbnail" not in self.run.samples:
-            return np.full((4 * rows, 4 * cols, 3), 128, np.uint8)
-        picture = self.run.samples["thumbnail"].values[self.samples.index(sample)]
-        return np.broadcast_to(picture, (*picture.shape[:2], 3))
+    def canvas(self, sample: str, ds: xr.Dataset | None = None) -> Canvas:
+        """Prepare a sample to be drawn on, its units those of `ds` or as measured."""
+        at, shown = self.samples.index(sample), self.run.samples if ds is None else ds
+        valid = shown["valid"].values[at]
+        foreground = shown["foreground"].values[at] if self.has_points else np.zeros_like(valid)
+        return self.kind.of(self.run.samples, shown, at, foreground)
 
     def look(self, sample: str, epoch: int, overlay: str, place: Place) -> View:
         """Derive all that is shown of one sample."""
@@ -272,15 +248,10 @@ class Scene:
             self._look_at(role, network, derived[role], at, epoch, overlay, place)
             for role, network in networks.items()
         ]
-        ds = next(iter(derived.values())).ds
-        units = ds.sizes["unit"]
         return View(
             sample=sample,
             label=self.labels[sample],
-            picture=self.picture(sample),
-            foreground=ds["foreground"].values[at] if self.has_points else np.zeros(units, bool),
-            rows=int(ds["row"].max()) + 1,
-            cols=int(ds["col"].max()) + 1,
+            canvas=self.canvas(sample, next(iter(derived.values())).ds),
             networks=views,
             notes=[
                 *self._doubts(derived, overlay, place),
@@ -320,10 +291,6 @@ class Scene:
 
     # -- private
 
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return int(self.run.samples["row"].max()) + 1, int(self.run.samples["col"].max()) + 1
-
     def _points(self, network: str, place: Place) -> Derived:
         return self._derivation.points(
             network, self._groups[place.layer].layer, place.entropies, place.points
@@ -340,12 +307,14 @@ class Scene:
         ds, epochs = derived.ds, derived.ds["epoch"].values
         finished = role == "teacher" and len(self.networks(place.layer, place.seed)) > 1
         now = len(epochs) - 1 if finished else max(int(np.searchsorted(epochs, epoch, "right")) - 1, 0)
-        none = np.zeros(ds.sizes["unit"], bool)
-        entropy = ds["entropy"].values[now, at]
+        valid = ds["valid"].values[at]
+        none = np.zeros(valid.sum(), bool)
+        entropy = ds["entropy"].values[now, at][valid]
         if overlay == ENTROPY:
             values, limits = entropy, self._limits(place.layer, place.seed, place.entropies)
         else:
             values, limits = self._attribution(network, overlay, at, place.entropies.coarsening)
+            values = none + np.nan if values is None else values[valid]
         counts: dict[str, float] = {}
         if derived.counts is not None:
             counts = {
@@ -357,13 +326,13 @@ class Scene:
             role=role,
             network=network,
             epoch=int(epochs[now]),
-            gain=ds["gain"].values[now, at],
+            gain=ds["gain"].values[now, at][valid],
             entropy=entropy,
             values=values,
             limits=limits,
-            points=ds["knowledge_point"].values[now, at] if counts else none,
-            dropped=none if derived.learning is None else derived.learning["dropped"].values[now, at],
-            uncertain=ds["uncertain"].values[now, at] if counts else none,
+            points=ds["knowledge_point"].values[now, at][valid] if counts else none,
+            dropped=none if derived.learning is None else derived.learning["dropped"].values[now, at][valid],
+            uncertain=ds["uncertain"].values[now, at][valid] if counts else none,
             counts=counts,
         )
 
@@ -372,25 +341,23 @@ class Scene:
         values = []
         for network in self.networks(layer, seed).values():
             ds = self._derivation.entropies(network, self._groups[layer].layer, entropies).ds
-            maps = ds["entropy"].values.reshape(-1, ds.sizes["unit"])
+            maps = ds["entropy"].where(ds["valid"]).values.reshape(-1, ds.sizes["unit"])
             values.append(maps[:: -(-len(maps) // _MAPS_FOR_LIMITS)].ravel())
         low, high = np.nanquantile(np.concatenate(values), (0.01, 0.99))
         return float(low), float(max(high, low + 1e-3))
 
     def _attribution(
         self, network: str, method: str, at: int, coarsening: int
-    ) -> tuple[Floats, tuple[float, float]]:
-        """Map of a method and its scale, symmetric and the same for all samples of the network."""
-        rows, cols = self._shape
-        merged = (rows // coarsening, coarsening, cols // coarsening, coarsening)
-        unknown = np.full(merged[0] * merged[2], np.nan), (-1.0, 1.0)
+    ) -> tuple[Floats | None, tuple[float, float]]:
+        """Map of a method, None if unknown, and its scale, symmetric and the same for all samples."""
         maps, sample = self._maps.get(network), self.samples[at]
         if maps is None or method not in maps["attribution_method"] or sample not in maps["sample"]:
-            return unknown
+            return None, (-1.0, 1.0)
         last = maps.sel(attribution_method=method).isel(epoch=-1)
-        end = float(np.quantile(np.abs(last.values), 0.99)) or 1.0
-        values = last.sel(sample=sample).values.reshape(merged).mean(axis=(1, 3)).ravel()
-        return values, (-end, end)
+        valid = self.run.samples["valid"].sel(sample=last["sample"]).values
+        known = np.abs(last.values[valid & np.isfinite(last.values)])
+        end = float(np.quantile(known, 0.99)) if known.any() else 1.0
+        return self.kind.merge(self.run.samples, last.sel(sample=sample).values, coarsening), (-end, end)
 
     def _doubts(self, derived: Mapping[str, Derived], overlay: str, place: Place) -> list[str]:
         notes = [

@@ -9,7 +9,8 @@ from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, observe,
 
 from kdviz.errors import UnfinishedError
 from kdviz.widgets.derivation import EntropySettings, PointSettings
-from kdviz.widgets.scene import ENTROPY, Place, Scene
+from kdviz.widgets.scene import Place, Scene
+from kdviz.widgets.views import ENTROPY, Looks
 
 
 class Selection(HasTraits):
@@ -34,6 +35,8 @@ class Selection(HasTraits):
         Cells a side that are merged into one unit.
     overlay, opacity
         ``"entropy"`` or an attribution method, and how much of it covers the picture.
+    azimuth
+        Where the viewer of a cloud stands, in degrees; see :func:`kdviz.render.project_cloud`.
     histogram
         ``"entropy"`` or ``"gain"``.
     """
@@ -52,6 +55,7 @@ class Selection(HasTraits):
     coarsening = Int(1)
     overlay = Unicode(ENTROPY)
     opacity = Float(0.7, min=0.0, max=1.0)
+    azimuth = Int(Looks.azimuth, min=0, max=359)
     histogram = Enum(("entropy", "gain"), "entropy")
 
     def __init__(self, scene: Scene, **asked: Any) -> None:
@@ -109,6 +113,11 @@ class Selection(HasTraits):
             ),
             points=PointSettings(threshold=self.threshold, background=self.background),
         )
+
+    @property
+    def looks(self) -> Looks:
+        """What changes the picture and derives nothing."""
+        return Looks(self.overlay, self.opacity, self.azimuth)
 
     def as_parameters(self) -> dict[str, str | int | float]:
         """Give every trait by name, as ``explore`` and the notebook ``02_explore`` take them."""

@@ -99,8 +99,10 @@ def build(
     Notes
     -----
     Where batch normalisation follows, layers have no bias, which it would cancel. Weights start
-    Kaiming-normal (fan-in), biases at 0, PointNet's alignments as the identity. In train mode, a batch needs
-    two clouds.
+    Kaiming-normal (fan-in), biases at 0, PointNet's alignments as the identity.
+
+    In train mode, a batch needs two clouds, and one of only a few spoils the running statistics that eval
+    mode uses: choose a batch size that leaves no small rest.
 
     Neighbours and centres are chosen by distance, without gradient, and in blocks of bounded memory. Where
     points at different places are equally far, which one is chosen is arbitrary.

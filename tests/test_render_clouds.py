@@ -1,0 +1,277 @@
+"""Clouds pixel by pixel: geometry by hand, colours by the colour map."""
+
+import subprocess
+import sys
+from math import sqrt
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+
+from kdviz import render
+from kdviz.errors import MissingExtraError
+
+# The ends of three axes: middle 0, radius 1.
+ENDS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
+NONE, ALL = np.zeros(6, bool), np.ones(6, bool)
+FOCUS = 0.93 * sqrt(4**2 - 1) / 2  # over the size: seen from 4 radii a ball of radius 1 fills 0.93 of it
+
+
+def rgb(colour: str | tuple) -> np.ndarray:
+    return np.rint(255 * np.array(to_rgb(colour)))
+
+
+def at(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
+    return picture[int(place[1]), int(place[0])].astype(float)
+
+
+# -- geometry
+
+
+def test_project_cloud__from_the_front() -> None:
+    places = render.project_cloud(ENDS, azimuth=0, elevation=0, size=100)
+    arm = 100 * FOCUS / 4
+    expected = [
+        (50 + arm, 50, 0),  # x to the right
+        (50 - arm, 50, 0),
+        (50, 50, 1),  # y away
+        (50, 50, -1),
+        (50, 50 - arm, 0),  # z up
+        (50, 50 + arm, 0),
+    ]
+    np.testing.assert_allclose(places, expected, atol=1e-9)
+
+
+def test_project_cloud__a_quarter_turn_brings_y_to_the_right_and_x_to_the_front() -> None:
+    front = render.project_cloud(ENDS, azimuth=0, elevation=0)
+    turned = render.project_cloud(ENDS, azimuth=90, elevation=0)
+    np.testing.assert_allclose(turned[[2, 3, 1, 0, 4, 5]], front, atol=1e-9)
+
+
+def test_project_cloud__from_above_y_points_up() -> None:
+    places = render.project_cloud(ENDS, azimuth=0, elevation=90, size=100)
+    assert places[2, 1] < 50 < places[3, 1] and places[4, 2] == pytest.approx(-1)  # z is nearest
+    np.testing.assert_allclose(places[0, :2], (50 + 100 * FOCUS / 4, 50))
+
+
+@pytest.mark.parametrize("azimuth", [17, 120, 300])
+def test_project_cloud__turning_the_viewer_is_turning_the_cloud_back(azimuth: int) -> None:
+    turn = np.deg2rad(-azimuth)
+    back = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    half = np.random.default_rng(0).normal(size=(40, 3))
+    cloud = np.concatenate([half, -half])  # whose bounding box has its middle at 0 however it is turned
+    seen = render.project_cloud(cloud, azimuth=azimuth, elevation=25)
+    np.testing.assert_allclose(render.project_cloud(cloud @ back.T, azimuth=0, elevation=25), seen, atol=1e-9)
+
+
+def test_project_cloud__nearer_is_larger_and_all_stays_inside() -> None:
+    box = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+    places = render.project_cloud(box, azimuth=0, elevation=0, size=100)
+    near, far = places[box[:, 1] < 0], places[box[:, 1] > 0]
+    assert np.ptp(near[:, 0]) > 1.2 * np.ptp(far[:, 0])
+    for azimuth in range(0, 360, 15):
+        places = render.project_cloud(box * (3, 1, 2) + 7, azimuth=azimuth, size=100)
+        assert places[:, :2].min() > 1 and places[:, :2].max() < 99
+
+
+def test_project_cloud__one_point_and_equal_points_lie_in_the_middle() -> None:
+    for count in (1, 3):
+        places = render.project_cloud(np.full((count, 3), 5.0), size=60)
+        np.testing.assert_allclose(places, [(30, 30, 0)] * count)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "message"),
+    [
+        (np.zeros((0, 3)), r"cloud has shape \(0, 3\); allowed: \(points, 3\)"),
+        (np.zeros((4, 2)), r"cloud has shape \(4, 2\)"),
+        (np.full((2, 3), np.nan), "cloud holds NaN or infinity"),
+    ],
+)
+def test_project_cloud__refuses_what_is_no_cloud(cloud: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        render.project_cloud(cloud)
+
+
+# -- colours and shapes
+
+SIDE = {"azimuth": 0, "elevation": 0, "size": 400}
+
+
+def test_draw_cloud_values__a_point_has_the_colour_of_its_value_where_it_lies() -> None:
+    flat = np.delete(ENDS, [2, 3], axis=0)  # all at one depth: nothing fades
+    values = [0.0, 0.25, 0.5, 9.0]
+    drawn = render.draw_cloud_values(flat, values, ALL[:4], limits=(0.0, 1.0), **SIDE)
+    assert drawn.shape == (400, 400, 3) and drawn.dtype == np.uint8
+    for value, place in zip(values, render.project_cloud(flat, **SIDE), strict=True):
+        expected = rgb(colormaps["viridis_r"](min(value, 1.0))[:3])
+        np.testing.assert_array_equal(at(drawn, place), expected)
+
+
+def test_draw_cloud_values__a_quarter_turn_moves_the_colour() -> None:
+    lone = np.array([0.0, 1, 1, 1, 1, 1])  # x is yellow
+    front = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **SIDE)
+    back = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **(SIDE | {"azimuth": 270}))
+    side = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **(SIDE | {"azimuth": 180}))
+    arm = round(400 * FOCUS / 4)
+    faded = 255 - 0.85 * (255 - 255 * np.array(colormaps["viridis_r"](0.0)[:3]))  # half-way back: 0.15 white
+    np.testing.assert_allclose(front[200, 200 + arm], faded, atol=1)
+    np.testing.assert_allclose(side[200, 200 - arm], faded, atol=1)
+    assert (back[200, 200 + arm] == front[200, 200 - arm]).all(), "seen from behind, another point is there"
+
+
+def test_draw_cloud_values__the_near_point_hides_the_far_one_in_any_order() -> None:
+    for values, cloud in (([0.0, 1.0], [[0, -1, 0], [0, 1, 0]]), ([1.0, 0.0], [[0, 1, 0], [0, -1, 0]])):
+        drawn = render.draw_cloud_values(cloud, values, ALL[:2], limits=(0.0, 1.0), **SIDE)
+        np.testing.assert_array_equal(drawn[200, 200], rgb(colormaps["viridis_r"](0.0)[:3]))
+
+
+def test_draw_cloud_values__nan_stays_grey_and_opacity_zero_is_the_cloud() -> None:
+    plain = render.draw_cloud(ENDS, ALL, **SIDE)
+    bare = render.draw_cloud_values(ENDS, [np.nan] * 6, ALL, limits=(0, 1), **SIDE)
+    none = render.draw_cloud_values(ENDS, [0.5] * 6, ALL, limits=(0, 1), opacity=0.0, **SIDE)
+    np.testing.assert_array_equal(bare, plain)
+    np.testing.assert_array_equal(none, plain)
+    assert np.ptp(plain.astype(int), axis=2).max() == 0, "greys"
+
+
+def test_draw_cloud__the_object_is_larger_and_darker() -> None:
+    def ink(inside: np.ndarray) -> tuple[int, int]:
+        drawn = render.draw_cloud(ENDS[:2], inside, **SIDE)
+        return int((drawn < 255).all(axis=2).sum()), int(drawn[200, 200 + round(400 * FOCUS / 4)].max())
+
+    (large, dark), (small, light) = ink(ALL[:2]), ink(NONE[:2])
+    assert large > 1.5 * small and dark < light - 50
+
+
+def test_draw_cloud_points__disc_on_the_object_diamond_on_the_background() -> None:
+    cloud, size = ENDS[:2], 2000  # stamps of radius 42
+    points, inside = ALL[:2], np.array([True, False])
+    drawn = render.draw_cloud_points(cloud, points, inside, azimuth=0, elevation=0, size=size)
+    disc, diamond = render.project_cloud(cloud, azimuth=0, elevation=0, size=size)
+    reach = round(0.021 * size)
+    assert (at(drawn, disc) == rgb(render.FOREGROUND_COLOUR)).all()
+    assert (at(drawn, diamond) == rgb(render.BACKGROUND_COLOUR)).all()
+    for place, end in ((disc, reach), (diamond, 1.25 * reach)):
+        assert (at(drawn, place + np.array([end - 3, 0, 0])) == 0).all(), "a black rim"
+    slant = np.array([0.66 * reach, 0.66 * reach, 0])  # inside the circle, outside the diamond
+    assert at(drawn, disc + slant).max() < 255
+    assert (at(drawn, diamond + slant) == 255).all()
+
+
+def test_draw_cloud_points__others_are_pale() -> None:
+    drawn = render.draw_cloud_points(ENDS, NONE, ALL, **SIDE)
+    shown = drawn[(drawn < 250).any(axis=2)]
+    assert len(shown) and shown.min() > 90 and np.ptp(shown.astype(int), axis=1).max() == 0
+
+
+def test_draw_cloud_detours__discs_for_held_crosses_for_dropped_nothing_on_the_background() -> None:
+    cloud, size = np.delete(ENDS, [2, 3], axis=0), 2000
+    held, dropped = np.array([1, 0, 1, 0], bool), np.array([0, 1, 0, 0], bool)
+    inside = np.array([1, 1, 0, 0], bool)
+    drawn = render.draw_cloud_detours(cloud, held, dropped, inside, azimuth=0, elevation=0, size=size)
+    (disc, cross, outside, _) = render.project_cloud(cloud, azimuth=0, elevation=0, size=size)
+    assert (at(drawn, disc) == rgb(render.FOREGROUND_COLOUR)).all()
+    assert (at(drawn, cross) == rgb(render.DROPPED_COLOUR)).all()
+    reach = round(0.021 * size)
+    assert (at(drawn, cross + np.array([0.6 * reach, 0.6 * reach, 0])) == rgb(render.DROPPED_COLOUR)).all()
+    assert (at(drawn, cross + np.array([0.9 * reach, 0, 0])) == 255).all(), "a cross is no disc"
+    assert np.ptp(at(drawn, outside)) == 0, "a point on the background stays grey"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: render.draw_cloud(ENDS, ALL[:4]), r"foreground has shape \(4,\), a cloud of 6 points needs"),
+        (lambda: render.draw_cloud(ENDS, ALL.astype(float)), "foreground must be bool, got float64"),
+        (lambda: render.draw_cloud_points(ENDS, ALL[:1], ALL), r"points has shape \(1,\)"),
+        (lambda: render.draw_cloud_detours(ENDS, ALL, ALL[:1], ALL), r"dropped has shape \(1,\)"),
+        (
+            lambda: render.draw_cloud_values(ENDS, [0.0] * 5, ALL, limits=(0, 1)),
+            r"values has shape \(5,\)",
+        ),
+        (lambda: render.draw_cloud_values(ENDS, [0.0] * 6, ALL, limits=(1, 0)), "limits are 1 and 0"),
+    ],
+)
+def test_clouds__refuse_what_does_not_fit(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# -- figures
+
+
+def test_cloud_panels__show_what_the_functions_draw_and_counts() -> None:
+    points = [[ALL, NONE]]
+    figure = render.cloud_panels(
+        [ENDS], points, [np.arange(6) < 2], columns=["teacher", "student"], names=["box"], azimuth=40
+    )
+    shown, teacher, student = figure.axes
+    inside = np.arange(6) < 2
+    np.testing.assert_array_equal(
+        shown.images[0].get_array(), render.draw_cloud(ENDS, inside, azimuth=40, size=320)
+    )
+    expected = render.draw_cloud_points(ENDS, ALL, inside, azimuth=40, size=320)
+    np.testing.assert_array_equal(teacher.images[0].get_array(), expected)
+    assert [axis.get_xlabel() for axis in (shown, teacher, student)] == ["", "2 fg, 4 bg", "0 fg, 0 bg"]
+
+
+def test_cloud_maps__one_scale_for_all() -> None:
+    maps = [[np.arange(6.0)], [np.arange(6.0) + 4]]
+    figure = render.cloud_maps([ENDS, ENDS], maps, [ALL, ALL], columns=["teacher"], names=["1", "2"])
+    expected = render.draw_cloud_values(ENDS, maps[1][0], ALL, limits=(0.0, 9.0), size=320)
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), expected)
+    assert figure.axes[2].get_ylim() == (0.0, 9.0)
+
+
+def test_turntable__a_line_each_from_every_side() -> None:
+    values = np.arange(6.0)
+    figure = render.turntable(ENDS, ALL, values=values, points=NONE, azimuths=(0, 90), title="ends")
+    axes = np.array(figure.axes[:6]).reshape(3, 2)
+    assert [axis.get_title() for axis in axes[0]] == ["0°", "90°"]
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["input", "values", "points"]
+    for axis, azimuth in zip(axes[1], (0, 90), strict=True):
+        expected = render.draw_cloud_values(ENDS, values, ALL, limits=(0.0, 5.0), azimuth=azimuth, size=320)
+        np.testing.assert_array_equal(axis.images[0].get_array(), expected)
+    assert len(render.turntable(ENDS, ALL).axes) == 4
+
+
+# -- plotly
+
+
+def test_rotating_cloud__without_plotly_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(MissingExtraError, match=r"needs plotly: install kdviz\[interactive\]"):
+        render.rotating_cloud(ENDS, ALL)
+
+
+def test_rotating_cloud__holds_every_point_once_in_its_colour() -> None:
+    pytest.importorskip("plotly", reason="needs plotly: pip install kdviz[interactive]")
+    values = np.array([0.0, 1, 1, 1, 1, np.nan])
+    inside, points = np.array([1, 1, 1, 0, 0, 0], bool), np.array([0, 1, 0, 0, 1, 0], bool)
+    figure = render.rotating_cloud(
+        ENDS, inside, values=values, points=points, limits=(0.0, 1.0), title="ends"
+    )
+    traces = {trace.name: trace for trace in figure.data}
+    places = {name: np.stack([trace.x, trace.y, trace.z], axis=1).tolist() for name, trace in traces.items()}
+    assert places == {
+        "object": ENDS[[0, 2]].tolist(),
+        "background": ENDS[[3, 5]].tolist(),
+        "point on the object": ENDS[[1]].tolist(),
+        "point on the background": ENDS[[4]].tolist(),
+    }
+    assert traces["object"].marker.color[0] == "#fde725"  # the bright end of viridis
+    assert traces["object"].text == ("unit 0: 0.000", "unit 2: 1.000")
+    assert traces["background"].text[1] == "unit 5" and traces["background"].marker.color[1] == "#adadad"
+    assert traces["point on the background"].marker.symbol == "diamond"
+    assert traces["point on the object"].marker.color == render.FOREGROUND_COLOUR
+    assert len(render.rotating_cloud(ENDS, inside).data) == 2
+    with pytest.raises(ValueError, match=r"points is int64 of shape \(6,\); allowed: bool of \(6,\)"):
+        render.rotating_cloud(ENDS, inside, points=points.astype(int))
+
+
+def test_render__loads_no_plotly_by_itself() -> None:
+    code = "import sys, kdviz.render; print('plotly' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -224,6 +224,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "with_settled": ("with the peers' minimum", ".2f"),
             "with_kdviz": ("with kdviz", ".2f"),
         },
+        lambda row: not row["procedure"].endswith("optimum"),
     ),
     "peer_goals": _table(
         "peers",

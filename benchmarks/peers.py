@@ -50,25 +50,22 @@ class PeerPlan:
         Of the three procedures.
     settling
         Steps to the minima that the peers aim at.
-    training
-        Steps in which the small networks are trained.
     """
 
     seeds: int = 4
     sentences: int = 4
     clouds: int = 3
-    points: int = 250
-    background: int = 125
+    points: int = 256
+    background: int = 128
     steps: int = replicas.STEPS
     steps_short: int = replicas.STEPS_SHORT
     steps_points: int = replicas.STEPS_POINTS
     settling: int = 400
-    training: int = 300
 
 
 QUICK = PeerPlan(
     seeds=2, sentences=2, clouds=2, points=40, background=20,
-    steps=20, steps_short=10, steps_points=20, settling=10, training=20,
+    steps=20, steps_short=10, steps_points=20, settling=10,
 )  # fmt: skip
 
 
@@ -77,10 +74,8 @@ def run_peers(plan: PeerPlan, folder: Path | None = None, *, name: str = "peers"
     torch.set_num_threads(1)
     toy = run_toy(plan)
     show_table("five words: noise scales, and published", toy)
-    words = make_word_subject(plan.sentences, steps=plan.training)
-    clouds = make_point_subject(
-        plan.clouds, points=plan.points, background=plan.background, steps=plan.training
-    )
+    words = make_word_subject(plan.sentences)
+    clouds = make_point_subject(plan.clouds, points=plan.points, background=plan.background)
     rows: list[dict[str, Any]] = []
     for subject, compare in ((words, compare_words), (clouds, compare_points)):
         found = tabulate(subject, *compare(subject, plan))

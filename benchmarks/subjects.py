@@ -1,6 +1,5 @@
-"""Sentences and clouds that the peers' procedures and kdviz explain: the built-in data, small networks."""
+"""Sentences and clouds that the peers' procedures and kdviz explain: built-in data and teachers."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 import kdviz
 from benchmarks.replicas import Phi
+from kdviz.checkpoints import load_weights
 from kdviz.features import FeatureReader
 from kdviz.models import cloud, text
-from kdviz.sources import Encoding, encode, furniture, movie_reviews, review_tokenizer
+from kdviz.sources import Encoding, encode, find_data, furniture, movie_reviews, review_tokenizer
 
-TEXTS, SAMPLED = 4000, 300  # training sentences; those among them for the peers' normaliser
-CLOUDS = 550  # for training
+SAMPLED = 300  # training sentences for the peers' normaliser
 TESTED = 200
-BATCH = 32
+LENGTH = 96  # tokens that the teacher reads
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,14 @@ class Subject:
     accuracy: float
 
 
-def make_word_subject(sentences: int, *, steps: int) -> Subject:
-    """Train the small BERT on movie reviews, and explain its last hidden layer for held-out sentences.
+def make_word_subject(sentences: int) -> Subject:
+    """Explain the last hidden layer of the built-in teacher of movie reviews for held-out sentences.
 
     Units are single word pieces, because those of the peers are; special tokens are none.
     """
     tokenizer = review_tokenizer()
-    training = _encode("train", min(TEXTS, BATCH * steps), tokenizer)
-    network = text.build("small_bert", classes=2, vocabulary=len(tokenizer))
-    _train(network, torch.from_numpy(training.ids), torch.from_numpy(training.texts.labels), steps)
+    network = text.build("small_bert", classes=2, vocabulary=len(tokenizer), length=LENGTH)
+    _load(network, "runs/teacher-reviews.safetensors")
     preset = text.PRESETS["small_bert"]
     layer, entry = preset.layers["hidden"], preset.entry
     reader = FeatureReader(network, [layer], preset.feature, entry)
@@ -86,7 +84,10 @@ def make_word_subject(sentences: int, *, steps: int) -> Subject:
 
         return reader.enter(ids)[0], phi
 
-    tested, chosen = (_encode("held-out", count, tokenizer) for count in (TESTED, sentences))
+    training, tested, chosen = (
+        encode(movie_reviews(split, count=count), tokenizer, length=LENGTH)
+        for split, count in (("train", SAMPLED), ("held-out", TESTED), ("held-out", sentences))
+    )
     samples, phis = zip(*(enter(chosen, at) for at in range(sentences)), strict=True)
     piece_of = np.where(chosen.word_of < 0, -1, (chosen.word_of >= 0).cumsum(1) - 1)
     pieces = [
@@ -123,13 +124,12 @@ def make_word_subject(sentences: int, *, steps: int) -> Subject:
     )
 
 
-def make_point_subject(clouds: int, *, points: int, background: int, steps: int) -> Subject:
-    """Train the small PointNet on furniture, and explain its first linear layer for held-out clouds."""
+def make_point_subject(clouds: int, *, points: int, background: int) -> Subject:
+    """Explain the first linear layer of the built-in teacher of furniture for held-out clouds."""
     size = {"points": points, "background": background}
-    training = furniture("train", count=min(CLOUDS, BATCH * steps), **size)
     tested, chosen = (furniture("held-out", count=count, **size) for count in (TESTED, clouds))
-    network = cloud.build("small_pointnet", classes=len(training.classes))
-    _train(network, torch.from_numpy(training.clouds), torch.from_numpy(training.labels), steps)
+    network = cloud.build("small_pointnet", classes=len(chosen.classes))
+    _load(network, "runs/teacher-furniture.safetensors")
     preset = cloud.PRESETS["small_pointnet"]
     layer = preset.layers["fc1"]
     reader = FeatureReader(network, [layer], preset.feature)
@@ -164,27 +164,8 @@ def make_point_subject(clouds: int, *, points: int, background: int, steps: int)
     )
 
 
-def _encode(split: str, count: int, tokenizer: Any) -> Encoding:
-    """Cut reviews into tokens; what is longer than the network reads is left out, as in training."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return encode(movie_reviews(split, count=count), tokenizer)
-
-
-def _train(network: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> None:
-    """Train a network for some steps, and leave it frozen; the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    adam = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-3, total_steps=steps)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of dropout
-        network.train()
-        for _ in range(steps):
-            rows = torch.randint(len(inputs), (BATCH,), generator=generator)
-            adam.zero_grad()
-            nn.functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
-            adam.step()
-            schedule.step()
+def _load(network: nn.Module, weights: str) -> None:
+    load_weights(network, find_data(weights))
     network.eval().requires_grad_(False)
 
 

@@ -1,10 +1,11 @@
-"""Draw the figures of the documentation and print its tables, from a study on the built-in images.
+"""Draw the figures of the documentation and print its tables, from a study on built-in data of any kind.
 
 python docs/make_results.py STUDY
 
-STUDY is the folder of ``kdviz demo --seeds 3 --folder STUDY``.
+STUDY is the folder of ``kdviz demo --modality image|text|points --seeds 3 --folder STUDY``.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from kdviz import analysis, render
 
 IMAGES = Path(__file__).with_name("images")
 SHOWN = ("train-00001", "train-00019", "train-00029")  # three training images that read well when small
+SHOWN_OTHERS = 4
+THRESHOLDS = {0.2: (0.15, 0.25), 0.5: (0.25, 0.75)}  # to compare with, by the one chosen
 
 
 def print_markdown(table: pd.DataFrame, decimals: int = 2) -> None:
@@ -28,46 +31,61 @@ def print_markdown(table: pd.DataFrame, decimals: int = 2) -> None:
     print("\n".join("| " + " | ".join(row) + " |" for row in rows), "\n")
 
 
-def draw(study: Path, pairs: dict[str, analysis.NetworkPair], table: pd.DataFrame) -> None:
-    """Write the figures."""
-    run = kdviz.open_run(study / "run.zarr")
-    pair = pairs["fc1"]
+def draw_points(run: kdviz.store.Run, pair: analysis.NetworkPair) -> render.Figure:
+    """Lay out the knowledge points of some samples over training, in the view of their kind of units."""
     seed = next(iter(pair.students))
     student, baseline, teacher = pair.students[seed], pair.baselines[seed], pair.teacher
+    grid = "row" in run.samples.variables
     columns = {"teacher": teacher.isel(epoch=-1)} if teacher is not None else {}
     for role, ds in (("student", student), ("baseline", baseline)):
-        columns |= {f"{role}\nepoch {epoch}": ds.sel(epoch=epoch) for epoch in ds["epoch"].values[[0, 2, -1]]}
-    shown = [name for name in SHOWN if name in student["sample"].values]
+        epochs = ds["epoch"].values[[0, 2, -1]] if grid else ds["epoch"].values[[0, -1]]
+        columns |= {f"{role}\nepoch {epoch}": ds.sel(epoch=epoch) for epoch in epochs}
+    known = student["sample"].values
+    shown = [name for name in SHOWN if name in known] or known[:SHOWN_OTHERS].tolist()
+    samples = run.samples.sel(sample=shown)
+    points = [[ds["knowledge_point"].sel(sample=name).values for ds in columns.values()] for name in shown]
+    options = {"columns": list(columns), "names": shown}
+    foreground = student["foreground"].sel(sample=shown).values
+    if grid:
+        sides = {"rows": int(student["row"].max()) + 1, "cols": int(student["col"].max()) + 1}
+        return render.point_panels(samples["thumbnail"].values, points, foreground, **sides, **options)
+    if "token" in samples:
+        return render.word_panels(samples["token"].values, points, foreground, **options)
+    places = np.stack([samples[axis].values for axis in "xyz"], axis=-1)
+    return render.cloud_panels(places, points, foreground, **options)
+
+
+def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd.DataFrame) -> None:
+    """Write the figures, named after the kind of input unless it is images."""
+    kind = str(run.attrs.get("modality", "image"))
+    prefix = "" if kind == "image" else f"{kind}_"
     IMAGES.mkdir(exist_ok=True)
-    render.point_panels(
-        run.samples["thumbnail"].sel(sample=shown).values,
-        [[ds["knowledge_point"].sel(sample=name).values for ds in columns.values()] for name in shown],
-        student["foreground"].sel(sample=shown).values,
-        rows=int(student["row"].max()) + 1,
-        cols=int(student["col"].max()) + 1,
-        columns=list(columns),
-        names=shown,
-    ).savefig(IMAGES / "knowledge_points.jpg", dpi=120, pil_kwargs={"quality": 88})
+    pair = pairs["fc1"] if "fc1" in pairs else next(iter(pairs.values()))
+    figure = draw_points(run, pair)
+    figure.savefig(IMAGES / f"{prefix}knowledge_points.jpg", dpi=120, pil_kwargs={"quality": 88})
     for label, one in pairs.items():
         networks = {"teacher": one.teacher} if one.teacher is not None else {}
         for role in ("students", "baselines"):
             networks |= {f"{role}-{k}": ds for k, ds in getattr(one, role).items()}
         counts = {name: analysis.tabulate_counts(ds) for name, ds in networks.items()}
         figure = render.count_curves(counts, title=f"{label}: one line a training seed")
-        figure.savefig(IMAGES / f"counts_{label}.png", dpi=110)
+        figure.savefig(IMAGES / f"{prefix}counts_{label}.png", dpi=110)
     kept = table[table["metric"].isin(["n_fg", "n_bg", "fg_ratio", "d_mean", "d_std", "rho"])]
     figure = render.difference_dots(
         kept, title="student minus baseline; green: the side the hypotheses expect"
     )
-    figure.savefig(IMAGES / "differences.png", dpi=110)
+    figure.savefig(IMAGES / f"{prefix}differences.png", dpi=110)
 
 
 def main(study: Path) -> None:
     """Draw and print everything that ``docs/results.md`` shows."""
-    pairs = analysis.pair_networks(kdviz.open_run(study / "run.zarr"))
+    run = kdviz.open_run(study)
+    threshold = json.loads(run.attrs["config"])["threshold"]
+    pairs = analysis.pair_networks(run, threshold=threshold)
     table = analysis.compare_layers(pairs)
-    draw(study, pairs, table)
+    draw(run, pairs, table)
     print_markdown(analysis.describe_measurement(pairs))
+    print_markdown(run.summary())
     numbers = [
         "layer",
         "metric",
@@ -86,12 +104,10 @@ def main(study: Path) -> None:
     )
     print_markdown(tally.assign(of=len(table["seed"].unique())))
     print_markdown(analysis.measure_noise_floor(pairs))
-    for threshold in (0.15, 0.25):
-        other = analysis.compare_layers(
-            analysis.pair_networks(kdviz.open_run(study / "run.zarr"), threshold=threshold)
-        )
+    for other_threshold in THRESHOLDS[threshold]:
+        other = analysis.compare_layers(analysis.pair_networks(run, threshold=other_threshold))
         means = other.groupby(["layer", "metric"], sort=False)[["student", "baseline", "difference"]].mean()
-        print_markdown(means.reset_index().assign(threshold=threshold))
+        print_markdown(means.reset_index().assign(threshold=other_threshold))
 
 
 if __name__ == "__main__":

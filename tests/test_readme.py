@@ -41,7 +41,7 @@ def test_readme__python_runs(
     save_file(Network().state_dict(), "s-0.safetensors")
     save_file(Network().state_dict(), "s-5.safetensors")
     torch.save(Network().state_dict(), "s-10.pt")
-    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    first, second, third, fourth = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     exec(first, names)
     assert "knowledge points on the object per image" in capsys.readouterr().out
     assert names["picture"].shape == (240, 240, 3)
@@ -56,6 +56,9 @@ def test_readme__python_runs(
     assert "student-s0" in Path("view.svg").read_text()
     assert names["app"].view.networks[0].role == "student" and not (names["app"].view.picture == 128).all()
     assert {"input_gradient", "grad_cam"} <= set(names["maps"]["attribution_method"].values)
+    exec(fourth, names)
+    assert (names["words"]["token"].values[0] != "").sum() == len(names["texts"].words[0])
+    assert names["points"]["x"].shape == (2, 384) and names["points"]["zero_gain"].values.min() > 100
 
 
 def _baseline(names: dict) -> object:

@@ -23,7 +23,7 @@ class Units(ABC):
         Words for files, titles and attributes.
     base_noise
         Preset ``tau0``.
-    method, feature
+    method, draws, feature
         Presets of :func:`kdviz.measure`.
     """
 
@@ -32,6 +32,7 @@ class Units(ABC):
     noise_space: str
     base_noise: float
     method: Literal["auto", "gain", "path"] = "auto"
+    draws: int = 8
     feature: Literal["relu", "identity"] = "relu"
 
     @property

@@ -25,6 +25,7 @@ class Cloud(Units):
     noise_space: str = "coordinates"
     base_noise: float = 0.007
     method: Literal["auto", "gain", "path"] = "path"
+    draws: int = 4
 
     @property
     def count(self) -> int:

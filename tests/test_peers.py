@@ -264,11 +264,11 @@ def test_peers__compares_on_the_same_samples(tmp_path: Path) -> None:
     assert clouds[peers.GOALS[1][2]]["passes"] == 2 * plan.steps_points + 1 + 21
     assert rows["kdviz"]["passes"] == pytest.approx(209 + trial, abs=2)
     assert clouds["kdviz by gain"]["passes"] == pytest.approx(209 + trial, abs=2)
-    assert clouds["kdviz by gain"]["passes"] < clouds["kdviz, 4 draws"]["passes"] < clouds["kdviz"]["passes"]
+    assert clouds["kdviz by gain"]["passes"] < clouds["kdviz"]["passes"] < clouds["kdviz, 8 draws"]["passes"]
     for found in (rows, clouds):  # on barely trained networks, and two seeds
         assert found["kdviz"]["relative"] < 0.35 and found["kdviz"]["spearman"] > 0.8
         assert found["kdviz"]["with_kdviz"] > 0.9
     assert rows["interpret-text, 150 steps"]["relative"] > 0.5
     assert rows["interpret-text, 150 steps"]["seconds"] > 0
-    assert [row["met"] for row in results["goals"]] == [False, False, False]
+    assert [row["met"] for row in results["goals"]] == [False, False]
     assert len(results["toy"]) == 5

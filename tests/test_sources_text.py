@@ -505,6 +505,8 @@ def test_encode__refuses_other_tokenizers_and_no_texts(tokenizer) -> None:
         encode(make_texts("a"), lambda text: text.split())
     with pytest.raises(ValueError, match="texts must hold at least one text"):
         encode(make_texts("a").select([]), tokenizer)
+    with pytest.raises(TypeError, match=r"texts must be a kdviz\.sources\.TextSet, got list; split_words"):
+        encode(["a film"], tokenizer)
 
 
 # --- the built-in tokenizer ----------------------------------------------------------------------------

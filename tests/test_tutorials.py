@@ -83,6 +83,67 @@ def test_your_own_checkpoints__from_folders_to_a_table_and_a_picture(
     assert np.abs(columns[0] - columns[1][:, : columns[0].shape[1]]).mean() > 5
 
 
+@pytest.mark.slow
+def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tutorial = runpy.run_path(str(DOCS / "make_words_and_points.py"))
+    with pytest.warns(kdviz.errors.KdvizWarning, match="beyond length=48 tokens"):
+        tutorial["make_words"](tmp_path / "words", teacher_texts=200, texts=64, epochs=1)
+    tutorial["make_meshes"](tmp_path / "meshes")
+    sizes = dict(shown=3, teacher_clouds=22, clouds=22, epochs=1, points=64, around=32)
+    tutorial["make_points"](tmp_path / "points", **sizes)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    printed, names = [], {}
+    for block in tutorial["read_code"]():
+        exec(block, names)
+        if output := capsys.readouterr().out:
+            printed.append(output)
+
+    # what the page shows has the form of what is printed; what does not depend on training is the same
+    page = tutorial["TUTORIAL"].read_text()
+    shown = re.findall(r"^```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(shown) == len(printed) == 7
+    assert shown[0] == printed[0] and shown[-1] == printed[-1]
+    for ours, theirs in zip(shown, printed, strict=True):
+        assert [line.split()[:1] for line in ours.splitlines()][:1] == [
+            line.split()[:1] for line in theirs.splitlines()
+        ][:1]
+    assert [line.split()[0] for line in printed[2].splitlines()[2:]] == ["n_fg", "n_bg", "fg_ratio", "rho"]
+
+    # words: those of the page, at steps as the folders are named; `network` is the run's last checkpoint
+    words = kdviz.open_run("words.zarr").dataset("student", "bert.pooler")
+    assert words["epoch"].values.tolist() == [0, 2] and words.attrs["modality"] == "text"
+    assert words["token"].values[5, :4].tolist() == ["It", "isn't", "perfect", ","]
+    np.testing.assert_array_equal(words["foreground"].sum("unit"), [2, 2, 2, 3, 3, 2, 2, 3])
+    np.testing.assert_allclose(
+        names["points"]["entropy"][0], words["entropy"][1], rtol=0, atol=1e-4
+    )  # rounding
+    spread = {layer: float(ds["entropy"].std("unit").mean()) for layer, ds in names["both"].items()}
+    assert spread["hidden"] < spread["cls"]
+
+    # clouds: turned for the network, stored as they came, counted as the table says
+    run = kdviz.open_run("clouds.zarr")
+    clouds = run.dataset("student", "fc1")
+    arrays = np.load("points/clouds.npz")
+    for axis, name in enumerate("xyz"):
+        np.testing.assert_array_equal(clouds[name], arrays["xyz"][..., axis])
+    np.testing.assert_array_equal(clouds["foreground"], arrays["on_object"])
+    found = kdviz.find_points(clouds, threshold=0.5).isel(epoch=-1)
+    n_fg = float((found["knowledge_point"] & found["foreground"]).sum("unit").mean())
+    row = next(line.split() for line in printed[4].splitlines() if line.startswith("n_fg"))
+    assert float(row[2]) == pytest.approx(n_fg, abs=0.0051) and n_fg > 0
+    assert names["app"].selection.threshold == 0.5
+    assert names["masks"].sum(1).tolist() == [256] * 4
+
+    # pictures: something in every column
+    for name, count in (("words", 4), ("clouds", 4)):
+        with Image.open(f"{name}.png") as file:
+            pixels = np.asarray(file.convert("L"), float)
+        assert all(column[40:-40].std() > 10 for column in np.array_split(pixels, count, axis=1))
+
+
 # -- checkpoints by name
 
 

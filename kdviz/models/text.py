@@ -57,7 +57,8 @@ class TextNetwork(nn.Module):
     Parameters
     ----------
     encoder
-        A transformers encoder, whose output has ``last_hidden_state``.
+        A transformers encoder, whose output has ``last_hidden_state``: of ``AutoModel``, or the
+        ``base_model`` of a network that has a classifier already.
     classes
         Number of logits ``C``.
     pad

@@ -174,7 +174,7 @@ def read_modelnet40(
         If a folder is missing or holds no meshes, or a mesh is damaged.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split must be one of {SPLITS} (the test folders), got {split!r}")
     require_integer("points", points, 2)
     require_integer("background", background, 0)
     root = Path(root)

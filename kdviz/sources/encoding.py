@@ -65,7 +65,8 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         Texts, or pairs of texts.
     tokenizer
         A fast tokenizer of transformers, such as `review_tokenizer` or the one that a pretrained network
-        comes with.
+        comes with. It gets the words one by one, so one of bytes (RoBERTa, GPT-2) must be made with
+        ``add_prefix_space=True``; without it, they are read as if no space stood between them.
     length
         Most tokens of a text, special ones included. Words at the end that do not fit whole are left out;
         of a pair, words of the second text.
@@ -78,7 +79,7 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
     Raises
     ------
     TypeError
-        If `tokenizer` is not a fast tokenizer, or `length` no integer.
+        If `texts` is no `TextSet`, `tokenizer` not a fast tokenizer, or `length` no integer.
     ValueError
         If `texts` is empty, the tokenizer has no padding token, or not one word of a text fits.
 
@@ -88,6 +89,11 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         How many words were left out, as they did not fit or the tokenizer has no token for them; how many
         words the tokenizer does not know, with examples.
     """
+    if not isinstance(texts, TextSet):
+        raise TypeError(
+            f"texts must be a kdviz.sources.TextSet, got {type(texts).__name__}; split_words cuts a text "
+            "into the words that one holds"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
             f"tokenizer must be a fast tokenizer of transformers, which knows the word of a token; "

@@ -119,7 +119,8 @@ def train(
         str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden; fc1,fc2]")
+        str | None,
+        typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden,cls; fc1,fc2]"),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
     train_count: Annotated[int | None, typer.Option(help="Samples students and baselines see.")] = None,

@@ -38,7 +38,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "text": {
         "architecture": "small_bert",
-        "layers": ("hidden",),
+        "layers": ("hidden", "cls"),
         "train_count": 2000,
         "samples": 50,
         "method": "auto",

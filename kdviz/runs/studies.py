@@ -257,9 +257,8 @@ class Study:
     def _training_plan(self, kind: str, seed: int) -> TrainingPlan:
         """Give the built-in data's plan of this kind, for the study's number of epochs and a seed."""
         plans = self._material.plans
-        known = (
-            plans[kind] if kind in plans else list(plans.values())[-1]
-        )  # another layer learns like the last
+        *_, deepest = (name for name in plans if name not in ("teacher", "baseline", "head"))
+        known = plans.get(kind, plans[deepest])  # a deeper layer learns like the deepest known
         epochs = {"teacher": self.plan.teacher_epochs, "head": self.plan.head_epochs}.get(
             kind, self.plan.epochs
         )

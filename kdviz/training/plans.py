@@ -107,6 +107,7 @@ REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
         ),
         "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, **_OF_TEXTS),
         "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
+        "cls": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
         "head": TrainingPlan(
             epochs=8, learning_rate=(3e-3, 3e-4), weight_decay=0.01, checkpoints=(0, 8), **_OF_TEXTS
         ),

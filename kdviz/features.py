@@ -275,7 +275,9 @@ class FeatureReader:
         features: dict[str, Tensor] = {}
         try:
             with self._hooks(self._collector(features, len(values))), self._entering(values):
-                self.network((values if inputs is None else inputs).clone())
+                given = values if self._entry is None else inputs
+                assert given is not None
+                self.network(given.clone())
         except _LastLayerRead:
             pass
         return {layer: features[layer] for layer in self.layers}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -527,9 +528,13 @@ def test_dataset__of_an_unfinished_layer_needs_partial(fresh: Run) -> None:
     ds = fresh.dataset("student", "fc1", partial=True)
     assert ds["epoch"].values.tolist() == [2]
     np.testing.assert_array_equal(ds["gain"].values, expected_dataset(samples)["gain"].values[1:2])
-    assert fresh.summary().to_dict("records") == [
-        {"network": "student", "role": "student", "layer": "fc1", "epochs": 3, "samples": 5, "done": 0.5}
-    ]
+    (row,) = fresh.summary().to_dict("records")
+    measured = expected_dataset(samples)["zero_gain"].values[[1]].ravel().tolist()
+    measured += expected_dataset(samples)["zero_gain"].values[2, :3].tolist()
+    assert row.pop("no_gain") == pytest.approx(np.mean(measured) / 4)
+    assert row == {
+        "network": "student", "role": "student", "layer": "fc1", "epochs": 3, "samples": 5, "done": 0.5
+    }  # fmt: skip
 
 
 # -- settings
@@ -741,6 +746,10 @@ def test_run__shows_itself_in_one_line(finished: Run, fresh: Run) -> None:
     assert repr(fresh) == "<kdviz.Run run.zarr: 5 samples, 4 units; networks: none yet>"
     assert finished.group_attrs("student", "features.9")["block"] == 2
     assert fresh.summary().empty and "done" in fresh.summary().columns
+    fresh.create_group("student", "fc1", epochs=EPOCHS, attrs=ATTRS, block=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fresh.summary()["no_gain"].isna().all()  # nothing is measured yet
 
 
 # -- one writer

@@ -142,7 +142,9 @@ def distil_features(
     Notes
     -----
     The loss is the mean over the ``D`` entries, not their sum, so that gradients shrink with ``D`` and
-    learning rates are far larger than for classification.
+    learning rates are far larger than for classification. Entries that are 0 in both, as tokens of padding
+    are in :class:`kdviz.models.TextNetwork`, add nothing and are counted: the same error is a smaller loss in
+    a batch with more padding.
 
     References
     ----------

@@ -693,16 +693,17 @@ def test_grid__of_one_row_has_no_coarser_one(tmp_path: Path) -> None:
     assert list(kdviz.explore(run)._scene.grids) == ["1 x 4"]
 
 
-def test_overlays__draw_a_map_of_hardly_anything_but_zeros(run: Run, tmp_path: Path) -> None:
-    maps = run.result("attribution/student-fc1-s0").load()
-    sparse = maps["attribution"].copy(data=np.zeros(maps["attribution"].shape, "float32"))
-    sparse[{name: 0 for name in sparse.dims}] = 0.25  # below the quantile that ends the scale
-    other = make_run(tmp_path / "run.zarr")
-    add_network(other, "student-fc1-s0", "student", "fc1")
-    other.write_result("attribution/student-fc1-s0", maps.assign(attribution=sparse))
-    app = kdviz.explore(other, overlay=str(maps["attribution_method"].values[0]))
-    assert not app.failed
-    assert app.view.networks[0].limits == (-1.0, 1.0)
+def test_overlays__draw_a_map_of_hardly_anything_but_zeros(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", side=8)
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    values = np.zeros((1, 1, SAMPLES, 64), "float32")
+    values[0, 0, 0, 0] = 0.25  # beyond the quantile that ends the scale
+    dims = ("attribution_method", "epoch", "sample", "unit")
+    coordinates = {"attribution_method": ["grad_cam"], "epoch": [5], "sample": NAMES, "unit": np.arange(64)}
+    scene = kdviz.explore(run)._scene
+    scene.__dict__["_maps"] = {"baseline-s0": xr.DataArray(values, coordinates, dims)}
+    drawn, limits = scene._attribution("baseline-s0", "grad_cam", 0, 1)
+    assert limits == (-1.0, 1.0) and drawn.max() == 0.25
 
 
 def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path) -> None:

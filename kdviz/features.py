@@ -262,8 +262,19 @@ class FeatureReader:
         """
         values = self.enter(inputs)
         calls = dict.fromkeys(self.layers, 0)
-        with torch.no_grad(), self._hooks(self._counter(calls)):
-            self.network(inputs.clone())
+        entered: list[None] = []
+        entry = self._entry or nn.Module()
+        handle = entry.register_forward_hook(lambda module, args, output: entered.append(None))
+        try:
+            with torch.no_grad(), self._hooks(self._counter(calls)):
+                self.network(inputs.clone())
+        finally:
+            handle.remove()
+        if len(entered) > 1:
+            raise LayerError(
+                f"entry {self.entry!r} is used {len(entered)} times in one forward pass, so it is not "
+                "clear where noise enters; give each use its own module, or choose the module around it"
+            )
         for layer, count in calls.items():
             if count == 0:
                 raise LayerError(
@@ -287,7 +298,9 @@ class FeatureReader:
         features: dict[str, Tensor] = {}
         try:
             with self._hooks(self._collector(features, len(values))), self._entering(values):
-                self.network(values.clone() if self._entry is None or inputs is None else inputs)
+                given = values if self._entry is None else inputs
+                assert given is not None
+                self.network(given.clone())
         except _LastLayerRead:
             pass
         return {layer: features[layer] for layer in self.layers}

@@ -27,7 +27,7 @@ Attribute = str | int | float
 Part = Literal["samples", "measured", "derived", "attribution"]
 
 NETWORK_ROLES = ("teacher", "student", "baseline")
-NOISE_SPACES = ("pixels", "embedding", "coordinates")
+NOISE_SPACES = ("pixels", "coordinates", "embedding", "relative embedding")
 METHODS = ("gain", "path")  # position = code of the variable `method`
 QUARTILES = 4
 
@@ -198,7 +198,8 @@ VARIABLES: dict[str, Variable] = {
             "float32",
             "measured over predicted feature change at the solution",
             "1",
-            "1 where the gain explains all; belongs to the solution it was measured at",
+            "1 where the gain explains all, where only the path was asked for the probe gain; belongs to the "
+            "solution it was measured at",
             "measured",
             may_be_nan=True,
         ),
@@ -406,7 +407,8 @@ def make_attrs(
     layer, feature
         Name from ``named_modules()``, and what was read there: ``relu``, ``identity`` or a callable's name.
     modality, unit_kind, noise_space
-        Kind of input, of its units, and where noise is added: ``pixels``, ``embedding`` or ``coordinates``.
+        Kind of input, of its units, and where noise is added: ``pixels``, ``coordinates``, the output
+        of an ``embedding`` in its own numbers, or ``relative embedding``, in units of its root mean square.
     base_noise
         Standard deviation of the base noise, in normalised input units.
     solver, weight, target

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from kdviz import derive_entropy, find_points, measure, measure_checkpoints, measure_sampled, open_run, units
-from kdviz.errors import DegenerateWarning, LayerError
+from kdviz.errors import DegenerateWarning, LayerError, StoreError
+from kdviz.measuring import networks
+from kdviz.store import Run
 
 torch.set_num_threads(1)
 PAD, VOCABULARY, WIDTH = 0, 20, 16
@@ -94,7 +96,7 @@ def test_measure__linear_words_have_the_gain_of_the_formula():
     assert ds["token"].values.tolist() == [["ab", "c"]]
     assert (ds.attrs["modality"], ds.attrs["noise_space"], ds.attrs["base_noise"]) == (
         "text",
-        "embedding",
+        "relative embedding",
         0.01,
     )
 
@@ -265,6 +267,91 @@ def test_measure__half_precision_advice_leaves_token_ids_alone():
     ) as caught:
         run(Encoder().half())
     assert "inputs.float()" not in str(caught.value)
+
+
+class Twice(Encoder):
+    """Embeds its tokens twice."""
+
+    def forward(self, ids):
+        shifted = self.embeddings((ids + 1) % VOCABULARY)
+        return self.head(self.hidden(self.embeddings(ids) - shifted)[:, 0])
+
+
+def test_measure__entry_that_is_used_twice_is_refused():
+    with pytest.raises(LayerError, match="entry 'embeddings' is used 2 times in one forward pass"):
+        run(Twice())
+
+
+class Editing(Encoder):
+    """Changes its input in place, as a careless forward pass may."""
+
+    def forward(self, ids):
+        return super().forward(ids.clamp_(max=4))
+
+
+class Clamping(Encoder):
+    def forward(self, ids):
+        return super().forward(ids.clamp(max=4))
+
+
+def test_measure__ids_of_the_user_are_not_changed_by_the_network():
+    ids, words = make_inputs()
+    before = ids.clone()
+    options = {"units": words, "layers": "hidden", "entry": "embeddings", "progress": False}
+    careless, careful = (measure(network(), ids, **options) for network in (Editing, Clamping))
+    assert torch.equal(ids, before)
+    np.testing.assert_array_equal(careless["gain"], careful["gain"])
+
+
+def test_measure__entry_may_be_a_module():
+    network = Encoder()
+    np.testing.assert_array_equal(run(network, entry=network.embeddings)["gain"], run(network)["gain"])
+
+
+def test_measure_sampled__stores_the_unit_of_noise():
+    ids, words = make_inputs()
+    options = {"layer": "hidden", "units": words, "entry": "embeddings", "steps": 2, "progress": False}
+    ds = measure_sampled(Encoder(), ids, **options)
+    assert float(ds["noise_unit"][0]) == float(run()["noise_unit"][0])
+    assert "noise_unit" not in measure_sampled(Encoder(), ids, base_noise=0.01, **options)
+
+
+@pytest.mark.parametrize("moment", ["second block", "behind the last block"])
+def test_measure_checkpoints__interrupted_goes_on_to_the_same_bits(tmp_path, monkeypatch, moment):
+    checkpoints = {epoch: Encoder(seed=epoch).state_dict() for epoch in (0, 1)}
+    ids, words = make_inputs()
+    options = {"layers": "hidden", "units": words, "entry": "embeddings", "progress": False, "draws": 2}
+    about = {"network": "student", "role": "student"}
+
+    def measure_into(name):
+        return measure_checkpoints(Encoder, checkpoints, ids, store=tmp_path / name, **options, **about)
+
+    whole = measure_into("whole")
+    owner, name = (networks, "measure_block") if moment == "second block" else (Run, "write_variable")
+    function, calls = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == (2 if moment == "second block" else 1):
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure_into("broken")
+    continued = measure_into("broken")
+    for variable in ("gain", "entropy", "noise_unit"):
+        np.testing.assert_array_equal(whole[variable].values, continued[variable].values, err_msg=variable)
+
+
+def test_measure_checkpoints__relative_noise_is_not_continued_with_absolute(tmp_path, monkeypatch):
+    ids, words = make_inputs()
+    options = {"layers": "hidden", "units": words, "entry": "embeddings", "progress": False, "draws": 2}
+    options |= {"network": "one", "role": "teacher", "store": tmp_path / "run"}
+    measure_checkpoints(Encoder, {0: Encoder().state_dict()}, ids, **options)
+    with pytest.raises(StoreError, match="noise_space"):
+        measure_checkpoints(Encoder, {0: Encoder().state_dict()}, ids, base_noise=0.01, **options)
 
 
 def test_measure__network_is_left_as_found():

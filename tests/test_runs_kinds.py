@@ -158,6 +158,46 @@ def test_study__own_sentences(tmp_path: Path) -> None:
     assert run.summary()["done"].eq(1).all()
 
 
+def test_study__own_clouds(tmp_path: Path) -> None:
+    """Meshes as ModelNet40 has them; batches of 19 from 20 clouds leave no batch of one."""
+    generator = np.random.default_rng(0)
+    for label, height in (("flat", 0.2), ("tall", 3.0)):
+        for part, count in (("train", 10), ("test", 3)):
+            for index in range(count):
+                corners = generator.random((8, 3)) * [1, 1, height]
+                faces = [f"3 {a} {a + 1} {a + 2}" for a in range(6)]
+                lines = ["OFF", "8 6 0", *(" ".join(map(str, corner)) for corner in corners), *faces]
+                path = tmp_path / "own" / label / part / f"{label}_{index:04d}.off"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(lines) + "\n")
+    plan = make_plan("cloud", clouds=tmp_path / "own", teacher_epochs=1, train_count=20, layers=("fc1",))
+    study = Study(tmp_path / "study", plan.model_copy(update={"composed": 5016}), progress=False)
+    study.train()
+    run = study.measure()
+    assert run.summary()["done"].eq(1).all()
+    assert (len(study._training_set), len(study._held_out_set)) == (20, 6)
+    assert study._training_set.classes == ("flat", "tall")
+
+
+def test_study__texts_without_words_of_both_kinds_are_refused_before_training(tmp_path: Path) -> None:
+    lines = ["sentence\tlabel", *(f"the chair stood there {number}\t{number % 2}" for number in range(30))]
+    (tmp_path / "plain.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    study = Study(tmp_path / "study", make_plan("text", texts=tmp_path / "plain.tsv"), progress=False)
+    with pytest.raises(DataError, match="has both foreground and background words to measure"):
+        study.train()
+    assert not (tmp_path / "study").exists()
+
+
+def test_study__words_that_are_cut_off_do_not_count(tmp_path: Path) -> None:
+    texts = [f"{'so ' * 20}good {number}\t{number % 2}" for number in range(15)]
+    texts += [f"a good film {number}\t{number % 2}" for number in range(15)]
+    (tmp_path / "long.tsv").write_text("\n".join(["sentence\tlabel", *texts]) + "\n", encoding="utf-8")
+    material = find_material(make_plan("text", texts=tmp_path / "long.tsv", length=12))
+    with pytest.warns(kdviz.errors.KdvizWarning):
+        chosen = material.choose(material.load("train"), 20)
+    assert all(words[:2] == ("a", "good") for words in chosen.words)
+
+
 def test_study__missing_texts_leave_nothing(tmp_path: Path) -> None:
     study = Study(tmp_path / "study", make_plan("text", texts=tmp_path / "none.tsv"), progress=False)
     with pytest.raises(DataError, match=r"none\.tsv"):

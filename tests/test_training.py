@@ -126,6 +126,14 @@ def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
     assert ((moved < 1e-3) | ((moved - 1).abs() < 1e-3)).all()
 
 
+def test_plan__rest_of_an_epoch_joins_the_last_batch_where_it_is_small():
+    assert make_plan(batch_size=16).batch_sizes(50) == [16, 16, 16, 2]
+    assert make_plan(batch_size=16, least_batch=2).batch_sizes(50) == [16, 16, 16, 2]
+    assert make_plan(batch_size=16, least_batch=3).batch_sizes(50) == [16, 16, 18]
+    assert make_plan(batch_size=16, least_batch=3).batch_sizes(2) == [2]
+    assert "least_batch" not in make_plan().as_json()
+
+
 def test_plan__saves_every_epoch_unless_told():
     assert make_plan(epochs=3).checkpoints == (0, 1, 2, 3)
     assert make_plan(epochs=150, checkpoints=PAPER_CHECKPOINTS).checkpoints == PAPER_CHECKPOINTS
@@ -140,6 +148,7 @@ def test_plan__saves_every_epoch_unless_told():
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"momentum": 1.0}, "momentum"),
         ({"optimiser": "adam"}, "optimiser"),
+        ({"least_batch": 0}, "least_batch"),
         ({"checkpoints": (1, 3)}, "must rise from 0 to epochs=3"),
         ({"checkpoints": (0, 2)}, "must rise from 0 to epochs=3"),
         ({"checkpoints": (0, 2, 2, 3)}, "must rise from 0 to epochs=3"),

@@ -159,7 +159,7 @@ def measure_learning(
 
 def _check_repeat(ds: xr.Dataset, repeat: xr.Dataset) -> None:
     pair = {"ds": ds, "repeat": repeat}
-    check_match(pair, settings=ENTROPY_SETTINGS, attrs=("layer",), require=("knowledge_point",))
+    check_match(pair, settings=ENTROPY_SETTINGS, attrs=("layer", "noise_space"), require=("knowledge_point",))
     ours, theirs = (one["epoch"].values.tolist() for one in (ds, repeat))
     if ours[-1] != theirs[-1]:
         raise ValueError(f"repeat ends at epoch {theirs[-1]}, ds at {ours[-1]}; allowed: the same last epoch")

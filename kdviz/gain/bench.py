@@ -98,10 +98,11 @@ class Bench:
     def features(self, inputs: Tensor) -> dict[str, Tensor]:
         """Read the layers of `inputs`, ``(B, N)`` or a whole number of such batches, counting the passes."""
         self.passes.forward += len(inputs)
-        given = self.given
-        if given is not None:
-            given = given.repeat(len(inputs) // len(given), *[1] * (given.ndim - 1))
-        return self.reader(_unflatten(inputs, self.shape), given)
+        values = _unflatten(inputs, self.shape)
+        if self.given is None:
+            return self.reader(values)
+        repeats = [len(inputs) // len(self.given), *[1] * (self.given.ndim - 1)]
+        return self.reader(values, self.given.repeat(*repeats))
 
     def noise(self, purpose: str, draws: range) -> Tensor:
         """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units."""

@@ -24,7 +24,7 @@ from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.checkpoints import fingerprint_weights
 from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.pictures import check_pictures, draw_inputs
-from kdviz.measuring.settings import Method, Settings
+from kdviz.measuring.settings import Method, Settings, name_noise_space
 from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network, try_network
 from kdviz.store import Run, create_run, open_run
 from kdviz.units import Units
@@ -174,18 +174,19 @@ def measure(
     if not _is_epoch(epoch):
         raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
     names = resolve_layers(network, _as_sequence(layers))
-    network = prepare_network(network, device)
     entry = _entry_name(network, entry)
+    network = prepare_network(network, device)
     prepared = prepare_inputs(
         inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise, entry
     )
     feature = units.feature if feature is None else feature
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
+    relative = entry is not None and base_noise is None
     identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
     with same_random_state(network), frozen(network), memory_advice(settings.micro_batch, stored=False):
         reader = FeatureReader(network, names, feature, entry)
-        if relative := entry is not None and base_noise is None:
+        if relative:
             reader.noise_unit = measure_noise_unit(reader, prepared)
         try_network(reader, prepared, settings.base_noise, settings.micro_batch, epoch)
         for rows in tqdm(_blocks(len(prepared.ids)), desc="measuring", unit="block", disable=not progress):
@@ -194,7 +195,9 @@ def measure(
                 parts[name].append(_to_dataset(arrays[name], prepared, rows, epoch))
     results = {
         name: _join(
-            prepared, [blocks], _layer_attrs(prepared, settings, name, feature, network, identity, entry)
+            prepared,
+            [blocks],
+            _layer_attrs(prepared, settings, name, feature, network, identity, entry, relative),
         )
         for name, blocks in parts.items()
     }
@@ -300,14 +303,16 @@ def measure_checkpoints(
             f"checkpoints must map epochs (integers of 0 or more) to weights, got epochs {list(checkpoints)}"
         )
     epochs = sorted(map(int, checkpoints))
-    model = prepare_network(make_network(), device)
-    names = resolve_layers(model, _as_sequence(layers))
-    entry = _entry_name(model, entry)
+    made = make_network()
+    names = resolve_layers(made, _as_sequence(layers))
+    entry = _entry_name(made, entry)
+    model = prepare_network(made, device)
     prepared = prepare_inputs(
         inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise, entry
     )
     feature = units.feature if feature is None else feature
     settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
+    relative = entry is not None and base_noise is None
     fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
     identity = dict(details or {}) | {
         "network": network,
@@ -329,6 +334,7 @@ def measure_checkpoints(
             model,
             identity,
             entry,
+            relative,
         )
         for name in names
     }
@@ -350,16 +356,17 @@ def measure_checkpoints(
         run.writing() if run is not None else nullcontext(),
     ):
         reader = FeatureReader(model, names, feature, entry)
-        units_at = {}
-        if relative := entry is not None and base_noise is None:
-            for at in epochs:
-                load_weights(model, checkpoints[at])
-                units_at[at] = measure_noise_unit(reader, prepared)
+        units_at: dict[int, float] = {}
+        if run is not None and relative and not todo:
+            for name in names:
+                known = run.dataset(network, name).get("noise_unit")
+                units_at = {} if known is None else dict(zip(epochs, known.values.tolist(), strict=True))
         loaded = None
         for at, block in (bar := tqdm(todo, desc=f"measuring {network}", unit="block", disable=not progress)):
             if loaded != at:
                 load_weights(model, checkpoints[epochs[at]])
-                reader.noise_unit = units_at.get(epochs[at], 1.0)
+                if relative:
+                    reader.noise_unit = units_at[epochs[at]] = measure_noise_unit(reader, prepared)
                 try_network(reader, prepared, settings.base_noise, settings.micro_batch, epochs[at])
                 loaded = at
                 bar.set_postfix_str(f"epoch {epochs[at]}", refresh=False)
@@ -370,7 +377,10 @@ def measure_checkpoints(
                     run.write_block(network, name, at, block, ds)
                 else:
                     kept[name][at].append(ds)
-    known = _noise_units([*units_at.values()], epochs) if relative else None
+        for missing_epoch in [at for at in epochs if at not in units_at] if relative else []:
+            load_weights(model, checkpoints[missing_epoch])  # killed behind its last block
+            units_at[missing_epoch] = measure_noise_unit(reader, prepared)
+    known = _noise_units([units_at[at] for at in epochs], epochs) if relative else None
     if run is not None:
         if known is not None:
             for name in names:
@@ -422,6 +432,7 @@ def _layer_attrs(
     network: nn.Module,
     identity: Mapping[str, schema.Attribute],
     entry: str | None,
+    relative: bool,
 ) -> dict[str, schema.Attribute]:
     config = settings.as_config() | ({} if entry is None else {"entry": entry})
     return schema.make_attrs(
@@ -429,7 +440,7 @@ def _layer_attrs(
         feature=feature if isinstance(feature, str) else getattr(feature, "__qualname__", repr(feature)),
         modality=prepared.units.modality,
         unit_kind=prepared.units.describe(),
-        noise_space=prepared.units.noise_space,
+        noise_space=name_noise_space(prepared.units, entry, relative),
         base_noise=config.pop("base_noise"),
         solver="descent",
         weight=config.pop("weight"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -14,6 +15,7 @@ from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_
 from kdviz.gain import Bench, minimise_sampled
 from kdviz.measuring.blocks import make_benches, measure_noise_unit
 from kdviz.measuring.inputs import prepare_inputs
+from kdviz.measuring.settings import name_noise_space
 from kdviz.measuring.trial import device_of, dtype_of, prepare_network, try_network
 from kdviz.units import Units
 
@@ -72,8 +74,9 @@ def measure_sampled(
     if not weight > 0:
         raise ValueError(f"weight must be positive, got {weight!r}")
     (name,) = resolve_layers(network, [layer])
-    network = prepare_network(network)
     entry_name = None if entry is None else resolve_layers(network, [entry])[0]
+    relative = entry is not None and base_noise is None
+    network = prepare_network(network)
     prepared = prepare_inputs(
         inputs, units, foreground, None, sample_ids, dtype_of(network), base_noise, entry_name
     )
@@ -82,7 +85,7 @@ def measure_sampled(
     device = device_of(network)
     with same_random_state(network), frozen(network):
         reader = FeatureReader(network, [name], units.feature if feature is None else feature, entry_name)
-        if entry is not None and base_noise is None:
+        if relative:
             reader.noise_unit = measure_noise_unit(reader, prepared)
         try_network(reader, prepared, tau0, _BATCH, epoch=0)
         everything = range(len(prepared.ids))
@@ -110,15 +113,17 @@ def measure_sampled(
             layer=name,
             modality=units.modality,
             unit_kind=units.describe(),
-            noise_space=units.noise_space,
+            noise_space=name_noise_space(units, entry_name, relative),
             base_noise=tau0,
             solver="sampled",
             weight=weight,
             seed=seed,
             input_fingerprint=prepared.fingerprint,
-            config={"steps": steps, "draws": draws},
+            config={"steps": steps, "draws": draws} | ({} if entry_name is None else {"entry": entry_name}),
         ),
     )
+    if relative:
+        ds = ds.assign(noise_unit=("epoch", np.array([reader.noise_unit], "float32")))
     return schema.annotate(ds.merge(prepared.samples, combine_attrs="override"))
 
 

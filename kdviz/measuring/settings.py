@@ -7,9 +7,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from kdviz.entropy import NOISE_RATIO_LIMITS
+from kdviz.units import Units
 
 ESTIMATOR = "probes and drift"
-"""How gains are estimated; another name for every change of what is measured, so that no run mixes two."""
+"""How gains are estimated; another name for every change of what is measured, so that no run mixes two.
+
+It names the engine as a whole: where ``"path"`` alone is asked for, the drift is left to the path."""
 
 Method = Literal["auto", "gain", "path"]
 
@@ -59,3 +62,10 @@ class Settings:
             for name, value in asdict(self).items()
         }
         return values | {"estimator": ESTIMATOR}
+
+
+def name_noise_space(units: Units, entry: str | None, relative: bool) -> str:
+    """Name what noise is added to, for the attribute; `relative` is noise in units of a root mean square."""
+    if entry is None:
+        return units.noise_space
+    return "relative embedding" if relative else "embedding"

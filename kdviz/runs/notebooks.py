@@ -176,7 +176,9 @@ def write_report(
         If a cell fails.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    notebook = next(name for unit, name in _REPORTS.items() if unit in opened.samples.variables)
+    notebook = next((name for unit, name in _REPORTS.items() if unit in opened.samples.variables), None)
+    if notebook is None:
+        raise StoreError(f"there is no report for the units of {opened.path}; kdviz.open_run opens it")
     if "row" in opened.samples.variables and "thumbnail" not in opened.samples:
         raise StoreError(
             f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "

@@ -67,7 +67,7 @@ class Study:
             If images cannot be read.
         """
         if not (self.folder / PLAN_FILE).exists():
-            _ = self._training_set  # a plan whose images cannot be read is not kept
+            _ = self._measured_set  # a plan whose samples cannot be read, or not measured, is not kept
         self.plan.save(self.folder)
         for seed in self.plan.seeds:
             self._train_baseline(seed)

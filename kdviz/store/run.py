@@ -201,7 +201,7 @@ class Run:
         for network in self.networks:
             for layer in self.layers(network):
                 group = self._group(network, layer, only=("done", "zero_gain"))
-                idle = group["zero_gain"].values if "zero_gain" in group else np.array([-1])
+                idle = group["zero_gain"].values if "zero_gain" in group else np.full(units.shape, -1)
                 rows.append(
                     {
                         "network": network,
@@ -210,7 +210,7 @@ class Run:
                         "epochs": group.sizes["epoch"],
                         "samples": self.samples.sizes["sample"],
                         "done": float(group["done"].values.mean()),
-                        "no_gain": float(np.where(idle < 0, np.nan, idle / units).mean(where=idle >= 0)),
+                        "no_gain": _mean_of((idle / units)[idle >= 0]),
                     }
                 )
         columns = ["network", "role", "layer", "epochs", "samples", "done", "no_gain"]
@@ -593,3 +593,7 @@ def _check_version(path: Path, attrs: Mapping[str, Attribute]) -> None:
         )
     if version != schema.SCHEMA_VERSION:
         raise SchemaError(f"{path} has schema version {version!r}, this kdviz reads {schema.SCHEMA_VERSION}")
+
+
+def _mean_of(shares: np.ndarray) -> float:
+    return float(shares.mean()) if shares.size else np.nan

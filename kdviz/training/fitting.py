@@ -140,7 +140,7 @@ class _Run:
 
     def finish(self, progress: bool) -> TrainingRecord:
         modes = [(module, module.training) for module in self.task.network.modules()]
-        steps = -(-len(self.task.inputs) // self.plan.batch_size)
+        steps = len(self.plan.batch_sizes(len(self.task.inputs)))
         try:
             if not (self.folder / "history.json").exists():
                 self._resume()
@@ -199,7 +199,7 @@ class _Run:
         self.task.set_mode()
         self.odometer.start_epoch()
         with _dropout_seeded(self.device, self.plan.seed, epoch):
-            for positions in order.split(self.plan.batch_size):
+            for positions in order.split(self.plan.batch_sizes(len(order))):
                 batch = self.task.inputs[positions]
                 if self.plan.augment:
                     batch = _crop_and_flip(batch, augmentation)

@@ -21,8 +21,9 @@ class TrainingPlan(BaseModel):
     ----------
     epochs
         Passes over the data.
-    batch_size
-        Samples a step; the last batch of an epoch may be smaller.
+    batch_size, least_batch
+        Samples a step. What is left at the end of an epoch is a smaller batch, or, below `least_batch`, joins
+        the one before: a batch of one or two spoils batch normalisation.
     learning_rate
         One rate, or (first, last) spaced evenly in the logarithm over the epochs.
     optimiser
@@ -44,6 +45,7 @@ class TrainingPlan(BaseModel):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
+    least_batch: int = Field(default=1, ge=1)
     learning_rate: FiniteFloat | tuple[FiniteFloat, FiniteFloat]
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -82,8 +84,21 @@ class TrainingPlan(BaseModel):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """Give the plan as it is stored; without the papers' optimiser, which older plans do not name."""
-        return self.model_dump(mode="json", exclude={"optimiser"} if self.optimiser == "sgd" else set())
+        """Give the plan as it is stored: without what older plans do not name, where it is as it was then."""
+        newer = {"optimiser": "sgd", "least_batch": 1}
+        return self.model_dump(
+            mode="json", exclude={name for name, old in newer.items() if getattr(self, name) == old}
+        )
+
+    def batch_sizes(self, samples: int) -> list[int]:
+        """Give the sizes of the batches of an epoch over so many samples."""
+        full, rest = divmod(samples, self.batch_size)
+        sizes = [self.batch_size] * full
+        if rest and (rest >= self.least_batch or not full):
+            sizes.append(rest)
+        elif rest:
+            sizes[-1] += rest
+        return sizes
 
     def rate(self, epoch: int) -> float:
         """Learning rate during epoch 1..`epochs`."""
@@ -117,13 +132,19 @@ REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
 
 _OF_CLOUDS: dict[str, Any] = {
     "batch_size": 19,
+    "least_batch": 10,
     "weight_decay": 0.01,
     "optimiser": "adamw",
-}  # no small last batch of 836
+}
 FURNITURE_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
     {
         "teacher": TrainingPlan(
-            epochs=14, batch_size=38, learning_rate=(0.05, 0.0005), seed=100, checkpoints=(0, 14)
+            epochs=14,
+            batch_size=38,
+            least_batch=19,
+            learning_rate=(0.05, 0.0005),
+            seed=100,
+            checkpoints=(0, 14),
         ),
         "baseline": TrainingPlan(epochs=12, learning_rate=(0.003, 0.00015), **_OF_CLOUDS),
         "fc1": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),

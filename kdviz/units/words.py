@@ -25,7 +25,7 @@ class Tokens(Units):
     lengths: NDArray[np.int64]
     kind: str = "words"
     modality: str = "text"
-    noise_space: str = "embedding"
+    noise_space: str = "relative embedding"
     base_noise: float = 0.01
     feature: Literal["relu", "identity"] = "identity"
 

@@ -356,7 +356,7 @@ class Scene:
         last = maps.sel(attribution_method=method).isel(epoch=-1)
         valid = self.run.samples["valid"].sel(sample=last["sample"]).values
         known = np.abs(last.values[valid & np.isfinite(last.values)])
-        end = float(np.quantile(known, 0.99)) if known.any() else 1.0
+        end = (float(np.quantile(known, 0.99)) if known.any() else 0.0) or 1.0
         return self.kind.merge(self.run.samples, last.sel(sample=sample).values, coarsening), (-end, end)
 
     def _doubts(self, derived: Mapping[str, Derived], overlay: str, place: Place) -> list[str]:

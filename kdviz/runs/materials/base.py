@@ -109,7 +109,13 @@ class Material(ABC, Generic[Samples]):
         """Bring samples into the form that networks and measuring take."""
 
     def choose(self, samples: Samples, count: int) -> Samples:
-        """Pick the samples to measure: the first ones."""
+        """Pick the samples to measure: the first ones.
+
+        Raises
+        ------
+        DataError
+            If none can be measured.
+        """
         return samples.select(np.arange(min(count, len(samples))))
 
     @abstractmethod

@@ -29,8 +29,7 @@ class Clouds(Material[CloudSet]):
         if self.plan.clouds is None:
             count = self.plan.composed if part == "train" else _HELD_OUT
             return furniture(part, count=count, points=points, background=background)
-        folder = "train" if part == "train" else "test"
-        return read_modelnet40(self.plan.clouds, folder, points=points, background=background)
+        return read_modelnet40(self.plan.clouds, part, points=points, background=background)
 
     def prepare(self, samples: CloudSet) -> Prepared:
         """Take points as they are."""

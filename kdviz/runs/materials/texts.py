@@ -1,5 +1,6 @@
 """Texts: the built-in movie reviews, or a file of labelled sentences."""
 
+import warnings
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdviz.errors import DataError, KdvizWarning
 from kdviz.models import text
 from kdviz.runs.materials.base import Material, Prepared, divide
-from kdviz.sources import TextSet, encode, movie_reviews, read_sst2, review_tokenizer
+from kdviz.sources import Encoding, TextSet, encode, movie_reviews, read_sst2, review_tokenizer
 from kdviz.training import REVIEW_PLANS
 
 
@@ -36,15 +38,29 @@ class Texts(Material[TextSet]):
     def _tokenizer(self) -> Any:
         return review_tokenizer()
 
+    def _encode(self, samples: TextSet) -> Encoding:
+        return encode(samples, self._tokenizer, length=self.plan.length)
+
     def prepare(self, samples: TextSet) -> Prepared:
         """Cut sentences into word pieces."""
-        encoding = encode(samples, self._tokenizer, length=self.plan.length)
+        encoding = self._encode(samples)
         return Prepared(torch.from_numpy(encoding.ids), encoding.units, encoding.texts.foreground_mask)
 
     def choose(self, samples: TextSet, count: int) -> TextSet:
         """Pick the first texts that have words of both kinds: without them there is nothing to compare."""
-        both = [bool(mask.any() and not mask.all()) for mask in samples.foreground]
-        return samples.select(np.flatnonzero(both)[:count])
+        masks = self._encode(samples).texts.foreground
+        both = np.flatnonzero([bool(mask.any() and not mask.all()) for mask in masks])
+        if not len(both):
+            raise DataError(
+                f"no text of {samples.source} has both foreground and background words to measure"
+            )
+        if len(both) < count:
+            warnings.warn(
+                f"only {len(both)} texts have words of both kinds; these are measured, not {count}",
+                KdvizWarning,
+                stacklevel=2,
+            )
+        return samples.select(both[:count])
 
     def build(self, classes: int, seed: int) -> nn.Module:
         """Make a network of :mod:`kdviz.models.text`."""

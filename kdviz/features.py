@@ -164,6 +164,8 @@ class FeatureReader:
 
     Attributes
     ----------
+    entry
+        As given.
     noise_unit
         Size of one unit of noise in the numbers of `entry`; what noise falls on is given in such units.
 
@@ -190,7 +192,7 @@ class FeatureReader:
         self._modules = {layer: modules[layer] for layer in self.layers}
         self._feature = feature
         self._entry = None if entry is None else modules[entry]
-        self._entry_name = entry
+        self.entry = entry
         self.noise_unit = 1.0
 
     def enter(self, inputs: Tensor) -> Tensor:
@@ -200,6 +202,9 @@ class FeatureReader:
         ------
         LayerError
             If `entry` takes no part in the forward pass or gives no tensor of one row a sample.
+        ValueError
+            If it cannot embed the inputs: token identifiers beyond its vocabulary, or texts beyond its
+            positions.
         """
         if self._entry is None:
             return inputs
@@ -215,18 +220,34 @@ class FeatureReader:
                 self.network(inputs.clone())
         except _LastLayerRead:
             pass
+        except (IndexError, RuntimeError) as error:
+            if inputs.is_floating_point() or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(self._explain_entry(inputs, error)) from error
         finally:
             handle.remove()
         if not found:
-            raise LayerError(f"entry {self._entry_name!r} takes no part in the forward pass of these inputs")
+            raise LayerError(f"entry {self.entry!r} takes no part in the forward pass of these inputs")
         (output,) = found
         if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != len(inputs):
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LayerError(
-                f"entry {self._entry_name!r} must give a floating-point tensor whose first axis is the "
+                f"entry {self.entry!r} must give a floating-point tensor whose first axis is the "
                 f"sample, got {came}; name the module that embeds the inputs"
             )
         return output / self.noise_unit
+
+    def _explain_entry(self, inputs: Tensor, error: Exception) -> str:
+        """Say why token identifiers could not be embedded."""
+        tables = [module for module in self.network.modules() if isinstance(module, nn.Embedding)]
+        rows = ", ".join(str(table.num_embeddings) for table in tables) or "no"
+        reason, _, _ = str(error).partition("\n")
+        return (
+            f"entry {self.entry!r} cannot embed ids of {int(inputs.min())}..{int(inputs.max())} in texts of "
+            f"{inputs.shape[-1]} tokens: {reason} (the network's embeddings have {rows} rows). Most likely "
+            "the ids come from another tokenizer, or a text has more tokens than the network has positions: "
+            "encode with the network's own tokenizer, and a smaller length"
+        )
 
     def check(self, inputs: Tensor) -> dict[str, int]:
         """Run one whole forward pass of `inputs` and give ``{layer: D}``.
@@ -235,8 +256,11 @@ class FeatureReader:
         ------
         LayerError
             If a layer is never reached, is used more than once in a pass, or gives no tensor whose
-            first axis is the sample.
+            first axis is the sample; as `enter`.
+        ValueError
+            As `enter`.
         """
+        values = self.enter(inputs)
         calls = dict.fromkeys(self.layers, 0)
         entered: list[None] = []
         entry = self._entry or nn.Module()
@@ -248,7 +272,7 @@ class FeatureReader:
             handle.remove()
         if len(entered) > 1:
             raise LayerError(
-                f"entry {self._entry_name!r} is used {len(entered)} times in one forward pass, so it is not "
+                f"entry {self.entry!r} is used {len(entered)} times in one forward pass, so it is not "
                 "clear where noise enters; give each use its own module, or choose the module around it"
             )
         for layer, count in calls.items():
@@ -263,7 +287,6 @@ class FeatureReader:
                     "unique; give each use its own module, or choose the layer around it"
                 )
         with torch.no_grad():
-            values = self.enter(inputs)
             return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 
     def __call__(self, values: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:

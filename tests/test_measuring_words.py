@@ -198,7 +198,7 @@ def test_measure_checkpoints__stores_the_unit_of_noise_and_resumes_to_the_same_b
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"entry": None}, TypeError, "For token ids, name the embedding module as entry"),
+        ({"entry": None}, ValueError, "needs entry: the name of the module"),
         ({"entry": "embedding"}, LayerError, "unknown layer 'embedding'; near names: embeddings"),
         ({"entry": "head"}, ValueError, r"one vector a token, \(7, width\), where noise enters; got \(2,\)"),
         (
@@ -225,6 +225,48 @@ def test_measure__texts_of_another_number_than_the_units():
     ids, words = make_inputs()
     with pytest.raises(ValueError, match="has the words of 3 texts, inputs are 2"):
         measure(Encoder(), ids[:2], units=words, layers="hidden", entry="embeddings", progress=False)
+
+
+@pytest.mark.parametrize("base_noise", [None, 0.1])
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (VOCABULARY, r"ids of 0\.\.20 in texts of 7 tokens: index out of range"),
+        (None, r"ids of 1\.\.19 in texts of 33 tokens: The size of tensor a \(33\) must match .* \(32\)"),
+    ],
+    ids=["vocabulary", "positions"],
+)
+def test_measure__ids_that_the_embedding_does_not_hold(changed, reason, base_noise):
+    ids, words = make_inputs()
+    if changed is None:
+        ids = torch.arange(1, VOCABULARY).repeat(2)[None, :33]
+        words = units.tokens([["all"]], np.zeros((1, 33), int), [33])
+    else:
+        ids[0, 0], ids[0, 1] = 0, changed
+    network = Encoder()
+    message = f"entry 'embeddings' cannot embed {reason}.* have 20, 32 rows.* ids come from another tokenizer"
+    with pytest.raises(ValueError, match=message) as caught:
+        measure(
+            network, ids, units=words, layers="hidden", entry="embeddings", base_noise=base_noise,
+            progress=False,
+        )  # fmt: skip
+    assert isinstance(caught.value.__cause__, (IndexError, RuntimeError))
+    assert not network.embeddings._forward_hooks
+
+
+@pytest.mark.parametrize("layer", ["embeddings.word", "embeddings"])
+def test_measure__a_layer_in_front_of_the_entry(layer):
+    message = f"no gradient connects layer '{layer}' with the output of entry 'embeddings'.* a layer behind"
+    with pytest.raises(ValueError, match=message):
+        run(layers=layer)
+
+
+def test_measure__half_precision_advice_leaves_token_ids_alone():
+    with pytest.raises(
+        TypeError, match=r"pass network\.float\(\), and inputs that are no token ids"
+    ) as caught:
+        run(Encoder().half())
+    assert "inputs.float()" not in str(caught.value)
 
 
 class Twice(Encoder):

@@ -211,6 +211,20 @@ def test_text_network__wraps_other_encoders(kind: str) -> None:
     assert not read(network, "hidden", ids)[1, 3].any()
 
 
+def test_text_network__refuses_a_classifier_and_takes_the_encoder_inside() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    classifier = BertForSequenceClassification(BertConfig(vocab_size=60, **sizes))
+    message = r"got BertForSequenceClassification; pass the encoder inside, such as classifier\.base_model"
+    with pytest.raises(TypeError, match=message):
+        TextNetwork(classifier, 2)
+    network = TextNetwork(classifier.base_model, 2).eval()
+    assert network.encoder is classifier.bert
+    assert network(batch([*SHORT[:1], 17, 3], length=4)).isfinite().all()
+
+
 # --- with the rest of kdviz ----------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from kdviz import units
@@ -149,6 +149,75 @@ def test_text_set__refuses_what_does_not_fit(changes: dict, error: type, message
     texts = make_texts("a film", "b")
     with pytest.raises(error, match=message):
         replace(texts, **changes)
+
+
+SENTENCES = ("A wonderful film!", ["It", "isn't", "Bad ."], "No plot")
+
+
+def test_from_sentences__cuts_texts_and_takes_words_as_they_are() -> None:
+    texts = TextSet.from_sentences(SENTENCES)
+    assert texts.words == (("A", "wonderful", "film", "!"), ("It", "isn't", "Bad ."), ("No", "plot"))
+    assert texts.labels.tolist() == [0, 0, 0] and texts.labels.dtype == np.int64
+    assert texts.classes == ("class 0",)
+    assert texts.sample_ids == ("sentence 0", "sentence 1", "sentence 2")
+    assert texts.split.tolist() == ["all"] * 3
+    assert texts.source == "own sentences"
+    polar = [mask.tolist() for mask in texts.foreground]  # "Bad ." is no word of the lexicon, "No" is
+    assert polar == [[False, True, False, False], [False, False, False], [True, False]]
+
+
+def test_from_sentences__takes_labels_and_names() -> None:
+    labels = np.array([2, 0, 1], dtype=np.uint8)
+    texts = TextSet.from_sentences(SENTENCES, labels, sample_ids=["x", "y", "z"], source="mine")
+    assert (texts.labels.tolist(), texts.labels.dtype) == ([2, 0, 1], np.int64)
+    assert texts.classes == ("class 0", "class 1", "class 2")
+    assert (texts.sample_ids, texts.source) == (("x", "y", "z"), "mine")
+    named = TextSet.from_sentences(SENTENCES, [1, 0, 1], classes=["bad", "good", "unused"])
+    assert named.classes == ("bad", "good", "unused")
+
+
+def test_from_sentences__foreground_by_a_function_or_by_masks() -> None:
+    expected = [[False, True, False, False], [False, False, True], [False, False]]
+    by_word = TextSet.from_sentences(SENTENCES, foreground={"wonderful", "Bad ."}.__contains__)
+    by_mask = TextSet.from_sentences(SENTENCES, foreground=expected)
+    assert [mask.tolist() for mask in by_word.foreground] == expected
+    assert [mask.dtype for mask in by_word.foreground] == [bool] * 3
+    assert by_mask.fingerprint == by_word.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("sentences", "options", "error", "message"),
+    [
+        ("a film", {}, TypeError, "sentences must be a sequence, got the one text 'a film'"),
+        ([], {}, ValueError, "sentences must hold at least one text, got none"),
+        (["a", " ", "b"], {}, ValueError, "must not be empty, the one at position 1 is; leave it out"),
+        (["a", []], {}, ValueError, "must not be empty, the one at position 1"),
+        (["a", ["b", ""]], {}, ValueError, "'sentence 1' has an empty word at position 1"),
+        (["a", 3], {}, TypeError, "must be texts or sequences of words, got int at 1"),
+        ([["a", 3]], {}, TypeError, "must be texts or sequences of words, got list at 0"),
+        (["a", "b"], {"labels": [1]}, ValueError, r"labels must have shape \(2,\), got \(1,\)"),
+        (["a", "b"], {"labels": ["no", "yes"]}, TypeError, "labels must be integers, got an array of <U3"),
+        (["a"], {"labels": [1.0]}, TypeError, "labels must be integers, got an array of float64"),
+        (["a"], {"labels": [-1]}, ValueError, r"labels must lie in 0\.\.0 .*, got -1\.\.-1"),
+        (["a"], {"labels": [1], "classes": ["no"]}, ValueError, r"labels must lie in 0\.\.0"),
+        (["a"], {"classes": "no"}, TypeError, "classes must be a sequence, got the one text 'no'"),
+        (["a"], {"sample_ids": "x"}, TypeError, "sample_ids must be a sequence, got the one text 'x'"),
+        (["a"], {"sample_ids": ["x", "y"]}, ValueError, "sample_ids must name 1 texts, got 2 names"),
+        (["a"], {"sample_ids": []}, ValueError, "sample_ids must name 1 texts, got 0 names"),
+        (["a"], {"foreground": {"a"}}, TypeError, "got set; of a set of words, pass its .__contains__"),
+        (["a"], {"foreground": [[True], [True]]}, ValueError, "must have 1 masks, one a text, got 2"),
+        (
+            ["a b"],
+            {"foreground": [[True]]},
+            ValueError,
+            r"of 'sentence 0' must have shape \(2,\), got \(1,\)",
+        ),
+        (["a"], {"foreground": ["a"]}, TypeError, "of 'sentence 0' must be an array of bool"),
+    ],
+)
+def test_from_sentences__refuses_what_does_not_fit(sentences, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        TextSet.from_sentences(sentences, **options)
 
 
 # --- movie reviews -------------------------------------------------------------------------------------
@@ -505,8 +574,32 @@ def test_encode__refuses_other_tokenizers_and_no_texts(tokenizer) -> None:
         encode(make_texts("a"), lambda text: text.split())
     with pytest.raises(ValueError, match="texts must hold at least one text"):
         encode(make_texts("a").select([]), tokenizer)
-    with pytest.raises(TypeError, match=r"texts must be a kdviz\.sources\.TextSet, got list; split_words"):
+    with pytest.raises(
+        TypeError,
+        match=r"texts must be a kdviz\.sources\.TextSet, got list; make one with TextSet\.from_sentences",
+    ):
         encode(["a film"], tokenizer)
+
+
+def make_byte_tokenizer(add_prefix_space: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes as of GPT-2, which joins a space to the word behind it."""
+    pieces = [*pre_tokenizers.ByteLevel.alphabet(), "fi", "lm", "film", "Ġfilm", "Ġa"]
+    merges = [("f", "i"), ("l", "m"), ("fi", "lm"), ("Ġ", "film"), ("Ġ", "a")]
+    cut = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))
+    cut.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    cut.decoder = decoders.ByteLevel()
+    cut.add_special_tokens(["<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=cut, pad_token="<pad>")
+
+
+def test_encode__refuses_a_tokenizer_of_bytes_that_glues_words() -> None:
+    texts = make_texts("a film")
+    with pytest.raises(ValueError, match=r"as if no space stood .* load it with add_prefix_space=True"):
+        encode(texts, make_byte_tokenizer(add_prefix_space=False))
+    tokenizer = make_byte_tokenizer(add_prefix_space=True)
+    encoding = encode(texts, tokenizer)
+    assert tokenizer.convert_ids_to_tokens(encoding.ids[0]) == ["Ġa", "Ġfilm"]
+    assert encoding.word_of.tolist() == [[0, 1]]
 
 
 # --- the built-in tokenizer ----------------------------------------------------------------------------

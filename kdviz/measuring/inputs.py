@@ -75,6 +75,11 @@ def prepare_inputs(
         )
     if not isinstance(units, kind):
         raise TypeError(f"units are {units.describe()}; this works with units.{kind.__name__.lower()} only")
+    if entry is None and isinstance(units, Tokens):
+        raise ValueError(
+            "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
+            "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
+        )
     tensor = _as_tensor(inputs, integers=entry is not None)
     if entry is None:
         _check_noise_here(tensor, units, dtype)
@@ -103,11 +108,6 @@ def prepare_inputs(
 
 def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -> None:
     """Refuse inputs that noise cannot be added to."""
-    if isinstance(units, Tokens):
-        raise ValueError(
-            "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
-            "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
-        )
     if dtype not in (None, tensor.dtype):
         raise TypeError(
             f"inputs are {tensor.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"

@@ -49,7 +49,7 @@ def prepare_network(network: nn.Module, device: str | torch.device | None = None
         if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
             raise TypeError(
                 f"the network is {tensor.dtype} ({name!r}), too coarse for the small noise of a measurement; "
-                "pass network.float() and inputs.float()"
+                "pass network.float(), and inputs that are no token ids as float32 too"
             )
         if tensor.is_inference():
             raise ValueError(
@@ -116,8 +116,9 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
     TypeError
         If a layer computes in lower precision than float32.
     ValueError
-        If a layer gives features that are not finite, that no gradient connects with the inputs, that differ
-        between two passes of the same input, or that depend on the other samples of the batch.
+        As :meth:`FeatureReader.enter`; or if a layer gives features that are not finite, that no gradient
+        connects with the inputs, that differ between two passes of the same input, or that depend on the
+        other samples of the batch.
     """
     device = device_of(reader.network)
     _, first = next(inputs.batches(range(len(inputs.ids)), 1))
@@ -196,9 +197,12 @@ def _differentiate(
             weights = torch.randn(feature.shape, generator=torch.Generator().manual_seed(1)).to(feature)
             (slope,) = torch.autograd.grad(feature, values, weights, retain_graph=True, allow_unused=True)
         if slope is None:
+            start, other = "the inputs", "a layer before it"
+            if reader.entry is not None:
+                start, other = f"the output of entry {reader.entry!r}", "a layer behind the entry"
             raise ValueError(
-                f"no gradient connects layer {layer!r} with the inputs; take out what cuts it (no_grad, "
-                "inference_mode, detach, quantised layers), or choose a layer before it"
+                f"no gradient connects layer {layer!r} with {start}; take out what cuts it (no_grad, "
+                f"inference_mode, detach, quantised layers), or choose {other}"
             )
         slopes[layer] = slope
     return {layer: feature.detach() for layer, feature in features.items()}, slopes

@@ -66,6 +66,11 @@ class TextNetwork(nn.Module):
     dropout
         Probability with which an entry of the first token's vector is set to 0 in training.
 
+    Raises
+    ------
+    TypeError
+        If `encoder` is a network with an encoder inside, such as a classifier.
+
     Attributes
     ----------
     encoder
@@ -80,6 +85,11 @@ class TextNetwork(nn.Module):
 
     def __init__(self, encoder: Any, classes: int, *, pad: int = 0, dropout: float = 0.1) -> None:
         super().__init__()
+        if getattr(encoder, "base_model", encoder) is not encoder:
+            raise TypeError(
+                f"encoder must be a transformers encoder without anything on top, got "
+                f"{type(encoder).__name__}; pass the encoder inside, such as classifier.base_model"
+            )
         self.pad = pad
         self.encoder = encoder
         self.hidden = HiddenTokens()

@@ -65,8 +65,8 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         Texts, or pairs of texts.
     tokenizer
         A fast tokenizer of transformers, such as `review_tokenizer` or the one that a pretrained network
-        comes with. It gets the words one by one, so one of bytes (RoBERTa, GPT-2) must be made with
-        ``add_prefix_space=True``; without it, they are read as if no space stood between them.
+        comes with. It gets the words one by one, so one of bytes (RoBERTa, GPT-2) must be loaded with
+        ``add_prefix_space=True``.
     length
         Most tokens of a text, special ones included. Words at the end that do not fit whole are left out;
         of a pair, words of the second text.
@@ -81,7 +81,8 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
     TypeError
         If `texts` is no `TextSet`, `tokenizer` not a fast tokenizer, or `length` no integer.
     ValueError
-        If `texts` is empty, the tokenizer has no padding token, or not one word of a text fits.
+        If `texts` is empty, the tokenizer has no padding token or reads words one by one as if no space
+        stood between them, or not one word of a text fits.
 
     Warns
     -----
@@ -91,8 +92,8 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
     """
     if not isinstance(texts, TextSet):
         raise TypeError(
-            f"texts must be a kdviz.sources.TextSet, got {type(texts).__name__}; split_words cuts a text "
-            "into the words that one holds"
+            f"texts must be a kdviz.sources.TextSet, got {type(texts).__name__}; make one with "
+            "TextSet.from_sentences"
         )
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
@@ -101,6 +102,11 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         )
     if tokenizer.pad_token_id is None:
         raise ValueError("tokenizer must have a padding token; set tokenizer.pad_token")
+    if _glues_words(tokenizer):
+        raise ValueError(
+            "tokenizer reads words that come one by one as if no space stood between them; load it with "
+            "add_prefix_space=True, such as AutoTokenizer.from_pretrained(folder, add_prefix_space=True)"
+        )
     require_integer("length", length, 1)
     if not len(texts):
         raise ValueError("texts must hold at least one text, got none")
@@ -116,6 +122,13 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
 
 
 _Rows = list[list[int]]
+
+
+def _glues_words(tokenizer: Any) -> bool:
+    """Tell whether two words alone become other tokens than with a space between them."""
+    spaced = tokenizer("a film", add_special_tokens=False)
+    alone = tokenizer(["a", "film"], is_split_into_words=True, add_special_tokens=False)
+    return spaced["input_ids"] != alone["input_ids"]
 
 
 def _tokenize(texts: TextSet, tokenizer: Any) -> tuple[_Rows, _Rows, _Rows]:

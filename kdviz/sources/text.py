@@ -11,12 +11,12 @@ import hashlib
 import json
 import lzma
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdviz.errors import DataError
 from kdviz.sources.files import find_data
@@ -43,6 +43,8 @@ _WORD = re.compile(
 @dataclass(frozen=True, eq=False)
 class TextSet:
     """Texts as words as shown, with their foreground, classes and stable names.
+
+    `TextSet.from_sentences` makes one of plain sentences.
 
     Parameters
     ----------
@@ -132,6 +134,84 @@ class TextSet:
             if mask.shape != (len(words),):
                 raise ValueError(f"{field} of {name!r} must have shape ({len(words)},), got {mask.shape}")
 
+    @classmethod
+    def from_sentences(
+        cls,
+        sentences: Sequence[str | Sequence[str]],
+        labels: ArrayLike | None = None,
+        *,
+        foreground: Callable[[str], bool] | Sequence[ArrayLike] | None = None,
+        classes: Sequence[str] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        source: str = "own sentences",
+    ) -> "TextSet":
+        """Make a set of sentences; its split is ``"all"``.
+
+        Parameters
+        ----------
+        sentences
+            ``N`` texts, cut by `split_words`, or sequences of words, taken as they are.
+        labels
+            ``N`` integers, position in `classes`; all 0 by default.
+        foreground
+            Which words ought to matter: a function of a word, such as ``{"good", "bad"}.__contains__``, or
+            for each sentence a mask over its words. By default the words that the English lexicon of
+            `movie_reviews` gives a polarity.
+        classes
+            Names of the classes, by default ``"class 0"`` and so on up to the largest label.
+        sample_ids
+            ``N`` different names, by default ``"sentence 0"`` and so on.
+        source
+            Where the sentences come from.
+
+        Raises
+        ------
+        TypeError
+            If a sentence is neither text nor words, labels are no integers, or names are one text.
+        ValueError
+            If there is no sentence or one is empty, lengths disagree, names repeat or a label is outside
+            `classes`.
+
+        Examples
+        --------
+        >>> texts = TextSet.from_sentences(["A fine film.", "It drags."], [1, 0], classes=("bad", "good"))
+        >>> texts.words[0], texts.foreground[0].tolist()
+        (('A', 'fine', 'film', '.'), [False, True, False, False])
+        """
+        for name, names in (("sentences", sentences), ("classes", classes), ("sample_ids", sample_ids)):
+            if isinstance(names, str):
+                raise TypeError(f"{name} must be a sequence, got the one text {names!r}")
+        words = tuple(_cut(sentence, at) for at, sentence in enumerate(sentences))
+        if not words:
+            raise ValueError("sentences must hold at least one text, got none")
+        numbers = np.zeros(len(words), dtype=np.int64) if labels is None else np.asarray(labels)
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"labels must be integers, got {describe(numbers)}")
+        if classes is None:
+            classes = [f"class {number}" for number in range(numbers.max(initial=0) + 1)]
+        if sample_ids is None:
+            sample_ids = [f"sentence {at}" for at in range(len(words))]
+        if foreground is None:
+            masks = mark_polar(words)
+        elif callable(foreground):
+            masks = tuple(np.array([bool(foreground(word)) for word in text]) for text in words)
+        elif isinstance(foreground, (Sequence, np.ndarray)):
+            masks = tuple(np.asarray(mask) for mask in foreground)
+        else:
+            raise TypeError(
+                "foreground must be a function of a word or one mask a sentence, got "
+                f"{describe(foreground)}; of a set of words, pass its .__contains__"
+            )
+        return cls(
+            words=words,
+            foreground=masks,
+            labels=numbers.astype(np.int64),
+            sample_ids=tuple(sample_ids),
+            classes=tuple(classes),
+            split=np.full(len(words), "all"),
+            source=source,
+        )
+
     def __len__(self) -> int:
         """Count the texts."""
         return len(self.words)
@@ -185,6 +265,15 @@ class TextSet:
             for group in (self.foreground, self.segments or ())
         ]
         return hashlib.sha256(json.dumps([names, masks]).encode()).hexdigest()[:16]
+
+
+def _cut(sentence: str | Sequence[str], at: int) -> tuple[str, ...]:
+    words = split_words(sentence) if isinstance(sentence, str) else sentence
+    if not isinstance(words, (Sequence, np.ndarray)) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"sentences must be texts or sequences of words, got {describe(words)} at {at}")
+    if not len(words):
+        raise ValueError(f"sentences must not be empty, the one at position {at} is; leave it out")
+    return tuple(words)
 
 
 def split_words(text: str) -> tuple[str, ...]:

@@ -360,3 +360,23 @@ def test_measure__network_is_left_as_found():
     run(network)
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     assert network.training and not network.embeddings._forward_hooks and not network.hidden._forward_hooks
+
+
+def test_measure__another_cut_into_words_is_another_input(tmp_path):
+    ids = torch.tensor([[3, 5, 7, 9]])
+    options = {
+        "layers": "hidden",
+        "entry": "embeddings",
+        "progress": False,
+        "network": "one",
+        "role": "teacher",
+    }
+    options |= {"store": tmp_path / "run", "sample_ids": ["a"], "draws": 2}
+    weights = {0: Encoder().state_dict()}
+    for word_of in ([[0, 0, 1, -1]], [[0, 1, 1, -1]]):
+        words = units.tokens([["ab", "c"]], word_of, [4])
+        if word_of[0][1] == 0:
+            measure_checkpoints(Encoder, weights, ids, units=words, **options)
+        else:
+            with pytest.raises(StoreError, match="input_fingerprint"):
+                measure_checkpoints(Encoder, weights, ids, units=words, **options)

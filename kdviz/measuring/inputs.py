@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.units import Grid, Tokens, Units
+from kdviz.units import Grid, Units
 
 _LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
 
@@ -75,7 +75,7 @@ def prepare_inputs(
         )
     if not isinstance(units, kind):
         raise TypeError(f"units are {units.describe()}; this works with units.{kind.__name__.lower()} only")
-    if entry is None and isinstance(units, Tokens):
+    if entry is None and units.needs_entry:
         raise ValueError(
             "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
             "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
@@ -84,11 +84,7 @@ def prepare_inputs(
     if entry is None:
         _check_noise_here(tensor, units, dtype)
     valid = units.valid(len(tensor))
-    hashes = [
-        hashlib.sha256(_trim(sample, units, at).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for at, sample in enumerate(tensor)
-    ]
-    hashes = [digest[:12] for digest in hashes]
+    hashes = [_hash(_trim(sample, units, at), units.cut(at)) for at, sample in enumerate(tensor)]
     ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
@@ -121,6 +117,11 @@ def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -
         units.index(tuple(tensor.shape[1:]))
     except ValueError as error:
         raise ValueError(f"{error}{layout_hint(tensor)}") from error
+
+
+def _hash(sample: Tensor, cut: bytes) -> str:
+    values = sample.contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(values + cut).hexdigest()[:12]
 
 
 def _trim(tensor: Tensor, units: Units, sample: int) -> Tensor:

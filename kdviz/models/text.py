@@ -62,7 +62,7 @@ class TextNetwork(nn.Module):
     classes
         Number of logits ``C``.
     pad
-        Token identifier of padding.
+        Token identifier of padding; by default that of the encoder's config.
     dropout
         Probability with which an entry of the first token's vector is set to 0 in training.
 
@@ -70,6 +70,8 @@ class TextNetwork(nn.Module):
     ------
     TypeError
         If `encoder` is a network with an encoder inside, such as a classifier.
+    ValueError
+        If neither `pad` nor the encoder's config says what padding is.
 
     Attributes
     ----------
@@ -83,14 +85,16 @@ class TextNetwork(nn.Module):
         ``nn.Linear`` from ``K`` to ``C``.
     """
 
-    def __init__(self, encoder: Any, classes: int, *, pad: int = 0, dropout: float = 0.1) -> None:
+    def __init__(self, encoder: Any, classes: int, *, pad: int | None = None, dropout: float = 0.1) -> None:
         super().__init__()
         if getattr(encoder, "base_model", encoder) is not encoder:
             raise TypeError(
                 f"encoder must be a transformers encoder without anything on top, got "
                 f"{type(encoder).__name__}; pass the encoder inside, such as classifier.base_model"
             )
-        self.pad = pad
+        self.pad = encoder.config.pad_token_id if pad is None else pad
+        if self.pad is None:
+            raise ValueError("the encoder's config names no padding token; pass pad=tokenizer.pad_token_id")
         self.encoder = encoder
         self.hidden = HiddenTokens()
         self.cls = FirstToken()

@@ -25,6 +25,8 @@ class Units(ABC):
         Preset ``tau0``.
     method, draws, feature
         Presets of :func:`kdviz.measure`.
+    needs_entry
+        Whether inputs cannot take noise themselves, so that `entry` must be named.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class Units(ABC):
     base_noise: float
     method: Literal["auto", "gain", "path"] = "auto"
     draws: int = 8
+    needs_entry: bool = False
     feature: Literal["relu", "identity"] = "relu"
 
     @property
@@ -55,6 +58,10 @@ class Units(ABC):
     def length(self, sample: int) -> int | None:
         """Give how many entries along an input's last axis belong to a sample; None if nothing is padded."""
         return None
+
+    def cut(self, sample: int) -> bytes:
+        """Give what tells apart two cuts of one input, beyond what `describe` says."""
+        return b""
 
     def valid(self, samples: int) -> NDArray[np.bool_]:
         """Tell which units exist, ``(B, U)``, of so many samples."""

@@ -28,6 +28,7 @@ class Tokens(Units):
     noise_space: str = "relative embedding"
     base_noise: float = 0.01
     feature: Literal["relu", "identity"] = "identity"
+    needs_entry: bool = True
 
     @property
     def count(self) -> int:
@@ -64,6 +65,10 @@ class Tokens(Units):
     def length(self, sample: int) -> int:
         """Give the number of tokens of a sample, special ones included and padding not."""
         return int(self.lengths[sample])
+
+    def cut(self, sample: int) -> bytes:
+        """Give the word of every token of a sample."""
+        return self.word_of[sample, : self.length(sample)].tobytes()
 
     def valid(self, samples: int) -> NDArray[np.bool_]:
         """Tell which words exist, ``(B, U)``."""

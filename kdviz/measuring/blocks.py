@@ -31,7 +31,7 @@ def measure_block(
 ) -> dict[str, Arrays]:
     """Measure the samples at `rows`, ``settings.micro_batch`` at a time, padded ones one by one.
 
-    A pass that is not full with samples holds several noise draws of each.
+    What is measured one by one takes several noise draws into a pass instead.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def make_benches(
             base_noise=base_noise,
             seed=seed,
             given=None if values is given else given,
-            together=max(1, micro_batch // len(batch)),
+            together=1 if inputs.units.length(part.start) is None else micro_batch,
         )
 
 

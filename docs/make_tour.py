@@ -10,6 +10,9 @@ from pathlib import Path
 from browser import AppPage, open_browser, serve
 from playwright.sync_api import Locator
 
+from kdviz.runs import prepare_notebook
+from kdviz.sources import find_data
+
 DOCS = Path(__file__).parent
 NOTEBOOK = DOCS.parent / "notebooks" / "02_explore.ipynb"
 WIDTH, HEIGHT, SCALE = 1240, 1500, 1.5
@@ -23,8 +26,22 @@ def take(shown: Locator, name: str) -> None:
     shown.screenshot(path=DOCS / "images" / name, type="jpeg", quality=QUALITY)
 
 
+def take_kind(folder: Path, run: str) -> None:
+    """Take the app as it opens on a stored run of another kind of input."""
+    path = str(find_data(f"runs/{run}.nc"))
+    folder.mkdir()
+    notebook = prepare_notebook("02_explore", {"run_path": path}, folder=folder / "root")
+    with serve("voila", notebook, folder) as address, open_browser() as browser:
+        size = {"width": WIDTH, "height": HEIGHT}
+        page = AppPage(browser.new_page(viewport=size, device_scale_factor=SCALE))
+        page.open(address, run_all=False)
+        take(page.app, f"explore_{run}.jpg")
+
+
 def main(folder: Path) -> None:
     """Serve the notebook and take the app as it opens, then its panels where more happens."""
+    for run in ("reviews", "furniture"):
+        take_kind(folder / run, run)
     (folder / "root").mkdir()
     notebook = Path(shutil.copy(NOTEBOOK, folder / "root"))
     with serve("voila", notebook, folder) as address, open_browser() as browser:

@@ -23,7 +23,7 @@ except ImportError as error:
     raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
 
 _LONGEST_NAME = 100
-_REPORTS = {"row": "01_quickstart", "token": "08_words", "x": "09_points"}  # by a coordinate of the units
+_REPORTS = {"token": "08_words", "x": "09_points", "row": "01_quickstart"}  # by a coordinate of the units
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -176,10 +176,9 @@ def write_report(
         If a cell fails.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    notebook = next((name for unit, name in _REPORTS.items() if unit in opened.samples.variables), None)
-    if notebook is None:
-        raise StoreError(f"there is no report for the units of {opened.path}; kdviz.open_run opens it")
-    if "row" in opened.samples.variables and "thumbnail" not in opened.samples:
+    *_, pictures = _REPORTS.values()
+    notebook = next((name for unit, name in _REPORTS.items() if unit in opened.samples.variables), pictures)
+    if notebook == pictures and "thumbnail" not in opened.samples:
         raise StoreError(
             f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "
             "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "

@@ -173,7 +173,10 @@ def test_make_attrs__stamps_the_present_moment() -> None:
     ("values", "message"),
     [
         ({"network_role": "pupil"}, "network_role is 'pupil'; allowed: teacher, student, baseline"),
-        ({"noise_space": "pixel"}, "noise_space is 'pixel'; allowed: pixels, embedding, coordinates"),
+        (
+            {"noise_space": "pixel"},
+            "noise_space is 'pixel'; allowed: pixels, coordinates, embedding, relative embedding",
+        ),
         ({"created_at": datetime(2026, 1, 1)}, "created_at has no time zone"),
         ({"seed": 2**64}, "attribute 'seed' is 18446744073709551616, beyond 64 bits"),
     ],

@@ -183,7 +183,7 @@ def test_study__texts_without_words_of_both_kinds_are_refused_before_training(tm
     lines = ["sentence\tlabel", *(f"the chair stood there {number}\t{number % 2}" for number in range(30))]
     (tmp_path / "plain.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     study = Study(tmp_path / "study", make_plan("text", texts=tmp_path / "plain.tsv"), progress=False)
-    with pytest.raises(DataError, match="has both foreground and background words to measure"):
+    with pytest.raises(DataError, match="has both words that the sentiment lexicon rates"):
         study.train()
     assert not (tmp_path / "study").exists()
 

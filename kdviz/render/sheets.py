@@ -335,7 +335,10 @@ def _lay_out(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(lines), len(columns), squeeze=False, height_ratios=heights)
     for of_line, panels, name in zip(axes, lines, names, strict=True):
-        of_line[0].set_ylabel(name, fontsize=9)
+        if isinstance(panels[0], Text):  # lines of text are too low for a name beside them
+            of_line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+        else:
+            of_line[0].set_ylabel(name, fontsize=9)
         for axis, panel in zip(of_line, panels, strict=True):
             show_panel(axis, panel, line=_LINE)
     for axis, title in zip(axes[0], columns, strict=True):

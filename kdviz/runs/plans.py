@@ -111,7 +111,7 @@ class StudyPlan(BaseModel):
     length: int = Field(default=96, ge=3, le=512)
     clouds: ResolvedPath | None = None
     points: int = Field(default=256, ge=2)
-    background: int = Field(default=128, ge=0)
+    background: int = Field(default=128, ge=1)
     composed: int = Field(default=5016, ge=22)
     architecture: str
     layers: tuple[str, ...]

@@ -52,8 +52,8 @@ class Texts(Material[TextSet]):
         both = np.flatnonzero([bool(mask.any() and not mask.all()) for mask in masks])
         if not len(both):
             raise DataError(
-                f"no text of {samples.source} has both words that the sentiment lexicon rates, the foreground, "
-                "and others to compare them with; with masks of your own, use kdviz.measure"
+                f"no text of {samples.source} has both words that the sentiment lexicon rates, the "
+                "foreground, and others to compare them with; with masks of your own, use kdviz.measure"
             )
         if len(both) < count:
             warnings.warn(

@@ -15,6 +15,7 @@ from kdviz.sources.image import (
     image_folder,
     normalise,
 )
+from kdviz.sources.samples import SampleSet
 from kdviz.sources.text import (
     REVIEW_CLASSES,
     TextSet,
@@ -33,6 +34,7 @@ __all__ = [
     "CloudSet",
     "Encoding",
     "ImageSet",
+    "SampleSet",
     "TextSet",
     "denormalise",
     "encode",

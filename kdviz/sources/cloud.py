@@ -7,8 +7,6 @@ Symbols: ``N`` clouds, ``n`` points, ``S`` surface points of a model.
 """
 
 import functools
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import describe, find_positions, find_repeated, list_some, require_integer
+from kdviz.sources.samples import SampleSet, list_some, require_array, require_integer
 
 FURNITURE_CLASSES = (
     "chair", "table", "sofa", "bed", "storage", "lamp", "vessel", "plant", "door", "vehicle", "person"
@@ -36,7 +34,7 @@ _LARGEST_OUTSIDE = 1 + 1e-5  # rounding may leave a point this far from the cent
 
 
 @dataclass(frozen=True, eq=False)
-class CloudSet:
+class CloudSet(SampleSet):
     """Point clouds of one size with their foreground, classes and stable names.
 
     Parameters
@@ -79,39 +77,22 @@ class CloudSet:
     split: NDArray[np.str_]
     source: str
 
+    plural = "clouds"
+    by_sample = ("clouds", "masks")
+
     def __post_init__(self) -> None:
         """Check shapes, data types, coordinates, names and labels."""
-        for name, kind in (
-            ("clouds", np.float32),
-            ("masks", np.bool_),
-            ("labels", np.int64),
-            ("split", np.str_),
-        ):
-            array = getattr(self, name)
-            if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
-                raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
+        require_array("clouds", self.clouds, np.float32)
+        require_array("masks", self.masks, np.bool_)
         if self.clouds.ndim != 3 or self.clouds.shape[1] == 0 or self.clouds.shape[2] != 3:
             raise ValueError(
                 f"clouds must have shape (N, n, 3) with at least one point, got {self.clouds.shape}"
             )
-        count = len(self.clouds)
         if self.masks.shape != self.clouds.shape[:2]:
             raise ValueError(
                 f"masks must have shape {self.clouds.shape[:2]} as clouds, got {self.masks.shape}"
             )
-        for name in ("labels", "split"):
-            if getattr(self, name).shape != (count,):
-                raise ValueError(f"{name} must have shape ({count},), got {getattr(self, name).shape}")
-        if len(self.sample_ids) != count:
-            raise ValueError(f"sample_ids must name {count} clouds, got {len(self.sample_ids)} names")
-        repeated = find_repeated(self.sample_ids)
-        if repeated:
-            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
-        if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
-            raise ValueError(
-                f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
-                f"got {self.labels.min()}..{self.labels.max()}"
-            )
+        self._check_names(len(self.clouds))
         self._check_coordinates()
 
     def _check_coordinates(self) -> None:
@@ -135,39 +116,9 @@ class CloudSet:
     def _name_where(self, chosen: ArrayLike) -> list[str]:
         return [self.sample_ids[index] for index in np.flatnonzero(chosen)]
 
-    def __len__(self) -> int:
-        """Count the clouds."""
-        return len(self.clouds)
-
     def __repr__(self) -> str:
         """Say how many clouds of how many points, without printing any."""
         return f"CloudSet({len(self)} clouds of {self.clouds.shape[1]} points, {self.source!r})"
-
-    def select(self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]) -> "CloudSet":
-        """Pick clouds in the order given.
-
-        Parameters
-        ----------
-        chosen
-            Positions (negative ones count from the end) or sample identifiers.
-
-        Raises
-        ------
-        TypeError
-            If `chosen` holds anything else, a boolean mask included.
-        ValueError
-            If a position or an identifier is not in the set, or comes twice.
-        """
-        indices = find_positions(chosen, self.sample_ids, "clouds")
-        return CloudSet(
-            clouds=self.clouds[indices],
-            masks=self.masks[indices],
-            labels=self.labels[indices],
-            sample_ids=tuple(self.sample_ids[index] for index in indices),
-            classes=self.classes,
-            split=self.split[indices],
-            source=self.source,
-        )
 
     @functools.cached_property
     def duplicates(self) -> NDArray[np.int64]:
@@ -183,12 +134,7 @@ class CloudSet:
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        digest = hashlib.sha256()
-        names = [self.sample_ids, self.classes, self.split.tolist(), self.clouds.shape]
-        digest.update(json.dumps(names).encode())
-        for array in (self.clouds, self.masks, self.labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return self._digest((self.clouds, self.masks, self.labels))
 
 
 def furniture(

@@ -6,7 +6,6 @@ business of ``kdviz.units``.
 Symbols: ``N`` images, ``H`` x ``W`` pixels, ``B`` background photographs.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -19,7 +18,14 @@ from PIL import Image, ImageOps
 
 from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import describe, find_positions, find_repeated, list_some, require_integer
+from kdviz.sources.samples import (
+    SampleSet,
+    describe,
+    find_repeated,
+    list_some,
+    require_array,
+    require_integer,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels in 0..1."""
@@ -41,7 +47,7 @@ _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".ti
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(SampleSet):
     """Images of one size with their foreground, classes and stable names.
 
     Parameters
@@ -77,76 +83,28 @@ class ImageSet:
     split: NDArray[np.str_]
     source: str
 
+    plural = "images"
+    by_sample = ("images", "masks")
+
     def __post_init__(self) -> None:
         """Check shapes, data types, names and labels."""
         _require_images(self.images)
-        for name, kind in (("masks", np.bool_), ("labels", np.int64), ("split", np.str_)):
-            array = getattr(self, name)
-            if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
-                raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
-        count = len(self.images)
+        require_array("masks", self.masks, np.bool_)
         if self.masks.shape != self.images.shape[:3]:
             raise ValueError(
                 f"masks must have shape {self.images.shape[:3]} as images, got {self.masks.shape}"
             )
-        for name in ("labels", "split"):
-            if getattr(self, name).shape != (count,):
-                raise ValueError(f"{name} must have shape ({count},), got {getattr(self, name).shape}")
-        if len(self.sample_ids) != count:
-            raise ValueError(f"sample_ids must name {count} images, got {len(self.sample_ids)} names")
-        repeated = find_repeated(self.sample_ids)
-        if repeated:
-            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
-        if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
-            raise ValueError(
-                f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
-                f"got {self.labels.min()}..{self.labels.max()}"
-            )
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.images)
+        self._check_names(len(self.images))
 
     def __repr__(self) -> str:
         """Say how many images of which size, without printing any."""
         height, width = self.images.shape[1:3]
         return f"ImageSet({len(self)} images of {height} x {width}, {self.source!r})"
 
-    def select(self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]) -> "ImageSet":
-        """Pick images in the order given.
-
-        Parameters
-        ----------
-        chosen
-            Positions (negative ones count from the end) or sample identifiers.
-
-        Raises
-        ------
-        TypeError
-            If `chosen` holds anything else, a boolean mask included.
-        ValueError
-            If a position or an identifier is not in the set, or comes twice.
-        """
-        indices = find_positions(chosen, self.sample_ids, "images")
-        return ImageSet(
-            images=self.images[indices],
-            masks=self.masks[indices],
-            labels=self.labels[indices],
-            sample_ids=tuple(self.sample_ids[index] for index in indices),
-            classes=self.classes,
-            split=self.split[indices],
-            source=self.source,
-        )
-
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        digest = hashlib.sha256()
-        names = [self.sample_ids, self.classes, self.split.tolist(), self.images.shape]
-        digest.update(json.dumps(names).encode())
-        for array in (self.images, self.masks, self.labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return self._digest((self.images, self.masks, self.labels))
 
 
 def normalise(images: NDArray[np.uint8]) -> NDArray[np.float32]:

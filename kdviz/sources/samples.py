@@ -1,13 +1,115 @@
-"""What sets of samples of any modality share: picking by position or name, and words for error messages."""
+"""What sets of samples of any modality share: names, classes, picking, and words for error messages."""
 
+import hashlib
+import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 NAMES_SHOWN = 5
+
+
+class SampleSet(ABC):
+    """Samples with their classes and stable names; a subclass is a frozen dataclass with these fields.
+
+    Attributes
+    ----------
+    labels
+        ``(N,)``, int64, position in `classes`.
+    sample_ids
+        ``N`` different names that stay with a sample whatever it is selected with.
+    classes
+        Names of the classes.
+    split
+        ``(N,)``, text: the partition each sample belongs to.
+    source
+        Where the samples come from, for records and captions.
+    plural, by_sample
+        What errors call the samples; the fields that hold one entry a sample.
+    """
+
+    labels: NDArray[np.int64]
+    sample_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    split: NDArray[np.str_]
+    source: str
+
+    plural: ClassVar[str]
+    by_sample: ClassVar[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.sample_ids)
+
+    def select(self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]) -> Self:
+        """Pick samples in the order given.
+
+        Parameters
+        ----------
+        chosen
+            Positions (negative ones count from the end) or sample identifiers.
+
+        Raises
+        ------
+        TypeError
+            If `chosen` holds anything else, a boolean mask included.
+        ValueError
+            If a position or an identifier is not in the set, or comes twice.
+        """
+        indices = find_positions(chosen, self.sample_ids, self.plural)
+        names = ("labels", "sample_ids", "split", *self.by_sample)
+        return replace(self, **{name: _pick(getattr(self, name), indices) for name in names})  # type: ignore
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
+
+    def _check_names(self, count: int) -> None:
+        """Check labels, split and names of so many samples."""
+        for name, kind in (("labels", np.int64), ("split", np.str_)):
+            array = getattr(self, name)
+            require_array(name, array, kind)
+            if array.shape != (count,):
+                raise ValueError(f"{name} must have shape ({count},), got {array.shape}")
+        if len(self.sample_ids) != count:
+            raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
+        repeated = find_repeated(self.sample_ids)
+        if repeated:
+            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
+        if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
+            raise ValueError(
+                f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
+                f"got {self.labels.min()}..{self.labels.max()}"
+            )
+
+    def _digest(self, arrays: Sequence[NDArray]) -> str:
+        """Hash names, classes, split and arrays, the first of which holds the samples themselves."""
+        digest = hashlib.sha256()
+        names = [self.sample_ids, self.classes, self.split.tolist(), arrays[0].shape]
+        digest.update(json.dumps(names).encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _pick(values: Any, indices: NDArray[np.int64]) -> Any:
+    """Take entries of an array or a tuple; None stays."""
+    if isinstance(values, np.ndarray):
+        return values[indices]
+    return values and tuple(values[index] for index in indices)
+
+
+def require_array(name: str, array: object, kind: type) -> None:
+    """Raise TypeError unless an argument is an array of a kind of numbers or text."""
+    if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
+        raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
 
 
 def find_positions(

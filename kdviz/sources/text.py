@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdviz.errors import DataError
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import describe, find_positions, find_repeated, list_some, require_integer
+from kdviz.sources.samples import SampleSet, describe, require_integer
 
 REVIEW_CLASSES = ("negative", "positive")
 """The two classes of the movie reviews and of SST-2, in the order of their labels."""
@@ -41,7 +41,7 @@ _WORD = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class TextSet:
+class TextSet(SampleSet):
     """Texts as words as shown, with their foreground, classes and stable names.
 
     `TextSet.from_sentences` makes one of plain sentences.
@@ -83,25 +83,12 @@ class TextSet:
     source: str
     segments: tuple[NDArray[np.int64], ...] | None = None
 
+    plural = "texts"
+    by_sample = ("words", "foreground", "segments")
+
     def __post_init__(self) -> None:
         """Check lengths, kinds, names and labels."""
-        count = len(self.words)
-        if len(self.sample_ids) != count:
-            raise ValueError(f"sample_ids must name {count} texts, got {len(self.sample_ids)} names")
-        repeated = find_repeated(self.sample_ids)
-        if repeated:
-            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
-        for name, kind in (("labels", np.int64), ("split", np.str_)):
-            array = getattr(self, name)
-            if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
-                raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
-            if array.shape != (count,):
-                raise ValueError(f"{name} must have shape ({count},), got {array.shape}")
-        if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
-            raise ValueError(
-                f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
-                f"got {self.labels.min()}..{self.labels.max()}"
-            )
+        self._check_names(len(self.words))
         self._check_words()
         self._check_masks("foreground", self.foreground, np.bool_)
         if self.segments is not None:
@@ -212,41 +199,10 @@ class TextSet:
             source=source,
         )
 
-    def __len__(self) -> int:
-        """Count the texts."""
-        return len(self.words)
-
     def __repr__(self) -> str:
         """Say how many texts of what length, without printing any."""
         longest = max(map(len, self.words), default=0)
         return f"TextSet({len(self)} texts of up to {longest} words, {self.source!r})"
-
-    def select(self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]) -> "TextSet":
-        """Pick texts in the order given.
-
-        Parameters
-        ----------
-        chosen
-            Positions (negative ones count from the end) or sample identifiers.
-
-        Raises
-        ------
-        TypeError
-            If `chosen` holds anything else, a boolean mask included.
-        ValueError
-            If a position or an identifier is not in the set, or comes twice.
-        """
-        indices = find_positions(chosen, self.sample_ids, "texts")
-        return TextSet(
-            words=tuple(self.words[index] for index in indices),
-            foreground=tuple(self.foreground[index] for index in indices),
-            labels=self.labels[indices],
-            sample_ids=tuple(self.sample_ids[index] for index in indices),
-            classes=self.classes,
-            split=self.split[indices],
-            source=self.source,
-            segments=self.segments and tuple(self.segments[index] for index in indices),
-        )
 
     @property
     def foreground_mask(self) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ layer for vectors. No layer works in place.
 Symbols: ``B`` clouds, ``n`` points, ``K`` numbers per point, ``C`` classes.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 import torch
@@ -88,7 +89,7 @@ class Head(nn.Sequential):
         super().__init__(layers)
 
 
-class CloudNetwork(nn.Module):
+class CloudNetwork(nn.Module, ABC):
     """A network for clouds ``(B, n, 3)``: what `describe` says of a cloud goes to `head`.
 
     Attributes
@@ -102,9 +103,9 @@ class CloudNetwork(nn.Module):
     fewest = 1
     head: nn.Module
 
+    @abstractmethod
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to one vector each, ``(B, K)``."""
-        raise NotImplementedError
 
     def forward(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to logits ``(B, C)``.

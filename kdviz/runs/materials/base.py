@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -11,44 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdviz.runs.plans import StudyPlan
+from kdviz.sources import SampleSet
 from kdviz.training import TrainingPlan
 from kdviz.units import Grid, Units
 
 _HELD_OUT_SHARE = 0.2  # of the user's own samples
-
-
-class SampleSet(Protocol):
-    """What the sets of :mod:`kdviz.sources` have in common."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Shape ``(N,)``."""
-
-    @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """``N`` different names."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-
-    @property
-    def split(self) -> NDArray[np.str_]:
-        """Shape ``(N,)``."""
-
-    @property
-    def source(self) -> str:
-        """Where the samples come from."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of what they are."""
-
-    def __len__(self) -> int:
-        """Count the samples."""
-
-    def select(self, chosen: NDArray[np.integer]) -> Self:
-        """Pick samples in the order given."""
 
 
 Samples = TypeVar("Samples", bound=SampleSet)

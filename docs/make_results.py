@@ -77,6 +77,34 @@ def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd
     figure.savefig(IMAGES / f"{prefix}differences.png", dpi=110)
 
 
+def describe_units(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
+    """Tell how many units there are, how linear networks are, and what training does to both."""
+    rows = []
+    for layer, pair in pairs.items():
+        for role, networks in (("student", pair.students), ("baseline", pair.baselines)):
+            for seed, ds in networks.items():
+                seen = (ds["gain"] > 0).where(ds["foreground"]).mean(["sample", "unit"]).values
+                spread = ds["entropy"].std("unit").mean("sample").values
+                low, high = np.nanquantile(ds["linearity"], (0.01, 0.99))
+                rows.append(
+                    {
+                        "layer": layer,
+                        "role": role,
+                        "seed": seed,
+                        "foreground": float(ds["foreground"].sum("unit").mean()),
+                        "units": float(ds["valid"].sum("unit").mean()),
+                        "by path": int((ds["method"] == 1).sum()),
+                        "linearity 1 %": low,
+                        "99 %": high,
+                        "object seen, first": seen[0],
+                        "last": seen[-1],
+                        "spread, first": spread[0],
+                        "spread, last": spread[-1],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
 def main(study: Path) -> None:
     """Draw and print everything that ``docs/results.md`` shows."""
     run = kdviz.open_run(study)
@@ -86,6 +114,7 @@ def main(study: Path) -> None:
     draw(run, pairs, table)
     print_markdown(analysis.describe_measurement(pairs))
     print_markdown(run.summary())
+    print_markdown(describe_units(pairs))
     numbers = [
         "layer",
         "metric",

@@ -263,7 +263,7 @@ class FeatureReader:
         values = self.enter(inputs)
         calls = dict.fromkeys(self.layers, 0)
         entered: list[None] = []
-        entry = self._entry or nn.Module()
+        entry = nn.Module() if self._entry is None else self._entry
         handle = entry.register_forward_hook(lambda module, args, output: entered.append(None))
         try:
             with torch.no_grad(), self._hooks(self._counter(calls)):

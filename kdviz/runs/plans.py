@@ -51,8 +51,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "method": "path",
     },
 }
-_OWN = {"image": ("images", "masks", "size", "grid"), "text": ("texts", "length")}
-_OWN["cloud"] = ("clouds", "points", "background", "composed")
+_OWN = {  # fields that only one kind of input has, the path of the user's own samples first
+    "image": ("images", "masks", "size", "grid"),
+    "text": ("texts", "length"),
+    "cloud": ("clouds", "points", "background", "composed"),
+}
 
 
 class StudyPlan(BaseModel):

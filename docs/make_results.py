@@ -77,6 +77,17 @@ def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd
     figure.savefig(IMAGES / f"{prefix}differences.png", dpi=110)
 
 
+def list_numbers(pairs: dict[str, analysis.NetworkPair], table: pd.DataFrame) -> pd.DataFrame:
+    """Put the seeds of every metric side by side, with the counts of the teacher."""
+    rows = []
+    for (layer, metric), group in table.groupby(["layer", "metric"], sort=False):
+        by_role = {role: " / ".join(f"{v:.2f}" for v in group[role]) for role in ("student", "baseline")}
+        teacher = pairs[layer].teacher
+        counts = {} if teacher is None else analysis.tabulate_counts(teacher).iloc[-1]
+        rows.append({"layer": layer, "metric": metric, **by_role, "teacher": counts.get(metric, "")})
+    return pd.DataFrame(rows)
+
+
 def describe_units(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
     """Tell how many units there are, how linear networks are, and what training does to both."""
     rows = []
@@ -126,6 +137,7 @@ def main(study: Path) -> None:
         "difference_high",
     ]
     print_markdown(table[numbers])
+    print_markdown(list_numbers(pairs, table))
     table["ahead"] = np.sign(table["difference"]) == table["supporting_sign"]
     table["clear"] = table["ahead"] & (np.sign(table["difference_low"]) == np.sign(table["difference_high"]))
     tally = (

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import kdviz
 from benchmarks.problems import LAYERS, load_images, load_network
 from benchmarks.reports import show_table, write_result
-from kdviz.features import frozen
 from kdviz.measuring.settings import Method
 from kdviz.models import build
+from kdviz.networks.features import frozen
 from kdviz.testing import random_images, small_cnn
 
 CHECKS, SHARED = 40, 33  # forward passes a layer, and beside the draws those of all layers: measure's Notes

@@ -22,7 +22,7 @@ from benchmarks.reports import show_table, write_result
 from kdviz.sources import fashion_composites
 
 READY = "everything is imported"
-COMMAND_LINE = f"import kdviz.cli, kdviz.runs{{more}}; print('{READY}', flush=True); kdviz.cli.main()"
+COMMAND_LINE = f"import kdviz.cli, kdviz.studies{{more}}; print('{READY}', flush=True); kdviz.cli.main()"
 # torch loads its compiler at the first step of an optimiser: an import too
 PHASES = {"train": ", torch._dynamo", "measure": ""}
 

@@ -18,10 +18,10 @@ from benchmarks.reports import show_table, write_result
 from kdviz.analysis import COUNT_METRICS, NetworkPair, measure_noise_floor
 from kdviz.errors import DegenerateWarning
 from kdviz.models import PRESETS
-from kdviz.runs import Study, StudyPlan
-from kdviz.runs.materials import describe_samples
 from kdviz.schema import METHODS
 from kdviz.sources import find_data, normalise
+from kdviz.studies import Study, StudyPlan
+from kdviz.studies.materials import describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord
 
 METRICS = (*COUNT_METRICS, "rho", "d_mean", "d_std")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdviz.checkpoints import load_weights
 from kdviz.models import build
+from kdviz.networks.checkpoints import load_weights
 from kdviz.sources.files import find_data
 from kdviz.sources.image import fashion_composites, normalise
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import kdviz
 from benchmarks.replicas import Phi
-from kdviz.checkpoints import load_weights
-from kdviz.features import FeatureReader
 from kdviz.models import cloud, text
+from kdviz.networks.checkpoints import load_weights
+from kdviz.networks.features import FeatureReader
 from kdviz.sources import Encoding, encode, find_data, furniture, movie_reviews, review_tokenizer
 
 SAMPLED = 300  # training sentences for the peers' normaliser

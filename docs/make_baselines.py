@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 
 import kdviz
-from kdviz import analysis, baselines, models, render, sources, units
-from kdviz.checkpoints import load_weights
+from kdviz import analysis, attribution, models, render, sources, units
+from kdviz.networks.checkpoints import load_weights
 
 IMAGES = Path(__file__).with_name("images")
 LAYERS = {"conv": "features.conv4", "fc1": "classifier.fc1", "fc2": "classifier.fc2"}
@@ -78,7 +78,7 @@ def print_checks(run: kdviz.store.Run) -> None:
     load_weights(teacher, sources.find_data("runs/teacher-fashion.safetensors"))
     grid = units.grid(16)
     for reference in ("blur", "mean"):
-        curves = baselines.remove_units(
+        curves = attribution.remove_units(
             teacher, inputs, ds, units=grid, entropy=entropy, reference=reference, progress=False
         )
         table = analysis.tabulate_scores(curves)
@@ -89,7 +89,7 @@ def print_checks(run: kdviz.store.Run) -> None:
             draw_curves(curves).savefig(IMAGES / "baselines_removal.png", dpi=110)
     for way in ("cascade", "independent"):
         found = [
-            baselines.randomise_weights(
+            attribution.randomise_weights(
                 teacher,
                 inputs[:RANDOMISED],
                 units=grid,

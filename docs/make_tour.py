@@ -10,7 +10,7 @@ from pathlib import Path
 from browser import AppPage, open_browser, serve
 from playwright.sync_api import Locator
 
-from kdviz.runs import prepare_notebook
+from kdviz.reports import prepare_notebook
 from kdviz.sources import find_data
 
 DOCS = Path(__file__).parent

@@ -12,13 +12,13 @@ from kdviz.errors import MissingExtraError
 __version__ = "0.1.0"
 
 _HOME = {
-    "attribute": "kdviz.baselines",
+    "attribute": "kdviz.attribution",
     "compare": "kdviz.analysis",
     "count_points": "kdviz.analysis",
     "derive_entropy": "kdviz.analysis",
     "explore": "kdviz.widgets",
     "find_points": "kdviz.analysis",
-    "list_layers": "kdviz.features",
+    "list_layers": "kdviz.networks",
     "measure": "kdviz.measuring",
     "measure_checkpoints": "kdviz.measuring",
     "measure_sampled": "kdviz.measuring",
@@ -28,7 +28,7 @@ _HOME = {
 }
 _MODULES = (
     "analysis",
-    "baselines",
+    "attribution",
     "coherency",
     "models",
     "papers",

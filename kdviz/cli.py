@@ -81,7 +81,8 @@ def demo(
 
     Example: kdviz demo --modality text --seeds 3
     """
-    from kdviz.runs import Study, StudyPlan, write_report
+    from kdviz.reports import write_report
+    from kdviz.studies import Study, StudyPlan
 
     folder = folder or Path("runs") / ("demo" if modality is Modality.image else f"demo-{modality.value}")
     study = Study(
@@ -148,8 +149,8 @@ def train(
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
-    from kdviz.runs import Study, StudyPlan
-    from kdviz.runs.plans import PLAN_FILE
+    from kdviz.studies import Study, StudyPlan
+    from kdviz.studies.plans import PLAN_FILE
 
     options = {
         "modality": modality and modality.stored,
@@ -192,7 +193,7 @@ def measure(folder: Folder, progress: Progress = True) -> None:
 
     Example: kdviz measure runs/birds
     """
-    from kdviz.runs import Study, StudyPlan
+    from kdviz.studies import Study, StudyPlan
 
     study = Study(folder, StudyPlan.load(folder), progress)
     run = study.measure()
@@ -206,7 +207,7 @@ def attribute(folder: Folder, progress: Progress = True) -> None:
 
     Example: kdviz attribute runs/birds
     """
-    from kdviz.runs import Study, StudyPlan
+    from kdviz.studies import Study, StudyPlan
 
     study = Study(folder, StudyPlan.load(folder), progress)
     run = study.attribute()
@@ -225,7 +226,7 @@ def report(
 
     Example: kdviz report runs/demo
     """
-    from kdviz.runs import write_report
+    from kdviz.reports import write_report
 
     path = kdviz.open_run(run).path
     page = write_report(path, folder=folder or path.parent / "report", progress=progress)
@@ -246,8 +247,8 @@ def rerun(
 
     Example: kdviz rerun 01_quickstart -p threshold=0.25
     """
-    from kdviz.runs import parse_parameters, read_parameter_file
-    from kdviz.runs import rerun as execute
+    from kdviz.reports import parse_parameters, read_parameter_file
+    from kdviz.reports import rerun as execute
 
     parameters = read_parameter_file(file) if file else {}
     parameters |= parse_parameters(notebook, parameter or [])
@@ -294,7 +295,7 @@ def explore(
 
     Example: kdviz explore runs/demo
     """
-    from kdviz.runs import prepare_notebook
+    from kdviz.reports import prepare_notebook
 
     path = kdviz.open_run(run).path.resolve()  # a wrong path is refused before a server starts
     notebook = prepare_notebook(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdviz.runs import Study, StudyPlan
+from kdviz.studies import Study, StudyPlan
 
 SIDE = 16
 OPTIONS = {"size": SIDE, "layers": ("fc1",), "train_count": 10, "epochs": 2, "teacher_epochs": 2}

@@ -1,7 +1,7 @@
 """Open a stored run and count its knowledge points where no torch is installed.
 
 Run as ``python tests/view_without_torch.py RUN SOLVER THRESHOLD`` in an environment that has what
-``kdviz[view]`` asks for and nothing else; `tests/test_packaging.py` builds one, CI installs one.
+``kdviz[view]`` asks for and nothing else; `tests/whole/test_packaging.py` builds one, CI installs one.
 """
 
 import sys

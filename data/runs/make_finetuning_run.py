@@ -36,8 +36,8 @@ from torch import nn
 import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
-from kdviz.runs.materials import Prepared, describe_samples
 from kdviz.sources import ImageSet, fashion_composites, normalise
+from kdviz.studies.materials import Prepared, describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord, accuracy_array, evaluate, train_classifier
 
 TARGET = Path(__file__).with_name("finetuning.nc")

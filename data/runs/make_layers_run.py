@@ -17,10 +17,10 @@ import torch
 import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
-from kdviz.runs import StudyPlan
-from kdviz.runs.materials import Prepared, describe_samples
-from kdviz.runs.materials.images import Images
 from kdviz.sources import ImageSet, fashion_composites, find_data, normalise
+from kdviz.studies import StudyPlan
+from kdviz.studies.materials import Prepared, describe_samples
+from kdviz.studies.materials.images import Images
 from kdviz.training import FASHION_PLANS, TrainingRecord
 
 TARGET = Path(__file__).with_name("layers.nc")

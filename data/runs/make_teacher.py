@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kdviz.models import build
-from kdviz.runs import StudyPlan
-from kdviz.runs.materials import find_material
 from kdviz.sources.image import fashion_composites, normalise
+from kdviz.studies import StudyPlan
+from kdviz.studies.materials import find_material
 from kdviz.training import train_classifier
 from kdviz.training.records import write_tensors
 

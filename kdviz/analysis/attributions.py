@@ -1,7 +1,7 @@
 """Judge attribution maps by masks: do they find the object, and do they rank units as the entropy does.
 
 Everything follows from stored maps; what needs the network (curves of removal, randomised weights) is in
-`kdviz.baselines`.
+`kdviz.attribution`.
 """
 
 import warnings
@@ -145,7 +145,7 @@ def tabulate_scores(
     ----------
     scores
         From `score_attributions`, or any Dataset of variables with dims (attribution_method, ..., sample),
-        such as the areas of `kdviz.baselines.remove_units`; the last epoch is taken.
+        such as the areas of `kdviz.attribution.remove_units`; the last epoch is taken.
     resamples, confidence, seed
         Number of bootstrap resamples, coverage between 0 and 1, and seed. Every resample is the same for all
         methods, so intervals are comparable; they are conditional on the network.

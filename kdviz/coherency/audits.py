@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kdviz.baselines import METHODS
+from kdviz.attribution import METHODS
 from kdviz.coherency.maps import INPUT, Maps, compare_maps, compare_points, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
 from kdviz.coherency.rescaling import (
@@ -81,7 +81,7 @@ def audit(
     layers
         Where to look, convolutions and fully connected layers; by default all layers of the pairs.
     methods
-        Some of :data:`kdviz.baselines.METHODS` and ``"entropy"``; by default all that the network has.
+        Some of :data:`kdviz.attribution.METHODS` and ``"entropy"``; by default all that the network has.
     double
         Compute in float64, or in the network's own precision. See the notes.
     probes, draws, seed
@@ -112,7 +112,7 @@ def audit(
 
     Notes
     -----
-    Maps of a layer are those of :func:`kdviz.baselines.draw_map`. A fully connected layer has no map; there
+    Maps of a layer are those of :func:`kdviz.attribution.draw_map`. A fully connected layer has no map; there
     its feature ``(D,)`` and the gradient of the logit with respect to it are compared, entry by entry.
 
     In exact arithmetic the entropy moves under no uniform factor, and under per-channel factors only between

@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from kdviz.analysis import find_points
-from kdviz.baselines.maps import LAYER_METHODS, METHODS, draw_map, list_methods
-from kdviz.features import frozen, resolve_layers, same_random_state
+from kdviz.attribution.maps import LAYER_METHODS, METHODS, draw_map, list_methods
+from kdviz.networks.features import frozen, resolve_layers, same_random_state
 
 INPUT = "input"
 """In place of a layer, where a map has none."""
@@ -40,7 +40,7 @@ def draw_maps(
     layers
         Convolutions and fully connected layers.
     methods
-        Some of :data:`kdviz.baselines.METHODS`; what the network does not have at a layer is left out.
+        Some of :data:`kdviz.attribution.METHODS`; what the network does not have at a layer is left out.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from kdviz.coherency.pairs import NORMS, WEIGHTED, Pair, shape_of, trace
-from kdviz.features import frozen, same_random_state, unwrap
+from kdviz.networks.features import frozen, same_random_state, unwrap
 
 Factor = float | Sequence[float] | Tensor
 

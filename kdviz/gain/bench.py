@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdviz.features import FeatureReader
+from kdviz.networks.features import FeatureReader
 
 
 @dataclass

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
-from kdviz.features import FeatureReader
 from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure_change, share_loss
-from kdviz.measuring.inputs import Inputs
 from kdviz.measuring.settings import Settings
-from kdviz.measuring.trial import device_of
+from kdviz.networks.features import FeatureReader
+from kdviz.networks.inputs import Inputs
+from kdviz.networks.preparing import device_of
 from kdviz.schema import METHODS, QUARTILES, VARIABLES
 
 CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing

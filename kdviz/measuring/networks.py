@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, load_weights, read_checkpoint
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
-from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
-from kdviz.measuring.checkpoints import fingerprint_weights
-from kdviz.measuring.inputs import Inputs, prepare_inputs
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Method, Settings, name_noise_space
-from kdviz.measuring.trial import device_of, dtype_of, memory_advice, prepare_network, try_network
+from kdviz.measuring.trial import try_network
+from kdviz.networks.checkpoints import Checkpoint, fingerprint_weights, load_weights, read_checkpoint
+from kdviz.networks.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
+from kdviz.networks.inputs import Inputs, prepare_inputs
+from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
 from kdviz.store import Run, create_run, open_run
 from kdviz.units import Units
 

@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.entropy import entropy_of
-from kdviz.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
 from kdviz.gain import Bench, minimise_sampled
 from kdviz.measuring.blocks import make_benches, measure_noise_unit
-from kdviz.measuring.inputs import prepare_inputs
 from kdviz.measuring.settings import name_noise_space
-from kdviz.measuring.trial import device_of, dtype_of, prepare_network, try_network
+from kdviz.measuring.trial import try_network
+from kdviz.networks.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
+from kdviz.networks.inputs import prepare_inputs
+from kdviz.networks.preparing import device_of, dtype_of, prepare_network
 from kdviz.units import Units
 
 _BATCH = 16

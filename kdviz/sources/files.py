@@ -1,12 +1,11 @@
 """Find the project's data files and check that they are intact. The only place that knows where they lie."""
 
-import functools
-import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
 
 from kdviz.errors import DataError
+from kdviz.files import hash_file
 
 _REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -50,8 +49,7 @@ def find_data(name: str) -> Path:
     if expected is None:
         raise DataError(f"{folder / 'checksums.json'} does not list {name!r}; run data/make_checksums.py")
     path = folder / relative
-    state = path.stat()
-    found = _hash_file(path, state.st_size, state.st_mtime_ns)
+    found = hash_file(path)
     if found != expected:
         raise DataError(
             f"{path} is damaged: SHA-256 {found[:12]}..., expected {expected[:12]}...; "
@@ -76,10 +74,3 @@ def _read_checksums(folder: Path) -> dict[str, str]:
     if not isinstance(checksums, dict):
         raise DataError(f"{path} is damaged: it holds no names and checksums")
     return checksums
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_file(path: Path, size: int, modified_ns: int) -> str:
-    """SHA-256 of a file; size and time of change are part of the cache key only."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

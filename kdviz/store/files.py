@@ -16,6 +16,7 @@ import xarray as xr
 
 from kdviz import schema
 from kdviz.errors import StoreError
+from kdviz.files import beside
 from kdviz.schema import VARIABLES
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done, seal
 
@@ -195,25 +196,9 @@ def sweep(path: Path) -> None:
             leftover.unlink(missing_ok=True)  # it may have lain in a folder just removed
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """Path in the same folder, its name longer by `suffix`."""
-    return path.with_name(path.name + suffix)
-
-
 def natural_order(name: str) -> list[str | int]:
     """Sort key that puts ``features.10`` after ``features.9``."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
-
-
-@contextmanager
-def file_errors(action: str) -> Iterator[None]:
-    """Turn the system's errors into one `StoreError` that says what was tried."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except (OSError, RuntimeError) as error:  # the latter is how the netCDF library reports a full disk
-        raise StoreError(f"{action}: {error}") from error
 
 
 @contextmanager

@@ -15,14 +15,13 @@ import zarr
 
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError, UnfinishedError
+from kdviz.files import beside, exclusive, file_errors, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
 from kdviz.store.files import (
     PARTIAL,
-    beside,
     children,
-    file_errors,
     list_results,
     plain,
     read_catalogue,
@@ -33,7 +32,6 @@ from kdviz.store.files import (
     write_netcdf,
     write_zarr,
 )
-from kdviz.store.locks import exclusive, run_lock
 
 _BOOKKEEPING = ("done",)
 _STUDY_RUN = "run.zarr"
@@ -69,7 +67,7 @@ def create_run(
         raise StoreError(f"cannot make a run at {path}: it is a file")
     with file_errors(f"cannot make a run at {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(run_lock(path), path):
+        with exclusive(lock_beside(path), path):
             if not path.exists():
                 partial = beside(path, PARTIAL)
                 zarr.open_group(partial, mode="w", zarr_format=3)
@@ -117,7 +115,7 @@ class Run:
                 )
         names = partial(children, self.path)  # an exported file never changes, and opening it takes long
         self._children = names if self._is_directory else cache(names)
-        self._lock = run_lock(self.path)
+        self._lock = lock_beside(self.path)
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")
         self.attrs: dict[str, Attribute] = dict(self.samples.attrs)

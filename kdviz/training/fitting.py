@@ -22,15 +22,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.errors import StoreError
+from kdviz.files import read_json, write_json
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import (
     NETWORK,
     TrainingRecord,
     checkpoint_path,
     fingerprint_tensors,
-    read_json,
     read_tensors,
-    write_json,
     write_tensors,
 )
 

@@ -7,9 +7,7 @@ last: a folder that has it is finished). Nothing in them depends on the time or 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +22,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz import schema
-from kdviz.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
 from kdviz.errors import StoreError
+from kdviz.files import read_json, write_bytes
+from kdviz.networks.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
 
 _DEFINITIONS = {
     "step": "sum over mini-batches of the norm of the weight's update, over its initial norm",
@@ -223,49 +222,6 @@ def _distance_array(
 def checkpoint_path(folder: Path, epoch: int) -> Path:
     """Where the network after `epoch` epochs is saved."""
     return folder / f"epoch-{epoch:03d}.safetensors"
-
-
-def write_bytes(path: Path, contents: bytes) -> None:
-    """Replace a file whole: after a kill or on a full disk, it holds the old contents or the new.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StoreError(f"cannot write {path}: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Raises
-    ------
-    StoreError
-        If it is missing or damaged.
-    """
-    try:
-        contents = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if not isinstance(contents, dict):
-        raise StoreError(f"{path} is damaged: it holds no names and values")
-    return contents
-
-
-def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write sorted JSON through `write_bytes`."""
-    write_bytes(path, (json.dumps(contents, sort_keys=True, indent=1) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from kdviz.errors import LayerError
-from kdviz.features import FeatureReader, frozen, resolve_layers
+from kdviz.networks.features import FeatureReader, frozen, resolve_layers
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import TrainingRecord, fingerprint_tensors

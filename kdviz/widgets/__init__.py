@@ -16,11 +16,11 @@ except ImportError as error:
 
 from traitlets import TraitError
 
+from kdviz.render.looks import NetworkView
 from kdviz.store import Run, open_run
 from kdviz.widgets.explorer import Explorer
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
-from kdviz.widgets.views import NetworkView
 
 __all__ = ["Explorer", "NetworkView", "Selection", "View", "explore"]
 

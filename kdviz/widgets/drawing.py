@@ -3,8 +3,8 @@
 from html import escape
 
 from kdviz import render
+from kdviz.render.looks import DETOURS, ENTROPY, MAP, POINTS, Looks, NetworkView
 from kdviz.widgets.scene import View
-from kdviz.widgets.views import DETOURS, ENTROPY, MAP, POINTS, Looks, NetworkView
 
 
 def name_panels(overlay: str, inside: str) -> dict[str, str]:

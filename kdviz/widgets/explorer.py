@@ -10,8 +10,9 @@ import ipywidgets as widgets
 import numpy as np
 
 from kdviz import render
+from kdviz.render.canvases import Panel
+from kdviz.render.looks import DETOURS, MAP, POINTS, Looks
 from kdviz.store import Run
-from kdviz.widgets.canvases import Panel
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
 from kdviz.widgets.drawing import explain_view, head_network, name_panels
@@ -20,7 +21,6 @@ from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
-from kdviz.widgets.views import DETOURS, MAP, POINTS, Looks
 
 _PANEL, _INPUT = 216, 176  # pixels
 _TALLEST = "320px"  # of a text; a longer one scrolls

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 
 from kdviz import __version__, render
-from kdviz.store.files import file_errors
+from kdviz.files import file_errors
+from kdviz.render.looks import MAP
 from kdviz.widgets.drawing import describe_counts, describe_scale, name_panels
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
-from kdviz.widgets.views import MAP
 
 KINDS = {
     ".png": "picture (PNG)",

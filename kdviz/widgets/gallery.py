@@ -5,10 +5,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from kdviz import render
+from kdviz.render.looks import Looks
 from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
-from kdviz.widgets.views import Looks
 
 _PAGE, _SIZE, _WIDE = 12, 72, 374  # samples; pixels of a picture, and of a button that holds words
 _DRAWN = 2 * _SIZE  # pixels; what is drawn for the page is then made smaller

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from kdviz.analysis import group_networks, tabulate_counts
 from kdviz.errors import StoreError, UnfinishedError
 from kdviz.render import Text, Trace
+from kdviz.render.canvases import Canvas, choose_kind
+from kdviz.render.looks import ENTROPY, Bools, Floats, Looks, NetworkView
 from kdviz.store import Run
-from kdviz.widgets.canvases import Canvas, choose_kind
 from kdviz.widgets.derivation import (
     Derivation,
     Derived,
@@ -24,7 +25,6 @@ from kdviz.widgets.derivation import (
     PointSettings,
     has_background,
 )
-from kdviz.widgets.views import ENTROPY, Bools, Floats, Looks, NetworkView
 
 ORDERS = ("as stored", "most changed", "student apart from baseline")
 _ATTRIBUTION = "attribution"  # results of this group hold maps by network

@@ -8,9 +8,9 @@ from typing import Any
 from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, observe, validate
 
 from kdviz.errors import UnfinishedError
+from kdviz.render.looks import ENTROPY, Looks
 from kdviz.widgets.derivation import EntropySettings, PointSettings
 from kdviz.widgets.scene import Place, Scene
-from kdviz.widgets.views import ENTROPY, Looks
 
 
 class Selection(HasTraits):

@@ -1,0 +1,57 @@
+"""Checks of arguments, each once: a sentence that says which argument, what came and what is allowed."""
+
+import difflib
+import math
+from collections.abc import Collection, Iterable
+from numbers import Integral, Real
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def whole_number(name: str, value: object, least: int = 0) -> int:
+    """Give a whole number as an int.
+
+    Raises
+    ------
+    ValueError
+        If it is a truth value, no whole number or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")
+    return int(value)
+
+
+def positive_number(name: str, value: object) -> float:
+    """Give a finite number above 0 as a float.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: T, allowed: Collection[T]) -> T:
+    """Give a value that is among those allowed.
+
+    Raises
+    ------
+    ValueError
+        If it is not; near names are proposed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; {suggest(value, allowed)}")
+    return value
+
+
+def suggest(value: object, known: Iterable[object], most: int = 20) -> str:
+    """Continue a message about an unknown name with near ones, or with what is allowed."""
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(str(value), names, n=3)
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"allowed: {', '.join(names[:most]) or 'none'}{', ...' if len(names) > most else ''}"

@@ -1,0 +1,248 @@
+"""Attribution maps of many samples, reduced to units: the public verb, and what the checks of maps share.
+
+Symbols: ``B`` samples, ``U`` units, ``H, W`` input size.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
+
+from kdviz import schema
+from kdviz.attribution.maps import (
+    LAYERED,
+    METHODS,
+    OPTIONS,
+    check_layer,
+    check_targets,
+    draw_map,
+    list_methods,
+)
+from kdviz.errors import LayerError
+from kdviz.networks.checkpoints import fingerprint_weights
+from kdviz.networks.features import frozen, same_random_state, unwrap
+from kdviz.networks.inputs import Inputs, prepare_inputs
+from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
+from kdviz.units import Grid
+
+BATCH = 16  # samples in one pass unless the user says otherwise
+
+
+def attribute(
+    network: nn.Module,
+    inputs: Tensor | Iterable[Tensor],
+    *,
+    units: Grid,
+    labels: ArrayLike | None = None,
+    explained: ArrayLike | None = None,
+    methods: Sequence[str] | None = None,
+    layer: str | nn.Module | None = None,
+    foreground: ArrayLike | None = None,
+    sample_ids: Sequence[str] | None = None,
+    epoch: int = 0,
+    device: str | torch.device | None = None,
+    max_batch: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Draw CAM, gradient and occlusion maps of a classifier, reduced to units, to compare with the entropy.
+
+    The maps are those of :func:`kdviz.attribution.draw_map`, which defines each. Maps of a layer are resized
+    to the input bilinearly (pixel centres aligned); then every unit takes the mean over its pixels. Nothing
+    is normalised and the sign is kept, so that magnitudes can be compared between networks.
+
+    Parameters
+    ----------
+    network
+        Any classifier of images in float32 or finer: one tensor in, logits ``(B, classes)`` out. Left exactly
+        as found: mode, parameters, gradients, hooks and global random state.
+    inputs, units, foreground, labels, sample_ids
+        As in :func:`kdviz.measure`: pass the same, and the units are the same.
+    explained
+        Class whose logit is explained for each sample, ``(B,)``, integers; by default `labels`, and without
+        these the class that the network itself answers.
+    methods
+        Some of ``kdviz.attribution.METHODS``; by default all that this network has.
+    layer
+        Where the layer maps are taken: the name or module of a layer that gives ``(B, channels, h, w)``; by
+        default that of :func:`kdviz.attribution.find_map_layer`.
+    epoch
+        Completed training epochs of this network.
+    device, max_batch, progress
+        As in :func:`kdviz.measure`.
+
+    Returns
+    -------
+    Dataset
+        ``attribution`` with dims (attribution_method, epoch, sample, unit), float32, in units of the logit
+        over those of the input for gradients, of the logit for contributions; coordinates ``explained`` and
+        ``input_hash`` (sample); ``foreground`` and labels if given. The attribute ``config`` (JSON) states
+        the options of every method.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kdviz.measure` for inputs, masks, names and devices; also for unknown methods, classes that
+        the network has not, or an output that is not ``(B, classes)``.
+    LayerError
+        If the layer is unknown, unused, reused or has no map, or a method asked for needs a network of
+        another kind: ``cam`` a linear head behind average pooling, ``guided_grad_cam`` ReLU modules.
+    MemoryError
+        If a pass does not fit; the message says what to lower.
+
+    Notes
+    -----
+    Cost a sample: 2 passes a gradient or CAM, 100 for integrated gradients, 225 forward for occlusion (for
+    sides that are multiples of 16).
+
+    Examples
+    --------
+    >>> import kdviz
+    >>> network, images = kdviz.testing.small_cnn(), kdviz.testing.random_images(2)
+    >>> ds = kdviz.attribute(network, images, units=kdviz.units.grid(4), labels=[0, 3], progress=False)
+    >>> dict(ds.attribution.sizes)
+    {'attribution_method': 7, 'epoch': 1, 'sample': 2, 'unit': 16}
+    """
+    if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
+        raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
+    batch = check_batch(max_batch)
+    chosen = _check_methods(methods)
+    network = unwrap(network)
+    if isinstance(layer, nn.Module):  # a copy on another device holds another object
+        layer = next((name for name, module in network.named_modules() if module is unwrap(layer)), layer)
+    network = prepare_network(network, device)
+    given = prepare_inputs(
+        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0, kind=Grid
+    )
+    place = device_of(network)
+    with same_random_state(network), memory_advice(batch, stored=False):
+        classes = find_classes(network, given, explained, batch)
+        first = given.tensor[:1].to(place)
+        with frozen(network):
+            found = _find_layer(network, first, layer, chosen)
+        chosen = chosen or list_methods(network, first, layer=found)
+        parts = [
+            np.concatenate(
+                [
+                    draw_units(network, images, classes[rows], units=units, method=method, layer=found)
+                    for rows, images in batches(given, batch, place)
+                ]
+            )
+            for method in tqdm(chosen, desc="attributing", unit="method", disable=not progress)
+        ]
+    samples = given.samples.assign_coords(
+        epoch=[int(epoch)],
+        attribution_method=chosen,
+        explained=("sample", classes.numpy()),
+        input_hash=("sample", given.hashes),
+    )
+    values = np.stack(parts)[:, None].astype(np.float32)
+    ds = samples.assign(attribution=(schema.VARIABLES["attribution"].dims, values))
+    ds.attrs = schema.make_attrs(
+        layer=found,
+        modality=units.modality,
+        unit_kind=units.describe(),
+        config={
+            "methods": {name: OPTIONS[name] for name in chosen},
+            "explained": "given" if explained is not None else "labels" if labels is not None else "answer",
+            "max_batch": batch,
+        },
+        device=str(place),
+        torch_version=torch.__version__,
+        weights_fingerprint=fingerprint_weights(network.state_dict()),
+        input_fingerprint=given.fingerprint,
+    )
+    ds = schema.annotate(ds)
+    schema.validate(ds)
+    return ds
+
+
+def draw_units(
+    network: nn.Module, images: Tensor, classes: Tensor, *, units: Grid, method: str, layer: str | None
+) -> NDArray[np.float32]:
+    """Draw one map and reduce it to units: ``(B, U)``."""
+    maps = draw_map(network, images, classes.to(images.device), method=method, layer=layer)
+    if not torch.isfinite(maps).all():
+        raise ValueError(f"{method} gives NaN or infinite values; leave these samples or this method out")
+    height, width = images.shape[-2:]
+    return reduce_map(maps, units, (height, width))
+
+
+def reduce_map(maps: Tensor, units: Grid, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize maps ``(B, h, w)`` of another size bilinearly, and average the pixels of every unit."""
+    maps = maps.detach().cpu()
+    if tuple(maps.shape[1:]) != size:
+        maps = interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    index = units.index((1, *size)).ravel()
+    pixels = np.bincount(index, minlength=units.count)
+    sums = [np.bincount(index, drawn.ravel(), minlength=units.count) for drawn in maps.double().numpy()]
+    return (np.array(sums) / pixels).astype(np.float32)
+
+
+def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None, batch: int) -> Tensor:
+    """Give the class to explain of every sample, int64, checked against the network's logits."""
+    place = device_of(network)
+    if explained is not None:
+        array = np.asarray(explained)
+        if array.shape != (len(given.ids),) or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"explained must be {len(given.ids)} integers, got shape {array.shape} of {array.dtype}"
+            )
+        classes = torch.from_numpy(array.astype(np.int64))
+    elif "label" in given.samples.coords:
+        classes = torch.from_numpy(given.samples["label"].values)
+    else:
+        classes = torch.zeros(len(given.ids), dtype=torch.int64)
+    with frozen(network):
+        check_targets(network, given.tensor, classes.to(place))
+        if explained is None and "label" not in given.samples.coords:
+            with torch.no_grad():
+                answers = [
+                    network(images.clone()).argmax(1).cpu() for _, images in batches(given, batch, place)
+                ]
+            classes = torch.cat(answers)
+    return classes
+
+
+def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """Yield positions and images of `batch` samples at a time."""
+    for start in range(0, len(given.ids), batch):
+        rows = slice(start, start + batch)
+        yield rows, given.tensor[rows].to(place)
+
+
+def check_batch(max_batch: int | None) -> int:
+    """Give the number of samples in one pass."""
+    if max_batch is None:
+        return BATCH
+    if isinstance(max_batch, bool) or not isinstance(max_batch, Integral) or max_batch < 1:
+        raise ValueError(f"max_batch must be an integer of 1 or more, got {max_batch!r}")
+    return int(max_batch)
+
+
+def _check_methods(methods: Sequence[str] | None) -> list[str]:
+    if methods is None:
+        return []
+    if isinstance(methods, str):
+        raise TypeError(f"methods must be a sequence of names, got the one string {methods!r}")
+    chosen = list(methods)
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(METHODS):
+        raise ValueError(f"methods is {chosen}; allowed: each at most once of {', '.join(METHODS)}")
+    return chosen
+
+
+def _find_layer(
+    network: nn.Module, images: Tensor, layer: str | nn.Module | None, chosen: Sequence[str]
+) -> str | None:
+    """Name the layer of the maps, None for a network without any where none was asked for."""
+    try:
+        return check_layer(network, images, layer)
+    except LayerError:
+        if layer is not None or any(name in LAYERED for name in chosen):
+            raise
+        return None

@@ -1,0 +1,340 @@
+"""Attribution maps of one batch: gradients, CAMs and occlusion, each named exactly.
+
+Every map explains the *logit* of a class: the entry of the network's output ``(B, C)`` at the target, before
+any softmax. Maps are given raw: not normalised, not resized, no ReLU behind them, their sign kept where there
+is one. A gradient over channels is a direction, so its maps are norms over channels, never negative; a
+contribution to the logit adds up, so its maps are sums over channels, of either sign.
+
+Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels and size of the layer.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum import attr
+from torch import Tensor, nn
+
+from kdviz.errors import LayerError
+from kdviz.networks.features import FeatureReader, frozen, resolve_layers, unwrap
+
+METHODS = (
+    "input_gradient",
+    "layer_gradient",
+    "activation",
+    "cam",
+    "grad_cam",
+    "integrated_gradients",
+    "guided_grad_cam",
+    "occlusion",
+)
+LAYER_METHODS = ("layer_gradient", "activation", "cam", "grad_cam")
+"""Those whose maps have the size of the layer; the others have that of the input."""
+
+LAYERED = (*LAYER_METHODS, "guided_grad_cam")
+"""Those that look at a layer."""
+
+STEPS = 50  # of the path of integrated gradients, captum's own number
+WINDOWS = 8  # of occlusion along each side of the image, side by side; they move by half of themselves
+
+OPTIONS: dict[str, dict[str, str | int | bool]] = {
+    "input_gradient": {"captum": "Saliency", "abs": False, "channels": "norm"},
+    "layer_gradient": {"channels": "norm"},
+    "activation": {"captum": "LayerActivation", "channels": "sum"},
+    "cam": {"channels": "sum with the class weights"},
+    "grad_cam": {"captum": "LayerGradCam", "relu_attributions": False, "channels": "sum"},
+    "integrated_gradients": {
+        "captum": "IntegratedGradients",
+        "baselines": 0,
+        "n_steps": STEPS,
+        "method": "gausslegendre",
+        "channels": "sum",
+    },
+    "guided_grad_cam": {"captum": "GuidedGradCam", "interpolate_mode": "nearest", "channels": "norm"},
+    "occlusion": {"captum": "Occlusion", "baselines": 0, "windows_along_a_side": WINDOWS, "overlap": "half"},
+}
+"""How every map is made, as stored with it."""
+
+
+def draw_map(
+    network: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    method: str,
+    layer: str | nn.Module | None = None,
+) -> Tensor:
+    """Draw the map of one attribution method for a batch.
+
+    Parameters
+    ----------
+    network
+        Maps images to logits ``(B, C)``. Held in eval mode; left exactly as found.
+    inputs
+        Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device.
+    targets
+        Class to explain for every sample, ``(B,)``, int64.
+    method
+        One of `METHODS`. With y the target's logit, x the input and A the layer's output:
+
+        - ``input_gradient``: norm over channels of dy/dx (captum ``Saliency``, ``abs=False``; [1]_ takes the
+          largest magnitude instead of the norm);
+        - ``layer_gradient``: norm over channels of dy/dA, position by position;
+        - ``activation``: sum over channels of A, "CAM without the class weights"; looks at no class;
+        - ``cam``: sum over channels of A times the class's weight [2]_. Defined only where the logits are one
+          linear layer of the spatial mean of A, and refused elsewhere;
+        - ``grad_cam``: sum over channels of A times the spatial mean of dy/dA [3]_ (captum ``LayerGradCam``,
+          ``relu_attributions=False``, while [3]_ ends in a ReLU). Of a network that has a ``cam`` it is that
+          map divided by the number of positions;
+        - ``integrated_gradients``: sum over channels of captum ``IntegratedGradients`` [4]_ from an input of
+          zeros, the mean image where inputs are normalised, in 50 Gauss-Legendre steps;
+        - ``guided_grad_cam``: norm over channels of captum ``GuidedGradCam`` [3]_: the guided gradient times
+          the Grad-CAM behind its ReLU, resized by nearest neighbour. Only ``nn.ReLU`` modules are guided, a
+          functional relu is not; without any such module it is refused;
+        - ``occlusion``: how much the logit falls when a window of an eighth of the height and width, moving
+          by half of itself, is set to zero (captum ``Occlusion`` [5]_); a pixel takes the mean of windows.
+    layer
+        Name or module whose output is ``(B, K, h, w)``, for `LAYER_METHODS` and ``guided_grad_cam``; by
+        default that of `find_map_layer`. Fully connected layers have no map.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, h, w)`` for `LAYER_METHODS`, else ``(B, H, W)``, float32, on the device of `inputs`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, inputs that are no images, or targets that are not one class for each.
+    LayerError
+        If the layer is unknown, unused, reused or has no map, or the network has no map of this method.
+
+    References
+    ----------
+    .. [1] Simonyan et al., "Deep Inside Convolutional Networks", ICLR workshop 2014, section 3.
+    .. [2] Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, Eq. (2).
+    .. [3] Selvaraju et al., "Grad-CAM", ICCV 2017, Eqs. (1), (2) and section 3.2.
+    .. [4] Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, Eq. (1).
+    .. [5] Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    network = unwrap(network)
+    with frozen(network):
+        check_targets(network, inputs, targets)
+        if method in LAYERED:
+            module = network.get_submodule(check_layer(network, inputs, layer))
+        else:
+            module = network
+        watched = inputs.detach().clone().requires_grad_(True)
+        drawn = _DRAWERS[method](network, watched, targets, module)
+    return drawn.detach().float()
+
+
+def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
+    """Name the deepest layer with a map: where CAM and Grad-CAM look by default.
+
+    It is the last module to return, blocks of modules counted, that is called once, has a convolution in it
+    and gives ``(B, K, h, w)`` with more than one position: ``layer4`` of a ResNet, ``features`` of a VGG.
+
+    Raises
+    ------
+    LayerError
+        If there is none.
+    """
+    network = unwrap(network)
+    calls: dict[str, list[tuple[int, ...]]] = {}
+
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls.setdefault(name, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+        return hook
+
+    candidates = [(name, module) for name, module in network.named_modules() if name and _convolves(module)]
+    handles = [module.register_forward_hook(make_hook(name)) for name, module in candidates]
+    try:
+        with frozen(network), torch.no_grad():
+            network(inputs[:1].clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [name for name, shapes in calls.items() if len(shapes) == 1 and _is_map(shapes[0])]
+    if not found:
+        raise LayerError(
+            "no layer of this network gives a map (B, channels, height, width) with more than one position; "
+            "choose among the methods that need none: input_gradient, integrated_gradients, occlusion"
+        )
+    return found[-1]
+
+
+def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> list[str]:
+    """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
+    possible = [method for method in METHODS if layer or method not in LAYERED]
+    with frozen(network):
+        if layer and _class_weights(network, inputs[:1], network.get_submodule(layer)) is None:
+            possible.remove("cam")
+        if layer and not _has_relu(network):
+            possible.remove("guided_grad_cam")
+    return possible
+
+
+def check_layer(network: nn.Module, inputs: Tensor, layer: str | nn.Module | None) -> str:
+    """Name the layer whose maps are asked for, after one pass that shows that it has some."""
+    if layer is None:
+        return find_map_layer(network, inputs)
+    (name,) = resolve_layers(network, [layer])
+    shapes: list[tuple[int, ...]] = []
+
+    def note_shape(output: Tensor) -> Tensor:
+        shapes.append(tuple(output.shape))
+        return output
+
+    FeatureReader(network, [name], note_shape).check(inputs[:1])
+    if not _is_map(shapes[0]):
+        raise LayerError(
+            f"layer {name!r} gives {shapes[0]}; a map needs (B, channels, height, width) with more than one "
+            f"position, such as {find_map_layer(network, inputs)!r} gives"
+        )
+    return name
+
+
+def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """Refuse targets that do not pick one logit of each sample; the network must be frozen."""
+    if inputs.ndim != 4:
+        raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
+    if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets must be {len(inputs)} classes, int64; got {tuple(targets.shape)} of {targets.dtype}"
+        )
+    with torch.no_grad():
+        logits = network(inputs[:1].to(targets.device, copy=True))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network must give logits (B, classes), got {got}; wrap it in one that does")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(
+            f"targets run from {low} to {high}; this network has classes 0 to {logits.shape[1] - 1}"
+        )
+
+
+def _input_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    return attr.Saliency(network).attribute(inputs, targets, abs=False).norm(dim=1)
+
+
+def _layer_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    output, logits = _run_to_layer(network, inputs, module)
+    score = logits.gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
+    return gradient.norm(dim=1)
+
+
+def _activation(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    return attr.LayerActivation(network, module).attribute(inputs).sum(1)
+
+
+def _cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    weights = _class_weights(network, inputs, module)
+    if weights is None:
+        raise LayerError(
+            "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet behind "
+            "its last block; for this network and layer take grad_cam, which needs no such head"
+        )
+    output, _ = _run_to_layer(network, inputs, module)
+    return torch.einsum("bk,bkhw->bhw", weights[targets], output)
+
+
+def _grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    explainer = attr.LayerGradCam(network, module)
+    return explainer.attribute(inputs, targets, relu_attributions=False, attr_dim_summation=True)[:, 0]
+
+
+def _integrated_gradients(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    explainer = attr.IntegratedGradients(network)
+    return explainer.attribute(
+        inputs, 0, targets, n_steps=STEPS, method="gausslegendre", internal_batch_size=max(len(inputs), 2)
+    ).sum(1)
+
+
+def _guided_grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    if not _has_relu(network):
+        raise LayerError(
+            "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
+            "activations as modules, or take grad_cam"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # they come off again
+        explainer = attr.GuidedGradCam(network, module)
+        return explainer.attribute(inputs, targets, interpolate_mode="nearest").norm(dim=1)
+
+
+def _occlusion(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+    channels, *size = inputs.shape[1:]
+    window = [max(1, side // WINDOWS) for side in size]
+    strides = [max(1, side // 2) for side in window]
+    with torch.no_grad():
+        falls = attr.Occlusion(network).attribute(
+            inputs, (channels, *window), strides=(channels, *strides), baselines=0, target=targets
+        )
+    return falls[:, 0]  # a window covers all channels, so they hold the same
+
+
+_DRAWERS: dict[str, Callable[[nn.Module, Tensor, Tensor, nn.Module], Tensor]] = {
+    "input_gradient": _input_gradient,
+    "layer_gradient": _layer_gradient,
+    "activation": _activation,
+    "cam": _cam,
+    "grad_cam": _grad_cam,
+    "integrated_gradients": _integrated_gradients,
+    "guided_grad_cam": _guided_grad_cam,
+    "occlusion": _occlusion,
+}
+
+
+def _run_to_layer(network: nn.Module, inputs: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Give the layer's output, on the way to the logits, and the logits."""
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # so that no step behind the layer can overwrite what is kept
+
+    handle = module.register_forward_hook(keep)
+    try:
+        logits = network(inputs.clone())
+    finally:
+        handle.remove()
+    return kept[0], logits
+
+
+def _class_weights(network: nn.Module, inputs: Tensor, module: nn.Module) -> Tensor | None:
+    """Give the weights ``(C, K)`` of logits that are linear in the layer's spatial mean, else None."""
+    heads = [part for part in network.modules() if isinstance(part, nn.Linear)]
+    if not heads:
+        return None
+    reads: list[Tensor] = []
+    handle = heads[-1].register_forward_hook(lambda _, args, output: reads.extend((args[0], output)))
+    try:
+        output, logits = _run_to_layer(network, inputs, module)
+    finally:
+        handle.remove()
+    if len(reads) != 2 or reads[0].shape != output.shape[:2] or reads[1].shape != logits.shape:
+        return None
+    is_cam = torch.allclose(reads[0], output.mean((2, 3)), rtol=1e-4, atol=1e-5) and torch.equal(
+        reads[1], logits
+    )
+    return heads[-1].weight if is_cam else None
+
+
+def _has_relu(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.ReLU) for module in network.modules())
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) for part in module.modules())
+
+
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[2] * shape[3] > 1

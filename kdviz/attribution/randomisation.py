@@ -1,0 +1,209 @@
+"""Sanity check of maps: weights are randomised, layer after layer, and a map that explains them must move.
+
+Symbols: ``B`` samples, ``U`` units.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from kdviz.analysis import collect_importance, rank_correlation
+from kdviz.attribution.attributing import attribute
+from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.measuring import measure
+from kdviz.networks.features import resolve_layers, unwrap
+from kdviz.units import Grid
+
+Order = Literal["cascade", "independent"]
+
+
+def randomise_weights(
+    network: nn.Module,
+    inputs: Tensor | Iterable[Tensor],
+    *,
+    units: Grid,
+    labels: ArrayLike | None = None,
+    explained: ArrayLike | None = None,
+    methods: Sequence[str] | None = None,
+    layer: str | nn.Module | None = None,
+    entropy_layers: Sequence[str] = (),
+    stages: Sequence[str] | None = None,
+    order: Order = "cascade",
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    max_batch: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Check that maps move when the weights they explain are replaced by random ones.
+
+    A method whose map stays the same when the network has forgotten what it learned does not show what the
+    network learned, however good it looks [1]_.
+
+    Parameters
+    ----------
+    network, inputs, units, labels, explained, methods, layer
+        As in :func:`kdviz.attribute`. The class explained stays that of the trained network.
+    entropy_layers
+        Layers whose entropies are checked too, as the methods ``"entropy LAYER"``, measured anew at every
+        stage with the same noise.
+    stages
+        Modules with weights of their own, in the order in which they are randomised; by default all, from the
+        output to the input, taken in the order of ``named_modules()`` reversed.
+    order
+        ``"cascade"``: each stage keeps those before it randomised. ``"independent"``: one module at a time.
+    seed
+        Of the weights, drawn normally with the mean and the standard deviation of the tensor they replace, so
+        that scales survive; biases likewise, running statistics stay. A tensor of one value, such as a bias
+        of zeros, has no spread and stays too.
+    device, max_batch, progress
+        As in :func:`kdviz.measure`.
+
+    Returns
+    -------
+    Dataset
+        ``similarity`` and ``similarity_of_sizes`` with dims (attribution_method, stage, sample): Spearman's
+        rank correlation over units of the map before and after, signed and of absolute values (entropies: of
+        their distance to the sample's mean). 1 means that the map did not move; NaN that it is constant, or
+        that there was nothing to draw: all the stage's own tensors have no spread.
+
+    Raises
+    ------
+    ValueError, TypeError, LayerError, MemoryError
+        As :func:`kdviz.attribute` and :func:`kdviz.measure`; also for unknown stages or an unknown `order`.
+
+    Warns
+    -----
+    DegenerateWarning
+        If there was nothing to draw at some stages, such as a norm still at its initial values: which.
+
+    Notes
+    -----
+    What lies above a layer does not enter the layer's entropies or activations: they *cannot* move before the
+    cascade reaches the layer itself.
+
+    References
+    ----------
+    .. [1] Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: there weights are
+       initialised anew, and similarity is also shown by SSIM and HOG.
+    """
+    if order not in ("cascade", "independent"):
+        raise ValueError(f"order must be 'cascade' or 'independent', got {order!r}")
+    network = unwrap(network)
+    own = [name for name, part in network.named_modules() if name and [*part.parameters(recurse=False)]]
+    chosen = own[::-1] if stages is None else resolve_layers(network, stages)
+    if without := [name for name in chosen if name not in own]:
+        raise ValueError(f"stages {without} have no weights of their own; allowed: {', '.join(own)}")
+    pictures = inputs if isinstance(inputs, Tensor) else torch.cat(list(inputs))
+    first = attribute(
+        network,
+        pictures,
+        units=units,
+        labels=labels,
+        explained=explained,
+        methods=methods,
+        layer=layer,
+        device=device,
+        max_batch=max_batch,
+        progress=False,
+    )
+
+    def draw(candidate: nn.Module) -> xr.DataArray:
+        maps = attribute(
+            candidate,
+            pictures,
+            units=units,
+            explained=first["explained"].values,
+            methods=first["attribution_method"].values.tolist(),
+            layer=first.attrs.get("layer"),
+            device=device,
+            max_batch=max_batch,
+            progress=False,
+        )
+        return _add_entropies(maps, candidate, pictures, entropy_layers, units, device, max_batch)
+
+    before = _add_entropies(first, network, pictures, entropy_layers, units, device, max_batch)
+    generator = torch.Generator().manual_seed(seed)
+    similar: list[list[NDArray[np.float64]]] = [[], []]
+    changed = copy.deepcopy(network)
+    without_spread = []
+    for stage in tqdm(chosen, desc="randomising", unit="stage", disable=not progress):
+        if order == "independent":
+            changed = copy.deepcopy(network)
+        if not _randomise(changed.get_submodule(stage), generator):
+            without_spread.append(stage)
+            for values in similar:
+                values.append(np.full(before.shape[:2], np.nan))
+            continue
+        after = draw(changed)
+        similar[0].append(rank_correlation(before.values, after.values))
+        similar[1].append(rank_correlation(abs(before.values), abs(after.values)))
+    if without_spread:
+        warnings.warn(
+            f"there is nothing to draw at {', '.join(without_spread)}: every tensor there has one value, "
+            "which its mean and spread only repeat; these stages are NaN",
+            DegenerateWarning,
+            stacklevel=2,
+        )
+    dims = ("attribution_method", "stage", "sample")
+    signed, sizes = (np.stack(values, axis=1) for values in similar)
+    return xr.Dataset(
+        {"similarity": (dims, signed), "similarity_of_sizes": (dims, sizes)},
+        coords={
+            "attribution_method": before["attribution_method"],
+            "stage": chosen,
+            "sample": first["sample"],
+        },
+        attrs={"order": order, "seed": seed, "layer": first.attrs.get("layer", "")},
+    )
+
+
+def _add_entropies(
+    maps: xr.Dataset,
+    network: nn.Module,
+    inputs: Tensor,
+    layers: Sequence[str],
+    units: Grid,
+    device: str | torch.device | None,
+    max_batch: int | None,
+) -> xr.DataArray:
+    """Give the importance of units, ``(attribution_method, B, U)``, by maps and by the layers' entropies."""
+    found = [collect_importance(maps)]
+    if layers:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", KdvizWarning
+            )  # a dead layer, no calibration: its similarity tells
+            measured = measure(
+                network,
+                inputs,
+                layers=list(layers),
+                units=units,
+                device=device,
+                max_batch=max_batch,
+                progress=False,
+            )
+        assert isinstance(measured, dict)  # as a list of layers was asked for
+        for layer, ds in measured.items():
+            last = collect_importance(maps, entropy=ds).isel(attribution_method=[-1])
+            found.append(last.assign_coords(attribution_method=[f"entropy {layer}"]))
+    return xr.concat(found, "attribution_method", join="exact").isel(epoch=0)
+
+
+@torch.no_grad()
+def _randomise(module: nn.Module, generator: torch.Generator) -> bool:
+    """Draw the module's own weights anew, with the mean and the spread of those it had, if any has one."""
+    has_spread = False
+    for weight in module.parameters(recurse=False):
+        noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+        if (weight != weight.ravel()[:1]).any():
+            weight.copy_(weight.mean() + weight.std(correction=0) * noise)
+            has_spread = True
+    return has_spread

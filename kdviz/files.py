@@ -1,0 +1,145 @@
+"""Files that are whole or absent: atomic writes, JSON, one lock, one hash of a file."""
+
+import functools
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdviz.errors import StoreError
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Path with something appended to its name."""
+    return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def file_errors(action: str) -> Iterator[None]:
+    """Turn what goes wrong with files into a StoreError that says what was being done."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, RuntimeError) as error:  # the latter is how the netCDF library reports a full disk
+        raise StoreError(f"{action}: {error}") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made.
+    """
+    folder = Path(path)
+    with file_errors(f"cannot write into {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Replace a file whole: after a kill or on a full disk, it holds the old contents or the new.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StoreError(f"cannot write {path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(contents, dict):
+        raise StoreError(f"{path} is damaged: it holds no names and values")
+    return contents
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write sorted JSON through `write_bytes`."""
+    write_bytes(path, (json.dumps(contents, sort_keys=True, indent=1) + "\n").encode())
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits; read once per process unless the file changes."""
+    state = path.stat()
+    return _hash_file(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_file(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock_beside(path: Path) -> FileLock:
+    """Lock of what lies at `path`; shared by the threads of a process, nested by counting."""
+    return FileLock(beside(path, ".lock"), thread_local=False)
+
+
+@contextmanager
+def exclusive(lock: FileLock, path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, with a note beside it that tells others who does.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it, or it cannot be made.
+    """
+    note = beside(path, ".lock.json")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"{path} is being written by {_holder(note)}; wait for it or stop it") from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {path} for writing: {error}") from error
+    try:
+        if lock.lock_counter == 1:
+            # The system frees the lock of a dead process; its note stays and is overwritten here.
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            with file_errors(f"cannot write {note}"):
+                note.write_text(
+                    json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started})
+                )
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(note: Path) -> str:
+    try:
+        holder = json.loads(note.read_text())
+        return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

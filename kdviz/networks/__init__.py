@@ -1,0 +1,29 @@
+"""Networks as they come: read their layers and weights, and prepare them and their inputs for any room.
+
+Modules, each importing only from those before it: ``features`` (read a named layer, leave the network as it
+was found), ``preparing`` (refuse what allows no measurement; devices and memory), ``checkpoints`` (saved
+weights, read without running pickled code), ``inputs`` (check and name what goes in).
+"""
+
+from kdviz.networks.checkpoints import Checkpoint, fingerprint_weights, load_weights, read_checkpoint
+from kdviz.networks.features import FeatureReader, frozen, list_layers, resolve_layers, unwrap
+from kdviz.networks.inputs import Inputs, prepare_inputs
+from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
+
+__all__ = [
+    "Checkpoint",
+    "FeatureReader",
+    "Inputs",
+    "device_of",
+    "dtype_of",
+    "fingerprint_weights",
+    "frozen",
+    "list_layers",
+    "load_weights",
+    "memory_advice",
+    "prepare_inputs",
+    "prepare_network",
+    "read_checkpoint",
+    "resolve_layers",
+    "unwrap",
+]

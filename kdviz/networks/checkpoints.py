@@ -1,0 +1,193 @@
+"""Read saved weights without running pickled code, and put them into networks."""
+
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Container, Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kdviz.errors import DataError
+
+Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
+
+_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_USUAL_NAMES = ("model", "state_dict", "model_state_dict")  # of the state dict in a training record
+_MOST_EXPANDED = 2**30  # bytes that tensors may take beyond those of the file, as views that repeat values
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Give the state dict of a checkpoint, whichever way it is kept.
+
+    Parameters
+    ----------
+    checkpoint
+        A state dict; or the path of one: ``.safetensors``, else a file for `torch.load`, which is read with
+        ``weights_only=True``. Of a larger record, such as ``{"model": ..., "optimizer": ..., "epoch": ...}``,
+        the one state dict in it is taken; what holds single numbers only, such as metrics, is none. A record
+        with tensors of its own is the state dict, unless there is one below it that is named ``model``,
+        ``state_dict`` or ``model_state_dict``.
+
+    Returns
+    -------
+    dict
+        Names to tensors, and to whatever else the modules keep (``get_extra_state``).
+
+    Raises
+    ------
+    TypeError
+        If `checkpoint` is neither a path nor a mapping.
+    DataError
+        If the file is missing or damaged, holds objects that only pickled code could make, such as a whole
+        network, or there is no state dict in it, or more than one.
+    """
+    if not isinstance(checkpoint, (str, os.PathLike, Mapping)):
+        raise TypeError(f"a checkpoint must be a path or a state dict, got {type(checkpoint).__name__}")
+    origin = name_checkpoint(checkpoint)
+    record = checkpoint if isinstance(checkpoint, Mapping) else _read_file(Path(checkpoint))
+    weights = _find_weights(record, origin)
+    if not all(isinstance(name, str) for name in weights):
+        raise DataError(f"{origin} holds tensors without names; save network.state_dict()")
+    return dict(weights)
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put the weights of a checkpoint, saved from the network or a wrapper around it, into `network`.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or the weights do not fit the network.
+    """
+    weights = match_names(read_checkpoint(checkpoint), network.state_dict())
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {error}") from error
+
+
+def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
+    """Take off the prefix that DataParallel or torch.compile gave every name, unless any is `wanted` with it.
+
+    Parameters
+    ----------
+    weights
+        A state dict.
+    wanted
+        Names that the reader knows, such as those of a network.
+    """
+    matched = dict(weights)
+    while matched and not any(name in wanted for name in matched):
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in matched)), None)
+        if prefix is None:
+            return dict(weights)
+        matched = {name.removeprefix(prefix): value for name, value in matched.items()}
+    return matched
+
+
+def fingerprint_weights(weights: Mapping[str, Any]) -> str:
+    """Hash the names, shapes and bytes of the tensors of a state dict; other entries do not count."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        if isinstance(tensor, Tensor):
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def name_checkpoint(checkpoint: Checkpoint) -> str:
+    """Name a checkpoint in messages: its path, or "the state dict"."""
+    return "the state dict" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
+
+
+def _find_weights(record: Any, origin: str) -> Mapping[str, Any]:
+    """Give the record itself if it is a state dict, else the one directly below it."""
+    if not isinstance(record, Mapping):
+        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    below = [
+        key
+        for key, value in record.items()
+        if isinstance(value, Mapping) and _has_weights(value) and not str(key).endswith("_extra_state")
+    ]
+    if _has_weights(record) and not any(key in _USUAL_NAMES for key in below):
+        return record
+    if len(below) > 1:
+        raise DataError(
+            f"{origin} holds {len(below)} sets of weights; pass one: {', '.join(map(repr, below))}"
+        )
+    if not below:
+        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    return record[below[0]]
+
+
+def _has_weights(record: Mapping[Any, Any]) -> bool:
+    """Whether a record holds tensors, not only single numbers kept as such."""
+    return any(isinstance(value, Tensor) and value.ndim > 0 for value in record.values())
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        _refuse_compressed(path)
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
+        raise DataError(f"cannot read the checkpoint {path}: {_explain(error)}") from error
+    if (size := _expanded_size(record)) > path.stat().st_size + _MOST_EXPANDED:
+        raise DataError(
+            f"{path} is damaged: its tensors would take {size / 2**30:.0f} GiB, far more than the file"
+        )
+    return record
+
+
+def _explain(error: Exception) -> str:
+    """Shorten what a reader says, and turn torch's advice to run code from the file into one not to."""
+    text = str(error).strip()
+    code = re.search(r"GLOBAL (\S+)", text) or re.search("(TorchScript) archive", text)
+    if code:
+        return f"it holds more than tensors and plain values ({code[1]}); save network.state_dict() instead"
+    reason, _, _ = text.partition("WeightsUnpickler error: ")[-1].strip().partition("\n")
+    return f"{type(error).__name__}: {reason or text.partition(chr(10))[0]}"
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a small file that would unpack to an endless one; torch compresses no tensors."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        is_torchscript = any(
+            entry.filename.endswith("/constants.pkl") for entry in entries
+        )  # torch refuses it
+        if not is_torchscript and any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise DataError(f"{path} is a compressed archive; write it with torch.save")
+
+
+def _expanded_size(record: Any) -> int:
+    """Bytes of the tensors of a record were each of their values written out, tied weights once."""
+    distinct = {_place_of(tensor): tensor for tensor in _tensors_of(record)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+
+
+def _place_of(tensor: Tensor) -> Hashable:
+    """Tell tensors apart that do not show the same values of one storage."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _tensors_of(record: Any) -> Iterator[Tensor]:
+    if isinstance(record, Tensor):
+        yield record
+    elif isinstance(record, (Mapping, list, tuple)):
+        for value in record.values() if isinstance(record, Mapping) else record:
+            yield from _tensors_of(value)

@@ -1,0 +1,19 @@
+"""Notebooks rerun with other parameters, and reports written from runs."""
+
+from kdviz.reports.notebooks import (
+    parse_parameters,
+    prepare_notebook,
+    read_parameter_file,
+    read_parameters,
+    rerun,
+    write_report,
+)
+
+__all__ = [
+    "parse_parameters",
+    "prepare_notebook",
+    "read_parameter_file",
+    "read_parameters",
+    "rerun",
+    "write_report",
+]

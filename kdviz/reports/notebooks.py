@@ -1,0 +1,271 @@
+"""Rerun notebooks with other parameters, and turn them into pages."""
+
+import ast
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kdviz
+from kdviz import analysis
+from kdviz.errors import DataError, MissingExtraError, StoreError
+from kdviz.files import make_folder, write_bytes
+
+try:
+    import nbformat
+    import papermill
+    import yaml
+    from nbconvert import HTMLExporter
+    from papermill.exceptions import PapermillExecutionError
+except ImportError as error:
+    raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
+
+_LONGEST_NAME = 100
+_REPORTS = {"token": "08_words", "x": "09_points", "row": "01_quickstart"}  # by a coordinate of the units
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+
+
+def find_notebook(name: str | os.PathLike[str]) -> Path:
+    """Find a notebook by path, or one that comes with kdviz by name or number (``01``).
+
+    Raises
+    ------
+    DataError
+        If there is none; those that come with kdviz are listed.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(kdviz.__file__).resolve().parent.parent / "notebooks"
+    ours = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    found = [path for path in ours if str(name) in (path.stem, path.name, path.stem[:2])]
+    if len(found) != 1:
+        known = ", ".join(path.stem for path in ours) or f"none: {folder} is not part of this installation"
+        raise DataError(f"there is no notebook {os.fspath(name)!r}; with kdviz come {known}")
+    return found[0]
+
+
+def read_parameters(notebook: Path) -> dict[str, Any]:
+    """Give the parameters of a notebook and their defaults' source text, types and meanings."""
+    return papermill.inspect_notebook(str(notebook))
+
+
+def rerun(
+    notebook: str | os.PathLike[str],
+    parameters: Mapping[str, Any],
+    *,
+    folder: str | os.PathLike[str],
+    progress: bool = True,
+) -> Path:
+    """Execute a notebook with other parameters and write it, and a page beside it, into a folder.
+
+    Parameters
+    ----------
+    notebook
+        Path, or the name or number of one that comes with kdviz.
+    parameters
+        ``{name: value}``; names and types must be those of the notebook's parameters cell.
+    folder
+        For the results; made if missing. The notebook itself is left alone.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The page; the executed notebook lies beside it.
+
+    Raises
+    ------
+    DataError
+        If there is no such notebook, or a cell of it fails (the cell's error is repeated).
+    StoreError
+        If the folder cannot be written.
+    ValueError, TypeError
+        If a parameter is unknown (near names are given) or has another type.
+    """
+    path = find_notebook(notebook)
+    checked = _check_parameters(path, parameters)
+    target = make_folder(folder)
+    executed = target / f"{_name_results(path.stem, checked)}.ipynb"
+    _execute(path, executed, checked, progress)
+    return _write_page(executed)
+
+
+def prepare_notebook(
+    notebook: str | os.PathLike[str], parameters: Mapping[str, Any], *, folder: str | os.PathLike[str]
+) -> Path:
+    """Write a notebook with other parameters into a folder, to be opened; one that is there stays as it is.
+
+    Parameters, and errors raised, are those of `rerun`; nothing is executed.
+
+    Returns
+    -------
+    Path
+        The notebook.
+    """
+    path = find_notebook(notebook)
+    checked = _check_parameters(path, parameters)
+    prepared = make_folder(folder) / path.name
+    if prepared.exists():  # it may hold the user's own cells by now
+        return prepared
+    try:
+        papermill.execute_notebook(
+            str(path), str(prepared), parameters=checked, kernel_name="python3", prepare_only=True
+        )
+    except OSError as error:
+        raise StoreError(f"cannot write {prepared}: {error}") from error
+    return prepared
+
+
+def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``name=value`` texts into values of the types that the notebook's parameters have.
+
+    Raises
+    ------
+    ValueError
+        If a text has no ``=``, or its value cannot be read as the parameter's type.
+    """
+    known = read_parameters(find_notebook(notebook))
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"parameter {text!r} is not of the form name=value")
+        kind = known[name]["inferred_type_name"].split("[")[0] if name in known else "str"
+        try:
+            parsed[name] = value if kind == "str" else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"parameter {name} needs a {kind}, got {value!r}") from None
+    return parsed
+
+
+def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read parameters from a YAML file of ``name: value`` lines, as the app saves its settings.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or is no such file.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"cannot read parameters from {os.fspath(path)}: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{os.fspath(path)} holds no parameters: its lines are to read `name: value`")
+    return found
+
+
+def write_report(
+    run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
+) -> Path:
+    """Execute the notebook of a run's kind of input on it and write it as a page without code.
+
+    Returns
+    -------
+    Path
+        ``report.html`` in `folder`; the executed notebook lies beside it.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, it is damaged, or the folder cannot be written.
+    DataError
+        If a cell fails.
+    """
+    opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    *_, pictures = _REPORTS.values()
+    notebook = next((name for unit, name in _REPORTS.items() if unit in opened.samples.variables), pictures)
+    if notebook == pictures and "thumbnail" not in opened.samples:
+        raise StoreError(
+            f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "
+            "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "
+            "this one with kdviz.open_run"
+        )
+    if not any(group.students and group.baselines for group in analysis.group_networks(opened).values()):
+        held = ", ".join(opened.networks) or "no network"
+        raise StoreError(
+            f"a report compares students with baselines at one layer, and {opened.path} holds {held}; "
+            "kdviz.explore shows it"
+        )
+    target = make_folder(folder)
+    executed = target / "report.ipynb"
+    _execute(find_notebook(notebook), executed, {"run_path": str(opened.path.resolve())}, progress)
+    return _write_page(executed, code=False)
+
+
+def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], progress: bool) -> None:
+    settings = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel warns on every start
+        "KDVIZ_STRICT": "1",  # an error in a widget's callback is an error of the cell
+    }
+    found = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # the kernel inherits them
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=progress,
+            cwd=str(Path.cwd()),
+        )
+    except OSError as error:
+        raise StoreError(f"cannot write {executed}: {error}") from error
+    except PapermillExecutionError as error:
+        raise DataError(
+            f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
+            f"(see {executed})"
+        ) from error
+    finally:
+        for name, value in found.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _write_page(notebook: Path, code: bool = True) -> Path:
+    exporter = HTMLExporter(exclude_input=not code, embed_images=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    page = notebook.with_suffix(".html")
+    write_bytes(page, body.encode())
+    return page
+
+
+def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    known = read_parameters(notebook)
+    checked = {}
+    for name, value in parameters.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{notebook.name} has no parameter {name!r}{hint} (it has {', '.join(known)})")
+        kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise TypeError(
+                f"parameter {name} of {notebook.name} is {value!r}, a {type(value).__name__}; "
+                f"allowed: {kind.__name__}"
+            )
+        checked[name] = value
+    return checked
+
+
+def _name_results(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Name the results after the parameters; by a digest too where a name cannot say all."""
+    given = [f"{key}={_short(value)}" for key, value in sorted(parameters.items())]
+    name = "-".join([notebook, *given])
+    if len(name) <= _LONGEST_NAME and all(_short(value) == str(value) for value in parameters.values()):
+        return name
+    digest = hashlib.sha256(repr(sorted(parameters.items())).encode()).hexdigest()[:8]
+    return f"{name[:_LONGEST_NAME]}-{digest}"
+
+
+def _short(value: Any) -> str:
+    text = Path(value).name if isinstance(value, str) else str(value)
+    return "".join(character if character.isalnum() or character in "._" else "_" for character in text)[:40]

@@ -1,0 +1,395 @@
+"""What the command line prints and refuses; one study of sixteen small images serves all commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pandas as pd
+import pytest
+import typer
+from nbformat.v4 import new_code_cell, new_notebook
+from tiny_study import finished_study
+
+import kdviz
+from kdviz import cli, reports
+from kdviz.errors import DegenerateWarning
+from kdviz.studies import Study, StudyPlan
+
+COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "explore", "lab")
+
+
+class Outcome(NamedTuple):
+    """How a call ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run ``kdviz ARGUMENTS`` in this process and an empty folder, with what a real exit would print."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
+
+    def run(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["kdviz", *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit:
+            cli.main()
+        code, (out, err) = exit.value.code, capsys.readouterr()
+        if isinstance(code, str):
+            return Outcome(1, out, f"{err}{code}\n")
+        return Outcome(code or 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Finished; read only."""
+    return finished_study(tmp_path_factory)
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    cells = [
+        new_code_cell("threshold: float = 0.2\nimages: int = 3", metadata={"tags": ["parameters"]}),
+        new_code_cell("assert images < 9, 'too many'\nprint(f'b is {threshold:.2f}')"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "small.ipynb")
+    return tmp_path / "small.ipynb"
+
+
+# -- help
+
+
+def test_help__lists_every_command(call: Call) -> None:
+    listed = re.findall(r"^  (\w+)  ", call("--help").out.split("Commands:")[1], re.M)
+    assert tuple(listed) == COMMANDS
+    assert "kdviz demo" in call().out + call().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help__of_every_command_has_an_example_that_parses(call: Call, command: str) -> None:
+    done = call(command, "--help")
+    assert done.status == 0
+    (example,) = re.findall(rf"Example: kdviz {command}(.*(?:\n    .*)*)", done.out)
+    context = typer.main.get_command(cli.app).commands[command].make_context(command, example.split())
+    assert context.params
+
+
+# -- refusals: one line, status 1, no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("info none", "there is no run at none"),
+        ("info .", "is a folder but not a run: it has no group 'points'"),
+        ("export none file.nc", "there is no run at none"),
+        ("report none", "there is no run at none"),
+        ("lab none", "there is no folder none"),
+        ("measure none", "none holds no study: there is no plan.json; begin with kdviz train"),
+        ("train out --layers fc1,fc9", "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
+        ("train out --layers fc1,fc1", "layers must hold at least one value, each once"),
+        ("train out --architecture vgg", "unknown architecture 'vgg'; known: alexnet"),
+        ("train out --samples 1 --grid 0", "grid: Input should be .*; samples: "),
+        ("train out --evaluated test", "evaluated: Input should be 'train' or 'held-out'"),
+        ("train out --images photos", "images and masks belong together: give both, or none"),
+        ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
+        ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_quickstart"),
+        ("rerun 01 -p treshold=0.3", "has no parameter 'treshold'; did you mean 'threshold'?"),
+        ("rerun 01 -p threshold=high", "parameter threshold needs a float, got 'high'"),
+        ("rerun 01 -p images=2.5", "parameter images of 01_quickstart.ipynb is 2.5, a float; allowed: int"),
+        ("rerun 01 -p threshold", "parameter 'threshold' is not of the form name=value"),
+    ],
+)
+def test_main__mistake_gives_one_line_and_leaves_nothing(
+    call: Call, tmp_path: Path, arguments: str, message: str
+) -> None:
+    done = call(*arguments.split())
+    assert done.status == 1 and done.out == ""
+    assert re.fullmatch(rf"kdviz: .*{message if '.*' in message else re.escape(message)}.*\n", done.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train out --seeds 0", "Invalid value for '--seeds'"),
+        ("train out --seeds two", "Invalid value for '--seeds'"),
+        ("train out --epochs 1", "Invalid value for '--epochs'"),
+        ("train", "Missing argument"),
+        ("explode", "No such command 'explode'"),
+        ("info a b", "unexpected extra argument"),
+    ],
+)
+def test_main__wrong_usage_is_answered_with_the_usage(call: Call, arguments: str, message: str) -> None:
+    done = call(*arguments.split())
+    assert done.status == 2 and re.match(r"Usage: .*kdviz ", done.err) and message in done.err
+
+
+def test_train__images_without_masks_are_named(call: Call, study: Study, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    done = call("train", "out", "--images", study.plan.images, "--masks", "masks", "--size", 16)
+    assert done.status == 1
+    assert re.fullmatch(r"kdviz: .*/masks lacks the masks of 16 images: lying/0\.png, .*\n", done.err)
+    assert not (tmp_path / "out").exists(), "the corrected command must find the folder free"
+
+
+def test_train__folder_alone_goes_on_with_its_plan(call: Call, study: Study) -> None:
+    done = call("train", study.folder)
+    assert done.status == 0 and f"next      kdviz measure {study.folder}" in done.out
+
+
+def test_train__changed_plan_is_refused(call: Call, tmp_path: Path) -> None:
+    StudyPlan().save(tmp_path / "out")
+    done = call("train", "out", "--epochs", 13)
+    assert done.err == "kdviz: out holds a study with epochs 12, now 13; choose another folder\n"
+
+
+def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
+    StudyPlan().save(tmp_path / "out")
+    done = call("measure", "out", "--no-progress")
+    assert done.status == 1
+    assert re.fullmatch(r"kdviz: no finished training run in out/networks/baseline-s0.*\n", done.err)
+
+
+def test_measure__out_of_memory_is_one_sentence(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(self: Study) -> None:
+        raise MemoryError("out of memory with 16 samples in one pass")
+
+    monkeypatch.setattr(Study, "measure", run_out)
+    done = call("measure", study.folder, "--no-progress")
+    assert (done.status, done.err) == (1, "kdviz: out of memory with 16 samples in one pass\n")
+
+
+def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.folder, tmp_path / "copy")
+    done = call("attribute", "copy", "--no-progress")
+    assert done == Outcome(
+        0,
+        "maps  attribution/baseline-s0, attribution/student-fc1-s0, attribution/teacher\n"
+        "run   copy/run.zarr\n"
+        "next  kdviz rerun 04_baselines -p run_path=copy/run.zarr\n",
+        "",
+    )
+    assert kdviz.open_run("copy/run.zarr").result("attribution/teacher")["attribution"].notnull().all()
+    shutil.rmtree("copy/run.zarr")
+    done = call("attribute", "copy", "--no-progress")
+    assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")
+
+
+def test_export__existing_file_is_kept_unless_told(call: Call, study: Study, tmp_path: Path) -> None:
+    target = tmp_path / "run.nc"
+    target.write_text("precious")
+    done = call("export", study.folder, target)
+    assert done.status == 1 and re.fullmatch(r"kdviz: .*run\.nc exists.*overwrite.*\n", done.err)
+    assert target.read_text() == "precious"
+    assert call("export", study.folder, target, "--overwrite").status == 0
+    assert kdviz.open_run(target).networks == kdviz.open_run(study.run_path).networks
+
+
+def test_main__strict_shows_the_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdviz", "info", "none"])
+    monkeypatch.setenv("KDVIZ_STRICT", "1")
+    with pytest.raises(OSError, match="there is no run at none"):
+        cli.main()
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_main__as_a_process(tmp_path: Path, strict: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from kdviz.cli import main; main()", "info", "none"],
+        cwd=tmp_path,
+        env={**os.environ, "KDVIZ_STRICT": strict},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    if strict == "0":
+        assert done.stderr == "kdviz: there is no run at none\n"
+    else:
+        assert "Traceback" in done.stderr
+        assert done.stderr.splitlines()[-1] == "kdviz.errors.StoreError: there is no run at none"
+
+
+def test_main__diverged_training_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(path: object) -> None:
+        raise FloatingPointError("the loss is NaN in epoch 3; lower the learning rate")
+
+    monkeypatch.setattr(kdviz, "open_run", diverge)
+    assert call("info", "any").err == "kdviz: the loss is NaN in epoch 3; lower the learning rate\n"
+
+
+def test_main__stopped_by_the_user_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kdviz, "open_run", interrupt)
+    done = call("info", "none")
+    assert done == (130, "", "\nkdviz: stopped; call the same command again to continue\n")
+
+
+def test_main__warnings_are_notes_on_one_line(
+    call: Call, monkeypatch: pytest.MonkeyPatch, study: Study
+) -> None:
+    def warn(path: Path) -> kdviz.store.Run:
+        warnings.warn("masks are empty", DegenerateWarning, stacklevel=1)
+        return kdviz.store.open_run(path)
+
+    monkeypatch.setattr(kdviz, "open_run", warn)
+    done = call("info", study.folder)
+    assert done.status == 0 and done.err == "kdviz: note: masks are empty\n"
+
+
+# -- what works, and the next step
+
+
+def test_info__says_what_a_run_holds(call: Call, study: Study) -> None:
+    done = call("info", study.folder)
+    assert done.status == 0 and done.err == ""
+    assert "4 samples, 64 units" in done.out
+    assert re.search(r"student-fc1-s0 +student +classifier\.fc1 +3 +4 +1\.0", done.out)
+    assert re.search(r"dataset_id +image folder images, 16 x 16\n", done.out)
+    assert re.search(rf"kdviz_version +{re.escape(kdviz.__version__)}\n", done.out)
+    assert call("info", study.run_path).out == done.out
+
+
+def test_export__writes_one_file_that_info_reads(call: Call, study: Study) -> None:
+    done = call("export", study.folder, "run.nc")
+    assert re.fullmatch(r"file  run\.nc \(\d+\.\d MiB\)\nnext  kdviz info run\.nc\n", done.out)
+    again = call("info", "run.nc")
+    assert again.out.split("\n", 1)[1] == call("info", study.folder).out.split("\n", 1)[1]
+
+
+def test_train_and_measure__continue_a_finished_study_and_name_the_next_step(
+    call: Call, study: Study
+) -> None:
+    options = {"images": study.plan.images, "masks": study.plan.masks, "layers": "fc1", "no-progress": None}
+    numbers = ("size", "train_count", "epochs", "teacher_epochs", "samples", "grid")
+    options |= {name.replace("_", "-"): getattr(study.plan, name) for name in numbers}
+    words = [word for name, value in options.items() for word in (f"--{name}", value) if word is not None]
+    done = call("train", study.folder, *words)
+    assert done.out == f"networks  {study.folder / 'networks'}\nnext      kdviz measure {study.folder}\n"
+    done = call("measure", study.folder, "--no-progress")
+    assert done.status == 0 and "student-fc1-s0-repeat" in done.out
+    assert done.out.endswith(f"run   {study.run_path}\nnext  kdviz report {study.folder}\n")
+
+
+def test_rerun__executes_with_the_parameters(call: Call, notebook: Path, tmp_path: Path) -> None:
+    done = call(
+        "rerun", notebook, "-p", "threshold=0.3", "-p", "images=4", "--folder", "out", "--no-progress"
+    )
+    stem = "out/small-images=4-threshold=0.3"
+    assert done.out == f"page      {stem}.html\nnotebook  {stem}.ipynb\n"
+    assert "b is 0.30" in (tmp_path / f"{stem}.html").read_text()
+
+
+def test_rerun__failing_cell_is_one_line(call: Call, notebook: Path) -> None:
+    done = call("rerun", notebook, "-p", "images=9", "--no-progress")
+    assert done.status == 1
+    last = done.err.splitlines()[-1]
+    assert re.match(r"kdviz: cell 3 of small\.ipynb failed with AssertionError: too many \(see runs/", last)
+
+
+def test_report__names_page_notebook_and_next_step(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = {}
+
+    def write(run: Path, *, folder: Path, progress: bool) -> Path:
+        asked.update(run=run, folder=folder, progress=progress)
+        return folder / "report.html"
+
+    monkeypatch.setattr(reports, "write_report", write)
+    done = call("report", study.folder, "--no-progress")
+    beside = study.folder / "report"
+    assert asked == {"run": study.run_path, "folder": beside, "progress": False}
+    assert done.out == (
+        f"report    {beside / 'report.html'}\nnotebook  {beside / 'report.ipynb'}\n"
+        f"next      kdviz explore {study.folder}\n"
+    )
+    call("report", study.run_path, "--folder", tmp_path / "mine")
+    assert asked == {"run": study.run_path, "folder": tmp_path / "mine", "progress": True}
+
+
+def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    class FakeStudy(Study):
+        def train(self) -> None:
+            done.append(("train", self.folder, self.plan))
+
+        def measure(self) -> "FakeStudy":
+            done.append("measure")
+            return self
+
+        def summary(self) -> pd.DataFrame:
+            return pd.DataFrame({"network": ["teacher"]})
+
+    def write(run: Path, *, folder: Path, progress: bool) -> Path:
+        done.append(("report", run))
+        return folder / "report.html"
+
+    monkeypatch.setattr(reports, "Study", FakeStudy)
+    monkeypatch.setattr(reports, "write_report", write)
+    out = call("demo", "--seeds", 2, "--no-progress").out
+    folder = Path("runs/demo")
+    assert done == [("train", folder, StudyPlan(seeds=(0, 1))), "measure", ("report", folder / "run.zarr")]
+    assert "teacher" in out and out.splitlines()[-1].startswith("next      kdviz explore runs/demo")
+
+
+def test_lab__opens_jupyter_in_the_folder(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    folder = f"--ServerApp.root_dir={tmp_path.resolve()}"
+    for user, allowed in ((1000, []), (0, ["--allow-root"])):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert call("lab", tmp_path).status == 0
+        assert started.pop() == [sys.executable, "-m", "jupyterlab", *allowed, folder]
+
+
+@pytest.mark.parametrize(("option", "server"), [([], "jupyterlab"), (["--voila"], "voila")])
+def test_explore__opens_the_app_on_the_run(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, option: list[str], server: str
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = call("explore", study.folder, *option)
+    notebook = study.folder / "run-explore" / "02_explore.ipynb"
+    assert done.status == 0 and f"notebook  {notebook}" in done.out
+    assert started == [[sys.executable, "-m", server, str(notebook)]]
+    sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells]
+    (injected,) = (source for source in sources if f'run_path = "{study.run_path.resolve()}"' in source)
+    assert "layer" not in injected
+    notebook.write_text("mine now")
+    call("explore", study.folder, *option)
+    assert notebook.read_text() == "mine now", "a copy that was worked on is opened, not replaced"
+    notebook.unlink()
+
+
+def test_explore__refuses_a_wrong_path_before_a_server_starts(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(subprocess, "call", lambda command: pytest.fail("a server was started"))
+    done = call("explore", tmp_path / "none")
+    assert done.status == 1 and "there is no run at" in done.err

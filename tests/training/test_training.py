@@ -1,0 +1,841 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from kdviz.errors import LayerError, StoreError
+from kdviz.models import build
+from kdviz.training import (
+    PAPER_CHECKPOINTS,
+    TrainingPlan,
+    TrainingRecord,
+    distil_features,
+    evaluate,
+    fitting,
+    probe_accuracy,
+    probing,
+    stages,
+    train_classifier,
+    train_head,
+    weight_distance,
+)
+from kdviz.training.records import read_tensors, write_bytes
+
+torch.set_num_threads(1)
+
+
+class TinyNetwork(nn.Module):
+    """Convolution, batch normalisation, dropout and three fully connected layers on 3 x 8 x 8 images."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.norm = nn.BatchNorm2d(4)
+            self.fc1 = nn.Linear(4 * 64, 8)
+            self.drop = nn.Dropout(0.3)
+            self.fc2 = nn.Linear(8, 8)
+            self.fc3 = nn.Linear(8, 2)
+
+    def forward(self, images):
+        feature = self.norm(self.conv(images)).relu().flatten(1)
+        feature = self.drop(self.fc1(feature).relu())
+        return self.fc3(self.drop(self.fc2(feature).relu()))
+
+
+def make_data(count=50, seed=0):
+    """Images whose class is the sign of the first channel's mean."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    images = torch.randn(count, 3, 8, 8, generator=generator)
+    images[:, 0] += (2 * labels - 1)[:, None, None] * 0.5
+    return images, labels
+
+
+def make_plan(**options):
+    return TrainingPlan(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "seed": 1, **options})
+
+
+def read_folder(folder):
+    """Give the bytes of everything a finished run leaves, but the lock."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
+
+
+def copy_state(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same_state(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train(network, folder, **options):
+    plan = make_plan(**options.pop("plan", {}))
+    arguments = {"tracked_layers": ["conv", "fc1"], "progress": False, **options}
+    return train_classifier(network, *make_data(), folder=folder, plan=plan, **arguments)
+
+
+def distil(student, teacher, folder, **options):
+    plan = make_plan(**options.pop("plan", {}))
+    arguments = {"layer": "fc2", "tracked_layers": ["fc2"], "progress": False, **options}
+    return distil_features(student, teacher, make_data()[0], folder=folder, plan=plan, **arguments)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    network = TinyNetwork(seed=100)
+    train(network, tmp_path_factory.mktemp("teacher"), plan={"epochs": 6})
+    return network
+
+
+# plans
+
+
+def test_plan__learning_rate_is_even_in_the_logarithm():
+    plan = make_plan(epochs=3, learning_rate=(1e-2, 1e-4))
+    assert [plan.rate(epoch) for epoch in (1, 2, 3)] == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert [make_plan(learning_rate=0.5).rate(epoch) for epoch in (1, 3)] == [0.5, 0.5]
+    assert make_plan(epochs=1, learning_rate=(0.1, 0.01)).rate(1) == pytest.approx(0.1)
+
+
+def test_plan__one_without_an_optimiser_is_stored_as_before():
+    assert "optimiser" not in make_plan().as_json()
+    assert TrainingPlan(**make_plan().as_json()) == make_plan()
+    assert TrainingPlan(**make_plan(optimiser="adamw").as_json()).optimiser == "adamw"
+
+
+def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
+    """One step from zero moments: every weight moves by the rate times the sign of its slope, after decay."""
+    network = TinyNetwork().eval()
+    before = network.fc3.weight.detach().clone()
+    plan = {"epochs": 1, "batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.1, "optimiser": "adamw"}
+    network.drop.p = 0.0
+    train(network, tmp_path, plan=plan)
+    moved = ((network.fc3.weight.detach() - before * (1 - 0.01 * 0.1)) / 0.01).abs()
+    assert (moved < 1e-3).any() and (moved > 0.999).sum() >= 4  # behind a dead unit there is no slope
+    assert ((moved < 1e-3) | ((moved - 1).abs() < 1e-3)).all()
+
+
+def test_plan__rest_of_an_epoch_joins_the_last_batch_where_it_is_small():
+    assert make_plan(batch_size=16).batch_sizes(50) == [16, 16, 16, 2]
+    assert make_plan(batch_size=16, least_batch=2).batch_sizes(50) == [16, 16, 16, 2]
+    assert make_plan(batch_size=16, least_batch=3).batch_sizes(50) == [16, 16, 18]
+    assert make_plan(batch_size=16, least_batch=3).batch_sizes(2) == [2]
+    assert "least_batch" not in make_plan().as_json()
+
+
+def test_plan__saves_every_epoch_unless_told():
+    assert make_plan(epochs=3).checkpoints == (0, 1, 2, 3)
+    assert make_plan(epochs=150, checkpoints=PAPER_CHECKPOINTS).checkpoints == PAPER_CHECKPOINTS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": -0.1}, "learning_rate must not be negative, got -0.1"),
+        ({"learning_rate": (0.1, 0.0)}, "both ends must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"optimiser": "adam"}, "optimiser"),
+        ({"least_batch": 0}, "least_batch"),
+        ({"checkpoints": (1, 3)}, "must rise from 0 to epochs=3"),
+        ({"checkpoints": (0, 2)}, "must rise from 0 to epochs=3"),
+        ({"checkpoints": (0, 2, 2, 3)}, "must rise from 0 to epochs=3"),
+        ({"learningrate": 0.1}, "learningrate"),
+    ],
+)
+def test_plan__refuses_bad_values(options, message):
+    with pytest.raises(ValidationError, match=message):
+        make_plan(**options)
+
+
+# what a run leaves
+
+
+def test_train_classifier__learns_and_leaves_the_last_checkpoint(tmp_path):
+    network = TinyNetwork()
+    record = train(network, tmp_path, plan={"epochs": 6}, validation=make_data(seed=9))
+    assert record.history["loss"].iloc[-1] < 0.5 * record.history["loss"].iloc[0]
+    assert evaluate(network, *make_data(seed=9)) == record.history["validation_accuracy"].iloc[-1] > 0.9
+    assert same_state(read_tensors(record.checkpoints[6])[0], network.state_dict())
+    assert list(record.history.index) == [1, 2, 3, 4, 5, 6]
+
+
+def test_train_classifier__saves_the_listed_epochs_alone(tmp_path):
+    initial = copy_state(TinyNetwork())
+    record = train(TinyNetwork(), tmp_path, plan={"epochs": 5, "checkpoints": (0, 2, 5)})
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "epoch-000.safetensors",
+        "epoch-002.safetensors",
+        "epoch-005.safetensors",
+    ]
+    weights, metadata = read_tensors(record.checkpoints[0])
+    assert same_state(weights, initial)
+    assert metadata["epoch"] == 0 and metadata["run"]["plan"]["seed"] == 1
+
+
+def test_train_classifier__loss_and_accuracy_are_means_over_samples(tmp_path):
+    network = TinyNetwork()
+    network.drop.p = 0.0
+    images, labels = make_data()
+    reference = TinyNetwork()
+    reference.drop.p = 0.0
+    with torch.no_grad():
+        logits = torch.cat(
+            [reference(batch) for batch in images.split(50)]
+        )  # one batch: same batch statistics
+    record = train(network, tmp_path, plan={"epochs": 1, "batch_size": 50, "learning_rate": 0.0})
+    # the order of samples changes float32 sums by rounding
+    assert record.history["loss"].item() == pytest.approx(
+        nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
+    )
+    assert record.history["accuracy"].item() == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_train_classifier__takes_the_steps_of_plain_sgd(tmp_path):
+    network, reference = TinyNetwork(), TinyNetwork()
+    network.drop.p = reference.drop.p = 0.0
+    images, labels = make_data()
+    train(network, tmp_path, plan={"epochs": 2, "batch_size": 50, "learning_rate": (0.1, 0.01)})
+    velocity = [torch.zeros_like(parameter) for parameter in reference.parameters()]
+    for rate in (0.1, 0.01):
+        loss = nn.functional.cross_entropy(reference(images), labels)
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            for parameter, gradient, speed in zip(reference.parameters(), gradients, velocity, strict=True):
+                speed.mul_(0.9).add_(gradient + 1e-4 * parameter)
+                parameter -= rate * speed
+    for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        # float32 rounding of two steps, in another order of samples
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_train_classifier__leaves_modes_gradients_and_random_state(tmp_path):
+    network = TinyNetwork()
+    network.norm.eval()
+    before = torch.get_rng_state()
+    train(network, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert network.training and not network.norm.training
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+def test_train_classifier__does_not_depend_on_global_random_state(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            train(TinyNetwork(), tmp_path / name, plan={"augment": True})
+    assert read_folder(tmp_path / "a") == read_folder(tmp_path / "b")
+
+
+def test_train_classifier__another_seed_gives_other_weights(tmp_path):
+    first, second = TinyNetwork(), TinyNetwork()
+    train(first, tmp_path / "a")
+    train(second, tmp_path / "b", plan={"seed": 2})
+    assert not torch.equal(first.fc1.weight, second.fc1.weight)
+
+
+# resuming
+
+KILLED_RUN = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_training import TinyNetwork, fitting, train
+
+left = int(sys.argv[1])
+
+def die_at_event(function):  # steps, and writes that have not reached the disk
+    def counted(*args):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args)
+    return counted
+
+os.fsync = die_at_event(os.fsync)
+fitting._Odometer.record_step = die_at_event(fitting._Odometer.record_step)
+train(TinyNetwork(), {folder!r}, plan={{"epochs": 40, "augment": True}})
+"""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    network = TinyNetwork()
+    train(network, folder, plan={"epochs": 40, "augment": True})
+    return read_folder(folder), copy_state(network)
+
+
+def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, uninterrupted):
+    events = np.random.default_rng().integers(1, 70, size=3)  # of 242 in all; other ones every time
+    code = KILLED_RUN.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    for event in events:
+        result = subprocess.run([sys.executable, "-c", code, str(event)], check=False)
+        assert result.returncode == -signal.SIGKILL, events
+    network = TinyNetwork()
+    train(network, tmp_path, plan={"epochs": 40, "augment": True})
+    assert read_folder(tmp_path) == uninterrupted[0], events
+    assert same_state(network.state_dict(), uninterrupted[1]), events
+
+
+@pytest.mark.parametrize(
+    "moment", ["step", "before checkpoint", "before state", "before rename", "before history"]
+)
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatch, moment, optimiser):
+    plan = {"epochs": 4, "optimiser": optimiser}
+    train(TinyNetwork(), tmp_path / "whole", plan=plan)
+    network = TinyNetwork()
+    initial = copy_state(network)
+    with monkeypatch.context() as patch:
+        if moment == "step":
+            interrupt_call(patch, fitting._Odometer, "record_step", 10)  # 4 steps an epoch: inside the third
+        elif moment == "before rename":
+            interrupt_call(patch, os, "replace", 6)
+        elif moment == "before history":
+            interrupt_call(patch, fitting._Run, "_commit", 1)
+        else:
+            interrupt_call(patch, fitting, "write_tensors", 5 if moment == "before checkpoint" else 6)
+        with pytest.raises(KeyboardInterrupt):
+            train(network, tmp_path / "broken", plan=plan)
+    assert not (tmp_path / "broken" / "history.json").exists()
+    assert same_state(network.state_dict(), initial)  # so that the same call can be repeated
+    train(network, tmp_path / "broken", plan=plan)
+    assert read_folder(tmp_path / "broken") == read_folder(tmp_path / "whole")
+
+
+def interrupt_call(patch, owner, name, count):
+    """Let `name` raise at its `count`-th call."""
+    function, calls = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    patch.setattr(owner, name, interrupted)
+
+
+def test_resume__finished_folder_returns_without_training(tmp_path, monkeypatch):
+    first = TinyNetwork()
+    train(first, tmp_path)
+    monkeypatch.setattr(fitting._Run, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    again = TinyNetwork()
+    record = train(again, tmp_path)
+    assert same_state(again.state_dict(), first.state_dict())
+    assert record == TrainingRecord.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plan": {"learning_rate": 0.1}}, r"differs in plan \(learning_rate 0.05 -> 0.1\)"),
+        ({"tracked_layers": ["fc2"]}, "differs in tracked_layers"),
+        ({"validation": make_data(seed=3)}, "differs in validation"),
+        ({"network": TinyNetwork(seed=5)}, "differs in initial_weights"),
+    ],
+)
+def test_resume__refuses_the_folder_of_another_run(tmp_path, change, message):
+    train(TinyNetwork(), tmp_path)
+    before = read_folder(tmp_path)
+    arguments = {"network": TinyNetwork(), **change}
+    with pytest.raises(StoreError, match=message):
+        train(arguments.pop("network"), tmp_path, **arguments)
+    assert read_folder(tmp_path) == before
+
+
+def test_resume__refuses_other_data_and_another_teacher(tmp_path, teacher):
+    train(TinyNetwork(), tmp_path / "a")
+    arguments = {"folder": tmp_path / "a", "plan": make_plan(), "tracked_layers": ["conv", "fc1"]}
+    with pytest.raises(StoreError, match="differs in inputs"):
+        train_classifier(TinyNetwork(), make_data(seed=4)[0], make_data()[1], **arguments, progress=False)
+    distil(TinyNetwork(), teacher, tmp_path / "b")
+    with pytest.raises(StoreError, match="differs in teacher;"):
+        distil(TinyNetwork(), TinyNetwork(seed=7), tmp_path / "b")
+
+
+def test_resume__refuses_a_folder_with_foreign_files(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(StoreError, match=r"holds other files \(thesis.tex\)"):
+        train(TinyNetwork(), tmp_path)
+
+
+def test_resume__refuses_a_second_writer(tmp_path):
+    with fitting.FileLock(tmp_path / ".lock"), pytest.raises(StoreError, match="another process is training"):
+        train(TinyNetwork(), tmp_path)
+
+
+def test_write_bytes__an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    write_bytes(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_record__open_refuses_an_unfinished_run(tmp_path):
+    with pytest.raises(StoreError, match="no finished training run"):
+        TrainingRecord.open(tmp_path)
+
+
+# the papers' stages
+
+
+def test_distil_features__matches_the_teacher_and_leaves_the_part_above(tmp_path, teacher):
+    student = TinyNetwork()
+    initial, guide = copy_state(student), copy_state(teacher)
+    record = distil(student, teacher, tmp_path, plan={"epochs": 40, "learning_rate": 0.02}, dropout=False)
+    assert record.history["loss"].iloc[-1] < 0.1 * record.history["loss"].iloc[0]
+    assert list(record.history.columns) == ["loss"]
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, initial[name]) == name.startswith("fc3"), name
+    assert same_state(teacher.state_dict(), guide) and teacher.training
+
+
+def test_distil_features__loss_is_the_mean_square_before_the_activation(tmp_path, teacher):
+    student = TinyNetwork()
+    student.drop.p = 0.0
+    images, _ = make_data()
+    plan = {"epochs": 1, "batch_size": 50, "learning_rate": 0.0}
+    record = distil(student, teacher, tmp_path, plan=plan, layer="fc1", tracked_layers=[])
+    reference = TinyNetwork()
+    teacher.eval()
+    with torch.no_grad():
+        features = [
+            network.fc1(network.norm(network.conv(images)).relu().flatten(1))
+            for network in (reference, teacher)
+        ]
+    teacher.train()
+    # float32 rounding only; the student's batch statistics are those of the one batch
+    assert record.history["loss"].item() == pytest.approx(
+        (features[0] - features[1]).square().mean().item(), 1e-5
+    )
+
+
+def test_distil_features__known_and_recomputed_teacher_features_agree(tmp_path, teacher, monkeypatch):
+    known = distil(TinyNetwork(), teacher, tmp_path / "known").history["loss"]
+    monkeypatch.setattr(stages, "_MAX_CACHED_BYTES", 0)
+    recomputed = distil(TinyNetwork(), teacher, tmp_path / "recomputed").history["loss"]
+    # other batches in the teacher's forward pass: float32 rounding, grown over 12 steps
+    assert recomputed.to_numpy() == pytest.approx(known.to_numpy(), rel=1e-4)
+
+
+def test_distil_features__dropout_below_is_optional(tmp_path, teacher):
+    losses = {
+        (dropout, layer): distil(
+            TinyNetwork(), teacher, tmp_path / f"{dropout}-{layer}", dropout=dropout, layer=layer
+        ).history["loss"][1]
+        for dropout in (True, False)
+        for layer in ("fc1", "fc2")
+    }
+    assert losses[True, "fc1"] == losses[False, "fc1"]  # no dropout lies below fc1
+    assert losses[True, "fc2"] != losses[False, "fc2"]
+
+
+def test_distil_features__refuses_features_of_other_size(tmp_path, teacher):
+    with pytest.raises(ValueError, match="'fc1' of the student has 8 entries, 'fc3' of the teacher 2"):
+        distil(TinyNetwork(), teacher, tmp_path, layer="fc1", teacher_layer="fc3")
+
+
+def test_distil_features__another_teacher_layer_is_matched(tmp_path, teacher):
+    fc1 = distil(TinyNetwork(), teacher, tmp_path / "a", layer="fc1").history["loss"][1]
+    crossed = distil(TinyNetwork(), teacher, tmp_path / "b", layer="fc1", teacher_layer="fc2").history[
+        "loss"
+    ][1]
+    assert fc1 != crossed
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_train_head__keeps_every_bit_up_to_the_layer(tmp_path, monkeypatch, cached):
+    if not cached:
+        monkeypatch.setattr(stages, "_cut", lambda *_: None)
+    student = TinyNetwork()
+    initial = copy_state(student)
+    record = train_head(
+        student,
+        *make_data(),
+        layer="fc1",
+        folder=tmp_path,
+        plan=make_plan(),
+        tracked_layers=["fc1", "fc2"],
+        progress=False,
+    )
+    for name, tensor in student.state_dict().items():  # the running statistics of `norm` included
+        assert torch.equal(tensor, initial[name]) == (not name.startswith(("fc2", "fc3"))), name
+    assert record.weight_distance("fc1").values.tolist() == [0, 0, 0, 0]
+    assert record.weight_distance("fc2").values[-1] > 0
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_train_head__features_computed_once_change_nothing(tmp_path, monkeypatch):
+    arguments = {"layer": "fc1", "plan": make_plan(), "progress": False, "validation": make_data(seed=2)}
+    once, whole = TinyNetwork(), TinyNetwork()
+    train_head(once, *make_data(), folder=tmp_path / "once", **arguments)
+    monkeypatch.setattr(stages, "_cut", lambda *_: None)
+    train_head(whole, *make_data(), folder=tmp_path / "whole", **arguments)
+    for ours, theirs in zip(once.parameters(), whole.parameters(), strict=True):
+        # features come from batches of other samples: float32 rounding, grown over 12 steps
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["conv", "fc1", "fc2"])
+def test_cut__body_and_head_make_the_network(layer):
+    network = TinyNetwork().eval()
+    body, head = stages._cut(network, layer)
+    images, _ = make_data()
+    assert torch.equal(head(body(images)), network(images))
+
+
+def test_cut__refuses_what_passes_around_the_layer():
+    class Skipping(TinyNetwork):
+        def forward(self, images):
+            hidden = self.fc1(self.conv(images).flatten(1))
+            return self.fc3(self.fc2(hidden) + hidden)
+
+    class Branching(TinyNetwork):
+        def forward(self, images):
+            return super().forward(images if images.mean() > 0 else -images)
+
+    assert stages._cut(Skipping(), "fc2") is None
+    assert stages._cut(Skipping(), "fc1") is not None
+    assert stages._cut(Branching(), "fc1") is None
+
+
+def test_cut__refuses_a_layer_inside_a_module_that_is_not_traced():
+    network = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 2, 8, batch_first=True))
+    assert stages._cut(network, "1.linear1") is None
+
+
+def test_train_head__refuses_the_last_layer(tmp_path):
+    with pytest.raises(LayerError, match="no parameter lies above layer 'fc3'"):
+        train_head(
+            TinyNetwork(), *make_data(), layer="fc3", folder=tmp_path, plan=make_plan(), progress=False
+        )
+
+
+def probe(folder, checkpoints, *, network=None, count=40, layer="fc1", epochs=2):
+    return probe_accuracy(
+        TinyNetwork() if network is None else network,
+        checkpoints,
+        *make_data(count),
+        layer=layer,
+        folder=folder,
+        plan=TrainingPlan(epochs=epochs, learning_rate=0.05, batch_size=10, checkpoints=(0, epochs)),
+        validation=make_data(30, seed=1),
+        progress=False,
+    )
+
+
+def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
+    states = {epoch: TinyNetwork(seed=epoch).state_dict() for epoch in (3, 0)}
+    network = TinyNetwork(seed=9)
+    found = probe(tmp_path / "probes", states, network=network)
+    assert found.name == "accuracy" and found["epoch"].values.tolist() == [0, 3]
+    assert found.attrs["definition"] == "a head trained anew above the frozen layer fc1"
+    for epoch, state in states.items():
+        by_hand = TinyNetwork(seed=9)  # whose head it is, whatever the checkpoint has above fc1
+        frozen = {name: tensor for name, tensor in state.items() if name[:3] not in ("fc2", "fc3")}
+        by_hand.load_state_dict(frozen, strict=False)
+        optimiser = torch.optim.SGD(
+            [*by_hand.fc2.parameters(), *by_hand.fc3.parameters()], 0.05, 0.9, weight_decay=1e-4
+        )
+        images, labels = make_data(40)
+        for step in (1, 2):
+            by_hand.train()
+            by_hand.norm.eval()
+            order = torch.randperm(40, generator=fitting._generator(0, step, "order"))
+            with fitting._dropout_seeded(torch.device("cpu"), 0, step):
+                for positions in order.split(10):
+                    optimiser.zero_grad()
+                    feature = by_hand.norm(by_hand.conv(images[positions])).relu().flatten(1)
+                    feature = by_hand.fc1(feature).relu()  # dropout lies above fc1 here, and is active
+                    hidden = by_hand.drop(by_hand.fc2(by_hand.drop(feature)).relu())
+                    nn.functional.cross_entropy(by_hand.fc3(hidden), labels[positions]).backward()
+                    optimiser.step()
+        assert float(found.sel(epoch=epoch)) == np.float32(evaluate(by_hand, *make_data(30, seed=1)))
+    assert len(set(found.values.tolist())) == 2
+    left = network.state_dict()
+    assert all(torch.equal(left[name], tensor) for name, tensor in TinyNetwork(seed=9).state_dict().items())
+    assert [path.name for path in (tmp_path / "probes").iterdir()] == ["probes.json"], "no weights are kept"
+
+
+def test_probe_accuracy__takes_no_head_from_a_checkpoint(tmp_path):
+    trained, other = TinyNetwork(seed=1).state_dict(), TinyNetwork(seed=1).state_dict()
+    for name in ("fc2.weight", "fc3.weight", "fc3.bias"):
+        other[name] = -5 * other[name]
+    found = probe(tmp_path / "one", {0: trained, 1: other})
+    assert float(found[0]) == float(found[1])
+    other["conv.weight"] = -other["conv.weight"]
+    assert float(probe(tmp_path / "two", {1: other})[0]) != float(found[0]), "but what lies below"
+
+
+def test_names_below__are_those_of_the_frozen_part_and_of_weights_tied_to_it():
+    network = TinyNetwork()
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    below = {"conv.weight", "conv.bias", "fc1.weight", "fc1.bias", *(f"norm.{name}" for name in norm)}
+    images = make_data(2)[0]
+    assert probing._names_below(network, "fc1", images) == below
+    network.fc2.bias = network.fc1.bias
+    assert probing._names_below(network, "fc1", images) == below | {"fc2.bias"}
+
+
+def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    states = {epoch: TinyNetwork(seed=epoch).state_dict() for epoch in (0, 1, 2)}
+    whole = probe(tmp_path / "whole", states)
+    probe(tmp_path / "part", {epoch: states[epoch] for epoch in (0, 1)})
+    trained = []
+    train = probing.train_head
+    monkeypatch.setattr(
+        probing,
+        "train_head",
+        lambda *args, **options: (trained.append(options["folder"].name), train(*args, **options)),
+    )
+    assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
+    assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "differ in plan"),
+        ({"layer": "conv"}, "differ in layer"),
+        ({"count": 30}, "differ in data"),
+        ({"checkpoints": {0: TinyNetwork(seed=5).state_dict()}}, "the probe of other weights at epoch 0"),
+        ({"checkpoints": {}}, "checkpoints is empty"),
+    ],
+)
+def test_probe_accuracy__refuses_the_folder_of_other_probes(tmp_path, change, message):
+    probe(tmp_path, {0: TinyNetwork().state_dict()})
+    options = {"checkpoints": {0: TinyNetwork().state_dict()}} | change
+    with pytest.raises((StoreError, ValueError), match=message):
+        probe(tmp_path, options.pop("checkpoints"), **options)
+
+
+def test_stages__student_and_baseline_share_weights_order_and_checkpoints(tmp_path, teacher, monkeypatch):
+    seen = {}
+    step = fitting._Run._train_epoch
+    for name in ("baseline", "student"):
+        batches = seen[name] = []
+
+        def watched(run, bar, batches=batches):
+            loss = run.task.loss
+
+            def note(batch, positions):
+                batches.append(positions.tolist())
+                return loss(batch, positions)
+
+            object.__setattr__(run.task, "loss", note)
+            step(run, bar)
+            object.__setattr__(run.task, "loss", loss)
+
+        monkeypatch.setattr(fitting._Run, "_train_epoch", watched)
+        network = build("small_vgg", classes=2, input_size=8, width=0.25, seed=3)
+        arguments = {"folder": tmp_path / name, "plan": make_plan(), "tracked_layers": [], "progress": False}
+        if name == "baseline":
+            baseline = train_classifier(network, *make_data(), **arguments)
+        else:
+            guide = build("small_vgg", classes=2, input_size=8, width=0.25, seed=4)
+            student = distil_features(network, guide, make_data()[0], layer="classifier.fc1", **arguments)
+    assert seen["student"] == seen["baseline"]
+    assert [len(batch) for batch in seen["student"]] == [16, 16, 16, 2] * 3
+    first_epoch = [position for batch in seen["student"][:4] for position in batch]
+    assert sorted(first_epoch) == list(range(50))
+    assert seen["student"][:4] != seen["student"][4:8]
+    assert list(student.checkpoints) == list(baseline.checkpoints) == [0, 1, 2, 3]
+    weights = [read_tensors(record.checkpoints[0])[0] for record in (student, baseline)]
+    assert same_state(*weights)
+
+
+def test_evaluate__counts_right_answers_in_eval_mode():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(2, 2, bias=False))
+    network[2].weight.data = torch.eye(2)
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [2.0, 3.0]])
+    assert evaluate(network, inputs, torch.tensor([0, 1, 1, 1]), batch_size=3) == 0.75
+    assert network.training
+
+
+# augmentation
+
+
+def test_crop_and_flip__shifts_and_mirrors_whole_images():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.arange(1.0, 1 + 400 * 3 * 10 * 10).reshape(400, 3, 10, 10)
+    moved = fitting._crop_and_flip(images, generator)
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    found = set()
+    for index in range(400):
+        candidates = {
+            (top, left, mirrored)
+            for top in range(9)
+            for left in range(9)
+            for mirrored in (False, True)
+            if torch.equal(
+                padded[index, :, top : top + 10, left : left + 10].flip(-1 if mirrored else ()), moved[index]
+            )
+        }
+        assert len(candidates) == 1
+        found |= candidates
+    # 162 equally likely outcomes in 400 draws: 148 expected, standard deviation about 3.5
+    assert len(found) > 130
+    assert {shift[0] for shift in found} == {shift[1] for shift in found} == set(range(9))
+
+
+# weight distance
+
+
+def test_weight_distance__closed_form():
+    states = {
+        0: {"fc.weight": torch.tensor([[3.0, 4.0]]), "fc.bias": torch.tensor([0.0])},  # norm 5
+        2: {"fc.weight": torch.tensor([[3.0, 14.0]]), "fc.bias": torch.tensor([9.0])},  # moves 10
+        5: {"fc.weight": torch.tensor([[0.0, 10.0]]), "fc.bias": torch.tensor([0.0])},  # moves 5 back
+    }
+    distance = weight_distance(states, layer="fc", initial=states[0])
+    assert distance.values.tolist() == [0.0, 2.0, 3.0]
+    assert distance.epoch.values.tolist() == [0, 2, 5]
+    assert distance.dtype == np.float32 and distance.name == "weight_distance"
+    assert distance.attrs["definition"].startswith("checkpoint: ")
+    without_first = weight_distance({2: states[2], 5: states[5]}, layer="fc", initial=states[0])
+    assert without_first.values.tolist() == [2.0, 3.0]
+
+
+def test_weight_distance__reads_files_of_both_kinds(tmp_path):
+    record = train(TinyNetwork(), tmp_path / "run")
+    states = {epoch: read_tensors(path)[0] for epoch, path in record.checkpoints.items()}
+    for epoch, state in states.items():
+        torch.save(state, tmp_path / f"{epoch}.pt")
+    from_states = weight_distance(states, layer="fc1", initial=states[0])
+    saved = weight_distance(record.checkpoints, layer="fc1", initial=record.checkpoints[0])
+    pickled = {epoch: tmp_path / f"{epoch}.pt" for epoch in states}
+    assert saved.identical(from_states)
+    assert weight_distance(pickled, layer="fc1", initial=pickled[0]).identical(from_states)
+
+
+def test_weight_distance__recorded_per_epoch_equals_that_of_every_checkpoint(tmp_path):
+    record = train(TinyNetwork(), tmp_path)
+    from_files = weight_distance(record.checkpoints, layer="conv", initial=record.checkpoints[0])
+    # both in float64 from float32 weights, stored as float32
+    np.testing.assert_allclose(record.weight_distance("conv", definition="epoch"), from_files, rtol=1e-6)
+
+
+def test_weight_distance__steps_epochs_and_straight_line_in_order(tmp_path):
+    record = train(TinyNetwork(), tmp_path, plan={"epochs": 5})
+    states = [read_tensors(record.checkpoints[epoch])[0] for epoch in (0, 5)]
+    for layer in ("conv", "fc1"):
+        start, end = (state[f"{layer}.weight"].double() for state in states)
+        straight = float((end - start).norm() / start.norm())
+        epochs = float(record.weight_distance(layer, definition="epoch")[-1])
+        steps = float(record.weight_distance(layer, definition="step")[-1])
+        assert steps > epochs > straight > 0.01
+
+
+def test_weight_distance__step_definition_sums_every_update(tmp_path):
+    network = TinyNetwork()
+    network.drop.p = 0.0
+    # one step an epoch: steps and epochs are the same moves
+    record = train(network, tmp_path, plan={"batch_size": 50})
+    np.testing.assert_allclose(
+        record.weight_distance("conv", definition="step"),
+        record.weight_distance("conv", definition="epoch"),
+        rtol=1e-6,  # float64 sums of the same numbers, stored as float32
+    )
+
+
+def test_weight_distance__whole_network_is_one_vector(tmp_path):
+    record = train(TinyNetwork(), tmp_path, plan={"epochs": 1})
+    names = [name for name, _ in TinyNetwork().named_parameters()]
+    start, end = (
+        torch.cat([read_tensors(record.checkpoints[epoch])[0][name].double().flatten() for name in names])
+        for epoch in (0, 1)
+    )
+    expected = float((end - start).norm() / start.norm())
+    # float32 subtraction of the weights
+    assert float(record.weight_distance(None, definition="epoch")[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weight_distance__zero_learning_rate_moves_nothing(tmp_path):
+    record = train(TinyNetwork(), tmp_path, plan={"learning_rate": 0.0})
+    for definition in ("step", "epoch"):
+        assert record.weight_distance("fc1", definition=definition).values.tolist() == [0, 0, 0, 0]
+        assert record.weight_distance(None, definition=definition).values.tolist() == [0, 0, 0, 0]
+
+
+def test_weight_distance__only_checkpoints_are_given(tmp_path):
+    record = train(TinyNetwork(), tmp_path, plan={"checkpoints": (0, 1, 3)})
+    assert record.weight_distance("fc1").epoch.values.tolist() == [0, 1, 3]
+    recorded = json.loads((tmp_path / "history.json").read_text())["weight_distance"]["step"]["fc1"]
+    assert (
+        record.weight_distance("fc1").values.tolist() == np.float32([recorded[k] for k in (0, 1, 3)]).tolist()
+    )
+
+
+def test_weight_distance__refuses_bad_input(tmp_path):
+    state = {"fc.weight": torch.ones(2, 2)}
+    with pytest.raises(ValueError, match="checkpoints is empty"):
+        weight_distance({}, layer="fc", initial=state)
+    with pytest.raises(ValueError, match=r"no weight 'fd.weight' in the state dict"):
+        weight_distance({0: state}, layer="fd", initial=state)
+    with pytest.raises(ValueError, match="initial weight of layer 'fc' is 0"):
+        weight_distance({0: state}, layer="fc", initial={"fc.weight": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match=r"shape \(3,\) at epoch 1"):
+        weight_distance({1: {"fc.weight": torch.ones(3)}}, layer="fc", initial=state)
+    record = train(TinyNetwork(), tmp_path)
+    with pytest.raises(ValueError, match=r"no weight 'fc9.weight' in .*epoch-000.safetensors"):
+        weight_distance(record.checkpoints, layer="fc9", initial=record.checkpoints[0])
+    with pytest.raises(ValueError, match="'fc2' was not tracked"):
+        record.weight_distance("fc2")
+    with pytest.raises(ValueError, match="definition must be"):
+        record.weight_distance("fc1", definition="batch")
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"inputs": make_data()[0].numpy()}, TypeError, "inputs must be a tensor, got ndarray"),
+        ({"inputs": torch.zeros(0, 3, 8, 8)}, ValueError, "inputs must have a sample axis"),
+        ({"labels": make_data()[1].float()}, TypeError, "labels must be an int64 tensor, got torch.float32"),
+        ({"labels": make_data()[1][:-1]}, ValueError, r"labels must have shape \(50,\)"),
+        ({"labels": make_data()[1] + 1}, ValueError, r"labels must lie in 0..1, .* got 1..2"),
+        ({"tracked_layers": ["fc4"]}, LayerError, "unknown layer 'fc4'"),
+        ({"tracked_layers": ["drop"]}, LayerError, "'drop' has no weight"),
+        (
+            {"inputs": torch.zeros(50, 9), "plan": make_plan(augment=True)},
+            ValueError,
+            "plan.augment is for images",
+        ),
+    ],
+)
+def test_train_classifier__refuses_bad_input_before_any_work(tmp_path, change, error, message):
+    images, labels = make_data()
+    arguments = {"inputs": images, "labels": labels, "plan": make_plan(), "tracked_layers": [], **change}
+    with pytest.raises(error, match=message):
+        train_classifier(TinyNetwork(), **arguments, folder=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate__refuses_a_network_without_logits():
+    with pytest.raises(ValueError, match=r"must give logits \(samples, classes\), got \(1, 3, 8, 8\)"):
+        evaluate(nn.ReLU(), *make_data())
+
+
+def test_train_classifier__diverged_loss_is_an_error(tmp_path):
+    network = TinyNetwork()
+    initial = copy_state(network)
+    with pytest.raises(FloatingPointError, match="loss became nan in epoch"):
+        train(network, tmp_path, plan={"learning_rate": 1e20})
+    assert same_state(network.state_dict(), initial)

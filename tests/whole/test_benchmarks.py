@@ -1,0 +1,380 @@
+"""The benchmarks run, and their numbers are what they say: on the smallest problems there are."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from reference import authors_loop
+from tiny_study import finished_study
+from typer.testing import CliRunner
+
+import kdviz
+from benchmarks import accuracy, authors, coherency, costs, kills, latency, noise, report
+from benchmarks.__main__ import app
+from kdviz.measuring.settings import Method
+from kdviz.studies import Study
+from kdviz.testing import random_images, small_cnn
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Finished; read only."""
+    return finished_study(tmp_path_factory)
+
+
+def run_quick(folder: Path, command: str, *options: str) -> dict:
+    """Run a command through the command line; the numbers it wrote."""
+    done = CliRunner().invoke(
+        app, [command, "--quick", "--folder", str(folder), *options], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    text = (folder / f"{command}-quick.json").read_text()
+    written = json.loads(text)
+    assert text == json.dumps(written, indent=1, sort_keys=True) + "\n", "the layout is stable"
+    assert written["machine"]["torch"] == torch.__version__ and written["machine"]["threads"] == 1
+    return written
+
+
+# -- costs
+
+
+@pytest.fixture
+def subject() -> costs.Subject:
+    return costs.Subject("small", small_cnn(size=16).eval(), "fc1", random_images(3, size=16))
+
+
+@pytest.mark.parametrize("method", ["gain", "path"])
+def test_overhead__replays_exactly_the_passes_of_measure(subject: costs.Subject, method: Method) -> None:
+    passes = costs.trace_passes(
+        subject.network,
+        lambda: kdviz.measure(
+            subject.network,
+            subject.images,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            method=method,
+            probes=5,
+            draws=2,
+            progress=False,
+        ),
+    )
+    tried_forward, tried_backward = costs.count_trial(layers=1, max_batch=16)
+    forward = sum(one.samples for one in passes) - tried_forward
+    backward = sum(one.samples * one.backwards for one in passes) - tried_backward
+    at = {"samples": 3, "layers": 1, "probes": 5, "draws": 2}
+    assert costs.is_documented(method, at, forward, backward)
+    assert not costs.is_documented(method, at, forward + 1, backward)
+    assert any(one.channels_last and one.gradient for one in passes)
+    again = costs.trace_passes(subject.network, lambda: costs.replay_passes(subject, passes))
+    assert again == passes
+
+
+def test_overhead__bare_passes_read_the_same_feature(subject: costs.Subject) -> None:
+    bare = costs.read_bare(subject.network, "fc1", subject.images)
+    until_fc1 = subject.network[: [name for name, _ in subject.network.named_children()].index("fc1") + 1]
+    torch.testing.assert_close(bare, until_fc1(subject.images).relu())
+    assert not subject.network.fc1._forward_hooks
+
+
+def test_overhead__is_measured_over_bare(subject: costs.Subject) -> None:
+    row = costs.measure_overhead(subject, "gain", 1)
+    assert row["ratio"] == row["measure"] / row["bare"] > 0.5
+    points = 64 // 12  # 12 features, each a probe of its own at every noise point
+    tried_forward, tried_backward = costs.count_trial(layers=1, max_batch=16)
+    of_pairs = 2 * 64 // 4  # forward, and backward
+    assert row["forward"] == 3 * (costs.CHECKS + points + costs.SHARED + of_pairs) + tried_forward
+    assert row["backward"] == 3 * (12 * points + of_pairs) + tried_backward
+
+
+@pytest.mark.slow
+def test_costs__counts_grow_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = costs.CostPlan(
+        networks=(),
+        memory_samples=(32, 64),
+        verbs=("measure_checkpoints",),
+        growth_values=1,
+        growth_repeats=1,
+    )
+    monkeypatch.setattr(costs, "QUICK", tiny)
+    monkeypatch.setitem(costs.BASE, "samples", 2)
+    results = run_quick(tmp_path, "costs")["results"]
+    assert results["passes_as_documented"] and results["peak_below_limit"]
+    found = {row["axis"]: (row["forward"], row["backward"]) for row in results["growth"][:-1]}
+    # of 16 probes four antithetic pairs, of 8 two: two passes forward and two backward each
+    assert found["samples"] == (1 * (40 + 4 + 33 + 8), 1 * (16 + 8))
+    assert found["probes"] == (2 * (40 + 4 + 33 + 4), 2 * (8 + 4))
+    assert found["draws"] == (2 * (40 + 2 + 33 + 8), 2 * (16 + 8))
+    assert found["grid"] == found["layers"] == found["max_batch"] == (2 * 85, 2 * (16 + 8))
+    small, large = results["memory"]
+    assert (small["units_x_samples"], large["units_x_samples"]) == (32 * 256, 64 * 256)
+    assert large["inputs"] == 2 * small["inputs"] == 64 * 3 * 16 * 16 * 4
+    maps = 4 * 4 * 256 + 256  # gain, entropy, their errors or the noise: float32 maps; valid
+    assert maps < (large["result"] - small["result"]) / 32 < 2 * maps
+    for row in results["memory"]:
+        assert row["beyond"] == row["peak"] - row["before"] - row["result"]
+        assert row["before"] + row["while_measuring"] <= row["peak"] < costs.MEMORY_LIMIT
+
+
+def test_fit_slope__finds_the_line() -> None:
+    rows = [
+        {"verb": "measure", "samples": n, "beyond": 100 + 30 * n, "while_measuring": 7, "result": 10 * n}
+        | {"inputs": 5 * n}
+        for n in (1, 2, 4)
+    ]
+    slope = costs.fit_slope(rows)
+    assert slope["bytes_a_sample"] == pytest.approx(30) and slope["at_no_sample"] == pytest.approx(100)
+    assert slope["copies"] == pytest.approx(3) and slope["while_measuring"] == pytest.approx(0, abs=1e-9)
+
+
+# -- kills
+
+
+@pytest.mark.slow
+def test_kills__strike_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = kills.KillPlan(kills=1, import_share=0, images=20, size=16, epochs=2, samples=3, probes=4)
+    monkeypatch.setattr(kills, "QUICK", tiny)
+    results = run_quick(tmp_path, "kills")["results"]
+    (kill,) = results["kills"]
+    assert kill["command"] == "train" and results["struck"] == {"training": 1}
+    assert 0 < kill["worked"] < kill["seconds"]
+    assert kill["progress"] == (kill["last_written"] != "")
+    assert kill["worked"] < tiny.reach * results["undisturbed"]["train"]["working"] + 1
+    (study,) = results["studies"]
+    assert results["bit_equal"] and study["differing"] == []
+    # teacher, baseline, conv and fc1: 3 epochs or ends only, and two heads
+    assert study["checkpoints"] >= 4 * 2 + 2 and study["histories"] == 6 and study["arrays"] > 50
+
+
+def test_compare_studies__sees_one_bit(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    found = kills.compare_studies(copy, study.folder)
+    assert found["differing"] == [] and found["arrays"] > 50
+    changed = next((copy / "networks" / "baseline-s0").glob("*.safetensors"))
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    (copy / "plan.json").unlink()
+    (copy / "left-over").touch()
+    differing = kills.compare_studies(copy, study.folder)["differing"]
+    assert differing == ["left-over", f"networks/baseline-s0/{changed.name}", "plan.json"]
+
+
+def test_compare_studies__does_not_mind_when_a_run_was_made(study: Study, tmp_path: Path) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    nodes = [path for path in copy.rglob("zarr.json") if '"created_at"' in path.read_text()]
+    for node in nodes:
+        node.write_text(
+            re.sub(r'("created_at": ")[^"]*', r"\g<1>2001-01-01T00:00:00+00:00", node.read_text())
+        )
+    assert nodes and "2001-01-01" in nodes[0].read_text()
+    assert kills.compare_studies(copy, study.folder)["differing"] == []
+
+
+# -- noise
+
+
+def test_noise__of_a_study_agrees_with_measuring_it_twice(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "QUICK", noise.NoisePlan(seeds=2, samples=4, more=2))
+    written = run_quick(tmp_path, "noise", "--study", str(study.folder))
+    assert written["settings"]["probes"] == study.plan.probes, "those of the study"
+    results = written["results"]
+    # the study's own run was measured with seed 0, and its end again with seed 1
+    run = kdviz.open_run(study.run_path)
+    layer = "classifier.fc1"
+    once, again = (run.dataset(f"student-fc1-s0{end}", layer).isel(epoch=-1) for end in ("", "-repeat"))
+    moved = float(np.sqrt(((once["entropy"] - again["entropy"]) ** 2).mean() / 2))
+    rows = {(row["role"], row["epochs"], row["probes"]): row for row in results["entropies"]}
+    assert rows["student", "last", 64]["moved"] == pytest.approx(moved, rel=1e-4)
+    reported = float(np.sqrt((once["entropy_error"] ** 2 + again["entropy_error"] ** 2).mean() / 2))
+    assert rows["student", "last", 64]["reported"] == pytest.approx(reported, rel=1e-4)
+    assert {(role, epochs, probes) for role, epochs, probes in rows if role == "baseline"} == {
+        ("baseline", "all", 64),
+        ("baseline", "last", 64),
+        ("baseline", "last", 128),
+    }
+    metrics = {row["metric"]: row for row in results["metrics"]}
+    counts = [
+        float(
+            kdviz.count_points(kdviz.find_points(run.dataset(f"student-fc1-s0{end}", layer)))["n_fg_mean"][-1]
+        )
+        for end in ("", "-repeat")
+    ]
+    assert metrics["n_fg"]["student"] == pytest.approx(np.mean(counts))
+    assert metrics["n_fg"]["student_noise"] == pytest.approx(np.std(counts, ddof=1))
+    assert metrics["rho"]["teacher"] is None, "one checkpoint has no rho"
+    (pair,) = (row for row in results["pairs"] if row["role"] == "student")
+    assert [pair["n_fg"], pair["n_fg again"]] == pytest.approx(counts)
+
+
+@pytest.mark.parametrize(("claimed", "ratio"), [(0.1, 1.0), (0.05, 2.0)])
+def test_measure_movement__sees_whether_the_reported_error_is_right(claimed: float, ratio: float) -> None:
+    rng = np.random.default_rng(0)
+    shape, dims = (1, 50, 100), ("epoch", "sample", "unit")
+    truth = rng.normal(size=shape)
+    networks = []
+    for _ in range(4):
+        entropy = truth + 0.1 * rng.normal(size=shape)
+        point = entropy < -1
+        networks.append(
+            xr.Dataset(
+                {
+                    "entropy": (dims, entropy),
+                    "entropy_error": (dims, np.full(shape, claimed)),
+                    "knowledge_point": (dims, point),
+                    "uncertain": (dims, np.abs(entropy + 1) < 2 * claimed),
+                    "method": (dims[:2], np.zeros(shape[:2], int)),
+                }
+            )
+        )
+    found = noise.measure_movement(networks)
+    assert found["moved"] == pytest.approx(0.1, rel=0.02)  # 15,000 degrees of freedom: 0.6 %
+    assert found["ratio"] == found["gain_ratio"] == pytest.approx(ratio, rel=0.02)
+    assert found["path_ratio"] is None and found["path"] == 0
+    assert 0.02 < found["flipped"] < 0.05 and 0.6 < found["jaccard"] < 0.9
+    assert found["flagged"] > 0.95 if claimed == 0.1 else found["flagged"] < 0.95
+    same = noise.measure_movement([networks[0], networks[0]])
+    assert (same["moved"], same["jaccard"], same["flipped"], same["flagged"]) == (0, 1, 0, None)
+
+
+# -- accuracy
+
+
+def test_authors__descend_as_the_slow_replica_on_a_linear_layer():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 256, 40, bias=False))
+    loudness = torch.linspace(-0.7, 0.7, 256).exp()
+    with torch.no_grad():
+        weights = torch.randn(40, 3, 256, generator=torch.Generator().manual_seed(9)) * loudness
+        network[1].weight.copy_(weights.flatten(1))
+    network.requires_grad_(False)
+    gain = weights.double().square().sum((0, 1)) / 40
+    kept, _ = authors_loop.run(authors_loop.linear_slope(gain), float(gain.sum()) * 1e-4, 256)
+    expected = kept.log() + authors.HALF_LOG_TWO_PI_E
+    run = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0)
+    assert run.passes == 96 + 60 * 2 * 96  # it met the target, so it stops after 60 steps
+    assert float((run.kept - expected).abs().mean()) < 0.02  # a map that spreads over 0.3 nat
+    assert float((run.at_target.mean() - authors.TARGET).abs()) < 1e-6
+    short = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0, to_the_end=False)
+    assert torch.equal(short.kept, run.kept)
+    assert short.passes < run.passes
+
+
+def test_accuracy__compares_one_case():
+    plan = accuracy.AccuracyPlan(images=2, probes=(16,), draws=(), few_draws=(4,))
+    case = accuracy.load_case("late", "fc1", plan)
+    rows = {row["setting"]: row for row in accuracy.compare_case(case, plan)}
+    trial = (7 + 2) / 2  # passes of the trial, on two images
+    assert rows["kdviz default"]["passes"] == 209 + trial
+    assert rows["kdviz gain, 16 probes"]["passes"] == 209 - 2 * 48 + trial
+
+    def error(setting):
+        row = rows[setting]
+        kinds = [kind for kind in ("near", "far") if row[f"{kind}_images"]]
+        return sum(row[f"{kind}_error"] * row[f"{kind}_images"] for kind in kinds) / 2
+
+    assert error("authors' procedure, run a") < 0.025 < error("probe gains alone, 64")
+    assert error("kdviz default") < error("probe gains alone, 64")
+    assert error("kdviz default") < 0.06
+    pooled = accuracy.summarise(list(rows.values()))
+    assert pooled[0]["setting"] == "kdviz default"
+    assert accuracy.judge(pooled, "near")["times_fewer"] == round(15_456 / (209 + trial), 1)
+
+
+def test_accuracy__jaccard_of_shifted_maps_is_known():
+    plan = accuracy.AccuracyPlan(images=2)
+    case = accuracy.load_case("late", "fc1", plan)
+    same = accuracy.jaccard(case, case.expected, case.expected + 1.0)  # a shift of all changes nothing
+    assert same.tolist() == [1.0, 1.0]
+    assert (accuracy.jaccard(case, case.expected, -case.expected) < 0.1).all()
+
+
+# -- coherency
+
+
+def test_coherency__audits_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    case = small_cnn(size=8).eval(), random_images(1, size=8), masks.fill_(True).triu()
+    monkeypatch.setattr(coherency, "load_case", lambda name, samples: case)
+    monkeypatch.setattr(coherency, "CELLS", 4)
+    done = CliRunner().invoke(
+        app, ["coherency", "--quick", "--folder", str(tmp_path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "coherency-small_vgg-quick.json").read_text())["results"]
+    double, single = results["goals"]
+    assert (double["precision"], double["met"], double["uniform"]) == ("float64", True, 0)
+    assert double["outside"] <= 1e-4 < 0.01 < double["between"]
+    assert double["output_difference"] < 1e-14 and single["output_difference"] < 1e-5
+    where = {"precision": "float64", "factor": "x4", "place": "between"}
+    rows = {row["method"]: row for row in results["maps"] if where.items() <= row.items()}
+    assert rows["activation"]["ratio_low"] == rows["activation"]["ratio_high"] == pytest.approx(1 / 4)
+    assert rows["layer_gradient"]["moved"] == 1 and rows["grad_cam"]["moved"] == 0
+
+
+def test_coherency__judges_what_should_stay() -> None:
+    rows = [("entropy", "x3", "between", 1e-5), ("entropy", "per channel", "between", 0.7)]
+    rows += [("entropy", "per channel", "after", 2e-4), ("activation", "x3", "between", 9.0)]
+    table = pd.DataFrame(rows, columns=["method", "factor", "place", "difference"]).assign(
+        output_difference=1e-7
+    )
+    assert coherency.judge(table) == {
+        "uniform": 1e-5, "outside": 2e-4, "between": 0.7, "output_difference": 1e-7, "met": False,
+    }  # fmt: skip
+    assert coherency.judge(table.drop(index=2).assign(place="between")[:2])["met"] is False, (
+        "nothing was outside"
+    )
+
+
+# -- the page
+
+
+def test_report__page_holds_what_is_stored():
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- table ") == len(report.TABLES)
+    assert report.fill_tables(text) == text
+    assert report.fill_tables(text.replace("| near |", "| nonsense |")) == text
+
+
+def test_report__figures_hold_every_setting_and_metric():
+    stored = json.loads((report.RESULTS / "accuracy.json").read_text(encoding="utf-8"))["results"]
+    figure = report.draw_accuracy(stored)
+    drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines)
+    assert drawn == len(stored["overall"])
+    noise = json.loads((report.RESULTS / "noise.json").read_text(encoding="utf-8"))["results"]
+    labels = [label.get_text() for label in report.draw_noise(noise).axes[0].get_yticklabels()]
+    assert "fc1  n_fg" in labels
+
+
+def test_latency__times_every_control_and_derives_anew_for_every_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = []
+    derive = kdviz.widgets.derivation.derive_entropy
+    monkeypatch.setattr(
+        "kdviz.widgets.derivation.derive_entropy",
+        lambda ds, **settings: derived.append(ds.sizes["unit"]) or derive(ds, **settings),
+    )
+    latency.run_latency(latency.QUICK, tmp_path)
+    results = json.loads((tmp_path / "latency.json").read_text())["results"]
+    rows = {row["control"]: row for row in results["controls"]}
+    assert list(rows) == [
+        "first view", "epoch", "sample", "threshold", "weight", "target", "coarsening", "charts",
+    ]  # fmt: skip
+    assert all(0 < row["median"] <= row["slowest"] for row in rows.values())
+    assert {
+        name: row["asked"] for name, row in rows.items() if name in ("epoch", "weight", "first view")
+    } == {
+        "epoch": 0.1,
+        "weight": 0.3,
+        "first view": 3.0,
+    }
+    assert results["torch_free"] is True
+    # three networks: each grid once when it is chosen, and once for the weight that changes before the next
+    assert [derived.count(units) for units in (64, 16, 4)] == [6, 6, 3]

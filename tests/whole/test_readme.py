@@ -1,0 +1,77 @@
+"""The code in the README runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import kdviz
+from kdviz.testing import random_images
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+class Network(nn.Sequential):
+    """A layer named ``classifier.3``, as in the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 6))
+
+
+def test_readme__python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    mask = np.zeros((2, 16, 16), bool)
+    mask[:, 4:12, 4:12] = True
+    names = {
+        "network": Network(),
+        "make_network": Network,
+        "images": random_images(2, channels=3, size=16, seed=0),
+        "masks": mask,
+        "photograph": np.zeros((16, 16, 3), np.uint8),
+    }
+    save_file(Network().state_dict(), "s-0.safetensors")
+    save_file(Network().state_dict(), "s-5.safetensors")
+    torch.save(Network().state_dict(), "s-10.pt")
+    first, second, third, fourth = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(first, names)
+    assert "knowledge points on the object per image" in capsys.readouterr().out
+    assert names["picture"].shape == (240, 240, 3)
+    assert float(names["other"]["entropy"].mean()) == pytest.approx(  # the target asked for, in nat
+        0.5 + np.log(0.01) + 0.5 * np.log(2 * np.pi * np.e), abs=1e-3
+    )
+    with pytest.raises(NameError, match="baseline"):  # "made likewise"
+        exec(second, names)
+    exec(second, names | {"baseline": _baseline(names)})
+    assert re.search(r"d_mean +0 +H2", capsys.readouterr().out)
+    exec(third, names)
+    assert "student-s0" in Path("view.svg").read_text()
+    assert names["app"].view.networks[0].role == "student" and not (names["app"].view.picture == 128).all()
+    assert {"input_gradient", "grad_cam"} <= set(names["maps"]["attribution_method"].values)
+    exec(fourth, names)
+    assert (names["words"]["token"].values[0] != "").sum() == len(names["texts"].words[0])
+    assert names["points"]["x"].shape == (2, 384) and names["points"]["zero_gain"].values.min() > 100
+
+
+def _baseline(names: dict) -> object:
+    checkpoints = {0: "s-0.safetensors", 5: "s-10.pt", 10: "s-5.safetensors"}
+    ds = kdviz.measure_checkpoints(
+        Network,
+        checkpoints,
+        names["images"],
+        network="baseline-s0",
+        role="baseline",
+        layers="classifier.3",
+        units=kdviz.units.grid(16),
+        foreground=names["masks"],
+    )
+    distance = kdviz.weight_distance(checkpoints, layer="classifier.3", initial=checkpoints[0])
+    return kdviz.find_points(ds.assign(weight_distance=distance))

@@ -1,0 +1,433 @@
+"""The app on words and on points in space: what is shown is what the gains say, padding is never seen."""
+
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+from ipywidgets.widgets.widget import _instances
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+from traitlets import TraitError
+
+import kdviz
+from kdviz import render, testing
+from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
+from kdviz.testing import InventedRun
+from kdviz.widgets import Explorer, explorer
+
+MAKERS = {"text": testing.invent_text_run, "cloud": testing.invent_cloud_run}
+STUDENT = {"text": "student-hidden-s0", "cloud": "student-fc1-s0"}
+
+
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InventedRun]:
+    """A run of each kind, with maps of one method for the student."""
+    made = {name: make(tmp_path_factory.mktemp(name) / "run.zarr") for name, make in MAKERS.items()}
+    for name, one in made.items():
+        samples = one.run.samples
+        maps = np.random.default_rng(1).standard_normal(samples["valid"].shape).astype(np.float32)
+        padded = np.where(samples["valid"], maps, np.nan)[None, None]  # nothing is known of what is not there
+        coords = {
+            "attribution_method": ["occlusion"],
+            "epoch": [5],
+            "sample": samples["sample"].values,
+            "unit": samples["unit"].values,
+        }
+        dims = ("attribution_method", "epoch", "sample", "unit")
+        variables = {"attribution": (dims, padded), "valid": (dims[2:], samples["valid"].values)}
+        attribution = xr.Dataset(variables, coords=coords)
+        one.run.write_result(f"attribution/{STUDENT[name]}", attribution)
+    return made
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def opened(invented: dict[str, InventedRun], kind: str) -> Iterator[Explorer]:
+    app = kdviz.explore(invented[kind].run)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def app(opened: Explorer, kind: str, monkeypatch: pytest.MonkeyPatch) -> Explorer:
+    """Give the app as if new; errors in its callbacks are raised."""
+    monkeypatch.setenv("KDVIZ_STRICT", "1")
+    monkeypatch.setattr(opened._draw_charts_later, "_call", lambda: None)  # slow, and the same for all kinds
+    chosen = opened.selection
+    for name in ("overlay", "opacity", "azimuth", "histogram", "solver", "calibration"):
+        setattr(chosen, name, chosen.traits()[name].default_value)
+    chosen.threshold, chosen.weight, chosen.epoch = 0.25, 6.0, 5
+    chosen.sample = f"{kind}-0"
+    opened._gallery._label.value, opened._gallery._order.value = "", "as stored"
+    return opened
+
+
+OF_WORDS = pytest.mark.parametrize("kind", ["text"], indirect=True)
+OF_POINTS = pytest.mark.parametrize("kind", ["cloud"], indirect=True)
+
+
+def valid_units(one: InventedRun, sample: str) -> np.ndarray:
+    return np.flatnonzero(one.run.samples["valid"].sel(sample=sample).values)
+
+
+def spans(html: str) -> list[ElementTree.Element]:
+    return list(ElementTree.fromstring(html).iter("span"))
+
+
+def style_of(span: ElementTree.Element) -> dict[str, str]:
+    return dict(part.split(":", 1) for part in span.get("style").split(";"))
+
+
+def picture_of(image: widgets.Image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.value)))
+
+
+# -- both kinds
+
+
+def test_explore__knows_the_points_that_were_put_there(
+    invented: dict[str, InventedRun], kind: str, app: Explorer
+) -> None:
+    one = invented[kind]
+    for place, sample in enumerate(app._scene.samples):
+        units = valid_units(one, sample)
+        for index, epoch in enumerate((0, 2, 5)):
+            app.selection.sample, app.selection.epoch = sample, epoch
+            teacher, student, baseline = app.view.networks
+            assert np.array_equal(app.view.coordinates["unit"], units)
+            for shown, at in ((teacher, 0), (student, index), (baseline, index)):
+                truth = one.points[shown.network][at, place][units]
+                assert np.array_equal(shown.points, truth)
+                inside = one.run.samples["foreground"].values[place][units]
+                assert np.array_equal(app.view.foreground, inside)
+                assert shown.counts["n_fg"] == (truth & inside).sum()
+                assert shown.counts["n_bg"] == (truth & ~inside).sum()
+                assert np.isfinite(shown.entropy).all() and np.isfinite(shown.values).all()
+
+
+def test_explore__limits_and_histogram_leave_padding_out(
+    invented: dict[str, InventedRun], kind: str, app: Explorer
+) -> None:
+    one = invented[kind]
+    every = [
+        kdviz.derive_entropy(one.run.dataset(network, one.layer), weight=6.0)["entropy"].values
+        for network in one.points
+    ]
+    valid = one.run.samples["valid"].values
+    known = np.concatenate([values[:, valid].ravel() for values in every])
+    assert app.view.networks[0].limits == pytest.approx(tuple(np.quantile(known, (0.01, 0.99))))
+    sample = app._scene.samples[1]
+    trace = app._scene.trace(app.view.networks[0], sample, "entropy", app.selection.place)
+    figure = render.view_charts([trace], epoch=5, quantity="nat")
+    app.selection.sample = sample
+    for quantity in ("entropy", "gain"):
+        trace = app._scene.trace(app.view.networks[1], sample, quantity, app.selection.place)
+        figure = render.view_charts([trace], epoch=5, quantity="nat")
+        (bars,) = figure.axes[-1].patches
+        heights = bars.get_xy()[:, 1]
+        assert len(trace.values) == len(valid_units(one, sample))
+        assert heights[1:-1:2].sum() == len(trace.values), "every unit of this sample is counted, no other"
+
+
+def test_overlay__shows_maps_of_these_units(
+    invented: dict[str, InventedRun], kind: str, app: Explorer
+) -> None:
+    maps = invented[kind].run.result(f"attribution/{STUDENT[kind]}")["attribution"].values[0, 0]
+    app.selection.overlay = "occlusion"
+    teacher, student, _ = app.view.networks
+    end = np.nanquantile(abs(maps), 0.99)
+    assert np.allclose(student.values, maps[0][valid_units(invented[kind], f"{kind}-0")])
+    assert student.limits == pytest.approx((-end, end))
+    assert np.isnan(teacher.values).all() and len(teacher.values) == len(student.values)
+
+
+def test_save__tables_and_datasets_hold_every_unit_once_and_where_it_is(
+    invented: dict[str, InventedRun], kind: str, app: Explorer, tmp_path: Path
+) -> None:
+    app.selection.sample = f"{kind}-1"
+    samples = invented[kind].run.samples.sel(sample=f"{kind}-1")
+    units = valid_units(invented[kind], f"{kind}-1")
+    table = pd.read_csv(app.save(tmp_path / "view.csv"), keep_default_na=False)
+    assert len(table) == 3 * len(units)
+    rows = table[table["network"] == STUDENT[kind]]
+    student = app.view.networks[1]
+    assert rows["unit"].tolist() == units.tolist()
+    assert rows["knowledge_point"].tolist() == student.points.tolist()
+    for name in {"text": ["token"], "cloud": ["x", "y", "z"]}[kind]:
+        stored = samples[name].values[units]
+        assert rows[name].tolist() == pytest.approx(stored.tolist()) if kind == "cloud" else stored.tolist()
+    assert "row" not in table
+    with xr.open_dataset(app.save(tmp_path / "view.nc")) as ds:
+        assert np.array_equal(ds["entropy"].sel(network=STUDENT[kind]), student.entropy)
+        assert np.array_equal(ds["foreground"], app.view.foreground)
+        assert {"text": "token", "cloud": "z"}[kind] in ds.coords
+        assert json.loads(ds.attrs["settings"]) == app.selection.as_parameters()
+
+
+def test_save__pictures_and_settings(
+    invented: dict[str, InventedRun], kind: str, app: Explorer, tmp_path: Path
+) -> None:
+    app.selection.azimuth, app.selection.epoch = 75, 2
+    assert Image.open(app.save(tmp_path / "view.png")).width == 2640
+    assert app.save(tmp_path / "view.pdf").read_bytes()[:4] == b"%PDF"
+    svg = app.save(tmp_path / "view.svg").read_text(encoding="utf-8")
+    assert ("image/png;base64" in svg) == (kind == "cloud")
+    assert ("azimuth 75" in svg) == (kind == "cloud") and "coarsening" not in svg
+    settings = yaml.safe_load(app.save(tmp_path / "view.yaml").read_text(encoding="utf-8"))
+    again = kdviz.explore(settings.pop("run_path"), **settings)
+    assert again.selection.as_parameters() == app.selection.as_parameters()
+    for kinds, images in app._images.items():
+        assert [one.value for one in again._images[kinds]] == [one.value for one in images]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("azimuth", 360, "azimuth"),
+        ("azimuth", -1, "azimuth"),
+        ("azimuth", 3.5, "azimuth"),
+        ("coarsening", 2, "coarsening is 2; this run has 1"),
+        ("sample", "s0", "sample is 's0'"),
+    ],
+)
+def test_selection__refuses_what_there_is_not(
+    invented: dict[str, InventedRun], kind: str, app: Explorer, name: str, value: object, message: str
+) -> None:
+    with pytest.raises(TraitError, match=message):
+        setattr(app.selection, name, value)
+    with pytest.raises(ValueError, match=message):
+        kdviz.explore(invented[kind].run, **{name: value})
+
+
+def test_controls__offer_what_the_kind_has(kind: str, app: Explorer) -> None:
+    names = {getattr(one, "description", "") for one in app._controls.settings.children}
+    assert "grid" not in names and ("azimuth" in names) == (kind == "cloud")
+    assert sum(isinstance(one, widgets.Play) for one in app._controls.settings.children) == (kind == "cloud")
+
+
+def test_gallery__orders_as_for_images(kind: str, app: Explorer) -> None:
+    points = kdviz.find_points(
+        kdviz.derive_entropy(app._scene.run.dataset(STUDENT[kind], app.selection.layer), weight=6.0),
+        threshold=0.25,
+    )["knowledge_point"].values
+    changed = (points[0] ^ points[-1]).sum(-1)
+    app._gallery._order.value = "most changed"
+    place = app._scene.samples.index
+    assert [changed[place(name)] for name in app._gallery._shown] == sorted(changed, reverse=True)
+    app._gallery._buttons[1].click()
+    assert app.selection.sample == app._gallery._shown[1]
+
+
+def test_walk__through_every_control(kind: str, app: Explorer) -> None:
+    for name, control in app._controls._bound.items():
+        before = control.value
+        options = getattr(control, "_options_full", None)
+        for value in [one for _, one in options] if options else [control.min, control.max]:
+            control.value = value
+            assert not app.failed, f"{name} {value}: {app._status.value}"
+        control.value = before
+    app._redraw_charts()
+    assert not app.failed
+
+
+def test_close__leaves_no_model_behind(invented: dict[str, InventedRun], kind: str) -> None:
+    before = set(_instances)
+    kdviz.explore(invented[kind].run).close()
+    assert set(_instances) == before
+
+
+def test_choose_kind__by_the_coordinates() -> None:
+    def kind_of(*names: str) -> type | None:
+        return choose_kind(xr.Dataset({name: ("unit", [0]) for name in names}))
+
+    assert kind_of("row", "col") is GridCanvas
+    assert kind_of("token") is WordCanvas
+    assert kind_of("x", "y", "z") is CloudCanvas
+    assert kind_of("x", "y") is None and kind_of("row") is None
+
+
+# -- words
+
+
+@OF_WORDS
+def test_words__have_the_colours_marks_and_numbers_of_their_units(app: Explorer) -> None:
+    app.selection.opacity = 1.0
+    for column, one in enumerate(app.view.networks):
+        tokens, inside = app.view.coordinates["token"], app.view.foreground
+        low, high = one.limits
+        scale = colormaps["viridis_r"]
+        drawn = {kind: spans(app._images[kind][column].value) for kind in app._images}
+        for place, word in enumerate(tokens):
+            shown = drawn["map"][place]
+            colour = to_hex(scale(np.clip((one.entropy[place] - low) / (high - low), 0, 1)))
+            assert style_of(shown)["background"] == colour and shown.text == word
+            assert f"entropy {one.entropy[place]:.3f} nat, gain {one.gain[place]:.3g}" in shown.get("title")
+            assert ("foreground" in shown.get("title")) == inside[place]
+            assert ("knowledge point" in shown.get("title")) == one.points[place]
+            mark = {True: "●\xa0", False: "◆\xa0"}[bool(inside[place])] if one.points[place] else ""
+            assert drawn["points"][place].text == f"{mark}{word}"
+            held = one.points[place] and inside[place]
+            mark = "●\xa0" if held else "✕\xa0" if one.dropped[place] else ""
+            assert drawn["detours"][place].text == f"{mark}{word}"
+            assert ("text-decoration" in style_of(shown)) == inside[place]
+        assert {kind: len(found) for kind, found in drawn.items()} == dict.fromkeys(drawn, len(tokens))
+
+
+@OF_WORDS
+def test_words__are_data_and_never_markup(app: Explorer) -> None:
+    app.selection.sample = "text-1"  # holds <b>manufactured</b>
+    for html in (app._input.value, app._images["points"][0].value):
+        assert "<b>manufactured" not in html and "&lt;b&gt;manufactured&lt;/b&gt;" in html
+    assert [span.text for span in spans(app._input.value)] == testing.TEXTS[1].split()
+
+
+@OF_WORDS
+def test_words__gallery_shows_the_first_of_them(app: Explorer) -> None:
+    gallery = app._gallery
+    assert gallery._pictures == []
+    assert gallery._buttons[3].description == "positive: unflinchingly bleak and desperate"
+    assert gallery._buttons[0].description == "negative: a deliciously nonsensical comedy about a city co…"
+    gallery._buttons[4].click()
+    assert app.selection.sample == "text-4" and len(app.view.coordinates["token"]) == 1
+
+
+@OF_WORDS
+def test_words__are_called_foreground(app: Explorer) -> None:
+    assert re.search(r"\d foreground<br>\d background<br>ratio", app._heads[1].value)
+    assert "object" not in app._heads[1].value
+    assert "underlined: foreground" in app._explanation.value
+    assert "white line" not in app._explanation.value
+    assert app.view.picture.ndim == 3 and app.view.picture.dtype == np.uint8
+
+
+@OF_WORDS
+def test_words__stay_as_they_are_whatever_the_azimuth(app: Explorer) -> None:
+    before = [one.value for one in app._images["map"]]
+    app.selection.azimuth = 200
+    assert [one.value for one in app._images["map"]] == before
+
+
+# -- points in space
+
+
+@OF_POINTS
+def test_cloud__panels_are_what_the_functions_draw(app: Explorer) -> None:
+    app.selection.azimuth, app.selection.opacity = 60, 1.0
+    view, one = app.view, app.view.networks[1]
+    places = np.stack([view.coordinates[axis] for axis in "xyz"], axis=1)
+    side = {"azimuth": 60, "size": explorer._PANEL}
+    inside = view.foreground
+    expected = {
+        "map": render.draw_cloud_values(places, one.entropy, inside, limits=one.limits, **side),
+        "points": render.draw_cloud_points(places, one.points, inside, **side),
+        "detours": render.draw_cloud_detours(places, one.points, one.dropped, inside, **side),
+    }
+    for kinds, picture in expected.items():
+        assert np.array_equal(picture_of(app._images[kinds][1]), picture)
+    shown = render.draw_cloud(places, inside, azimuth=60, size=explorer._INPUT)
+    assert np.array_equal(picture_of(app._input), shown)
+
+
+@OF_POINTS
+def test_cloud__the_nearest_point_has_the_colour_of_its_entropy_and_turns_away(app: Explorer) -> None:
+    app.selection.opacity = 1.0
+    one, view = app.view.networks[1], app.view
+    places = np.stack([view.coordinates[axis] for axis in "xyz"], axis=1)
+    low, high = one.limits
+    seen = []
+    for azimuth in (0, 90, 180, 270):
+        app.selection.azimuth = azimuth
+        projected = render.project_cloud(places, azimuth=azimuth, size=explorer._PANEL)
+        nearest = int(projected[:, 2].argmin())
+        column, row = projected[nearest, :2].astype(int)
+        colour = colormaps["viridis_r"](np.clip((one.entropy[nearest] - low) / (high - low), 0, 1))
+        picture = picture_of(app._images["map"][1])
+        around = picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).astype(int)
+        assert abs(around - np.rint(255 * np.array(colour[:3]))).max(axis=1).min() <= 1
+        seen.append(nearest)
+    assert len(set(seen)) == 4
+
+
+@OF_POINTS
+def test_cloud__turning_derives_nothing_and_draws_no_charts(
+    app: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misses = [cache.cache_info().misses for cache in (app._scene._derivation.points, app._scene._limits)]
+    charts = []
+    monkeypatch.setattr(app._draw_charts_later, "_call", lambda: charts.append(1))
+    before = bytes(app._images["map"][0].value)
+    slider = app._controls._bound["azimuth"]
+    slider.value = 100
+    assert app.selection.azimuth == 100 and bytes(app._images["map"][0].value) != before
+    play = next(one for one in app._controls.settings.children if isinstance(one, widgets.Play))
+    play.value = 115  # as the running Play sends it
+    assert app.selection.azimuth == slider.value == 115 and play.repeat
+    app.selection.azimuth = 30
+    assert play.value == 30 and bytes(app._images["map"][0].value) == before
+    assert charts == []
+    after = [cache.cache_info().misses for cache in (app._scene._derivation.points, app._scene._limits)]
+    assert after == misses
+    app.selection.epoch = 2
+    assert charts == [1]
+
+
+@OF_POINTS
+def test_cloud__gallery_shows_small_pictures(app: Explorer) -> None:
+    gallery = app._gallery
+    pictures = [picture_of(image) for image in gallery._pictures[:4]]
+    assert all(picture.shape == (72, 72, 3) and (picture < 200).any() for picture in pictures)
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert [button.description for button in gallery._buttons[:4]] == ["box", "ring", "box", "ring"]
+
+
+# -- runs that lack something
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_explore__without_masks_shows_values_alone(
+    invented: dict[str, InventedRun], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDVIZ_STRICT", "1")
+    source = invented[kind].run
+    run = kdviz.store.create_run(
+        tmp_path / "bare.zarr", samples=source.samples.drop_vars("foreground"), attrs=source.attrs
+    )
+    layer = invented[kind].layer
+    ds = source.dataset("teacher", layer)
+    names = ("gain", "gain_error", "feature_variance", "method")
+    attrs = {name: ds.attrs[name] for name in ("network_role", "base_noise", "weight", "target", "solver")}
+    run.create_group("teacher", layer, epochs=[9], attrs=attrs, block=ds.sizes["sample"], variables=names)
+    run.write_block("teacher", layer, 0, 0, ds[[*names, "valid"]].drop_vars("foreground", errors="ignore"))
+    app = kdviz.explore(run)
+    assert len(app._panels.children) == 3 and not app.view.foreground.any()
+    assert "no knowledge points" in app._notes.value
+    app.save(tmp_path / "view.png")
+    assert "knowledge_point" not in pd.read_csv(app.save(tmp_path / "view.csv"))
+    app.close()
+
+
+def test_grid__with_a_unit_that_is_not_there_draws_the_others(tmp_path: Path) -> None:
+    canvas = GridCanvas(
+        {"unit": np.array([0, 1, 3]), "row": np.array([0, 0, 1]), "col": np.array([0, 1, 1])},
+        np.array([True, False, False]),
+        picture=np.full((8, 8, 3), 100, np.uint8),
+        rows=2,
+        cols=2,
+    )
+    spread = canvas._spread(np.array([1.0, 2.0, 3.0]), np.nan)
+    np.testing.assert_array_equal(spread, [1.0, 2.0, np.nan, 3.0])

@@ -383,7 +383,7 @@ def test_store__reads_and_writes_without_torch(tmp_path: Path, finished: Run) ->
 
 def start_writer(path: Path) -> subprocess.Popen[bytes]:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; import test_store\n"
         f"print('ready', flush=True); test_store.measure_all(Path({str(path)!r}), pause=0.01)"
     )

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tiny_study import finished_study
 
 import kdviz
-from kdviz import cli, reports
+from kdviz import cli, reports, studies
 from kdviz.errors import DegenerateWarning
 from kdviz.studies import Study, StudyPlan
 
@@ -347,7 +347,7 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
         done.append(("report", run))
         return folder / "report.html"
 
-    monkeypatch.setattr(reports, "Study", FakeStudy)
+    monkeypatch.setattr(studies, "Study", FakeStudy)
     monkeypatch.setattr(reports, "write_report", write)
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")

@@ -22,17 +22,10 @@ from tiny_study import OPTIONS, draw_images, finished_study, make_plan
 import kdviz
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
+from kdviz.reports import parse_parameters, read_parameter_file, read_parameters, rerun, write_report
 from kdviz.reports.notebooks import _name_results, find_notebook
 from kdviz.sources import find_data
-from kdviz.studies import (
-    Study,
-    StudyPlan,
-    parse_parameters,
-    read_parameter_file,
-    read_parameters,
-    rerun,
-    write_report,
-)
+from kdviz.studies import Study, StudyPlan
 from kdviz.testing import random_images, small_cnn
 from kdviz.training import TrainingRecord, evaluate, probe_accuracy
 

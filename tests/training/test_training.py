@@ -280,7 +280,7 @@ def uninterrupted(tmp_path_factory):
 
 def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, uninterrupted):
     events = np.random.default_rng().integers(1, 70, size=3)  # of 242 in all; other ones every time
-    code = KILLED_RUN.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = KILLED_RUN.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     for event in events:
         result = subprocess.run([sys.executable, "-c", code, str(event)], check=False)
         assert result.returncode == -signal.SIGKILL, events

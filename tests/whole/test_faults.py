@@ -546,7 +546,7 @@ def test_write_block__store_replaced_by_a_file_is_an_error(copied: Run) -> None:
 def test_dataset__read_while_another_process_writes_is_whole_or_unfinished(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'store')!r})\n"
         "from pathlib import Path; import test_store\n"
         f"test_store.measure_all(Path({str(path)!r}), pause=0.02)"
     )

@@ -95,7 +95,7 @@ def third_party_imports() -> set[str]:
 
 def test_extras__are_the_promised_ones(setup: configparser.ConfigParser) -> None:
     names = set(setup["options.extras_require"]) - set(setup.defaults())
-    assert names >= {"view", "measure", "vision", "text", "lab", "baselines", "all", "docs", "dev"}
+    assert names >= {"view", "measure", "vision", "text", "lab", "attribution", "all", "docs", "dev"}
 
 
 def test_view_extra__asks_for_no_torch(setup: configparser.ConfigParser) -> None:

@@ -17,7 +17,7 @@ demo: env
 	$(BIN)/kdviz demo
 
 test: env lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --durations=15
 	KDVIZ_STRICT=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 

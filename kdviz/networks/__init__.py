@@ -5,13 +5,12 @@ was found), ``preparing`` (refuse what allows no measurement; devices and memory
 weights, read without running pickled code), ``inputs`` (check and name what goes in).
 """
 
-from kdviz.networks.checkpoints import Checkpoint, fingerprint_weights, load_weights, read_checkpoint
+from kdviz.networks.checkpoints import fingerprint_weights, load_weights, read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen, list_layers, resolve_layers, unwrap
 from kdviz.networks.inputs import Inputs, prepare_inputs
 from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
 
 __all__ = [
-    "Checkpoint",
     "FeatureReader",
     "Inputs",
     "device_of",

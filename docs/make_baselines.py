@@ -113,15 +113,7 @@ def print_checks(run: kdviz.store.Run) -> None:
                 render.similarity_table(table, title=title).savefig(
                     IMAGES / "baselines_randomised.png", dpi=110
                 )
-    maps = {"entropy fc1": entropy["entropy"].sel(sample=SHOWN).isel(epoch=-1)}
-    maps |= {
-        str(one): ds["attribution"].sel(attribution_method=one, sample=SHOWN).isel(epoch=-1)
-        for one in ds["attribution_method"].values
-    }
-    at = [ds["sample"].values.tolist().index(name) for name in SHOWN]
-    figure = render.map_panels(
-        images.images[at], maps, ds["foreground"].values[at], rows=16, cols=16, names=SHOWN
-    )
+    figure = render.plot_maps({"entropy fc1": entropy, "teacher": ds}, samples=run.samples, names=SHOWN)
     figure.savefig(IMAGES / "baselines_maps.jpg", dpi=120, pil_kwargs={"quality": 88})
 
 

@@ -9,7 +9,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from make_results import IMAGES, print_markdown
 
@@ -39,19 +38,10 @@ def draw_learning(run: kdviz.store.Run, pair: analysis.NetworkPair) -> None:
     tables = {name: analysis.tabulate_learning(ds) for name, ds in networks.items() if ds is not None}
     figure = render.ratio_against_accuracy(tables, title="fc1, seed 0: share of points on the object")
     figure.savefig(IMAGES / "ratio_accuracy.png", dpi=110)
-    both = (student, baseline)
-    kept = [(ds["knowledge_point"] & ds["foreground"]).isel(epoch=-1) for ds in both]
-    dropped = [kdviz.measure_learning(ds)["dropped"].isel(epoch=-1) for ds in both]
-    render.detour_panels(
-        run.samples["thumbnail"].sel(sample=list(SHOWN)).values,
-        [[mask.sel(sample=name).values for mask in kept] for name in SHOWN],
-        [[mask.sel(sample=name).values for mask in dropped] for name in SHOWN],
-        student["foreground"].sel(sample=list(SHOWN)).values,
-        rows=16,
-        cols=16,
-        columns=["student at fc1", "baseline"],
-        names=SHOWN,
-    ).savefig(IMAGES / "detours.jpg", dpi=100, pil_kwargs={"quality": 88})
+    both = {"student at fc1": student, "baseline": baseline}
+    render.plot_detours(both, samples=run.samples, names=SHOWN).savefig(
+        IMAGES / "detours.jpg", dpi=100, pil_kwargs={"quality": 88}
+    )
 
 
 def draw_layers(run: kdviz.store.Run) -> dict[str, pd.DataFrame]:
@@ -66,17 +56,10 @@ def draw_layers(run: kdviz.store.Run) -> dict[str, pd.DataFrame]:
         tables[network] = analysis.tabulate_layers(derived)
         if network == "teacher":
             shown = run.samples["sample"].values[:3]
-            maps = [ds["entropy"].isel(epoch=-1).sel(sample=shown).values for ds in derived.values()]
-            render.entropy_panels(
-                run.samples["thumbnail"].sel(sample=shown).values,
-                np.stack(maps, axis=1),
-                run.samples["foreground"].sel(sample=shown).values,
-                rows=16,
-                cols=16,
-                columns=list(order),
-                names=list(shown),
-                title="the teacher, equal feature loss at every layer",
-            ).savefig(IMAGES / "layers.jpg", dpi=100, pil_kwargs={"quality": 88})
+            title = "the teacher, equal feature loss at every layer"
+            render.plot_entropy(derived, samples=run.samples, names=shown, title=title).savefig(
+                IMAGES / "layers.jpg", dpi=100, pil_kwargs={"quality": 88}
+            )
     return tables
 
 

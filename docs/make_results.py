@@ -32,27 +32,16 @@ def print_markdown(table: pd.DataFrame, decimals: int = 2) -> None:
 
 
 def draw_points(run: kdviz.store.Run, pair: analysis.NetworkPair) -> render.Figure:
-    """Lay out the knowledge points of some samples over training, in the view of their kind of units."""
+    """Lay out the knowledge points of some samples over training."""
     seed = next(iter(pair.students))
     student, baseline, teacher = pair.students[seed], pair.baselines[seed], pair.teacher
-    grid = "row" in run.samples.variables
+    few = [0, 2, -1] if "row" in run.samples.variables else [0, -1]
     columns = {"teacher": teacher.isel(epoch=-1)} if teacher is not None else {}
     for role, ds in (("student", student), ("baseline", baseline)):
-        epochs = ds["epoch"].values[[0, 2, -1]] if grid else ds["epoch"].values[[0, -1]]
-        columns |= {f"{role}\nepoch {epoch}": ds.sel(epoch=epoch) for epoch in epochs}
+        columns |= {f"{role}\nepoch {epoch}": ds.sel(epoch=epoch) for epoch in ds["epoch"].values[few]}
     known = student["sample"].values
     shown = [name for name in SHOWN if name in known] or known[:SHOWN_OTHERS].tolist()
-    samples = run.samples.sel(sample=shown)
-    points = [[ds["knowledge_point"].sel(sample=name).values for ds in columns.values()] for name in shown]
-    options = {"columns": list(columns), "names": shown}
-    foreground = student["foreground"].sel(sample=shown).values
-    if grid:
-        sides = {"rows": int(student["row"].max()) + 1, "cols": int(student["col"].max()) + 1}
-        return render.point_panels(samples["thumbnail"].values, points, foreground, **sides, **options)
-    if "token" in samples:
-        return render.word_panels(samples["token"].values, points, foreground, **options)
-    places = np.stack([samples[axis].values for axis in "xyz"], axis=-1)
-    return render.cloud_panels(places, points, foreground, **options)
+    return render.plot_points(columns, samples=run.samples, names=shown)
 
 
 def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd.DataFrame) -> None:
@@ -64,10 +53,9 @@ def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd
     figure = draw_points(run, pair)
     figure.savefig(IMAGES / f"{prefix}knowledge_points.jpg", dpi=120, pil_kwargs={"quality": 88})
     for label, one in pairs.items():
-        networks = {"teacher": one.teacher} if one.teacher is not None else {}
-        for role in ("students", "baselines"):
-            networks |= {f"{role}-{k}": ds for k, ds in getattr(one, role).items()}
-        counts = {name: analysis.tabulate_counts(ds) for name, ds in networks.items()}
+        networks = {"teacher": [one.teacher] if one.teacher is not None else []}
+        networks |= {"student": [*one.students.values()], "baseline": [*one.baselines.values()]}
+        counts = {name: [*map(analysis.tabulate_counts, group)] for name, group in networks.items() if group}
         figure = render.count_curves(counts, title=f"{label}: one line a training seed")
         figure.savefig(IMAGES / f"{prefix}counts_{label}.png", dpi=110)
     kept = table[table["metric"].isin(["n_fg", "n_bg", "fg_ratio", "d_mean", "d_std", "rho"])]

@@ -1,7 +1,8 @@
-"""Figures of counts and metrics: tables in, figures out."""
+"""Figures of networks over training: tables in, figures out; every network in the colour of its name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from kdviz.render.style import ROLE_COLOURS, ROLE_MARKERS, tidy
+from kdviz.render.style import NetworkStyle, style_networks, tidy
 
 _COUNT_TITLES = {
     "n_fg": "knowledge points on the object",
@@ -19,21 +20,25 @@ _COUNT_TITLES = {
 }
 
 
-def count_curves(counts: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
-    """Draw N_fg, N_bg and the foreground ratio over training, one line a network.
+def count_curves(counts: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]], *, title: str) -> Figure:
+    """Draw N_fg, N_bg and the foreground ratio over training.
 
     Parameters
     ----------
     counts
         ``{network: table}`` with index epoch, the columns ``role``, ``n_fg``, ``n_bg``, ``fg_ratio`` and,
-        for the range of uncertain units, each with ``_low`` and ``_high``. Networks with one epoch, such as a
-        finished teacher, are drawn as a dashed level.
+        for the range of uncertain units, each with ``_low`` and ``_high``. Several tables under one name,
+        such as those of its training seeds, share a colour. Networks with one epoch, such as a finished
+        teacher, are drawn as a dashed level.
     title
         Shown above.
     """
     figure = Figure(figsize=(10.5, 3.1), layout="constrained")
-    _draw_counts(figure.subplots(1, 3), counts)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    lines = {
+        name: [tables] if isinstance(tables, pd.DataFrame) else [*tables] for name, tables in counts.items()
+    }
+    _draw_counts(figure.subplots(1, 3), lines, style_tables(lines))
+    _name_lines(figure, figure.axes[0])
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -44,8 +49,8 @@ class Trace:
 
     Attributes
     ----------
-    role
-        Decides colour and shape.
+    network, role
+        Its name, and what decides its colour and marker beside others, see `style_networks`.
     counts
         As in `count_curves`: means over the samples, by epoch; None where nothing can be counted.
     values
@@ -60,6 +65,7 @@ class Trace:
         First epoch with the most object points; None if undefined.
     """
 
+    network: str
     role: str
     counts: pd.DataFrame | None
     values: NDArray[np.floating]
@@ -90,54 +96,55 @@ def draw_view_charts(
     figure: Figure | SubFigure, traces: Sequence[Trace], *, epoch: int, quantity: str
 ) -> None:
     """Draw `view_charts` into a part of a larger figure."""
-    counts = {str(place): one.counts for place, one in enumerate(traces) if one.counts is not None}
+    styles = style_networks({one.network: one.role for one in traces})
+    counts = {one.network: [one.counts] for one in traces if one.counts is not None}
     axes = figure.subplots(1, 5 if counts else 1, squeeze=False)[0]
-    _draw_histogram(axes[-1], traces, quantity)
+    _draw_histogram(axes[-1], traces, styles, quantity)
     if counts:
-        _draw_counts(axes[:3], counts)
+        _draw_counts(axes[:3], counts, styles)
         for axis in axes[:3]:
             axis.axvline(epoch, color="black", linewidth=0.8, linestyle=":")
-        _draw_distance(axes[3], traces, epoch)
-    figure.legend(
-        *axes[-1].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9
-    )
+        _draw_distance(axes[3], traces, styles, epoch)
+    _name_lines(figure, axes[-1])
 
 
-def _draw_counts(axes: Sequence[Axes], counts: Mapping[str, pd.DataFrame]) -> None:
-    for axis, (column, label) in zip(axes, _COUNT_TITLES.items(), strict=True):
-        labelled = set()
-        for table in counts.values():
-            role = str(table["role"].iloc[0])
-            colour, name = ROLE_COLOURS[role], None if role in labelled else role
-            labelled.add(role)
+def style_tables(counts: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, NetworkStyle]:
+    """Style networks by the roles in their tables."""
+    return style_networks({name: str(tables[0]["role"].iloc[0]) for name, tables in counts.items()})
+
+
+def _draw_counts(
+    axes: Sequence[Axes],
+    counts: Mapping[str, Sequence[pd.DataFrame]],
+    styles: Mapping[str, NetworkStyle],
+) -> None:
+    lines = [(name, table) for name, tables in counts.items() for table in tables]
+    for axis, (column, title) in zip(axes, _COUNT_TITLES.items(), strict=True):
+        labels = {name: name for name in counts}  # each is used once
+        for name, table in lines:
+            colour, marker = styles[name]
+            look: dict[str, Any] = {"color": colour, "label": labels.pop(name, None)}
             if len(table) == 1:
-                axis.axhline(table[column].iloc[0], linestyle="--", linewidth=1.2, color=colour, label=name)
+                axis.axhline(table[column].iloc[0], linestyle="--", linewidth=1.2, **look)
                 continue
-            marker = ROLE_MARKERS[role]
-            axis.plot(
-                table.index,
-                table[column],
-                marker=marker,
-                markersize=4,
-                linewidth=1.5,
-                color=colour,
-                label=name,
-            )
+            axis.plot(table.index, table[column], marker=marker, markersize=4, linewidth=1.5, **look)
             low, high = table[f"{column}_low"], table[f"{column}_high"]
             axis.fill_between(table.index, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xlabel("epoch")
-        axis.set_title(label, fontsize=10)
+        axis.set_title(title, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
         tidy(axis)
 
 
-def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
+def _draw_histogram(
+    axis: Axes, traces: Sequence[Trace], styles: Mapping[str, NetworkStyle], quantity: str
+) -> None:
     values = [trace.values[np.isfinite(trace.values)] for trace in traces]
     edges = np.histogram_bin_edges(np.concatenate(values), bins=28).tolist()
     for trace, one in zip(traces, values, strict=True):
-        colour = ROLE_COLOURS[trace.role]
-        axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.role)
+        colour = styles[trace.network].colour
+        axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.network)
         if np.isfinite(trace.cutoff):
             axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")
     axis.set_title("units of this sample", fontsize=10)
@@ -145,7 +152,9 @@ def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
     tidy(axis)
 
 
-def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
+def _draw_distance(
+    axis: Axes, traces: Sequence[Trace], styles: Mapping[str, NetworkStyle], epoch: int
+) -> None:
     axis.set_title("its object points", fontsize=10)
     axis.set_xlabel("weight distance; star: peak after epoch 0", fontsize=8)
     tidy(axis)
@@ -154,10 +163,10 @@ def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
         if trace.counts is None or trace.n_fg is None or trace.distance is None or len(trace.n_fg) < 2:
             continue
         drawn = True
-        colour, epochs = ROLE_COLOURS[trace.role], trace.counts.index.to_numpy()
+        (colour, marker), epochs = styles[trace.network], trace.counts.index.to_numpy()
         axis.plot(trace.distance, trace.n_fg, color=colour, linewidth=1.2)
         now = max(int(np.searchsorted(epochs, epoch, side="right")) - 1, 0)
-        axis.plot(trace.distance[now], trace.n_fg[now], marker=ROLE_MARKERS[trace.role], color=colour)
+        axis.plot(trace.distance[now], trace.n_fg[now], marker=marker, color=colour)
         if trace.peak_epoch is not None:
             peak = np.flatnonzero(epochs == trace.peak_epoch)[0]
             at, height = trace.distance[peak], trace.n_fg[peak]
@@ -169,89 +178,120 @@ def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
         axis.set_yticks([])
 
 
-def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
-    """Draw student minus baseline for every metric: a dot a training seed, its interval over samples as bar.
+def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
+    """Draw the foreground ratio over the accuracy, one path a network, its ends named by their epochs.
 
     Parameters
     ----------
-    table
-        Columns ``metric``, ``layer``, ``seed``, ``difference``, ``difference_low``, ``difference_high`` and
-        ``supporting_sign`` (+1 or -1: the sign that would speak for the papers' hypothesis).
+    tables
+        ``{name: table}`` with index epoch and the columns ``role``, ``accuracy``, ``fg_ratio``,
+        ``fg_ratio_low``, ``fg_ratio_high``. Epochs of unknown accuracy are left out; a network with one
+        epoch, such as a finished teacher, is a single point.
     title
         Shown above.
     """
-    metrics = list(dict.fromkeys(table["metric"]))
-    figure = Figure(figsize=(2.1 * len(metrics), 2.9), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        rows = table[table["metric"] == metric]
-        layers = list(dict.fromkeys(rows["layer"]))
-        for place, layer in enumerate(layers):
-            of_layer = rows[rows["layer"] == layer]
-            offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * 0.16
-            values = of_layer["difference"].to_numpy()
-            spread = np.stack([values - of_layer["difference_low"], of_layer["difference_high"] - values])
-            axis.errorbar(
-                place + offsets,
-                values,
-                yerr=np.maximum(spread, 0),
-                fmt="o",
-                markersize=4,
-                linewidth=1,
-                color=ROLE_COLOURS["student"],
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    axis = figure.subplots()
+    styles = style_tables({name: [table] for name, table in tables.items()})
+    for place, (name, whole) in enumerate(tables.items()):
+        table = whole.dropna(subset=["accuracy"])
+        if table.empty:
+            continue
+        colour, marker = styles[name]
+        spread = [table["fg_ratio"] - table["fg_ratio_low"], table["fg_ratio_high"] - table["fg_ratio"]]
+        axis.errorbar(
+            table["accuracy"],
+            table["fg_ratio"],
+            yerr=np.maximum(spread, 0),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.2,
+            elinewidth=0.5,
+            label=name,
+        )
+        for epoch, row in table.iloc[[0, -1] if len(table) > 1 else [-1]].iterrows():
+            axis.annotate(
+                f"epoch {epoch}",
+                (row["accuracy"], row["fg_ratio"]),
+                xytext=(5, -11 if place % 2 else 6),
+                textcoords="offset points",
+                fontsize=7,
+                color=colour,
             )
-        axis.axhline(0, color="black", linewidth=0.8)
-        low, high = axis.get_ylim()
-        reach = max(abs(low), abs(high))
-        axis.set_ylim(-reach, reach)
-        sign = rows["supporting_sign"].iloc[0]
-        shaded = (0, reach) if sign > 0 else (-reach, 0)
-        axis.axhspan(*shaded, color="#009E73", alpha=0.08, linewidth=0)
-        axis.set_xticks(range(len(layers)), layers)
-        axis.set_xlim(-0.6, len(layers) - 0.4)
-        axis.set_title(metric, fontsize=10)
+    axis.set_xlabel("accuracy on held-out images")
+    axis.set_ylabel("foreground ratio")
+    axis.set_ylim(0, 1)
+    axis.margins(x=0.12)
+    tidy(axis)
+    if axis.has_data():
+        axis.legend(frameon=False, fontsize=9, loc="lower right")
+    else:
+        axis.text(0.5, 0.5, "no accuracy recorded in this run", ha="center", transform=axis.transAxes)
+    axis.set_title(title, fontsize=11)
+    return figure
+
+
+def points_over_distance(
+    tables: Mapping[str, pd.DataFrame], peaks: Mapping[str, pd.DataFrame], *, title: str
+) -> Figure:
+    """Draw the points on the object over the movement of the weights, and where each sample had its most.
+
+    The line is the mean over samples at every checkpoint. A small marker is one sample at its peak, so that
+    markers stand in columns at the checkpoints; the larger they stand together, the more simultaneously the
+    points were learned. The dashed line is their mean distance, D_mean, the band one D_std to either side.
+
+    Parameters
+    ----------
+    tables
+        ``{name: table}`` with index epoch and the columns ``role``, ``weight_distance``, ``n_fg``.
+    peaks
+        Under the same names, a row a sample: ``distance``, the weight distance at the sample's peak, and
+        ``n_fg``, its points on the object there.
+    title
+        Shown above.
+
+    Raises
+    ------
+    ValueError
+        If the names differ.
+    """
+    if tables.keys() != peaks.keys():
+        raise ValueError(
+            f"tables has {', '.join(tables)}, peaks {', '.join(peaks)}; give both the same names"
+        )
+    figure = Figure(figsize=(4.6 * len(tables), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
+    styles = style_tables({name: [table] for name, table in tables.items()})
+    for axis, (name, table) in zip(axes, tables.items(), strict=True):
+        (colour, marker), reached = styles[name], peaks[name]
+        mean, std = reached["distance"].mean(), reached["distance"].std(ddof=0)
+        axis.axvspan(mean - std, mean + std, color="black", alpha=0.08, linewidth=0)
+        axis.axvline(mean, color="black", linewidth=1, linestyle="--")
+        axis.scatter(
+            reached["distance"], reached["n_fg"], s=26, color=colour, alpha=0.35, linewidths=0, zorder=2
+        )
+        axis.plot(
+            table["weight_distance"],
+            table["n_fg"],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.6,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
+        axis.set_title(f"{name}: D_mean {mean:.2f}, D_std {std:.2f}", fontsize=10)
+        axis.set_xlabel("weight distance")
         tidy(axis)
-    figure.axes[0].set_ylabel("student minus baseline")
+    axes[0].set_ylabel("knowledge points on the object")
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_xlim(left=0)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def setting_dots(table: pd.DataFrame, *, title: str) -> Figure:
-    """Draw student and baseline under several settings: a panel a metric, intervals over samples as bars.
-
-    Parameters
-    ----------
-    table
-        Columns ``setting``, ``metric``, ``seed`` and, for student and baseline, the value with ``_low`` and
-        ``_high``; settings are drawn in their order, seeds beside each other.
-    title
-        Shown above.
-    """
-    metrics, settings = (list(dict.fromkeys(table[name])) for name in ("metric", "setting"))
-    columns = (len(metrics) + 1) // 2
-    figure = Figure(figsize=(3.1 * columns, 5.6), layout="constrained")
-    axes = figure.subplots(2, columns, sharex=True, squeeze=False)
-    for axis, metric in zip(axes.flat, metrics, strict=False):
-        for role, offset in (("student", -0.12), ("baseline", 0.12)):
-            rows = table[table["metric"] == metric]
-            places = rows["setting"].map(settings.index) + offset + 0.08 * rows["seed"].rank(method="dense")
-            values = rows[role].to_numpy()
-            spread = np.stack([values - rows[f"{role}_low"], rows[f"{role}_high"] - values])
-            axis.errorbar(
-                places,
-                values,
-                yerr=np.maximum(spread, 0),
-                fmt=ROLE_MARKERS[role],
-                markersize=4,
-                linewidth=1,
-                color=ROLE_COLOURS[role],
-                label=role,
-            )
-        axis.set_title(metric, fontsize=10)
-        axis.set_ylim(bottom=0)
-        tidy(axis)
-        axis.set_xticks(range(len(settings)), settings, rotation=60, ha="right", rotation_mode="anchor")
-    for axis in axes.flat[len(metrics) :]:
-        axis.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
+def _name_lines(figure: Figure | SubFigure, axis: Axes) -> None:
+    """Write beside all axes which line is whose."""
+    names = axis.get_legend_handles_labels()
+    figure.legend(*names, loc="outside right center", frameon=False, fontsize=9)

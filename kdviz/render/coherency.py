@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.panels import as_rgb
-from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS
+from kdviz.render.canvas import colour_values
+from kdviz.render.image import as_rgb
+from kdviz.render.layout import Scale, choose_scale, lay_out
+from kdviz.render.looks import Picture
+
+_CELL = 24  # pixels of a cell of a map, to keep its edges sharp
 
 
 def coherency_figure(
@@ -60,34 +63,32 @@ def coherency_figure(
                 f"maps[{method!r}] must be {len(networks)} maps (h, w), one for each of networks; got "
                 f"{len(of_method)} of shape {', '.join(str(one.shape) for one in of_method[:3])}"
             )
-    size = 1.45 * (len(arrays) + 1), 1.72 * len(networks) + 0.85
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(networks), len(arrays) + 1, squeeze=False)
-    axes[0, 0].imshow(as_rgb(picture), interpolation="nearest")
-    axes[0, 0].set_xlabel(networks[0], fontsize=8)
-    for axis, name in zip(axes[1:, 0], networks[1:], strict=True):
-        axis.text(0.5, 0.5, name, fontsize=8, ha="center", va="center", transform=axis.transAxes)
-    for (method, of_method), column in zip(arrays.items(), axes.T[1:], strict=True):
-        low, high = min(one.min() for one in of_method), max(one.max() for one in of_method)
-        colours = ENTROPY_COLOURS if method in in_nat else IMPORTANCE_COLOURS
-        if low < 0 < high:
-            low, high, colours = -max(-low, high), max(-low, high), SIGNED_COLOURS
-        for axis, one in zip(column, of_method, strict=True):
-            image = axis.imshow(one, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-        for axis, one in zip(column[1:], of_method[1:], strict=True):
-            axis.set_xlabel(_describe(of_method[0], one, method in in_nat), fontsize=8)
-        column[0].set_title(textwrap.fill(method.replace("_", " "), 12), fontsize=9)
-        bar = figure.colorbar(image, ax=column, location="bottom", aspect=12, pad=0.02, shrink=0.9)
-        bar.ax.tick_params(labelsize=6.5)
-        bar.locator = MaxNLocator(3)
-        bar.update_ticks()
-        bar.outline.set_visible(False)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.spines[:].set_visible(False)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    scales = {
+        method: choose_scale(np.concatenate([one.ravel() for one in of_method]), entropies=method in in_nat)
+        for method, of_method in arrays.items()
+    }
+    lines = [
+        [None if at else as_rgb(picture), *(_draw(arrays[method][at], scales[method]) for method in arrays)]
+        for at in range(len(networks))
+    ]
+    captions = [
+        [
+            "",
+            *(
+                _describe(maps[0], maps[at], method in in_nat) if at else ""
+                for method, maps in arrays.items()
+            ),
+        ]
+        for at in range(len(networks))
+    ]
+    heads = [textwrap.fill(method.replace("_", " "), 16) for method in arrays]
+    bars = [None, *scales.values()]
+    return lay_out(lines, ["image", *heads], networks, captions=captions, scale=bars, title=title)
+
+
+def _draw(values: NDArray[np.float64], scale: Scale) -> Picture:
+    colours = np.rint(255 * colour_values(values, scale.limits, scale.colours)).astype(np.uint8)
+    return colours.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
 
 
 def _describe(before: NDArray[np.float64], after: NDArray[np.float64], in_nat: bool) -> str:

@@ -1,4 +1,4 @@
-"""What the app shows of one network, and how it is to look: plain values.
+"""What is shown of one network, and how it is to look: plain values.
 
 Symbols: ``U`` units of the sample; those that only pad it to the length of others are left out.
 """
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdviz import render
+from kdviz.render.style import ENTROPY_COLOURS, SIGNED_COLOURS
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
+Picture = NDArray[np.uint8]
 
 ENTROPY = "entropy"  # the overlay that every run has; others are names of attribution methods
 MAP, POINTS, DETOURS = "map", "points", "detours"  # the kinds of panels
@@ -20,16 +21,30 @@ MAP, POINTS, DETOURS = "map", "points", "detours"  # the kinds of panels
 
 @dataclass(frozen=True)
 class Looks:
-    """All of a selection that changes nothing but the picture: overlay, its opacity, the side of a cloud."""
+    """All of a selection that changes nothing but the picture.
+
+    Attributes
+    ----------
+    overlay
+        ``"entropy"`` or the name of an attribution method.
+    opacity
+        Of the overlay, from 0 to 1.
+    azimuth, elevation
+        Of a cloud, in degrees: where the viewer stands, see `project_cloud`.
+    """
 
     overlay: str = ENTROPY
     opacity: float = 0.7
     azimuth: int = 30
+    elevation: float = 20
 
     @property
     def colours(self) -> str:
         """Name of the colour map: sequential for entropies, diverging for signed maps."""
-        return render.ENTROPY_COLOURS if self.overlay == ENTROPY else render.SIGNED_COLOURS
+        return ENTROPY_COLOURS if self.overlay == ENTROPY else SIGNED_COLOURS
+
+
+OPAQUE = Looks(opacity=1.0)
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ def describe_counts(one: NetworkView, inside: str) -> tuple[str, ...]:
     return *parts, f"ratio {one.counts['fg_ratio']:.2f}"
 
 
-def head_network(one: NetworkView, inside: str) -> str:
+def head_network(one: NetworkView, inside: str, colour: str) -> str:
     """Write the heading of a network as HTML: its role in its colour, its epoch, its name and its counts."""
     small = "opacity:0.6;font-size:0.85em"
     name = "" if one.network == one.role else f'<span style="{small}">{escape(one.network)}</span>'
     lines = [
-        f'<b style="color:{render.ROLE_COLOURS[one.role]}">{escape(one.role)}</b> epoch {one.epoch} {name}',
+        f'<b style="color:{colour}">{escape(one.role)}</b> epoch {one.epoch} {name}',
         *map(escape, describe_counts(one, inside)),
     ]
     return f'<div style="line-height:1.35;min-height:5.4em">{"<br>".join(lines)}</div>'

@@ -177,8 +177,9 @@ class Explorer(widgets.VBox):
         inside = view.canvas.inside
         for kind, title in name_panels(chosen.overlay, inside).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
+        styles = render.style_networks({one.network: one.role for one in view.networks})
         for column, one in enumerate(view.networks):
-            self._heads[column].value = head_network(one, inside)
+            self._heads[column].value = head_network(one, inside, styles[one.network].colour)
             for kind, panel in view.canvas.draw_panels(one, looks, _PANEL).items():
                 self._show(self._images[kind][column], panel)
         self._show(self._input, view.canvas.draw_input(looks, _INPUT))

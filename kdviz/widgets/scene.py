@@ -272,7 +272,7 @@ class Scene:
         if quantity == "gain":
             values = np.log10(view.gain, where=view.gain > 0, out=np.full(view.gain.shape, np.nan))
         if derived.counts is None:
-            return Trace(view.role, None, values, cutoff)
+            return Trace(view.network, view.role, None, values, cutoff)
         if quantity == ENTROPY:
             now = derived.ds.sel(epoch=view.epoch)
             own = now.get("sample_background_entropy")
@@ -280,6 +280,7 @@ class Scene:
             cutoff = float(level) - place.points.threshold
         learning = derived.learning
         return Trace(
+            network=view.network,
             role=view.role,
             counts=tabulate_counts(derived.ds, derived.counts),
             values=values,

@@ -1,11 +1,9 @@
 """Scores of stored maps by hand and by other libraries; figures by the data in their axes; the study."""
 
-import itertools
 import re
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -174,28 +172,6 @@ def test_tabulate_scores__means_and_intervals_over_the_defined_samples() -> None
 
 
 # -- figures
-
-
-def test_map_panels__shows_the_values_with_the_colours_stated() -> None:
-    values = {"entropy fc1": np.arange(8.0).reshape(2, 4), "cam": np.array([[-1.0, 0, 1, 2], [0, 0, 0, 3]])}
-    values["size"] = np.ones((2, 4))
-    masks = np.array([[True, False, False, False], [False] * 4])
-    pictures = np.zeros((2, 4, 4, 3), np.uint8)
-    figure = render.map_panels(pictures, values, masks, rows=2, cols=2, names=["a", "b"])
-    shown = [axis for axis in figure.axes if axis.images]
-    assert [axis.get_title() for axis in shown[:4]] == ["input", "entropy fc1", "cam", "size"]
-    drawn = shown[5].images[-1]  # above the picture
-    assert np.asarray(drawn.get_array()).tolist() == [[4, 5], [6, 7]]
-    assert (drawn.get_clim(), drawn.cmap.name) == ((0, 7), render.ENTROPY_COLOURS)
-    assert (shown[6].images[-1].get_clim(), shown[6].images[-1].cmap.name) == ((-3, 3), "RdBu_r")
-    assert (shown[7].images[-1].get_clim(), shown[7].images[-1].cmap.name) == ((0, 1), "viridis")
-    outline = {frozenset(map(tuple, edge)) for edge in shown[0].collections[0].get_segments()}
-    corners = [(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]
-    assert outline == {frozenset(pair) for pair in itertools.pairwise(corners)}
-    assert not shown[4].collections[0].get_segments()
-    assert plt.get_fignums() == []
-    with pytest.raises(ValueError, match=r"map 'cam' has shape \(1, 4\); allowed: \(2, 4\)"):
-        render.map_panels(pictures, {"cam": np.zeros((1, 4))}, masks, rows=2, cols=2, names=["a", "b"])
 
 
 def test_removal_curves__draws_every_method_in_both_panels() -> None:

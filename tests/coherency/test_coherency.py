@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import colormaps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -608,13 +609,16 @@ def test_coherency_figure__has_common_limits_and_says_how_far_maps_moved() -> No
     signed = np.array([[-2.0, 1.0], [0.0, 0.0]])
     maps = {"grad_cam": [signed, signed * 4], "entropy": [-np.ones((2, 2)), np.array([[-1, -1], [-1, -1.5]])]}
     figure = render.coherency_figure(picture, maps, networks=["before", "after"])
-    images = {axis.get_title(): axis.images[0] for axis in figure.axes if axis.get_title()}
-    assert images["grad cam"].get_clim() == (-8, 8), "those of both lines, around 0"
-    assert images["entropy"].get_clim() == (-1.5, -1)
-    labels = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()]
-    assert labels == ["before", "x 4.00, cos 1.00", "up to 0.50 nat"]
-    drawn = [axis.images[0].get_array() for axis in figure.axes if axis.get_xlabel() == "x 4.00, cos 1.00"]
-    np.testing.assert_array_equal(drawn[0], signed * 4)
+    rows = np.array(figure.axes[:6]).reshape(2, 3)
+    assert [axis.get_title() for axis in rows[0]] == ["image", "grad cam", "entropy"]
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["before", "after"]
+    assert [axis.get_xlabel() for axis in rows[1]] == ["", "x 4.00, cos 1.00", "up to 0.50 nat"]
+    drawn = rows[1, 1].images[0].get_array()
+    assert drawn.shape == (48, 48, 3), "cells of 24 pixels"
+    scale = (signed * 4 + 8) / 16  # colours of both lines, around 0
+    np.testing.assert_array_equal(drawn[::24, ::24], np.rint(255 * colormaps["RdBu_r"](scale)[..., :3]))
+    bars = [axis.get_xlim() for axis in figure.axes[6:]]
+    assert bars == [(-8, 8), (-1, -1.5)], "entropies run towards what is kept"
     assert "a map of zeros" in {
         axis.get_xlabel()
         for axis in render.coherency_figure(picture, {"cam": [signed * 0] * 2}, networks="ab").axes

@@ -37,12 +37,24 @@ def mask(count: int, *chosen: int) -> np.ndarray:
     return found
 
 
+def grid(picture: np.ndarray, foreground: np.ndarray, rows: int, cols: int) -> render.GridCanvas:
+    unit = np.arange(rows * cols)
+    places = {"unit": unit, "row": unit // cols, "col": unit % cols}
+    return render.GridCanvas(places, foreground, picture, rows=rows, cols=cols)
+
+
+def draw_points(
+    picture: np.ndarray, points: np.ndarray, foreground: np.ndarray, *, rows: int, cols: int, size: int = 240
+) -> np.ndarray:
+    return grid(picture, foreground, rows, cols).draw_points(points, size=size)
+
+
 # -- draw_points
 
 
 def test_draw_points__disc_on_the_object_diamond_on_the_background_rest_dimmed() -> None:
     # 2 x 2 cells of 80 pixels: object top row; points top left and bottom left
-    drawn = render.draw_points(grey(8, 8), mask(4, 0, 2), mask(4, 0, 1), rows=2, cols=2, size=160)
+    drawn = draw_points(grey(8, 8), mask(4, 0, 2), mask(4, 0, 1), rows=2, cols=2, size=160)
     assert drawn.shape == (160, 160, 3) and drawn.dtype == np.uint8
     assert drawn[40, 40].tolist() == YELLOW
     assert drawn[120, 40].tolist() == PINK
@@ -54,7 +66,7 @@ def test_draw_points__disc_on_the_object_diamond_on_the_background_rest_dimmed()
 
 def test_draw_points__disc_is_round_and_diamond_is_not() -> None:
     # radius 0.3 x 80 = 24: (15, 15) off the centre lies inside the circle (21.2) and outside the diamond (30)
-    drawn = render.draw_points(grey(8, 8), mask(4, 0, 3), mask(4, 0), rows=2, cols=2, size=160)
+    drawn = draw_points(grey(8, 8), mask(4, 0, 3), mask(4, 0), rows=2, cols=2, size=160)
     assert drawn[40 + 15, 40 + 15].tolist() == YELLOW
     assert drawn[120 + 15, 120 + 15].tolist() == [200, 200, 200]
     assert drawn[120, 120 + 15].tolist() == PINK
@@ -64,7 +76,7 @@ def test_draw_points__disc_is_round_and_diamond_is_not() -> None:
 
 def test_draw_points__outline_runs_along_the_edge_of_the_object_only() -> None:
     # 3 x 3 cells of 40 pixels, the object a 2 x 2 block at the top left; no points
-    drawn = render.draw_points(grey(9, 9), mask(9), mask(9, 0, 1, 3, 4), rows=3, cols=3, size=120)
+    drawn = draw_points(grey(9, 9), mask(9), mask(9, 0, 1, 3, 4), rows=3, cols=3, size=120)
     assert drawn[80, 20].tolist() == drawn[80, 60].tolist() == WHITE  # below the block
     assert drawn[20, 80].tolist() == drawn[60, 80].tolist() == WHITE  # right of it
     assert drawn[0, 20].tolist() == drawn[20, 0].tolist() == WHITE  # along the border of the picture
@@ -79,7 +91,7 @@ def test_draw_points__grid_and_picture_need_not_be_square() -> None:
     # picture 20 x 50 -> 100 x 250; 2 x 5 cells of 50 x 50, the last of the first row a point
     picture = grey(20, 50)
     picture[:, :30] = 100
-    drawn = render.draw_points(picture, mask(10, 4, 7), mask(10, 4), rows=2, cols=5, size=100)
+    drawn = draw_points(picture, mask(10, 4, 7), mask(10, 4), rows=2, cols=5, size=100)
     assert drawn.shape == (100, 250, 3)
     assert drawn[25, 225].tolist() == YELLOW  # row 0, column 4
     assert drawn[75, 125].tolist() == PINK  # row 1, column 2
@@ -90,25 +102,25 @@ def test_draw_points__grid_and_picture_need_not_be_square() -> None:
 
 def test_draw_points__cells_that_do_not_divide_the_picture_meet_without_gap() -> None:
     points = mask(9, 4)
-    drawn = render.draw_points(grey(10, 10), points, mask(9, 0), rows=3, cols=3, size=100)
+    drawn = draw_points(grey(10, 10), points, mask(9, 0), rows=3, cols=3, size=100)
     bright = (drawn[:, 50] == 200).all(axis=1) | (drawn[:, 50] != 80).all(axis=1)
     # rows whose centre lies in 100/3 .. 200/3
     assert np.flatnonzero(bright).tolist() == list(range(33, 67))
 
 
 def test_draw_points__one_cell_is_the_whole_picture() -> None:
-    drawn = render.draw_points(grey(5, 5), mask(1, 0), mask(1, 0), rows=1, cols=1, size=50)
+    drawn = draw_points(grey(5, 5), mask(1, 0), mask(1, 0), rows=1, cols=1, size=50)
     assert drawn[25, 25].tolist() == YELLOW
     assert drawn[25, 25 + 17].tolist() == [200, 200, 200]
     assert drawn[0, 25].tolist() == drawn[25, 0].tolist() == WHITE
-    nothing = render.draw_points(grey(5, 5), mask(1), mask(1), rows=1, cols=1, size=50)
+    nothing = draw_points(grey(5, 5), mask(1), mask(1), rows=1, cols=1, size=50)
     assert np.unique(nothing).tolist() == [80]
 
 
 def test_draw_points__no_points_dims_everything_all_points_nothing() -> None:
-    none = render.draw_points(grey(4, 4), mask(16), mask(16), rows=4, cols=4, size=80)
+    none = draw_points(grey(4, 4), mask(16), mask(16), rows=4, cols=4, size=80)
     assert np.unique(none).tolist() == [80]
-    every = render.draw_points(grey(4, 4), ~mask(16), mask(16), rows=4, cols=4, size=80)
+    every = draw_points(grey(4, 4), ~mask(16), mask(16), rows=4, cols=4, size=80)
     assert not (every == 80).all(axis=2).any()
     centres = every[10::20, 10::20]
     assert (centres == PINK).all() and centres.shape == (4, 4, 3)
@@ -117,15 +129,15 @@ def test_draw_points__no_points_dims_everything_all_points_nothing() -> None:
 def test_draw_points__grey_picture_gives_the_same_as_its_three_equal_channels() -> None:
     one = np.random.default_rng(0).integers(0, 256, (6, 7), dtype=np.uint8)
     arguments = (mask(4, 1), mask(4, 1, 2))
-    three = render.draw_points(np.stack([one] * 3, axis=2), *arguments, rows=2, cols=2)
+    three = draw_points(np.stack([one] * 3, axis=2), *arguments, rows=2, cols=2)
     assert three.shape == (240, 280, 3)
-    np.testing.assert_array_equal(render.draw_points(one, *arguments, rows=2, cols=2), three)
+    np.testing.assert_array_equal(draw_points(one, *arguments, rows=2, cols=2), three)
 
 
 def test_draw_points__leaves_the_picture_alone() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8)
     before = picture.copy()
-    drawn = render.draw_points(picture, ~mask(1), mask(1), rows=1, cols=1)
+    drawn = draw_points(picture, ~mask(1), mask(1), rows=1, cols=1)
     np.testing.assert_array_equal(picture, before)
     np.testing.assert_array_equal(drawn[:40], before[:40])  # same size, far from the diamond: not resampled
 
@@ -136,55 +148,15 @@ def test_draw_points__leaves_the_picture_alone() -> None:
         ({"picture": np.zeros((4, 4, 4), np.uint8)}, r"picture must be .* got \(4, 4, 4\), uint8"),
         ({"picture": np.zeros((1, 4, 4, 3), np.uint8)}, r"picture must be .* got \(1, 4, 4, 3\)"),
         ({"picture": np.zeros((4, 4, 3), np.float32)}, "picture must be .* float32"),
-        ({"points": mask(5)}, r"points has shape \(5,\), a grid of 2 x 2 needs \(4,\)"),
+        ({"points": mask(5)}, r"points has shape \(5,\), the sample needs \(4,\)"),
         ({"points": mask(4).reshape(2, 2)}, r"points has shape \(2, 2\)"),
-        ({"foreground": mask(3)}, r"foreground has shape \(3,\)"),
         ({"points": np.zeros(4, np.float32)}, "points must be bool, got float32"),
-        ({"foreground": np.ones(4, np.int64)}, "foreground must be bool, got int64"),
     ],
 )
 def test_draw_points__refuses_what_does_not_fit(changes: dict, message: str) -> None:
     arguments = {"picture": grey(4, 4), "points": mask(4), "foreground": mask(4), **changes}
     with pytest.raises(ValueError, match=message):
-        render.draw_points(**arguments, rows=2, cols=2)
-
-
-# -- point_panels
-
-
-def panels() -> Figure:
-    return render.point_panels(
-        [grey(8, 8), grey(8, 8, 50)],
-        [[mask(4, 0), mask(4, 0, 1, 2)], [mask(4), mask(4, 3)]],
-        [mask(4, 0, 1), mask(4, 3)],
-        rows=2,
-        cols=2,
-        columns=["teacher", "student"],
-        names=["bird", "cat"],
-    )
-
-
-def test_point_panels__one_line_a_sample_one_column_a_network() -> None:
-    axes = np.array(panels().axes).reshape(2, 3)
-    assert [axis.get_title() for axis in axes[0]] == ["input", "teacher", "student"]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["bird", "cat"]
-    labels = [[axis.get_xlabel() for axis in line] for line in axes]
-    assert labels == [["", "1 fg, 0 bg", "2 fg, 1 bg"], ["", "0 fg, 0 bg", "1 fg, 0 bg"]]
-
-
-def test_point_panels__show_the_input_and_what_draw_points_draws() -> None:
-    axes = np.array(panels().axes).reshape(2, 3)
-    np.testing.assert_array_equal(axes[1, 0].images[0].get_array(), grey(8, 8, 50))
-    expected = render.draw_points(grey(8, 8), mask(4, 0, 1, 2), mask(4, 0, 1), rows=2, cols=2)
-    np.testing.assert_array_equal(axes[0, 2].images[0].get_array(), expected)
-
-
-@pytest.mark.parametrize(("columns", "names"), [(["student"], ["bird"]), (["teacher"] * 2, ["bird", "cat"])])
-def test_point_panels__refuses_lists_of_other_lengths(columns: list[str], names: list[str]) -> None:
-    with pytest.raises(ValueError, match="argument"):
-        render.point_panels(
-            [grey(4, 4)], [[mask(4)] * 2], [mask(4)], rows=2, cols=2, columns=columns, names=names
-        )
+        draw_points(**arguments, rows=2, cols=2)
 
 
 # -- count_curves
@@ -206,9 +178,11 @@ def counts(role: str, epochs: list[int], n_fg: list[float]) -> pd.DataFrame:
 def curves() -> Figure:
     networks = {
         "teacher": counts("teacher", [16], [7.0]),
-        "student-0": counts("student", [0, 2, 5], [1, 4, 6]),
-        "student-1": counts("student", [0, 2, 5], [1, 5, 8]),
-        "baseline-0": counts("baseline", [0, 2, 5], [1, 2, 3]),
+        "student": [
+            counts("student", [0, 2, 5], [1, 4, 6]),
+            counts("student", [0, 2, 5], [1, 5, 8]),
+        ],
+        "baseline": counts("baseline", [0, 2, 5], [1, 2, 3]),
     }
     return render.count_curves(networks, title="fc1")
 
@@ -238,7 +212,7 @@ def test_count_curves__band_spans_the_uncertain_units(curves: Figure) -> None:
             )
 
 
-def test_count_curves__every_role_is_named_once_and_limits_are_fixed(curves: Figure) -> None:
+def test_count_curves__every_network_is_named_once_and_limits_are_fixed(curves: Figure) -> None:
     labels = [text.get_text() for text in curves.legends[0].get_texts()]
     assert labels == ["teacher", "student", "baseline"]
     assert [axis.get_xlabel() for axis in curves.axes] == ["epoch"] * 3
@@ -323,9 +297,7 @@ BLUE = [86, 180, 233]  # DROPPED_COLOUR
 
 
 def test_draw_detours__disc_for_held_cross_for_dropped_nothing_on_the_background() -> None:
-    drawn = render.draw_detours(
-        grey(8, 8), mask(4, 0, 2), mask(4, 1), mask(4, 0, 1), rows=2, cols=2, size=160
-    )
+    drawn = grid(grey(8, 8), mask(4, 0, 1), 2, 2).draw_detours(mask(4, 0, 2), mask(4, 1), size=160)
     assert drawn[40, 40].tolist() == YELLOW
     assert drawn[40, 120].tolist() == BLUE  # where the strokes of the cross meet
     assert drawn[40 - 12, 120 + 12].tolist() == drawn[40 + 12, 120 + 12].tolist() == BLUE
@@ -336,21 +308,23 @@ def test_draw_detours__disc_for_held_cross_for_dropped_nothing_on_the_background
 # -- draw_values
 
 
-def values_picture(values: list[float], **options: object) -> np.ndarray:
-    return render.draw_values(
-        grey(8, 8, 100), values, mask(4), rows=2, cols=2, size=160, limits=(0.0, 1.0), **options
-    )
+def values_picture(
+    values: list[float], *, opacity: float = 1.0, limits: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
+    canvas = grid(grey(8, 8, 100), mask(4), 2, 2)
+    looks = render.Looks(opacity=opacity)
+    return canvas.draw_values(values, limits=limits, colours="gray", looks=looks, size=160)
 
 
 def test_draw_values__ends_of_the_scale_beyond_them_and_nan() -> None:
-    drawn = values_picture([0.0, 1.0, 7.0, np.nan], opacity=1.0, colours="gray")
+    drawn = values_picture([0.0, 1.0, 7.0, np.nan], opacity=1.0)
     assert drawn[40, 40].tolist() == BLACK
     assert drawn[40, 120].tolist() == drawn[120, 40].tolist() == WHITE
     assert drawn[120, 120].tolist() == [100, 100, 100]
 
 
 def test_draw_values__opacity_mixes_with_the_picture() -> None:
-    half = values_picture([0.0, 1.0, 0.0, 0.0], opacity=0.5, colours="gray")
+    half = values_picture([0.0, 1.0, 0.0, 0.0], opacity=0.5)
     assert half[40, 40].tolist() == [50, 50, 50]
     assert abs(half[40, 120].astype(int) - 177).max() <= 1
     none = values_picture([0.0, 1.0, 0.0, 0.0], opacity=0.0)
@@ -359,8 +333,8 @@ def test_draw_values__opacity_mixes_with_the_picture() -> None:
 
 def test_draw_values__refuses_limits_that_do_not_increase_and_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"limits are 1.0 and 1.0; the first must be below"):
-        render.draw_values(grey(8, 8), [0.0] * 4, mask(4), rows=2, cols=2, limits=(1.0, 1.0))
-    with pytest.raises(ValueError, match=r"values has shape \(3,\), a grid of 2 x 2 needs \(4,\)"):
+        values_picture([0.0] * 4, limits=(1.0, 1.0))
+    with pytest.raises(ValueError, match=r"values has shape \(3,\), the sample needs \(4,\)"):
         values_picture([0.0, 0.0, 0.0])
 
 
@@ -386,7 +360,9 @@ def make_trace(role: str, epochs: list[int], n_fg: list[int], **details: object)
     columns = {f"{name}{end}": mean for name in ("n_fg", "n_bg") for end in ("", "_low", "_high")}
     ratios = {f"fg_ratio{end}": np.full(len(epochs), 0.5) for end in ("", "_low", "_high")}
     table = pd.DataFrame(columns | ratios, index=pd.Index(epochs, name="epoch")).assign(role=role)
-    return render.Trace(role, table, np.array([0.0, 1.0, 1.0, np.nan]), n_fg=np.array(n_fg), **details)
+    return render.Trace(
+        f"{role}-s0", role, table, np.array([0.0, 1.0, 1.0, np.nan]), n_fg=np.array(n_fg), **details
+    )
 
 
 def test_view_charts__cursor_threshold_peak_and_place() -> None:
@@ -408,7 +384,7 @@ def test_view_charts__cursor_threshold_peak_and_place() -> None:
 
 
 def test_view_charts__without_counts_shows_the_histogram_alone() -> None:
-    trace = render.Trace("teacher", None, np.array([0.0, 1.0]))
+    trace = render.Trace("teacher", "teacher", None, np.array([0.0, 1.0]))
     (histogram,) = render.view_charts([trace], epoch=3, quantity="nat").axes
     assert histogram.get_title() == "units of this sample"
 

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
@@ -24,6 +26,10 @@ def rgb(colour: str | tuple) -> np.ndarray:
 
 def at(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
     return picture[int(place[1]), int(place[0])].astype(float)
+
+
+def cloud_of(places: np.ndarray | list, inside: np.ndarray) -> render.CloudCanvas:
+    return render.CloudCanvas(dict(zip("xyz", np.asarray(places, float).T, strict=True)), inside)
 
 
 # -- geometry
@@ -96,24 +102,31 @@ def test_project_cloud__refuses_what_is_no_cloud(cloud: np.ndarray, message: str
 
 # -- colours and shapes
 
-SIDE = {"azimuth": 0, "elevation": 0, "size": 400}
+FRONT = render.Looks(opacity=1.0, azimuth=0, elevation=0)
+SIDE = {"looks": FRONT, "size": 400}
 
 
-def test_draw_cloud_values__a_point_has_the_colour_of_its_value_where_it_lies() -> None:
+def turn(azimuth: int) -> dict:
+    return {"looks": replace(FRONT, azimuth=azimuth), "size": 400}
+
+
+def test_draw_values__a_point_has_the_colour_of_its_value_where_it_lies() -> None:
     flat = np.delete(ENDS, [2, 3], axis=0)  # all at one depth: nothing fades
     values = [0.0, 0.25, 0.5, 9.0]
-    drawn = render.draw_cloud_values(flat, values, ALL[:4], limits=(0.0, 1.0), **SIDE)
+    drawn = cloud_of(flat, ALL[:4]).draw_values(values, limits=(0.0, 1.0), **SIDE)
     assert drawn.shape == (400, 400, 3) and drawn.dtype == np.uint8
-    for value, place in zip(values, render.project_cloud(flat, **SIDE), strict=True):
+    for value, place in zip(
+        values, render.project_cloud(flat, azimuth=0, elevation=0, size=400), strict=True
+    ):
         expected = rgb(colormaps["viridis_r"](min(value, 1.0))[:3])
         np.testing.assert_array_equal(at(drawn, place), expected)
 
 
-def test_draw_cloud_values__a_quarter_turn_moves_the_colour() -> None:
+def test_draw_values__a_quarter_turn_moves_the_colour() -> None:
     lone = np.array([0.0, 1, 1, 1, 1, 1])  # x is yellow
-    front = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **SIDE)
-    back = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **(SIDE | {"azimuth": 270}))
-    side = render.draw_cloud_values(ENDS, lone, ALL, limits=(0.0, 1.0), **(SIDE | {"azimuth": 180}))
+    front = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **SIDE)
+    back = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **turn(270))
+    side = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **turn(180))
     arm = round(400 * FOCUS / 4)
     faded = 255 - 0.85 * (255 - 255 * np.array(colormaps["viridis_r"](0.0)[:3]))  # half-way back: 0.15 white
     np.testing.assert_allclose(front[200, 200 + arm], faded, atol=1)
@@ -121,34 +134,36 @@ def test_draw_cloud_values__a_quarter_turn_moves_the_colour() -> None:
     assert (back[200, 200 + arm] == front[200, 200 - arm]).all(), "seen from behind, another point is there"
 
 
-def test_draw_cloud_values__the_near_point_hides_the_far_one_in_any_order() -> None:
+def test_draw_values__the_near_point_hides_the_far_one_in_any_order() -> None:
     for values, cloud in (([0.0, 1.0], [[0, -1, 0], [0, 1, 0]]), ([1.0, 0.0], [[0, 1, 0], [0, -1, 0]])):
-        drawn = render.draw_cloud_values(cloud, values, ALL[:2], limits=(0.0, 1.0), **SIDE)
+        drawn = cloud_of(cloud, ALL[:2]).draw_values(values, limits=(0.0, 1.0), **SIDE)
         np.testing.assert_array_equal(drawn[200, 200], rgb(colormaps["viridis_r"](0.0)[:3]))
 
 
-def test_draw_cloud_values__nan_stays_grey_and_opacity_zero_is_the_cloud() -> None:
-    plain = render.draw_cloud(ENDS, ALL, **SIDE)
-    bare = render.draw_cloud_values(ENDS, [np.nan] * 6, ALL, limits=(0, 1), **SIDE)
-    none = render.draw_cloud_values(ENDS, [0.5] * 6, ALL, limits=(0, 1), opacity=0.0, **SIDE)
+def test_draw_values__nan_stays_grey_and_opacity_zero_is_the_cloud() -> None:
+    plain = cloud_of(ENDS, ALL).draw_input(**SIDE)
+    bare = cloud_of(ENDS, ALL).draw_values([np.nan] * 6, limits=(0, 1), **SIDE)
+    none = cloud_of(ENDS, ALL).draw_values(
+        [0.5] * 6, limits=(0, 1), looks=replace(FRONT, opacity=0.0), size=400
+    )
     np.testing.assert_array_equal(bare, plain)
     np.testing.assert_array_equal(none, plain)
     assert np.ptp(plain.astype(int), axis=2).max() == 0, "greys"
 
 
-def test_draw_cloud__the_object_is_larger_and_darker() -> None:
+def test_draw_input__the_object_is_larger_and_darker() -> None:
     def ink(inside: np.ndarray) -> tuple[int, int]:
-        drawn = render.draw_cloud(ENDS[:2], inside, **SIDE)
+        drawn = cloud_of(ENDS[:2], inside).draw_input(**SIDE)
         return int((drawn < 255).all(axis=2).sum()), int(drawn[200, 200 + round(400 * FOCUS / 4)].max())
 
     (large, dark), (small, light) = ink(ALL[:2]), ink(NONE[:2])
     assert large > 1.5 * small and dark < light - 50
 
 
-def test_draw_cloud_points__disc_on_the_object_diamond_on_the_background() -> None:
+def test_draw_points__disc_on_the_object_diamond_on_the_background() -> None:
     cloud, size = ENDS[:2], 2000  # stamps of radius 42
     points, inside = ALL[:2], np.array([True, False])
-    drawn = render.draw_cloud_points(cloud, points, inside, azimuth=0, elevation=0, size=size)
+    drawn = cloud_of(cloud, inside).draw_points(points, FRONT, size)
     disc, diamond = render.project_cloud(cloud, azimuth=0, elevation=0, size=size)
     reach = round(0.021 * size)
     assert (at(drawn, disc) == rgb(render.FOREGROUND_COLOUR)).all()
@@ -160,17 +175,17 @@ def test_draw_cloud_points__disc_on_the_object_diamond_on_the_background() -> No
     assert (at(drawn, diamond + slant) == 255).all()
 
 
-def test_draw_cloud_points__others_are_pale() -> None:
-    drawn = render.draw_cloud_points(ENDS, NONE, ALL, **SIDE)
+def test_draw_points__others_are_pale() -> None:
+    drawn = cloud_of(ENDS, ALL).draw_points(NONE, **SIDE)
     shown = drawn[(drawn < 250).any(axis=2)]
     assert len(shown) and shown.min() > 90 and np.ptp(shown.astype(int), axis=1).max() == 0
 
 
-def test_draw_cloud_detours__discs_for_held_crosses_for_dropped_nothing_on_the_background() -> None:
+def test_draw_detours__discs_for_held_crosses_for_dropped_nothing_on_the_background() -> None:
     cloud, size = np.delete(ENDS, [2, 3], axis=0), 2000
     held, dropped = np.array([1, 0, 1, 0], bool), np.array([0, 1, 0, 0], bool)
     inside = np.array([1, 1, 0, 0], bool)
-    drawn = render.draw_cloud_detours(cloud, held, dropped, inside, azimuth=0, elevation=0, size=size)
+    drawn = cloud_of(cloud, inside).draw_detours(held, dropped, FRONT, size)
     (disc, cross, outside, _) = render.project_cloud(cloud, azimuth=0, elevation=0, size=size)
     assert (at(drawn, disc) == rgb(render.FOREGROUND_COLOUR)).all()
     assert (at(drawn, cross) == rgb(render.DROPPED_COLOUR)).all()
@@ -183,15 +198,14 @@ def test_draw_cloud_detours__discs_for_held_crosses_for_dropped_nothing_on_the_b
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: render.draw_cloud(ENDS, ALL[:4]), r"foreground has shape \(4,\), a cloud of 6 points needs"),
-        (lambda: render.draw_cloud(ENDS, ALL.astype(float)), "foreground must be bool, got float64"),
-        (lambda: render.draw_cloud_points(ENDS, ALL[:1], ALL), r"points has shape \(1,\)"),
-        (lambda: render.draw_cloud_detours(ENDS, ALL, ALL[:1], ALL), r"dropped has shape \(1,\)"),
         (
-            lambda: render.draw_cloud_values(ENDS, [0.0] * 5, ALL, limits=(0, 1)),
-            r"values has shape \(5,\)",
+            lambda: cloud_of(ENDS, ALL).draw_points(ALL[:1]),
+            r"points has shape \(1,\), the sample needs \(6,\)",
         ),
-        (lambda: render.draw_cloud_values(ENDS, [0.0] * 6, ALL, limits=(1, 0)), "limits are 1 and 0"),
+        (lambda: cloud_of(ENDS, ALL).draw_points(ALL.astype(float)), "points must be bool, got float64"),
+        (lambda: cloud_of(ENDS, ALL).draw_detours(ALL, ALL[:1]), r"dropped has shape \(1,\)"),
+        (lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 5, limits=(0, 1)), r"values has shape \(5,\)"),
+        (lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 6, limits=(1, 0)), "limits are 1 and 0"),
     ],
 )
 def test_clouds__refuse_what_does_not_fit(call: object, message: str) -> None:
@@ -201,74 +215,70 @@ def test_clouds__refuse_what_does_not_fit(call: object, message: str) -> None:
 
 # -- figures
 
+INSIDE, POINTS = np.array([1, 1, 1, 0, 0, 0], bool), np.array([0, 1, 0, 0, 1, 0], bool)
+VALUES = np.array([0.0, 1, 1, 1, 1, np.nan])
 
-def test_cloud_panels__show_what_the_functions_draw_and_counts() -> None:
-    points = [[ALL, NONE]]
-    figure = render.cloud_panels(
-        [ENDS], points, [np.arange(6) < 2], columns=["teacher", "student"], names=["box"], azimuth=40
+
+@pytest.fixture
+def box() -> xr.Dataset:
+    """One cloud, two epochs; entropies and points of the last are `VALUES` and `POINTS`."""
+    places = {axis: (("sample", "unit"), ENDS[None, :, at]) for at, axis in enumerate("xyz")}
+    dims = ("epoch", "sample", "unit")
+    return xr.Dataset(
+        {
+            "valid": (("sample", "unit"), ALL[None]),
+            "foreground": (("sample", "unit"), INSIDE[None]),
+            "entropy": (dims, np.stack([VALUES * 0, VALUES])[:, None]),
+            "knowledge_point": (dims, np.stack([NONE, POINTS])[:, None]),
+        },
+        coords={"sample": ["box"], "unit": np.arange(6), "epoch": [0, 5], **places},
     )
-    shown, teacher, student = figure.axes
-    inside = np.arange(6) < 2
-    np.testing.assert_array_equal(
-        shown.images[0].get_array(), render.draw_cloud(ENDS, inside, azimuth=40, size=320)
-    )
-    expected = render.draw_cloud_points(ENDS, ALL, inside, azimuth=40, size=320)
-    np.testing.assert_array_equal(teacher.images[0].get_array(), expected)
-    assert [axis.get_xlabel() for axis in (shown, teacher, student)] == ["", "2 fg, 4 bg", "0 fg, 0 bg"]
 
 
-def test_cloud_maps__one_scale_for_all() -> None:
-    maps = [[np.arange(6.0)], [np.arange(6.0) + 4]]
-    figure = render.cloud_maps([ENDS, ENDS], maps, [ALL, ALL], columns=["teacher"], names=["1", "2"])
-    expected = render.draw_cloud_values(ENDS, maps[1][0], ALL, limits=(0.0, 9.0), size=320)
-    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), expected)
-    assert figure.axes[2].get_ylim() == (0.0, 9.0)
-
-
-def test_turntable__a_line_each_from_every_side() -> None:
-    values = np.arange(6.0)
-    figure = render.turntable(ENDS, ALL, values=values, points=NONE, azimuths=(0, 90), title="ends")
+def test_turntable__a_line_each_from_every_side(box: xr.Dataset) -> None:
+    figure = render.turntable(box, "box", azimuths=(0, 90), title="ends")
     axes = np.array(figure.axes[:6]).reshape(3, 2)
     assert [axis.get_title() for axis in axes[0]] == ["0°", "90°"]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["input", "values", "points"]
-    for axis, azimuth in zip(axes[1], (0, 90), strict=True):
-        expected = render.draw_cloud_values(ENDS, values, ALL, limits=(0.0, 5.0), azimuth=azimuth, size=320)
-        np.testing.assert_array_equal(axis.images[0].get_array(), expected)
-    assert len(render.turntable(ENDS, ALL).axes) == 4
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["input", "entropy", "points"]
+    canvas = render.CloudCanvas(dict(zip("xyz", ENDS.T, strict=True)), INSIDE)
+    for side, azimuth in zip(axes.T, (0, 90), strict=True):
+        looks = render.Looks(opacity=1.0, azimuth=azimuth)
+        expected = [
+            canvas.draw_input(looks, 320),
+            canvas.draw_values(VALUES, limits=(0.0, 1.0), looks=looks, size=320),
+            canvas.draw_points(POINTS, looks, 320),
+        ]
+        for axis, picture in zip(side, expected, strict=True):
+            np.testing.assert_array_equal(axis.images[0].get_array(), picture)
+    bare = render.turntable(box.drop_vars(["entropy", "knowledge_point"]), "box")
+    assert len(bare.axes) == 4
+    with pytest.raises(ValueError, match="no kind that can be drawn"):
+        render.turntable(box.drop_vars("x"), "box")
 
 
 # -- plotly
 
 
-def test_rotating_cloud__without_plotly_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotating_cloud__without_plotly_names_the_extra(
+    box: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(MissingExtraError, match=r"needs plotly: install kdviz\[interactive\]"):
-        render.rotating_cloud(ENDS, ALL)
+        render.rotating_cloud(box, "box")
 
 
-def test_rotating_cloud__holds_every_point_once_in_its_colour() -> None:
+def test_rotating_cloud__holds_every_point_in_its_colour_and_shape(box: xr.Dataset) -> None:
     pytest.importorskip("plotly", reason="needs plotly: pip install kdviz[interactive]")
-    values = np.array([0.0, 1, 1, 1, 1, np.nan])
-    inside, points = np.array([1, 1, 1, 0, 0, 0], bool), np.array([0, 1, 0, 0, 1, 0], bool)
-    figure = render.rotating_cloud(
-        ENDS, inside, values=values, points=points, limits=(0.0, 1.0), title="ends"
-    )
-    traces = {trace.name: trace for trace in figure.data}
-    places = {name: np.stack([trace.x, trace.y, trace.z], axis=1).tolist() for name, trace in traces.items()}
-    assert places == {
-        "object": ENDS[[0, 2]].tolist(),
-        "background": ENDS[[3, 5]].tolist(),
-        "point on the object": ENDS[[1]].tolist(),
-        "point on the background": ENDS[[4]].tolist(),
-    }
-    assert traces["object"].marker.color[0] == "#fde725"  # the bright end of viridis
-    assert traces["object"].text == ("unit 0: 0.000", "unit 2: 1.000")
-    assert traces["background"].text[1] == "unit 5" and traces["background"].marker.color[1] == "#adadad"
-    assert traces["point on the background"].marker.symbol == "diamond"
-    assert traces["point on the object"].marker.color == render.FOREGROUND_COLOUR
-    assert len(render.rotating_cloud(ENDS, inside).data) == 2
-    with pytest.raises(ValueError, match=r"points is int64 of shape \(6,\); allowed: bool of \(6,\)"):
-        render.rotating_cloud(ENDS, inside, points=points.astype(int))
+    (trace,) = render.rotating_cloud(box, "box", title="ends").data
+    np.testing.assert_array_equal(np.stack([trace.x, trace.y, trace.z], axis=1), ENDS)
+    assert trace.marker.color[0] == "#fde725"  # the bright end of viridis
+    assert [trace.marker.color[1], trace.marker.color[4]] == [
+        render.FOREGROUND_COLOUR.lower(),
+        render.BACKGROUND_COLOUR.lower(),
+    ]
+    assert trace.marker.color[5] == "#adadad", "grey, as its entropy is unknown"
+    assert [*trace.marker.symbol] == ["circle"] * 4 + ["diamond", "circle"]
+    assert trace.text[:2] == ("unit 0: 0.000", "unit 1: 1.000") and trace.text[5] == "unit 5"
 
 
 def test_render__loads_no_plotly_by_itself() -> None:

@@ -1,6 +1,5 @@
 """Figures of learning and of layers, by the data in their axes."""
 
-import itertools
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -10,19 +9,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from kdviz import render
-from kdviz.render.panels import outline_object
 
 
 @pytest.fixture(autouse=True)
 def pyplot_is_left_alone() -> Iterator[None]:
     yield
     assert plt.get_fignums() == []
-
-
-def mask(count: int, *chosen: int) -> np.ndarray:
-    found = np.zeros(count, bool)
-    found[list(chosen)] = True
-    return found
 
 
 def drawn(figure: Figure) -> Figure:
@@ -91,103 +83,7 @@ def test_ratio_against_accuracy__without_accuracies_says_so(table: pd.DataFrame)
     assert [text.get_text() for text in figure.axes[0].texts] == ["no accuracy recorded in this run"]
 
 
-# -- detour_panels
-
-
-def panels(**changes: object) -> Figure:
-    arguments = {
-        "pictures": [np.full((8, 16, 3), 200, np.uint8)],
-        "kept": [[mask(8, 0, 5), mask(8)]],
-        "dropped": [[mask(8, 1), mask(8, 0, 1, 2)]],
-        "foreground": [mask(8, 0, 1, 5)],
-        "rows": 2,
-        "cols": 4,
-        "columns": ["student", "baseline"],
-        "names": ["bird"],
-    } | changes
-    return render.detour_panels(**arguments)
-
-
-def test_detour_panels__lay_out_what_draw_detours_draws() -> None:
-    figure = drawn(panels())
-    shown, student, baseline = figure.axes
-    assert [axis.get_title() for axis in figure.axes] == ["input", "student", "baseline"]
-    grid = {"rows": 2, "cols": 4}
-    picture, on_object = np.full((8, 16, 3), 200, np.uint8), mask(8, 0, 1, 5)
-    expected = [
-        render.draw_detours(picture, mask(8, 0, 5), mask(8, 1), on_object, **grid),
-        render.draw_detours(picture, mask(8), mask(8, 0, 1, 2), on_object, **grid),
-    ]
-    for axis, one in zip((student, baseline), expected, strict=True):
-        np.testing.assert_array_equal(axis.images[0].get_array(), one)
-    assert student.get_xlabel() == "2 kept, 1 dropped" and baseline.get_xlabel() == "0 kept, 3 dropped"
-    assert shown.get_ylabel() == "bird"
-    np.testing.assert_array_equal(shown.images[0].get_array(), picture)
-
-
-def test_outline_object__runs_around_the_object() -> None:
-    axis = Figure().subplots()
-    outline_object(axis, mask(8, 0, 1, 5).reshape(2, 4))
-    (outline,) = axis.collections
-    edges = {frozenset(map(tuple, segment.tolist())) for segment in outline.get_segments()}
-    # cells (0, 0), (0, 1) and (1, 1): eight edges, none between neighbours
-    corners = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (1, 2), (1, 1), (0, 1), (0, 0)]
-    assert edges == {frozenset(pair) for pair in itertools.pairwise(corners)}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kept": [[mask(6), mask(6)]]}, r"points has shape \(6,\), a grid of 2 x 4 needs \(8,\)"),
-        ({"dropped": [[mask(8).astype(int), mask(8)]]}, "dropped must be bool"),
-        ({"names": ["bird", "cat"]}, "zip"),
-        ({"columns": ["student"]}, "zip"),
-        ({"pictures": [np.zeros((8, 16, 3))]}, "uint8"),
-    ],
-)
-def test_detour_panels__refuses_what_does_not_fit(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        panels(**changes)
-
-
-# -- entropy_panels, layer_curves
-
-
-def test_entropy_panels__all_layers_share_one_colour_scale() -> None:
-    entropy = np.array([[np.arange(8) - 8.0, np.full(8, -2.0)], [np.full(8, -4.0), np.full(8, np.nan)]])
-    figure = drawn(
-        render.entropy_panels(
-            [np.zeros((8, 16, 3), np.uint8)] * 2,
-            entropy,
-            [mask(8, 0)] * 2,
-            rows=2,
-            cols=4,
-            columns=["conv1", "fc1"],
-            names=["bird", "cat"],
-            title="all",
-        )
-    )
-    maps = [axis.images[-1] for axis in figure.axes if len(axis.images) == 2]
-    assert [(image.norm.vmin, image.norm.vmax) for image in maps] == [(-8.0, -1.0)] * 4
-    np.testing.assert_array_equal(maps[0].get_array(), [[-8, -7, -6, -5], [-4, -3, -2, -1]])
-    np.testing.assert_array_equal(maps[1].get_array(), np.full((2, 4), -2.0))
-    assert [axis.get_title() for axis in figure.axes[:3]] == ["input", "conv1", "fc1"]
-    assert figure.axes[-1].get_ylabel() == "entropy in nat (high: discarded)"
-
-
-@pytest.mark.parametrize(
-    ("entropy", "message"),
-    [
-        (np.zeros((1, 1, 6)), r"entropy has shape \(1, 1, 6\).* need \(1, 1, 8\)"),
-        (np.full((1, 1, 8), np.nan), "holds no number"),
-    ],
-)
-def test_entropy_panels__refuses_what_does_not_fit(entropy: np.ndarray, message: str) -> None:
-    picture = np.zeros((8, 16, 3), np.uint8)
-    with pytest.raises(ValueError, match=message):
-        render.entropy_panels(
-            [picture], entropy, [mask(8)], rows=2, cols=4, columns=["fc1"], names=["bird"], title=""
-        )
+# -- layer_curves
 
 
 def test_layer_curves__object_and_background_of_every_calibration() -> None:

@@ -1,9 +1,8 @@
 """Words as HTML, as pixels and on axes: what is there is what the values say."""
 
-import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kdviz import render
+from kdviz.render.text import note_words
 
 WORDS = ["a", "very", "<script>alert('&')</script>", "film", "."]
 INSIDE = np.array([False, True, False, False, True])
@@ -30,8 +30,13 @@ def spans(text: render.Text) -> list[tuple[str, dict[str, str], str]]:
     return found
 
 
-def values(**options: object) -> render.Text:
-    return render.word_values(WORDS, VALUES, INSIDE, **({"limits": (0.0, 1.0)} | options))
+def text_of(words: list[str], inside: np.ndarray) -> render.WordCanvas:
+    return render.WordCanvas({"token": np.array(words)}, inside)
+
+
+def values(opacity: float = 1.0, **options: object) -> render.Text:
+    canvas, looks = text_of(WORDS, INSIDE), render.Looks(opacity=opacity)
+    return canvas.draw_values(VALUES, **({"limits": (0.0, 1.0), "looks": looks} | options))
 
 
 # -- HTML
@@ -59,7 +64,9 @@ def test_word_values__opacity_mixes_with_white_and_signed_maps_have_their_colour
 @pytest.mark.parametrize("colours", ["viridis_r", "RdBu_r"])
 def test_word_values__letters_are_read_on_every_colour(colours: str) -> None:
     places = np.linspace(0, 1, 101)
-    text = render.word_values(["word"] * 101, places, np.zeros(101, bool), limits=(0.0, 1.0), colours=colours)
+    text = text_of(["word"] * 101, np.zeros(101, bool)).draw_values(
+        places, limits=(0.0, 1.0), colours=colours
+    )
 
     def light(colour: str) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
@@ -72,13 +79,14 @@ def test_word_values__letters_are_read_on_every_colour(colours: str) -> None:
 
 def test_html__escapes_words_and_notes() -> None:
     said = ['"><img src=x>', "", "a & b", "", ""]
-    text = render.text_of(WORDS, INSIDE, notes=said)
+    words = zip(text_of(WORDS, INSIDE).draw_input().words, said, strict=True)
+    text = render.Text(tuple(replace(word, note=note) for word, note in words))
     assert "<script>" not in text.to_html() and "<img" not in text.to_html()
     assert [(word, note) for word, _, note in spans(text)] == list(zip(WORDS, said, strict=True))
 
 
 def test_word_points__discs_diamonds_and_pale_rest() -> None:
-    found = spans(render.word_points(WORDS, np.array([1, 1, 0, 0, 1], bool), INSIDE))
+    found = spans(text_of(WORDS, INSIDE).draw_points(np.array([1, 1, 0, 0, 1], bool)))
     assert [word[0] if "\xa0" in word else "" for word, _, _ in found] == ["◆", "●", "", "", "●"]
     assert [style.get("background") for _, style, _ in found] == [PINK, YELLOW, None, None, YELLOW]
     assert ["outline" in style for _, style, _ in found] == [True, True, False, False, True]
@@ -88,13 +96,13 @@ def test_word_points__discs_diamonds_and_pale_rest() -> None:
 
 def test_word_detours__discs_for_held_crosses_for_dropped_nothing_on_the_background() -> None:
     points, dropped = np.array([1, 1, 0, 0, 0], bool), np.array([0, 0, 0, 0, 1], bool)
-    found = spans(render.word_detours(WORDS, points, dropped, INSIDE))
+    found = spans(text_of(WORDS, INSIDE).draw_detours(points, dropped))
     assert [word for word, _, _ in found] == ["a", "●\xa0very", *WORDS[2:4], "✕\xa0."]
     assert [style.get("background") for _, style, _ in found] == [None, YELLOW, None, None, BLUE]
 
 
 def test_note_words__say_the_numbers_and_what_a_word_is() -> None:
-    notes = render.note_words(
+    notes = note_words(
         np.array([-1.23456, 0.5]),
         np.array([0.01234, 20.0]),
         np.array([True, False]),
@@ -107,26 +115,16 @@ def test_note_words__say_the_numbers_and_what_a_word_is() -> None:
     ]
 
 
-def test_padding__is_left_out() -> None:
-    padded, inside = [*WORDS, "", ""], np.append(INSIDE, [False, False])
-    more = np.append(VALUES, [np.nan, np.nan])
-    text = render.word_values(padded, more, inside, limits=(0.0, 1.0))
-    assert text == values()
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: values(limits=(1.0, 1.0)), "limits are 1.0 and 1.0; the first must be below"),
         (
-            lambda: render.word_values(WORDS, VALUES[:4], INSIDE, limits=(0, 1)),
-            r"values has shape \(4,\), a text of 5 words needs \(5,\)",
+            lambda: text_of(WORDS, INSIDE).draw_values(VALUES[:4], limits=(0, 1)),
+            r"values has shape \(4,\), the sample needs \(5,\)",
         ),
-        (lambda: render.text_of(WORDS, INSIDE[:2]), r"foreground has shape \(2,\)"),
-        (lambda: render.text_of(WORDS, INSIDE.astype(int)), "foreground must be bool, got int64"),
-        (lambda: render.text_of(WORDS, INSIDE, notes=["x"]), "notes has length 1, the text has 5 words"),
-        (lambda: render.word_points(WORDS, VALUES, INSIDE), "points must be bool, got float64"),
-        (lambda: render.word_detours(WORDS, INSIDE, INSIDE[:1], INSIDE), r"dropped has shape \(1,\)"),
+        (lambda: text_of(WORDS, INSIDE).draw_points(VALUES), "points must be bool, got float64"),
+        (lambda: text_of(WORDS, INSIDE).draw_detours(INSIDE, INSIDE[:1]), r"dropped has shape \(1,\)"),
     ],
 )
 def test_words__refuse_what_does_not_fit(call: object, message: str) -> None:
@@ -143,7 +141,7 @@ def places_of(picture: np.ndarray, colour: str) -> np.ndarray:
 
 def test_to_picture__a_word_has_the_colour_of_its_value() -> None:
     words = ["low", "high", "none"]
-    text = render.word_values(words, [0.0, 1.0, np.nan], np.zeros(3, bool), limits=(0.0, 1.0))
+    text = text_of(words, np.zeros(3, bool)).draw_values([0.0, 1.0, np.nan], limits=(0.0, 1.0))
     picture = text.to_picture(width=300, size=20)
     assert picture.shape == (39, 300, 3) and picture.dtype == np.uint8  # one line: 1.95 heights
     low, high = (places_of(picture, to_hex(colormaps["viridis_r"](place))) for place in (0.0, 1.0))
@@ -155,7 +153,7 @@ def test_to_picture__a_word_has_the_colour_of_its_value() -> None:
 
 
 def test_to_picture__breaks_lines_and_grows_downwards() -> None:
-    text = render.text_of(["word"] * 30, np.zeros(30, bool))
+    text = text_of(["word"] * 30, np.zeros(30, bool)).draw_input()
     heights = [text.to_picture(width=width).shape[0] for width in (1200, 600, 300)]
     assert heights[0] < heights[1] < heights[2]
     for width in (1200, 600, 300):
@@ -164,7 +162,7 @@ def test_to_picture__breaks_lines_and_grows_downwards() -> None:
 
 
 def test_to_picture__a_word_wider_than_the_picture_ends_in_dots() -> None:
-    text = render.text_of(["http" + "x" * 400, "short"], np.zeros(2, bool))
+    text = text_of(["http" + "x" * 400, "short"], np.zeros(2, bool)).draw_input()
     drawn = text.to_picture(width=200)
     assert drawn.shape[0] == text.height(10.0) * 20 and (drawn[:, -2:] == 255).all()
     assert (drawn[:36] < 128).any() and (drawn[36:] < 128).any(), "both words are there, a line each"
@@ -172,14 +170,14 @@ def test_to_picture__a_word_wider_than_the_picture_ends_in_dots() -> None:
 
 def test_to_picture__underlines_the_foreground_only() -> None:
     def longest(inside: bool) -> int:
-        dark = (render.text_of(["nnnn"], np.array([inside])).to_picture(width=200) < 60).all(axis=2)
+        dark = (text_of(["nnnn"], np.array([inside])).draw_input().to_picture(width=200) < 60).all(axis=2)
         return int(dark.sum(axis=1).max())
 
     assert longest(True) > 35 > longest(False)
 
 
 def test_to_picture__of_nothing_is_white() -> None:
-    drawn = render.text_of(["", ""], np.zeros(2, bool)).to_picture(width=50)
+    drawn = render.Text(()).to_picture(width=50)
     assert (drawn == 255).all() and drawn.shape[1] == 50
 
 
@@ -192,7 +190,7 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
     renderer = FigureCanvasAgg(figure).get_renderer()
     axis = figure.add_axes((0, 0, 1, 1))
     words = ["unforgettable", "mess", "at", "best"]
-    render.word_values(words, [0.0, 0.4, 0.6, 1.0], np.zeros(4, bool), limits=(0, 1)).show_on(axis)
+    text_of(words, np.zeros(4, bool)).draw_values([0.0, 0.4, 0.6, 1.0], limits=(0, 1)).show_on(axis)
     figure.draw(renderer)
     boxes = [one for one in axis.patches if isinstance(one, Rectangle)]
     letters = {one.get_text(): one for one in axis.artists + axis.texts if hasattr(one, "get_text")}
@@ -206,49 +204,11 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
         )
 
 
-def sheet() -> Figure:
-    texts = [["good", "film", "!"], ["dull", ""]]
-    inside = [np.array([True, False, False]), np.array([True, False])]
-    points = [
-        [np.array([True, True, False]), np.array([False] * 3)],
-        [np.array([False, False]), np.array([True, False])],
-    ]
-    return render.word_panels(texts, points, inside, columns=["teacher", "student"], names=["pos", "neg"])
-
-
-def test_word_panels__show_input_points_and_counts_as_text_that_can_be_searched() -> None:
-    figure = sheet()
-    axes = np.array(figure.axes).reshape(2, 3)
-    assert [axis.get_title() for axis in axes[0]] == ["input", "teacher", "student"]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["pos", "neg"]
-    labels = [[axis.get_xlabel() for axis in line] for line in axes]
-    assert labels == [["", "1 fg, 1 bg", "0 fg, 0 bg"], ["", "0 fg, 0 bg", "1 fg, 0 bg"]]
-    svg = render.encode_figure(figure, "svg").decode()
-    said = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    assert {"good", "●\xa0good", "◆\xa0film", "●\xa0dull"} <= set(said)
-    assert said.count("dull") == 2 and "" not in said
-    assert plt.get_fignums() == []
-
-
-def test_word_maps__one_scale_for_all_and_a_bar() -> None:
-    texts, inside = [["a", "b"], ["c", ""]], [np.zeros(2, bool)] * 2
-    maps = [[np.array([0.0, 2.0])], [np.array([4.0, np.nan])]]
-    figure = render.word_maps(texts, maps, inside, columns=["teacher"], names=["1", "2"])
-    fills = [[to_hex(box.get_facecolor()) for box in axis.patches] for axis in figure.axes[:2]]
-    scale = colormaps["viridis_r"]
-    assert fills == [[to_hex(scale(0.0)), to_hex(scale(0.5))], [to_hex(scale(1.0))]]
-    assert figure.axes[2].get_ylabel() == "entropy in nat (high: discarded)"
-    assert figure.axes[2].get_ylim() == (0.0, 4.0)
-    with pytest.raises(ValueError, match="values holds no number"):
-        nothing = [[np.full(2, np.nan)]] * 2
-        render.word_maps(texts, nothing, inside, columns=["teacher"], names=["1", "2"])
-
-
 def test_view_figure__takes_words_for_pictures() -> None:
-    text = render.word_points(["good", "film"], np.array([True, False]), np.array([True, False]))
-    trace = render.Trace("teacher", None, np.array([0.0, 1.0, np.nan]))
+    text = text_of(["good", "film"], np.array([True, False])).draw_points(np.array([True, False]))
+    trace = render.Trace("teacher", "teacher", None, np.array([0.0, 1.0, np.nan]))
     figure = render.view_figure(
-        render.text_of(["good", "film"], np.array([True, False])),
+        text_of(["good", "film"], np.array([True, False])).draw_input(),
         {"teacher": {"points": text}},
         [trace],
         captions=[""],

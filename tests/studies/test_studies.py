@@ -661,7 +661,8 @@ def test_rerun__broken_callback_fails_the_run(tmp_path: Path) -> None:
     notebook = nbformat.read(find_notebook("02_explore"), as_version=4)
     at = next(index for index, cell in enumerate(notebook.cells) if cell.source == "app")
     broken = (
-        "def fail(*args, **options):\n    raise RuntimeError('no ink')\n\nkdviz.render.draw_points = fail"
+        "def fail(*args, **options):\n    raise RuntimeError('no ink')\n\n"
+        "kdviz.render.GridCanvas.draw_points = fail"
     )
     notebook.cells.insert(at, nbformat.v4.new_code_cell(broken))
     nbformat.write(notebook, tmp_path / "broken.ipynb")

@@ -36,7 +36,7 @@ def test_readme__python_runs(
         "make_network": Network,
         "images": random_images(2, channels=3, size=16, seed=0),
         "masks": mask,
-        "photograph": np.zeros((16, 16, 3), np.uint8),
+        "photographs": np.zeros((2, 16, 16, 3), np.uint8),
     }
     save_file(Network().state_dict(), "s-0.safetensors")
     save_file(Network().state_dict(), "s-5.safetensors")
@@ -44,7 +44,7 @@ def test_readme__python_runs(
     first, second, third, fourth = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     exec(first, names)
     assert "knowledge points on the object per image" in capsys.readouterr().out
-    assert names["picture"].shape == (240, 240, 3)
+    assert [axis.get_title() for axis in names["figure"].axes[:2]] == ["input", "mine"]
     assert float(names["other"]["entropy"].mean()) == pytest.approx(  # the target asked for, in nat
         0.5 + np.log(0.01) + 0.5 * np.log(2 * np.pi * np.e), abs=1e-3
     )

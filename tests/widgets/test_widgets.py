@@ -210,9 +210,9 @@ def test_explore__draws_what_it_shows(app: Explorer) -> None:
     app.selection.sample = "s1"
     one, view = app.view.networks[2], app.view
     picture = np.asarray(Image.open(io.BytesIO(app._images["points"][2].value)))
-    expected = render.draw_points(
-        view.picture, one.points, view.foreground, rows=4, cols=4, size=explorer._PANEL
-    )
+    places = {"unit": np.arange(16), "row": np.arange(16) // 4, "col": np.arange(16) % 4}
+    canvas = render.GridCanvas(places, view.foreground, view.picture, rows=4, cols=4)
+    expected = canvas.draw_points(one.points, size=explorer._PANEL)
     assert np.array_equal(picture, expected)
     heading = app._heads[2].value
     assert "baseline-s0" in heading and "epoch 5" in heading
@@ -432,7 +432,7 @@ def test_callback__that_fails_is_shown_and_raised_only_when_strict(
         raise RuntimeError("no <b>ink</b>")
 
     monkeypatch.delenv("KDVIZ_STRICT", raising=False)
-    monkeypatch.setattr(render, "draw_points", fail)
+    monkeypatch.setattr(render.GridCanvas, "draw_points", fail)
     app.selection.epoch = 0
     assert app._status.failed
     assert "RuntimeError: no &lt;b&gt;ink&lt;/b&gt;" in app._status.value
@@ -635,7 +635,7 @@ def test_save__refuses_while_nothing_is_shown(
     app: Explorer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("KDVIZ_STRICT", raising=False)
-    monkeypatch.setattr(render, "draw_points", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(render.GridCanvas, "draw_points", lambda *args, **options: 1 / 0)
     app.selection.epoch = 0
     assert app.failed
     with pytest.raises(ValueError, match="nothing is shown: the last drawing failed"):

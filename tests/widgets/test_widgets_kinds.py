@@ -329,17 +329,16 @@ def test_words__stay_as_they_are_whatever_the_azimuth(app: Explorer) -> None:
 def test_cloud__panels_are_what_the_functions_draw(app: Explorer) -> None:
     app.selection.azimuth, app.selection.opacity = 60, 1.0
     view, one = app.view, app.view.networks[1]
-    places = np.stack([view.coordinates[axis] for axis in "xyz"], axis=1)
-    side = {"azimuth": 60, "size": explorer._PANEL}
-    inside = view.foreground
+    canvas = CloudCanvas({axis: view.coordinates[axis] for axis in "xyz"}, view.foreground)
+    side = {"looks": render.Looks(opacity=1.0, azimuth=60), "size": explorer._PANEL}
     expected = {
-        "map": render.draw_cloud_values(places, one.entropy, inside, limits=one.limits, **side),
-        "points": render.draw_cloud_points(places, one.points, inside, **side),
-        "detours": render.draw_cloud_detours(places, one.points, one.dropped, inside, **side),
+        "map": canvas.draw_values(one.entropy, limits=one.limits, **side),
+        "points": canvas.draw_points(one.points, **side),
+        "detours": canvas.draw_detours(one.points, one.dropped, **side),
     }
     for kinds, picture in expected.items():
         assert np.array_equal(picture_of(app._images[kinds][1]), picture)
-    shown = render.draw_cloud(places, inside, azimuth=60, size=explorer._INPUT)
+    shown = canvas.draw_input(side["looks"], explorer._INPUT)
     assert np.array_equal(picture_of(app._input), shown)
 
 
@@ -430,4 +429,4 @@ def test_grid__with_a_unit_that_is_not_there_draws_the_others(tmp_path: Path) ->
         cols=2,
     )
     spread = canvas._spread(np.array([1.0, 2.0, 3.0]), np.nan)
-    np.testing.assert_array_equal(spread, [1.0, 2.0, np.nan, 3.0])
+    np.testing.assert_array_equal(spread, [[1.0, 2.0], [np.nan, 3.0]])

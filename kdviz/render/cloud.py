@@ -8,17 +8,17 @@ Symbols: ``U`` units, the points of a cloud.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from kdviz.render.panels import Picture
+from kdviz.render.canvas import Canvas, colour_values
+from kdviz.render.looks import OPAQUE, Looks, Picture
 from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, ENTROPY_COLOURS, FOREGROUND_COLOUR
-from kdviz.render.words import colour_values
 
-AZIMUTH, ELEVATION = 30.0, 20.0  # degrees
 _DISTANCE = 4.0  # of the viewer from the middle, in radii of the cloud
 _FINE = 2  # drawn so much larger, then shrunk, for smooth edges
 _FADING = 0.3  # how much white the farthest colour takes on
@@ -28,9 +28,9 @@ _ROUND, _SQUARE, _CROSSED = range(3)
 
 
 def project_cloud(
-    cloud: ArrayLike, *, azimuth: float = AZIMUTH, elevation: float = ELEVATION, size: int = 240
+    cloud: ArrayLike, *, azimuth: float = OPAQUE.azimuth, elevation: float = OPAQUE.elevation, size: int = 240
 ) -> NDArray[np.float64]:
-    """Tell where the points of a cloud are in its picture, in perspective.
+    """Compute where the points of a cloud are in its picture, in perspective.
 
     The viewer looks at the middle of the cloud's bounding box from four radii away, the radius being that of
     the ball around that middle which holds all points; so a cloud keeps its place and size as it is turned.
@@ -71,164 +71,81 @@ def project_cloud(
     return np.column_stack([size / 2 + scale * across, size / 2 - scale * up, depth])
 
 
-def draw_cloud(
-    cloud: ArrayLike,
-    foreground: ArrayLike,
-    *,
-    azimuth: float = AZIMUTH,
-    elevation: float = ELEVATION,
-    size: int = 240,
-) -> Picture:
-    """Draw a cloud as it is: the object large and dark, the background small and light.
+@dataclass(frozen=True)
+class CloudCanvas(Canvas):
+    """Points in space."""
 
-    Parameters
-    ----------
-    cloud
-        Shape ``(U, 3)``: x, y, z.
-    foreground
-        Shape ``(U,)``, bool.
-    azimuth, elevation, size
-        As in `project_cloud`.
+    needs = ("x", "y", "z")
+    turns = True
+    edge = "large: object, small: background"
 
-    Returns
-    -------
-    ndarray
-        RGB, uint8, ``(size, size, 3)``.
+    @property
+    def cloud(self) -> NDArray[np.float32]:
+        """The points, ``(U, 3)``."""
+        return np.stack([self.coordinates[axis] for axis in "xyz"], axis=1)
 
-    Raises
-    ------
-    ValueError
-        As in `project_cloud`; or if a mask does not fit the cloud or is not bool.
-    """
-    inside = _mask("foreground", foreground, cloud)
-    colour = np.where(inside[:, None], _OBJECT, _REST)
-    return _paint(
-        project_cloud(cloud, azimuth=azimuth, elevation=elevation, size=size), colour, _radii(inside), size
-    )
+    @property
+    def greys(self) -> NDArray[np.float64]:
+        """Colours of the points as they are, ``(U, 3)`` from 0 to 1: dark on the object, else light."""
+        return np.where(self.foreground[:, None], _OBJECT, _REST)
 
+    def draw_input(self, looks: Looks = OPAQUE, size: int = 240) -> Picture:
+        """Draw the cloud as it is: the object large and dark, the background small and light."""
+        return _paint(self._project(looks, size), self.greys, self._radii, size)
 
-def draw_cloud_values(
-    cloud: ArrayLike,
-    values: ArrayLike,
-    foreground: ArrayLike,
-    *,
-    limits: tuple[float, float],
-    colours: str = ENTROPY_COLOURS,
-    opacity: float = 1.0,
-    azimuth: float = AZIMUTH,
-    elevation: float = ELEVATION,
-    size: int = 240,
-) -> Picture:
-    """Draw a cloud in the colours of the values of its points; the nearest point has exactly its colour.
+    def draw_values(
+        self,
+        values: ArrayLike,
+        *,
+        limits: tuple[float, float],
+        colours: str = ENTROPY_COLOURS,
+        looks: Looks = OPAQUE,
+        size: int = 240,
+    ) -> Picture:
+        """Colour the points; the nearest has exactly its colour, one of NaN stays grey."""
+        array = self._fit("values", values)
+        share = np.where(np.isnan(array), 0.0, looks.opacity)[:, None]
+        colour = (1 - share) * self.greys + share * colour_values(array, limits, colours)
+        return _paint(self._project(looks, size), colour, self._radii, size)
 
-    Parameters
-    ----------
-    cloud, foreground, azimuth, elevation, size
-        As in `draw_cloud`.
-    values
-        Shape ``(U,)``, float. Points of NaN stay grey.
-    limits, colours
-        As in `draw_values`.
-    opacity
-        1 gives the colours of the map, 0 the cloud as it is.
+    def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Picture:
+        """Mark points, and draw the others pale."""
+        found = self._fit("points", points, bool)
+        marks = [
+            (found & self.foreground, FOREGROUND_COLOUR, _ROUND),
+            (found & ~self.foreground, BACKGROUND_COLOUR, _SQUARE),
+        ]
+        return self._paint_marks(marks, looks, size)
 
-    Raises
-    ------
-    ValueError
-        As in `draw_cloud`; or if `values` does not fit the cloud or the limits do not increase.
-    """
-    inside = _mask("foreground", foreground, cloud)
-    array = _fit("values", np.asarray(values, float), cloud)
-    colour = np.where(inside[:, None], _OBJECT, _REST)
-    share = np.where(np.isnan(array), 0.0, opacity)[:, None]
-    colour = (1 - share) * colour + share * colour_values(array, limits, colours)
-    return _paint(
-        project_cloud(cloud, azimuth=azimuth, elevation=elevation, size=size), colour, _radii(inside), size
-    )
+    def draw_detours(
+        self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
+    ) -> Picture:
+        """Mark points, and draw the others pale."""
+        marks = [
+            (self._fit("points", points, bool) & self.foreground, FOREGROUND_COLOUR, _ROUND),
+            (self._fit("dropped", dropped, bool), DROPPED_COLOUR, _CROSSED),
+        ]
+        return self._paint_marks(marks, looks, size)
 
+    @property
+    def _radii(self) -> NDArray[np.float64]:
+        return np.where(self.foreground, _LARGE, _SMALL)
 
-def draw_cloud_points(
-    cloud: ArrayLike,
-    points: ArrayLike,
-    foreground: ArrayLike,
-    *,
-    azimuth: float = AZIMUTH,
-    elevation: float = ELEVATION,
-    size: int = 240,
-) -> Picture:
-    """Draw knowledge points: discs on the object, diamonds on the background; other points are pale.
+    def _project(self, looks: Looks, size: int) -> NDArray[np.float64]:
+        return project_cloud(self.cloud, azimuth=looks.azimuth, elevation=looks.elevation, size=size)
 
-    Parameters
-    ----------
-    cloud, foreground, azimuth, elevation, size
-        As in `draw_cloud`.
-    points
-        Shape ``(U,)``, bool.
-
-    Raises
-    ------
-    ValueError
-        As in `draw_cloud`.
-    """
-    found, inside = _mask("points", points, cloud), _mask("foreground", foreground, cloud)
-    marks = [
-        (found & inside, FOREGROUND_COLOUR, _ROUND),
-        (found & ~inside, BACKGROUND_COLOUR, _SQUARE),
-    ]
-    return _paint_marks(
-        project_cloud(cloud, azimuth=azimuth, elevation=elevation, size=size), inside, marks, size
-    )
-
-
-def draw_cloud_detours(
-    cloud: ArrayLike,
-    points: ArrayLike,
-    dropped: ArrayLike,
-    foreground: ArrayLike,
-    *,
-    azimuth: float = AZIMUTH,
-    elevation: float = ELEVATION,
-    size: int = 240,
-) -> Picture:
-    """Draw which points of the object are held and which were tried and dropped: discs and crosses.
-
-    Parameters
-    ----------
-    cloud, foreground, azimuth, elevation, size
-        As in `draw_cloud`.
-    points, dropped
-        Shape ``(U,)``, bool, as in `draw_detours`.
-
-    Raises
-    ------
-    ValueError
-        As in `draw_cloud`.
-    """
-    inside = _mask("foreground", foreground, cloud)
-    marks = [
-        (_mask("points", points, cloud) & inside, FOREGROUND_COLOUR, _ROUND),
-        (_mask("dropped", dropped, cloud), DROPPED_COLOUR, _CROSSED),
-    ]
-    return _paint_marks(
-        project_cloud(cloud, azimuth=azimuth, elevation=elevation, size=size), inside, marks, size
-    )
+    def _paint_marks(
+        self, marks: Sequence[tuple[NDArray[np.bool_], str, int]], looks: Looks, size: int
+    ) -> Picture:
+        """Draw pale points, and those of each mask large, in a colour and a shape."""
+        colour, radius = np.where(self.foreground[:, None], _REST, _DIMMED), self._radii
+        shape = np.zeros(len(radius), int)
+        for chosen, name, kind in marks:
+            colour[chosen], radius[chosen], shape[chosen] = to_rgb(name), _MARK, kind
+        return _paint(self._project(looks, size), colour, radius, size, shape=shape, rimmed=radius == _MARK)
 
 
 # -- private
-
-
-def _paint_marks(
-    places: NDArray[np.float64],
-    inside: NDArray[np.bool_],
-    marks: Sequence[tuple[NDArray[np.bool_], str, int]],
-    size: int,
-) -> Picture:
-    """Draw pale points, and those of each mask large, in a colour and a shape."""
-    colour, radius = np.where(inside[:, None], _REST, _DIMMED), _radii(inside)
-    shape = np.zeros(len(places), int)
-    for chosen, name, kind in marks:
-        colour[chosen], radius[chosen], shape[chosen] = to_rgb(name), _MARK, kind
-    return _paint(places, colour, radius, size, shape=shape, rimmed=radius == _MARK)
 
 
 def _paint(
@@ -284,7 +201,7 @@ def _paint(
 
 
 def _stamp(shape: int, reach: float, full: int) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
-    """Give the pixels of a shape as offsets on a canvas `full` pixels wide, and which of them are its rim."""
+    """List the pixels of a shape as offsets on a canvas `full` pixels wide, and which of them are its rim."""
     reach = max(1.5, reach)
     edge = np.arange(-int(1.3 * reach), int(1.3 * reach) + 1)
     down, right = (one.ravel() for one in np.meshgrid(edge, edge, indexing="ij"))
@@ -297,21 +214,3 @@ def _stamp(shape: int, reach: float, full: int) -> tuple[NDArray[np.int_], NDArr
         beyond = np.maximum(strokes, np.maximum(abs(down), abs(right)) - reach)
     stamped = beyond <= 0
     return (down * full + right)[stamped], (beyond > -max(1.0, 0.22 * reach))[stamped]
-
-
-def _radii(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.where(inside, _LARGE, _SMALL)
-
-
-def _fit(name: str, array: NDArray, cloud: ArrayLike) -> NDArray:
-    needed = (len(np.asarray(cloud)),)
-    if array.shape != needed:
-        raise ValueError(f"{name} has shape {array.shape}, a cloud of {needed[0]} points needs {needed}")
-    return array
-
-
-def _mask(name: str, mask: ArrayLike, cloud: ArrayLike) -> NDArray[np.bool_]:
-    array = np.asarray(mask)
-    if array.dtype != bool:
-        raise ValueError(f"{name} must be bool, got {array.dtype}")
-    return _fit(name, array, cloud)

@@ -1,0 +1,252 @@
+"""Panels in rows and columns: the one way in which figures are laid out; and pictures as files."""
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from kdviz.render.canvas import LEGEND, Panel
+from kdviz.render.charts import Trace, draw_view_charts
+from kdviz.render.looks import Picture
+from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS, clear
+from kdviz.render.writing import Text, fit_line
+
+_LINE = 18.0  # length of a line of words in heights of a letter
+_WORDS, _PICTURE = 2.6, 1.75  # inches that a panel is wide
+_CAPTION, _WIDEST = 0.2, 2.35
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale: the values of its ends, a colour map, what it measures.
+
+    A `turned` one is drawn from its high to its low end.
+    """
+
+    limits: tuple[float, float]
+    colours: str
+    label: str = ""
+    turned: bool = False
+
+
+def choose_scale(values: ArrayLike, *, entropies: bool = False, label: str = "") -> Scale:
+    """Choose a colour scale over all values: what is important is bright.
+
+    Entropies run from kept (bright) to discarded (dark); other values that are negative anywhere from blue
+    over white (zero) to red, symmetrically; others from 0 (dark) to their largest (bright).
+
+    Raises
+    ------
+    ValueError
+        If no value is a number.
+    """
+    known = np.asarray(values, float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        raise ValueError(f"{label or 'values'} holds no number")
+    low, high = float(known.min()), float(known.max())
+    if entropies:
+        return Scale((low, max(high, low + 1e-6)), ENTROPY_COLOURS, label, turned=True)
+    if low < 0:
+        reach = max(-low, high)
+        return Scale((-reach, reach), SIGNED_COLOURS, label)
+    return Scale((0.0, high or 1.0), IMPORTANCE_COLOURS, label)
+
+
+def show_panel(axis: Axes, panel: Panel | str | None, *, line: float | None = None) -> None:
+    """Show a picture, words, or a caption on axes of their own; `line` as in `Text.show_on`."""
+    clear(axis)
+    if isinstance(panel, Text):
+        panel.show_on(axis, line=line)
+    elif isinstance(panel, str):
+        axis.text(0.5, 0.5, panel, fontsize=8, ha="center", va="center", transform=axis.transAxes)
+    elif panel is not None:
+        axis.imshow(panel)
+
+
+def lay_out(
+    lines: Sequence[Sequence[Panel | str | None]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    *,
+    captions: Sequence[Sequence[str]] = (),
+    title: str = "",
+    note: str = "",
+    scale: Scale | Sequence[Scale | None] | None = None,
+) -> Figure:
+    """Put panels in rows and columns.
+
+    Parameters
+    ----------
+    lines
+        ``S`` rows of ``K`` panels: pictures, words, captions, or None for nothing.
+    columns, names
+        ``K`` titles of the columns and ``S`` labels of the rows.
+    captions
+        ``S`` rows of ``K`` texts below the panels.
+    title, note
+        Above and below all.
+    scale
+        One colour bar beside all panels, or ``K`` bars, one below each column.
+
+    Raises
+    ------
+    ValueError
+        If the lengths do not fit each other.
+    """
+    words = any(isinstance(panel, Text) for panels in lines for panel in panels)
+    width = _WORDS if words else _PICTURE
+    heights = measure_lines(lines, width, captioned=bool(captions))
+    bars = [] if scale is None or isinstance(scale, Scale) else [*scale]
+    size = width * len(columns) + (0.9 if isinstance(scale, Scale) else 0.4)
+    tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.35 * bool(bars)
+    figure = Figure(figsize=(size, tall), layout="constrained")
+    axes = fill(figure, lines, columns, names, heights=heights, captions=captions, line=_LINE)
+    if isinstance(scale, Scale):
+        _add_bar(figure, figure.axes, scale)
+    for column, one in zip(axes.T, bars or [None] * len(columns), strict=True):
+        if one is not None:
+            _add_bar(figure, list(column), one, below=True)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def measure_lines(
+    lines: Sequence[Sequence[Panel | str | None]], width: float, *, captioned: bool, line: float = _LINE
+) -> list[float]:
+    """Compute the inches that each row needs if its panels are `width` inches wide."""
+    heights = []
+    for panels in lines:
+        shapes = [
+            panel.height(line) / line if isinstance(panel, Text) else panel.shape[0] / panel.shape[1]
+            for panel in panels
+            if isinstance(panel, Text | np.ndarray)
+        ]
+        heights.append(width * max(shapes) + _CAPTION * captioned + 0.05)
+    return heights
+
+
+def fill(
+    figure: Figure | SubFigure,
+    lines: Sequence[Sequence[Panel | str | None]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    *,
+    heights: Sequence[float],
+    captions: Sequence[Sequence[str]] = (),
+    line: float = _LINE,
+    named: int = 0,
+) -> np.ndarray:
+    """Fill a figure with panels as `lay_out` does, names beside column `named`; return axes, ``(S, K)``."""
+    axes = figure.subplots(len(lines), len(columns), squeeze=False, height_ratios=heights)
+    for row, panels, name in zip(axes, lines, names, strict=True):
+        for axis, panel in zip(row, panels, strict=True):
+            show_panel(axis, panel, line=line)
+        low = isinstance(panels[named], Text)  # too low for a name that runs upwards
+        beside = {"rotation": 0, "ha": "right", "va": "center"} if low else {}
+        row[named].set_ylabel(textwrap.fill(name, 20 if low else 26), fontsize=8, **beside)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column, fontsize=9)
+    for row, texts in zip(axes, captions or [[""] * len(columns)] * len(lines), strict=True):
+        for axis, text in zip(row, texts, strict=True):
+            axis.set_xlabel(text, fontsize=8)
+    return axes
+
+
+def view_figure(
+    picture: Panel,
+    networks: Mapping[str, Mapping[str, Panel]],
+    traces: Sequence[Trace],
+    *,
+    captions: Sequence[str],
+    epoch: int,
+    quantity: str,
+    title: str,
+    note: str,
+    legend: str = LEGEND,
+) -> Figure:
+    """Lay out what is seen of one sample: the input, a column a network, a row a kind of panel, the charts.
+
+    Parameters
+    ----------
+    picture
+        The input, ``(H, W, 3)``, uint8, or as words.
+    networks
+        ``{heading: {row: panel}}``; every network has the same rows, panels are pictures or words.
+    traces, epoch, quantity
+        As in `view_charts`.
+    captions
+        Below each network, a line or more.
+    title, note, legend
+        Above, and small below; `legend` explains the shapes.
+    """
+    rows = list(next(iter(networks.values())))
+    first = [picture, *[None] * (len(rows) - 1)]
+    lines = [
+        [left, *(panels[row] for panels in networks.values())] for left, row in zip(first, rows, strict=True)
+    ]
+    texts = [panel for panels in lines for panel in panels if isinstance(panel, Text)]
+    line, room = fit_line(texts), 12.4 / len(lines[0])  # letters of one size
+    heights = measure_lines(lines, room if texts else min(room, _WIDEST), captioned=False, line=line)
+    below = [[""] * len(lines[0])] * (len(rows) - 1) + [["", *captions]]
+    figure = Figure(figsize=(13.2, sum(heights) + 4.4), layout="constrained")
+    sizes = [sum(heights) + 1.0, 3.0]
+    top, bottom = figure.subfigures(2, 1, height_ratios=sizes)  # type: ignore[misc]  # an array of two
+    fill(
+        top,
+        lines,
+        ["input", *networks],
+        rows,
+        heights=heights,
+        captions=below,
+        line=line,
+        named=1,
+    )
+    top.suptitle(title, fontsize=12)
+    draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
+    bottom.supxlabel(f"{legend}\n{note}".strip(), fontsize=8)
+    return figure
+
+
+def encode_png(picture: Picture) -> bytes:
+    """Write a picture ``(H, W, 3)``, uint8, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", compress_level=1)  # speed before size
+    return buffer.getvalue()
+
+
+def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 80) -> bytes:
+    """Write a figure as ``"png"``, ``"svg"`` or any other format of matplotlib; text in an SVG stays text."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format=kind, dpi=dpi)
+    return buffer.getvalue()
+
+
+def colour_stops(colours: str, count: int = 9) -> list[str]:
+    """List evenly spaced colours of a colour map as ``#rrggbb``."""
+    return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
+
+
+def _add_bar(figure: Figure, axes: Sequence[Axes], scale: Scale, *, below: bool = False) -> None:
+    mappable = ScalarMappable(Normalize(*scale.limits), scale.colours)
+    if below:
+        bar = figure.colorbar(mappable, ax=axes, location="bottom", aspect=14, pad=0.02, shrink=0.8)
+        bar.set_ticks([*scale.limits], labels=[f"{end:.2g}" for end in scale.limits])
+        if scale.turned:
+            bar.ax.invert_xaxis()
+    else:
+        bar = figure.colorbar(mappable, ax=axes, fraction=0.025, pad=0.01)
+    bar.set_label(scale.label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)

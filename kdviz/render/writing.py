@@ -1,0 +1,188 @@
+"""Words with colours and marks: as HTML for the app, as a picture, or on the axes of a figure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from itertools import accumulate
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.font_manager import findfont
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text as Writing
+from PIL import Image, ImageDraw, ImageFont
+
+from kdviz.render.looks import Picture
+from kdviz.render.style import clear
+
+_INK = "#222222"
+_LETTER = 0.86  # size of the font over the height of its letters, as the words below are measured
+_LINE, _GAP, _PAD = 1.75, 0.34, 0.2  # in heights of a letter: line to line, word to word, word to its box
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word and how it looks: colours as ``#rrggbb``, no `fill` if empty; `note` is shown on hover."""
+
+    text: str
+    fill: str = ""
+    ink: str = _INK
+    mark: str = ""
+    underlined: bool = False
+    note: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The word after its mark."""
+        return f"{self.mark}\u00a0{self.text}" if self.mark else self.text  # never apart at the end of a line
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words in their order, as a `WordCanvas` makes them."""
+
+    words: tuple[Word, ...]
+
+    def to_html(self, *, size: int = 13) -> str:
+        """Write the words as HTML that wraps; `size` is the height of letters in pixels.
+
+        Every word is escaped and stands in a ``<span>`` whose ``title`` is its note.
+        """
+        spans = " ".join(map(_to_span, self.words))
+        return (
+            f'<div style="background:#fff;color:{_INK};font-size:{size}px;line-height:{_LINE};'
+            f'font-family:sans-serif;padding:4px 6px;overflow-wrap:anywhere">{spans}</div>'
+        )
+
+    def to_picture(self, *, width: int = 480, size: int = 20) -> Picture:
+        """Draw the words on white, RGB, uint8, `width` pixels wide and as high as they need.
+
+        Parameters
+        ----------
+        width
+            In pixels. A word that is wider ends in dots.
+        size
+            Height of letters in pixels.
+        """
+        places, height = _arrange(self.words, width / size)
+        image = Image.new("RGB", (width, max(1, round(height * size))), "white")
+        pen, font = ImageDraw.Draw(image), _font(size)
+        for place in places:
+            left, top, right, bottom = (round(edge * size) for edge in place.box)
+            word = place.word
+            if word.fill:
+                edge = "black" if word.mark else None
+                pen.rectangle((left, top, right, bottom), fill=word.fill, outline=edge)
+            pen.text((left + _PAD * size, top + _PAD * size), place.shown, font=font, fill=word.ink)
+            if word.underlined:
+                low = bottom - round(_PAD * size * 0.4)
+                inside = left + _PAD * size, right - _PAD * size
+                pen.line((inside[0], low, inside[1], low), fill=word.ink, width=max(1, size // 12))
+        return np.asarray(image)
+
+    def height(self, line: float) -> float:
+        """Compute the height of the text in lines of length `line`; both in heights of a letter."""
+        return _arrange(self.words, line)[1]
+
+    def show_on(self, axis: Axes, *, line: float | None = None, height: float = 0.0) -> None:
+        """Write the words on axes as text; in an SVG or a PDF they can be selected and searched.
+
+        Letters grow with the axes: `line` is the length of a line in heights of a letter, by default
+        `fit_line` of these words. The axes are as high as the text, or `height` if that is more.
+        """
+        line = fit_line([self]) if line is None else line
+        places, needed = _arrange(self.words, line)
+        axis.set(xlim=(0, line), ylim=(max(needed, height), 0), aspect="equal", anchor="N")
+        clear(axis)
+        for place in places:
+            left, top, right, bottom = place.box
+            word = place.word
+            if word.fill:
+                box = Rectangle((left, top), right - left, bottom - top, facecolor=word.fill)
+                box.set(edgecolor="black" if word.mark else "none", linewidth=0.6)
+                axis.add_patch(box)
+            axis.add_artist(_Scaled(left + _PAD, top + _PAD, place.shown, word.ink))
+            if word.underlined:
+                low = bottom - 0.4 * _PAD
+                axis.plot((left + _PAD, right - _PAD), (low, low), color=word.ink, linewidth=0.9)
+
+
+def fit_line(texts: Iterable[Text]) -> float:
+    """Find the line length, in heights of a letter, at which no text is higher than its lines are long."""
+    line, every = 14.0, list(texts)
+    while any(text.height(line) > line for text in every):
+        line *= 1.1
+    return line
+
+
+# -- private
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A word as it is shown, and left, top, right and bottom of its box in heights of a letter."""
+
+    word: Word
+    shown: str
+    box: tuple[float, float, float, float]
+
+
+class _Scaled(Writing):
+    """A word on axes whose unit of length is the height of a letter; set larger where the axes are larger."""
+
+    def __init__(self, x: float, y: float, text: str, colour: str) -> None:
+        super().__init__(x, y, text, color=colour, va="top", family="DejaVu Sans", parse_math=False)
+        self.set_in_layout(False)  # the axes are laid out first, then the word follows
+
+    def draw(self, renderer: RendererBase) -> None:
+        assert self.axes is not None and self.figure is not None
+        (_, high), (_, low) = self.axes.transData.transform([(0, 0), (0, 1)])
+        self.set_fontsize(_LETTER * abs(high - low) * 72 / self.figure.dpi)
+        super().draw(renderer)
+
+
+def _to_span(word: Word) -> str:
+    style = f"color:{word.ink}"
+    if word.fill:
+        style += f";background:{word.fill};border-radius:3px;padding:1px 3px;box-decoration-break:clone"
+        style += ";outline:1px solid #000" if word.mark else ""
+    if word.underlined:
+        style += ";text-decoration:underline;text-underline-offset:2px"
+    title = f' title="{escape(word.note)}"' if word.note else ""
+    return f'<span style="{style}"{title}>{escape(word.shown)}</span>'
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), round(size * _LETTER))
+
+
+@cache
+def _width_of(text: str) -> float:
+    """Measure the width of a text in heights of a letter."""
+    return _font(100).getlength(text) / 100
+
+
+def _arrange(words: Sequence[Word], width: float) -> tuple[list[_Place], float]:
+    """Break words into lines of at most `width`, and measure the height of all; in heights of a letter."""
+    places, left, line = [], 0.5 * _GAP, 0
+    for word in words:
+        shown = _cut(word.shown, width - _GAP - 2 * _PAD)
+        wide = _width_of(shown) + 2 * _PAD
+        if left + wide > width - 0.4 * _GAP and left > _GAP:
+            left, line = 0.5 * _GAP, line + 1
+        top = 0.2 + line * _LINE
+        places.append(_Place(word, shown, (left, top, left + wide, top + 1 + 2 * _PAD)))
+        left += wide + _GAP
+    return places, (line + 1) * _LINE + 0.2
+
+
+def _cut(text: str, width: float) -> str:
+    """Shorten a text that is too wide, dots at its end."""
+    if _width_of(text) <= width:
+        return text
+    starts: Iterator[str] = accumulate(text)
+    fitting = [start for start in starts if _width_of(f"{start}\u2026") <= width]
+    return f"{fitting[-1] if fitting else ''}\u2026"

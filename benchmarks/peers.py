@@ -144,7 +144,7 @@ def solve_toy(toy: Toy, seed: int = 0) -> NDArray[np.float64]:
         seed=seed,
         progress=False,
     )
-    derived = kdviz.derive_entropy(ds, solver="optimum", weight=replicas.RATE_OF_ENTROPY, target=None)
+    derived = kdviz.derive_entropy(ds, solver="optimum", weight=replicas.RATE_OF_ENTROPY, calibration=None)
     return derived["noise_scale"].values[0, 0].astype(float)
 
 
@@ -251,7 +251,7 @@ def measure_kdviz(subject: Subject, plan: PeerPlan, name: str, **settings: Any) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a unit that does not matter meets the clamp
         optima = [
-            kdviz.derive_entropy(ds, solver="optimum", weight=ds.attrs["weight"], target=None)
+            kdviz.derive_entropy(ds, solver="optimum", weight=ds.attrs["weight"], calibration=None)
             for ds in measured
         ]
     for label, found in ((name, measured), (f"{name}, optimum", optima)):

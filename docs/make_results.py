@@ -108,7 +108,7 @@ def main(study: Path) -> None:
     """Draw and print everything that ``docs/results.md`` shows."""
     run = kdviz.open_run(study)
     threshold = json.loads(run.attrs["config"])["threshold"]
-    pairs = analysis.pair_networks(run, threshold=threshold)
+    pairs = analysis.pair_networks(run, analysis.Settings(threshold=threshold))
     table = analysis.compare_layers(pairs)
     draw(run, pairs, table)
     print_markdown(analysis.describe_measurement(pairs))
@@ -134,7 +134,9 @@ def main(study: Path) -> None:
     print_markdown(tally.assign(of=len(table["seed"].unique())))
     print_markdown(analysis.measure_noise_floor(pairs))
     for other_threshold in THRESHOLDS[threshold]:
-        other = analysis.compare_layers(analysis.pair_networks(run, threshold=other_threshold))
+        other = analysis.compare_layers(
+            analysis.pair_networks(run, analysis.Settings(threshold=other_threshold))
+        )
         means = other.groupby(["layer", "metric"], sort=False)[["student", "baseline", "difference"]].mean()
         print_markdown(means.reset_index().assign(threshold=other_threshold))
 

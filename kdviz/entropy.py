@@ -10,7 +10,7 @@ Two solvers of Eq. (4) of Zhang et al., TPAMI 2022, in the mean form of the auth
 
 ``descent``
     The authors' gradient descent from ``s = 1`` in continuous time, stopped when the mean of
-    ``log s`` meets the target. With ``v`` the time, ``s^2 = exp(-2 r v) + w v phi(2 r v)`` where
+    ``log s`` meets the calibration. With ``v`` the time, ``s^2 = exp(-2 r v) + w v phi(2 r v)`` where
     ``phi(x) = (1 - exp(-x)) / x``; ``v = 2 t / 256`` after ``t`` of their steps.
 ``optimum``
     The minimiser itself, ``s^2 = w / (2 r)``.
@@ -47,9 +47,9 @@ class Solution:
     log_error
         Shape ``(..., U)``, standard error of ``log s`` for the given error of the gain ratio.
     converged
-        Shape ``(...)``, bool: the calibration target was met.
+        Shape ``(...)``, bool: the calibration was met.
     time
-        Shape ``(...)``, the authors' steps until the target (``descent``), or the weight that meets it
+        Shape ``(...)``, the authors' steps until it is met (``descent``), or the weight that meets it
         (``optimum``).
     """
 
@@ -86,7 +86,7 @@ def solve(
     *,
     solver: Solver = "descent",
     weight: float = 7.0,
-    target: float | None = 0.386,
+    calibration: float | None = 0.386,
     feature_loss: float | None = None,
     ratio_error: ArrayLike = 0.0,
 ) -> Solution:
@@ -100,12 +100,12 @@ def solve(
         ``"descent"`` or ``"optimum"``, see the module.
     weight
         Entropy weight ``w`` in the mean form; the authors use 7, and 6 for ResNets.
-    target
+    calibration
         Calibration: mean of ``log s`` over the units, in nat above the entropy at ``tau0``. None keeps
         the weight: `descent` then ends after the authors' 80 steps, `optimum` at the plain minimiser.
     feature_loss
         Calibrate on the predicted normalised feature loss ``mean(s^2 r)`` instead, such as 1.5: the
-        literal constraint of Eq. (1) with ``tau = 1.5 sigma_f^2``. Replaces `target`.
+        literal constraint of Eq. (1) with ``tau = 1.5 sigma_f^2``. Replaces `calibration`.
     ratio_error
         Standard error of `ratio`, broadcastable to it.
 
@@ -126,20 +126,20 @@ def solve(
         raise ValueError(f"weight must be positive, got {weight!r}")
     if feature_loss is not None and not feature_loss > 0:
         raise ValueError(f"feature_loss must be positive, got {feature_loss!r}")
-    if target is not None and not np.isfinite(target):
-        raise ValueError(f"target must be a finite number of nats or None, got {target!r}")
+    if calibration is not None and not np.isfinite(calibration):
+        raise ValueError(f"calibration must be a finite number of nats or None, got {calibration!r}")
     ratio = np.asarray(ratio, np.float64)
     if np.any(ratio < 0):
         raise ValueError(f"gain ratios must not be negative, the smallest is {np.nanmin(ratio):.3g}")
     error = np.broadcast_to(np.asarray(ratio_error, np.float64), ratio.shape)
     run = _descend if solver == "descent" else _minimise
-    return run(ratio, error, weight, target, feature_loss)
+    return run(ratio, error, weight, calibration, feature_loss)
 
 
 def invert_descent(noise_ratio: ArrayLike, time: ArrayLike, *, weight: float) -> Array:
     """Find the gain ratio for which the descent ends at a given noise ratio.
 
-    This is how a sampled descent is stored as gains: `solve` with the same weight and target gives
+    This is how a sampled descent is stored as gains: `solve` with the same weight and calibration gives
     its noise ratios back.
 
     Parameters
@@ -185,7 +185,7 @@ def _squared_ratio(ratio: Array, v: Array, weight: float) -> Array:
 
 
 def _descend(
-    ratio: Array, error: Array, weight: float, target: float | None, feature_loss: float | None
+    ratio: Array, error: Array, weight: float, calibration: float | None, feature_loss: float | None
 ) -> Solution:
     leading = ratio.shape[:-1]
     ratio, error = ratio.reshape(-1, ratio.shape[-1]), error.reshape(-1, ratio.shape[-1])
@@ -199,7 +199,7 @@ def _descend(
         reached = squared * known[rows] if feature_loss is not None else 0.5 * np.log(squared)
         return np.where(usable[rows], reached, 0.0).sum(-1) / count[rows] - goal
 
-    goal = feature_loss if feature_loss is not None else target
+    goal = feature_loss if feature_loss is not None else calibration
     if goal is None:
         v, converged = np.full(len(ratio), 2 * STEP_RATE * AUTHORS_STEPS), np.ones(len(ratio), bool)
     else:
@@ -256,7 +256,7 @@ def _first_crossing(
 
 
 def _minimise(
-    ratio: Array, error: Array, weight: float, target: float | None, feature_loss: float | None
+    ratio: Array, error: Array, weight: float, calibration: float | None, feature_loss: float | None
 ) -> Solution:
     usable = np.isfinite(ratio) & (ratio > 0)
     any_usable = usable.any(-1)
@@ -265,9 +265,9 @@ def _minimise(
         # Units without gain count in the mean s^2 r and add nothing to it; the others must make up for them.
         share = usable.sum(-1) / np.maximum(np.isfinite(ratio).sum(-1), 1)
         chosen = 2 * feature_loss / np.where(any_usable, share, 1.0)
-    elif target is not None:
+    elif calibration is not None:
         mean_log = np.where(usable, np.log(safe), 0.0).sum(-1) / np.maximum(usable.sum(-1), 1)
-        chosen = 2 * np.exp(2 * target + mean_log)
+        chosen = 2 * np.exp(2 * calibration + mean_log)
     else:
         chosen = np.full(ratio.shape[:-1], weight)
     lower, upper = NOISE_RATIO_LIMITS

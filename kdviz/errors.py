@@ -30,7 +30,7 @@ class KdvizWarning(UserWarning):
 
 
 class ConvergenceWarning(KdvizWarning):
-    """A calibration target was not met for some samples; see ``converged``."""
+    """A calibration was not met for some samples; see ``converged``."""
 
 
 class DegenerateWarning(KdvizWarning):

@@ -289,7 +289,7 @@ def _invent_network(
     """Write one network: a gain of about 1, at its points of about 40."""
     role = network.partition("-")[0]
     attrs = schema.make_attrs(
-        network_role=role, training_seed=0, seed=0, base_noise=0.01, weight=6.0, target=0.386,
+        network_role=role, training_seed=0, seed=0, base_noise=0.01, weight=6.0, calibration=0.386,
         solver="descent", distilled_layer=layer if role == "student" else None,
     )  # fmt: skip
     gain = np.where(points, 40.0, 1.0) * np.exp(0.05 * rng.standard_normal(points.shape))

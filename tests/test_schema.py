@@ -44,7 +44,7 @@ def test_validate__lists_all_faults_at_once() -> None:
     ds["foreground"] = (("sample", "unit"), np.ones((3, 4), "int64"))
     ds.attrs |= {"schema_version": 7, "flag": True}
     assert faults_of(ds, require=("gain", "noise_scale")) == [
-        "schema_version is 7; kdviz 0.1.0 knows version 1",
+        "schema_version is 7; kdviz 0.1.0 knows version 2",
         "dataset: attribute 'flag' is a bool; allowed: str, int, float (write structures as one JSON string)",
         "variable 'noise_scale' is missing",
         "coordinate 'epoch' is [5, 0], must be 0 or more and increase",
@@ -154,7 +154,7 @@ def test_make_attrs__writes_config_sorted_and_time_in_utc() -> None:
     attrs = schema.make_attrs(network_role="student", seed=0, config={"b": [1], "a": None}, created_at=moment)
     assert attrs == {
         "schema": "kdviz",
-        "schema_version": 1,
+        "schema_version": 2,
         "kdviz_version": "0.1.0",
         "created_at": "2026-01-01T23:30:00+00:00",
         "network_role": "student",
@@ -172,7 +172,6 @@ def test_make_attrs__stamps_the_present_moment() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"network_role": "pupil"}, "network_role is 'pupil'; allowed: teacher, student, baseline"),
         (
             {"noise_space": "pixel"},
             "noise_space is 'pixel'; allowed: pixels, coordinates, embedding, relative embedding",

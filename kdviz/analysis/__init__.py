@@ -3,7 +3,8 @@
 Each function validates its input, calls the plain-array functions of `kdviz.points` and returns a new
 Dataset; the input is never changed. No network is needed and no torch is imported: everything here follows
 from stored gains, so sliders may call it. The order is `derive_entropy`, `find_points`, then
-`count_points`, `measure_learning` and `compare`; `pair_networks` does it for a whole stored run.
+`count_points`, `measure_learning` and `compare`; `apply_settings` does the first two by one `Settings`, and
+`pair_networks` for a whole stored run.
 
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
@@ -38,6 +39,7 @@ from kdviz.analysis.pairs import (
 )
 from kdviz.analysis.progress import tabulate_learning, tabulate_peaks
 from kdviz.analysis.sensitivity import compare_settings
+from kdviz.analysis.settings import Settings, apply_settings
 
 __all__ = [
     "COUNT_METRICS",
@@ -49,6 +51,8 @@ __all__ = [
     "LayerNetworks",
     "Metric",
     "NetworkPair",
+    "Settings",
+    "apply_settings",
     "coarsen_grid",
     "collect_importance",
     "compare",

@@ -236,7 +236,7 @@ def _resample(
         valid,
         weights,
         threshold=settings["threshold"],
-        per_sample=settings["baseline"] == "sample",
+        per_sample=settings["background"] == "sample",
         count_at=count_at,
         after_start=epochs > 0,
         include_start=include_start,

@@ -17,7 +17,7 @@ def derive_entropy(
     *,
     solver: Solver = "descent",
     weight: float = 7.0,
-    target: float | None = 0.386,
+    calibration: float | None = 0.386,
     feature_loss: float | None = None,
 ) -> xr.Dataset:
     """Solve Eq. (4) of Zhang et al., TPAMI 2022, in closed form from measured gains.
@@ -35,7 +35,7 @@ def derive_entropy(
         Entropy weight in the mean form of the authors' code: 7, and 6 for ResNets. The default is 7 whatever
         the measurement used: a network measured at 6 moves to 7 without a warning, which ``extrapolated``
         shows. Give ``weight=ds.attrs["weight"]`` to keep it, as `kdviz.analysis.pair_networks` does.
-    target
+    calibration
         Mean of ``log(sigma / base_noise)`` in nat at which to calibrate (0.386 is the authors' -2.8 nat at
         0.01). None keeps the weight: 80 steps of descent, or the plain minimiser.
     feature_loss
@@ -72,7 +72,7 @@ def derive_entropy(
         gain_ratio(ds["gain"].values, variance, valid, base_noise),
         solver=solver,
         weight=weight,
-        target=target,
+        calibration=calibration,
         feature_loss=feature_loss,
         ratio_error=gain_ratio(ds["gain_error"].values, variance, valid, base_noise),
     )
@@ -87,9 +87,9 @@ def derive_entropy(
     settings: dict[str, str | float | int] = {"solver": solver, "weight": float(weight)}
     if feature_loss is not None:
         settings["feature_loss"] = float(feature_loss)
-    elif target is not None:
-        settings["target"] = float(target)
-    measured = {name: ds.attrs.get(name) for name in ("solver", "weight", "target")}
+    elif calibration is not None:
+        settings["calibration"] = float(calibration)
+    measured = {name: ds.attrs.get(name) for name in ("solver", "weight", "calibration")}
     as_measured = settings == {name: value for name, value in measured.items() if value is not None}
     settings["extrapolated"] = int(not as_measured or "coarsened" in ds.attrs)
     scale = solution.noise_ratio * base_noise

@@ -10,7 +10,7 @@ import xarray as xr
 from kdviz.points import Bools, Floats
 from kdviz.schema import validate
 
-ENTROPY_SETTINGS = ("solver", "weight", "target", "feature_loss")
+ENTROPY_SETTINGS = ("solver", "weight", "calibration", "feature_loss")
 
 
 def read_masks(ds: xr.Dataset) -> tuple[Bools, Bools]:
@@ -26,11 +26,11 @@ def read_points(ds: xr.Dataset) -> tuple[Bools, Bools]:
 
 
 def read_settings(ds: xr.Dataset) -> dict[str, Any]:
-    """Read threshold and baseline, as `kdviz.find_points` noted them."""
+    """Read threshold and background, as `kdviz.find_points` noted them."""
     attrs = ds["knowledge_point"].attrs
-    if missing := [name for name in ("threshold", "baseline") if name not in attrs]:
+    if missing := [name for name in ("threshold", "background") if name not in attrs]:
         raise ValueError(f"knowledge_point has no attribute {', '.join(missing)}; make it with find_points")
-    return {"threshold": float(attrs["threshold"]), "baseline": str(attrs["baseline"])}
+    return {"threshold": float(attrs["threshold"]), "background": str(attrs["background"])}
 
 
 def read_entropy_settings(ds: xr.Dataset) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def check_match(
         Dataset attributes that must be equal, likewise.
     require
         Variables needed besides ``entropy`` and ``foreground``. With ``knowledge_point``, threshold and
-        baseline of the points must be equal too.
+        background of the points must be equal too.
 
     Raises
     ------

@@ -20,10 +20,12 @@ from kdviz.analysis.metrics import METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, validate
 
-Baseline = Literal["checkpoint", "sample"]
+Background = Literal["checkpoint", "sample"]
 
 
-def find_points(ds: xr.Dataset, *, threshold: float = 0.2, baseline: Baseline = "checkpoint") -> xr.Dataset:
+def find_points(
+    ds: xr.Dataset, *, threshold: float = 0.2, background: Background = "checkpoint"
+) -> xr.Dataset:
     """Mark the units whose information the layer keeps better than that of an average background unit.
 
     A unit is a knowledge point if the mean background entropy exceeds its own entropy by more than
@@ -38,7 +40,7 @@ def find_points(ds: xr.Dataset, *, threshold: float = 0.2, baseline: Baseline = 
     threshold
         Margin ``b`` in nat, 0 or more. 0.2 is the papers' value for images and belongs to
         ``solver="descent"``.
-    baseline
+    background
         ``"checkpoint"``: one background mean per checkpoint, the mean over samples of the per-sample means,
         as in the published code. ``"sample"``: every sample against its own background.
 
@@ -46,18 +48,18 @@ def find_points(ds: xr.Dataset, *, threshold: float = 0.2, baseline: Baseline = 
     -------
     Dataset
         `ds` with ``background_entropy`` (epoch) in nat; ``knowledge_point`` (epoch, sample, unit), whose
-        attributes hold the threshold and the baseline; and ``uncertain`` (epoch, sample, unit): within two
+        attributes hold the threshold and the background; and ``uncertain`` (epoch, sample, unit): within two
         standard errors of the threshold. Where ``entropy_error`` is absent or NaN nothing is uncertain;
         attribute ``known_error`` of ``uncertain`` is the share of valid entries whose error is known. With
-        ``baseline="sample"`` also ``sample_background_entropy`` (epoch, sample).
+        ``background="sample"`` also ``sample_background_entropy`` (epoch, sample).
 
     Raises
     ------
     SchemaError
         If `ds` breaks the data contract or lacks a variable.
     ValueError
-        If `threshold` or `baseline` is not allowed, no sample has background units, or, with
-        ``baseline="sample"``, some sample has none.
+        If `threshold` or `background` is not allowed, no sample has background units, or, with
+        ``background="sample"``, some sample has none.
 
     Warns
     -----
@@ -93,40 +95,38 @@ def find_points(ds: xr.Dataset, *, threshold: float = 0.2, baseline: Baseline = 
         )
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold < np.inf:
         raise ValueError(f"threshold is {threshold!r}; allowed: a finite number of nat, 0 or more")
-    if baseline not in get_args(Baseline):
-        raise ValueError(f"baseline is {baseline!r}; allowed: {', '.join(get_args(Baseline))}")
+    if background not in get_args(Background):
+        raise ValueError(f"background is {background!r}; allowed: {', '.join(get_args(Background))}")
     entropy = ds["entropy"].values
     foreground, valid = read_masks(ds)
-    background = valid & ~foreground
-    names, empty = ds["sample"].values, ~background.any(axis=1)
+    outside = valid & ~foreground
+    names, empty = ds["sample"].values, ~outside.any(axis=1)
     if empty.all():
-        raise ValueError(
-            "no sample has background units: foreground covers every valid unit, so there is no baseline"
-        )
+        raise ValueError("no sample has background units to compare with: foreground covers every valid unit")
     if empty.any():
         some = f"{empty.sum()} of {len(empty)} samples have no background units: {name_some(names[empty])}"
-        if baseline == "sample":
-            raise ValueError(f"{some}; leave them out, or use baseline='checkpoint'")
+        if background == "sample":
+            raise ValueError(f"{some}; leave them out, or use background='checkpoint'")
         warnings.warn(f"{some}; they are left out of the background mean", DegenerateWarning, stacklevel=2)
     if "knowledge_point" in ds:
         warnings.warn("find_points replaces the knowledge points of this dataset", KdvizWarning, stacklevel=2)
 
-    per_sample = points.average_units(entropy, background)
+    per_sample = points.average_units(entropy, outside)
     mean = points.average_background(per_sample)
-    cutoff = points.entropy_cutoff(per_sample if baseline == "sample" else mean, threshold, entropy.dtype)
+    cutoff = points.entropy_cutoff(per_sample if background == "sample" else mean, threshold, entropy.dtype)
     uncertain, known_error = np.zeros(entropy.shape, dtype=bool), 0.0
     if "entropy_error" in ds:
         error = ds["entropy_error"].values
         uncertain = points.find_uncertain(entropy, error, valid, cutoff)
         known_error = float((~np.isnan(error) & valid).sum() / np.broadcast_to(valid, error.shape).sum())
 
-    settings = {"threshold": float(threshold), "baseline": str(baseline)}
+    settings = {"threshold": float(threshold), "background": str(background)}
     found = ds.assign(
         background_entropy=("epoch", mean.astype(entropy.dtype)),
         knowledge_point=(ds["entropy"].dims, points.find_points(entropy, valid, cutoff), settings),
         uncertain=(ds["entropy"].dims, uncertain, {"known_error": known_error}),
     ).drop_vars("sample_background_entropy", errors="ignore")
-    if baseline == "sample":
+    if background == "sample":
         attrs = {"long_name": "mean entropy of the background units of the sample", "units": "nat"}
         found["sample_background_entropy"] = (("epoch", "sample"), per_sample.astype(entropy.dtype), attrs)
     return annotate(found)

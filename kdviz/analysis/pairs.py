@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
-from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.groups import group_networks
-from kdviz.analysis.knowledge import Baseline, count_points, find_points
+from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.learning import measure_learning
-from kdviz.entropy import Solver
+from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
 from kdviz.store import Run
@@ -63,15 +61,7 @@ class NetworkPair:
 
 
 def pair_networks(
-    run: Run,
-    *,
-    threshold: float | None = None,
-    solver: Solver = "descent",
-    target: float | None = 0.386,
-    feature_loss: float | None = None,
-    baseline: Baseline = "checkpoint",
-    coarsening: int = 1,
-    layers: Sequence[str] | None = None,
+    run: Run, settings: Settings | None = None, *, layers: Sequence[str] | None = None
 ) -> dict[str, NetworkPair]:
     """Find the knowledge points of all networks of a run, and sort the networks by layer and role.
 
@@ -79,14 +69,9 @@ def pair_networks(
     ----------
     run
         From :func:`kdviz.open_run`.
-    threshold
-        As in :func:`kdviz.find_points`; by default that of the run's config, or 0.2 where it has none.
-    baseline
-        As in :func:`kdviz.find_points`.
-    solver, target, feature_loss
-        As in :func:`kdviz.derive_entropy`; the entropy weight is that of the measurement.
-    coarsening
-        As `factor` in `coarsen_grid`.
+    settings
+        How points follow from the measured gains; by default those of the papers, at the weight of the
+        measurement and the threshold of the run.
     layers
         Names as in the result; by default all.
 
@@ -100,7 +85,7 @@ def pair_networks(
     StoreError, SchemaError
         If the run is damaged or unfinished.
     ValueError
-        If a setting is out of range, a layer is unknown, or two networks claim one place.
+        If a layer is unknown, or two networks claim one place.
 
     Warns
     -----
@@ -108,8 +93,7 @@ def pair_networks(
         If student and baseline of a pair have different measurement seeds: their noise is not common, and
         its error no longer cancels in the difference.
     """
-    if threshold is None:
-        threshold = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", 0.2)
+    chosen = (Settings() if settings is None else settings).of_run(run)
     groups = group_networks(run)
     if unknown := [layer for layer in layers or () if layer not in groups]:
         raise ValueError(f"layers holds {unknown}; the run has {', '.join(groups)}")
@@ -119,18 +103,10 @@ def pair_networks(
             continue
 
         def find(networks: Mapping[int, str], layer: str = group.layer) -> dict[int, xr.Dataset]:
-            found = {}
-            for seed, network in networks.items():
-                ds = run.dataset(network, layer)
-                entropies = derive_entropy(
-                    coarsen_grid(ds, coarsening) if coarsening > 1 else ds,
-                    solver=solver,
-                    weight=float(ds.attrs["weight"]),
-                    target=target,
-                    feature_loss=feature_loss,
-                )
-                found[seed] = find_points(entropies, threshold=threshold, baseline=baseline)
-            return found
+            return {
+                seed: apply_settings(run.dataset(network, layer), chosen)
+                for seed, network in networks.items()
+            }
 
         pair = NetworkPair(
             layer=group.layer,
@@ -178,7 +154,7 @@ def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
         "Checkpoints": _describe_checkpoints,
         "Entropies": lambda ds: _describe_entropies(ds.attrs),
         "Threshold": lambda ds: (
-            f"{ds.attrs['threshold']:g} nat below the mean background entropy of the {ds.attrs['baseline']}"
+            f"{ds.attrs['threshold']:g} nat below the mean background entropy of the {ds.attrs['background']}"
         ),
         "Intervals": lambda ds: (
             f"{100 * ds.attrs['confidence']:g} %, {ds.attrs['resamples']} resamples, {ds.attrs['interval']}"
@@ -366,8 +342,8 @@ def _describe_entropies(attrs: Mapping[Any, Any]) -> str:
         said += f", weight {attrs['weight']:g}"
     if "feature_loss" in attrs:
         return f"{said}, calibrated to a feature loss of {attrs['feature_loss']:g} feature variances"
-    if "target" in attrs:
-        return f"{said}, target {attrs['target']:g} nat above the base noise"
+    if "calibration" in attrs:
+        return f"{said}, calibration {attrs['calibration']:g} nat above the base noise"
     return f"{said}, not calibrated"
 
 

@@ -1,15 +1,15 @@
 """The comparison of student and baseline under other settings: what hangs on a choice, and what does not."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from kdviz.analysis.pairs import compare_layers, pair_networks
+from kdviz.analysis.settings import Settings
 from kdviz.store import Run
 
 
-def compare_settings(run: Run, settings: Mapping[str, Mapping[str, Any]], *, layer: str) -> pd.DataFrame:
+def compare_settings(run: Run, settings: Mapping[str, Settings], *, layer: str) -> pd.DataFrame:
     """Compare student and baseline at one layer under several settings, as Table III of the papers does [1]_.
 
     Parameters
@@ -17,8 +17,7 @@ def compare_settings(run: Run, settings: Mapping[str, Mapping[str, Any]], *, lay
     run
         From :func:`kdviz.open_run`.
     settings
-        ``{label: arguments}``: `threshold`, `solver`, `target`, `feature_loss`, `baseline` or `coarsening` of
-        `pair_networks`.
+        ``{label: Settings}``.
     layer
         A layer with student and baseline, by the papers' name where the run records one.
 
@@ -29,10 +28,8 @@ def compare_settings(run: Run, settings: Mapping[str, Mapping[str, Any]], *, lay
 
     Raises
     ------
-    TypeError
-        If an argument is none of `pair_networks`.
     ValueError
-        If a value is out of range, or the layer has no pair.
+        If there are no settings, or the layer has no pair.
 
     References
     ----------
@@ -42,7 +39,7 @@ def compare_settings(run: Run, settings: Mapping[str, Mapping[str, Any]], *, lay
     if not settings:
         raise ValueError("settings is empty; name at least one")
     tables = [
-        compare_layers(pair_networks(run, layers=[layer], **arguments)).assign(setting=label)
-        for label, arguments in settings.items()
+        compare_layers(pair_networks(run, chosen, layers=[layer])).assign(setting=label)
+        for label, chosen in settings.items()
     ]
     return pd.concat(tables, ignore_index=True)

@@ -23,7 +23,7 @@ class Descent:
     Attributes
     ----------
     noise_ratio
-        Shape ``(B, U)``, float64: ``sigma / tau0`` where the mean of its log meets the target.
+        Shape ``(B, U)``, float64: ``sigma / tau0`` where the mean of its log meets the calibration.
     time
         Shape ``(B,)``, float64, in steps, interpolated.
     converged
@@ -46,7 +46,7 @@ def descend(
     feature_variance: Tensor,
     *,
     weight: float = 7.0,
-    target: float = 0.386,
+    calibration: float = 0.386,
     draws: int = 8,
     longest: int = LONGEST_DESCENT,
 ) -> Descent:
@@ -64,17 +64,17 @@ def descend(
         Of this layer, from :func:`estimate_gain`.
     feature_variance
         Shape ``(B,)``, the mean squared feature change at ``tau0``; positive.
-    weight, target
+    weight, calibration
         As in :func:`kdviz.entropy.solve`.
     draws
         Pass pairs a step.
     longest
-        Steps after which a sample is given up; the target is usually met near step 36.
+        Steps after which a sample is given up; the calibration is usually met near step 36.
 
     Returns
     -------
     Descent
-        Interpolated to the target between two steps; samples stop on their own.
+        Interpolated to the calibration between two steps; samples stop on their own.
 
     References
     ----------
@@ -97,8 +97,8 @@ def descend(
         gradient = slope / feature_variance[running, None] - weight / (units * here)
         moved = (here - rate * gradient).clamp(lower, upper)
         reached = (moved / bench.base_noise).log().mean(1)
-        done = reached >= target
-        share = (target - mean_log[running]) / (reached - mean_log[running])
+        done = reached >= calibration
+        share = (calibration - mean_log[running]) / (reached - mean_log[running])
         rows = running[done]
         end[rows] = here[done].log().lerp(moved[done].log(), share[done, None]).exp()
         time[rows] = step + share[done]

@@ -149,7 +149,7 @@ def _measure_layer(
             surrogate.select(chosen),
             variance[chosen],
             weight=settings.weight,
-            target=settings.target,
+            calibration=settings.calibration,
             draws=settings.draws,
         )
         ratio = invert_descent(descent.noise_ratio.numpy(), descent.time.numpy(), weight=settings.weight)
@@ -186,7 +186,7 @@ def _solve(
 ) -> Solution:
     ratio = gain_ratio(gain, variance, True, settings.base_noise)
     ratio_error = gain_ratio(error, variance, True, settings.base_noise)
-    return solve(ratio, weight=settings.weight, target=settings.target, ratio_error=ratio_error)
+    return solve(ratio, weight=settings.weight, calibration=settings.calibration, ratio_error=ratio_error)
 
 
 def _check(

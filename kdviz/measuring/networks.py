@@ -51,7 +51,7 @@ def measure(
     draws: int | None = None,
     base_noise: float | None = None,
     weight: float = 7.0,
-    target: float = 0.386,
+    calibration: float = 0.386,
     seed: int = 0,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
@@ -107,7 +107,7 @@ def measure(
     base_noise
         ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
         times the root mean square for words.
-    weight, target
+    weight, calibration
         Of the solution that is stored and checked: entropy weight and mean of ``log(sigma / tau0)``.
         :func:`kdviz.derive_entropy` gives any other afterwards without the network.
     seed
@@ -147,7 +147,7 @@ def measure(
     KdvizWarning
         If the inputs are so large that the preset noise is hardly seen, such as pixels of 0 to 255.
     ConvergenceWarning
-        If `target` is not met for some samples (``converged``).
+        If `calibration` is not met for some samples (``converged``).
 
     Notes
     -----
@@ -180,7 +180,9 @@ def measure(
         inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise, entry
     )
     feature = units.feature if feature is None else feature
-    settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
+    settings = _make_settings(
+        prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
+    )
     relative = entry is not None and base_noise is None
     identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
@@ -229,7 +231,7 @@ def measure_checkpoints(
     draws: int | None = None,
     base_noise: float | None = None,
     weight: float = 7.0,
-    target: float = 0.386,
+    calibration: float = 0.386,
     seed: int = 0,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
@@ -247,7 +249,7 @@ def measure_checkpoints(
         ``weights_only=True``: no pickled code is ever run.
     inputs, layers, units, foreground, labels, sample_ids, entry, feature, method, probes, draws, base_noise
         As in :func:`measure`.
-    weight, target, seed, device, max_batch, progress
+    weight, calibration, seed, device, max_batch, progress
         As in :func:`measure`.
     network
         Free name of the network in the run, such as ``"student-fc1-s0"``.
@@ -311,7 +313,9 @@ def measure_checkpoints(
         inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise, entry
     )
     feature = units.feature if feature is None else feature
-    settings = _make_settings(prepared, method, probes, draws, base_noise, weight, target, seed, max_batch)
+    settings = _make_settings(
+        prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
+    )
     relative = entry is not None and base_noise is None
     fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
     identity = dict(details or {}) | {
@@ -411,7 +415,7 @@ def _make_settings(
     draws: int | None,
     base_noise: float | None,
     weight: float,
-    target: float,
+    calibration: float,
     seed: int,
     max_batch: int | None,
 ) -> Settings:
@@ -419,7 +423,7 @@ def _make_settings(
     method = prepared.units.method if method is None else method
     draws = prepared.units.draws if draws is None else draws
     asked = Settings(
-        method, probes, draws, tau0, weight, target, seed, BLOCK if max_batch is None else max_batch
+        method, probes, draws, tau0, weight, calibration, seed, BLOCK if max_batch is None else max_batch
     )
     return replace(asked, micro_batch=min(asked.micro_batch, BLOCK))
 
@@ -444,7 +448,7 @@ def _layer_attrs(
         base_noise=config.pop("base_noise"),
         solver="descent",
         weight=config.pop("weight"),
-        target=config.pop("target"),
+        calibration=config.pop("calibration"),
         seed=config.pop("seed"),
         config=config,
         device=str(device_of(network)),
@@ -579,9 +583,9 @@ def _warn_of_doubts(results: Mapping[str, xr.Dataset]) -> None:
         unmet = ~ds["converged"] & ~dead
         if unmet.any():
             warnings.warn(
-                f"layer {layer!r} does not meet the calibration target for {int(unmet.sum())} of {size} "
+                f"layer {layer!r} does not meet the calibration for {int(unmet.sum())} of {size} "
                 "sample epochs: their entropies are not comparable with others (converged is False); "
-                "measure with a smaller target or another weight",
+                "measure with a smaller `calibration` or another weight",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -44,8 +44,8 @@ def measure_sampled(
     """Minimise Eq. (4) of Zhang et al., TPAMI 2022, from sampled losses alone.
 
     No gain, no surrogate and no small-noise assumption: the second opinion on
-    ``derive_entropy(ds, solver="optimum", target=None)``, and the way to noise too large for it. It takes
-    ``2 * steps * draws`` passes a sample, a hundred times those of :func:`kdviz.measure`.
+    ``derive_entropy(ds, solver="optimum", calibration=None)``, and the way to noise too large for it. It
+    takes ``2 * steps * draws`` passes a sample, a hundred times those of :func:`kdviz.measure`.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ class Settings:
     draws: int
     base_noise: float
     weight: float
-    target: float
+    calibration: float
     seed: int
     micro_batch: int
 
@@ -44,15 +44,15 @@ class Settings:
                 raise ValueError(f"{label} must be an integer of {least} or more, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
-        for name in ("base_noise", "weight", "target"):
+        for name in ("base_noise", "weight", "calibration"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
         highest = np.log(NOISE_RATIO_LIMITS[1])
-        if self.target > highest:
+        if self.calibration > highest:
             raise ValueError(
-                f"target must be at most {highest:.3f}, the log of the largest noise ratio; "
-                f"got {self.target!r}"
+                f"calibration must be at most {highest:.3f}, the log of the largest noise ratio; "
+                f"got {self.calibration!r}"
             )
 
     def as_config(self) -> dict[str, Any]:

@@ -21,12 +21,11 @@ import xarray as xr
 from kdviz import __version__
 from kdviz.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Attribute = str | int | float
 Part = Literal["samples", "measured", "derived", "attribution"]
 
-NETWORK_ROLES = ("teacher", "student", "baseline")
 NOISE_SPACES = ("pixels", "coordinates", "embedding", "relative embedding")
 METHODS = ("gain", "path")  # position = code of the variable `method`
 QUARTILES = 4
@@ -222,7 +221,7 @@ VARIABLES: dict[str, Variable] = {
             part="measured",
             flags=METHODS,
         ),
-        Variable("converged", _EPOCH_SAMPLE, "bool", "the calibration target was met", part="measured"),
+        Variable("converged", _EPOCH_SAMPLE, "bool", "the calibration was met", part="measured"),
         Variable(
             "zero_gain",
             _EPOCH_SAMPLE,
@@ -384,7 +383,7 @@ def make_attrs(
     base_noise: float | None = None,
     solver: str | None = None,
     weight: float | None = None,
-    target: float | None = None,
+    calibration: float | None = None,
     dataset_id: str | None = None,
     seed: int | None = None,
     training_seed: int | None = None,
@@ -401,7 +400,8 @@ def make_attrs(
     Parameters
     ----------
     network, network_role, architecture
-        Free name of the network; ``teacher``, ``student`` or ``baseline``; and its architecture.
+        Free name of the network; its part in a study, such as ``teacher``, ``student`` or ``baseline``; and
+        its architecture.
     distillation_method, distilled_layer, teacher
         How, at which layer and from which network a student was distilled.
     layer, feature
@@ -411,8 +411,8 @@ def make_attrs(
         of an ``embedding`` in its own numbers, or ``relative embedding``, in units of its root mean square.
     base_noise
         Standard deviation of the base noise, in normalised input units.
-    solver, weight, target
-        Of the derived entropies: solver, entropy weight and calibration target in nat above the base noise.
+    solver, weight, calibration
+        Of the derived entropies: solver, entropy weight, and calibration in nat above the base noise.
     dataset_id, seed, device, torch_version
         Where the inputs, the noise of the measurement and the arithmetic come from.
     training_seed, accuracy
@@ -433,12 +433,10 @@ def make_attrs(
     Raises
     ------
     ValueError
-        If a role or noise space is unknown, `created_at` has no time zone, or a value cannot be stored.
+        If a noise space is unknown, `created_at` has no time zone, or a value cannot be stored.
     TypeError
         If `config` holds what JSON cannot.
     """
-    if network_role is not None and network_role not in NETWORK_ROLES:
-        raise ValueError(f"network_role is {network_role!r}; allowed: {', '.join(NETWORK_ROLES)}")
     if noise_space is not None and noise_space not in NOISE_SPACES:
         raise ValueError(f"noise_space is {noise_space!r}; allowed: {', '.join(NOISE_SPACES)}")
     moment = created_at or datetime.now(UTC)
@@ -463,7 +461,7 @@ def make_attrs(
         "base_noise": base_noise,
         "solver": solver,
         "weight": weight,
-        "target": target,
+        "calibration": calibration,
         "dataset_id": dataset_id,
         "seed": seed,
         "training_seed": training_seed,
@@ -522,7 +520,8 @@ def _is_utf8(text: str) -> bool:
 
 def _variable_faults(spec: Variable, array: xr.Variable, ds: xr.Dataset) -> Iterator[str]:
     label = f"variable {spec.name!r}"
-    if array.dims != spec.dims:
+    layered = spec.part in ("measured", "derived") and array.dims[:1] == ("layer",)
+    if array.dims[layered:] != spec.dims:
         yield f"{label} has dims {_words(array.dims)}, must be {_words(spec.dims)}"
         return
     if array.dtype.kind not in _KINDS[spec.dtype]:

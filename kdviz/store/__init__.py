@@ -11,9 +11,10 @@ nothing but `Run.export` forces data to the disk, so a power cut may cost blocks
 carry checksums in both formats, and a chunk that is missing from a run directory is an error, never a fill
 value; an exported file ends in a checksum of the whole.
 
-Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed), ``files``
-(the two formats, atomic replacement), ``locks`` (one writer at a time), ``layout`` (names, empty arrays,
-comparing settings), ``run`` (the public class). No torch here: runs are viewed where none is installed.
+Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed),
+``migrations`` (what older versions wrote), ``files`` (the two formats, atomic replacement), ``layout``
+(names, empty arrays, comparing settings), ``run`` (the public class). No torch here: runs are viewed where
+none is installed.
 """
 
 from kdviz.store.run import Run, create_run, open_run

@@ -19,6 +19,7 @@ from kdviz.errors import StoreError
 from kdviz.files import beside
 from kdviz.schema import VARIABLES
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done, seal
+from kdviz.store.migrations import migrate
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
 REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
@@ -51,7 +52,7 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
         raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
     if damage:
         raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")
-    return loaded
+    return migrate(loaded, path)
 
 
 def children(path: Path, group: str) -> list[str]:
@@ -79,7 +80,7 @@ def read_catalogue(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
                 for layer, group in layers.groups.items():
                     found[network, layer] = plain({name: group.getncattr(name) for name in group.ncattrs()})
     order = sorted(found, key=lambda key: tuple(map(natural_order, key)))
-    return {key: found[key] for key in order}
+    return {key: migrate(xr.Dataset(attrs=found[key]), path).attrs for key in order}
 
 
 def list_results(path: Path) -> list[str]:

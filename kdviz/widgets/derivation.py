@@ -19,7 +19,7 @@ class EntropySettings:
 
     solver: Any  # one of the names that `derive_entropy` knows; it checks
     weight: float
-    target: float | None
+    calibration: float | None
     feature_loss: float | None
     coarsening: int
 
@@ -80,7 +80,7 @@ class Derivation:
                 self._merged(network, layer, settings.coarsening),
                 solver=settings.solver,
                 weight=settings.weight,
-                target=settings.target,
+                calibration=settings.calibration,
                 feature_loss=settings.feature_loss,
             )
         return Derived(ds, notes=tuple(notes))
@@ -90,7 +90,7 @@ class Derivation:
         if not has_background(derived.ds):
             return derived
         with _noting() as notes:
-            ds = find_points(derived.ds, threshold=points.threshold, baseline=points.background)
+            ds = find_points(derived.ds, threshold=points.threshold, background=points.background)
             learning = measure_learning(ds) if (ds["epoch"].values > 0).any() else None
         return Derived(ds, count_points(ds), learning, (*derived.notes, *notes))
 

@@ -107,7 +107,7 @@ class Selection(HasTraits):
             entropies=EntropySettings(
                 solver=self.solver,
                 weight=self.weight,
-                target=self.target if self.calibration == "entropy" else None,
+                calibration=self.target if self.calibration == "entropy" else None,
                 feature_loss=self.feature_loss if self.calibration == "loss" else None,
                 coarsening=self.coarsening,
             ),

@@ -88,7 +88,7 @@ def test_find_points__marks_units_below_the_background_mean_by_more_than_the_thr
         [[False, False, True, False], [True, False, True, False]]
     ]
     assert found["knowledge_point"].attrs["threshold"] == 0.2
-    assert found["knowledge_point"].attrs["baseline"] == "checkpoint"
+    assert found["knowledge_point"].attrs["background"] == "checkpoint"
     assert not found["uncertain"].any() and found["uncertain"].attrs["known_error"] == 0.0
     xr.testing.assert_identical(ds, before)
 
@@ -102,7 +102,7 @@ def test_find_points__every_checkpoint_has_its_own_background():
 
 def test_find_points__sample_baseline_compares_with_the_own_background():
     ds = make([[[-2.5, -2.75], [-3.0, -3.1]]], [[0, 1], [0, 1]])
-    found = analysis.find_points(ds, threshold=0.2, baseline="sample")
+    found = analysis.find_points(ds, threshold=0.2, background="sample")
     assert found["knowledge_point"].values.tolist() == [[[False, True], [False, False]]]
     assert found["sample_background_entropy"].values.tolist() == [[-2.5, -3.0]]
     again = analysis.find_points(found.drop_vars("knowledge_point"))
@@ -142,8 +142,8 @@ def test_find_points__sample_without_background_is_left_out_with_a_warning():
         found = analysis.find_points(ds)
     assert found["background_entropy"].item() == -2.5
     assert found["knowledge_point"].values.tolist() == [[[False, True], [True, True]]]
-    with pytest.raises(ValueError, match="s1; leave them out, or use baseline='checkpoint'"):
-        analysis.find_points(ds, baseline="sample")
+    with pytest.raises(ValueError, match="s1; leave them out, or use background='checkpoint'"):
+        analysis.find_points(ds, background="sample")
 
 
 def test_find_points__no_background_anywhere_raises():
@@ -167,8 +167,8 @@ def test_find_points__bad_threshold_raises(threshold):
 
 
 def test_find_points__bad_baseline_or_dataset_raises():
-    with pytest.raises(ValueError, match="baseline is 'image'; allowed: checkpoint, sample"):
-        analysis.find_points(random_network(0), baseline="image")
+    with pytest.raises(ValueError, match="background is 'image'; allowed: checkpoint, sample"):
+        analysis.find_points(random_network(0), background="image")
     with pytest.raises(SchemaError, match=r"'foreground' is missing.*measure with foreground=masks, or look"):
         analysis.find_points(random_network(0).drop_vars("foreground"))
     hole = random_network(0)
@@ -411,7 +411,7 @@ def test_compare__estimates_equal_the_single_analyses(student, baseline):
 @pytest.mark.parametrize("mode", ["checkpoint", "sample"])
 def test_compare__intervals_equal_slow_replica_with_the_same_resamples(mode):
     networks = {
-        role: analysis.find_points(random_network(seed, n_samples=6), baseline=mode)
+        role: analysis.find_points(random_network(seed, n_samples=6), background=mode)
         for role, seed in (("student", 1), ("baseline", 2))
     }
     result = analysis.compare(**networks, resamples=40, confidence=0.8, seed=11)
@@ -486,7 +486,7 @@ def test_compare__states_direction_and_settings(student, baseline):
     )
     assert signs == {"n_fg": 1, "n_bg": -1, "fg_ratio": 1, "d_mean": -1, "d_var": -1, "d_std": -1, "rho": 1}
     assert result["hypothesis"].values.tolist() == ["H1"] * 3 + ["H2"] * 3 + ["H3"]
-    expected = {"threshold": 0.2, "baseline": "checkpoint", "n_samples": 8, "n_seeds": 1, "resamples": 7}
+    expected = {"threshold": 0.2, "background": "checkpoint", "n_samples": 8, "n_seeds": 1, "resamples": 7}
     assert {name: result.attrs[name] for name in expected} == expected
     assert result.attrs["confidence"] == 0.9 and result.attrs["epochs"] == "[[0, 2, 5, 10]]"
 
@@ -614,12 +614,12 @@ def test_compare__entropy_weight_must_agree_except_with_the_teacher(student, bas
 
 def derived(ds, **settings):
     """The dataset as if its entropies had been derived with `settings` from a measurement with others."""
-    measured = {"solver": "descent", "weight": 6.0, "target": 0.386}
+    measured = {"solver": "descent", "weight": 6.0, "calibration": 0.386}
     ds = ds.assign_attrs(measured)
     return ds.assign(entropy=ds["entropy"].assign_attrs({"extrapolated": 1, **settings}))
 
 
-SETTINGS = {"solver": "optimum", "weight": 3.0, "target": 0.1}
+SETTINGS = {"solver": "optimum", "weight": 3.0, "calibration": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -627,10 +627,10 @@ SETTINGS = {"solver": "optimum", "weight": 3.0, "target": 0.1}
     [
         (SETTINGS | {"solver": "descent"}, "solver of the entropies is 'optimum' and 'descent'"),
         (SETTINGS | {"weight": 6.0}, r"weight of the entropies is 3\.0 and 6\.0"),
-        (SETTINGS | {"target": 0.386}, r"target of the entropies is 0\.1 and 0\.386"),
-        ({"solver": "optimum", "weight": 3.0}, r"target of the entropies is 0\.1 and None"),
+        (SETTINGS | {"calibration": 0.386}, r"calibration of the entropies is 0\.1 and 0\.386"),
+        ({"solver": "optimum", "weight": 3.0}, r"calibration of the entropies is 0\.1 and None"),
         (
-            {"solver": "optimum", "weight": 3.0, "target": 0.1, "feature_loss": 1.5},
+            {"solver": "optimum", "weight": 3.0, "calibration": 0.1, "feature_loss": 1.5},
             r"feature_loss of the entropies is None and 1\.5",
         ),
         ({}, "solver of the entropies is 'optimum' and 'descent'"),  # those of the measurement
@@ -651,7 +651,7 @@ def test_results__state_the_settings_of_the_derived_entropies(student, baseline)
         for result in (analysis.count_points(ours), analysis.measure_learning(ours), comparison):
             names = {*SETTINGS, "feature_loss"} & set(result.attrs)
             assert {name: result.attrs[name] for name in names} == settings, (
-                "and no target of the measurement beside a feature loss"
+                "and no calibration of the measurement beside a feature loss"
             )
 
 
@@ -682,7 +682,7 @@ def test_compare__definition_of_distance_must_agree(student, baseline):
 
 def test_compare__points_made_elsewhere_raise(student, baseline):
     bare = student.assign(knowledge_point=student["knowledge_point"].drop_attrs())
-    with pytest.raises(ValueError, match="knowledge_point has no attribute threshold, baseline"):
+    with pytest.raises(ValueError, match="knowledge_point has no attribute threshold, background"):
         analysis.compare(student=bare, baseline=baseline)
 
 

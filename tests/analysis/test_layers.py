@@ -57,7 +57,7 @@ def test_tabulate_layers__one_sample_has_no_error() -> None:
         (
             {
                 "conv": make_entropies(FIRST, settings={"solver": "descent", "feature_loss": 1.5}),
-                "fc1": make_entropies(FIRST, settings={"solver": "descent", "target": 0.386}),
+                "fc1": make_entropies(FIRST, settings={"solver": "descent", "calibration": 0.386}),
             },
             {},
             "conv and fc1 do not match",

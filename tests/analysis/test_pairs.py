@@ -169,8 +169,8 @@ def test_pair_networks__gives_the_points_found_by_hand(run: Run, pairs: dict) ->
     [
         {"threshold": 0.4},
         {"solver": "optimum"},
-        {"target": 0.6},
-        {"target": None},
+        {"calibration": 0.6},
+        {"calibration": None},
         {"feature_loss": 1.5},
     ],
     ids=lambda settings: next(iter(settings)),
@@ -178,7 +178,7 @@ def test_pair_networks__gives_the_points_found_by_hand(run: Run, pairs: dict) ->
 def test_pair_networks__settings_reach_the_entropies_and_points(
     run: Run, pairs: dict, settings: dict
 ) -> None:
-    moved = analysis.pair_networks(run, **settings)["fc1"].students[0]
+    moved = analysis.pair_networks(run, analysis.Settings(**settings))["fc1"].students[0]
     xr.testing.assert_identical(moved, by_hand(run, "student-fc1-s0", FC1, **settings))
     before = pairs["fc1"].students[0]
     changed = "knowledge_point" if "threshold" in settings else "entropy"
@@ -186,16 +186,16 @@ def test_pair_networks__settings_reach_the_entropies_and_points(
 
 
 def test_pair_networks__larger_threshold_never_counts_more(run: Run, pairs: dict) -> None:
-    strict = analysis.pair_networks(run, threshold=0.4)
+    strict = analysis.pair_networks(run, analysis.Settings(threshold=0.4))
     more, fewer = (analysis.compare_layers(found)[["student", "baseline"]][:3] for found in (pairs, strict))
     assert (fewer[:2] <= more[:2]).all(axis=None) and (fewer[:2] < more[:2]).any(axis=None)
 
 
 def test_pair_networks__background_of_every_sample_can_be_the_baseline(run: Run) -> None:
-    found = analysis.pair_networks(run, baseline="sample")["fc1"].baselines[0]
-    assert found["knowledge_point"].attrs["baseline"] == "sample"
+    found = analysis.pair_networks(run, analysis.Settings(background="sample"))["fc1"].baselines[0]
+    assert found["knowledge_point"].attrs["background"] == "sample"
     entropies = kdviz.derive_entropy(run.dataset("baseline-s0", FC1))
-    xr.testing.assert_identical(found, kdviz.find_points(entropies, baseline="sample"))
+    xr.testing.assert_identical(found, kdviz.find_points(entropies, background="sample"))
 
 
 def test_pair_networks__weight_is_that_of_the_measurement(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_pair_networks__threshold_is_that_of_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr", threshold=0.35)
     write_network(run, "b", "baseline", FC1)
     for given, used in ((None, 0.35), (0.2, 0.2)):
-        found = analysis.pair_networks(run, threshold=given)["fc1"].baselines[0]
+        found = analysis.pair_networks(run, analysis.Settings(threshold=given))["fc1"].baselines[0]
         assert found["knowledge_point"].attrs["threshold"] == used
 
 
@@ -300,11 +300,11 @@ def test_pair_networks__threshold_of_a_run_that_names_none_is_that_of_the_papers
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"threshold": -1}, "threshold"), ({"solver": "other"}, "solver"), ({"baseline": "x"}, "baseline")],
+    [({"threshold": -1}, "threshold"), ({"solver": "other"}, "solver"), ({"background": "x"}, "background")],
 )
 def test_pair_networks__bad_setting_raises(run: Run, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        analysis.pair_networks(run, **settings)
+        analysis.pair_networks(run, analysis.Settings(**settings))
 
 
 def test_pair_networks__unfinished_network_raises(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
     assert analysis.describe_comparison(pairs) == (
         "Samples: 6. Training seeds: 0 (conv), 0, 1 (fc1). "
         "Checkpoints: epochs 0, 2, 5; points counted at the last epoch, epoch 0 is in rho. "
-        "Entropies: solver descent, weight 7, target 0.386 nat above the base noise. "
+        "Entropies: solver descent, weight 7, calibration 0.386 nat above the base noise. "
         "Threshold: 0.2 nat below the mean background entropy of the checkpoint. "
         "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
         "seeds are not pooled. Weight distance: per step. "
@@ -372,16 +372,16 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"solver": "optimum", "target": None}, "Entropies: solver optimum, weight 7, not calibrated."),
+        ({"solver": "optimum", "calibration": None}, "Entropies: solver optimum, weight 7, not calibrated."),
         ({"feature_loss": 1.5}, "descent, weight 7, calibrated to a feature loss of 1.5 feature variances."),
         (
-            {"threshold": 0.4, "baseline": "sample"},
+            {"threshold": 0.4, "background": "sample"},
             "0.4 nat below the mean background entropy of the sample.",
         ),
     ],
 )
 def test_describe_comparison__states_the_settings_in_use(run: Run, settings: dict, said: str) -> None:
-    assert said in analysis.describe_comparison(analysis.pair_networks(run, **settings))
+    assert said in analysis.describe_comparison(analysis.pair_networks(run, analysis.Settings(**settings)))
 
 
 def test_describe_comparison__says_what_differs_and_what_is_undefined(tmp_path: Path) -> None:
@@ -484,8 +484,7 @@ def test_measure_noise_floor__without_repeats_is_empty(pairs: dict) -> None:
 
 def test_pair_networks__of_one_layer_on_a_coarser_grid(tmp_path: Path) -> None:
     run = make_grid_run(tmp_path / "run.zarr")
-    (label,) = analysis.pair_networks(run, layers=["fc1"], coarsening=2)
-    pair = analysis.pair_networks(run, layers=["fc1"], coarsening=2)[label]
+    ((label, pair),) = analysis.pair_networks(run, analysis.Settings(coarsening=2), layers=["fc1"]).items()
     assert label == "fc1" and pair.students[0].sizes["unit"] == UNITS // 4
     coarse = analysis.coarsen_grid(run.dataset("student-fc1-s0", FC1), 2)
     expected = kdviz.find_points(kdviz.derive_entropy(coarse, weight=7.0))
@@ -496,11 +495,15 @@ def test_pair_networks__of_one_layer_on_a_coarser_grid(tmp_path: Path) -> None:
 
 def test_compare_settings__is_each_comparison_by_itself(tmp_path: Path) -> None:
     run = make_grid_run(tmp_path / "run.zarr")
-    settings = {"strict": {"threshold": 0.5}, "coarse": {"coarsening": 2}, "optimum": {"solver": "optimum"}}
+    settings = {
+        "strict": analysis.Settings(threshold=0.5),
+        "coarse": analysis.Settings(coarsening=2),
+        "optimum": analysis.Settings(solver="optimum"),
+    }
     table = analysis.compare_settings(run, settings, layer="fc1")
     assert list(dict.fromkeys(table["setting"])) == ["strict", "coarse", "optimum"]
-    for label, arguments in settings.items():
-        alone = analysis.compare_layers(analysis.pair_networks(run, layers=["fc1"], **arguments))
+    for label, chosen in settings.items():
+        alone = analysis.compare_layers(analysis.pair_networks(run, chosen, layers=["fc1"]))
         found = table[table["setting"] == label].drop(columns="setting").reset_index(drop=True)
         pd.testing.assert_frame_equal(found, alone)
     values = table[table["metric"] == "n_fg"].set_index("setting")["student"]

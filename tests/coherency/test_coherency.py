@@ -454,7 +454,7 @@ def test_audit__entropy_between_a_linear_pair_moves_as_the_closed_form_says() ->
         gain = np.bincount(index, squares, minlength=16)[None]
         variance = gain.sum(1) * 0.01**2
         ratio = gain_ratio(gain, variance, True, 0.01)
-        entropies.append(np.log(solve(ratio, weight=7.0, target=0.386).noise_ratio))
+        entropies.append(np.log(solve(ratio, weight=7.0, calibration=0.386).noise_ratio))
     expected = np.abs(entropies[1] - entropies[0]).max()
     assert expected > 0.1
     found = dict(zip(table["factor"], table["difference"], strict=True))

@@ -1,4 +1,4 @@
-"""Write golden_run_v1.nc: the smallest run that holds every part of schema version 1.
+"""Write golden_run_v2.nc: the smallest run that holds every part of schema version 2.
 
 Run as ``python tests/data/make_golden_run.py``. Keep the file of an older version when the schema moves on.
 """
@@ -106,4 +106,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).with_name("golden_run_v1.nc"))
+    main(Path(__file__).with_name("golden_run_v2.nc"))

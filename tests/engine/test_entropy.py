@@ -91,7 +91,7 @@ def test_descent__solves_the_equation_of_motion():
         k3 = speed(squared + h / 2 * k2)
         k4 = speed(squared + h * k3)
         squared = squared + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    found = solve(ratio, weight=weight, target=None).noise_ratio
+    found = solve(ratio, weight=weight, calibration=None).noise_ratio
     # the integrator's error is of order h^4 = 1e-13
     np.testing.assert_allclose(found**2, squared, rtol=1e-11)
 
@@ -101,7 +101,7 @@ def test_descent__matches_the_formula_of_the_design():
     decay = np.exp(-4 * STEP_RATE * ratio * steps)
     expected = weight / (2 * ratio) + (1 - weight / (2 * ratio)) * decay
     np.testing.assert_allclose(
-        solve(ratio, weight=weight, target=None).noise_ratio ** 2, expected, rtol=1e-12
+        solve(ratio, weight=weight, calibration=None).noise_ratio ** 2, expected, rtol=1e-12
     )
 
 
@@ -109,8 +109,8 @@ def test_descent__tends_to_the_optimum_for_strong_units():
     ratio = np.array([50.0, 200.0, 300.0])
     # the remaining difference decays as exp(-4 r t / 256): below exp(-60) after 80 steps
     np.testing.assert_allclose(
-        solve(ratio, target=None).noise_ratio,
-        solve(ratio, solver="optimum", target=None).noise_ratio,
+        solve(ratio, calibration=None).noise_ratio,
+        solve(ratio, solver="optimum", calibration=None).noise_ratio,
         rtol=1e-12,
     )
 
@@ -127,7 +127,7 @@ def test_descent__unit_without_gain_grows_freely():
 def test_optimum__is_the_minimiser_of_the_objective():
     # Eq. (4) in the mean form: mean(s^2 r) - w mean(log s) has zero slope in log s, 2 s^2 r = w
     ratio = lognormal_ratios(20)
-    solution = solve(ratio, solver="optimum", target=None, weight=7.0)
+    solution = solve(ratio, solver="optimum", calibration=None, weight=7.0)
     np.testing.assert_allclose(2 * solution.noise_ratio**2 * ratio, 7.0, rtol=1e-12)
     assert feature_loss(solution, ratio) == pytest.approx(3.5)  # hence half the weight
 
@@ -135,7 +135,7 @@ def test_optimum__is_the_minimiser_of_the_objective():
 def test_optimum__known_case():
     # the same slope by hand: weight 7 and equal gains give sigma = 0.01 sqrt(7 / 2) = 0.01871, by Eq. (2)
     # H = -2.560
-    scale = 0.01 * solve([1.0, 1.0], solver="optimum", target=None).noise_ratio
+    scale = 0.01 * solve([1.0, 1.0], solver="optimum", calibration=None).noise_ratio
     np.testing.assert_allclose(scale, 0.01871, atol=5e-6)
     np.testing.assert_allclose(entropy_of(scale), -2.560, atol=5e-4)
 
@@ -165,7 +165,7 @@ def test_descent__equals_the_authors_loop_on_linear_layers(cells):
     assert 30 < step < 45
     # the loop keeps the nearest of its steps; compare at the mean it really reached
     assert kept.mean() == pytest.approx(0.386, abs=0.01)
-    solution = solve(gain_ratio(gain, variance, True, 0.01), target=kept.mean())
+    solution = solve(gain_ratio(gain, variance, True, 0.01), calibration=kept.mean())
     difference = np.abs(np.log(solution.noise_ratio) - kept)
     # what is left is the loop's finite step, 1 / 256 of the continuous time: second order in w / 256 = 0.03
     assert difference.mean() < 0.0006
@@ -178,11 +178,11 @@ def test_descent__equals_the_authors_loop_on_linear_layers(cells):
 
 @METHODS
 @pytest.mark.parametrize("n", [1, 2, 17, 256, 4096])
-@pytest.mark.parametrize("target", [0.1, 0.386, 0.55])
-def test_solve__meets_its_target(solver, n, target):
-    solution = solve(lognormal_ratios((3, n), spread=0.3), solver=solver, target=target)
+@pytest.mark.parametrize("calibration", [0.1, 0.386, 0.55])
+def test_solve__meets_its_calibration(solver, n, calibration):
+    solution = solve(lognormal_ratios((3, n), spread=0.3), solver=solver, calibration=calibration)
     assert solution.converged.all()
-    np.testing.assert_allclose(mean_log(solution), target, atol=1e-9)
+    np.testing.assert_allclose(mean_log(solution), calibration, atol=1e-9)
 
 
 @METHODS
@@ -204,15 +204,15 @@ def test_solve__feature_loss_is_that_of_all_units_even_those_without_gain(solver
 
 
 @METHODS
-def test_solve__feature_loss_replaces_the_target(solver):
+def test_solve__feature_loss_replaces_the_calibration(solver):
     ratio = lognormal_ratios(8)
-    one, other = (solve(ratio, solver=solver, feature_loss=1.5, target=t) for t in (0.1, None))
+    one, other = (solve(ratio, solver=solver, feature_loss=1.5, calibration=t) for t in (0.1, None))
     np.testing.assert_array_equal(one.noise_ratio, other.noise_ratio)
 
 
-def test_solve__without_target_keeps_the_weight():
-    assert solve([1.0, 2.0], target=None).time == AUTHORS_STEPS
-    assert solve([1.0, 2.0], solver="optimum", weight=5.0, target=None).time == 5.0
+def test_solve__without_calibration_keeps_the_weight():
+    assert solve([1.0, 2.0], calibration=None).time == AUTHORS_STEPS
+    assert solve([1.0, 2.0], solver="optimum", weight=5.0, calibration=None).time == 5.0
 
 
 @METHODS
@@ -228,23 +228,23 @@ def test_solve__one_unit(solver):
     assert solution.converged.all()
 
 
-def test_descent__flags_a_target_it_cannot_reach():
+def test_descent__flags_a_calibration_it_cannot_reach():
     # equal ratios end at s^2 = w / (2 r) = 3.5, log s = 0.626
-    solution = solve([[1.0, 1.0], [0.5, 0.5]], target=0.7)
+    solution = solve([[1.0, 1.0], [0.5, 0.5]], calibration=0.7)
     np.testing.assert_array_equal(solution.converged, [False, True])
     np.testing.assert_allclose(solution.noise_ratio[0] ** 2, 3.5, rtol=1e-12)
 
 
-def test_optimum__flags_a_target_that_needs_clamped_units():
+def test_optimum__flags_a_calibration_that_needs_clamped_units():
     solution = solve([[1e-6, 1e6], [1.0, 2.0]], solver="optimum")
     np.testing.assert_array_equal(solution.converged, [False, True])
     np.testing.assert_array_equal(solution.noise_ratio[0], [UPPER, LOWER])
 
 
 @METHODS
-@pytest.mark.parametrize("target", [0.386, None])
-def test_solve__sample_without_any_ratio_is_unknown(solver, target):
-    solution = solve([[np.nan, np.nan], [1.0, np.nan]], solver=solver, target=target)
+@pytest.mark.parametrize("calibration", [0.386, None])
+def test_solve__sample_without_any_ratio_is_unknown(solver, calibration):
+    solution = solve([[np.nan, np.nan], [1.0, np.nan]], solver=solver, calibration=calibration)
     np.testing.assert_array_equal(solution.converged, [False, True])
     np.testing.assert_array_equal(np.isnan(solution.noise_ratio), [[True, True], [False, True]])
 
@@ -261,7 +261,7 @@ def test_solve__padded_units_change_nothing(solver):
 @METHODS
 def test_solve__stands_a_huge_range_of_ratios(solver):
     ratio = np.logspace(-12, 6, 200)
-    solution = solve(ratio, solver=solver, target=0.2, ratio_error=0.1 * ratio)
+    solution = solve(ratio, solver=solver, calibration=0.2, ratio_error=0.1 * ratio)
     assert (np.diff(solution.noise_ratio) <= 0).all()
     assert ((solution.noise_ratio >= LOWER) & (solution.noise_ratio <= UPPER)).all()
     assert np.isfinite(solution.log_error).all()
@@ -278,10 +278,10 @@ def test_solve__stands_a_huge_range_of_ratios(solver):
 @given(ratio=ratio_arrays, seed=st.integers(0, 9))
 def test_solve__permuting_units_permutes_the_result(solver, ratio, seed):
     order = np.random.default_rng(seed).permutation(len(ratio))
-    expected = solve(ratio, solver=solver, target=0.2).noise_ratio[order]
+    expected = solve(ratio, solver=solver, calibration=0.2).noise_ratio[order]
     # sums over units are taken in another order: rounding, magnified by the root finder's tolerance
     np.testing.assert_allclose(
-        solve(ratio[order], solver=solver, target=0.2).noise_ratio, expected, rtol=1e-9
+        solve(ratio[order], solver=solver, calibration=0.2).noise_ratio, expected, rtol=1e-9
     )
 
 
@@ -289,7 +289,7 @@ def test_solve__permuting_units_permutes_the_result(solver, ratio, seed):
 @settings(max_examples=40, deadline=None)
 @given(ratio=ratio_arrays)
 def test_solve__larger_ratio_means_less_noise(solver, ratio):
-    noise = solve(ratio, solver=solver, target=0.2).noise_ratio
+    noise = solve(ratio, solver=solver, calibration=0.2).noise_ratio
     assert (np.diff(noise[np.argsort(ratio)]) <= 1e-12).all()
 
 
@@ -298,8 +298,8 @@ def test_solve__larger_ratio_means_less_noise(solver, ratio):
 @given(gain=ratio_arrays, scale=st.floats(1e-6, 1e6), variance=st.floats(0.1, 10))
 def test_solve__scale_of_the_feature_cancels(solver, gain, scale, variance):
     # gains and variance of a feature times c both grow by c^2
-    one = solve(gain_ratio(gain, variance, True, 1.0), solver=solver, target=0.2)
-    other = solve(gain_ratio(gain * scale, variance * scale, True, 1.0), solver=solver, target=0.2)
+    one = solve(gain_ratio(gain, variance, True, 1.0), solver=solver, calibration=0.2)
+    other = solve(gain_ratio(gain * scale, variance * scale, True, 1.0), solver=solver, calibration=0.2)
     np.testing.assert_allclose(other.noise_ratio, one.noise_ratio, rtol=1e-9)
 
 
@@ -327,11 +327,11 @@ def test_solve__propagates_errors_as_finite_differences_do(solver):
     error = 1e-6 * (ratio + 1e-3)
 
     def log_noise(r):
-        return np.log(solve(r, solver=solver, target=None).noise_ratio)
+        return np.log(solve(r, solver=solver, calibration=None).noise_ratio)
 
     expected = np.abs(log_noise(ratio + error) - log_noise(ratio))
     # one-sided difference: relative error of about error / ratio = 1e-6; rounding of log s, 1e-16 / 1e-9
-    found = solve(ratio, solver=solver, target=None, ratio_error=error).log_error
+    found = solve(ratio, solver=solver, calibration=None, ratio_error=error).log_error
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-14)
 
 
@@ -347,8 +347,8 @@ def test_solve__error_is_unknown_where_the_unit_takes_no_part():
 
 def test_invert_descent__gives_the_ratios_back():
     ratio = np.logspace(-6, 4, 101)
-    for weight, target in ((7.0, 0.386), (6.0, None), (0.5, None)):
-        solution = solve(ratio, weight=weight, target=target)
+    for weight, calibration in ((7.0, 0.386), (6.0, None), (0.5, None)):
+        solution = solve(ratio, weight=weight, calibration=calibration)
         free = (solution.noise_ratio > LOWER) & (solution.noise_ratio < UPPER)
         found = invert_descent(solution.noise_ratio, solution.time, weight=weight)
         # s^2 is 1 + w v - O(r): one rounding of s^2 (1e-16 x 10) moves r by about 1e-15 absolutely
@@ -389,7 +389,7 @@ def test_invert_descent__unit_at_or_past_free_growth_has_no_gain():
         ({"solver": "sgd"}, "solver must be one of descent, optimum; got 'sgd'"),
         ({"weight": 0.0}, "weight must be positive, got 0.0"),
         ({"weight": np.nan}, "weight must be positive, got nan"),
-        ({"target": np.inf}, "target must be a finite number of nats or None, got inf"),
+        ({"calibration": np.inf}, "calibration must be a finite number of nats or None, got inf"),
         ({"feature_loss": -1.0}, "feature_loss must be positive, got -1.0"),
     ],
 )

@@ -492,7 +492,7 @@ def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
         kept, _ = authors_loop.run(sampler, variance, 16, base_noise=base_noise)
         expected.append((kept / base_noise).log().numpy())
     expected = np.array(expected)
-    expected += 0.386 - expected.mean(1, keepdims=True)  # their last step need not fall on the target
+    expected += 0.386 - expected.mean(1, keepdims=True)  # their last step need not fall on it
     probes, both = (float(np.abs(entropies(g) - expected).mean()) for g in (surrogate.gain, shared))
     assert both < 0.75 * probes
     assert both < 0.05
@@ -507,9 +507,9 @@ def test_descend__is_the_authors_loop_on_a_linear_layer():
     slope = authors_loop.linear_slope(torch.from_numpy(problem.gain))
     kept, step = authors_loop.run(slope, variance, problem.units.count)
     bench = linear_bench(problem)
-    target = float((kept / BASE_NOISE).log().mean())
+    calibration = float((kept / BASE_NOISE).log().mean())
     surrogate = estimate_gain(bench)["linear"]
-    descent = descend(bench, "linear", surrogate, torch.tensor([variance]), target=target, draws=2)
+    descent = descend(bench, "linear", surrogate, torch.tensor([variance]), calibration=calibration, draws=2)
     assert descent.converged.all()
     assert float(descent.time) == pytest.approx(step, abs=0.01)
     # the exact surrogate leaves rounding of float32 features only, 1e-5 of each slope
@@ -524,7 +524,9 @@ def test_descend__equals_the_authors_loop_on_a_network_within_the_noise_of_both(
         for repeat in range(2):
             sampler = authors_loop.Sampler(network[:7], image, index, seed=10 * row + repeat)
             kept, _ = authors_loop.run(sampler, sampler.feature_variance(16), 16, weight=weight)
-            replicas[repeat, row] = kept.log() - kept.log().mean()  # their means are 0.005 nat off target
+            replicas[repeat, row] = (
+                kept.log() - kept.log().mean()
+            )  # their means are 0.005 nat off the calibration
     bench = make_bench(network, images, ["fc1"])
     surrogates = estimate_gain(bench)
     variance = variance_of(bench, surrogates)["fc1"]
@@ -643,7 +645,7 @@ def test_minimise_sampled__agrees_with_the_optimum(kind):
     ratio = gain_ratio(surrogates[layer].gain.numpy(), variance.numpy(), True, bench.base_noise)
     sampled = minimise_sampled(bench, layer, variance, draws=8).log().numpy()
     optimum, other = (
-        np.log(solve(ratio, solver="optimum", target=None, weight=w).noise_ratio) for w in (7.0, 8.0)
+        np.log(solve(ratio, solver="optimum", calibration=None, weight=w).noise_ratio) for w in (7.0, 8.0)
     )
     # 200 averaged steps x 8 draws: 0.02 nat of sampling noise at the learning rate used, as tried
     assert np.abs(sampled - optimum).mean() < 0.03
@@ -658,7 +660,7 @@ def test_acceptance__linear_layer_reproduces_the_closed_form():
     surrogates = estimate_gain(bench)
     variance = variance_of(bench, surrogates)["linear"]
     ratio = gain_ratio(surrogates["linear"].gain.numpy(), variance.numpy(), True, BASE_NOISE)
-    scale = BASE_NOISE * solve(ratio, solver="optimum", target=None).noise_ratio
+    scale = BASE_NOISE * solve(ratio, solver="optimum", calibration=None).noise_ratio
     entropy = np.log(scale) + 0.5 * np.log(2 * np.pi * np.e)
     np.testing.assert_allclose(entropy, np.tile(problem.optimum_entropy(), (2, 1)), atol=1e-3)
     blind = {"linear": zeros_like(surrogates["linear"])}  # the network alone, 500 draws: 3 %

@@ -166,23 +166,23 @@ gain_ratios = hnp.arrays(
 
 @MANY
 @given(gain_ratios, st.floats(0.05, 0.6), st.floats(2, 12))
-def test_solve__calibrates_falls_with_the_gain_and_is_inverted(ratio, target, weight) -> None:
-    solution = solve(ratio, target=target, weight=weight)
+def test_solve__calibrates_falls_with_the_gain_and_is_inverted(ratio, calibration, weight) -> None:
+    solution = solve(ratio, calibration=calibration, weight=weight)
     noise = solution.noise_ratio
     assert ((noise >= NOISE_RATIO_LIMITS[0]) & (noise <= NOISE_RATIO_LIMITS[1])).all()
     assert (np.diff(noise[np.argsort(ratio)]) <= 1e-12).all()
     assume(bool(solution.converged))
-    assert np.log(noise).mean() == pytest.approx(target, abs=1e-9)
-    again = solve(invert_descent(noise, solution.time, weight=weight), target=target, weight=weight)
+    assert np.log(noise).mean() == pytest.approx(calibration, abs=1e-9)
+    again = solve(invert_descent(noise, solution.time, weight=weight), calibration=calibration, weight=weight)
     # where s^2 hardly depends on r, rounding of s^2 is magnified in r but not in what comes back
     np.testing.assert_allclose(again.noise_ratio, noise, rtol=1e-7)
 
 
 @MANY
 @given(gain_ratios, st.floats(0.05, 0.6), st.integers(0, 5), st.sampled_from(["descent", "optimum"]))
-def test_solve__order_of_units_does_not_matter(ratio, target, seed, solver) -> None:
+def test_solve__order_of_units_does_not_matter(ratio, calibration, seed, solver) -> None:
     order = np.random.default_rng(seed).permutation(len(ratio))
-    one, other = (solve(r, target=target, solver=solver).noise_ratio for r in (ratio[order], ratio))
+    one, other = (solve(r, calibration=calibration, solver=solver).noise_ratio for r in (ratio[order], ratio))
     np.testing.assert_allclose(one, other[order], rtol=1e-9)  # sums are rounded in another order
 
 

@@ -35,7 +35,7 @@ from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.training.records import weight_distance
 
 GRID = units.grid(4)
-TARGET_ENTROPY = -2.8  # to three digits; the target is 0.386 nat above the entropy at 0.01
+TARGET_ENTROPY = -2.8  # to three digits; the calibration is 0.386 nat above the entropy at 0.01
 FAST = {"probes": 8, "draws": 2, "progress": False}
 
 
@@ -159,13 +159,13 @@ def test_measure__rescaling_single_channels_moves_the_layer_between():
     assert abs(after["conv1"]["entropy"] - before["conv1"]["entropy"]).mean() > 0.01
 
 
-def test_measure__entropy_meets_its_target_or_is_flagged():
+def test_measure__entropy_meets_its_calibration_or_is_flagged():
     # Cheng et al., CVPR 2020, published code, sigma/train_sigma.py: a mean entropy of -2.8
     ds = measure_cnn()
     assert ds["converged"].all()
     np.testing.assert_allclose(ds["entropy"].mean("unit"), TARGET_ENTROPY, atol=5e-4)
-    with pytest.warns(ConvergenceWarning, match="'fc1' does not meet the calibration target for 3 of 3"):
-        flagged = measure_cnn(target=0.9)  # beyond the optimum of a layer of equal gains, 0.626
+    with pytest.warns(ConvergenceWarning, match="'fc1' does not meet the calibration for 3 of 3"):
+        flagged = measure_cnn(calibration=0.9)  # beyond the optimum of a layer of equal gains, 0.626
     assert not flagged["converged"].any()
     assert (flagged["entropy"].mean("unit") < TARGET_ENTROPY - 0.386 + 0.9).all()
     assert flagged["noise_scale"].min() >= 0.001
@@ -603,10 +603,10 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"base_noise": 0.0}, ValueError, "base_noise must be a positive number, got 0.0"),
         ({"base_noise": "a"}, ValueError, "base_noise must be a positive number, got 'a'"),
         ({"weight": "x"}, ValueError, "weight must be a positive number, got 'x'"),
-        ({"target": True}, ValueError, "target must be a positive number, got True"),
-        ({"target": 9}, ValueError, "target must be at most 4.605, .* got 9"),
+        ({"calibration": True}, ValueError, "calibration must be a positive number, got True"),
+        ({"calibration": 9}, ValueError, "calibration must be at most 4.605, .* got 9"),
         ({"weight": -1.0}, ValueError, "weight must be a positive number, got -1.0"),
-        ({"target": np.nan}, ValueError, "target must be a positive number, got nan"),
+        ({"calibration": np.nan}, ValueError, "calibration must be a positive number, got nan"),
         ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
         ({"max_batch": 0}, ValueError, "max_batch must be .*1 or more, got 0"),
         ({"max_batch": 2.5}, ValueError, "max_batch must be an integer of 1 or more, got 2.5"),
@@ -1067,14 +1067,14 @@ def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
     quiet = {"units": GRID, "base_noise": 1e-3, "progress": False}
     sampled = kdviz.measure_sampled(network, images, layer="fc1", steps=150, draws=16, **quiet)
     gains = kdviz.measure(network, images, layers="fc1", method="gain", probes=64, draws=8, **quiet)
-    closed = kdviz.derive_entropy(gains, solver="optimum", target=None)
+    closed = kdviz.derive_entropy(gains, solver="optimum", calibration=None)
     # 0.02 nat are seen at 400 steps; shorter and so noisier here, against maps that spread over 0.2 nat
     # each has its own feature variance from a few draws, which shifts a whole map
     shift = (sampled["entropy"] - closed["entropy"]).mean("unit")
     assert float(abs(shift).max()) < 0.1
     assert float(abs(sampled["entropy"] - closed["entropy"] - shift).mean()) < 0.04
     assert np.corrcoef(sampled["entropy"].values.ravel(), closed["entropy"].values.ravel())[0, 1] > 0.95
-    other = kdviz.derive_entropy(gains, solver="optimum", weight=10.0, target=None)
+    other = kdviz.derive_entropy(gains, solver="optimum", weight=10.0, calibration=None)
     assert float(abs(sampled["entropy"] - other["entropy"]).mean()) > 0.1  # the weight is seen
 
 

@@ -160,7 +160,7 @@ def test_measure__several_draws_in_a_pass_change_rounding_only():
 
 
 def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
-    ds = derive_entropy(run(draws=8, probes=256), solver="optimum", target=None, weight=1.0)
+    ds = derive_entropy(run(draws=8, probes=256), solver="optimum", calibration=None, weight=1.0)
     ids, words = make_inputs()
     sampled = measure_sampled(
         Encoder(), ids, layer="hidden", units=words, entry="embeddings", weight=1.0,

@@ -27,7 +27,8 @@ from kdviz.errors import SchemaError, StoreError
 from kdviz.store import Run, create_run, open_run
 from kdviz.store.files import read_group
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden_run_v1.nc"
+GOLDEN_RUNS = [Path(__file__).parents[1] / "data" / f"golden_run_v{version}.nc" for version in (1, 2)]
+GOLDEN = GOLDEN_RUNS[-1]
 EPOCHS = [0, 2, 5]
 ATTRS = schema.make_attrs(network_role="student", seed=3, config={"probes": 64, "draws": 8})
 
@@ -342,11 +343,12 @@ def test_round_trip__holds_for_any_text_number_and_attribute(
                 assert all(type(got[name]) is type(value) for name, value in attrs.items())
 
 
-def test_golden_run__is_read_as_it_was_written() -> None:
-    run = open_run(GOLDEN)
-    assert repr(run) == "<kdviz.Run golden_run_v1.nc: 2 samples, 4 units; networks: student-fc1-s0>"
+@pytest.mark.parametrize("path", GOLDEN_RUNS, ids=lambda path: path.stem)
+def test_golden_run__is_read_as_it_was_written(path: Path) -> None:
+    run = open_run(path)
+    assert repr(run) == f"<kdviz.Run {path.name}: 2 samples, 4 units; networks: student-fc1-s0>"
     assert run.attrs["created_at"] == "2026-01-01T00:00:00+00:00"
-    assert run.attrs["schema_version"] == 1
+    assert run.attrs["schema_version"] == schema.SCHEMA_VERSION
     ds = run.dataset("student-fc1-s0", "features.7")
     nan = np.nan
     gain = [[[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, nan]], [[10, 10.25, 10.5, 10.75], [11, 11.25, 11.5, nan]]]
@@ -816,8 +818,8 @@ def with_version(finished: Run, path: Path, version: int) -> Path:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, "has schema version 2, this kdviz reads up to 1: update kdviz"),
-        (0, "version 0, this kdviz reads 1"),
+        (3, "has schema version 3, this kdviz reads up to 2: update kdviz"),
+        (0, "version 0, this kdviz reads 1 to 2"),
     ],
 )
 def test_open_run__refuses_other_schema_versions_naming_both(

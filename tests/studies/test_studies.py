@@ -217,7 +217,7 @@ def test_study__a_probe_of_the_last_epoch_would_be_the_head(study: Study, tmp_pa
 
 
 def test_study__pairs_and_tables_follow(study: Study) -> None:
-    pairs = analysis.pair_networks(kdviz.open_run(study.run_path), threshold=0.05)
+    pairs = analysis.pair_networks(kdviz.open_run(study.run_path), analysis.Settings(threshold=0.05))
     assert list(pairs) == ["fc1"] and pairs["fc1"].teacher is not None
     table = analysis.compare_layers(pairs).set_index("metric")
     assert table.index.tolist() == list(analysis.METRICS)

@@ -73,7 +73,7 @@ def add_network(
     count = run.samples.sizes["unit"]
     about = {"distilled_layer": MODULES[layer]} if role == "student" else {}
     attrs = schema.make_attrs(
-        network_role=role, training_seed=seed, seed=0, base_noise=0.01, weight=6.0, target=0.386,
+        network_role=role, training_seed=seed, seed=0, base_noise=0.01, weight=6.0, calibration=0.386,
         solver="descent", **about,
     )  # fmt: skip
     module = MODULES[layer]
@@ -156,11 +156,11 @@ def charting(app: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
 def find(run: Run, network: str, layer: str, **settings: object) -> xr.Dataset:
     """Derive what the app must show, straight from the public functions."""
     threshold = settings.pop("threshold", 0.25)
-    baseline = settings.pop("baseline", "checkpoint")
+    background = settings.pop("background", "checkpoint")
     factor = settings.pop("factor", 1)
     ds = analysis.coarsen_grid(run.dataset(network, MODULES[layer]), factor)
     derived = kdviz.derive_entropy(ds, **({"weight": 6.0} | settings))
-    return kdviz.find_points(derived, threshold=threshold, baseline=baseline)
+    return kdviz.find_points(derived, threshold=threshold, background=background)
 
 
 def panels(app: Explorer) -> list[bytes]:
@@ -175,12 +175,12 @@ def panels(app: Explorer) -> list[bytes]:
     [
         ({}, {}),
         ({"threshold": 0.1}, {"threshold": 0.1}),
-        ({"background": "sample"}, {"baseline": "sample"}),
+        ({"background": "sample"}, {"background": "sample"}),
         ({"weight": 9.0}, {"weight": 9.0}),
-        ({"target": 0.5}, {"target": 0.5}),
+        ({"target": 0.5}, {"calibration": 0.5}),
         ({"solver": "optimum"}, {"solver": "optimum"}),
         ({"calibration": "loss", "feature_loss": 1.7}, {"feature_loss": 1.7}),
-        ({"calibration": "none"}, {"target": None}),
+        ({"calibration": "none"}, {"calibration": None}),
         ({"coarsening": 2}, {"factor": 2}),
     ],
 )
@@ -489,7 +489,7 @@ def test_charts__show_the_counts_of_this_sample_and_its_peak(run: Run, app: Expl
     expected = np.log10(found["gain"].sel(epoch=5, sample="s2").values)
     assert np.allclose(gain.values, expected) and np.isnan(gain.cutoff)
     app.selection.background = "sample"
-    own = find(run, "student-fc1-s0", "fc1", baseline="sample")["sample_background_entropy"]
+    own = find(run, "student-fc1-s0", "fc1", background="sample")["sample_background_entropy"]
     trace = app._scene.trace(app.view.networks[1], "s2", "entropy", app.selection.place)
     assert trace.cutoff == pytest.approx(own.sel(epoch=5, sample="s2").item() - 0.25)
 

@@ -409,7 +409,9 @@ def test_explore__without_masks_shows_values_alone(
     layer = invented[kind].layer
     ds = source.dataset("teacher", layer)
     names = ("gain", "gain_error", "feature_variance", "method")
-    attrs = {name: ds.attrs[name] for name in ("network_role", "base_noise", "weight", "target", "solver")}
+    attrs = {
+        name: ds.attrs[name] for name in ("network_role", "base_noise", "weight", "calibration", "solver")
+    }
     run.create_group("teacher", layer, epochs=[9], attrs=attrs, block=ds.sizes["sample"], variables=names)
     run.write_block("teacher", layer, 0, 0, ds[[*names, "valid"]].drop_vars("foreground", errors="ignore"))
     app = kdviz.explore(run)

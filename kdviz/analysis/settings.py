@@ -1,0 +1,111 @@
+"""How points follow from gains: one frozen description of every choice, and its application."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from typing import get_args
+
+import numpy as np
+import xarray as xr
+
+from kdviz.analysis.coarsening import coarsen_grid
+from kdviz.analysis.entropies import derive_entropy
+from kdviz.analysis.knowledge import Background, find_points
+from kdviz.arguments import one_of, positive_number, whole_number
+from kdviz.entropy import Solver
+from kdviz.store import Run
+
+THRESHOLD = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides which units are knowledge points, once the gains are measured.
+
+    Attributes
+    ----------
+    solver, calibration, feature_loss
+        As in :func:`kdviz.derive_entropy`.
+    weight
+        Entropy weight; None for that of the measurement.
+    threshold
+        As in :func:`kdviz.find_points`; None for that of the run, or 0.2 nat where it records none.
+    background
+        As in :func:`kdviz.find_points`.
+    coarsening
+        As `factor` in `coarsen_grid`.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+
+    solver: Solver = "descent"
+    weight: float | None = None
+    calibration: float | None = 0.386
+    feature_loss: float | None = None
+    threshold: float | None = None
+    background: Background = "checkpoint"
+    coarsening: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that no derivation takes."""
+        one_of("solver", self.solver, get_args(Solver))
+        one_of("background", self.background, get_args(Background))
+        whole_number("coarsening", self.coarsening, 1)
+        for name in ("weight", "feature_loss"):
+            if (value := getattr(self, name)) is not None:
+                positive_number(name, value)
+        for name, least in (("calibration", -np.inf), ("threshold", 0.0)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < np.inf:
+                raise ValueError(f"{name} is {value!r}; allowed: a finite number of nat, or None")
+
+    def of_run(self, run: Run) -> "Settings":
+        """Return these settings with the threshold of `run` where none was chosen."""
+        if self.threshold is not None:
+            return self
+        recorded = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", THRESHOLD)
+        return replace(self, threshold=float(recorded))
+
+    def as_json(self) -> str:
+        """Return the settings as one JSON object with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
+    """Coarsen the grid, derive entropies and find knowledge points, as `settings` say.
+
+    Parameters
+    ----------
+    ds
+        A measured dataset of one layer with ``foreground``; its attribute ``weight`` is the entropy weight
+        where `settings` have none.
+    settings
+        Without a threshold, 0.2 nat; `Settings.of_run` takes that of a run.
+
+    Returns
+    -------
+    Dataset
+        As from :func:`kdviz.find_points`.
+
+    Raises
+    ------
+    SchemaError, ValueError
+        As `coarsen_grid`, :func:`kdviz.derive_entropy` and :func:`kdviz.find_points`.
+    """
+    weight = ds.attrs.get("weight") if settings.weight is None else settings.weight
+    if weight is None:
+        raise ValueError("ds has no attribute 'weight'; give Settings(weight=...)")
+    derived = derive_entropy(
+        coarsen_grid(ds, settings.coarsening) if settings.coarsening > 1 else ds,
+        solver=settings.solver,
+        weight=float(weight),
+        calibration=settings.calibration,
+        feature_loss=settings.feature_loss,
+    )
+    threshold = THRESHOLD if settings.threshold is None else settings.threshold
+    return find_points(derived, threshold=threshold, background=settings.background)

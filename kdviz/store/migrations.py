@@ -1,0 +1,49 @@
+"""Read what older versions of kdviz wrote: one step from each schema version to the next."""
+
+from collections.abc import Callable
+
+import xarray as xr
+
+from kdviz.errors import SchemaError
+from kdviz.schema import SCHEMA_VERSION
+
+
+def name_calibration_and_background(ds: xr.Dataset) -> None:
+    """From 1 to 2: ``target`` is called ``calibration``, and ``baseline`` of points ``background``."""
+    for attrs in (ds.attrs, *(ds.variables[name].attrs for name in ds.variables)):
+        if "target" in attrs:
+            attrs["calibration"] = attrs.pop("target")
+    if "knowledge_point" in ds.variables:
+        attrs = ds.variables["knowledge_point"].attrs
+        if "baseline" in attrs:
+            attrs["background"] = attrs.pop("baseline")
+
+
+STEPS: dict[int, Callable[[xr.Dataset], None]] = {1: name_calibration_and_background}
+
+
+def migrate(ds: xr.Dataset, source: object) -> xr.Dataset:
+    """Bring a group just read to the present schema version; `source` names it in a message.
+
+    Parameters
+    ----------
+    ds
+        As it was written; its attributes are changed in place. Without ``schema_version`` it counts as old.
+
+    Raises
+    ------
+    SchemaError
+        If it was written by a later kdviz, or says no version that there was.
+    """
+    version = ds.attrs.get("schema_version", 1)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SchemaError(
+            f"{source} has schema version {version}, this kdviz reads up to {SCHEMA_VERSION}: update kdviz"
+        )
+    if not isinstance(version, int) or version < 1:
+        raise SchemaError(f"{source} has schema version {version!r}, this kdviz reads 1 to {SCHEMA_VERSION}")
+    for step in range(version, SCHEMA_VERSION):
+        STEPS[step](ds)
+    if "schema_version" in ds.attrs:
+        ds.attrs["schema_version"] = SCHEMA_VERSION
+    return ds

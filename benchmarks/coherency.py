@@ -85,11 +85,11 @@ def audit_network(name: str, plan: CoherencyPlan, *, double: bool) -> pd.DataFra
     pairs = coherency.find_pairs(network, inputs).pairs
     groups: list[Any] = [coherency.list_disjoint(pairs), coherency.list_disjoint(pairs[1:])]
     with torch.no_grad():
-        targets = network(inputs).argmax(1)
+        classes = network(inputs).argmax(1)
     return coherency.audit(
         network,
         inputs,
-        targets,
+        classes,
         units=kdviz.units.grid(CELLS),
         foreground=masks,
         pairs=[*groups, *(pairs if plan.singly else ())],

@@ -19,14 +19,14 @@ from kdviz.attribution.maps import (
     LAYERED,
     METHODS,
     OPTIONS,
+    check_classes,
     check_layer,
-    check_targets,
     draw_map,
     list_methods,
 )
 from kdviz.errors import LayerError
-from kdviz.networks.checkpoints import fingerprint_weights
 from kdviz.networks.features import frozen, same_random_state, unwrap
+from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
 from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
 from kdviz.units import Grid
@@ -154,7 +154,7 @@ def attribute(
         },
         device=str(place),
         torch_version=torch.__version__,
-        weights_fingerprint=fingerprint_weights(network.state_dict()),
+        weights_fingerprint=fingerprint_tensors(network.state_dict()),
         input_fingerprint=given.fingerprint,
     )
     ds = schema.annotate(ds)
@@ -199,7 +199,7 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
     else:
         classes = torch.zeros(len(given.ids), dtype=torch.int64)
     with frozen(network):
-        check_targets(network, given.tensor, classes.to(place))
+        check_classes(network, given.tensor, classes.to(place))
         if explained is None and "label" not in given.samples.coords:
             with torch.no_grad():
                 answers = [

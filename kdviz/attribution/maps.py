@@ -1,6 +1,6 @@
 """Attribution maps of one batch: gradients, CAMs and occlusion, each named exactly.
 
-Every map explains the *logit* of a class: the entry of the network's output ``(B, C)`` at the target, before
+Every map explains the *logit* of a class: the entry of the network's output ``(B, C)`` at the class, before
 any softmax. Maps are given raw: not normalised, not resized, no ReLU behind them, their sign kept where there
 is one. A gradient over channels is a direction, so its maps are norms over channels, never negative; a
 contribution to the logit adds up, so its maps are sums over channels, of either sign.
@@ -10,14 +10,21 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from captum import attr
 from torch import Tensor, nn
 
 from kdviz.errors import LayerError
-from kdviz.networks.features import FeatureReader, frozen, resolve_layers, unwrap
+from kdviz.networks.features import (
+    check_layers,
+    frozen,
+    list_shapes,
+    name_modules,
+    read_layers,
+    resolve_layers,
+    unwrap,
+)
 
 METHODS = (
     "input_gradient",
@@ -60,7 +67,7 @@ OPTIONS: dict[str, dict[str, str | int | bool]] = {
 def draw_map(
     network: nn.Module,
     inputs: Tensor,
-    targets: Tensor,
+    classes: Tensor,
     *,
     method: str,
     layer: str | nn.Module | None = None,
@@ -73,10 +80,10 @@ def draw_map(
         Maps images to logits ``(B, C)``. Held in eval mode; left exactly as found.
     inputs
         Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device.
-    targets
+    classes
         Class to explain for every sample, ``(B,)``, int64.
     method
-        One of `METHODS`. With y the target's logit, x the input and A the layer's output:
+        One of `METHODS`. With y the class's logit, x the input and A the layer's output:
 
         - ``input_gradient``: norm over channels of dy/dx (captum ``Saliency``, ``abs=False``; [1]_ takes the
           largest magnitude instead of the norm);
@@ -106,7 +113,7 @@ def draw_map(
     Raises
     ------
     ValueError
-        For an unknown method, inputs that are no images, or targets that are not one class for each.
+        For an unknown method, inputs that are no images, or classes that are not one for each.
     LayerError
         If the layer is unknown, unused, reused or has no map, or the network has no map of this method.
 
@@ -122,13 +129,10 @@ def draw_map(
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
     network = unwrap(network)
     with frozen(network):
-        check_targets(network, inputs, targets)
-        if method in LAYERED:
-            module = network.get_submodule(check_layer(network, inputs, layer))
-        else:
-            module = network
+        check_classes(network, inputs, classes)
+        place = check_layer(network, inputs, layer) if method in LAYERED else ""
         watched = inputs.detach().clone().requires_grad_(True)
-        drawn = _DRAWERS[method](network, watched, targets, module)
+        drawn = _DRAWERS[method](network, watched, classes, place)
     return drawn.detach().float()
 
 
@@ -144,22 +148,10 @@ def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
         If there is none.
     """
     network = unwrap(network)
-    calls: dict[str, list[tuple[int, ...]]] = {}
-
-    def make_hook(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            calls.setdefault(name, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
-
-        return hook
-
-    candidates = [(name, module) for name, module in network.named_modules() if name and _convolves(module)]
-    handles = [module.register_forward_hook(make_hook(name)) for name, module in candidates]
-    try:
-        with frozen(network), torch.no_grad():
-            network(inputs[:1].clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    first_names = {module: name for name, module in reversed(name_modules(network).items())}
+    candidates = [name for module, name in first_names.items() if name and _convolves(module)]
+    with frozen(network):
+        calls = list_shapes(network, inputs[:1], candidates)
     found = [name for name, shapes in calls.items() if len(shapes) == 1 and _is_map(shapes[0])]
     if not found:
         raise LayerError(
@@ -173,7 +165,7 @@ def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> li
     """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
     possible = [method for method in METHODS if layer or method not in LAYERED]
     with frozen(network):
-        if layer and _class_weights(network, inputs[:1], network.get_submodule(layer)) is None:
+        if layer and _class_weights(network, inputs[:1], layer) is None:
             possible.remove("cam")
         if layer and not _has_relu(network):
             possible.remove("guided_grad_cam")
@@ -185,80 +177,74 @@ def check_layer(network: nn.Module, inputs: Tensor, layer: str | nn.Module | Non
     if layer is None:
         return find_map_layer(network, inputs)
     (name,) = resolve_layers(network, [layer])
-    shapes: list[tuple[int, ...]] = []
-
-    def note_shape(output: Tensor) -> Tensor:
-        shapes.append(tuple(output.shape))
-        return output
-
-    FeatureReader(network, [name], note_shape).check(inputs[:1])
-    if not _is_map(shapes[0]):
+    (shape,) = check_layers(network, inputs[:1], [name]).values()
+    if not _is_map(shape):
         raise LayerError(
-            f"layer {name!r} gives {shapes[0]}; a map needs (B, channels, height, width) with more than one "
+            f"layer {name!r} gives {shape}; a map needs (B, channels, height, width) with more than one "
             f"position, such as {find_map_layer(network, inputs)!r} gives"
         )
     return name
 
 
-def check_targets(network: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Refuse targets that do not pick one logit of each sample; the network must be frozen."""
+def check_classes(network: nn.Module, inputs: Tensor, classes: Tensor) -> None:
+    """Refuse classes that do not pick one logit of each sample; the network must be frozen."""
     if inputs.ndim != 4:
         raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
-    if targets.shape != inputs.shape[:1] or targets.dtype != torch.int64:
+    if classes.shape != inputs.shape[:1] or classes.dtype != torch.int64:
         raise ValueError(
-            f"targets must be {len(inputs)} classes, int64; got {tuple(targets.shape)} of {targets.dtype}"
+            f"classes must be {len(inputs)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
         )
     with torch.no_grad():
-        logits = network(inputs[:1].to(targets.device, copy=True))
+        logits = network(inputs[:1].to(classes.device, copy=True))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network must give logits (B, classes), got {got}; wrap it in one that does")
-    low, high = int(targets.min()), int(targets.max())
+    low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(
-            f"targets run from {low} to {high}; this network has classes 0 to {logits.shape[1] - 1}"
+            f"classes run from {low} to {high}; this network has classes 0 to {logits.shape[1] - 1}"
         )
 
 
-def _input_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
-    return attr.Saliency(network).attribute(inputs, targets, abs=False).norm(dim=1)
+def _input_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    return attr.Saliency(network).attribute(inputs, classes, abs=False).norm(dim=1)
 
 
-def _layer_gradient(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
-    output, logits = _run_to_layer(network, inputs, module)
-    score = logits.gather(1, targets[:, None]).sum()
+def _layer_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    output, logits = read_layers(network, inputs, [layer, ""]).values()
+    score = logits.gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
     return gradient.norm(dim=1)
 
 
-def _activation(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
-    return attr.LayerActivation(network, module).attribute(inputs).sum(1)
+def _activation(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    return attr.LayerActivation(network, name_modules(network)[layer]).attribute(inputs).sum(1)
 
 
-def _cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
-    weights = _class_weights(network, inputs, module)
+def _cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    weights = _class_weights(network, inputs, layer)
     if weights is None:
         raise LayerError(
             "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet behind "
             "its last block; for this network and layer take grad_cam, which needs no such head"
         )
-    output, _ = _run_to_layer(network, inputs, module)
-    return torch.einsum("bk,bkhw->bhw", weights[targets], output)
+    (output,) = read_layers(network, inputs, [layer]).values()
+    return torch.einsum("bk,bkhw->bhw", weights[classes], output)
 
 
-def _grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
-    explainer = attr.LayerGradCam(network, module)
-    return explainer.attribute(inputs, targets, relu_attributions=False, attr_dim_summation=True)[:, 0]
+def _grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    explainer = attr.LayerGradCam(network, name_modules(network)[layer])
+    return explainer.attribute(inputs, classes, relu_attributions=False, attr_dim_summation=True)[:, 0]
 
 
-def _integrated_gradients(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+def _integrated_gradients(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
     explainer = attr.IntegratedGradients(network)
     return explainer.attribute(
-        inputs, 0, targets, n_steps=STEPS, method="gausslegendre", internal_batch_size=max(len(inputs), 2)
+        inputs, 0, classes, n_steps=STEPS, method="gausslegendre", internal_batch_size=max(len(inputs), 2)
     ).sum(1)
 
 
-def _guided_grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
     if not _has_relu(network):
         raise LayerError(
             "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
@@ -266,22 +252,22 @@ def _guided_grad_cam(network: nn.Module, inputs: Tensor, targets: Tensor, module
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # they come off again
-        explainer = attr.GuidedGradCam(network, module)
-        return explainer.attribute(inputs, targets, interpolate_mode="nearest").norm(dim=1)
+        explainer = attr.GuidedGradCam(network, name_modules(network)[layer])
+        return explainer.attribute(inputs, classes, interpolate_mode="nearest").norm(dim=1)
 
 
-def _occlusion(network: nn.Module, inputs: Tensor, targets: Tensor, module: nn.Module) -> Tensor:
+def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
     channels, *size = inputs.shape[1:]
     window = [max(1, side // WINDOWS) for side in size]
     strides = [max(1, side // 2) for side in window]
     with torch.no_grad():
         falls = attr.Occlusion(network).attribute(
-            inputs, (channels, *window), strides=(channels, *strides), baselines=0, target=targets
+            inputs, (channels, *window), strides=(channels, *strides), baselines=0, target=classes
         )
     return falls[:, 0]  # a window covers all channels, so they hold the same
 
 
-_DRAWERS: dict[str, Callable[[nn.Module, Tensor, Tensor, nn.Module], Tensor]] = {
+_DRAWERS: dict[str, Callable[[nn.Module, Tensor, Tensor, str], Tensor]] = {
     "input_gradient": _input_gradient,
     "layer_gradient": _layer_gradient,
     "activation": _activation,
@@ -293,23 +279,7 @@ _DRAWERS: dict[str, Callable[[nn.Module, Tensor, Tensor, nn.Module], Tensor]] = 
 }
 
 
-def _run_to_layer(network: nn.Module, inputs: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Give the layer's output, on the way to the logits, and the logits."""
-    kept: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        kept.append(output)
-        return output.clone()  # so that no step behind the layer can overwrite what is kept
-
-    handle = module.register_forward_hook(keep)
-    try:
-        logits = network(inputs.clone())
-    finally:
-        handle.remove()
-    return kept[0], logits
-
-
-def _class_weights(network: nn.Module, inputs: Tensor, module: nn.Module) -> Tensor | None:
+def _class_weights(network: nn.Module, inputs: Tensor, layer: str) -> Tensor | None:
     """Give the weights ``(C, K)`` of logits that are linear in the layer's spatial mean, else None."""
     heads = [part for part in network.modules() if isinstance(part, nn.Linear)]
     if not heads:
@@ -317,7 +287,7 @@ def _class_weights(network: nn.Module, inputs: Tensor, module: nn.Module) -> Ten
     reads: list[Tensor] = []
     handle = heads[-1].register_forward_hook(lambda _, args, output: reads.extend((args[0], output)))
     try:
-        output, logits = _run_to_layer(network, inputs, module)
+        output, logits = read_layers(network, inputs, [layer, ""]).values()
     finally:
         handle.remove()
     if len(reads) != 2 or reads[0].shape != output.shape[:2] or reads[1].shape != logits.shape:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance
 from kdviz.attribution.attributing import batches, check_batch
-from kdviz.attribution.maps import check_targets
+from kdviz.attribution.maps import check_classes
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
@@ -124,7 +124,7 @@ def remove_units(
     place = device_of(network)
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
     with same_random_state(network), frozen(network), memory_advice(batch, stored=False), torch.no_grad():
-        check_targets(network, given.tensor, classes.to(place))
+        check_classes(network, given.tensor, classes.to(place))
         blocks = tqdm(
             batches(given, batch, place),
             total=-(-len(ids) // batch),

@@ -40,7 +40,7 @@ AUDITED = (*METHODS, "entropy")
 def audit(
     network: nn.Module,
     inputs: Tensor,
-    targets: Tensor,
+    classes: Tensor,
     *,
     units: Grid,
     foreground: ArrayLike | None = None,
@@ -65,8 +65,8 @@ def audit(
         folded into the layers before them on a copy, and that copy is audited.
     inputs
         Shape ``(B, channels, H, W)``, normalised as in training.
-    targets
-        Class that the attribution methods explain, ``(B,)``, int64.
+    classes
+        Class of each that the attribution methods explain, ``(B,)``, int64.
     units
         Of the entropy, such as ``kdviz.units.grid(16)``.
     foreground
@@ -139,7 +139,7 @@ def audit(
         if "entropy" in wanted:
             measured = _measure(one, inputs, names, units, foreground, probes, draws, seed)
         attributions = [method for method in wanted if method in METHODS]
-        drawn = draw_maps(one, inputs, targets, layers=names, methods=attributions)
+        drawn = draw_maps(one, inputs, classes, layers=names, methods=attributions)
         return drawn | _entropy_maps(measured), measured
 
     maps, measured = look(original)

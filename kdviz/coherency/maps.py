@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdviz.analysis import find_points
 from kdviz.attribution.maps import LAYER_METHODS, METHODS, draw_map, list_methods
-from kdviz.networks.features import frozen, resolve_layers, same_random_state
+from kdviz.networks.features import frozen, read_layers, resolve_layers, same_random_state
 
 INPUT = "input"
 """In place of a layer, where a map has none."""
@@ -29,13 +29,13 @@ Maps = dict[tuple[str, str], NDArray[np.float64]]
 
 
 def draw_maps(
-    network: nn.Module, inputs: Tensor, targets: Tensor, *, layers: Sequence[str], methods: Sequence[str]
+    network: nn.Module, inputs: Tensor, classes: Tensor, *, layers: Sequence[str], methods: Sequence[str]
 ) -> Maps:
     """Draw every map that a network has at some layers, raw, as :func:`audit` compares them.
 
     Parameters
     ----------
-    network, inputs, targets
+    network, inputs, classes
         As in :func:`audit`, in one precision.
     layers
         Convolutions and fully connected layers.
@@ -61,16 +61,16 @@ def draw_maps(
     maps: Maps = {}
     for method in methods:
         if method in _OF_NO_LAYER:
-            maps[INPUT, method] = _to_array(draw_map(network, inputs, targets, method=method))
+            maps[INPUT, method] = _to_array(draw_map(network, inputs, classes, method=method))
     of_layers = [method for method in methods if method not in _OF_NO_LAYER]
     for layer in names if of_layers else ():
-        vectors = _read_vectors(network, inputs, targets, layer)
+        vectors = _read_vectors(network, inputs, classes, layer)
         if vectors is not None:
             maps |= {(layer, name): value for name, value in vectors.items() if name in of_layers}
             continue
         has = list_methods(network, inputs, layer=layer)
         for method in (one for one in of_layers if one in has):
-            drawn = draw_map(network, inputs, targets, method=method, layer=layer)
+            drawn = draw_map(network, inputs, classes, method=method, layer=layer)
             maps[layer, method] = _to_array(drawn)
     return maps
 
@@ -123,26 +123,16 @@ def compare_points(before: xr.Dataset, after: xr.Dataset, threshold: float) -> d
 
 
 def _read_vectors(
-    network: nn.Module, inputs: Tensor, targets: Tensor, layer: str
+    network: nn.Module, inputs: Tensor, classes: Tensor, layer: str
 ) -> dict[str, NDArray[np.float64]] | None:
     """Give feature and gradient ``(B, D)`` of a layer without positions, None for a layer with a map."""
-    kept: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        kept.append(output)
-        return output.clone()  # so that no activation in place can overwrite what is kept
-
-    handle = network.get_submodule(layer).register_forward_hook(keep)
-    try:
-        with same_random_state(network), frozen(network):
-            logits = network(inputs.detach().clone().requires_grad_(True))
-            if kept[0].ndim == 4 and kept[0].shape[2:].numel() > 1:
-                return None
-            score = logits.gather(1, targets[:, None]).sum()
-            (gradient,) = torch.autograd.grad(score, kept[0])
-    finally:
-        handle.remove()
-    return dict(zip(_OF_VECTORS, (_to_array(kept[0]), _to_array(gradient)), strict=True))
+    with same_random_state(network), frozen(network):
+        watched = inputs.detach().clone().requires_grad_(True)
+        output, logits = read_layers(network, watched, [layer, ""]).values()
+        if output.ndim == 4 and output.shape[2:].numel() > 1:
+            return None
+        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), output)
+    return dict(zip(_OF_VECTORS, (_to_array(output), _to_array(gradient)), strict=True))
 
 
 def _least_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

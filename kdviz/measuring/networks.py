@@ -1,6 +1,5 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
-import hashlib
 import json
 import os
 import warnings
@@ -22,8 +21,9 @@ from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Method, Settings, name_noise_space
 from kdviz.measuring.trial import try_network
-from kdviz.networks.checkpoints import Checkpoint, fingerprint_weights, load_weights, read_checkpoint
+from kdviz.networks.checkpoints import Checkpoint, load_weights, read_checkpoint
 from kdviz.networks.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
+from kdviz.networks.hashing import fingerprint, fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
 from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
 from kdviz.store import Run, create_run, open_run
@@ -184,7 +184,7 @@ def measure(
         prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
     )
     relative = entry is not None and base_noise is None
-    identity = {"weights_fingerprint": fingerprint_weights(network.state_dict())}
+    identity = {"weights_fingerprint": fingerprint_tensors(network.state_dict())}
     parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
     with same_random_state(network), frozen(network), memory_advice(settings.micro_batch, stored=False):
         reader = FeatureReader(network, names, feature, entry)
@@ -317,11 +317,11 @@ def measure_checkpoints(
         prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
     )
     relative = entry is not None and base_noise is None
-    fingerprints = {str(at): fingerprint_weights(read_checkpoint(checkpoints[at])) for at in epochs}
+    fingerprints = [fingerprint_tensors(read_checkpoint(checkpoints[at])) for at in epochs]
     identity = dict(details or {}) | {
         "network": network,
         "network_role": role,
-        "weights_fingerprint": hashlib.sha256("".join(fingerprints.values()).encode()).hexdigest()[:16],
+        "weights_fingerprint": fingerprint("".join(fingerprints)),
     }
     pictures = None if thumbnails is None else check_pictures(thumbnails, len(prepared.ids))
     if pictures is not None and store is None:

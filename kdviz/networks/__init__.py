@@ -1,28 +1,43 @@
 """Networks as they come: read their layers and weights, and prepare them and their inputs for any room.
 
 Modules, each importing only from those before it: ``features`` (read a named layer, leave the network as it
-was found), ``preparing`` (refuse what allows no measurement; devices and memory), ``checkpoints`` (saved
-weights, read without running pickled code), ``inputs`` (check and name what goes in).
+was found), ``hashing`` (the one hash of tensors), ``preparing`` (refuse what allows no measurement; devices
+and memory), ``checkpoints`` (saved weights, read without running pickled code), ``inputs`` (check and name
+what goes in).
 """
 
-from kdviz.networks.checkpoints import fingerprint_weights, load_weights, read_checkpoint
-from kdviz.networks.features import FeatureReader, frozen, list_layers, resolve_layers, unwrap
+from kdviz.networks.checkpoints import load_weights, read_checkpoint
+from kdviz.networks.features import (
+    FeatureReader,
+    check_layers,
+    frozen,
+    list_layers,
+    list_shapes,
+    read_layers,
+    resolve_layers,
+    unwrap,
+)
+from kdviz.networks.hashing import fingerprint, fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
 from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
 
 __all__ = [
     "FeatureReader",
     "Inputs",
+    "check_layers",
     "device_of",
     "dtype_of",
-    "fingerprint_weights",
+    "fingerprint",
+    "fingerprint_tensors",
     "frozen",
     "list_layers",
+    "list_shapes",
     "load_weights",
     "memory_advice",
     "prepare_inputs",
     "prepare_network",
     "read_checkpoint",
+    "read_layers",
     "resolve_layers",
     "unwrap",
 ]

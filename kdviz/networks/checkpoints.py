@@ -1,6 +1,5 @@
 """Read saved weights without running pickled code, and put them into networks."""
 
-import hashlib
 import os
 import re
 import zipfile
@@ -88,17 +87,6 @@ def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str,
             return dict(weights)
         matched = {name.removeprefix(prefix): value for name, value in matched.items()}
     return matched
-
-
-def fingerprint_weights(weights: Mapping[str, Any]) -> str:
-    """Hash the names, shapes and bytes of the tensors of a state dict; other entries do not count."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        if isinstance(tensor, Tensor):
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def name_checkpoint(checkpoint: Checkpoint) -> str:

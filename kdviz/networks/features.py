@@ -11,7 +11,7 @@ import difflib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 
 from kdviz.errors import LayerError
 
+Batch = Tensor | Mapping[str, Tensor]
+"""What a network is given: one tensor ``(B, ...)``, or several, passed as keyword arguments."""
+
 Feature = str | Callable[[Any], Tensor]
 
 
 def list_layers(network: nn.Module) -> list[str]:
-    """Name the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
+    """List the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
     modules = unwrap(network).named_modules()
     return [_plain_name(name) for name, module in modules if name and not list(module.children())]
 
@@ -51,7 +54,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
         If a name is unknown (near names are listed), a module is not part of `network`, or a layer lies in
         a scripted, traced or exported program.
     """
-    modules = _modules_of(network)
+    modules = name_modules(network)
     names = []
     for layer in layers:
         if isinstance(layer, nn.Module):
@@ -89,8 +92,8 @@ def _is_dissolved(network: nn.Module, layer: str) -> bool:
     return not any(f"{layer}.".startswith(f"{name}.") for name in called)
 
 
-def _modules_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Name all modules, one module under several names included, as if nothing were compiled."""
+def name_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """Return all modules by name, one under several names included, as if nothing were compiled."""
     modules = unwrap(network).named_modules(remove_duplicate=False)
     return {_plain_name(name): module for name, module in modules}  # of a wrapper and its inside, the inside
 
@@ -146,6 +149,145 @@ class _LastLayerRead(Exception):
     """Ends a forward pass once every requested layer has been read."""
 
 
+def read_layers(network: nn.Module, inputs: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Run a network up to the last of some layers; return what each gives, as it is, with its graph.
+
+    Modes and gradient flags are those the caller has set: hold the network :func:`frozen` to explain it,
+    leave it as it is to train it.
+
+    Parameters
+    ----------
+    network
+        Keeps no hook.
+    inputs
+        Shape ``(B, ...)``, or a mapping of such tensors, passed as keyword arguments; a copy is passed on.
+    layers
+        Names from ``network.named_modules()``; ``""`` is the network itself, such as for its logits.
+
+    Returns
+    -------
+    dict
+        ``{layer: tensor}``, each on the way to the later ones, so that gradients of these can be taken with
+        respect to it. No step in place can overwrite it.
+
+    Raises
+    ------
+    LayerError
+        If a layer is unknown, not reached, used twice on the way or gives no tensor.
+    """
+    modules = name_modules(network)
+    if unknown := [layer for layer in layers if layer not in modules]:
+        resolve_layers(network, unknown)
+
+    def keep(layer: str, output: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(output, Tensor):
+            raise LayerError(f"layer {layer!r} returns a {type(output).__name__}, not a tensor")
+        return output, output.clone()
+
+    with _not_compiled():
+        kept = _collect(unwrap(network), inputs, {layer: modules[layer] for layer in layers}, keep)
+    for layer in layers:
+        if layer not in kept:
+            raise LayerError(_explain_calls(layer, 0))
+    return {layer: kept[layer] for layer in layers}
+
+
+def list_shapes(network: nn.Module, inputs: Batch, layers: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
+    """List the shapes that layers give in one whole pass, without gradients.
+
+    Parameters
+    ----------
+    network, inputs
+        As for :func:`read_layers`.
+    layers
+        Names from ``network.named_modules()``.
+
+    Returns
+    -------
+    dict
+        A shape for every call, empty for what is no tensor, in the order in which layers first return; none
+        for layers that take no part.
+    """
+    modules, shapes = name_modules(network), dict[str, list[tuple[int, ...]]]()
+
+    def note(layer: str, output: Any) -> None:
+        shapes.setdefault(layer, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+    with torch.no_grad(), _not_compiled(), _hooked({layer: modules[layer] for layer in layers}, note):
+        _run(unwrap(network), inputs)
+    return shapes
+
+
+def check_layers(network: nn.Module, inputs: Batch, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Run one whole pass and return the shape that each layer gives.
+
+    Raises
+    ------
+    LayerError
+        If a layer is never reached or is used more than once.
+    """
+    shapes = list_shapes(network, inputs, layers)
+    for layer in layers:
+        if (count := len(shapes.get(layer, ()))) != 1:
+            raise LayerError(_explain_calls(layer, count))
+    return {layer: shapes[layer][0] for layer in layers}
+
+
+def _explain_calls(layer: str, count: int) -> str:
+    if count == 0:
+        return (
+            f"layer {layer!r} takes no part in the forward pass of these inputs, or only its weights do; "
+            "choose a layer that is called, such as the one around it"
+        )
+    return (
+        f"layer {layer!r} is used {count} times in one forward pass, so its feature is not unique; give each "
+        "use its own module, or choose the layer around it"
+    )
+
+
+def _collect(
+    network: nn.Module,
+    inputs: Batch,
+    modules: Mapping[str, nn.Module],
+    take: Callable[[str, Any], tuple[Any, Any]],
+) -> dict[str, Any]:
+    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on."""
+    kept: dict[str, Any] = {}
+
+    def keep(layer: str, output: Any) -> Any:
+        if layer in kept:
+            raise LayerError(_explain_calls(layer, 2))
+        kept[layer], passed_on = take(layer, output)
+        if len(kept) == len(modules):
+            raise _LastLayerRead
+        return passed_on
+
+    with suppress(_LastLayerRead), _hooked(modules, keep):
+        _run(network, inputs)
+    return kept
+
+
+@contextmanager
+def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Call `hook` with the name and output of each module; what it returns takes the output's place."""
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: hook(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run(network: nn.Module, inputs: Batch) -> Any:
+    """Call a network with a copy of its inputs, which a step in place at its start may change."""
+    if isinstance(inputs, Tensor):
+        return network(inputs.clone())
+    return network(**{name: tensor.clone() for name, tensor in inputs.items()})
+
+
 class FeatureReader:
     """Callable that maps what noise falls on, ``(B, ...)``, to features ``{layer: (B, D)}`` of one network.
 
@@ -188,7 +330,7 @@ class FeatureReader:
             raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
         self.network = unwrap(network)
         self.layers = tuple(layers)
-        modules = _modules_of(network)  # once: walking a large network takes as long as a small pass
+        modules = name_modules(network)  # once: walking a large network takes as long as a small pass
         self._modules = {layer: modules[layer] for layer in self.layers}
         self._feature = feature
         self._entry = None if entry is None else modules[entry]
@@ -208,27 +350,18 @@ class FeatureReader:
         """
         if self._entry is None:
             return inputs
-        found: list[Any] = []
-
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            found.append(output)
-            raise _LastLayerRead
-
-        handle = self._entry.register_forward_hook(stop)
         try:
             with torch.no_grad():
-                self.network(inputs.clone())
-        except _LastLayerRead:
-            pass
+                found = _collect(
+                    self.network, inputs, {"entry": self._entry}, lambda _, output: (output, None)
+                )
         except (IndexError, RuntimeError) as error:
             if inputs.is_floating_point() or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(self._explain_entry(inputs, error)) from error
-        finally:
-            handle.remove()
         if not found:
             raise LayerError(f"entry {self.entry!r} takes no part in the forward pass of these inputs")
-        (output,) = found
+        (output,) = found.values()
         if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != len(inputs):
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LayerError(
@@ -261,31 +394,14 @@ class FeatureReader:
             As `enter`.
         """
         values = self.enter(inputs)
-        calls = dict.fromkeys(self.layers, 0)
-        entered: list[None] = []
-        entry = nn.Module() if self._entry is None else self._entry
-        handle = entry.register_forward_hook(lambda module, args, output: entered.append(None))
-        try:
-            with torch.no_grad(), self._hooks(self._counter(calls)):
-                self.network(inputs.clone())
-        finally:
-            handle.remove()
-        if len(entered) > 1:
-            raise LayerError(
-                f"entry {self.entry!r} is used {len(entered)} times in one forward pass, so it is not "
-                "clear where noise enters; give each use its own module, or choose the module around it"
-            )
-        for layer, count in calls.items():
-            if count == 0:
+        if self.entry is not None:
+            (entered,) = list_shapes(self.network, inputs, [self.entry]).values()
+            if len(entered) > 1:
                 raise LayerError(
-                    f"layer {layer!r} takes no part in the forward pass of these inputs, or only its weights "
-                    "do; choose a layer that is called, such as the one around it"
+                    f"entry {self.entry!r} is used {len(entered)} times in one forward pass, so it is not "
+                    "clear where noise enters; give each use its own module, or choose the module around it"
                 )
-            if count > 1:
-                raise LayerError(
-                    f"layer {layer!r} is used {count} times in one forward pass, so its feature is not "
-                    "unique; give each use its own module, or choose the layer around it"
-                )
+        check_layers(self.network, inputs, self.layers)
         with torch.no_grad():
             return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 
@@ -295,14 +411,14 @@ class FeatureReader:
         `values` are what noise falls on, as from `enter`. Where that is the output of `entry`, it takes the
         place of what comes out there for the network's `inputs`, which are needed then.
         """
-        features: dict[str, Tensor] = {}
-        try:
-            with self._hooks(self._collector(features, len(values))), self._entering(values):
-                given = values if self._entry is None else inputs
-                assert given is not None
-                self.network(given.clone())
-        except _LastLayerRead:
-            pass
+        given = values if self._entry is None else inputs
+        assert given is not None
+
+        def take(layer: str, output: Any) -> tuple[Tensor, None]:
+            return self._read(layer, output, len(values)), None
+
+        with self._entering(values):
+            features = _collect(self.network, given, self._modules, take)
         return {layer: features[layer] for layer in self.layers}
 
     @contextmanager
@@ -312,40 +428,8 @@ class FeatureReader:
             yield
             return
         scaled = values * self.noise_unit
-        handle = self._entry.register_forward_hook(lambda module, args, output: scaled)
-        try:
+        with _hooked({"entry": self._entry}, lambda _, __: scaled):
             yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _hooks(self, make_hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-        handles = [module.register_forward_hook(make_hook(layer)) for layer, module in self._modules.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _counter(self, calls: dict[str, int]) -> Callable[[str], Callable[..., None]]:
-        def make_hook(layer: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                calls[layer] += 1
-
-            return hook
-
-        return make_hook
-
-    def _collector(self, features: dict[str, Tensor], samples: int) -> Callable[[str], Callable[..., None]]:
-        def make_hook(layer: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                features[layer] = self._read(layer, output, samples)
-                if len(features) == len(self.layers):
-                    raise _LastLayerRead
-
-            return hook
-
-        return make_hook
 
     def _read(self, layer: str, output: Any, samples: int) -> Tensor:
         if callable(self._feature):

@@ -1,6 +1,5 @@
 """Check inputs, masks and names once, before any work starts."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.networks.hashing import fingerprint
 from kdviz.units import Grid, Units
 
 _LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
@@ -84,7 +84,9 @@ def prepare_inputs(
     if entry is None:
         _check_noise_here(tensor, units, dtype)
     valid = units.valid(len(tensor))
-    hashes = [_hash(_trim(sample, units, at), units.cut(at)) for at, sample in enumerate(tensor)]
+    hashes = [
+        fingerprint(_trim(sample, units, at), units.cut(at), digits=12) for at, sample in enumerate(tensor)
+    ]
     ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
@@ -96,10 +98,9 @@ def prepare_inputs(
         samples["foreground"] = (("sample", "unit"), mask)
     if labels is not None:
         samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
-    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
     if base_noise is None and entry is None:
         _warn_of_large_inputs(tensor, units.base_noise)
-    return Inputs(tensor, ids, units, samples, hashes, fingerprint)
+    return Inputs(tensor, ids, units, samples, hashes, fingerprint("".join(hashes)))
 
 
 def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -> None:
@@ -117,11 +118,6 @@ def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -
         units.index(tuple(tensor.shape[1:]))
     except ValueError as error:
         raise ValueError(f"{error}{layout_hint(tensor)}") from error
-
-
-def _hash(sample: Tensor, cut: bytes) -> str:
-    values = sample.contiguous().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(values + cut).hexdigest()[:12]
 
 
 def _trim(tensor: Tensor, units: Units, sample: int) -> Tensor:

@@ -23,12 +23,12 @@ from tqdm.auto import tqdm
 
 from kdviz.errors import StoreError
 from kdviz.files import read_json, write_json
+from kdviz.networks import fingerprint_tensors
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import (
     NETWORK,
     TrainingRecord,
     checkpoint_path,
-    fingerprint_tensors,
     read_tensors,
     write_tensors,
 )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.files import read_json, write_json
+from kdviz.networks import fingerprint_tensors
 from kdviz.networks.checkpoints import Checkpoint, load_weights
 from kdviz.training.plans import TrainingPlan
-from kdviz.training.records import fingerprint_tensors
 from kdviz.training.stages import evaluate, modules_below, train_head
 
 PROBES = "probes.json"

@@ -5,7 +5,6 @@ after that epoch), ``state.safetensors`` (where to resume; removed at the end) a
 last: a folder that has it is finished). Nothing in them depends on the time or the place of the run.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -244,13 +242,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(path), metadata
     except Exception as error:  # a damaged file makes the reader raise nearly anything
         raise StoreError(f"cannot read {path}: {error}") from error
-
-
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values, in the mapping's order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from kdviz.errors import LayerError
-from kdviz.networks.features import FeatureReader, frozen, resolve_layers
+from kdviz.networks import check_layers, fingerprint_tensors, frozen, read_layers, resolve_layers
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
-from kdviz.training.records import TrainingRecord, fingerprint_tensors
+from kdviz.training.records import TrainingRecord
 
 _MAX_CACHED_BYTES = 2**30  # features of more than this are computed again for every batch
 
@@ -376,10 +376,9 @@ def _fits_in_memory(one: Tensor, count: int) -> bool:
 def _layer_reader(network: nn.Module, layer: str, inputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Check a layer; give the function from a batch to its raw feature ``(B, D)``, running no layer above."""
     (layer,) = resolve_layers(network, [layer])
-    reader = FeatureReader(network, [layer], feature="identity")
     with frozen(network):
-        reader.check(inputs[:1].to(_device(network)))
-    return lambda batch: reader(batch)[layer]
+        check_layers(network, inputs[:1].to(_device(network)), [layer])
+    return lambda batch: read_layers(network, batch, [layer])[layer].flatten(1)
 
 
 def modules_below(network: nn.Module, layer: str, inputs: Tensor) -> list[nn.Module]:

@@ -187,11 +187,11 @@ def test_draw_map__guided_grad_cam_is_the_replica_with_relus_replaced(
 def test_draw_map__integrated_gradients_add_up_to_the_change_of_the_logit(images: Tensor) -> None:
     network = testing.small_cnn(size=8)
     inputs = testing.random_images(3, size=8)
-    targets = torch.tensor([0, 1, 2])
-    drawn = draw_map(network, inputs, targets, method="integrated_gradients").sum((1, 2))
+    classes = torch.tensor([0, 1, 2])
+    drawn = draw_map(network, inputs, classes, method="integrated_gradients").sum((1, 2))
     with torch.no_grad():
         logits = network(torch.cat([inputs, torch.zeros_like(inputs)]))
-    change = logits[:3][range(3), targets] - logits[3:][range(3), targets]
+    change = logits[:3][range(3), classes] - logits[3:][range(3), classes]
     # completeness; kinks on the straight path leave an error of the 50-step rule
     assert torch.allclose(drawn, change, atol=0.01)
 
@@ -242,14 +242,14 @@ class Functional(nn.Module):
 
 def test_draw_map__reads_a_layer_before_what_overwrites_it() -> None:
     torch.manual_seed(0)
-    network, inputs, targets = Functional(), testing.random_images(2), torch.tensor([0, 1])
+    network, inputs, classes = Functional(), testing.random_images(2), torch.tensor([0, 1])
     output = network.conv(inputs).detach().requires_grad_(True)
-    network.head(relu(output).mean((2, 3)))[[0, 1], targets].sum().backward()
-    assert close(draw_map(network, inputs, targets, method="layer_gradient"), output.grad.norm(dim=1))
+    network.head(relu(output).mean((2, 3)))[[0, 1], classes].sum().backward()
+    assert close(draw_map(network, inputs, classes, method="layer_gradient"), output.grad.norm(dim=1))
     with pytest.raises(LayerError, match="cam needs logits"):  # conv is read before its relu
-        draw_map(network, inputs, targets, method="cam")
+        draw_map(network, inputs, classes, method="cam")
     with pytest.raises(LayerError, match=r"nn\.ReLU modules and this network has none"):
-        draw_map(network, inputs, targets, method="guided_grad_cam")
+        draw_map(network, inputs, classes, method="guided_grad_cam")
 
 
 def snapshot(network: nn.Module) -> list[object]:
@@ -283,8 +283,8 @@ def test_draw_map__leaves_the_network_as_found_after_an_error(resnet: nn.Module,
     ("change", "message"),
     [
         ({"method": "gradcam"}, "method is 'gradcam'; allowed: input_gradient, "),
-        ({"targets": torch.tensor([1, 4])}, "targets run from 1 to 4; this network has classes 0 to 3"),
-        ({"targets": torch.tensor([1])}, r"targets must be 2 classes, int64; got \(1,\)"),
+        ({"classes": torch.tensor([1, 4])}, "classes run from 1 to 4; this network has classes 0 to 3"),
+        ({"classes": torch.tensor([1])}, r"classes must be 2 integers, int64; got \(1,\)"),
         (
             {"inputs": torch.zeros(2, 3)},
             r"inputs must be images \(B, channels, height, width\), got \(2, 3\)",
@@ -295,9 +295,9 @@ def test_draw_map__leaves_the_network_as_found_after_an_error(resnet: nn.Module,
     ],
 )
 def test_draw_map__refuses(resnet: nn.Module, images: Tensor, change: dict, message: str) -> None:
-    arguments = {"inputs": images, "targets": TARGETS, "method": "grad_cam"} | change
+    arguments = {"inputs": images, "classes": TARGETS, "method": "grad_cam"} | change
     with pytest.raises(ValueError, match=message):
-        draw_map(resnet, arguments.pop("inputs"), arguments.pop("targets"), **arguments)
+        draw_map(resnet, arguments.pop("inputs"), arguments.pop("classes"), **arguments)
 
 
 def test_find_map_layer__is_the_last_with_convolutions_and_more_than_one_position() -> None:
@@ -395,7 +395,7 @@ def test_attribute__does_not_depend_on_batch_mates_and_explains_the_answer_witho
         ({"methods": "cam"}, "methods must be a sequence of names, got the one string 'cam'"),
         ({"methods": ["cam", "lime"]}, "methods is .*'lime'.*; allowed: each at most once of input_gradient"),
         ({"methods": ["cam"]}, "cam needs logits that are one linear layer"),
-        ({"labels": [0, 9]}, "targets run from 0 to 9; this network has classes 0 to 3"),
+        ({"labels": [0, 9]}, "classes run from 0 to 9; this network has classes 0 to 3"),
         ({"explained": [0.0, 1.0]}, r"explained must be 2 integers, got shape \(2,\) of float64"),
         ({"max_batch": 0}, "max_batch must be an integer of 1 or more, got 0"),
         ({"epoch": -1}, "epoch must be an integer of 0 or more, got -1"),

@@ -376,12 +376,12 @@ def audited() -> pd.DataFrame:
     network, images = small_cnn(size=8), random_images(2)
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[:, :4] = True
-    targets = torch.tensor([0, 3])
+    classes = torch.tensor([0, 3])
     survey = find_pairs(network, images)
     options = {"units": kdviz.units.grid(4), "foreground": masks, "progress": False, "threshold": 0.05}
     groups = [survey.pairs[1], [survey.pairs[0], survey.pairs[2]]]
     return coherency.audit(
-        network, images, targets, pairs=groups, double=False, probes=16, draws=2, seed=3, **options
+        network, images, classes, pairs=groups, double=False, probes=16, draws=2, seed=3, **options
     )
 
 
@@ -539,25 +539,25 @@ def test_audit__says_why_a_network_has_no_pair() -> None:
 
 
 def test_draw_maps__of_a_fully_connected_layer_are_its_feature_and_gradient() -> None:
-    network, images, targets = small_cnn().eval(), random_images(2), torch.tensor([1, 3])
+    network, images, classes = small_cnn().eval(), random_images(2), torch.tensor([1, 3])
     maps = coherency.draw_maps(
         network,
         images,
-        targets,
+        classes,
         layers=["fc1", "conv2"],
         methods=["activation", "layer_gradient", "grad_cam"],
     )
     hidden = network[:7](images)
-    gradient = network.fc2.weight[targets] * (hidden > 0)
+    gradient = network.fc2.weight[classes] * (hidden > 0)
     np.testing.assert_allclose(maps["fc1", "activation"], hidden.detach(), rtol=1e-6)
     np.testing.assert_allclose(maps["fc1", "layer_gradient"], gradient.detach(), rtol=1e-6)
-    expected = kdviz.attribution.draw_map(network, images, targets, method="grad_cam", layer="conv2")
+    expected = kdviz.attribution.draw_map(network, images, classes, method="grad_cam", layer="conv2")
     np.testing.assert_array_equal(maps["conv2", "grad_cam"], expected)
     assert len(maps) == 5 and not any(module._forward_hooks for module in network.modules())
     with pytest.raises(ValueError, match="methods has 'entropy'; allowed: input_gradient"):
-        coherency.draw_maps(network, images, targets, layers=["fc1"], methods=["entropy"])
+        coherency.draw_maps(network, images, classes, layers=["fc1"], methods=["entropy"])
     with pytest.raises(kdviz.errors.LayerError, match="unknown layer 'fc3'"):
-        coherency.draw_maps(network, images, targets, layers=["fc3"], methods=["activation"])
+        coherency.draw_maps(network, images, classes, layers=["fc3"], methods=["activation"])
 
 
 def test_summarise__keeps_the_worst() -> None:

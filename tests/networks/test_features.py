@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdviz.errors import LayerError
-from kdviz.networks.features import FeatureReader, frozen, list_layers, resolve_layers, unwrap
+from kdviz.networks.features import FeatureReader, frozen, list_layers, read_layers, resolve_layers, unwrap
 from kdviz.testing import random_images, small_cnn
 
 
@@ -187,6 +187,62 @@ def test_reader__takes_its_hooks_off_even_when_the_network_raises():
     assert hook_count(network) == 0
     with pytest.raises(RuntimeError):
         reader(random_images(1, channels=5))
+    assert hook_count(network) == 0
+
+
+def test_read_layers__keeps_the_graph_and_runs_nothing_above():
+    network, images = small_cnn().train(), random_images(2)
+    network.fc2.register_forward_hook(lambda *_: pytest.fail("ran on"))
+    read = read_layers(network, images, ["fc1", "conv1"])
+    assert list(read) == ["fc1", "conv1"]
+    assert torch.equal(read["conv1"], network.conv1(images))  # neither flat nor cut by a ReLU
+    (ours,) = torch.autograd.grad(read["fc1"].sum(), network.conv1.weight)
+    hidden = network.pool(network.relu2(network.conv2(network.conv1(images).relu())))
+    (expected,) = torch.autograd.grad(network.fc1(hidden.flatten(1)).sum(), network.conv1.weight)
+    assert torch.equal(ours, expected)
+    assert network.training
+    assert hook_count(network) == 1
+
+
+def test_read_layers__lies_on_the_way_to_the_output_and_is_not_overwritten():
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    inputs = torch.randn(5, 4)
+    expected = network[0](inputs)
+    read, logits = read_layers(network, inputs, ["0", ""]).values()
+    assert torch.equal(read, expected)
+    assert torch.equal(logits, network(inputs))
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), read)
+    torch.testing.assert_close(gradient, network[2].weight[1] * (expected > 0))
+
+
+def test_read_layers__mapping_is_passed_by_name():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, values, scale):
+            return self.inner(values * scale)
+
+    network, values = Scaled(), torch.randn(2, 3)
+    (read,) = read_layers(network, {"scale": torch.tensor([[2.0], [3.0]]), "values": values}, [""]).values()
+    assert torch.equal(read, network.inner(values * torch.tensor([[2.0], [3.0]])))
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "message"),
+    [
+        (small_cnn(size=4), ["fc7"], "unknown layer 'fc7'"),
+        (Structured(), ["inner"], "'inner' returns a tuple"),
+        (Reused(), ["linear", ""], "'linear' is used 2 times"),
+        (Reused(), ["unused"], "'unused' takes no part"),
+    ],
+)
+def test_read_layers__refuses(network, layers, message):
+    inputs = random_images(1, size=4) if isinstance(network, nn.Sequential) else torch.randn(1, 4)
+    with pytest.raises(LayerError, match=message):
+        read_layers(network, inputs, layers)
     assert hook_count(network) == 0
 
 

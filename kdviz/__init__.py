@@ -30,6 +30,7 @@ _MODULES = (
     "analysis",
     "attribution",
     "coherency",
+    "distillation",
     "models",
     "networks",
     "papers",

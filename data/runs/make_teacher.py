@@ -74,7 +74,7 @@ def main(modality: str, folder: Path) -> None:
     )
     last = record.history.iloc[-1]
     metadata = about | {
-        "plan": material.plans["teacher"].as_json(),
+        "plan": material.plans["teacher"].model_dump(mode="json"),
         "train_accuracy": round(float(last["accuracy"]), 4),
         "held_out_accuracy": round(float(last["validation_accuracy"]), 4),
         "licence": "MIT",

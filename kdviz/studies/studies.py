@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema, units
+from kdviz.distillation import Features
 from kdviz.errors import StoreError
 from kdviz.measuring import measure_checkpoints
 from kdviz.models import PRESETS, ArchitecturePreset
@@ -24,7 +25,7 @@ from kdviz.training import (
     TrainingPlan,
     TrainingRecord,
     accuracy_array,
-    distil_features,
+    distil,
     evaluate,
     probe_accuracy,
     train_classifier,
@@ -309,11 +310,11 @@ class Study:
         folder = self._network_folder(f"student-{layer}", seed)
         student = self._build(seed)
         inputs, labels = self._student_data
-        distil_features(
+        distil(
             student,
             self._teacher,
             inputs,
-            layer=self._module(layer),
+            loss=Features(self._module(layer)),
             folder=folder / "features",
             plan=self._training_plan(layer, seed),
             tracked_layers=[self._weights(layer)],

@@ -1,5 +1,6 @@
 """Small, resumable training loops for teacher, student and baseline that save the epochs to measure."""
 
+from kdviz.training.distances import weight_distance
 from kdviz.training.plans import (
     FASHION_PLANS,
     FURNITURE_PLANS,
@@ -8,8 +9,8 @@ from kdviz.training.plans import (
     TrainingPlan,
 )
 from kdviz.training.probing import accuracy_array, probe_accuracy
-from kdviz.training.records import TrainingRecord, weight_distance
-from kdviz.training.stages import distil_features, evaluate, train_classifier, train_head
+from kdviz.training.records import TrainingRecord
+from kdviz.training.stages import distil, evaluate, train_classifier, train_head
 
 __all__ = [
     "FASHION_PLANS",
@@ -19,7 +20,7 @@ __all__ = [
     "TrainingPlan",
     "TrainingRecord",
     "accuracy_array",
-    "distil_features",
+    "distil",
     "evaluate",
     "probe_accuracy",
     "train_classifier",

@@ -8,37 +8,33 @@ in random order and give that up. This module does not know what is being learne
 Symbols: ``N`` samples, ``B`` samples of a batch, ``H, W`` image height and width.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.errors import StoreError
-from kdviz.files import read_json, write_json
-from kdviz.networks import fingerprint_tensors
+from kdviz.files import exclusive, lock_beside, make_folder, write_json
+from kdviz.networks import device_of, fingerprint_tensors
+from kdviz.training.distances import Odometer
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import (
-    NETWORK,
     TrainingRecord,
     checkpoint_path,
+    claim,
+    parts_path,
     read_tensors,
     write_tensors,
 )
 
 _STREAMS = {"order": 0, "augmentation": 1, "dropout": 2}
 _PADDING = 4  # pixels
-_STATES = {  # what an optimiser remembers of a parameter: the stored name and torch's
-    "sgd": {"momentum": "momentum_buffer"},
-    "adamw": {"step": "step", "mean": "exp_avg", "square": "exp_avg_sq"},
-}
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,10 @@ class Task:
     ----------
     network
         Saved at every checkpoint.
+    parts
+        Trained beside it and saved with it; may be empty.
     parameters
-        The part of the network's parameters that is optimised, by their names in the network.
+        Those of the network that are optimised; all of `parts` are.
     inputs
         Shape ``(N, ...)``; batches of it go to `loss`.
     loss
@@ -65,7 +63,8 @@ class Task:
     """
 
     network: nn.Module
-    parameters: Mapping[str, nn.Parameter]
+    parts: nn.Module
+    parameters: Sequence[nn.Parameter]
     inputs: Tensor
     loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
     set_mode: Callable[[], object]
@@ -83,65 +82,46 @@ def fit(
     StoreError
         If the folder belongs to another run, another process trains in it, or it cannot be read or written.
     FloatingPointError
-        If the loss is no longer finite; the network then has its initial weights again, as after any error.
+        If the loss is no longer finite; network and parts then have their initial weights again, as after any
+        error.
     """
-    folder = Path(folder)
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(folder / ".lock", timeout=0))
-        except Timeout:
-            raise StoreError(f"another process is training in {folder}") from None
-        except OSError as error:
-            raise StoreError(f"cannot train in {folder}: {error}") from error
+    folder = make_folder(folder)
+    lock = folder / ".training"
+    with exclusive(lock_beside(lock), lock):
         return _Run(task, plan, folder, tracked_layers).finish(progress)
 
 
 class _Run:
     def __init__(self, task: Task, plan: TrainingPlan, folder: Path, tracked_layers: Sequence[str]) -> None:
         self.task, self.plan, self.folder = task, plan, folder
-        self.device = next(iter(task.parameters.values())).device
+        self.state_path, self.history_path = folder / "state.safetensors", folder / "history.json"
+        self.device = device_of(task.network)
         self.identity = dict(
             task.identity,
-            plan=plan.as_json(),
+            plan=plan.model_dump(mode="json"),
             tracked_layers=list(tracked_layers),
             initial_weights=fingerprint_tensors(task.network.state_dict()),
+            initial_parts=fingerprint_tensors(task.parts.state_dict()),
         )
         self._claim_folder()
-        self.optimiser = _make_optimiser(plan, list(task.parameters.values()))
-        self.odometer = _Odometer(task.network, tracked_layers)
+        self.optimiser = _make_optimiser(plan, [*task.parameters, *task.parts.parameters()])
+        self.odometer = Odometer(task.network, tracked_layers)
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": []}
 
     def _claim_folder(self) -> None:
         path = self.folder / "plan.json"
-        identity = json.loads(json.dumps(self.identity))
-        if not path.exists():
-            foreign = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
-            if foreign:
-                raise StoreError(f"{self.folder} holds other files ({foreign[0]}); name an empty folder")
-            write_json(path, identity)
-        stored = read_json(path)
-        differing = sorted(
-            key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key)
-        )
-        if "plan" in differing:
-            ours, theirs = identity["plan"], dict(stored.get("plan") or {})
-            changed = [
-                f"{key} {theirs.get(key)} -> {ours.get(key)}" for key in ours if ours[key] != theirs.get(key)
-            ]
-            differing[differing.index("plan")] = f"plan ({', '.join(changed)})"
-        if differing:
-            raise StoreError(
-                f"{self.folder} holds a run that differs in {', '.join(differing)}; name another folder, "
-                "or pass what that run was started with (build the network again for its initial weights)"
-            )
+        foreign = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
+        if foreign and not path.exists():
+            raise StoreError(f"{self.folder} holds other files ({foreign[0]}); name an empty folder")
+        claim(path, self.identity)
 
     def finish(self, progress: bool) -> TrainingRecord:
-        modes = [(module, module.training) for module in self.task.network.modules()]
+        modules = [*self.task.network.modules(), *self.task.parts.modules()]
+        modes = [(module, module.training) for module in modules]
         steps = len(self.plan.batch_sizes(len(self.task.inputs)))
         try:
-            if not (self.folder / "history.json").exists():
+            if not self.history_path.exists():
                 self._resume()
                 with tqdm(
                     total=self.plan.epochs * steps, initial=self.epoch * steps, disable=not progress
@@ -151,11 +131,11 @@ class _Run:
                         self._train_epoch(bar)
                         self._save()
                 self._commit()
-            self._load(checkpoint_path(self.folder, self.plan.epochs))
-            (self.folder / "state.safetensors").unlink(missing_ok=True)
+            self._load(self.plan.epochs)
+            self.state_path.unlink(missing_ok=True)
         except BaseException:
             if checkpoint_path(self.folder, 0).exists():
-                self._load(checkpoint_path(self.folder, 0))
+                self._load(0)
             raise
         finally:
             self.optimiser.zero_grad(set_to_none=True)
@@ -164,28 +144,29 @@ class _Run:
         return TrainingRecord.open(self.folder)
 
     def _resume(self) -> None:
-        if not (self.folder / "state.safetensors").exists():
+        if not self.state_path.exists():
             return self._save()
-        path = self.folder / "state.safetensors"
-        tensors, progress = read_tensors(path)
+        tensors, progress = read_tensors(self.state_path)
         try:
             self._restore(tensors, progress)
-        except (KeyError, TypeError, RuntimeError) as error:  # the last is how torch refuses other shapes
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch's for other shapes and names
             reason, _, _ = str(error).partition("\n")
-            raise StoreError(f"{path} is damaged: {reason}; remove {self.folder} to train anew") from error
+            raise StoreError(
+                f"{self.state_path} is damaged: {reason}; remove {self.folder} to train anew"
+            ) from error
 
     def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        if sorted(tensors) != progress["tensors"]:
+            raise ValueError("it lacks tensors")
         self.epoch, self.history = progress["epoch"], progress["history"]
         self.odometer.distances = progress["weight_distance"]
-        weights = {
-            name.removeprefix("network/"): tensors[name] for name in tensors if name.startswith("network/")
-        }
-        self.task.network.load_state_dict(weights)
-        for name, parameter in self.task.parameters.items():
-            for stored, kind in _STATES[self.plan.optimiser].items():
-                if f"{stored}/{name}" in tensors:
-                    place = "cpu" if kind == "step" else self.device
-                    self.optimiser.state[parameter][kind] = tensors[f"{stored}/{name}"].to(place, copy=True)
+        self.task.network.load_state_dict(_below("network", tensors))
+        self.task.parts.load_state_dict(_below("parts", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimiser", tensors).items():
+            index, kind = name.split("/")
+            state.setdefault(int(index), {})[kind] = tensor.clone()
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
 
     def _train_epoch(self, bar: tqdm) -> None:
         epoch = self.epoch + 1
@@ -196,6 +177,7 @@ class _Run:
         losses: list[Tensor] = []
         right: list[Tensor] = []
         self.task.set_mode()
+        self.task.parts.train()
         self.odometer.start_epoch()
         with _dropout_seeded(self.device, self.plan.seed, epoch):
             for positions in order.split(self.plan.batch_sizes(len(order))):
@@ -223,19 +205,28 @@ class _Run:
         self.epoch = epoch
 
     def _save(self) -> None:
-        """Checkpoint first, state second: whatever the state says is done, is on disk."""
-        weights = self.task.network.state_dict()
+        """Checkpoints first, state second: whatever the state says is done, is on disk."""
+        weights, parts = self.task.network.state_dict(), self.task.parts.state_dict()
         if self.epoch in self.plan.checkpoints:
             metadata = {"epoch": self.epoch, "run": self.identity}
             write_tensors(checkpoint_path(self.folder, self.epoch), weights, metadata)
-        tensors = {f"network/{name}": tensor for name, tensor in weights.items()}
-        for name, parameter in self.task.parameters.items():
-            for stored, kind in _STATES[self.plan.optimiser].items():
-                state = self.optimiser.state[parameter].get(kind)
-                if state is not None:
-                    tensors[f"{stored}/{name}"] = state
-        progress = {"epoch": self.epoch, "history": self.history, "weight_distance": self.odometer.distances}
-        write_tensors(self.folder / "state.safetensors", tensors, progress)
+            if parts:
+                write_tensors(parts_path(self.folder, self.epoch), parts, metadata)
+        remembered = {
+            f"{index}/{kind}": value
+            for index, entries in self.optimiser.state_dict()["state"].items()
+            for kind, value in entries.items()
+            if isinstance(value, Tensor)
+        }
+        kinds = {"network": weights, "parts": parts, "optimiser": remembered}
+        tensors = {f"{kind}/{name}": own[name] for kind, own in kinds.items() for name in own}
+        progress = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "weight_distance": self.odometer.distances,
+            "tensors": sorted(tensors),
+        }
+        write_tensors(self.state_path, tensors, progress)
 
     def _commit(self) -> None:
         contents = {
@@ -243,10 +234,17 @@ class _Run:
             "history": self.history,
             "weight_distance": self.odometer.distances,
         }
-        write_json(self.folder / "history.json", contents)
+        write_json(self.history_path, contents)
 
-    def _load(self, path: Path) -> None:
-        self.task.network.load_state_dict(read_tensors(path)[0])
+    def _load(self, epoch: int) -> None:
+        self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch))[0])
+        if self.task.parts.state_dict():
+            self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch))[0])
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in found.items()}
 
 
 def _make_optimiser(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -254,55 +252,6 @@ def _make_optimiser(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch
     if plan.optimiser == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
     return torch.optim.SGD(parameters, lr=rate, momentum=plan.momentum, weight_decay=decay)
-
-
-class _Odometer:
-    """Sums how far weights move, by step and by epoch, relative to their initial norm.
-
-    ``distances[definition][layer]`` lists the sum after 0, 1, ... epochs; `NETWORK` stands for all parameters
-    as one vector.
-    """
-
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        self.weights = {layer: network.get_submodule(layer).weight for layer in layers}
-        self.parameters = list(network.parameters())
-        self.initial = {name: float(norm) for name, norm in self._norms(None).items()}
-        still = [name for name, norm in self.initial.items() if norm == 0]
-        if still:
-            raise ValueError(
-                f"the initial weight of {', '.join(still)} is 0, so no distance is relative to it"
-            )
-        self.distances = {rule: {name: [0.0] for name in self.initial} for rule in ("step", "epoch")}
-
-    def start_epoch(self) -> None:
-        self.epoch_start = [parameter.detach().clone() for parameter in self.parameters]
-        self.step_start = [tensor.clone() for tensor in self.epoch_start]
-        self.steps: list[dict[str, Tensor]] = []
-
-    def record_step(self) -> None:
-        self.steps.append(self._norms(self.step_start))
-        for old, parameter in zip(self.step_start, self.parameters, strict=True):
-            old.copy_(parameter.detach())
-
-    def end_epoch(self) -> None:
-        moved = self._norms(self.epoch_start)
-        for name, initial in self.initial.items():
-            steps = float(torch.stack([step[name] for step in self.steps]).sum())
-            for rule, length in (("step", steps), ("epoch", float(moved[name]))):
-                self.distances[rule][name].append(self.distances[rule][name][-1] + length / initial)
-
-    @torch.no_grad()
-    def _norms(self, origin: list[Tensor] | None) -> dict[str, Tensor]:
-        """Norms of the parameters' differences to `origin` (to 0 if None); kept on the device, in float64."""
-        squares = {
-            id(parameter): torch.linalg.vector_norm(
-                parameter if origin is None else parameter - origin[index], dtype=torch.float64
-            ).square()
-            for index, parameter in enumerate(self.parameters)
-        }
-        norms = {layer: squares[id(weight)].sqrt() for layer, weight in self.weights.items()}
-        norms[NETWORK] = torch.stack(list(squares.values())).sum().sqrt()
-        return norms
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:

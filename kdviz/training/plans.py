@@ -83,15 +83,8 @@ class TrainingPlan(BaseModel):
             raise ValueError(f"checkpoints must rise from 0 to epochs={self.epochs}, got {saved}")
         return self
 
-    def as_json(self) -> dict[str, Any]:
-        """Give the plan as it is stored: without what older plans do not name, where it is as it was then."""
-        newer = {"optimiser": "sgd", "least_batch": 1}
-        return self.model_dump(
-            mode="json", exclude={name for name, old in newer.items() if getattr(self, name) == old}
-        )
-
     def batch_sizes(self, samples: int) -> list[int]:
-        """Give the sizes of the batches of an epoch over so many samples."""
+        """Return the sizes of the batches of an epoch over so many samples."""
         full, rest = divmod(samples, self.batch_size)
         sizes = [self.batch_size] * full
         if rest and (rest >= self.least_batch or not full):
@@ -109,68 +102,54 @@ class TrainingPlan(BaseModel):
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
 
-_OF_TEXTS: dict[str, Any] = {"batch_size": 32, "optimiser": "adamw"}
-REVIEW_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
-    {
-        "teacher": TrainingPlan(
-            epochs=4,
-            learning_rate=(1e-3, 1e-4),
-            weight_decay=0.01,
-            seed=100,
-            checkpoints=(0, 4),
-            **_OF_TEXTS,
-        ),
-        "baseline": TrainingPlan(epochs=12, learning_rate=(1e-3, 1e-4), weight_decay=0.01, **_OF_TEXTS),
-        "hidden": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
-        "cls": TrainingPlan(epochs=12, learning_rate=(3e-3, 3e-4), weight_decay=0.0, **_OF_TEXTS),
-        "head": TrainingPlan(
-            epochs=8, learning_rate=(3e-3, 3e-4), weight_decay=0.01, checkpoints=(0, 8), **_OF_TEXTS
-        ),
-    }
+def _name_plans(common: dict[str, Any], **plans: dict[str, Any]) -> MappingProxyType[str, TrainingPlan]:
+    return MappingProxyType({name: TrainingPlan(**common | options) for name, options in plans.items()})
+
+
+REVIEW_PLANS = _name_plans(
+    {"batch_size": 32, "optimiser": "adamw", "learning_rate": (1e-3, 1e-4), "weight_decay": 0.01},
+    teacher={"epochs": 4, "seed": 100, "checkpoints": (0, 4)},
+    baseline={"epochs": 12},
+    hidden={"epochs": 12, "learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
+    cls={"epochs": 12, "learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
+    head={"epochs": 8, "learning_rate": (3e-3, 3e-4), "checkpoints": (0, 8)},
 )
 """Plans for the small BERT on the built-in movie reviews."""
 
-_OF_CLOUDS: dict[str, Any] = {
-    "batch_size": 19,
-    "least_batch": 10,
-    "weight_decay": 0.01,
-    "optimiser": "adamw",
-}
-FURNITURE_PLANS: MappingProxyType[str, TrainingPlan] = MappingProxyType(
-    {
-        "teacher": TrainingPlan(
-            epochs=14,
-            batch_size=38,
-            least_batch=19,
-            learning_rate=(0.05, 0.0005),
-            seed=100,
-            checkpoints=(0, 14),
-        ),
-        "baseline": TrainingPlan(epochs=12, learning_rate=(0.003, 0.00015), **_OF_CLOUDS),
-        "fc1": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
-        "fc2": TrainingPlan(epochs=12, learning_rate=(0.006, 0.0003), **_OF_CLOUDS),
-        "head": TrainingPlan(epochs=8, learning_rate=(0.003, 0.00015), checkpoints=(0, 8), **_OF_CLOUDS),
-    }
+_ADAMW = {"batch_size": 19, "least_batch": 10, "optimiser": "adamw", "weight_decay": 0.01}
+FURNITURE_PLANS = _name_plans(
+    {"learning_rate": (3e-3, 1.5e-4)},
+    teacher={
+        "epochs": 14,
+        "batch_size": 38,
+        "least_batch": 19,
+        "learning_rate": (0.05, 5e-4),
+        "seed": 100,
+        "checkpoints": (0, 14),
+    },
+    baseline={"epochs": 12, **_ADAMW},
+    fc1={"epochs": 12, "learning_rate": (6e-3, 3e-4), **_ADAMW},
+    fc2={"epochs": 12, "learning_rate": (6e-3, 3e-4), **_ADAMW},
+    head={"epochs": 8, "checkpoints": (0, 8), **_ADAMW},
 )
 """Plans for the small PointNet on the built-in furniture."""
 
-FASHION_PLANS = MappingProxyType(
-    {
-        "teacher": TrainingPlan(
-            epochs=16,
-            learning_rate=(0.03, 0.0003),
-            weight_decay=5e-4,
-            augment=True,
-            seed=100,
-            checkpoints=(0, 16),
-        ),
-        "baseline": TrainingPlan(epochs=12, learning_rate=(0.03, 0.003)),
-        "conv": TrainingPlan(epochs=12, learning_rate=(0.03, 0.003)),
-        "fc1": TrainingPlan(epochs=12, learning_rate=(0.08, 0.008)),
-        "fc2": TrainingPlan(epochs=12, learning_rate=(0.08, 0.008)),
-        "head": TrainingPlan(epochs=8, learning_rate=(0.03, 0.003), checkpoints=(0, 8)),
-    }
+FASHION_PLANS = _name_plans(
+    {"learning_rate": (0.03, 0.003)},
+    teacher={
+        "epochs": 16,
+        "learning_rate": (0.03, 3e-4),
+        "weight_decay": 5e-4,
+        "augment": True,
+        "seed": 100,
+        "checkpoints": (0, 16),
+    },
+    baseline={"epochs": 12},
+    conv={"epochs": 12},
+    fc1={"epochs": 12, "learning_rate": (0.08, 0.008)},
+    fc2={"epochs": 12, "learning_rate": (0.08, 0.008)},
+    head={"epochs": 8, "checkpoints": (0, 8)},
 )
-"""Plans for the small VGG on the built-in images: teacher (all items, composed
-three times), baseline, first stage of a student by distilled layer, and second stage of any
-student. For another seed, use ``plan.model_copy(update={"seed": seed})``."""
+"""Plans for the small VGG on the built-in images: teacher (all items, composed three times), baseline, first
+stage of a student by distilled layer, and second stage of any student. For another seed, use
+``plan.model_copy(update={"seed": seed})``."""

@@ -1,8 +1,10 @@
 """What a training run leaves in its folder, written so that a kill at any moment loses at most one epoch.
 
 A folder holds ``plan.json`` (what is being trained, written first), ``epoch-NNN.safetensors`` (the network
-after that epoch), ``state.safetensors`` (where to resume; removed at the end) and ``history.json`` (written
-last: a folder that has it is finished). Nothing in them depends on the time or the place of the run.
+after that epoch, a plain state dict), ``parts-NNN.safetensors`` beside it (the same of what the loss trains
+along, where there is any), ``state.safetensors`` (where to resume: weights, parts, optimiser; removed at the
+end) and ``history.json`` (written last: a folder that has it is finished). Nothing in them depends on the
+time or the place of the run.
 """
 
 import json
@@ -19,16 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from kdviz import schema
 from kdviz.errors import StoreError
-from kdviz.files import read_json, write_bytes
-from kdviz.networks.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
+from kdviz.files import read_json, write_bytes, write_json
+from kdviz.training.distances import NETWORK, distance_array
 
-_DEFINITIONS = {
-    "step": "sum over mini-batches of the norm of the weight's update, over its initial norm",
-    "epoch": "sum over epochs of the norm of the weight's change, over its initial norm",
-    "checkpoint": "sum over checkpoints of the norm of the weight's change, over its initial norm",
-}
 _METADATA = "kdviz"  # one entry only: safetensors writes several in random order
 
 
@@ -73,6 +69,12 @@ class TrainingRecord:
         return {epoch: checkpoint_path(self.folder, epoch) for epoch in self._contents["checkpoints"]}
 
     @property
+    def parts(self) -> dict[int, Path]:
+        """What the loss trained beside the network, at the same epochs; empty where it trained nothing."""
+        paths = {epoch: parts_path(self.folder, epoch) for epoch in self._contents["checkpoints"]}
+        return {epoch: path for epoch, path in paths.items() if path.exists()}
+
+    @property
     def history(self) -> pd.DataFrame:
         """Mean training loss per epoch (index ``epoch``, from 1), and the accuracies where there are any."""
         columns = self._contents["history"]
@@ -82,7 +84,7 @@ class TrainingRecord:
     def weight_distance(
         self, layer: str | None, *, definition: Literal["step", "epoch"] = "step"
     ) -> xr.DataArray:
-        """Give how far a layer's weight had moved at each checkpoint, as recorded during training.
+        """Return how far a layer's weight had moved at each checkpoint, as recorded during training.
 
         Parameters
         ----------
@@ -114,72 +116,7 @@ class TrainingRecord:
             tracked = ", ".join(name for name in recorded if name != NETWORK)
             raise ValueError(f"layer {layer!r} was not tracked in {self.folder}; tracked: {tracked}")
         epochs = list(self.checkpoints)
-        return _distance_array([recorded[key][epoch] for epoch in epochs], epochs, layer, definition)
-
-
-NETWORK = "*"  # key of the whole network beside the layers' names
-
-
-def weight_distance(
-    checkpoints: Mapping[int, Checkpoint],
-    *,
-    layer: str,
-    initial: Checkpoint,
-) -> xr.DataArray:
-    """Measure how far a layer's weight moved, from saved checkpoints alone.
-
-    Parameters
-    ----------
-    checkpoints
-        Networks by epoch: a state dict, or the path of one (``.safetensors``, or a file for `torch.load`).
-    layer
-        Name of the layer; its tensor ``<layer>.weight`` counts, the bias does not.
-    initial
-        The network before training, to whose weight norm distances are relative.
-
-    Returns
-    -------
-    xarray.DataArray
-        ``weight_distance`` (epoch), float32: sum over checkpoints up to each epoch of
-        ``|w_k - w_previous| / |w_0|`` (Eq. 8 of [1]_ with checkpoints in place of epochs, which cuts
-        corners: the fewer checkpoints, the shorter the path).
-
-    Raises
-    ------
-    ValueError
-        If `checkpoints` is empty, a state has no such weight, shapes differ, or the initial weight is 0.
-    DataError
-        If a checkpoint is missing or damaged.
-
-    References
-    ----------
-    .. [1] Zhang et al., TPAMI 2022, section 3.3.
-
-    Examples
-    --------
-    >>> states = {k: {"fc.weight": torch.full((2, 2), 1.0 + k)} for k in range(3)}
-    >>> weight_distance(states, layer="fc", initial=states[0]).values.tolist()
-    [0.0, 1.0, 2.0]
-    """
-    if not checkpoints:
-        raise ValueError("checkpoints is empty")
-    previous = _read_weight(initial, layer)
-    norm = float(previous.norm())
-    if norm == 0:
-        raise ValueError(f"the initial weight of layer {layer!r} is 0, so no distance is relative to it")
-    epochs = sorted(checkpoints)
-    distances, path = [], 0.0
-    for epoch in epochs:
-        current = _read_weight(checkpoints[epoch], layer)
-        if current.shape != previous.shape:
-            raise ValueError(
-                f"weight of layer {layer!r} has shape {tuple(current.shape)} at epoch {epoch}, "
-                f"{tuple(previous.shape)} before"
-            )
-        path += float((current - previous).norm()) / norm
-        distances.append(path)
-        previous = current
-    return _distance_array(distances, epochs, layer, "checkpoint")
+        return distance_array([recorded[key][epoch] for epoch in epochs], epochs, layer, definition)
 
 
 def _is_whole(checkpoints: Any, history: Any, weight_distance: Any) -> bool:
@@ -200,26 +137,42 @@ def _is_whole(checkpoints: Any, history: Any, weight_distance: Any) -> bool:
         return False
 
 
-def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
-    name = f"{layer}.weight"
-    weight = match_names(read_checkpoint(checkpoint), {name}).get(name)
-    if not isinstance(weight, Tensor):
-        raise ValueError(f"no weight {name!r} in {name_checkpoint(checkpoint)}")
-    return weight.detach().cpu().double()
-
-
-def _distance_array(
-    distances: list[float], epochs: list[int], layer: str | None, definition: str
-) -> xr.DataArray:
-    values = xr.DataArray(np.asarray(distances, "float32"), dims="epoch", coords={"epoch": epochs})
-    annotated = schema.annotate(xr.Dataset({"weight_distance": values}))["weight_distance"]
-    scope = {"layer": layer} if layer else {"scope": "all parameters of the network"}
-    return annotated.assign_attrs(definition=f"{definition}: {_DEFINITIONS[definition]}", **scope)
-
-
 def checkpoint_path(folder: Path, epoch: int) -> Path:
     """Where the network after `epoch` epochs is saved."""
     return folder / f"epoch-{epoch:03d}.safetensors"
+
+
+def parts_path(folder: Path, epoch: int) -> Path:
+    """Where what the loss trains along is saved."""
+    return folder / f"parts-{epoch:03d}.safetensors"
+
+
+def claim(path: Path, identity: Mapping[str, Any]) -> None:
+    """Write what a folder is for, or refuse one that is for something else.
+
+    Raises
+    ------
+    StoreError
+        If `path` holds another identity; it names what differs.
+    """
+    wanted = json.loads(json.dumps(identity))
+    if not path.exists():
+        write_json(path, wanted)
+    stored = read_json(path)
+    differing = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        ours, theirs = wanted.get(key), stored.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+            told = ", ".join(f"{name} {theirs.get(name)} -> {ours.get(name)}" for name in changed)
+            differing += [f"{key} ({told})"] if changed else []
+        elif ours != theirs:
+            differing.append(key)
+    if differing:
+        raise StoreError(
+            f"{path.parent} holds a run that differs in {', '.join(differing)}; name another folder, or pass "
+            "what that run was started with (build networks and losses again for their initial weights)"
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

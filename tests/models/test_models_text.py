@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 import kdviz
+from kdviz.distillation import Features
 from kdviz.errors import DataError, MissingExtraError
 from kdviz.models import ArchitecturePreset, TextNetwork, load_minilm, text
 from kdviz.sources import encode, movie_reviews, review_tokenizer
-from kdviz.training import TrainingPlan, distil_features, train_classifier, train_head
+from kdviz.training import TrainingPlan, distil, train_classifier, train_head
 
 SHORT, LONG = [2, 17, 40, 3], [2, 9, 55, 71, 18, 33, 3]
 # Attention sums over other numbers of terms, masked ones being exactly 0, in another order: float32 rounding.
@@ -285,11 +286,11 @@ def test_distillation__matches_hidden_tokens_and_leaves_the_head(reviews, tmp_pa
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     plan = TrainingPlan(epochs=2, learning_rate=3e-3, batch_size=16, weight_decay=0.0, optimiser="adamw")
     ids, labels = reviews[0][:64], reviews[1][:64]
-    record = distil_features(
+    record = distil(
         student,
         teacher,
         ids,
-        layer="hidden",
+        loss=Features("hidden"),
         folder=tmp_path / "body",
         plan=plan,
         tracked_layers=[],

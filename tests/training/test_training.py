@@ -12,23 +12,27 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from kdviz.distillation import LOGITS, Features, Loss
 from kdviz.errors import LayerError, StoreError
+from kdviz.files import exclusive, lock_beside, write_bytes
 from kdviz.models import build
 from kdviz.training import (
     PAPER_CHECKPOINTS,
     TrainingPlan,
     TrainingRecord,
-    distil_features,
+    distil,
+    dividing,
     evaluate,
     fitting,
     probe_accuracy,
     probing,
+    reading,
     stages,
     train_classifier,
     train_head,
     weight_distance,
 )
-from kdviz.training.records import read_tensors, write_bytes
+from kdviz.training.records import read_tensors
 
 torch.set_num_threads(1)
 
@@ -67,8 +71,8 @@ def make_plan(**options):
 
 
 def read_folder(folder):
-    """Give the bytes of everything a finished run leaves, but the lock."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
+    """Return the bytes of everything a finished run leaves, but the lock."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name[0] != "."}
 
 
 def copy_state(network):
@@ -85,10 +89,11 @@ def train(network, folder, **options):
     return train_classifier(network, *make_data(), folder=folder, plan=plan, **arguments)
 
 
-def distil(student, teacher, folder, **options):
+def match(student, teacher, folder, *, layer="fc2", teacher_layer=None, **options):
     plan = make_plan(**options.pop("plan", {}))
-    arguments = {"layer": "fc2", "tracked_layers": ["fc2"], "progress": False, **options}
-    return distil_features(student, teacher, make_data()[0], folder=folder, plan=plan, **arguments)
+    arguments = {"tracked_layers": ["fc2"], "progress": False, **options}
+    loss = Features(layer, teacher_layer)
+    return distil(student, teacher, make_data()[0], loss=loss, folder=folder, plan=plan, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +113,6 @@ def test_plan__learning_rate_is_even_in_the_logarithm():
     assert make_plan(epochs=1, learning_rate=(0.1, 0.01)).rate(1) == pytest.approx(0.1)
 
 
-def test_plan__one_without_an_optimiser_is_stored_as_before():
-    assert "optimiser" not in make_plan().as_json()
-    assert TrainingPlan(**make_plan().as_json()) == make_plan()
-    assert TrainingPlan(**make_plan(optimiser="adamw").as_json()).optimiser == "adamw"
-
-
 def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
     """One step from zero moments: every weight moves by the rate times the sign of its slope, after decay."""
     network = TinyNetwork().eval()
@@ -131,7 +130,6 @@ def test_plan__rest_of_an_epoch_joins_the_last_batch_where_it_is_small():
     assert make_plan(batch_size=16, least_batch=2).batch_sizes(50) == [16, 16, 16, 2]
     assert make_plan(batch_size=16, least_batch=3).batch_sizes(50) == [16, 16, 18]
     assert make_plan(batch_size=16, least_batch=3).batch_sizes(2) == [2]
-    assert "least_batch" not in make_plan().as_json()
 
 
 def test_plan__saves_every_epoch_unless_told():
@@ -248,10 +246,40 @@ def test_train_classifier__another_seed_gives_other_weights(tmp_path):
 
 # resuming
 
+
+class Remembering(Loss):
+    """A regressor to the teacher's size, and a memory of features to draw negatives from, as in CRD."""
+
+    layers, teacher_layers, needs_labels = ("fc1", LOGITS), ("conv",), True
+
+    def __init__(self, count, seed=0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.parts = nn.ModuleDict({"regress": nn.Linear(8, 4), "norm": nn.BatchNorm1d(4)})
+        self.parts.register_buffer("memory", torch.zeros(count, 4))
+
+    def __call__(self, student, teacher, labels, rows):
+        memory, guess = self.parts.memory, self.parts.norm(self.parts.regress(student["fc1"]))
+        wanted = teacher["conv"].mean((2, 3))
+        negatives = memory[torch.randint(len(memory), (len(rows), 3))]
+        memory[rows] = wanted
+        apart = (negatives * guess[:, None]).sum(2).sigmoid().mean()
+        return nn.functional.cross_entropy(student.logits, labels) + (guess - wanted).square().mean() + apart
+
+
+def remember(student, folder, *, loss=None, **options):
+    """Train with a loss that has parts; return it."""
+    loss = Remembering(50) if loss is None else loss
+    plan = {"optimiser": "adamw", "learning_rate": 0.01, **options.pop("plan", {})}
+    teacher, arguments = TinyNetwork(seed=100), {"plan": make_plan(**plan), "progress": False, **options}
+    distil(student, teacher, *make_data(), loss=loss, folder=folder, **arguments)
+    return loss
+
+
 KILLED_RUN = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_training import TinyNetwork, fitting, train
+from test_training import TinyNetwork, fitting, {run}
 
 left = int(sys.argv[1])
 
@@ -265,29 +293,77 @@ def die_at_event(function):  # steps, and writes that have not reached the disk
     return counted
 
 os.fsync = die_at_event(os.fsync)
-fitting._Odometer.record_step = die_at_event(fitting._Odometer.record_step)
-train(TinyNetwork(), {folder!r}, plan={{"epochs": 40, "augment": True}})
+fitting.Odometer.record_step = die_at_event(fitting.Odometer.record_step)
+{run}(TinyNetwork(), {folder!r}, plan={{"epochs": 40, "augment": True}})
 """
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    network = TinyNetwork()
-    train(network, folder, plan={"epochs": 40, "augment": True})
-    return read_folder(folder), copy_state(network)
-
-
-def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, uninterrupted):
-    events = np.random.default_rng().integers(1, 70, size=3)  # of 242 in all; other ones every time
-    code = KILLED_RUN.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+@pytest.mark.parametrize("run", [train, remember])
+def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, run):
+    plan = {"epochs": 40, "augment": True}
+    whole = TinyNetwork()
+    loss = run(whole, tmp_path / "whole", plan=plan)
+    folder = tmp_path / "killed"
+    events = np.random.default_rng().integers(1, 70, size=3)  # of 242 or more in all; other ones every time
+    code = KILLED_RUN.format(tests=str(Path(__file__).parent), folder=str(folder), run=run.__name__)
     for event in events:
         result = subprocess.run([sys.executable, "-c", code, str(event)], check=False)
         assert result.returncode == -signal.SIGKILL, events
     network = TinyNetwork()
-    train(network, tmp_path, plan={"epochs": 40, "augment": True})
-    assert read_folder(tmp_path) == uninterrupted[0], events
-    assert same_state(network.state_dict(), uninterrupted[1]), events
+    resumed = run(network, folder, plan=plan)
+    assert read_folder(folder) == read_folder(tmp_path / "whole"), events
+    assert same_state(network.state_dict(), whole.state_dict()), events
+    if run is remember:
+        assert same_state(resumed.parts.state_dict(), loss.parts.state_dict()), events
+        assert (tmp_path / "whole" / "parts-040.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", [2, 4, 6, 9])
+def test_resume__of_parts_goes_on_with_their_own_momentum(tmp_path, monkeypatch, optimiser, step):
+    plan = {"epochs": 3, "optimiser": optimiser}
+    whole, student, loss = TinyNetwork(), TinyNetwork(), Remembering(50)
+    expected = remember(whole, tmp_path / "whole", plan=plan)
+    initial = copy_state(loss.parts)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_call(patch, fitting.Odometer, "record_step", step)
+        remember(student, tmp_path / "broken", loss=loss, plan=plan)
+    assert same_state(loss.parts.state_dict(), initial)  # so that the same call can be repeated
+    remember(student, tmp_path / "broken", loss=loss, plan=plan)
+    assert read_folder(tmp_path / "broken") == read_folder(tmp_path / "whole")
+    assert same_state(loss.parts.state_dict(), expected.parts.state_dict())
+
+
+def test_resume__checkpoints_hold_network_and_parts_apart(tmp_path):
+    student = TinyNetwork()
+    loss = remember(student, tmp_path, plan={"checkpoints": (0, 1, 3)})
+    record = TrainingRecord.open(tmp_path)
+    assert list(record.parts) == list(record.checkpoints) == [0, 1, 3]
+    assert read_tensors(record.checkpoints[1])[0].keys() == student.state_dict().keys()
+    assert same_state(read_tensors(record.parts[0])[0], Remembering(50).parts.state_dict())
+    last = read_tensors(record.parts[3])[0]
+    assert last.keys() == loss.parts.state_dict().keys() and same_state(last, loss.parts.state_dict())
+    assert not same_state(last, read_tensors(record.parts[1])[0])
+    again = Remembering(50)
+    remember(TinyNetwork(), tmp_path, loss=again, plan={"checkpoints": (0, 1, 3)})
+    assert same_state(again.parts.state_dict(), last), "of a finished training they are read"
+    assert train(TinyNetwork(), tmp_path / "without").parts == {}
+
+
+def test_resume__never_restarts_a_part_in_silence(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_call(patch, fitting.Odometer, "record_step", 6)
+        remember(TinyNetwork(), tmp_path)
+    with pytest.raises(StoreError, match="initial_parts"):
+        remember(TinyNetwork(), tmp_path, loss=Remembering(50, seed=1))
+    tensors, progress = read_tensors(tmp_path / "state.safetensors")
+    parts = [name for name in tensors if name.startswith("parts/")]
+    last = max(int(name.split("/")[1]) for name in tensors if name.startswith("optimiser/"))
+    for lost in (parts[0], f"optimiser/{last}/exp_avg"):
+        rest = {name: tensor for name, tensor in tensors.items() if name != lost}
+        fitting.write_tensors(tmp_path / "state.safetensors", rest, progress)
+        with pytest.raises(StoreError, match="damaged"):
+            remember(TinyNetwork(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +377,7 @@ def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatc
     initial = copy_state(network)
     with monkeypatch.context() as patch:
         if moment == "step":
-            interrupt_call(patch, fitting._Odometer, "record_step", 10)  # 4 steps an epoch: inside the third
+            interrupt_call(patch, fitting.Odometer, "record_step", 10)  # 4 steps an epoch: inside the third
         elif moment == "before rename":
             interrupt_call(patch, os, "replace", 6)
         elif moment == "before history":
@@ -362,9 +438,9 @@ def test_resume__refuses_other_data_and_another_teacher(tmp_path, teacher):
     arguments = {"folder": tmp_path / "a", "plan": make_plan(), "tracked_layers": ["conv", "fc1"]}
     with pytest.raises(StoreError, match="differs in inputs"):
         train_classifier(TinyNetwork(), make_data(seed=4)[0], make_data()[1], **arguments, progress=False)
-    distil(TinyNetwork(), teacher, tmp_path / "b")
+    match(TinyNetwork(), teacher, tmp_path / "b")
     with pytest.raises(StoreError, match="differs in teacher;"):
-        distil(TinyNetwork(), TinyNetwork(seed=7), tmp_path / "b")
+        match(TinyNetwork(), TinyNetwork(seed=7), tmp_path / "b")
 
 
 def test_resume__refuses_a_folder_with_foreign_files(tmp_path):
@@ -374,7 +450,7 @@ def test_resume__refuses_a_folder_with_foreign_files(tmp_path):
 
 
 def test_resume__refuses_a_second_writer(tmp_path):
-    with fitting.FileLock(tmp_path / ".lock"), pytest.raises(StoreError, match="another process is training"):
+    with exclusive(lock_beside(tmp_path / ".training"), tmp_path), pytest.raises(StoreError, match="process"):
         train(TinyNetwork(), tmp_path)
 
 
@@ -394,10 +470,11 @@ def test_record__open_refuses_an_unfinished_run(tmp_path):
 # the papers' stages
 
 
-def test_distil_features__matches_the_teacher_and_leaves_the_part_above(tmp_path, teacher):
+def test_features__matches_the_teacher_and_leaves_the_part_above(tmp_path, teacher):
     student = TinyNetwork()
+    student.drop.p = 0.0
     initial, guide = copy_state(student), copy_state(teacher)
-    record = distil(student, teacher, tmp_path, plan={"epochs": 40, "learning_rate": 0.02}, dropout=False)
+    record = match(student, teacher, tmp_path, plan={"epochs": 40, "learning_rate": 0.02})
     assert record.history["loss"].iloc[-1] < 0.1 * record.history["loss"].iloc[0]
     assert list(record.history.columns) == ["loss"]
     for name, tensor in student.state_dict().items():
@@ -405,12 +482,12 @@ def test_distil_features__matches_the_teacher_and_leaves_the_part_above(tmp_path
     assert same_state(teacher.state_dict(), guide) and teacher.training
 
 
-def test_distil_features__loss_is_the_mean_square_before_the_activation(tmp_path, teacher):
+def test_features__loss_is_the_mean_square_before_the_activation(tmp_path, teacher):
     student = TinyNetwork()
     student.drop.p = 0.0
     images, _ = make_data()
     plan = {"epochs": 1, "batch_size": 50, "learning_rate": 0.0}
-    record = distil(student, teacher, tmp_path, plan=plan, layer="fc1", tracked_layers=[])
+    record = match(student, teacher, tmp_path, plan=plan, layer="fc1", tracked_layers=[])
     reference = TinyNetwork()
     teacher.eval()
     with torch.no_grad():
@@ -425,43 +502,31 @@ def test_distil_features__loss_is_the_mean_square_before_the_activation(tmp_path
     )
 
 
-def test_distil_features__known_and_recomputed_teacher_features_agree(tmp_path, teacher, monkeypatch):
-    known = distil(TinyNetwork(), teacher, tmp_path / "known").history["loss"]
-    monkeypatch.setattr(stages, "_MAX_CACHED_BYTES", 0)
-    recomputed = distil(TinyNetwork(), teacher, tmp_path / "recomputed").history["loss"]
+def test_features__known_and_recomputed_teacher_features_agree(tmp_path, teacher, monkeypatch):
+    known = match(TinyNetwork(), teacher, tmp_path / "known").history["loss"]
+    monkeypatch.setattr(reading, "_MAX_CACHED_BYTES", 0)
+    recomputed = match(TinyNetwork(), teacher, tmp_path / "recomputed").history["loss"]
     # other batches in the teacher's forward pass: float32 rounding, grown over 12 steps
     assert recomputed.to_numpy() == pytest.approx(known.to_numpy(), rel=1e-4)
 
 
-def test_distil_features__dropout_below_is_optional(tmp_path, teacher):
-    losses = {
-        (dropout, layer): distil(
-            TinyNetwork(), teacher, tmp_path / f"{dropout}-{layer}", dropout=dropout, layer=layer
-        ).history["loss"][1]
-        for dropout in (True, False)
-        for layer in ("fc1", "fc2")
-    }
-    assert losses[True, "fc1"] == losses[False, "fc1"]  # no dropout lies below fc1
-    assert losses[True, "fc2"] != losses[False, "fc2"]
-
-
-def test_distil_features__refuses_features_of_other_size(tmp_path, teacher):
+def test_features__refuses_features_of_other_size(tmp_path, teacher):
     with pytest.raises(ValueError, match="'fc1' of the student has 8 entries, 'fc3' of the teacher 2"):
-        distil(TinyNetwork(), teacher, tmp_path, layer="fc1", teacher_layer="fc3")
+        match(TinyNetwork(), teacher, tmp_path, layer="fc1", teacher_layer="fc3")
 
 
-def test_distil_features__another_teacher_layer_is_matched(tmp_path, teacher):
-    fc1 = distil(TinyNetwork(), teacher, tmp_path / "a", layer="fc1").history["loss"][1]
-    crossed = distil(TinyNetwork(), teacher, tmp_path / "b", layer="fc1", teacher_layer="fc2").history[
-        "loss"
-    ][1]
+def test_features__another_teacher_layer_is_matched(tmp_path, teacher):
+    fc1 = match(TinyNetwork(), teacher, tmp_path / "a", layer="fc1").history["loss"][1]
+    crossed = match(TinyNetwork(), teacher, tmp_path / "b", layer="fc1", teacher_layer="fc2").history["loss"][
+        1
+    ]
     assert fc1 != crossed
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_train_head__keeps_every_bit_up_to_the_layer(tmp_path, monkeypatch, cached):
     if not cached:
-        monkeypatch.setattr(stages, "_cut", lambda *_: None)
+        monkeypatch.setattr(stages, "cut", lambda *_: None)
     student = TinyNetwork()
     initial = copy_state(student)
     record = train_head(
@@ -484,7 +549,7 @@ def test_train_head__features_computed_once_change_nothing(tmp_path, monkeypatch
     arguments = {"layer": "fc1", "plan": make_plan(), "progress": False, "validation": make_data(seed=2)}
     once, whole = TinyNetwork(), TinyNetwork()
     train_head(once, *make_data(), folder=tmp_path / "once", **arguments)
-    monkeypatch.setattr(stages, "_cut", lambda *_: None)
+    monkeypatch.setattr(stages, "cut", lambda *_: None)
     train_head(whole, *make_data(), folder=tmp_path / "whole", **arguments)
     for ours, theirs in zip(once.parameters(), whole.parameters(), strict=True):
         # features come from batches of other samples: float32 rounding, grown over 12 steps
@@ -494,7 +559,7 @@ def test_train_head__features_computed_once_change_nothing(tmp_path, monkeypatch
 @pytest.mark.parametrize("layer", ["conv", "fc1", "fc2"])
 def test_cut__body_and_head_make_the_network(layer):
     network = TinyNetwork().eval()
-    body, head = stages._cut(network, layer)
+    body, head = dividing.cut(network, layer)
     images, _ = make_data()
     assert torch.equal(head(body(images)), network(images))
 
@@ -509,18 +574,18 @@ def test_cut__refuses_what_passes_around_the_layer():
         def forward(self, images):
             return super().forward(images if images.mean() > 0 else -images)
 
-    assert stages._cut(Skipping(), "fc2") is None
-    assert stages._cut(Skipping(), "fc1") is not None
-    assert stages._cut(Branching(), "fc1") is None
+    assert dividing.cut(Skipping(), "fc2") is None
+    assert dividing.cut(Skipping(), "fc1") is not None
+    assert dividing.cut(Branching(), "fc1") is None
 
 
 def test_cut__refuses_a_layer_inside_a_module_that_is_not_traced():
     network = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 2, 8, batch_first=True))
-    assert stages._cut(network, "1.linear1") is None
+    assert dividing.cut(network, "1.linear1") is None
 
 
 def test_train_head__refuses_the_last_layer(tmp_path):
-    with pytest.raises(LayerError, match="no parameter lies above layer 'fc3'"):
+    with pytest.raises(LayerError, match="no parameter lies beyond layer 'fc3'"):
         train_head(
             TinyNetwork(), *make_data(), layer="fc3", folder=tmp_path, plan=make_plan(), progress=False
         )
@@ -569,7 +634,7 @@ def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
     assert len(set(found.values.tolist())) == 2
     left = network.state_dict()
     assert all(torch.equal(left[name], tensor) for name, tensor in TinyNetwork(seed=9).state_dict().items())
-    assert [path.name for path in (tmp_path / "probes").iterdir()] == ["probes.json"], "no weights are kept"
+    assert not list((tmp_path / "probes").rglob("*.safetensors")), "no weights are kept"
 
 
 def test_probe_accuracy__takes_no_head_from_a_checkpoint(tmp_path):
@@ -582,14 +647,14 @@ def test_probe_accuracy__takes_no_head_from_a_checkpoint(tmp_path):
     assert float(probe(tmp_path / "two", {1: other})[0]) != float(found[0]), "but what lies below"
 
 
-def test_names_below__are_those_of_the_frozen_part_and_of_weights_tied_to_it():
+def test_names_up_to__are_those_of_the_frozen_part_and_of_weights_tied_to_it():
     network = TinyNetwork()
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     below = {"conv.weight", "conv.bias", "fc1.weight", "fc1.bias", *(f"norm.{name}" for name in norm)}
     images = make_data(2)[0]
-    assert probing._names_below(network, "fc1", images) == below
+    assert dividing.names_up_to(network, "fc1", images) == below
     network.fc2.bias = network.fc1.bias
-    assert probing._names_below(network, "fc1", images) == below | {"fc2.bias"}
+    assert dividing.names_up_to(network, "fc1", images) == below | {"fc2.bias"}
 
 
 def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -610,10 +675,10 @@ def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 3}, "differ in plan"),
-        ({"layer": "conv"}, "differ in layer"),
-        ({"count": 30}, "differ in data"),
-        ({"checkpoints": {0: TinyNetwork(seed=5).state_dict()}}, "the probe of other weights at epoch 0"),
+        ({"epochs": 3}, "differs in plan"),
+        ({"layer": "conv"}, "differs in layer"),
+        ({"count": 30}, "differs in data"),
+        ({"checkpoints": {0: TinyNetwork(seed=5).state_dict()}}, "differs in weights"),
         ({"checkpoints": {}}, "checkpoints is empty"),
     ],
 )
@@ -648,7 +713,7 @@ def test_stages__student_and_baseline_share_weights_order_and_checkpoints(tmp_pa
             baseline = train_classifier(network, *make_data(), **arguments)
         else:
             guide = build("small_vgg", classes=2, input_size=8, width=0.25, seed=4)
-            student = distil_features(network, guide, make_data()[0], layer="classifier.fc1", **arguments)
+            student = distil(network, guide, make_data()[0], loss=Features("classifier.fc1"), **arguments)
     assert seen["student"] == seen["baseline"]
     assert [len(batch) for batch in seen["student"]] == [16, 16, 16, 2] * 3
     first_epoch = [position for batch in seen["student"][:4] for position in batch]

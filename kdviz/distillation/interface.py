@@ -1,0 +1,142 @@
+"""What a loss is: which layers it reads, what it trains, and what it makes of both networks' outputs.
+
+A loss knows no loop, folder or optimiser. Symbols: ``B`` samples of a batch, ``N`` samples of the data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdviz.networks import fingerprint_tensors
+
+LOGITS = ""
+"""Stands, among the layers that a loss reads, for what the network itself gives."""
+
+
+class Outputs(dict[str, Tensor]):
+    """What a loss reads of a network on one batch: tensors ``(B, ...)`` as the layers give them, by layer."""
+
+    @property
+    def logits(self) -> Tensor:
+        """What the network itself gives."""
+        if LOGITS not in self:
+            raise KeyError("the loss reads no logits: its layers lack kdviz.distillation.LOGITS")
+        return self[LOGITS]
+
+
+class Loss:
+    """Base of all losses; a subclass sets what differs and defines ``__call__``.
+
+    Plain values among its attributes are its settings: a stored training is resumed only by an equal loss.
+
+    Attributes
+    ----------
+    layers
+        Layers of the student that are read, `LOGITS` for its end. The forward pass stops at the last of them.
+    teacher_layers
+        Those of the teacher; None: the same.
+    up_to
+        Last layer of the student that is trained; what lies beyond keeps every bit. None: no end.
+    beyond
+        Last layer of the student that is frozen, in eval mode, with all that it depends on. None: nothing is.
+    parts
+        Trained beside the student, such as a regressor, and saved and resumed with it. Whatever else changes
+        in training, such as a memory of features, must be a buffer of it.
+    needs_labels
+        Whether training without labels is refused.
+    """
+
+    layers: Sequence[str] = (LOGITS,)
+    teacher_layers: Sequence[str] | None = None
+    up_to: str | None = None
+    beyond: str | None = None
+    parts: nn.Module | None = None
+    needs_labels: bool = False
+
+    def check(self, student: Outputs, teacher: Outputs | None, samples: int) -> None:
+        """Refuse networks that do not suit the loss, by their outputs on one sample, before any work.
+
+        Parameters
+        ----------
+        student, teacher
+            As for a call, ``B = 1``, in eval mode.
+        samples
+            ``N``.
+
+        Raises
+        ------
+        ValueError
+            If they do not.
+        """
+
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
+    ) -> Tensor:
+        """Return the batch's loss: one number, the mean over its samples.
+
+        Parameters
+        ----------
+        student
+            In train mode, with gradients.
+        teacher
+            In eval mode, without; None if there is no teacher.
+        labels
+            ``(B,)``, int64; None if there are none.
+        rows
+            ``(B,)``, int64: where in the data the samples lie.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
+
+    def describe(self) -> dict[str, Any]:
+        """Return name and settings, ready for JSON; tensors by a hash, modules left out."""
+        declared = ("layers", "teacher_layers", "up_to", "beyond")
+        settings = {name: getattr(self, name) for name in declared} | vars(self)
+        plain = {name: _plain(value) for name, value in settings.items() if not isinstance(value, nn.Module)}
+        return {"name": type(self).__qualname__, **plain}
+
+
+class FunctionLoss(Loss):
+    """A loss made of a function ``(student, teacher, labels, rows)`` of both networks' logits."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
+    ) -> Tensor:
+        """Return what the function does."""
+        return self.function(student, teacher, labels, rows)
+
+
+def as_loss(loss: Loss | Callable[..., Tensor]) -> Loss:
+    """Return a loss as it is, and a function of logits as one.
+
+    Raises
+    ------
+    TypeError
+        If `loss` is neither.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, (type, nn.Module)) or not callable(loss):
+        raise TypeError(
+            "loss must be a kdviz.distillation.Loss or a function (student, teacher, labels, rows), "
+            f"got {loss!r}"
+        )
+    return FunctionLoss(loss)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return fingerprint_tensors({"tensor": value})
+    if isinstance(value, partial):
+        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -18,7 +18,7 @@ demo: env
 
 test: env lint
 	$(BIN)/python -m pytest --numprocesses=2 --durations=15
-	KDVIZ_STRICT=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 \
+	KDVIZ_STRICT=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
 docs: env

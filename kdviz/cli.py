@@ -245,7 +245,7 @@ def rerun(
 
     A file, such as the app saves its settings to, comes first; -p changes single values of it.
 
-    Example: kdviz rerun 01_quickstart -p threshold=0.25
+    Example: kdviz rerun 01_report -p threshold=0.25
     """
     from kdviz.reports import parse_parameters, read_parameter_file
     from kdviz.reports import rerun as execute

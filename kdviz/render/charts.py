@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kdviz.render.style import NetworkStyle, style_networks, tidy
 
 _COUNT_TITLES = {
-    "n_fg": "knowledge points on the object",
-    "n_bg": "on the background",
+    "n_fg": "points on the foreground",
+    "n_bg": "points on the background",
     "fg_ratio": "foreground ratio",
 }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import kdviz
-from kdviz import analysis
 from kdviz.errors import DataError, MissingExtraError, StoreError
 from kdviz.files import make_folder, write_bytes
 
@@ -23,7 +22,7 @@ except ImportError as error:
     raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
 
 _LONGEST_NAME = 100
-_REPORTS = {"token": "08_words", "x": "09_points", "row": "01_quickstart"}  # by a coordinate of the units
+_REPORT = "01_report"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -161,7 +160,7 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_report(
     run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
 ) -> Path:
-    """Execute the notebook of a run's kind of input on it and write it as a page without code.
+    """Execute the report notebook on a run and write it as a page without code.
 
     Returns
     -------
@@ -176,23 +175,11 @@ def write_report(
         If a cell fails.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    *_, pictures = _REPORTS.values()
-    notebook = next((name for unit, name in _REPORTS.items() if unit in opened.samples.variables), pictures)
-    if notebook == pictures and "thumbnail" not in opened.samples:
-        raise StoreError(
-            f"the run at {opened.path} holds no pictures of its samples, on which the report draws; "
-            "kdviz.measure_checkpoints(..., store=..., thumbnails=...) stores them with a new run; open "
-            "this one with kdviz.open_run"
-        )
-    if not any(group.students and group.baselines for group in analysis.group_networks(opened).values()):
-        held = ", ".join(opened.networks) or "no network"
-        raise StoreError(
-            f"a report compares students with baselines at one layer, and {opened.path} holds {held}; "
-            "kdviz.explore shows it"
-        )
+    if not opened.networks:
+        raise StoreError(f"{opened.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
     target = make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(find_notebook(notebook), executed, {"run_path": str(opened.path.resolve())}, progress)
+    _execute(find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress)
     return _write_page(executed, code=False)
 
 

@@ -400,11 +400,9 @@ def small(tmp_path: Path) -> Path:
     return write_notebook(tmp_path / "small.ipynb", "print(f'twice {2 * threshold:.2f} {name}')")
 
 
-@pytest.mark.parametrize("name", ["01_quickstart", "01_quickstart.ipynb", "01"])
+@pytest.mark.parametrize("name", ["01_report", "01_report.ipynb", "01"])
 def test_find_notebook__by_name_or_number(name: str) -> None:
-    assert (
-        find_notebook(name) == Path(kdviz.__file__).resolve().parents[1] / "notebooks" / "01_quickstart.ipynb"
-    )
+    assert find_notebook(name) == Path(kdviz.__file__).resolve().parents[1] / "notebooks" / "01_report.ipynb"
 
 
 def test_find_notebook__path_comes_first(small: Path) -> None:
@@ -412,7 +410,7 @@ def test_find_notebook__path_comes_first(small: Path) -> None:
 
 
 def test_find_notebook__unknown_lists_what_there_is() -> None:
-    with pytest.raises(DataError, match=r"no notebook '99_none'; with kdviz come 01_quickstart"):
+    with pytest.raises(DataError, match=r"no notebook '99_none'; with kdviz come 01_report"):
         find_notebook("99_none")
 
 
@@ -541,10 +539,10 @@ def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -
     assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
 
 
-def test_write_report__run_without_pictures_is_refused_at_once(tmp_path: Path) -> None:
+def test_write_report__run_without_networks_is_refused_at_once(tmp_path: Path) -> None:
     samples = xr.Dataset(coords={"sample": ["bird"], "unit": [0]})
     kdviz.store.create_run(tmp_path / "run", samples=samples)
-    with pytest.raises(StoreError, match=r"holds no pictures of its samples.*thumbnails"):
+    with pytest.raises(StoreError, match="holds no measured network"):
         write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
     assert not (tmp_path / "report").exists()
 
@@ -555,10 +553,10 @@ def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_rerun__larger_threshold_of_the_quickstart_counts_fewer_points(tmp_path: Path) -> None:
-    cells = nbformat.read(find_notebook("01_quickstart"), as_version=4).cells
+def test_rerun__larger_threshold_of_the_report_counts_fewer_points(tmp_path: Path) -> None:
+    cells = nbformat.read(find_notebook("01_report"), as_version=4).cells
     shown = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    page = rerun("01_quickstart", {"threshold": 0.4}, folder=tmp_path, progress=False).read_text()
+    page = rerun("01_report", {"threshold": 0.4}, folder=tmp_path, progress=False).read_text()
     loose, strict = (
         np.array(re.findall(r"^\s*\S+ +(?:student|baseline) +\d+ +([\d.]+) +([\d.]+)", text, re.M), float)
         for text in (shown, page)  # as stored, with the default of 0.2, and executed

@@ -13,6 +13,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from nbval.plugin import get_sanitize_patterns
 
+import kdviz
+from kdviz import analysis, sources
+from kdviz.reports import write_report
+from kdviz.testing import random_images, small_cnn
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = ROOT / "tests" / "nbval_sanitize.cfg"
@@ -70,6 +75,45 @@ def test_notebook__keeps_the_rules(path: Path) -> None:
     nbformat.validate(notebook)
     assert find_faults(notebook) == []
     assert path.stat().st_size < LARGEST
+
+
+# -- the report, of any run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "threshold"), [("reviews", 0.2), ("furniture", 0.5)])
+def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
+    name: str, threshold: float, tmp_path: Path
+) -> None:
+    path = sources.find_data(f"runs/{name}.nc")
+    page = write_report(path, folder=tmp_path, progress=False).read_text()
+    assert page.count("data:image/jpeg;base64") == (5 if name == "reviews" else 6)
+    pairs = analysis.pair_networks(kdviz.open_run(path), analysis.Settings(threshold=threshold))
+    first = analysis.compare_layers(pairs).iloc[0]
+    numbers = r"\s+".join(re.escape(f"{first[one]:.2f}") for one in ("student", "baseline", "difference"))
+    assert re.search(rf"n_fg\s+0\s+{numbers}", page), "the threshold is that of the run"
+    assert f"checked {sum(len(one.students) for one in pairs.values())} students" in page
+
+
+@pytest.mark.slow
+def test_report__without_masks_and_students_shows_entropies_only(tmp_path: Path) -> None:
+    kdviz.measure_checkpoints(
+        lambda: small_cnn(seed=1),
+        {0: small_cnn(seed=1).state_dict(), 4: small_cnn(seed=2).state_dict()},
+        random_images(2, seed=3),
+        network="mine",
+        role="teacher",
+        layers="fc1",
+        units=kdviz.units.grid(4),
+        store=tmp_path / "run",
+        probes=8,
+        draws=2,
+        progress=False,
+    )
+    page = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
+    assert page.count("data:image/jpeg;base64") == 1
+    assert "no masks: no points" in page and "nothing to compare" in page
+    assert "checked 0 students at 0 layers" in page
 
 
 # -- the checker itself

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kdviz.errors import MissingExtraError
+from kdviz.models.building import check_arguments, draw_weights, set_dropout
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
@@ -141,60 +142,45 @@ class SmallVGG(nn.Module):
 class _Architecture:
     make: Callable[[int, tuple[int, int]], nn.Module]
     preset: ArchitecturePreset
-    linear_std: float | None  # None: Kaiming, as for the convolutions
+    linear_std: float | None = 0.01  # None: Kaiming, as for the convolutions
 
 
-def _preset(
-    conv: str, fcs: tuple[str, str, str], weight: float, threshold: float = 0.2
-) -> ArchitecturePreset:
-    layers = dict(zip(("conv", "fc1", "fc2", "fc3"), (conv, *fcs), strict=True))
+def _preset(conv: str, fcs: str, numbers: str, weight: float, threshold: float = 0.2) -> ArchitecturePreset:
+    modules = [conv, *(f"{fcs}{number}" for number in numbers.split())]
+    layers = dict(zip(("conv", "fc1", "fc2", "fc3"), modules, strict=True))
     return ArchitecturePreset(MappingProxyType(layers), weight, threshold, threshold == 0.2, _PAPER)
 
 
-def _torchvision_network(name: str) -> Callable[[int, tuple[int, int]], nn.Module]:
+def _from_torchvision(name: str, preset: ArchitecturePreset, **options: bool) -> _Architecture:
     def make(classes: int, input_size: tuple[int, int]) -> nn.Module:
-        options = {} if name == "alexnet" else {"init_weights": False}
         return getattr(_torchvision, name)(num_classes=classes, **options)
 
-    return make
+    return _Architecture(make, preset)
 
 
 def _vgg(name: str, top: int) -> _Architecture:
-    fcs = ("classifier.0", "classifier.3", "classifier.6")
-    return _Architecture(_torchvision_network(name), _preset(f"features.{top}", fcs, 7.0), 0.01)
+    preset = _preset(f"features.{top}", "classifier.", "0 3 6", 7.0)
+    return _from_torchvision(name, preset, init_weights=False)
 
 
 def _resnet(*blocks: int) -> _Architecture:
-    def make(classes: int, input_size: tuple[int, int]) -> nn.Module:
-        return DeepHeadResNet(list(blocks), classes)
-
-    return _Architecture(make, _preset("top.conv2", ("head.fc1", "head.fc2", "head.fc3"), 6.0), 0.01)
+    preset = _preset("top.conv2", "head.fc", "1 2 3", 6.0)
+    return _Architecture(lambda classes, input_size: DeepHeadResNet([*blocks], classes), preset)
 
 
 _ARCHITECTURES = {
-    "alexnet": _Architecture(
-        _torchvision_network("alexnet"),
-        _preset("features.10", ("classifier.1", "classifier.4", "classifier.6"), 7.0, threshold=0.25),
-        0.01,
+    "alexnet": _from_torchvision(
+        "alexnet", _preset("features.10", "classifier.", "1 4 6", 7.0, threshold=0.25)
     ),
     "resnet50": _resnet(3, 4, 6, 3),
     "resnet101": _resnet(3, 4, 23, 3),
     "resnet152": _resnet(3, 8, 36, 3),
-    "small_vgg": _Architecture(
-        SmallVGG,
-        _preset("features.conv4", ("classifier.fc1", "classifier.fc2", "classifier.fc3"), 7.0),
-        None,
-    ),
+    "small_vgg": _Architecture(SmallVGG, _preset("features.conv4", "classifier.fc", "1 2 3", 7.0), None),
     "vgg11": _vgg("vgg11", 18),
     "vgg16": _vgg("vgg16", 28),
     "vgg19": _vgg("vgg19", 34),
 }
 PRESETS = MappingProxyType({name: architecture.preset for name, architecture in _ARCHITECTURES.items()})
-
-
-def list_models() -> list[str]:
-    """Name the image networks that `build` knows."""
-    return sorted(_ARCHITECTURES)
 
 
 def build(
@@ -212,7 +198,7 @@ def build(
     Parameters
     ----------
     name
-        One of `list_models`.
+        One of `PRESETS`.
     classes
         Number of logits ``C``, at least 1.
     input_size
@@ -260,30 +246,24 @@ def build(
     (2, 10)
     """
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
+    check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
     if name != "small_vgg" and _torchvision is None:
         raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
-    if classes < 1:
-        raise ValueError(f"classes must be at least 1, got {classes}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"input_size must be one or two positive numbers of pixels, got {input_size}")
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be a positive factor, got {width}")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-
     architecture = _ARCHITECTURES[name]
     with torch.device("meta"):
         network = architecture.make(classes, size)
         if width != 1:
             _scale_width(network, width)
-    _set_activations(network, name, dropout)
+    if not set_dropout(network, dropout) and dropout is not None:
+        raise ValueError(f"dropout={dropout} was given, but {name} has no dropout layer")
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
     _check_size(network, name, size)
-    if torch.device(device).type == "meta":
-        return network
-    network.to_empty(device="cpu")  # drawn on the CPU, so that a seed means the same weights on any device
-    _initialise(network, architecture.linear_std, torch.Generator().manual_seed(seed))
+    if torch.device(device).type != "meta":
+        draw_weights(network, seed, architecture.linear_std)
     return network.to(device)
 
 
@@ -322,17 +302,6 @@ def _scale_width(network: nn.Module, width: float) -> None:
             module.running_var = torch.empty(module.num_features)
 
 
-def _set_activations(network: nn.Module, name: str, dropout: float | None) -> None:
-    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
-    if dropout is not None and not dropouts:
-        raise ValueError(f"dropout={dropout} was given, but {name} has no dropout layer")
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-        if isinstance(module, nn.Dropout) and dropout is not None:
-            module.p = dropout
-
-
 def _check_size(network: nn.Module, name: str, size: tuple[int, ...]) -> None:
     """Run the network without values: pooling an image too small for it fails here, at no cost."""
     network.eval()
@@ -341,18 +310,3 @@ def _check_size(network: nn.Module, name: str, size: tuple[int, ...]) -> None:
     except RuntimeError as error:
         raise ValueError(f"input_size {size[0]} x {size[1]} is too small for {name}: {error}") from error
     network.train()
-
-
-@torch.no_grad()
-def _initialise(network: nn.Module, linear_std: float | None, generator: torch.Generator) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.Linear) and linear_std is not None:
-            nn.init.normal_(module.weight, std=linear_std, generator=generator)
-        elif isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -9,7 +9,6 @@ Symbols: ``B`` texts, ``T`` tokens of the longest, ``K`` width of the encoder, `
 
 import importlib.util
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdviz.arguments import whole_number
 from kdviz.errors import DataError, MissingExtraError
+from kdviz.models.building import check_arguments, draw_weights
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
@@ -113,19 +114,20 @@ class TextNetwork(nn.Module):
         return self.head(self.dropout(self.cls(self.hidden(states.last_hidden_state, mask))))
 
 
-@dataclass(frozen=True)
-class _Size:
-    width: int
-    layers: int
-    heads: int
-    inner: int
-    positions: int | None  # None: as `build` is asked for
-    dropout: float
-
-
-_SIZES = {
-    "minilm": _Size(width=384, layers=6, heads=12, inner=1536, positions=512, dropout=0.1),
-    "small_bert": _Size(width=64, layers=2, heads=2, inner=128, positions=None, dropout=0.1),
+_SETTINGS: dict[str, dict[str, int]] = {
+    "minilm": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 512,
+    },
+    "small_bert": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+    },
 }
 
 
@@ -144,12 +146,7 @@ def _preset(layers: int) -> ArchitecturePreset:
     )
 
 
-PRESETS = MappingProxyType({name: _preset(size.layers) for name, size in _SIZES.items()})
-
-
-def list_models() -> list[str]:
-    """Name the text networks that `build` knows."""
-    return sorted(_SIZES)
+PRESETS = MappingProxyType({name: _preset(own["num_hidden_layers"]) for name, own in _SETTINGS.items()})
 
 
 def build(
@@ -211,29 +208,16 @@ def build(
     >>> tuple(network(torch.tensor([[2, 17, 3], [2, 3, 0]])).shape)
     (2, 2)
     """
-    if name not in _SIZES:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
-    size = _SIZES[name]
-    for argument, value in (("classes", classes), ("vocabulary", vocabulary), ("length", length)):
-        if value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
-    if size.positions is not None and length > size.positions:
-        raise ValueError(f"length must be at most {size.positions} for {name}, got {length}")
-    dropout = size.dropout if dropout is None else dropout
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-    settings = {
-        "vocab_size": vocabulary,
-        "hidden_size": size.width,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.inner,
-        "max_position_embeddings": size.positions or length,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-    }
-    network = _make_network(settings, classes, dropout)
-    _initialise(network, torch.Generator().manual_seed(seed))
+    dropout = 0.1 if dropout is None else dropout
+    check_arguments(name, PRESETS, dropout=dropout, classes=classes, vocabulary=vocabulary, length=length)
+    settings = {"max_position_embeddings": length} | _SETTINGS[name]
+    if length > settings["max_position_embeddings"]:
+        raise ValueError(
+            f"length must be at most {settings['max_position_embeddings']} for {name}, got {length}"
+        )
+    probabilities = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    network = _make_network(settings | probabilities | {"vocab_size": vocabulary}, classes, dropout)
+    draw_weights(network, seed, _STD)
     return network.to(device)
 
 
@@ -269,8 +253,7 @@ def load_minilm(*, classes: int, seed: int = 0) -> tuple[TextNetwork, Any]:
     ----------
     .. [1] Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019.
     """
-    if classes < 1:
-        raise ValueError(f"classes must be at least 1, got {classes}")
+    whole_number("classes", classes, least=1)
     found = importlib.util.find_spec(_PRETRAINED)
     if found is None or found.origin is None:
         raise MissingExtraError(
@@ -282,7 +265,7 @@ def load_minilm(*, classes: int, seed: int = 0) -> tuple[TextNetwork, Any]:
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network = _make_network(settings, classes, dropout=settings["hidden_dropout_prob"])
-        _initialise(network, torch.Generator().manual_seed(seed))
+        draw_weights(network, seed, _STD)
         tensors = load_file(folder / "model.safetensors")
         wanted = network.encoder.state_dict().keys()
         network.encoder.load_state_dict({name: tensors[name] for name in wanted})
@@ -308,16 +291,3 @@ def _load_tokenizer(path: Path) -> Any:
 
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
-
-
-@torch.no_grad()
-def _initialise(network: TextNetwork, generator: torch.Generator) -> None:
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=_STD, generator=generator)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx])
-        if isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdviz.models.image import PRESETS, build, list_models
+from kdviz.models.image import PRESETS, build
 
 torchvision_models = pytest.importorskip("torchvision.models", exc_type=ImportError)
 
@@ -33,8 +33,8 @@ def run_python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_list_models__names_the_papers_networks():
-    assert list_models() == sorted([*PARAMETERS, "small_vgg"])
+def test_presets__name_the_papers_networks():
+    assert sorted(PRESETS) == sorted([*PARAMETERS, "small_vgg"])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -64,7 +64,7 @@ def test_build__gives_the_logits_of_torchvisions_network():
     assert torch.equal(ours(images), theirs(images))
 
 
-@pytest.fixture(scope="module", params=list_models())
+@pytest.fixture(scope="module", params=sorted(PRESETS))
 def thin(request):
     """Give a name, its thin network for 64 x 72 pixels, the output, the papers' layers in order of use."""
     network = build(request.param, classes=7, input_size=(64, 72), width=0.05).eval()
@@ -179,9 +179,9 @@ def test_build__dropout_replaces_every_probability():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "vgg17"}, "unknown network 'vgg17'; known: alexnet"),
-        ({"classes": 0}, "classes must be at least 1, got 0"),
-        ({"width": 0.0}, "width must be a positive factor"),
+        ({"name": "vgg17"}, "name is .vgg17."),
+        ({"classes": 0}, "classes must be an integer of 1 or more, got 0"),
+        ({"width": 0.0}, "width must be a positive number"),
         ({"input_size": (48, 48, 3)}, "input_size must be one or two"),
         ({"input_size": 16}, "16 x 16 is too small for vgg11"),
         ({"name": "small_vgg", "input_size": 7}, "7 x 7 is too small for small_vgg"),

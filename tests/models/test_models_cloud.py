@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdviz.models import cloud
-from kdviz.models.cloud import PRESETS, build, list_models, neighbours
+from kdviz.models.cloud import PRESETS, build, neighbours
 from kdviz.models.cloud.dgcnn import EdgeLayer
 from kdviz.models.cloud.layers import NormalisedLinear, PointLayers
 from kdviz.models.cloud.pointconv import PointConvolution
@@ -125,8 +125,8 @@ def trained_looking(name, *, width, dtype=torch.float64, seed=1):
     return network
 
 
-def test_list_models__names_the_papers_networks():
-    assert list_models() == sorted(PARAMETERS)
+def test_presets__name_the_papers_networks():
+    assert sorted(PRESETS) == sorted(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -483,7 +483,7 @@ def test_build__same_seed_same_weights_and_other_seed_other_weights():
 
 def test_build__leaves_global_random_state_alone():
     before = torch.get_rng_state()
-    for name in list_models():
+    for name in sorted(PRESETS):
         build(name, classes=3, width=0.05)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -530,9 +530,9 @@ def test_build__dropout_replaces_every_probability():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "pointnet3"}, "unknown network 'pointnet3'; known: dgcnn, pointconv, pointnet, pointnet2"),
-        ({"classes": 0}, "classes must be at least 1, got 0"),
-        ({"width": 0.0}, "width must be a positive factor, got 0.0"),
+        ({"name": "pointnet3"}, "name is .pointnet3."),
+        ({"classes": 0}, "classes must be an integer of 1 or more, got 0"),
+        ({"width": 0.0}, "width must be a positive number, got 0.0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
     ],
 )

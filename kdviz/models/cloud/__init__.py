@@ -6,22 +6,20 @@ of the points. Its head is ``fc1``, ``fc2``, ``fc3``. This package knows nothing
 Symbols: ``B`` clouds, ``n`` points, ``C`` classes.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import nn
 
+from kdviz.models.building import check_arguments, draw_weights, set_dropout
 from kdviz.models.cloud.dgcnn import DGCNN
-from kdviz.models.cloud.layers import CloudNetwork, initialise
+from kdviz.models.cloud.layers import CloudNetwork
 from kdviz.models.cloud.pointconv import PointConv
 from kdviz.models.cloud.pointnet import Alignment, PointNet, SmallPointNet
 from kdviz.models.cloud.pointnet2 import PointNet2
 from kdviz.models.presets import ArchitecturePreset
 
-__all__ = ["PRESETS", "build", "list_models"]
+__all__ = ["PRESETS", "build"]
 
 _PAPER = (
     "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
@@ -29,30 +27,20 @@ _PAPER = (
 )
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    make: Callable[[int, float], CloudNetwork]
-    preset: ArchitecturePreset
-
-
-def _preset(threshold: float) -> ArchitecturePreset:
-    layers = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
-    return ArchitecturePreset(layers, 4.0, threshold, False, _PAPER, modality="cloud")
-
-
-_ARCHITECTURES = {
-    "dgcnn": _Architecture(DGCNN, _preset(0.25)),
-    "pointconv": _Architecture(PointConv, _preset(0.25)),
-    "pointnet": _Architecture(PointNet, _preset(0.5)),
-    "pointnet2": _Architecture(PointNet2, _preset(0.25)),
-    "small_pointnet": _Architecture(SmallPointNet, _preset(0.5)),
+_NETWORKS: dict[str, tuple[Callable[[int, float], CloudNetwork], float]] = {  # and their thresholds
+    "dgcnn": (DGCNN, 0.25),
+    "pointconv": (PointConv, 0.25),
+    "pointnet": (PointNet, 0.5),
+    "pointnet2": (PointNet2, 0.25),
+    "small_pointnet": (SmallPointNet, 0.5),
 }
-PRESETS = MappingProxyType({name: architecture.preset for name, architecture in _ARCHITECTURES.items()})
-
-
-def list_models() -> list[str]:
-    """Name the point cloud networks that `build` knows."""
-    return sorted(_ARCHITECTURES)
+_LAYERS = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
+PRESETS = MappingProxyType(
+    {
+        name: ArchitecturePreset(_LAYERS, 4.0, threshold, False, _PAPER, modality="cloud")
+        for name, (_, threshold) in _NETWORKS.items()
+    }
+)
 
 
 def build(
@@ -69,7 +57,7 @@ def build(
     Parameters
     ----------
     name
-        One of `list_models`.
+        One of `PRESETS`.
     classes
         Number of logits ``C``, at least 1.
     width
@@ -113,25 +101,14 @@ def build(
     >>> tuple(network(torch.zeros(2, 1024, 3)).shape)
     (2, 10)
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(list_models())}")
-    if classes < 1:
-        raise ValueError(f"classes must be at least 1, got {classes}")
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be a positive factor, got {width}")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-
+    check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
+    make, _ = _NETWORKS[name]
     with torch.device("meta"):
-        network = _ARCHITECTURES[name].make(classes, width)
-    for module in network.modules():
-        if isinstance(module, nn.Dropout) and dropout is not None:
-            module.p = dropout
-    if torch.device(device).type == "meta":
-        return network
-    network.to_empty(device="cpu")  # drawn on the CPU, so that a seed means the same weights on any device
-    initialise(network, torch.Generator().manual_seed(seed))
-    for module in network.modules():
-        if isinstance(module, Alignment):
-            module.start_at_identity()
+        network = make(classes, width)
+    set_dropout(network, dropout)
+    if torch.device(device).type != "meta":
+        draw_weights(network, seed)
+        for module in network.modules():
+            if isinstance(module, Alignment):
+                module.start_at_identity()
     return network.to(device)

@@ -146,15 +146,3 @@ def check_clouds(points: Tensor, fewest: int) -> Tensor:
 
 
 fx.wrap("check_clouds")  # looks at values of shapes, which a symbolic trace does not have
-
-
-@torch.no_grad()
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights: Kaiming-normal (fan-in) for every layer, biases 0, normalisations neutral."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm1d):
-            module.reset_parameters()

@@ -22,7 +22,7 @@ from benchmarks.reports import show_table, write_result
 from kdviz.sources import fashion_composites
 
 READY = "everything is imported"
-COMMAND_LINE = f"import kdviz.cli, kdviz.studies{{more}}; print('{READY}', flush=True); kdviz.cli.main()"
+COMMAND_LINE = f"import kdviz.cli, kdviz.studies.work{{more}}; print('{READY}', flush=True); kdviz.cli.main()"
 # torch loads its compiler at the first step of an optimiser: an import too
 PHASES = {"train": ", torch._dynamo", "measure": ""}
 
@@ -132,14 +132,19 @@ def arguments_of(phase: str, study: Path, images: Path, plan: KillPlan) -> list[
         "masks": images / "masks",
         "size": plan.size,
         "layers": "conv,fc1",
-        "train-count": plan.images,
+        "count": plan.images,
         "epochs": plan.epochs,
         "teacher-epochs": plan.epochs,
         "samples": plan.samples,
         "grid": 8,
-        "probes": plan.probes,
     }
-    return ["train", str(study), "--no-progress", *(f"--{name}={value}" for name, value in options.items())]
+    return [
+        "train",
+        str(study),
+        "--no-progress",
+        *(f"--{name}={value}" for name, value in options.items()),
+        f"--set=measurement.probes={plan.probes}",
+    ]
 
 
 class Command:
@@ -215,8 +220,8 @@ def attempt(
 
 def look_at(study: Path) -> tuple[str, int]:
     """Say how far a study has come: the last result written, and when."""
-    files = [path for path in study.rglob("*") if path.is_file() and not path.name.startswith("plan.json")]
-    results = [path for path in files if "lock" not in path.name]
+    files = [path for path in study.rglob("*") if path.is_file() and "lock" not in path.name]
+    results = [path for path in files if path.name not in ("study.yaml", "plan.json", "data.json")]
     last = max(results, key=lambda path: path.stat().st_mtime_ns, default=None)
     return ("", 0) if last is None else (str(last.relative_to(study)), last.stat().st_mtime_ns)
 

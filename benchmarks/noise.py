@@ -19,10 +19,10 @@ from kdviz.analysis import COUNT_METRICS, NetworkPair, measure_noise_floor
 from kdviz.errors import DegenerateWarning
 from kdviz.models import PRESETS
 from kdviz.schema import METHODS
-from kdviz.sources import find_data, normalise
+from kdviz.sources import normalise
 from kdviz.studies import Study, StudyPlan
-from kdviz.studies.materials import describe_samples
-from kdviz.training import FASHION_PLANS, TrainingRecord
+from kdviz.studies.work import Workshop, describe_samples
+from kdviz.training import TrainingRecord
 
 METRICS = (*COUNT_METRICS, "rho", "d_mean", "d_std")
 
@@ -63,23 +63,29 @@ def run_noise(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         chosen = open_study(plan, Path(place)) if study is None else Study(study, StudyPlan.load(study))
-        asked = chosen.plan
-        plan = replace(plan, layers=asked.layers, epochs=asked.epochs, probes=asked.probes, draws=asked.draws)
-        subjects = list(list_networks(chosen))
-        own = describe_samples(chosen._measured_set, chosen._measured)  # those the study itself measures
+        asked, workshop = chosen.plan, Workshop(chosen)
+        plan = replace(
+            plan,
+            layers=tuple(asked.networks.layers),
+            epochs=asked.training.epochs,
+            probes=asked.measurement.probes,
+            draws=asked.measurement.draws,
+        )
+        subjects = list(list_networks(workshop))
+        own = describe_samples(workshop.measured_set, workshop.measured)  # those the study itself measures
         samples = own.isel(sample=slice(plan.samples))
         seeds, finer = [], []
         for seed in range(plan.seeds):
             print(f"measurement seed {seed + 1} of {plan.seeds}", flush=True)
-            seeds.append(measure_all(chosen, subjects, samples, seed))
+            seeds.append(measure_all(workshop, subjects, samples, seed))
             if plan.more > 1:
-                finer.append(measure_all(chosen, subjects, samples, seed, more=plan.more))
+                finer.append(measure_all(workshop, subjects, samples, seed, more=plan.more))
     results: dict[str, Any] = {
         "entropies": describe_entropies(seeds, plan.probes)
         + describe_entropies(finer, plan.probes * plan.more),
         "metrics": describe_metrics(seeds),
         "pairs": describe_pairs(seeds),
-        "study": asked.model_dump(mode="json", exclude={"images", "masks"}),
+        "study": asked.identity,
     }
     show_table("Metrics: mean over measurement seeds, and standard deviation (noise)", results["metrics"])
     show_table("Entropies: movement between seeds beside the error reported, nat", results["entropies"])
@@ -104,30 +110,22 @@ class Subject:
 
 def open_study(plan: NoisePlan, folder: Path) -> Study:
     """Train baseline and students on the built-in images beside the built-in teacher."""
-    asked = StudyPlan(
-        layers=plan.layers,
-        samples=plan.samples,
-        epochs=plan.epochs,
-        train_count=plan.train_count,
-        probes=plan.probes,
-        draws=plan.draws,
-    )
-    study = Study(folder, asked)
+    asked = {
+        "networks": {"layers": plan.layers},
+        "training": {"epochs": plan.epochs, "count": plan.train_count},
+        "measurement": {"samples": plan.samples, "probes": plan.probes, "draws": plan.draws},
+    }
+    study = Study(folder, StudyPlan.model_validate(asked))
     study.train()
     return study
 
 
-def list_networks(study: Study) -> Iterator[Subject]:
+def list_networks(workshop: Workshop) -> Iterator[Subject]:
     """Give teacher, student and baseline of the study's first training seed, at each of its layers."""
-    plan, networks = study.plan, study.folder / "networks"
-    seed, epochs = plan.seeds[0], list(plan.measured_epochs)
-    if plan.images is None:
-        teacher = {FASHION_PLANS["teacher"].epochs: find_data("runs/teacher-fashion.safetensors")}
-    else:
-        teacher = TrainingRecord.open(networks / "teacher").checkpoints
-        teacher = {max(teacher): teacher[max(teacher)]}
-    for label in plan.layers:
-        module = PRESETS[plan.architecture].layers[label]
+    plan, networks = workshop.plan, workshop.study.folder / "networks"
+    seed, epochs = plan.training.seeds[0], list(plan.training.measured_epochs)
+    teacher = dict([workshop.teacher_checkpoint])
+    for label, module in plan.networks.layers.items():
         yield Subject("teacher", "teacher", label, module, teacher)
         for role, place in (
             ("student", f"student-{label}-s{seed}/features"),
@@ -140,16 +138,17 @@ def list_networks(study: Study) -> Iterator[Subject]:
 
 
 def measure_all(
-    study: Study, subjects: list[Subject], samples: xr.Dataset, seed: int, *, more: int = 1
+    workshop: Workshop, subjects: list[Subject], samples: xr.Dataset, seed: int, *, more: int = 1
 ) -> Measured:
     """Measure all networks with one seed; with `more` probes and draws, their last checkpoint only."""
-    plan, preset = study.plan, PRESETS[study.plan.architecture]
+    plan, preset = workshop.plan.measurement, PRESETS[workshop.plan.networks.architecture]
+    assert plan.grid is not None
     inputs = torch.from_numpy(normalise(samples["thumbnail"].values))
     measured = {}
     for subject in subjects:
         last = max(subject.checkpoints)
         ds = kdviz.measure_checkpoints(
-            study._build,
+            workshop.build,
             subject.checkpoints if more == 1 else {last: subject.checkpoints[last]},
             inputs,
             network=subject.name,

@@ -2,7 +2,7 @@
 
 python docs/make_results.py STUDY
 
-STUDY is the folder of ``kdviz demo --modality image|text|points --seeds 3 --folder STUDY``.
+STUDY is the folder of ``kdviz demo --modality image|text|cloud --seeds 3 --folder STUDY``.
 """
 
 import json

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -31,20 +32,18 @@ _INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is w
 
 
 class Modality(StrEnum):
-    """Kinds of input by the names users know."""
+    """Kinds of input."""
 
     image = "image"
     text = "text"
-    points = "points"
-
-    @property
-    def stored(self) -> str:
-        """The name in plans, runs and presets."""
-        return "cloud" if self is Modality.points else self.value
+    cloud = "cloud"
 
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute, such as cuda; that of the plan by default.")
+]
 Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
 
 
@@ -75,6 +74,7 @@ def demo(
         Path | None, typer.Option(help="Where to put the study; runs/demo, runs/demo-text, ... by default.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    device: Device = None,
     progress: Progress = True,
 ) -> None:
     """Run the main job on built-in data: train, measure, report. Minutes on two cores.
@@ -82,14 +82,11 @@ def demo(
     Example: kdviz demo --modality text --seeds 3
     """
     from kdviz.reports import write_report
-    from kdviz.studies import Study, StudyPlan
+    from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
 
     folder = folder or Path("runs") / ("demo" if modality is Modality.image else f"demo-{modality.value}")
-    study = Study(
-        folder,
-        StudyPlan.model_validate({"modality": modality.stored, "seeds": tuple(range(seeds))}),
-        progress,
-    )
+    asked = {"data": {"kind": BUILT_IN_DATA[modality.value]}, "training": {"seeds": tuple(range(seeds))}}
+    study = Study(folder, StudyPlan.model_validate(asked), progress, device)
     typer.echo("1/3  training baseline and students beside the built-in teacher")
     study.train()
     typer.echo("2/3  measuring what each layer discards, epoch by epoch")
@@ -104,7 +101,8 @@ def demo(
 @app.command()
 def train(
     folder: Folder,
-    modality: Annotated[Modality | None, typer.Option(help="Kind of input; image by default.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="YAML file of a plan, as study.yaml of a study.")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="Built-in data of this kind. [image]")] = None,
     images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
     masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
     texts: Annotated[Path | None, typer.Option(help="Your sentences: a TSV file as SST-2 has them.")] = None,
@@ -113,9 +111,6 @@ def train(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
     grid: Annotated[int | None, typer.Option(help="Units a side of images. [16]")] = None,
-    length: Annotated[int | None, typer.Option(help="Most tokens of a text. [96]")] = None,
-    points: Annotated[int | None, typer.Option(help="Points of an object. [256]")] = None,
-    background: Annotated[int | None, typer.Option(help="Points around an object. [128]")] = None,
     architecture: Annotated[
         str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
     ] = None,
@@ -124,92 +119,79 @@ def train(
         typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden,cls; fc1,fc2]"),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
-    train_count: Annotated[int | None, typer.Option(help="Samples students and baselines see.")] = None,
-    rate_factor: Annotated[
-        float | None, typer.Option(help="Times all learning rates; below 1 if diverging. [1]")
-    ] = None,
+    count: Annotated[int | None, typer.Option(help="Samples students and baselines see.")] = None,
     epochs: Annotated[int | None, typer.Option(min=2, help="Epochs of students and baselines. [12]")] = None,
-    teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher on your data. [30]")] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher trained here. [30]")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples to measure.")] = None,
-    evaluated: Annotated[
-        str | None, typer.Option(help="Measure samples from: train or held-out. [train]")
+    change: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", help="NAME=VALUE of the plan, such as measurement.part=held-out."),
     ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Measure by: auto, gain or path. [auto; path for points]")
-    ] = None,
-    probes: Annotated[
-        int | None, typer.Option(help="Backward passes a sample and layer for the gains. [64]")
-    ] = None,
-    draws: Annotated[
-        int | None, typer.Option(help="Noise points, and pass pairs a step of the path. [4]")
-    ] = None,
+    device: Device = None,
     progress: Progress = True,
 ) -> None:
     """Train teacher, baselines and students of a study; with the folder alone, continues where it stopped.
 
+    Options change single values of the plan in the file or, without one, of that in the folder.
+
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
-    from kdviz.studies import Study, StudyPlan
-    from kdviz.studies.plans import PLAN_FILE
+    from kdviz.studies import BUILT_IN_DATA, Study, make_plan
 
-    options = {
-        "modality": modality and modality.stored,
-        "images": images,
-        "masks": masks,
-        "texts": texts,
-        "clouds": clouds,
-        "size": size,
-        "grid": grid,
-        "length": length,
-        "points": points,
-        "background": background,
-        "architecture": architecture,
-        "layers": layers and tuple(layer.strip() for layer in layers.split(",")),
-        "seeds": seeds and tuple(range(seeds)),
-        "train_count": train_count,
-        "rate_factor": rate_factor,
-        "epochs": epochs,
-        "teacher_epochs": teacher_epochs,
-        "samples": samples,
-        "evaluated": evaluated,
-        "method": method,
-        "probes": probes,
-        "draws": draws,
+    kinds = {
+        "image-folder": {"images": images, "masks": masks},
+        "sst2": {"file": texts},
+        "modelnet40": {"folder": clouds},
     }
-    asked = {name: value for name, value in options.items() if value is not None}
-    if modality is None:  # the data tell
-        asked |= {"modality": "text"} if texts else {"modality": "cloud"} if clouds else {}
-    if not asked and (folder / PLAN_FILE).exists():
-        plan = StudyPlan.load(folder)  # nothing asked for: go on with what is there
-    else:
-        plan = StudyPlan.model_validate(asked)
-    Study(folder, plan, progress).train()
+    data = {kind: _given(options) for kind, options in kinds.items() if _given(options)}
+    if modality and not data:
+        data = {BUILT_IN_DATA[modality.value]: {}}
+    if len(data) > 1:
+        raise ValueError("give one kind of data: --images and --masks, --texts, or --clouds")
+    options = {
+        "data": next(({"kind": kind} | options for kind, options in data.items()), None),
+        "data.size": size,
+        "networks.architecture": architecture,
+        "networks.layers": layers and [layer.strip() for layer in layers.split(",")],
+        "networks.teacher": teacher_epochs and {"kind": "trained", "epochs": teacher_epochs},
+        "training.seeds": seeds and list(range(seeds)),
+        "training.count": count,
+        "training.epochs": epochs,
+        "measurement.grid": grid,
+        "measurement.samples": samples,
+    }
+    study = Study(folder, make_plan(folder, plan, _given(options), change or []), progress, device)
+    study.train()
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
 @app.command()
-def measure(folder: Folder, progress: Progress = True) -> None:
+def measure(folder: Folder, device: Device = None, progress: Progress = True) -> None:
     """Measure every saved epoch of a study's networks; continues where it was stopped.
 
     Example: kdviz measure runs/birds
     """
     from kdviz.studies import Study, StudyPlan
 
-    study = Study(folder, StudyPlan.load(folder), progress)
+    study = Study(folder, StudyPlan.load(folder), progress, device)
     run = study.measure()
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
 
 
 @app.command()
-def attribute(folder: Folder, progress: Progress = True) -> None:
+def attribute(folder: Folder, device: Device = None, progress: Progress = True) -> None:
     """Draw CAM, gradient and occlusion maps of a study's networks beside what was measured; continues.
 
     Example: kdviz attribute runs/birds
     """
     from kdviz.studies import Study, StudyPlan
 
-    study = Study(folder, StudyPlan.load(folder), progress)
+    study = Study(folder, StudyPlan.load(folder), progress, device)
     run = study.attribute()
     names = [name for name in run.results if name.startswith("attribution/")]
     typer.echo(f"maps  {', '.join(names)}\nrun   {study.run_path}")

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,10 @@ from PIL import Image
 from kdviz.studies import Study, StudyPlan
 
 SIDE = 16
-OPTIONS = {"size": SIDE, "layers": ("fc1",), "train_count": 10, "epochs": 2, "teacher_epochs": 2}
-OPTIONS |= {"samples": 4, "grid": 8}
 
 
 def draw_images(folder: Path, *, per_class: int = 8) -> dict[str, Path]:
-    """Upright red bars and lying blue bars on noise, with masks; the paths as `StudyPlan` takes them."""
+    """Upright red bars and lying blue bars on noise, with masks; the paths as `ImageFolder` takes them."""
     rng = np.random.default_rng(0)
     for kind, colour, (height, width) in (
         ("lying", (40, 60, 200), (4, 10)),
@@ -33,8 +32,16 @@ def draw_images(folder: Path, *, per_class: int = 8) -> dict[str, Path]:
     return {"images": folder / "images", "masks": folder / "masks"}
 
 
-def make_plan(images: dict[str, Path], **changes: object) -> StudyPlan:
-    return StudyPlan.model_validate({**OPTIONS, **images, **changes})
+def make_plan(images: dict[str, Path], *, layers: tuple[str, ...] = ("fc1",), **changes: Any) -> StudyPlan:
+    """Make the plan; changes of a part, such as ``training={"seeds": (0, 1)}``, are added to it."""
+    parts: dict[str, dict[str, Any]] = {
+        "data": {"kind": "image-folder", "size": SIDE, **images},
+        "networks": {"layers": layers, "teacher": {"kind": "trained", "epochs": 2}},
+        "training": {"count": 10, "epochs": 2},
+        "measurement": {"samples": 4, "grid": 8},
+    }
+    merged = {name: part | changes.pop(name, {}) for name, part in parts.items()}
+    return StudyPlan.model_validate(merged | changes)
 
 
 def finished_study(factory: pytest.TempPathFactory) -> Study:

@@ -37,7 +37,8 @@ import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.sources import ImageSet, fashion_composites, normalise
-from kdviz.studies.materials import Prepared, describe_samples
+from kdviz.studies.data import Prepared
+from kdviz.studies.work import describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord, accuracy_array, evaluate, train_classifier
 
 TARGET = Path(__file__).with_name("finetuning.nc")
@@ -160,7 +161,7 @@ def _last(record: TrainingRecord) -> float:
 
 
 def _prepare(images: ImageSet) -> Prepared:
-    return Prepared(torch.from_numpy(normalise(images.images)), GRID, images.masks, images.images)
+    return Prepared(normalise(images.images), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

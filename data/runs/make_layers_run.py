@@ -19,10 +19,12 @@ from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.sources import ImageSet, fashion_composites, find_data, normalise
 from kdviz.studies import StudyPlan
-from kdviz.studies.materials import Prepared, describe_samples
-from kdviz.studies.materials.images import Images
+from kdviz.studies.data import Prepared
+from kdviz.studies.plans import BUILT_IN_TEACHERS
+from kdviz.studies.work import describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord
 
+TEACHER = BUILT_IN_TEACHERS["fashion-composites"]
 TARGET = Path(__file__).with_name("layers.nc")
 LAYERS = (
     "features.conv1",
@@ -41,6 +43,7 @@ def main(study: Path, folder: Path) -> None:
     """Measure all layers at the last epoch and export."""
     torch.set_num_threads(1)
     plan = StudyPlan.load(study)
+    last = plan.training.epochs
     images = fashion_composites("train").select(np.arange(SAMPLES))
     attrs = schema.make_attrs(
         dataset_id=images.source,
@@ -57,11 +60,15 @@ def main(study: Path, folder: Path) -> None:
     )
     baseline = TrainingRecord.open(study / "networks" / "baseline-s0")
     for network, role, checkpoint in (
-        ("teacher", "teacher", {FASHION_PLANS["teacher"].epochs: find_data(Images.teacher)}),
-        ("baseline-s0", "baseline", {plan.epochs: baseline.checkpoints[plan.epochs]}),
+        (
+            "teacher",
+            "teacher",
+            {FASHION_PLANS["teacher"].epochs: find_data(TEACHER)},
+        ),
+        ("baseline-s0", "baseline", {last: baseline.checkpoints[last]}),
     ):
         kdviz.measure_checkpoints(
-            lambda: build("small_vgg", classes=len(images.classes), input_size=plan.size),
+            lambda: build("small_vgg", classes=len(images.classes), input_size=images.images.shape[1]),
             checkpoint,
             torch.from_numpy(normalise(images.images)),
             network=network,
@@ -81,7 +88,7 @@ def main(study: Path, folder: Path) -> None:
 
 
 def _prepare(images: ImageSet) -> Prepared:
-    return Prepared(torch.from_numpy(normalise(images.images)), GRID, images.masks, images.images)
+    return Prepared(normalise(images.images), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

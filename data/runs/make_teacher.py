@@ -9,7 +9,6 @@ threads changes the last bits. Takes some minutes. Run ``data/make_checksums.py`
 import hashlib
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from kdviz.models import build
 from kdviz.sources.image import fashion_composites, normalise
-from kdviz.studies import StudyPlan
-from kdviz.studies.materials import find_material
+from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
+from kdviz.studies.plans import BUILT_IN_TEACHERS
+from kdviz.studies.work import PLANS, Workshop
 from kdviz.training import train_classifier
 from kdviz.training.records import write_tensors
 
@@ -43,43 +43,45 @@ def make_image_teacher() -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
     return build("small_vgg", **options), torch.from_numpy(inputs), torch.from_numpy(labels), about
 
 
-def make_other_teacher(modality: str) -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
+def make_other_teacher(workshop: Workshop) -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
     """Make the small network of a kind of input, and everything there is to train it on."""
-    plan = StudyPlan.model_validate({"modality": modality})
-    material = find_material(plan)
-    samples = material.load("train")
-    network = material.build(len(samples.classes), seed=100)
+    samples = workshop.training_set
+    network = workshop.build(seed=100)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
-            module.p = DROPOUT.get(modality, module.p)
-    about = {"network": {"name": plan.architecture, "seed": 100}, "samples": samples.source}
-    return network, material.prepare(samples).inputs, torch.from_numpy(samples.labels), about
+            module.p = DROPOUT.get(workshop.plan.data.modality, module.p)
+    about = {
+        "network": {"name": workshop.plan.networks.architecture, "seed": 100},
+        "samples": samples.source,
+    }
+    return network, *workshop.as_tensors(samples), about
 
 
 def main(modality: str, folder: Path) -> None:
     """Train in `folder`, write the weights with their held-out accuracy beside this script."""
     torch.set_num_threads(1)
-    makers: dict[str, Callable] = {"image": make_image_teacher}
-    network, inputs, labels, about = makers.get(modality, lambda: make_other_teacher(modality))()
-    material = find_material(StudyPlan.model_validate({"modality": modality}))
-    held_out = material.load("held-out")
+    kind = BUILT_IN_DATA[modality]
+    workshop = Workshop(Study(folder, StudyPlan.model_validate({"data": {"kind": kind}})))
+    plan = PLANS[modality]["teacher"]
+    made = make_image_teacher() if modality == "image" else make_other_teacher(workshop)
+    network, inputs, labels, about = made
     record = train_classifier(
         network,
         inputs,
         labels,
-        folder=folder,
-        plan=material.plans["teacher"],
+        folder=folder / "training",
+        plan=plan,
         tracked_layers=[],
-        validation=(material.prepare(held_out).inputs, torch.from_numpy(held_out.labels)),
+        validation=workshop.held_out_data,
     )
     last = record.history.iloc[-1]
     metadata = about | {
-        "plan": material.plans["teacher"].model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
         "train_accuracy": round(float(last["accuracy"]), 4),
         "held_out_accuracy": round(float(last["validation_accuracy"]), 4),
         "licence": "MIT",
     }
-    target = Path(__file__).parents[1] / material.teacher
+    target = Path(__file__).parents[1] / BUILT_IN_TEACHERS[kind]
     write_tensors(target, network.state_dict(), metadata)
     print(f"held-out accuracy {last['validation_accuracy']:.4f}, training accuracy {last['accuracy']:.4f}")
     print(f"{target.name}  SHA-256 {hashlib.sha256(target.read_bytes()).hexdigest()}")

@@ -1,10 +1,15 @@
-"""What a study compares, in one small file beside its results."""
+"""What a study compares, as nested data in one file beside its results.
 
-import json
-from collections.abc import Collection
+A stored plan is complete: reading it looks nothing up, so that it needs no torch. What a new one leaves out
+comes from the kind of input and from the presets of the architecture.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -12,185 +17,165 @@ from pydantic import (
     Field,
     NonNegativeInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from kdviz.errors import StoreError
-from kdviz.files import write_bytes
-from kdviz.models import PRESETS
+from kdviz.files import make_folder, write_bytes
+from kdviz.studies.data import Data, FashionComposites
 
-PLAN_FILE = "plan.json"
+STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley
 _LOGITS = "fc3"  # in every network of the papers that has this layer
-_GROWING = ("layers", "seeds")  # a study may be given more of these later
+_GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
+
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
+    "image": {
+        "networks": {"architecture": "small_vgg"},
+        "training": {"count": 4000},
+        "measurement": {"samples": 50, "grid": 16},
+    },
+    "text": {
+        "networks": {"architecture": "small_bert"},
+        "training": {"count": 2000},
+        "measurement": {"samples": 50},
+    },
+    "cloud": {
+        "networks": {"architecture": "small_pointnet"},
+        "training": {"count": 836},
+        "measurement": {"samples": 22},
+    },
+}
+BUILT_IN_DATA = {"image": "fashion-composites", "text": "movie-reviews", "cloud": "furniture"}
+"""Kinds of data that come with kdviz, by modality."""
+
+BUILT_IN_TEACHERS = {
+    "fashion-composites": "runs/teacher-fashion.safetensors",
+    "movie-reviews": "runs/teacher-reviews.safetensors",
+    "furniture": "runs/teacher-furniture.safetensors",
+}
+"""Data files of the teachers that come with kdviz, by kind of data; of the default architecture and size."""
 
 # Absolute, so that a study can be continued from any folder.
 ResolvedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "image": {
-        "architecture": "small_vgg",
-        "layers": ("conv", "fc1", "fc2"),
-        "train_count": 4000,
-        "samples": 50,
-        "method": "auto",
-    },
-    "text": {
-        "architecture": "small_bert",
-        "layers": ("hidden", "cls"),
-        "train_count": 2000,
-        "samples": 50,
-        "method": "auto",
-    },
-    "cloud": {
-        "architecture": "small_pointnet",
-        "layers": ("fc1", "fc2"),
-        "train_count": 836,
-        "samples": 22,
-        "method": "path",
-    },
-}
-_OWN = {  # fields that only one kind of input has, the path of the user's own samples first
-    "image": ("images", "masks", "size", "grid"),
-    "text": ("texts", "length"),
-    "cloud": ("clouds", "points", "background", "composed"),
-}
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StudyPlan(BaseModel):
-    """Teacher, baselines and one student per distilled layer and seed, on one set of samples.
+class BuiltInTeacher(_Part):
+    """The teacher that comes with the built-in data."""
+
+    kind: Literal["built-in"] = "built-in"
+
+
+class TrainedTeacher(_Part):
+    """A teacher trained here, on all training samples."""
+
+    kind: Literal["trained"] = "trained"
+    epochs: int = Field(default=30, ge=1)
+    seed: NonNegativeInt = TEACHER_SEED
+
+
+class SavedTeacher(_Part):
+    """A teacher of the user's own: a file with the weights, and the epochs it was trained."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    file: ResolvedPath
+    epoch: NonNegativeInt = 0
+
+
+class Networks(_Part):
+    """The architecture of all networks, the layers to compare, and the teacher.
 
     Attributes
     ----------
-    modality
-        ``"image"``, ``"text"`` or ``"cloud"``. Decides the defaults of `architecture`, `layers`,
-        `train_count` and `samples`.
-    images, masks
-        The user's own images and masks as :func:`kdviz.sources.image_folder` reads them; None for the
-        built-in fashion composites and their committed teacher.
-    size, grid
-        Of images: height and width in pixels, and units a side.
-    texts
-        The user's own sentences as :func:`kdviz.sources.read_sst2` reads them; None for the built-in movie
-        reviews and their committed teacher.
-    length
-        Of texts: the most tokens of one.
-    clouds
-        The user's own clouds as :func:`kdviz.sources.read_modelnet40` reads them; None for the built-in
-        furniture and its committed teacher.
-    points, background, composed
-        Of clouds: points of the object and around it; how many are composed of the built-in models.
     architecture
-        Of all three networks, from :func:`kdviz.models.list_models`.
+        From :func:`kdviz.models.list_models`.
     layers
-        The papers' names: a student is distilled at each, and it and the baseline are measured there.
-    seeds
-        One baseline and one student per layer for each: initial weights and data order.
-    train_count
-        Training samples of students and baselines; the teacher sees all.
-    teacher_epochs
-        Of a teacher trained here; the built-in one is loaded.
-    rate_factor
-        Times the learning rates of the built-in data's plans, which were tried on the small networks only:
-        larger ones want less.
-    epochs, head_epochs
-        Of baselines and of the students' first stage; of the students' second stage, and of the heads that
-        tell its accuracy at every measured epoch.
-    samples, evaluated
-        Number of measured samples, and where they come from: ``"train"`` as in the papers, or ``"held-out"``.
-    method, probes, draws, measurement_seed
-        As in :func:`kdviz.measure`.
+        Modules by the papers' names of layers; given as a list, names are looked up.
+    teacher
+        By default the built-in one for built-in data, else one trained here.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    modality: Literal["image", "text", "cloud"] = "image"
-    images: ResolvedPath | None = None
-    masks: ResolvedPath | None = None
-    size: int = Field(default=48, ge=16, le=512)
-    grid: int = Field(default=16, ge=1)
-    texts: ResolvedPath | None = None
-    length: int = Field(default=96, ge=3, le=512)
-    clouds: ResolvedPath | None = None
-    points: int = Field(default=256, ge=2)
-    background: int = Field(default=128, ge=1)
-    composed: int = Field(default=5016, ge=22)
     architecture: str
-    layers: tuple[str, ...]
-    seeds: tuple[NonNegativeInt, ...] = (0,)
-    train_count: int = Field(ge=10)
-    teacher_epochs: int = Field(default=30, ge=1)
-    rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    epochs: int = Field(default=12, ge=2)
-    head_epochs: int = Field(default=8, ge=1)
-    samples: int = Field(ge=2)
-    evaluated: Literal["train", "held-out"] = "train"
-    method: Literal["auto", "gain", "path"]
-    probes: int = Field(default=64, ge=2)
-    draws: int = Field(default=4, ge=2)
-    measurement_seed: int = 0
+    layers: dict[str, str] = {}
+    teacher: BuiltInTeacher | TrainedTeacher | SavedTeacher = Field(
+        default=BuiltInTeacher(), discriminator="kind"
+    )
+
+
+class StudentLoss(BaseModel):
+    """What one kind of student learns by; further fields are arguments of the loss.
+
+    Attributes
+    ----------
+    kind
+        From :data:`kdviz.distillation.LOSSES`.
+    layered
+        Whether the loss belongs to a layer: one student is trained for each.
+    head
+        Whether it trains up to that layer only: a head on the frozen feature then tells the accuracy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = "features"
+    layered: bool
+    head: bool
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: Any) -> Any:
-        """Take what is not given from the defaults of the modality."""
-        if not isinstance(values, dict):
+    def _complete(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or {"layered", "head"} <= values.keys():
             return values
-        return {**_DEFAULTS.get(values.get("modality", "image"), {}), **values}
+        from kdviz.distillation import LOSSES
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        others = {name: owner for owner, names in _OWN.items() for name in names if owner != self.modality}
-        if foreign := sorted(self.model_fields_set & {*others}):
-            raise ValueError(
-                f"{foreign[0]} belongs to a study of {others[foreign[0]]}s, this is one of {self.modality}s; "
-                "leave it out, or choose the modality"
-            )
-        if (self.images is None) != (self.masks is None):
-            raise ValueError("images and masks belong together: give both, or none for the built-in images")
-        if self.architecture not in PRESETS:
-            raise ValueError(
-                f"unknown architecture {self.architecture!r}; known: {', '.join(sorted(PRESETS))}"
-            )
-        preset = PRESETS[self.architecture]
-        if preset.modality != self.modality:
-            fitting = [name for name, other in PRESETS.items() if other.modality == self.modality]
-            raise ValueError(
-                f"{self.architecture} takes {preset.modality}s, this is a study of {self.modality}s; "
-                f"choose {', '.join(sorted(fitting))}"
-            )
-        own, *_ = _OWN[self.modality]
-        built_in = {"architecture": _DEFAULTS[self.modality]["architecture"], "size": 48, "length": 96}
-        if getattr(self, own) is None and any(
-            getattr(self, name) != value for name, value in built_in.items()
-        ):
-            detail = {"image": "48 pixels", "text": "96 tokens", "cloud": "clouds"}[self.modality]
-            raise ValueError(
-                f"the built-in teacher is a {built_in['architecture']} for {detail}; give {own} for another "
-                "network"
-            )
-        known = preset.layers
-        if unknown := [layer for layer in self.layers if layer not in known]:
-            raise ValueError(
-                f"unknown layers {', '.join(unknown)}; {self.architecture} has {', '.join(known)}"
-            )
-        if _LOGITS in self.layers:
-            raise ValueError(
-                f"{_LOGITS} gives the logits: nothing lies above it that a student could train; "
-                f"distil at {', '.join(layer for layer in known if layer != _LOGITS)}"
-            )
-        if self.grid > self.size:
-            raise ValueError(
-                f"a grid of {self.grid} units a side does not fit pictures of {self.size} pixels"
-            )
-        for name in _GROWING:
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must hold at least one value, each once; got {values}")
-        if TEACHER_SEED in self.seeds:
-            raise ValueError(f"seed {TEACHER_SEED} is the teacher's; student and baseline need another")
-        return self
+        options = {name: value for name, value in values.items() if name not in ("layered", "head")}
+        kind = options.pop("kind", "features")
+        if kind not in LOSSES:
+            raise ValueError(f"unknown loss {kind!r}; known: {', '.join(LOSSES)}")
+        known = [*inspect.signature(LOSSES[kind]).parameters]
+        if unknown := [name for name in options if name not in known or name == "layer"]:
+            raise ValueError(f"loss {kind} has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+        layered = "layer" in known
+        loss = LOSSES[kind](**options | ({"layer": "layer"} if layered else {}))
+        return {"kind": kind, "layered": layered, "head": loss.up_to is not None, **options}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the loss."""
+        return dict(self.model_extra or {})
+
+
+FEATURES = StudentLoss(kind="features", layered=True, head=True)
+"""The loss of the papers on knowledge points."""
+
+
+class Training(_Part):
+    """How baselines and students are trained.
+
+    Attributes
+    ----------
+    seeds
+        One baseline and one student per loss and layer for each: initial weights and data order.
+    epochs, head_epochs
+        Of baselines and of students; of the heads that tell a student's accuracy at every measured epoch.
+    rate_factor
+        Times the learning rates of the built-in data's plans, which were tried on the small networks only:
+        larger ones want less.
+    count
+        Training samples of students and baselines; the teacher sees all.
+    """
+
+    seeds: tuple[NonNegativeInt, ...] = (0,)
+    epochs: int = Field(default=12, ge=2)
+    head_epochs: int = Field(default=8, ge=1)
+    rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    count: int = Field(default=2000, ge=10)
 
     @property
     def measured_epochs(self) -> tuple[int, ...]:
@@ -198,11 +183,111 @@ class StudyPlan(BaseModel):
         half = self.epochs // 2
         return (*range(half + 1), *range(half + 2, self.epochs, 2), self.epochs)
 
-    def as_json(self, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """Give the plan as it is stored: without what belongs to other kinds of input, as older plans are."""
-        foreign = {name for owner, names in _OWN.items() for name in names if owner != self.modality}
-        foreign |= {"modality"} if self.modality == "image" else set()
-        return self.model_dump(mode="json", exclude=foreign | {*exclude})
+
+class MeasurementPlan(_Part):
+    """What is measured, and how.
+
+    Attributes
+    ----------
+    samples, part
+        Number of measured samples, and where they come from: ``"train"`` as in the papers, or ``"held-out"``.
+    grid
+        Of images: units a side.
+    method, probes, draws, seed
+        As in :func:`kdviz.measure`; without a method that of the units.
+    """
+
+    samples: int = Field(default=50, ge=2)
+    part: Literal["train", "held-out"] = "train"
+    grid: int | None = Field(default=None, ge=1)
+    method: Literal["auto", "gain", "path"] | None = None
+    probes: int = Field(default=64, ge=2)
+    draws: int = Field(default=4, ge=2)
+    seed: NonNegativeInt = 0
+
+
+class StudyPlan(_Part):
+    """Teacher, baselines and students on one set of samples.
+
+    Attributes
+    ----------
+    data
+        One of :mod:`kdviz.sources`, told apart by ``kind``; the built-in images by default. Decides the
+        defaults of everything else.
+    networks, training, measurement
+        Parts of their own.
+    losses
+        One kind of student for each.
+    device
+        Where to train and measure, such as ``"cuda"``; may be another one when the study is continued.
+    """
+
+    data: Data = FashionComposites()
+    networks: Networks = Field(default={}, validate_default=True)
+    losses: tuple[StudentLoss, ...] = Field(default=(FEATURES,), min_length=1)
+    training: Training = Field(default={}, validate_default=True)
+    measurement: MeasurementPlan = Field(default={}, validate_default=True)
+    device: str | None = None
+
+    @field_validator("networks", "training", "measurement", mode="before")
+    @classmethod
+    def _fill(cls, given: Any, info: ValidationInfo) -> Any:
+        """Take what is not given from the defaults of the kind of input."""
+        data = info.data.get("data")
+        if data is None or not isinstance(given, (Mapping, BaseModel)):
+            return given  # a fault that is reported elsewhere
+        assert info.field_name is not None
+        values = {**_DEFAULTS[data.modality][info.field_name], **dict(given)}
+        if info.field_name == "networks":
+            built_in = data.kind in BUILT_IN_TEACHERS
+            values.setdefault("teacher", BuiltInTeacher() if built_in else TrainedTeacher())
+            if not isinstance(values.get("layers"), Mapping):
+                values["layers"] = _find_layers(data.modality, values["architecture"], values.get("layers"))
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        data, networks, measurement = self.data, self.networks, self.measurement
+        if isinstance(networks.teacher, BuiltInTeacher):
+            known = _DEFAULTS[data.modality]["networks"]["architecture"]
+            fixed = {name: type(data).model_fields.get(name) for name in ("size", "length")}
+            same = all(getattr(data, name) == field.default for name, field in fixed.items() if field)
+            if data.kind not in BUILT_IN_TEACHERS or networks.architecture != known or not same:
+                detail = {"image": "48 pixels", "text": "96 tokens", "cloud": "clouds"}[data.modality]
+                raise ValueError(
+                    f"the built-in teacher is a {known} for {detail} of the built-in data; train one for "
+                    "others: networks.teacher.kind = trained"
+                )
+        if measurement.grid is not None:
+            if data.modality != "image":
+                raise ValueError(f"grid cuts images into units, this is a study of {data.modality}s")
+            size = getattr(data, "size", measurement.grid)
+            if measurement.grid > size:
+                raise ValueError(
+                    f"a grid of {measurement.grid} units a side does not fit pictures of {size} pixels"
+                )
+        for name, values in (("layers", (*networks.layers,)), ("seeds", self.training.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} must hold at least one value, each once; got {values}")
+        teacher_seed = getattr(networks.teacher, "seed", TEACHER_SEED)
+        if teacher_seed in self.training.seeds:
+            raise ValueError(f"seed {teacher_seed} is the teacher's; student and baseline need another")
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as it is stored."""
+        return self.model_dump(mode="json")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides every result, by dotted names: what may grow, paths and the device are left out."""
+        every = _flatten(self.model_dump())
+        left_out = (*_GROWING, "device")
+        return {
+            name: value
+            for name, value in every.items()
+            if name not in left_out and not isinstance(value, Path)
+        }
 
     def save(self, folder: Path) -> None:
         """Write the plan to a new study, or check it against the one that is there.
@@ -210,22 +295,20 @@ class StudyPlan(BaseModel):
         Raises
         ------
         StoreError
-            If the folder holds a study with another plan; seeds and layers may be added.
+            If the folder holds a study with another plan; seeds, layers and losses may be added.
         """
-        path = folder / PLAN_FILE
+        path = folder / STUDY_FILE
         if path.exists():
-            stored = StudyPlan.load(folder)
-            for name in type(self).model_fields:
-                old, new = getattr(stored, name), getattr(self, name)
-                if old != new and not (name in _GROWING and set(old) <= set(new)):
+            stored, asked = (_flatten(plan.as_json()) for plan in (StudyPlan.load(folder), self))
+            for name in [*stored, *(asked.keys() - stored.keys())]:
+                old, new = stored.get(name), asked.get(name)
+                if old != new and name != "device" and not (name in _GROWING and _is_within(old, new)):
                     raise StoreError(
-                        f"{folder} holds a study with {name} {old}, now {new}; choose another folder"
+                        f"{folder} holds a study with {name} {_shown(old)}, now {_shown(new)}; choose "
+                        "another folder"
                     )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make a study at {folder}: {error}") from error
-        write_bytes(path, json.dumps(self.as_json(), indent=2).encode())
+        make_folder(folder)
+        write_bytes(path, yaml.safe_dump(self.as_json(), sort_keys=False).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "StudyPlan":
@@ -236,14 +319,120 @@ class StudyPlan(BaseModel):
         StoreError
             If there is none, or it is damaged.
         """
-        path = folder / PLAN_FILE
+        path = folder / STUDY_FILE
+        if not path.exists():
+            raise StoreError(f"{folder} holds no study: there is no {STUDY_FILE}; begin with kdviz train")
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise StoreError(
-                f"{folder} holds no study: there is no {PLAN_FILE}; begin with kdviz train"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error}") from error
+            return cls.model_validate(read_plan_file(path))
         except ValidationError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
+
+
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """Read a plan, or parts of one, that somebody wrote as YAML or JSON.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, or holds no names and values.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise StoreError(f"{path} is damaged: it holds no names and values")
+    return values
+
+
+def make_plan(
+    folder: Path, file: Path | None, options: Mapping[str, Any], changes: Sequence[str]
+) -> StudyPlan:
+    """Make a plan from a file, or that of a study's folder, and changes of single values by dotted names.
+
+    Parameters
+    ----------
+    folder
+        Of the study; its plan is changed where there is one and no `file` is given.
+    file
+        A plan, or parts of one.
+    options
+        ``{"training.epochs": 12}``; a whole part comes before values in it.
+    changes
+        ``"training.epochs=12"``, the value as YAML.
+
+    Raises
+    ------
+    StoreError
+        If a file cannot be read.
+    ValueError
+        If a change or the plan is not valid.
+    """
+    asked = dict(options)
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r} is not of the form name=value")
+        asked[name] = yaml.safe_load(value)
+    stored = folder / STUDY_FILE
+    values = read_plan_file(file or stored) if file or stored.exists() else {}
+    for name, value in asked.items():
+        *parts, last = name.split(".")
+        place = values
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = value
+    if isinstance(values.get("data"), dict):
+        values["data"].setdefault("kind", BUILT_IN_DATA["image"])
+    return StudyPlan.model_validate(values)
+
+
+def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:
+    """Look up the modules of named layers; without names, of all that a student can be distilled at."""
+    from kdviz.models import PRESETS
+
+    if architecture not in PRESETS:
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(PRESETS))}")
+    preset = PRESETS[architecture]
+    if preset.modality != modality:
+        fitting = [name for name, other in PRESETS.items() if other.modality == modality]
+        raise ValueError(
+            f"{architecture} takes {preset.modality}s, this is a study of {modality}s; "
+            f"choose {', '.join(sorted(fitting))}"
+        )
+    below = [name for name in preset.layers if name != _LOGITS]
+    names = below if names is None else list(names)
+    if unknown := [name for name in names if name not in preset.layers]:
+        raise ValueError(
+            f"unknown layers {', '.join(unknown)}; {architecture} has {', '.join(preset.layers)}"
+        )
+    if _LOGITS in names:
+        raise ValueError(
+            f"{_LOGITS} gives the logits: nothing lies above it that a student could train; "
+            f"distil at {', '.join(below)}"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError(f"layers must hold at least one value, each once; got {tuple(names)}")
+    return {name: preset.layers[name] for name in names}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by dots, down to what may grow."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        dotted = prefix + name
+        if isinstance(value, Mapping) and dotted not in _GROWING:
+            flat |= _flatten(value, f"{dotted}.")
+        else:
+            flat[dotted] = value
+    return flat
+
+
+def _is_within(old: Any, new: Any) -> bool:
+    """Whether everything of a list or mapping is in another."""
+    one, two = (list(each.items()) if isinstance(each, Mapping) else each for each in (old, new))
+    return all(item in two for item in one)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple, Mapping)) else str(value)

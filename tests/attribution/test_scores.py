@@ -21,6 +21,7 @@ from kdviz.errors import DegenerateWarning, SchemaError, StoreError
 from kdviz.networks.checkpoints import load_weights
 from kdviz.sources import normalise
 from kdviz.studies import Study
+from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_baselines.ipynb"
@@ -211,9 +212,10 @@ def test_study__attributes_every_network_once(study: Study, monkeypatch: pytest.
     stored = run.result("attribution/student-fc1-s0")
     assert (stored.attrs["network"], stored.attrs["network_role"]) == ("student-fc1-s0", "student")
     assert stored["epoch"].values.tolist() == [2]
-    network, images = study._build(), study._measured_set
+    workshop = Workshop(study)
+    network, images = workshop.build(), workshop.measured_set
     head = TrainingRecord.open(study.folder / "networks" / "student-fc1-s0" / "head")
-    load_weights(network, head.checkpoints[study.plan.head_epochs])
+    load_weights(network, head.checkpoints[study.plan.training.head_epochs])
     expected = kdviz.attribute(
         network,
         torch.from_numpy(normalise(images.images)),

@@ -101,13 +101,19 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("export none file.nc", "there is no run at none"),
         ("report none", "there is no run at none"),
         ("lab none", "there is no folder none"),
-        ("measure none", "none holds no study: there is no plan.json; begin with kdviz train"),
+        ("measure none", "none holds no study: there is no study.yaml; begin with kdviz train"),
         ("train out --layers fc1,fc9", "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
         ("train out --layers fc1,fc1", "layers must hold at least one value, each once"),
         ("train out --architecture vgg", "unknown architecture 'vgg'; known: alexnet"),
-        ("train out --samples 1 --grid 0", "grid: Input should be .*; samples: "),
-        ("train out --evaluated test", "evaluated: Input should be 'train' or 'held-out'"),
-        ("train out --images photos", "images and masks belong together: give both, or none"),
+        (
+            "train out --samples 1 --grid 0",
+            "measurement.samples: Input .*; measurement.grid: Input should be ",
+        ),
+        ("train out -s measurement.part=test", "measurement.part: Input should be 'train' or 'held-out'"),
+        ("train out -s epochs", "'epochs' is not of the form name=value"),
+        ("train out --plan none.yaml", "cannot read none.yaml"),
+        ("train out --texts a.tsv --clouds b", "give one kind of data: --images and --masks, --texts, or"),
+        ("train out --images photos", "data.image-folder.masks: Field required"),
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         ("rerun 01 -p treshold=0.3", "has no parameter 'treshold'; did you mean 'threshold'?"),
@@ -143,7 +149,7 @@ def test_main__wrong_usage_is_answered_with_the_usage(call: Call, arguments: str
 
 def test_train__images_without_masks_are_named(call: Call, study: Study, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
-    done = call("train", "out", "--images", study.plan.images, "--masks", "masks", "--size", 16)
+    done = call("train", "out", "--images", study.plan.data.images, "--masks", "masks", "--size", 16)
     assert done.status == 1
     assert re.fullmatch(r"kdviz: .*/masks lacks the masks of 16 images: lying/0\.png, .*\n", done.err)
     assert not (tmp_path / "out").exists(), "the corrected command must find the folder free"
@@ -157,7 +163,46 @@ def test_train__folder_alone_goes_on_with_its_plan(call: Call, study: Study) -> 
 def test_train__changed_plan_is_refused(call: Call, tmp_path: Path) -> None:
     StudyPlan().save(tmp_path / "out")
     done = call("train", "out", "--epochs", 13)
-    assert done.err == "kdviz: out holds a study with epochs 12, now 13; choose another folder\n"
+    assert done.err == "kdviz: out holds a study with training.epochs 12, now 13; choose another folder\n"
+
+
+def test_train__takes_a_file_and_single_values(call: Call, study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.folder, tmp_path / "copy")
+    done = call("train", "copy", "--plan", study.folder / "study.yaml", "-s", "training.seeds=[0, 1]")
+    assert done.status == 0, done.err
+    plan = StudyPlan.load(tmp_path / "copy")
+    assert plan.training.seeds == (0, 1) and plan.measurement == study.plan.measurement
+    assert (tmp_path / "copy" / "networks" / "student-fc1-s1" / "accuracy.json").exists()
+    done = call("train", "copy", "--seeds", 2)
+    assert done.status == 0, "what is not asked for stays as it is in the folder"
+    assert StudyPlan.load(tmp_path / "copy") == plan
+
+
+def test_train_and_measure__work_without_what_reports_need(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("papermill", "nbconvert", "nbformat"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in [name for name in sys.modules if name.startswith("kdviz.reports")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert call("train", study.folder).status == 0
+    assert call("measure", study.folder, "--no-progress").status == 0
+    done = call("report", study.folder)
+    assert (done.status, done.err) == (
+        1,
+        "kdviz: notebooks need papermill and nbconvert: install kdviz[lab]\n",
+    )
+
+
+def test_train_and_measure__take_a_device(call: Call, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(Study, "train", lambda self: asked.append(self.device))
+    monkeypatch.setattr(
+        Study, "measure", lambda self: asked.append(self.device) or kdviz.open_run(self.folder)
+    )
+    call("train", study.folder, "--device", "cuda")
+    call("measure", study.folder, "--device", "cuda:1")
+    assert asked == ["cuda", "cuda:1"]
 
 
 def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
@@ -281,10 +326,8 @@ def test_export__writes_one_file_that_info_reads(call: Call, study: Study) -> No
 def test_train_and_measure__continue_a_finished_study_and_name_the_next_step(
     call: Call, study: Study
 ) -> None:
-    options = {"images": study.plan.images, "masks": study.plan.masks, "layers": "fc1", "no-progress": None}
-    numbers = ("size", "train_count", "epochs", "teacher_epochs", "samples", "grid")
-    options |= {name.replace("_", "-"): getattr(study.plan, name) for name in numbers}
-    words = [word for name, value in options.items() for word in (f"--{name}", value) if word is not None]
+    words = ["--images", study.plan.data.images, "--masks", study.plan.data.masks, "--layers", "fc1"]
+    words += ["--size", 16, "--grid", 8, "--count", 10, "--epochs", 2, "--teacher-epochs", 2, "--no-progress"]
     done = call("train", study.folder, *words)
     assert done.out == f"networks  {study.folder / 'networks'}\nnext      kdviz measure {study.folder}\n"
     done = call("measure", study.folder, "--no-progress")
@@ -351,7 +394,11 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
     monkeypatch.setattr(reports, "write_report", write)
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")
-    assert done == [("train", folder, StudyPlan(seeds=(0, 1))), "measure", ("report", folder / "run.zarr")]
+    assert done == [
+        ("train", folder, StudyPlan(training={"seeds": (0, 1)})),
+        "measure",
+        ("report", folder / "run.zarr"),
+    ]
     assert "teacher" in out and out.splitlines()[-1].startswith("next      kdviz explore runs/demo")
 
 

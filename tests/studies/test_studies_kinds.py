@@ -11,21 +11,33 @@ import kdviz
 from kdviz import analysis, sources
 from kdviz.errors import DataError, StoreError
 from kdviz.models import PRESETS
-from kdviz.networks.checkpoints import load_weights
-from kdviz.studies import Study, StudyPlan
-from kdviz.studies.materials import find_material
+from kdviz.networks import load_weights
+from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
+from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
 
 torch.set_num_threads(1)
-SMALL = {"epochs": 2, "head_epochs": 1, "samples": 4, "probes": 8, "draws": 2}
-KINDS = {
-    "text": {"train_count": 64},
-    "cloud": {"train_count": 57, "points": 48, "background": 20, "composed": 88},
+KINDS: dict[str, tuple[dict, int]] = {  # the data, and how many train students
+    "text": ({}, 64),
+    "cloud": ({"points": 48, "background": 20, "count": 88}, 57),
 }
 
 
-def make_plan(kind: str, **changes: object) -> StudyPlan:
-    return StudyPlan.model_validate({"modality": kind, **SMALL, **KINDS[kind], **changes})
+def make_plan(
+    modality: str,
+    data: dict | None = None,
+    *,
+    teacher: dict | None = None,
+    count: int = 0,
+    **networks: object,
+) -> StudyPlan:
+    built_in, usual = KINDS[modality]
+    return StudyPlan(
+        data=data or {"kind": BUILT_IN_DATA[modality], **built_in},
+        networks=networks | ({"teacher": teacher} if teacher else {}),
+        training={"epochs": 2, "head_epochs": 1, "count": count or usual},
+        measurement={"samples": 4, "probes": 8, "draws": 2},
+    )
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -38,49 +50,46 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def layer_of(study: Study) -> str:
-    return PRESETS[study.plan.architecture].layers[study.plan.layers[0]]
+    return next(iter(study.plan.networks.layers.values()))
 
 
 def test_study__holds_what_a_comparison_needs(study: Study) -> None:
     run = kdviz.open_run(study.run_path)
-    assert run.attrs["modality"] == study.plan.modality
+    assert run.attrs["modality"] == study.plan.data.modality
     expected = {"teacher", "baseline-s0", "baseline-s0-repeat"}
-    for layer in study.plan.layers:
+    for layer in study.plan.networks.layers:
         expected |= {f"student-{layer}-s0", f"student-{layer}-s0-repeat"}
     assert set(run.networks) == expected
     for pair in analysis.pair_networks(run).values():
         assert pair.teacher is not None and set(pair.students) == set(pair.baselines) == {0}
     table = analysis.compare_layers(analysis.pair_networks(run))
-    assert set(table["layer"]) == {*study.plan.layers} and "rho" in set(table["metric"])
+    assert set(table["layer"]) == {*study.plan.networks.layers} and "rho" in set(table["metric"])
 
 
 def test_study__stored_gains_are_those_of_the_kept_network(study: Study) -> None:
     """Measured anew from the checkpoint, by the public function."""
-    layer, preset = layer_of(study), PRESETS[study.plan.architecture]
+    layer, preset = layer_of(study), PRESETS[study.plan.networks.architecture]
     stored = kdviz.open_run(study.run_path).dataset("baseline-s0", layer).sel(epoch=[2])
-    material = find_material(study.plan)
-    samples = material.choose(
-        material.load("train").select(np.arange(study.plan.train_count)), study.plan.samples
-    )
-    prepared = material.prepare(samples)
-    network = material.build(len(samples.classes), seed=9)
+    workshop = Workshop(study)
+    samples, prepared, network = workshop.measured_set, workshop.measured, workshop.build(seed=9)
     record = TrainingRecord.open(study.folder / "networks" / "baseline-s0")
     load_weights(network, record.checkpoints[2])
     again = kdviz.measure(
-        network, prepared.inputs, layers=layer, units=prepared.units, sample_ids=samples.sample_ids, epoch=2,
-        entry=preset.entry, feature=preset.feature, method=study.plan.method, weight=preset.weight,
-        probes=8, draws=2, progress=False,
+        network, torch.from_numpy(prepared.inputs), layers=layer, units=prepared.units, epoch=2,
+        sample_ids=samples.sample_ids, entry=preset.entry, feature=preset.feature, weight=preset.weight,
+        method=study.plan.measurement.method, probes=8, draws=2, progress=False,
     )  # fmt: skip
     np.testing.assert_array_equal(again["gain"].values, stored["gain"].values)
     np.testing.assert_array_equal(stored["foreground"].values, prepared.foreground)
-    if study.plan.modality == "text":
+    if study.plan.data.modality == "text":
         assert float(again["noise_unit"][0]) == float(stored["noise_unit"][0])
 
 
 def test_study__distance_is_that_of_the_layers_weight(study: Study) -> None:
-    layer, preset = layer_of(study), PRESETS[study.plan.architecture]
-    ds = kdviz.open_run(study.run_path).dataset(f"student-{study.plan.layers[0]}-s0", layer)
-    folder = study.folder / "networks" / f"student-{study.plan.layers[0]}-s0" / "features"
+    layer, preset = layer_of(study), PRESETS[study.plan.networks.architecture]
+    name = f"student-{next(iter(study.plan.networks.layers))}-s0"
+    ds = kdviz.open_run(study.run_path).dataset(name, layer)
+    folder = study.folder / "networks" / name / "features"
     expected = TrainingRecord.open(folder).weight_distance(preset.weights.get(layer, layer))
     np.testing.assert_array_equal(ds["weight_distance"], expected)
     assert (np.diff(ds["weight_distance"]) > 0).all()
@@ -98,40 +107,46 @@ def test_study__attributes_images_only(study: Study) -> None:
         study.attribute()
 
 
-def test_study__measured_texts_have_words_of_both_kinds() -> None:
-    material = find_material(make_plan("text"))
-    everything = material.load("train")
-    without = [not mask.any() for mask in everything.foreground[:50]]
+def test_study__measured_texts_have_words_of_both_kinds(tmp_path: Path) -> None:
+    plan = make_plan("text", count=500)
+    plan = plan.model_copy(update={"measurement": plan.measurement.model_copy(update={"samples": 40})})
+    workshop = Workshop(Study(tmp_path / "none", plan))
+    without = [not mask.any() for mask in workshop.training_set.foreground[:50]]
     assert any(without)  # or there would be nothing to choose
-    chosen = material.choose(everything, 40)
+    chosen = workshop.measured_set
     assert len(chosen) == 40
     assert all(mask.any() and not mask.all() for mask in chosen.foreground)
-
-
-def test_plan__of_an_older_image_study_is_read_and_written_as_before(tmp_path: Path) -> None:
-    plan = StudyPlan(layers=("fc1",))
-    assert not {"modality", "texts", "clouds", "points", "length"} & set(plan.as_json())
-    plan.save(tmp_path)
-    assert StudyPlan.load(tmp_path) == plan
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"modality": "sound"}, "modality\n.*'image', 'text' or 'cloud'"),
-        ({"modality": "text", "grid": 4}, "grid belongs to a study of images, this is one of texts"),
-        ({"points": 100}, "points belongs to a study of clouds, this is one of images; leave it out, or"),
+        ({"data": {"kind": "sound"}}, "'sound'"),
         (
-            {"modality": "text", "architecture": "small_vgg"},
+            {"data": {"kind": "movie-reviews"}, "measurement": {"grid": 4}},
+            "grid cuts images into units, this",
+        ),
+        ({"data": {"kind": "fashion-composites", "points": 100}}, "points\n.*Extra inputs"),
+        (
+            {"data": {"kind": "movie-reviews"}, "networks": {"architecture": "small_vgg"}},
             "small_vgg takes images, .* choose minilm, ",
         ),
         (
-            {"modality": "cloud", "architecture": "dgcnn"},
-            "small_pointnet for clouds; give clouds for ",
+            {"data": {"kind": "furniture"}, "networks": {"architecture": "dgcnn"}},
+            "small_pointnet for clouds of the built-in data; train one",
         ),
-        ({"modality": "text", "length": 32}, "a small_bert for 96 tokens; give texts for another network"),
-        ({"modality": "cloud", "layers": ("fc3",)}, "fc3 gives the logits: .* distil at fc1, fc2"),
-        ({"modality": "text", "layers": ("fc1",)}, "unknown layers fc1; small_bert has hidden, cls"),
+        (
+            {"data": {"kind": "movie-reviews", "length": 32}},
+            "a small_bert for 96 tokens of the built-in data",
+        ),
+        (
+            {"data": {"kind": "furniture"}, "networks": {"layers": ["fc3"]}},
+            "fc3 gives the logits: .* distil at fc1, fc2",
+        ),
+        (
+            {"data": {"kind": "movie-reviews"}, "networks": {"layers": ["fc1"]}},
+            "unknown layers fc1; small_bert has hidden, cls",
+        ),
     ],
 )
 def test_plan__bad_value_is_refused_with_a_sentence(values: dict, message: str) -> None:
@@ -147,14 +162,16 @@ def test_study__own_sentences(tmp_path: Path) -> None:
         f"{' '.join(words)}\t{label}" for words, label in zip(reviews.words, reviews.labels, strict=True)
     ]
     (tmp_path / "own.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    plan = make_plan("text", texts=tmp_path / "own.tsv", teacher_epochs=1, train_count=32)
+    data = {"kind": "sst2", "file": tmp_path / "own.tsv"}
+    plan = make_plan("text", data, teacher={"kind": "trained", "epochs": 1}, count=32)
     study = Study(tmp_path / "study", plan, progress=False)
     study.train()
     run = study.measure()
     assert len(TrainingRecord.open(study.folder / "networks" / "teacher").checkpoints) == 2
-    assert (len(study._training_set), len(study._held_out_set)) == (48, 12)
-    assert sorted(study._held_out_set.labels.tolist()) == [0] * 6 + [1] * 6
-    assert not set(study._training_set.sample_ids) & set(study._held_out_set.sample_ids)
+    training, held_out = (Workshop(study).plan.data.load(part) for part in ("train", "held-out"))
+    assert (len(training), len(held_out)) == (48, 12)
+    assert sorted(held_out.labels.tolist()) == [0] * 6 + [1] * 6
+    assert not set(training.sample_ids) & set(held_out.sample_ids)
     assert run.summary()["done"].eq(1).all()
 
 
@@ -170,19 +187,26 @@ def test_study__own_clouds(tmp_path: Path) -> None:
                 path = tmp_path / "own" / label / part / f"{label}_{index:04d}.off"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("\n".join(lines) + "\n")
-    plan = make_plan("cloud", clouds=tmp_path / "own", teacher_epochs=1, train_count=20, layers=("fc1",))
-    study = Study(tmp_path / "study", plan.model_copy(update={"composed": 5016}), progress=False)
+    data = {"kind": "modelnet40", "folder": tmp_path / "own", "points": 48, "background": 20}
+    teacher = {"kind": "trained", "epochs": 1}
+    plan = make_plan("cloud", data, teacher=teacher, count=20, layers=("fc1",))
+    study = Study(tmp_path / "study", plan, progress=False)
     study.train()
     run = study.measure()
     assert run.summary()["done"].eq(1).all()
-    assert (len(study._training_set), len(study._held_out_set)) == (20, 6)
-    assert study._training_set.classes == ("flat", "tall")
+    workshop = Workshop(study)
+    assert (len(workshop.training_set), len(workshop.held_out_set)) == (20, 6)
+    assert workshop.training_set.classes == ("flat", "tall")
 
 
 def test_study__texts_without_words_of_both_kinds_are_refused_before_training(tmp_path: Path) -> None:
     lines = ["sentence\tlabel", *(f"the chair stood there {number}\t{number % 2}" for number in range(30))]
     (tmp_path / "plain.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    study = Study(tmp_path / "study", make_plan("text", texts=tmp_path / "plain.tsv"), progress=False)
+    study = Study(
+        tmp_path / "study",
+        make_plan("text", {"kind": "sst2", "file": tmp_path / "plain.tsv"}),
+        progress=False,
+    )
     with pytest.raises(DataError, match="has both words that the sentiment lexicon rates"):
         study.train()
     assert not (tmp_path / "study").exists()
@@ -192,20 +216,23 @@ def test_study__words_that_are_cut_off_do_not_count(tmp_path: Path) -> None:
     texts = [f"{'so ' * 20}good {number}\t{number % 2}" for number in range(15)]
     texts += [f"a good film {number}\t{number % 2}" for number in range(15)]
     (tmp_path / "long.tsv").write_text("\n".join(["sentence\tlabel", *texts]) + "\n", encoding="utf-8")
-    material = find_material(make_plan("text", texts=tmp_path / "long.tsv", length=12))
+    plan = make_plan("text", {"kind": "sst2", "file": tmp_path / "long.tsv", "length": 12})
+    plan = plan.model_copy(update={"measurement": plan.measurement.model_copy(update={"samples": 20})})
     with pytest.warns(kdviz.errors.KdvizWarning):
-        chosen = material.choose(material.load("train"), 20)
+        chosen = Workshop(Study(tmp_path / "none", plan)).measured_set
     assert all(words[:2] == ("a", "good") for words in chosen.words)
 
 
 def test_study__missing_texts_leave_nothing(tmp_path: Path) -> None:
-    study = Study(tmp_path / "study", make_plan("text", texts=tmp_path / "none.tsv"), progress=False)
+    study = Study(
+        tmp_path / "study", make_plan("text", {"kind": "sst2", "file": tmp_path / "none.tsv"}), progress=False
+    )
     with pytest.raises(DataError, match=r"none\.tsv"):
         study.train()
     assert not (tmp_path / "study").exists()
 
 
 def test_study__other_plan_in_the_folder_is_refused(study: Study) -> None:
-    other = "cloud" if study.plan.modality == "text" else "text"
-    with pytest.raises(StoreError, match=f"holds a study with modality {study.plan.modality}, now {other}"):
+    other = "cloud" if study.plan.data.modality == "text" else "text"
+    with pytest.raises(StoreError, match=f"data.kind {study.plan.data.kind}, now {BUILT_IN_DATA[other]}"):
         Study(study.folder, make_plan(other), progress=False).train()

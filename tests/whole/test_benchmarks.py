@@ -159,10 +159,10 @@ def test_compare_studies__sees_one_bit(study: Study, tmp_path: Path) -> None:
     content = bytearray(changed.read_bytes())
     content[-1] ^= 1
     changed.write_bytes(content)
-    (copy / "plan.json").unlink()
+    (copy / "study.yaml").unlink()
     (copy / "left-over").touch()
     differing = kills.compare_studies(copy, study.folder)["differing"]
-    assert differing == ["left-over", f"networks/baseline-s0/{changed.name}", "plan.json"]
+    assert differing == ["left-over", f"networks/baseline-s0/{changed.name}", "study.yaml"]
 
 
 def test_compare_studies__does_not_mind_when_a_run_was_made(study: Study, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_noise__of_a_study_agrees_with_measuring_it_twice(
 ) -> None:
     monkeypatch.setattr(noise, "QUICK", noise.NoisePlan(seeds=2, samples=4, more=2))
     written = run_quick(tmp_path, "noise", "--study", str(study.folder))
-    assert written["settings"]["probes"] == study.plan.probes, "those of the study"
+    assert written["settings"]["probes"] == study.plan.measurement.probes, "those of the study"
     results = written["results"]
     # the study's own run was measured with seed 0, and its end again with seed 1
     run = kdviz.open_run(study.run_path)

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from test_faults import in_child, train_small
 from test_store import measure_all
+from tiny_study import make_plan
 
 from kdviz.errors import DataError, SchemaError, StoreError
 from kdviz.networks.checkpoints import read_checkpoint
@@ -235,8 +236,8 @@ def test_fashion_composites__stands_damaged_data(data_folder: Path, honest: bool
 
 
 def test_study_plan__stands_a_damaged_file(tmp_path: Path) -> None:
-    StudyPlan(seeds=(0, 1), images=tmp_path / "images", masks=tmp_path / "masks").save(tmp_path)
-    try_files(lambda: StudyPlan.load(tmp_path), [tmp_path / "plan.json"], 150, checksummed=False)
+    make_plan({"images": tmp_path / "images", "masks": tmp_path / "masks"}).save(tmp_path)
+    try_files(lambda: StudyPlan.load(tmp_path), [tmp_path / "study.yaml"], 150, checksummed=False)
 
 
 def test_training_record__stands_damaged_files(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""What there is to do in a study, and what of it is done already, told from the disk alone: no torch here.
+
+Every task is idempotent: killed and called again it goes on, and ends with the same bits. Tasks can be
+pickled and are named by what decides their result, so that any engine may run them in any order that `needs`
+allows; those that write into the run, one after another.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from kdviz.files import read_json
+from kdviz.store import Run, open_run
+from kdviz.studies.plans import StudentLoss, StudyPlan, TrainedTeacher
+
+Action = Literal["train", "accuracy", "measure", "repeat", "attribute"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of a study.
+
+    Attributes
+    ----------
+    name
+        Its name in the run and of its folder.
+    role
+        Teacher, baseline or student.
+    layers
+        Where it is measured, by the plan's names.
+    seed
+        Of its training; None for the teacher.
+    loss
+        What a student learns by.
+    distilled
+        The layer of its loss, where that has one.
+    """
+
+    name: str
+    role: str
+    layers: tuple[str, ...]
+    seed: int | None = None
+    loss: StudentLoss | None = None
+    distilled: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do with one network.
+
+    Attributes
+    ----------
+    study
+        The study it belongs to.
+    action
+        ``"train"``; ``"accuracy"`` over training; ``"measure"`` at all epochs; ``"repeat"`` the last one with
+        another measurement seed; ``"attribute"``: maps of the finished network.
+    subject
+        The network.
+    needs
+        Keys of the tasks that must be done before.
+    """
+
+    study: "Layout"
+    action: Action
+    subject: Subject
+    needs: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the task with a digest of everything that decides its result."""
+        about = [self.study.plan.identity, self.study.modules(self.subject), repr(self.subject)]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.action}-{self.subject.name}-{digest}"
+
+    def is_done(self, run: Run | None = None) -> bool:
+        """Whether nothing is left to do, by what lies on the disk; `run` is the study's, if it is open."""
+        study, name = self.study, self.subject.name
+        if self.action == "train":
+            return all(is_trained(folder) for folder in study.training_folders(self.subject))
+        if self.action == "accuracy":
+            return study.accuracy_file(self.subject).is_file()
+        if not study.run_path.is_dir():
+            return False
+        run = run or open_run(study.run_path)
+        if self.action == "attribute":
+            return f"attribution/{name}" in run.results
+        if self.action == "repeat":
+            return self._is_measured(run, f"{name}-repeat", ())
+        moved = () if self.subject.role == "teacher" else ("weight_distance",)
+        return self._is_measured(run, name, ("accuracy", *moved))
+
+    def _is_measured(self, run: Run, network: str, variables: tuple[str, ...]) -> bool:
+        modules = self.study.modules(self.subject)
+        if network not in run.networks or not {*modules} <= {*run.layers(network)}:
+            return False
+        stored = run.path / "points" / network
+        return all((stored / module / name).is_dir() for module in modules for name in variables) and not any(
+            run.missing(network, module) for module in modules
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One folder with a plan, its networks and its run: what there is, and where it lies.
+
+    Attributes
+    ----------
+    folder
+        Where everything lies.
+    plan
+        What is compared.
+    progress
+        Show progress bars.
+    device
+        Where to train and measure this time; that of the plan if None.
+    """
+
+    folder: Path
+    plan: StudyPlan
+    progress: bool = True
+    device: str | None = None
+
+    @property
+    def run_path(self) -> Path:
+        """Where the measurements are."""
+        return self.folder / "run.zarr"
+
+    def subjects(self) -> Iterator[Subject]:
+        """Yield the networks of the plan: the teacher, and by seed a baseline and the students."""
+        layers = tuple(self.plan.networks.layers)
+        yield Subject("teacher", "teacher", layers)
+        for seed in self.plan.training.seeds:
+            yield Subject(f"baseline-s{seed}", "baseline", layers, seed)
+            for loss in self.plan.losses:
+                prefix = "student" if loss.kind == "features" else f"student-{loss.kind}"
+                for layer in layers if loss.layered else (None,):
+                    name = f"{prefix}-{layer}-s{seed}" if layer else f"{prefix}-s{seed}"
+                    yield Subject(name, "student", (layer,) if layer else layers, seed, loss, layer)
+
+    def tasks(self, *actions: Action) -> list[Task]:
+        """List the tasks of some actions, or of all, each after those that it needs."""
+        subjects = list(self.subjects())
+        train = {subject.name: Task(self, "train", subject) for subject in subjects}
+        teacher = train["teacher"].key
+        tasks = []
+        for subject in subjects:
+            taught = (teacher,) if subject.role == "student" else ()
+            trained = Task(self, "train", subject, taught)
+            accuracy = Task(self, "accuracy", subject, (trained.key,))
+            measured = Task(self, "measure", subject, (accuracy.key,))
+            repeated = [] if subject.role == "teacher" else [Task(self, "repeat", subject, (accuracy.key,))]
+            drawn = Task(self, "attribute", subject, (measured.key,))
+            tasks += [trained, accuracy, measured, *repeated, drawn]
+        return [task for task in tasks if not actions or task.action in actions]
+
+    def modules(self, subject: Subject) -> list[str]:
+        """Return the modules at which a network is measured."""
+        return [self.plan.networks.layers[layer] for layer in subject.layers]
+
+    # -- where it lies
+
+    def network_folder(self, subject: Subject) -> Path:
+        """Return the folder of a network."""
+        return self.folder / "networks" / subject.name
+
+    def training_folders(self, subject: Subject) -> list[Path]:
+        """Return the folders of a network's training: none, one, or those of a student and of its head."""
+        folder = self.network_folder(subject)
+        if subject.role == "teacher":
+            return [folder] if isinstance(self.plan.networks.teacher, TrainedTeacher) else []
+        if subject.loss is None or not subject.loss.head:
+            return [folder]
+        return [folder / subject.loss.kind, folder / "head"]
+
+    def accuracy_file(self, subject: Subject) -> Path:
+        """Return the file with a network's accuracy by epoch."""
+        return self.network_folder(subject) / "accuracy.json"
+
+    def accuracies(self, subject: Subject) -> tuple[dict[int, float], str]:
+        """Return a network's accuracy by epoch, and by which network it was told."""
+        stored = read_json(self.accuracy_file(subject))
+        return {int(epoch): value for epoch, value in stored["accuracy"].items()}, stored["definition"]
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a training run was finished and cleared up."""
+    return (folder / "history.json").is_file() and not (folder / "state.safetensors").exists()

@@ -1,0 +1,460 @@
+"""Do the tasks of a study: the only part of it that loads samples, builds networks and needs torch."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from kdviz import distillation, models, schema
+from kdviz.errors import StoreError
+from kdviz.files import make_folder, read_json, write_json
+from kdviz.measuring import measure_checkpoints
+from kdviz.networks import load_weights
+from kdviz.sources import SampleSet, find_data, review_tokenizer
+from kdviz.store import Run, create_run, open_run
+from kdviz.studies.data import Prepared, choose, prepare
+from kdviz.studies.plans import BUILT_IN_TEACHERS, BuiltInTeacher, SavedTeacher, TrainedTeacher
+from kdviz.studies.tasks import Layout, Subject, Task
+from kdviz.training import (
+    FASHION_PLANS,
+    FURNITURE_PLANS,
+    REVIEW_PLANS,
+    TrainingPlan,
+    TrainingRecord,
+    accuracy_array,
+    distil,
+    evaluate,
+    probe_accuracy,
+    train_classifier,
+    train_head,
+)
+from kdviz.training.records import read_tensors
+from kdviz.units import Grid
+
+PLANS = {"image": FASHION_PLANS, "text": REVIEW_PLANS, "cloud": FURNITURE_PLANS}
+"""Training plans by modality: ``"teacher"``, ``"baseline"``, ``"head"``, and by layer those of students."""
+
+_ITSELF = "the network itself"
+_DATA_FILE = "data.json"
+
+
+class Workshop:
+    """Does the tasks of one study; what they share, such as samples, is loaded once."""
+
+    def __init__(self, study: Layout) -> None:
+        self.study, self.plan = study, study.plan
+        self.device = study.device or self.plan.device
+        self.loaded: dict[str, SampleSet] = {}
+
+    def begin(self) -> None:
+        """Keep the plan of a new study, once its samples are read and a network is built."""
+        _ = self.measured_set
+        self.build()
+        self.plan.save(self.study.folder)
+        self.recognise()
+
+    def do(self, task: Task) -> None:
+        """Do a task, or go on with it."""
+        subject = task.subject
+        if task.action == "train":
+            self.train(subject)
+        elif task.action == "accuracy":
+            self.tell_accuracy(subject)
+        elif task.action == "attribute":
+            self.attribute(subject)
+        else:
+            self.measure(subject, repeat=task.action == "repeat")
+
+    # -- samples
+
+    @cached_property
+    def training_set(self) -> SampleSet:
+        """All samples to train on."""
+        return self._load("train")
+
+    @cached_property
+    def held_out_set(self) -> SampleSet:
+        """Samples that no network sees."""
+        return self._load("held-out")
+
+    @cached_property
+    def student_set(self) -> SampleSet:
+        """Those that students and baselines see."""
+        everything = self.training_set
+        return everything.select(np.arange(min(self.plan.training.count, len(everything))))
+
+    @cached_property
+    def measured_set(self) -> SampleSet:
+        """Those that are measured."""
+        pool = self.student_set if self.plan.measurement.part == "train" else self.held_out_set
+        return choose(self.plan.data, pool, self.plan.measurement.samples)
+
+    @cached_property
+    def measured(self) -> Prepared:
+        """What is measured, as networks and measuring take it."""
+        return self._prepare(self.measured_set)
+
+    @cached_property
+    def student_data(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of students and baselines."""
+        return self.as_tensors(self.student_set)
+
+    @cached_property
+    def held_out_data(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels that tell accuracies."""
+        return self.as_tensors(self.held_out_set)
+
+    def _load(self, part: str) -> SampleSet:
+        samples = self.loaded[part] = self.plan.data.load(part)
+        if self.study.folder.is_dir():
+            self.recognise()
+        return samples
+
+    def recognise(self) -> None:
+        """See that the samples loaded are those that the study was begun with.
+
+        Raises
+        ------
+        StoreError
+            If they are others under the same names.
+        """
+        path = self.study.folder / _DATA_FILE
+        known = read_json(path) if path.exists() else {}
+        for part, samples in self.loaded.items():
+            if known.setdefault(part, samples.fingerprint) != samples.fingerprint:
+                raise StoreError(
+                    f"{self.study.folder} was begun with other samples to {part} under the same names; "
+                    "put them back, or choose another folder"
+                )
+        write_json(path, known)
+
+    def _prepare(self, samples: SampleSet) -> Prepared:
+        return prepare(self.plan.data, samples, self.plan.measurement.grid)
+
+    def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
+        """Return samples as networks take them, and their labels."""
+        return torch.from_numpy(self._prepare(samples).inputs), torch.from_numpy(samples.labels)
+
+    # -- networks
+
+    @property
+    def preset(self) -> models.ArchitecturePreset:
+        """Constants of the architecture."""
+        return models.PRESETS[self.plan.networks.architecture]
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Make an untrained network."""
+        architecture, shape = self.plan.networks.architecture, dict(self.plan.data)
+        options: dict[str, Any] = {"classes": len(self.training_set.classes), "seed": seed}
+        if self.plan.data.modality == "image":
+            network = models.build(architecture, input_size=shape["size"], **options)
+        elif self.plan.data.modality == "text":
+            options |= {"vocabulary": self._vocabulary, "length": shape["length"]}
+            network = models.text.build(architecture, **options)
+        else:
+            network = models.cloud.build(architecture, **options)
+        return network
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return len(review_tokenizer())
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The finished teacher."""
+        network = self.build()
+        _, weights = self.teacher_checkpoint
+        load_weights(network, weights)
+        return network
+
+    @property
+    def teacher_checkpoint(self) -> tuple[int, Path]:
+        """The teacher's last epoch and its weights."""
+        teacher = self.plan.networks.teacher
+        if isinstance(teacher, BuiltInTeacher):
+            path = find_data(BUILT_IN_TEACHERS[self.plan.data.kind])
+            return PLANS[self.plan.data.modality]["teacher"].epochs, path
+        if isinstance(teacher, SavedTeacher):
+            return teacher.epoch, teacher.file
+        (folder,) = self.study.training_folders(next(self.study.subjects()))
+        return teacher.epochs, TrainingRecord.open(folder).checkpoints[teacher.epochs]
+
+    def checkpoints(self, subject: Subject) -> dict[int, Path]:
+        """Return the weights of a network by the epochs at which it is measured."""
+        if subject.role == "teacher":
+            return dict([self.teacher_checkpoint])
+        record = self._record(subject)
+        return {epoch: record.checkpoints[epoch] for epoch in self.plan.training.measured_epochs}
+
+    def finished(self, subject: Subject) -> tuple[int, Path]:
+        """Return a network's last epoch, and weights with which its logits mean something."""
+        if subject.role == "teacher":
+            return self.teacher_checkpoint
+        record = TrainingRecord.open(self.study.training_folders(subject)[-1])
+        return self.plan.training.epochs, record.checkpoints[max(record.checkpoints)]
+
+    def _record(self, subject: Subject) -> TrainingRecord:
+        """Open the training whose epochs are measured: the first of a student that gets a head afterwards."""
+        return TrainingRecord.open(self.study.training_folders(subject)[0])
+
+    def _module(self, layer: str | None) -> str:
+        assert layer is not None
+        return self.plan.networks.layers[layer]
+
+    def _weights(self, subject: Subject) -> list[str]:
+        """Name the modules whose weights are followed: the distilled one, or all that may be measured."""
+        layers = self.plan.networks.layers
+        if subject.distilled is not None:
+            modules = [layers[subject.distilled]]
+        else:
+            modules = [*self.preset.layers.values(), *layers.values()]
+        return list(dict.fromkeys(self.preset.weights.get(module, module) for module in modules))
+
+    # -- training
+
+    def training_plan(self, kind: str, seed: int) -> TrainingPlan:
+        """Return the plan of this kind of training, for the study's number of epochs and a seed."""
+        asked, plans = self.plan.training, PLANS[self.plan.data.modality]
+        *_, deepest = (name for name in plans if name not in ("teacher", "baseline", "head"))
+        known = plans.get(kind, plans[deepest])  # a deeper layer learns like the deepest known
+        teacher = self.plan.networks.teacher
+        epochs = asked.head_epochs if kind == "head" else asked.epochs
+        if kind == "teacher" and isinstance(teacher, TrainedTeacher):
+            epochs = teacher.epochs
+        assert isinstance(known.learning_rate, tuple)
+        first, last = known.learning_rate
+        changes = {
+            "epochs": epochs,
+            "seed": seed,
+            "checkpoints": (0, epochs) if kind in ("teacher", "head") else (),
+            "learning_rate": (first * asked.rate_factor, last * asked.rate_factor),
+        }
+        return TrainingPlan(**known.model_dump() | changes)
+
+    def train(self, subject: Subject) -> None:
+        """Train a network, and what a student needs beside."""
+        if subject.loss is not None:
+            return self._train_student(subject)
+        seed, data = subject.seed, None
+        if seed is None:
+            seed, data = getattr(self.plan.networks.teacher, "seed", 0), self.as_tensors(self.training_set)
+        (folder,) = self.study.training_folders(subject)
+        train_classifier(
+            self.build(seed),
+            *(data or self.student_data),
+            folder=folder,
+            plan=self.training_plan(subject.role, seed),
+            tracked_layers=self._weights(subject),
+            validation=self.held_out_data,
+            device=self.device,
+            progress=self.study.progress,
+        )
+
+    def _train_student(self, subject: Subject) -> None:
+        loss, seed = subject.loss, subject.seed
+        assert loss is not None and seed is not None
+        folder, *head = self.study.training_folders(subject)
+        student = self.build(seed)
+        inputs, labels = self.student_data
+        place = {} if subject.distilled is None else {"layer": self._module(subject.distilled)}
+        built = distillation.LOSSES[loss.kind](**place, **loss.options)
+        distil(
+            student,
+            self.teacher,
+            inputs,
+            None if loss.head else labels,
+            loss=built,
+            folder=folder,
+            plan=self.training_plan(subject.distilled or "baseline", seed),
+            tracked_layers=self._weights(subject),
+            validation=None if loss.head else self.held_out_data,
+            device=self.device,
+            progress=self.study.progress,
+        )
+        for beyond in head:
+            train_head(
+                student,
+                inputs,
+                labels,
+                layer=self._module(subject.distilled),
+                folder=beyond,
+                plan=self.training_plan("head", seed),
+                validation=self.held_out_data,
+                device=self.device,
+                progress=self.study.progress,
+            )
+
+    # -- accuracy over training
+
+    def tell_accuracy(self, subject: Subject) -> None:
+        """Write a network's accuracy at every measured epoch."""
+        values, definition = self._find_accuracy(subject)
+        make_folder(self.study.network_folder(subject))
+        about = {"accuracy": {str(epoch): value for epoch, value in values.items()}, "definition": definition}
+        write_json(self.study.accuracy_file(subject), about)
+
+    def _find_accuracy(self, subject: Subject) -> tuple[dict[int, float], str]:
+        teacher = self.plan.networks.teacher
+        if subject.role == "teacher" and not isinstance(teacher, TrainedTeacher):
+            epoch, path = self.teacher_checkpoint
+            if isinstance(teacher, BuiltInTeacher):
+                return {epoch: read_tensors(path)[1]["held_out_accuracy"]}, _ITSELF
+            return {epoch: evaluate(self.teacher.to(self.device or "cpu"), *self.held_out_data)}, _ITSELF
+        if subject.loss is not None and subject.loss.head:
+            return self._probe(subject)
+        record = self._record(subject)
+        start = self.build()
+        load_weights(start, record.checkpoints[0])
+        untrained = evaluate(start.to(self.device or "cpu"), *self.held_out_data)
+        known = [untrained, *record.history["validation_accuracy"]]
+        return {epoch: float(known[epoch]) for epoch in self.checkpoints(subject)}, _ITSELF
+
+    def _probe(self, subject: Subject) -> tuple[dict[int, float], str]:
+        """Train a head on every measured checkpoint; that of the last is the student's own."""
+        checkpoints, seed = self.checkpoints(subject), subject.seed
+        assert seed is not None
+        last = max(checkpoints)
+        del checkpoints[last]
+        found = probe_accuracy(
+            self.build(seed),
+            checkpoints,
+            *self.student_data,
+            layer=self._module(subject.distilled),
+            folder=self.study.network_folder(subject) / "probes",
+            plan=self.training_plan("head", seed),
+            validation=self.held_out_data,
+            device=self.device,
+            progress=self.study.progress,
+        )
+        head = TrainingRecord.open(self.study.training_folders(subject)[-1])
+        own = float(head.history["validation_accuracy"].iloc[-1])
+        values = dict(zip(checkpoints, map(float, found.values), strict=True))
+        return values | {last: own}, found.attrs["definition"]
+
+    # -- measuring
+
+    @cached_property
+    def run(self) -> Run:
+        """The run, made if it is not there."""
+        config = {
+            "study": self.plan.identity,
+            "threshold": self.preset.threshold,
+            "classes": list(self.measured_set.classes),
+            "layer_names": dict(self.preset.layers),
+        }
+        attrs = schema.make_attrs(
+            modality=self.plan.data.modality,
+            dataset_id=self.measured_set.source,
+            architecture=self.plan.networks.architecture,
+            input_fingerprint=self.measured_set.fingerprint,
+            config=config,
+        )
+        samples = describe_samples(self.measured_set, self.measured)
+        return create_run(self.study.run_path, samples=samples, attrs=attrs)
+
+    def measure(self, subject: Subject, repeat: bool = False) -> None:
+        """Measure a network at all its epochs, or again at the last; write what is known of it beside."""
+        checkpoints, plan = self.checkpoints(subject), self.plan.measurement
+        last = max(checkpoints)
+        accuracies, definition = self.study.accuracies(subject)
+        details = self._details(subject) | {"accuracy": accuracies[last]}
+        modules = self.study.modules(subject)
+        samples, prepared = self.measured_set, self.measured
+        measure_checkpoints(
+            self.build,
+            {last: checkpoints[last]} if repeat else checkpoints,
+            torch.from_numpy(prepared.inputs),
+            network=f"{subject.name}-repeat" if repeat else subject.name,
+            role=subject.role,
+            layers=modules,
+            units=prepared.units,
+            store=self.run,
+            foreground=prepared.foreground,
+            labels=samples.labels,
+            sample_ids=samples.sample_ids,
+            entry=self.preset.entry,
+            feature=self.preset.feature,
+            method=plan.method,
+            probes=plan.probes,
+            draws=plan.draws,
+            weight=self.preset.weight,
+            seed=plan.seed + repeat,
+            device=self.device,
+            progress=self.study.progress,
+            details=details,
+        )
+        if repeat:
+            return
+        values = accuracy_array(list(accuracies.values()), list(accuracies), definition)
+        for module in modules:
+            if subject.role != "teacher":
+                weight = self.preset.weights.get(module, module)
+                distance = self._record(subject).weight_distance(weight).sel(epoch=list(checkpoints))
+                self.run.write_variable(subject.name, module, distance)
+            self.run.write_variable(subject.name, module, values)
+
+    def _details(self, subject: Subject) -> dict[str, schema.Attribute]:
+        details: dict[str, schema.Attribute] = {"architecture": self.plan.networks.architecture}
+        if subject.seed is not None:
+            details["training_seed"] = subject.seed
+        if subject.loss is not None:
+            details |= {"distillation_method": subject.loss.kind, "teacher": "teacher"}
+        if subject.distilled is not None:
+            details["distilled_layer"] = self._module(subject.distilled)
+        return details
+
+    def attribute(self, subject: Subject) -> None:
+        """Draw the attribution maps of a finished network."""
+        from kdviz.attribution import attribute  # an extra that training and measuring do without
+
+        epoch, weights = self.finished(subject)
+        network, samples, prepared = self.build(), self.measured_set, self.measured
+        load_weights(network, weights)
+        assert isinstance(prepared.units, Grid)
+        ds = attribute(
+            network,
+            torch.from_numpy(prepared.inputs),
+            units=prepared.units,
+            labels=samples.labels,
+            foreground=prepared.foreground,
+            sample_ids=samples.sample_ids,
+            epoch=epoch,
+            device=self.device,
+            progress=self.study.progress,
+        )
+        about = {
+            "network": subject.name,
+            "network_role": subject.role,
+            "architecture": self.plan.networks.architecture,
+        }
+        open_run(self.study.run_path).write_result(f"attribution/{subject.name}", ds.assign_attrs(about))
+
+
+def do(task: Task) -> None:
+    """Do one task by itself, or go on with it: what other engines call."""
+    Workshop(task.study).do(task)
+
+
+def describe_samples(samples: SampleSet, prepared: Prepared) -> xr.Dataset:
+    """Describe samples for a run: names, classes, units, masks, and pictures where there are."""
+    units, mask = prepared.units, prepared.foreground
+    ds = xr.Dataset(
+        {
+            "valid": (("sample", "unit"), units.valid(len(samples))),
+            "foreground": (("sample", "unit"), units.reduce_mask(mask) if isinstance(units, Grid) else mask),
+        },
+        coords={
+            "sample": list(samples.sample_ids),
+            "unit": np.arange(units.count),
+            "label": ("sample", samples.labels),
+            "split": ("sample", list(samples.split)),
+            **units.coordinates(prepared.inputs),
+        },
+    )
+    if prepared.pictures is None:
+        return ds
+    return ds.assign(thumbnail=(("sample", "y_pixel", "x_pixel", "channel"), prepared.pictures))

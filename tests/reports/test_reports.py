@@ -1,0 +1,301 @@
+"""Notebooks rerun with other parameters, and reports written from runs."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from nbformat.v4 import new_code_cell, new_notebook
+from tiny_study import finished_study
+
+import kdviz
+from kdviz import analysis
+from kdviz.errors import DataError, StoreError
+from kdviz.reports import parse_parameters, read_parameter_file, read_parameters, rerun, write_report
+from kdviz.reports.notebooks import _name_results, find_notebook
+from kdviz.sources import find_data
+from kdviz.studies import Study
+from kdviz.testing import random_images, small_cnn
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Finished; read only."""
+    return finished_study(tmp_path_factory)
+
+
+def write_notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:
+    text = (
+        parameters
+        or 'threshold: float = 0.2  # b in nat\nimages: int = 3\nname: str = ""\nbold: bool = False'
+    )
+    text += "\nsizes: list = [1]"
+    code = [new_code_cell(text, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=code, metadata=kernel), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_notebook(tmp_path / "small.ipynb", "print(f'twice {2 * threshold:.2f} {name}')")
+
+
+@pytest.mark.parametrize("name", ["01_report", "01_report.ipynb", "01"])
+def test_find_notebook__by_name_or_number(name: str) -> None:
+    assert find_notebook(name) == Path(kdviz.__file__).resolve().parents[1] / "notebooks" / "01_report.ipynb"
+
+
+def test_find_notebook__path_comes_first(small: Path) -> None:
+    assert find_notebook(small) == small and find_notebook(str(small)) == small
+
+
+def test_find_notebook__unknown_lists_what_there_is() -> None:
+    with pytest.raises(DataError, match=r"no notebook '99_none'; with kdviz come 01_report"):
+        find_notebook("99_none")
+
+
+def test_read_parameters__gives_default_type_and_meaning(small: Path) -> None:
+    found = read_parameters(small)
+    assert list(found) == ["threshold", "images", "name", "bold", "sizes"]
+    assert found["threshold"] == {
+        "name": "threshold",
+        "inferred_type_name": "float",
+        "default": "0.2",
+        "help": "b in nat",
+    }
+
+
+def test_parse_parameters__reads_every_kind(small: Path) -> None:
+    texts = ["threshold=0.3", "images=4", "name=a=b, c", "bold=True", "sizes=[1, 2]"]
+    assert parse_parameters(small, texts) == {
+        "threshold": 0.3,
+        "images": 4,
+        "name": "a=b, c",
+        "bold": True,
+        "sizes": [1, 2],
+    }
+    assert parse_parameters(small, ["name=3"]) == {"name": "3"}
+    assert parse_parameters(small, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threshold", "parameter 'threshold' is not of the form name=value"),
+        ("threshold=high", "parameter threshold needs a float, got 'high'"),
+        ("images=", "parameter images needs a int, got ''"),
+    ],
+)
+def test_parse_parameters__refuses_what_it_cannot_read(small: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_parameters(small, [text])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"treshold": 0.3}, ValueError, "small.ipynb has no parameter 'treshold'; did you mean 'threshold'?"),
+        ({"zebra": 1}, ValueError, r"no parameter 'zebra' \(it has threshold, images, name, bold, sizes\)"),
+        (
+            {"threshold": "0.3"},
+            TypeError,
+            "parameter threshold of small.ipynb is '0.3', a str; allowed: float",
+        ),
+        ({"threshold": True}, TypeError, "is True, a bool; allowed: float"),
+        ({"images": 2.5}, TypeError, "is 2.5, a float; allowed: int"),
+        ({"images": True}, TypeError, "is True, a bool; allowed: int"),
+        ({"bold": 1}, TypeError, "is 1, a int; allowed: bool"),
+        ({"name": 3}, TypeError, "is 3, a int; allowed: str"),
+        ({"sizes": "1"}, TypeError, "is '1', a str; allowed: list"),
+    ],
+)
+def test_rerun__checks_names_and_types_before_anything_runs(
+    small: Path, tmp_path: Path, parameters: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        rerun(small, parameters, folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rerun__writes_notebook_and_page_named_by_the_parameters(small: Path, tmp_path: Path) -> None:
+    before = small.read_bytes()
+    page = rerun(small, {"threshold": 1, "name": "a/b é"}, folder=tmp_path / "deep" / "out", progress=False)
+    assert re.fullmatch(r"small-name=b_é-threshold=1\.0-[0-9a-f]{8}\.html", page.name)
+    assert page.parent == tmp_path / "deep" / "out"
+    assert "twice 2.00 a/b é" in page.read_text()
+    executed = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
+    assert "twice 2.00 a/b é\n" in [out.text for cell in executed.cells for out in cell.outputs]
+    assert small.read_bytes() == before
+
+
+def test_rerun__failing_cell_is_named_with_its_error(tmp_path: Path) -> None:
+    bad = write_notebook(tmp_path / "bad.ipynb", "print('so far')", "raise KeyError(f'no {images}')")
+    with pytest.raises(
+        DataError, match=r"cell 4 of bad\.ipynb failed with KeyError: 'no 7' \(see (.*)\)"
+    ) as caught:
+        rerun(bad, {"images": 7}, folder=tmp_path / "out", progress=False)
+    kept = re.search(r"\(see (.*)\)", str(caught.value))
+    assert kept and "so far" in Path(kept[1]).read_text(), "what ran before the failure can be looked at"
+
+
+def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path) -> None:
+    page = write_report(study.run_path, folder=tmp_path / "report", progress=False)
+    assert page == tmp_path / "report" / "report.html"
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.ipynb"]
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64") >= 3
+    table = analysis.compare_layers(analysis.pair_networks(kdviz.open_run(study.run_path)))
+    row = table[table["metric"] == "n_fg"].iloc[0]
+    numbers = r"\s+".join(re.escape(f"{row[name]:.2f}") for name in ("student", "baseline", "difference"))
+    assert re.search(rf"n_fg\s+0\s+{numbers}", text), "the table of metrics is on the page"
+    assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
+        "no code is shown"
+    )
+
+
+@pytest.mark.slow
+def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -> None:
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    for name, step in (("student", 0.01), ("baseline", 0.05)):
+        states = {epoch: small_cnn(seed=1).state_dict() for epoch in (0, 1, 2)}
+        for epoch, state in states.items():
+            state["fc1.weight"] += epoch * step * torch.eye(*state["fc1.weight"].shape)
+        kdviz.measure_checkpoints(
+            lambda: small_cnn(seed=1),
+            states,
+            random_images(4, seed=3),
+            network=f"my-{name}",
+            role=name,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=masks,
+            store=tmp_path / "run",
+            probes=8,
+            draws=2,
+            progress=False,
+        )
+    text = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
+    assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
+
+
+def test_write_report__run_without_networks_is_refused_at_once(tmp_path: Path) -> None:
+    samples = xr.Dataset(coords={"sample": ["bird"], "unit": [0]})
+    kdviz.store.create_run(tmp_path / "run", samples=samples)
+    with pytest.raises(StoreError, match="holds no measured network"):
+        write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    assert not (tmp_path / "report").exists()
+
+
+def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no run at"):
+        write_report(tmp_path / "none", folder=tmp_path / "report", progress=False)
+    assert not (tmp_path / "report").exists()
+
+
+def test_rerun__larger_threshold_of_the_report_counts_fewer_points(tmp_path: Path) -> None:
+    cells = nbformat.read(find_notebook("01_report"), as_version=4).cells
+    shown = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    page = rerun("01_report", {"threshold": 0.4}, folder=tmp_path, progress=False).read_text()
+    loose, strict = (
+        np.array(re.findall(r"^\s*\S+ +(?:student|baseline) +\d+ +([\d.]+) +([\d.]+)", text, re.M), float)
+        for text in (shown, page)  # as stored, with the default of 0.2, and executed
+    )
+    assert len(loose) >= 2 and loose.shape == strict.shape
+    assert (strict <= loose).all() and strict.sum() < loose.sum()
+
+
+def test_rerun__higher_threshold_of_the_app_shows_fewer_points(tmp_path: Path) -> None:
+    def shown(notebook: Path) -> pd.DataFrame:
+        cells = nbformat.read(notebook, as_version=4).cells
+        (text,) = (
+            output.text
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if "fg_ratio" in output.get("text", "")
+        )
+        rows = re.findall(r"(\d+) +([\d.]+) +([\d.]+) +[\d.]+$", text, re.M)
+        return pd.DataFrame(rows, columns=["epoch", "n_fg", "n_bg"]).astype(float)
+
+    page = rerun("02_explore", {"threshold": 0.4}, folder=tmp_path, progress=False)
+    loose, strict = shown(find_notebook("02_explore")), shown(page.with_suffix(".ipynb"))
+    assert len(loose) >= 5 and loose["epoch"].equals(strict["epoch"])
+    assert (strict <= loose).all(axis=None) and strict["n_fg"].sum() < loose["n_fg"].sum()
+    assert "data:image/jpeg;base64" in page.read_text(), (
+        "the page shows the view although the app is not live"
+    )
+
+
+def test_rerun__takes_the_settings_the_app_saves(tmp_path: Path) -> None:
+    app = kdviz.explore(find_data("runs/fashion.nc"), layer="fc2", epoch=4, threshold=0.15)
+    parameters = read_parameter_file(app.save(tmp_path / "view.yaml"))
+    assert set(parameters) == set(read_parameters(find_notebook("02_explore")))
+    page = rerun("02_explore", parameters, folder=tmp_path / "out", progress=False)
+    assert len(page.name) < 130
+    assert repr(app) in page.with_suffix(".ipynb").read_text().replace('\\"', '"')
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_rerun__app_on_own_checkpoints(tmp_path: Path, masks: bool) -> None:
+    """A run that no study made: other layers, weight, seed and units, and no masks."""
+    foreground = np.zeros((2, 8, 8), bool)
+    foreground[:, 2:6, 2:6] = True
+    kdviz.measure_checkpoints(
+        small_cnn,
+        {epoch: small_cnn(seed=epoch).state_dict() for epoch in (0, 3)},
+        random_images(2),
+        network="mine",
+        role="student",
+        layers="fc1",
+        units=kdviz.units.grid(4),
+        foreground=foreground if masks else None,
+        weight=6.0,
+        details={"training_seed": 3},
+        store=tmp_path / "mine.zarr",
+        progress=False,
+    )
+    page = rerun("02_explore", {"run_path": str(tmp_path / "mine.zarr")}, folder=tmp_path, progress=False)
+    text = page.with_suffix(".ipynb").read_text()
+    assert "checked 1 networks" in text and "<kdviz.Explorer mine.zarr: fc1, epoch 3" in text
+    assert "Extrapolated" not in text
+
+
+def test_rerun__broken_callback_fails_the_run(tmp_path: Path) -> None:
+    notebook = nbformat.read(find_notebook("02_explore"), as_version=4)
+    at = next(index for index, cell in enumerate(notebook.cells) if cell.source == "app")
+    broken = (
+        "def fail(*args, **options):\n    raise RuntimeError('no ink')\n\n"
+        "kdviz.render.GridCanvas.draw_points = fail"
+    )
+    notebook.cells.insert(at, nbformat.v4.new_code_cell(broken))
+    nbformat.write(notebook, tmp_path / "broken.ipynb")
+    with pytest.raises(DataError, match="failed with RuntimeError: no ink"):
+        rerun(tmp_path / "broken.ipynb", {}, folder=tmp_path / "out", progress=False)
+    assert os.environ.get("KDVIZ_STRICT") != "1", "strict only while it runs"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "holds no parameters"), ("a: [1", "cannot read parameters"), ("1: 2\n", "holds no")],
+)
+def test_read_parameter_file__refuses_what_is_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "view.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_parameter_file(tmp_path / "view.yaml")
+    with pytest.raises(DataError, match=r"cannot read parameters from .*none\.yaml"):
+        read_parameter_file(tmp_path / "none.yaml")
+
+
+def test_rerun__long_lists_of_parameters_get_names_of_their_own() -> None:
+    long = {f"parameter_{index}": 0.5 for index in range(16)}
+    names = {_name_results("02_explore", long | {"parameter_15": value}) for value in (0.5, 0.6)}
+    assert len(names) == 2 and all(len(name) < 130 for name in names)
+    assert _name_results("02_explore", {"b": 1, "a": "x"}) == "02_explore-a=x-b=1"
+    runs = [_name_results("02_explore", {"run_path": f"runs/{name}/run.zarr"}) for name in "ab"]
+    assert runs[0] != runs[1], "every study calls its run run.zarr"

@@ -22,11 +22,11 @@ from kdviz.analysis.attributions import (
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
-from kdviz.analysis.groups import LayerNetworks, group_networks
 from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
+from kdviz.analysis.networks import LayerNetworks, Network, group_networks, list_networks
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
@@ -50,6 +50,7 @@ __all__ = [
     "EffectiveSamples",
     "LayerNetworks",
     "Metric",
+    "Network",
     "NetworkPair",
     "Settings",
     "apply_settings",
@@ -64,6 +65,7 @@ __all__ = [
     "describe_measurement",
     "find_points",
     "group_networks",
+    "list_networks",
     "measure_learning",
     "measure_noise_floor",
     "order_layers",

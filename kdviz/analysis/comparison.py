@@ -37,7 +37,10 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Compare student and baseline on every metric of the papers, training seed by training seed.
+    """Compare two networks on every metric of the papers, training seed by training seed.
+
+    The two sides are called student and baseline, as in the papers; they may be any two networks, such as
+    students of two methods.
 
     Intervals are percentile bootstraps over samples. Every resample recomputes the background mean and
     hence the points, in student, baseline and teacher alike, so differences are paired. An interval is
@@ -47,7 +50,8 @@ def compare(
     Parameters
     ----------
     student, baseline
-        From `find_points` with equal settings; one Dataset, or one per training seed in matching order.
+        From `find_points` with equal settings; one Dataset, or one per training seed in matching order. One
+        baseline also serves several students.
         ``D`` needs ``weight_distance`` (epoch) in both.
     teacher
         Optional; one for all seeds or one per seed. Its points are counted at its last epoch.
@@ -63,14 +67,15 @@ def compare(
     -------
     Dataset
         Dims (metric, seed); ``seed`` is the students' ``training_seed`` where these differ, else the
-        position. ``student``, ``baseline`` and ``difference`` (student minus baseline), and
-        ``teacher`` where given, each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high``
-        (and for the baseline), the range over every way of deciding units too close to the threshold, NaN
-        for D. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that
-        would speak for it. NaN where a metric is undefined; attribute ``note`` then says why. Attributes
-        state the settings of the entropies and points, sample and seed numbers, the checkpoints, the
-        definition of the weight distance, and as ``student_without_points``, ``baseline_without_points``
-        (JSON, one number a seed) how many samples had no point at all and count with a ``fg_ratio`` of 0.
+        position; coordinates ``student_name``, ``baseline_name`` (seed) name the two sides.
+        ``student``, ``baseline`` and ``difference`` (student minus baseline), and ``teacher`` where given,
+        each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high`` (and for the baseline), the
+        range over every way of deciding units too close to the threshold, NaN for D. Coordinates
+        ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that would speak for it.
+        NaN where a metric is undefined; attribute ``note`` then says why. Attributes state the settings of
+        the entropies and points, sample and seed numbers, the checkpoints, the definition of the weight
+        distance, and as ``student_without_points``, ``baseline_without_points`` (JSON, one number a seed) how
+        many samples had no point at all and count with a ``fg_ratio`` of 0.
         ``.to_dataframe()`` gives one row per metric and seed.
 
     Raises
@@ -91,6 +96,7 @@ def compare(
     """
     students, baselines = as_datasets("student", student), as_datasets("baseline", baseline)
     teachers = [] if teacher is None else as_datasets("teacher", teacher)
+    baselines *= len(students) if len(baselines) == 1 else 1
     _check_options(resamples, confidence)
     _check_networks(students, baselines, teachers)
     n_samples = students[0].sizes["sample"]
@@ -132,6 +138,8 @@ def compare(
         coords={
             "metric": list(METRICS),
             "seed": seeds,
+            "student_name": ("seed", [str(ds.attrs.get("network", "")) for ds in students]),
+            "baseline_name": ("seed", [str(ds.attrs.get("network", "")) for ds in baselines]),
             "hypothesis": ("metric", [metric.hypothesis for metric in METRICS.values()]),
             "supporting_sign": ("metric", [metric.supporting_sign for metric in METRICS.values()]),
         },
@@ -176,7 +184,7 @@ def _check_networks(
 ) -> None:
     if len(students) != len(baselines):
         raise ValueError(
-            f"student has {len(students)} datasets, baseline {len(baselines)}; give one of each per seed"
+            f"student has {len(students)} datasets, baseline {len(baselines)}; allowed: 1, or one per student"
         )
     if len(teachers) not in (0, 1, len(students)):
         raise ValueError(

@@ -1,6 +1,5 @@
 """Layers of one network side by side: how much of object and background each discards."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ import xarray as xr
 
 from kdviz import points
 from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_epoch, check_match, read_masks
+from kdviz.analysis.networks import name_layers
 from kdviz.store import Run
 
 
@@ -40,7 +40,7 @@ def order_layers(run: Run, network: str, layers: Sequence[str] = ()) -> dict[str
     known = run.layers(network)
     if unknown := [layer for layer in layers if layer not in known]:
         raise ValueError(f"{network} was not measured at {', '.join(unknown)}; measured: {', '.join(known)}")
-    labels = json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
+    labels = name_layers(run)
     label_of = {module: label for label, module in labels.items()}
     named = [layer for layer in labels.values() if layer in known]
     order = list(layers) or [*named, *(layer for layer in known if layer not in named)]

@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from kdviz.analysis.comparison import compare
-from kdviz.analysis.groups import group_networks
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.learning import measure_learning
+from kdviz.analysis.networks import group_networks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
@@ -23,12 +23,12 @@ from kdviz.store import Run
 
 @dataclass(frozen=True)
 class NetworkPair:
-    """Students distilled and measured at one layer, their baselines, and the teacher.
+    """Students of one method measured at one layer, their baselines, and the teacher.
 
     Attributes
     ----------
-    layer
-        Name in ``named_modules()``.
+    layer, method
+        Name in ``named_modules()``, and the students' distillation method.
     students, baselines
         ``{training seed: Dataset}`` with knowledge points, in the order of seeds.
     teacher
@@ -43,6 +43,7 @@ class NetworkPair:
     teacher: xr.Dataset | None = None
     student_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
     baseline_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
+    method: str = ""
 
     def compare(self) -> xr.Dataset:
         """Compare the seeds that have both a student and a baseline, see :func:`kdviz.compare`."""
@@ -78,14 +79,14 @@ def pair_networks(
     Returns
     -------
     dict
-        By layer, sorted as by `group_networks`.
+        By layer, and by method where a layer has several, as in `group_networks`.
 
     Raises
     ------
     StoreError, SchemaError
         If the run is damaged or unfinished.
     ValueError
-        If a layer is unknown, or two networks claim one place.
+        If a layer is unknown.
 
     Warns
     -----
@@ -110,6 +111,7 @@ def pair_networks(
 
         pair = NetworkPair(
             layer=group.layer,
+            method=group.method,
             students=find(group.students),
             baselines=find(group.baselines),
             teacher=next(iter(find(group.teachers).values()), None),

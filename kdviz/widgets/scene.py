@@ -93,7 +93,7 @@ class Scene:
     StoreError
         If the run holds no network.
     ValueError
-        If its units are none of these, or two networks claim one place.
+        If its units are none of these.
     """
 
     def __init__(self, run: Run) -> None:

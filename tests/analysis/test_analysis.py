@@ -703,7 +703,7 @@ def test_compare__bad_option_raises(student, baseline, options, error, message):
 
 
 def test_compare__numbers_of_networks_must_fit(student, baseline):
-    with pytest.raises(ValueError, match="student has 2 datasets, baseline 1"):
-        analysis.compare(student=[student, student], baseline=baseline)
+    with pytest.raises(ValueError, match="student has 3 datasets, baseline 2"):
+        analysis.compare(student=[student] * 3, baseline=[baseline] * 2)
     with pytest.raises(ValueError, match="teacher has 2 datasets; allowed: 1, or 3"):
         analysis.compare(student=[student] * 3, baseline=[baseline] * 3, teacher=[student] * 2)

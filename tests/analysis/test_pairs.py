@@ -224,15 +224,52 @@ def test_pair_networks__order_is_that_of_seeds_not_of_names(tmp_path: Path) -> N
     assert list(named(baselines).items()) == [(0, "b"), (1, "a")]
 
 
-def test_pair_networks__second_network_of_one_place_is_refused(tmp_path: Path) -> None:
+def test_group_networks__takes_any_number_of_networks_of_one_seed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr")
-    write_network(run, "a", "baseline", FC1)
-    write_network(run, "b", "baseline", FC1)
-    with pytest.raises(
-        ValueError,
-        match=r"b is a second baseline of training seed 0 at .*fc1'; .*details={\"training_seed\": 1}",
-    ):
-        analysis.pair_networks(run)
+    write_network(run, "big", "teacher", FC1)
+    write_network(run, "b", "baseline", FC1, architecture="vgg")
+    write_network(run, "a", "baseline", FC1, architecture="resnet")
+    write_network(run, "hint-s0", "student", FC1, distillation_method="hint", architecture="vgg")
+    for name in ("kl-t2-s0", "kl-t4-s0"):
+        write_network(run, name, "student", FC1, distillation_method="kl", architecture="vgg")
+    write_network(run, "pruned", "copy", FC1)
+    networks = analysis.list_networks(run)
+    assert list(networks) == ["a", "b", "big", "hint-s0", "kl-t2-s0", "kl-t4-s0", "pruned"]
+    assert networks["kl-t4-s0"] == analysis.Network(
+        "kl-t4-s0", "student", "kl", "", (FC1,), seed=0, architecture="vgg", teacher="", repeat_of=""
+    )
+    assert networks["pruned"].role == "copy"
+    groups = analysis.group_networks(run)
+    assert {label: group.students for label, group in groups.items()} == {
+        "hint at fc1": {0: "hint-s0"},
+        "kl at fc1": {0: "kl-t2-s0"},
+        "kl-t4 at fc1": {0: "kl-t4-s0"},
+    }
+    assert {tuple(group.baselines.items()) for group in groups.values()} == {((0, "b"),)}
+    table = analysis.compare_layers(analysis.pair_networks(run))
+    assert table.groupby("layer")["student_name"].first().to_dict() == {
+        label: group.students[0] for label, group in groups.items()
+    }
+
+
+def test_compare__two_students_of_one_seed_by_different_methods(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for name, method, clarity in (("kl", "kl", 1.0), ("hint", "hint", 2.0)):
+        write_network(run, name, "student", FC1, distillation_method=method, clarity=clarity)
+    write_network(run, "scratch", "baseline", FC1, clarity=0.5)
+    kl, hint, scratch = (
+        analysis.apply_settings(run.dataset(name, FC1), analysis.Settings())
+        for name in ("kl", "hint", "scratch")
+    )
+    both = analysis.compare(student=kl, baseline=hint, resamples=20)
+    assert (both["student_name"].item(), both["baseline_name"].item()) == ("kl", "hint")
+    together = analysis.compare(student=[kl, hint], baseline=scratch, resamples=20)
+    assert together["seed"].values.tolist() == [0, 1]
+    assert together["student_name"].values.tolist() == ["kl", "hint"]
+    assert together["baseline_name"].values.tolist() == ["scratch", "scratch"]
+    alone = analysis.compare(student=hint, baseline=scratch, resamples=20)
+    for name in ("difference", "difference_low", "student_high"):
+        np.testing.assert_array_equal(together[name].sel(seed=1), alone[name].sel(seed=0))
 
 
 def test_pair_networks__layer_of_a_student_may_be_given_by_either_name(tmp_path: Path) -> None:
@@ -247,15 +284,13 @@ def test_pair_networks__layer_of_a_student_may_be_given_by_either_name(tmp_path:
 
 
 @pytest.mark.parametrize("layer", ["fc_1", "conv", CONV])
-def test_pair_networks__student_not_measured_where_it_was_distilled_is_refused(
+def test_group_networks__student_not_measured_where_it_was_distilled_counts_where_it_was(
     tmp_path: Path, layer: str
 ) -> None:
     run = make_run(tmp_path / "run.zarr")
-    write_network(run, "b", "baseline", FC1)
     write_network(run, "s", "student", FC1, distilled_layer=layer)
-    message = rf"s has distilled_layer '{layer}', but was measured at classifier\.fc1 only"
-    with pytest.raises(ValueError, match=message):
-        analysis.pair_networks(run)
+    assert analysis.group_networks(run)["fc1"].students == {0: "s"}
+    assert analysis.list_networks(run)["s"].distilled_layer == (layer if layer == "fc_1" else CONV)
 
 
 def test_pair_networks__lone_measurement_is_no_repeat_whatever_its_seed(tmp_path: Path) -> None:
@@ -282,8 +317,8 @@ def test_pair_networks__repeat_is_the_measurement_with_the_larger_seed(tmp_path:
     }
     assert named(pair.baselines) == {0: "b-first"} and named(pair.baseline_repeats) == {0: "b-again"}
     write_network(run, "s-third", "student", FC1, seed=7, distilled_layer=FC1)
-    with pytest.raises(ValueError, match=r"s-.* is a second student repeat of training seed 0"):
-        analysis.pair_networks(run)
+    assert named(analysis.pair_networks(run)["fc1"].student_repeats) == {0: "s-again"}, "of several, one"
+    assert analysis.list_networks(run)["s-third"].repeat_of == "s-first"
 
 
 def test_pair_networks__threshold_is_that_of_the_run(tmp_path: Path) -> None:

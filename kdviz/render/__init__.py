@@ -14,7 +14,7 @@ except ImportError as error:
 from matplotlib.figure import Figure
 
 from kdviz.render.canvas import LEGEND, Canvas, Panel
-from kdviz.render.canvases import KINDS, CloudCanvas, GridCanvas, WordCanvas, choose_kind
+from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
 from kdviz.render.charts import Trace, count_curves, points_over_distance, ratio_against_accuracy, view_charts
 from kdviz.render.cloud import project_cloud
 from kdviz.render.coherency import coherency_figure
@@ -23,11 +23,10 @@ from kdviz.render.figures import (
     plot_entropy,
     plot_maps,
     plot_points,
-    rotating_cloud,
     turntable,
 )
 from kdviz.render.image import shrink
-from kdviz.render.layout import Scale, colour_stops, encode_figure, encode_png, lay_out, view_figure
+from kdviz.render.layout import colour_stops, encode_figure, encode_png, lay_out, view_figure
 from kdviz.render.looks import Looks, NetworkView, Picture
 from kdviz.render.style import (
     BACKGROUND_COLOUR,
@@ -35,8 +34,8 @@ from kdviz.render.style import (
     ENTROPY_COLOURS,
     FOREGROUND_COLOUR,
     ROLE_COLOURS,
-    SIGNED_COLOURS,
     NetworkStyle,
+    Scale,
     style_networks,
 )
 from kdviz.render.tables import (
@@ -46,17 +45,15 @@ from kdviz.render.tables import (
     setting_dots,
     similarity_table,
 )
-from kdviz.render.writing import Text, Word
+from kdviz.render.writing import Text
 
 __all__ = [
     "BACKGROUND_COLOUR",
     "DROPPED_COLOUR",
     "ENTROPY_COLOURS",
     "FOREGROUND_COLOUR",
-    "KINDS",
     "LEGEND",
     "ROLE_COLOURS",
-    "SIGNED_COLOURS",
     "Canvas",
     "CloudCanvas",
     "Figure",
@@ -69,7 +66,6 @@ __all__ = [
     "Scale",
     "Text",
     "Trace",
-    "Word",
     "WordCanvas",
     "choose_kind",
     "coherency_figure",
@@ -88,7 +84,6 @@ __all__ = [
     "project_cloud",
     "ratio_against_accuracy",
     "removal_curves",
-    "rotating_cloud",
     "setting_dots",
     "shrink",
     "similarity_table",

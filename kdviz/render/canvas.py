@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
 from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.looks import (
@@ -24,7 +23,7 @@ from kdviz.render.looks import (
     NetworkView,
     Picture,
 )
-from kdviz.render.style import ENTROPY_COLOURS
+from kdviz.render.style import Scale
 from kdviz.render.writing import Text
 
 Panel = Picture | Text
@@ -102,26 +101,15 @@ class Canvas(ABC):
         """Draw the sample itself, a picture about `size` pixels wide, or words."""
 
     @abstractmethod
-    def draw_values(
-        self,
-        values: ArrayLike,
-        *,
-        limits: tuple[float, float],
-        colours: str = ENTROPY_COLOURS,
-        looks: Looks = OPAQUE,
-        size: int = 240,
-    ) -> Panel:
+    def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Panel:
         """Draw the values of the units as colours.
 
         Parameters
         ----------
         values
             Units of NaN stay uncoloured.
-        limits
-            Values of the two ends of the colour scale; values beyond take the colour of the end.
-        colours
-            Name of a matplotlib colour map: a sequential one for entropies, a diverging one with symmetric
-            limits for signed maps.
+        scale
+            Which colours.
         looks
             Opacity 0 shows the sample alone, 1 the values alone.
         size
@@ -160,9 +148,7 @@ class Canvas(ABC):
     def draw_panels(self, one: NetworkView, looks: Looks, size: int) -> dict[str, Panel]:
         """Draw what one network knows of it: `MAP`, `POINTS` and `DETOURS`."""
         return {
-            MAP: self.draw_values(
-                one.values, limits=one.limits, colours=looks.colours, looks=looks, size=size
-            ),
+            MAP: self.draw_values(one.values, Scale(one.limits, looks.colours), looks, size),
             POINTS: self.draw_points(one.points, looks, size),
             DETOURS: self.draw_detours(one.points, one.dropped, looks, size),
         }
@@ -180,17 +166,3 @@ class Canvas(ABC):
         if array.shape != self.foreground.shape:
             raise ValueError(f"{name} has shape {array.shape}, the sample needs {self.foreground.shape}")
         return array
-
-
-def colour_values(values: ArrayLike, limits: tuple[float, float], colours: str) -> NDArray[np.float64]:
-    """Choose the colour of every value as RGB from 0 to 1; that of NaN means nothing.
-
-    Raises
-    ------
-    ValueError
-        If the limits do not increase.
-    """
-    if not limits[0] < limits[1]:
-        raise ValueError(f"limits are {limits[0]} and {limits[1]}; the first must be below the second")
-    place = np.clip((np.asarray(values, float) - limits[0]) / (limits[1] - limits[0]), 0, 1)
-    return colormaps[colours](np.nan_to_num(place))[..., :3]

@@ -199,26 +199,12 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
             continue
         colour, marker = styles[name]
         spread = [table["fg_ratio"] - table["fg_ratio_low"], table["fg_ratio_high"] - table["fg_ratio"]]
-        axis.errorbar(
-            table["accuracy"],
-            table["fg_ratio"],
-            yerr=np.maximum(spread, 0),
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linewidth=1.2,
-            elinewidth=0.5,
-            label=name,
-        )
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2, "elinewidth": 0.5}
+        errors = np.maximum(spread, 0)
+        axis.errorbar(table["accuracy"], table["fg_ratio"], yerr=errors, markersize=5, label=name, **look)
         for epoch, row in table.iloc[[0, -1] if len(table) > 1 else [-1]].iterrows():
-            axis.annotate(
-                f"epoch {epoch}",
-                (row["accuracy"], row["fg_ratio"]),
-                xytext=(5, -11 if place % 2 else 6),
-                textcoords="offset points",
-                fontsize=7,
-                color=colour,
-            )
+            at, aside = (row["accuracy"], row["fg_ratio"]), (5, -11 if place % 2 else 6)
+            axis.annotate(f"epoch {epoch}", at, aside, textcoords="offset points", fontsize=7, color=colour)
     axis.set_xlabel("accuracy on held-out images")
     axis.set_ylabel("foreground ratio")
     axis.set_ylim(0, 1)
@@ -268,19 +254,10 @@ def points_over_distance(
         mean, std = reached["distance"].mean(), reached["distance"].std(ddof=0)
         axis.axvspan(mean - std, mean + std, color="black", alpha=0.08, linewidth=0)
         axis.axvline(mean, color="black", linewidth=1, linestyle="--")
-        axis.scatter(
-            reached["distance"], reached["n_fg"], s=26, color=colour, alpha=0.35, linewidths=0, zorder=2
-        )
-        axis.plot(
-            table["weight_distance"],
-            table["n_fg"],
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linewidth=1.6,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
+        look = {"s": 26, "color": colour, "alpha": 0.35, "linewidths": 0, "zorder": 2}
+        axis.scatter(reached["distance"], reached["n_fg"], **look)
+        look = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 1.6}
+        axis.plot(table["weight_distance"], table["n_fg"], **look)
         axis.set_title(f"{name}: D_mean {mean:.2f}, D_std {std:.2f}", fontsize=10)
         axis.set_xlabel("weight distance")
         tidy(axis)

@@ -15,9 +15,9 @@ from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from kdviz.render.canvas import Canvas, colour_values
+from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Looks, Picture
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, ENTROPY_COLOURS, FOREGROUND_COLOUR
+from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
 
 _DISTANCE = 4.0  # of the viewer from the middle, in radii of the cloud
 _FINE = 2  # drawn so much larger, then shrunk, for smooth edges
@@ -93,19 +93,11 @@ class CloudCanvas(Canvas):
         """Draw the cloud as it is: the object large and dark, the background small and light."""
         return _paint(self._project(looks, size), self.greys, self._radii, size)
 
-    def draw_values(
-        self,
-        values: ArrayLike,
-        *,
-        limits: tuple[float, float],
-        colours: str = ENTROPY_COLOURS,
-        looks: Looks = OPAQUE,
-        size: int = 240,
-    ) -> Picture:
+    def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Picture:
         """Colour the points; the nearest has exactly its colour, one of NaN stays grey."""
         array = self._fit("values", values)
         share = np.where(np.isnan(array), 0.0, looks.opacity)[:, None]
-        colour = (1 - share) * self.greys + share * colour_values(array, limits, colours)
+        colour = (1 - share) * self.greys + share * scale.paint(array)
         return _paint(self._project(looks, size), colour, self._radii, size)
 
     def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Picture:

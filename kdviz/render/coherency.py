@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.canvas import colour_values
 from kdviz.render.image import as_rgb
-from kdviz.render.layout import Scale, choose_scale, lay_out
+from kdviz.render.layout import lay_out
 from kdviz.render.looks import Picture
+from kdviz.render.style import Scale, choose_scale
 
 _CELL = 24  # pixels of a cell of a map, to keep its edges sharp
 
@@ -87,7 +87,7 @@ def coherency_figure(
 
 
 def _draw(values: NDArray[np.float64], scale: Scale) -> Picture:
-    colours = np.rint(255 * colour_values(values, scale.limits, scale.colours)).astype(np.uint8)
+    colours = np.rint(255 * scale.paint(values)).astype(np.uint8)
     return colours.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
-from kdviz.render.canvas import Canvas, colour_values
+from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, ENTROPY_COLOURS, FOREGROUND_COLOUR
+from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
 
 _DIMMED = 0.4  # of the light of units that are no points
 
@@ -65,21 +65,12 @@ class GridCanvas(Canvas):
         """Return the picture as stored."""
         return as_rgb(self.picture)
 
-    def draw_values(
-        self,
-        values: ArrayLike,
-        *,
-        limits: tuple[float, float],
-        colours: str = ENTROPY_COLOURS,
-        looks: Looks = OPAQUE,
-        size: int = 240,
-    ) -> Picture:
+    def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Picture:
         """Lay the colours over the picture."""
         cells = self._spread(self._fit("values", values), np.nan)
         pens = _Pens(self, size)
-        pens.blend(255 * colour_values(cells, limits, colours), np.where(np.isnan(cells), 0.0, looks.opacity))
-        pens.outline(self._spread(self.foreground), "black", 2)  # seen on bright colours too
-        pens.outline(self._spread(self.foreground))
+        pens.blend(255 * scale.paint(cells), np.where(np.isnan(cells), 0.0, looks.opacity))
+        pens.outline(self._spread(self.foreground), cased=True)
         return pens.finish()
 
     def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Picture:
@@ -151,20 +142,13 @@ class _Pens:
             self._drawing = ImageDraw.Draw(self._image)
         return self._drawing
 
-    def outline(self, on_object: Bools, colour: str = "white", wider: int = 0) -> None:
-        """Draw a line along the edge of a mask (rows, cols)."""
-        outside = np.pad(~on_object, 1, constant_values=True)
-        for r, c in np.argwhere(on_object):
-            left, top, right, bottom = self._left[c], self._top[r], self._left[c + 1], self._top[r + 1]
-            edges = (
-                (outside[r, c + 1], (left, top, right, top)),
-                (outside[r + 2, c + 1], (left, bottom, right, bottom)),
-                (outside[r + 1, c], (left, top, left, bottom)),
-                (outside[r + 1, c + 2], (right, top, right, bottom)),
-            )
-            for at_edge, line in edges:
-                if at_edge:
-                    self._pen.line(line, fill=colour, width=self._line + wider)
+    def outline(self, on_object: Bools, *, cased: bool = False) -> None:
+        """Draw a white line along the edge of a mask (rows, cols), `cased` in black to be seen anywhere."""
+        whole = np.pad(on_object[self._row_of, self._col_of], self._line + 2)  # beyond the picture is outside
+        for colour, width in ((0, self._line + 2), (255, self._line))[not cased :]:
+            shrunk = Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(2 * width + 1))
+            edge = whole & (np.asarray(shrunk) == 0)
+            self._pixels[edge[self._line + 2 : -self._line - 2, self._line + 2 : -self._line - 2]] = colour
 
     def disc(self, cell: NDArray[np.intp], colour: str) -> None:
         (x, y), reach = self._middle(cell), self._radius

@@ -3,7 +3,6 @@
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -11,55 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure, SubFigure
-from numpy.typing import ArrayLike
 from PIL import Image
 
 from kdviz.render.canvas import LEGEND, Panel
 from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.looks import Picture
-from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS, clear
+from kdviz.render.style import Scale, clear
 from kdviz.render.writing import Text, fit_line
 
 _LINE = 18.0  # length of a line of words in heights of a letter
 _WORDS, _PICTURE = 2.6, 1.75  # inches that a panel is wide
 _CAPTION, _WIDEST = 0.2, 2.35
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A colour scale: the values of its ends, a colour map, what it measures.
-
-    A `turned` one is drawn from its high to its low end.
-    """
-
-    limits: tuple[float, float]
-    colours: str
-    label: str = ""
-    turned: bool = False
-
-
-def choose_scale(values: ArrayLike, *, entropies: bool = False, label: str = "") -> Scale:
-    """Choose a colour scale over all values: what is important is bright.
-
-    Entropies run from kept (bright) to discarded (dark); other values that are negative anywhere from blue
-    over white (zero) to red, symmetrically; others from 0 (dark) to their largest (bright).
-
-    Raises
-    ------
-    ValueError
-        If no value is a number.
-    """
-    known = np.asarray(values, float)
-    known = known[np.isfinite(known)]
-    if not len(known):
-        raise ValueError(f"{label or 'values'} holds no number")
-    low, high = float(known.min()), float(known.max())
-    if entropies:
-        return Scale((low, max(high, low + 1e-6)), ENTROPY_COLOURS, label, turned=True)
-    if low < 0:
-        reach = max(-low, high)
-        return Scale((-reach, reach), SIGNED_COLOURS, label)
-    return Scale((0.0, high or 1.0), IMPORTANCE_COLOURS, label)
 
 
 def show_panel(axis: Axes, panel: Panel | str | None, *, line: float | None = None) -> None:
@@ -106,16 +67,26 @@ def lay_out(
     words = any(isinstance(panel, Text) for panels in lines for panel in panels)
     width = _WORDS if words else _PICTURE
     heights = measure_lines(lines, width, captioned=bool(captions))
-    bars = [] if scale is None or isinstance(scale, Scale) else [*scale]
     size = width * len(columns) + (0.9 if isinstance(scale, Scale) else 0.4)
-    tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.35 * bool(bars)
+    note = "\n".join(textwrap.wrap(note, int(15 * size)))  # letters that fit
+    bars = isinstance(scale, Sequence)
+    tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.3 * bars
+    if bars:  # a low row below all others
+        lines, names, heights = [*lines, [None] * len(columns)], [*names, ""], [*heights, 0.1]
+        captions = [*captions, [""] * len(columns)] if captions else ()
     figure = Figure(figsize=(size, tall), layout="constrained")
     axes = fill(figure, lines, columns, names, heights=heights, captions=captions, line=_LINE)
     if isinstance(scale, Scale):
-        _add_bar(figure, figure.axes, scale)
-    for column, one in zip(axes.T, bars or [None] * len(columns), strict=True):
-        if one is not None:
-            _add_bar(figure, list(column), one, below=True)
+        bar = figure.colorbar(_mappable(scale), ax=figure.axes, fraction=0.025, pad=0.01)
+        bar.set_label(scale.label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    elif scale is not None:
+        for axis, one in zip(axes[-1], scale, strict=True):
+            if one is not None:
+                bar = figure.colorbar(_mappable(one), cax=axis, orientation="horizontal")
+                bar.set_ticks([*one.limits], labels=[f"{end:.2g}" for end in one.limits], fontsize=7)
+                if one.turned:
+                    axis.invert_xaxis()
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(note, fontsize=9)
     return figure
@@ -154,7 +125,8 @@ def fill(
             show_panel(axis, panel, line=line)
         low = isinstance(panels[named], Text)  # too low for a name that runs upwards
         beside = {"rotation": 0, "ha": "right", "va": "center"} if low else {}
-        row[named].set_ylabel(textwrap.fill(name, 20 if low else 26), fontsize=8, **beside)
+        folded = name if "\n" in name else textwrap.fill(name, 20 if low else 26)
+        row[named].set_ylabel(folded, fontsize=8, **beside)
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column, fontsize=9)
     for row, texts in zip(axes, captions or [[""] * len(columns)] * len(lines), strict=True):
@@ -202,16 +174,8 @@ def view_figure(
     figure = Figure(figsize=(13.2, sum(heights) + 4.4), layout="constrained")
     sizes = [sum(heights) + 1.0, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=sizes)  # type: ignore[misc]  # an array of two
-    fill(
-        top,
-        lines,
-        ["input", *networks],
-        rows,
-        heights=heights,
-        captions=below,
-        line=line,
-        named=1,
-    )
+    heads = ["input", *networks]
+    fill(top, lines, heads, rows, heights=heights, captions=below, line=line, named=1)
     top.suptitle(title, fontsize=12)
     draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
     bottom.supxlabel(f"{legend}\n{note}".strip(), fontsize=8)
@@ -238,15 +202,5 @@ def colour_stops(colours: str, count: int = 9) -> list[str]:
     return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
 
 
-def _add_bar(figure: Figure, axes: Sequence[Axes], scale: Scale, *, below: bool = False) -> None:
-    mappable = ScalarMappable(Normalize(*scale.limits), scale.colours)
-    if below:
-        bar = figure.colorbar(mappable, ax=axes, location="bottom", aspect=14, pad=0.02, shrink=0.8)
-        bar.set_ticks([*scale.limits], labels=[f"{end:.2g}" for end in scale.limits])
-        if scale.turned:
-            bar.ax.invert_xaxis()
-    else:
-        bar = figure.colorbar(mappable, ax=axes, fraction=0.025, pad=0.01)
-    bar.set_label(scale.label, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
+def _mappable(scale: Scale) -> ScalarMappable:
+    return ScalarMappable(Normalize(*scale.limits), scale.colours)

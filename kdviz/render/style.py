@@ -1,10 +1,14 @@
 """Colours and shapes with one meaning in every picture; a colour repeats what a shape or a name says."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
 # Okabe and Ito's palette, distinguishable with every common colour vision.
 ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
@@ -50,6 +54,67 @@ def style_networks(roles: Mapping[str, str]) -> dict[str, NetworkStyle]:
             colour = _FURTHER_COLOURS[at % len(_FURTHER_COLOURS)]
             styles[name] = NetworkStyle(colour, _FURTHER_MARKERS[at % len(_FURTHER_MARKERS)])
     return styles
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale.
+
+    Attributes
+    ----------
+    limits
+        Values of its two ends, the first below the second; values beyond take the colour of the end.
+    colours
+        Name of a matplotlib colour map: a sequential one for entropies, a diverging one with symmetric limits
+        for signed maps.
+    label
+        What it measures.
+    turned
+        Whether a horizontal bar is drawn from its high to its low end.
+    """
+
+    limits: tuple[float, float]
+    colours: str = ENTROPY_COLOURS
+    label: str = ""
+    turned: bool = False
+
+    def paint(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Choose the colour of every value as RGB from 0 to 1; that of NaN means nothing.
+
+        Raises
+        ------
+        ValueError
+            If the limits do not increase.
+        """
+        low, high = self.limits
+        if not low < high:
+            raise ValueError(f"limits are {low} and {high}; the first must be below the second")
+        place = np.clip((np.asarray(values, float) - low) / (high - low), 0, 1)
+        return colormaps[self.colours](np.nan_to_num(place))[..., :3]
+
+
+def choose_scale(values: ArrayLike, *, entropies: bool = False, label: str = "") -> Scale:
+    """Choose a colour scale over all values: what is important is bright.
+
+    Entropies run from kept (bright) to discarded (dark); other values that are negative anywhere from blue
+    over white (zero) to red, symmetrically; others from 0 (dark) to their largest (bright).
+
+    Raises
+    ------
+    ValueError
+        If no value is a number.
+    """
+    known = np.asarray(values, float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        raise ValueError(f"{label or 'values'} holds no number")
+    low, high = float(known.min()), float(known.max())
+    if entropies:
+        return Scale((low, max(high, low + 1e-6)), ENTROPY_COLOURS, label, turned=True)
+    if low < 0:
+        reach = max(-low, high)
+        return Scale((-reach, reach), SIGNED_COLOURS, label)
+    return Scale((0.0, high or 1.0), IMPORTANCE_COLOURS, label)
 
 
 def tidy(axis: Axes) -> None:

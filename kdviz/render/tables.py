@@ -1,17 +1,15 @@
 """Figures of metrics, scores and layers: tables in, figures out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR, ROLE_COLOURS, ROLE_MARKERS, tidy
-
-_ENTROPY, _RANDOM = "entropy", "random"  # names with a look of their own among the methods
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999933", "#882255", "#44AA99")
-_MARKERS = "osD^vP*Xh"
+from kdviz.render.style import BACKGROUND_COLOUR, FOREGROUND_COLOUR, NetworkStyle, style_networks, tidy
 
 
 def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
@@ -26,6 +24,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         Shown above.
     """
     metrics = list(dict.fromkeys(table["metric"]))
+    styles = style_networks({"student": "student"})
     figure = Figure(figsize=(2.1 * len(metrics), 2.9), layout="constrained")
     for axis, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         rows = table[table["metric"] == metric]
@@ -33,17 +32,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         for place, layer in enumerate(layers):
             of_layer = rows[rows["layer"] == layer]
             offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * 0.16
-            values = of_layer["difference"].to_numpy()
-            spread = np.stack([values - of_layer["difference_low"], of_layer["difference_high"] - values])
-            axis.errorbar(
-                place + offsets,
-                values,
-                yerr=np.maximum(spread, 0),
-                fmt="o",
-                markersize=4,
-                linewidth=1,
-                color=ROLE_COLOURS["student"],
-            )
+            _draw_bars(axis, place + offsets, of_layer, "difference", styles["student"])
         axis.axhline(0, color="black", linewidth=0.8)
         low, high = axis.get_ylim()
         reach = max(abs(low), abs(high))
@@ -73,24 +62,14 @@ def setting_dots(table: pd.DataFrame, *, title: str) -> Figure:
     """
     metrics, settings = (list(dict.fromkeys(table[name])) for name in ("metric", "setting"))
     columns = (len(metrics) + 1) // 2
+    styles = style_networks({"student": "student", "baseline": "baseline"})
     figure = Figure(figsize=(3.1 * columns, 5.6), layout="constrained")
     axes = figure.subplots(2, columns, sharex=True, squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         for role, offset in (("student", -0.12), ("baseline", 0.12)):
             rows = table[table["metric"] == metric]
             places = rows["setting"].map(settings.index) + offset + 0.08 * rows["seed"].rank(method="dense")
-            values = rows[role].to_numpy()
-            spread = np.stack([values - rows[f"{role}_low"], rows[f"{role}_high"] - values])
-            axis.errorbar(
-                places,
-                values,
-                yerr=np.maximum(spread, 0),
-                fmt=ROLE_MARKERS[role],
-                markersize=4,
-                linewidth=1,
-                color=ROLE_COLOURS[role],
-                label=role,
-            )
+            _draw_bars(axis, places, rows, role, styles[role], role)
         axis.set_title(metric, fontsize=10)
         axis.set_ylim(bottom=0)
         tidy(axis)
@@ -117,25 +96,12 @@ def layer_curves(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
         places = np.arange(len(table))
-        for column, marker, colour, style in (
-            ("background", "D", BACKGROUND_COLOUR, "--"),
-            ("foreground", "o", FOREGROUND_COLOUR, "-"),
-        ):
-            axis.errorbar(
-                places,
-                table[column],
-                yerr=table[f"{column}_error"],
-                color="0.35",
-                linestyle=style,
-                linewidth=1.2,
-                capsize=2,
-                marker=marker,
-                markersize=7,
-                markerfacecolor=colour,
-                markeredgecolor="black",
-                markeredgewidth=0.6,
-                label={"foreground": "object", "background": "background"}[column],
-            )
+        kinds = {"background": ("D--", BACKGROUND_COLOUR), "foreground": ("o-", FOREGROUND_COLOUR)}
+        for column, (line, colour) in kinds.items():
+            look: dict[str, Any] = {"color": "0.35", "linewidth": 1.2, "capsize": 2, "markersize": 7}
+            look |= {"markerfacecolor": colour, "markeredgecolor": "black", "markeredgewidth": 0.6}
+            error = table[f"{column}_error"]
+            axis.errorbar(places, table[column], yerr=error, fmt=line, label=column, **look)
         axis.set_xticks(places, table.index)
         axis.set_title(name, fontsize=10)
         tidy(axis)
@@ -160,11 +126,18 @@ def removal_curves(
         Shown above.
     """
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    styles = style_networks(dict.fromkeys([*deletion, *insertion], ""))
     whiles = {"most important units removed (lower is better)": deletion}
     whiles |= {"most important units shown (higher is better)": insertion}
     for axis, (label, curves) in zip(figure.subplots(1, 2, sharey=True), whiles.items(), strict=True):
-        for name, style in _line_styles(list(curves)).items():
-            axis.plot(np.asarray(shares), np.asarray(curves[name]), label=name.replace("_", " "), **style)
+        for name, values in curves.items():
+            look: dict[str, Any] = {"marker": styles[name].marker, "markersize": 3.5, "linewidth": 1}
+            if name.startswith("entropy"):
+                look = {"color": "black", "linewidth": 2.2}
+            elif name == "random":
+                look = {"color": "grey", "linestyle": "--"}
+            look = {"color": styles[name].colour, "label": name.replace("_", " ")} | look
+            axis.plot(np.asarray(shares), np.asarray(values), **look)
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("share of units")
         axis.set_ylim(0, 1)
@@ -202,16 +175,11 @@ def similarity_table(table: pd.DataFrame, *, title: str) -> Figure:
     return figure
 
 
-def _line_styles(names: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Give every method a colour and a marker; the entropy and the random order stand out."""
-    styles: dict[str, dict[str, object]] = {}
-    looks = zip(_COLOURS, _MARKERS, strict=True)
-    for name in names:
-        if name == _RANDOM:
-            styles[name] = {"color": "grey", "linestyle": "--", "linewidth": 1.5}
-        elif name.startswith(_ENTROPY):
-            styles[name] = {"color": "black", "linewidth": 2.2}
-        else:
-            colour, marker = next(looks)
-            styles[name] = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1}
-    return styles
+def _draw_bars(
+    axis: Axes, places: ArrayLike, rows: pd.DataFrame, column: str, style: NetworkStyle, label: str = ""
+) -> None:
+    """Draw a column of a table as dots, their intervals as bars."""
+    values = rows[column].to_numpy()
+    spread = np.stack([values - rows[f"{column}_low"], rows[f"{column}_high"] - values])
+    look: dict[str, Any] = {"color": style.colour, "fmt": style.marker, "markersize": 4, "linewidth": 1}
+    axis.errorbar(places, values, yerr=np.maximum(spread, 0), label=label, **look)

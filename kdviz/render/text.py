@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.canvas import LEGEND, Canvas, Panel, colour_values
+from kdviz.render.canvas import LEGEND, Canvas, Panel
 from kdviz.render.looks import OPAQUE, Looks, NetworkView
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, ENTROPY_COLOURS, FOREGROUND_COLOUR
+from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
 from kdviz.render.writing import Text, Word
 
 _DIMMED = {"ink": "#767676"}  # readable on white
@@ -47,18 +47,10 @@ class WordCanvas(Canvas):
         """Write the text as it was read."""
         return self._compose([{}] * len(self.words))
 
-    def draw_values(
-        self,
-        values: ArrayLike,
-        *,
-        limits: tuple[float, float],
-        colours: str = ENTROPY_COLOURS,
-        looks: Looks = OPAQUE,
-        size: int = 240,
-    ) -> Text:
+    def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Text:
         """Lay the colours under the words; letters are black or white, as is read better."""
         array = self._fit("values", values)
-        mixed = 1 - looks.opacity * (1 - colour_values(array, limits, colours))
+        mixed = 1 - looks.opacity * (1 - scale.paint(array))
         return self._compose(
             [
                 {} if np.isnan(value) else {"fill": to_hex(colour), "ink": _ink_on(colour)}

@@ -1,4 +1,4 @@
-"""Words with colours and marks: as HTML for the app, as a picture, or on the axes of a figure."""
+"""Words with colours and marks: as HTML for the app, or on the axes of a figure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,13 @@ from functools import cache
 from html import escape
 from itertools import accumulate
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.font_manager import findfont
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text as Writing
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
-from kdviz.render.looks import Picture
 from kdviz.render.style import clear
 
 _INK = "#222222"
@@ -55,32 +53,6 @@ class Text:
             f'<div style="background:#fff;color:{_INK};font-size:{size}px;line-height:{_LINE};'
             f'font-family:sans-serif;padding:4px 6px;overflow-wrap:anywhere">{spans}</div>'
         )
-
-    def to_picture(self, *, width: int = 480, size: int = 20) -> Picture:
-        """Draw the words on white, RGB, uint8, `width` pixels wide and as high as they need.
-
-        Parameters
-        ----------
-        width
-            In pixels. A word that is wider ends in dots.
-        size
-            Height of letters in pixels.
-        """
-        places, height = _arrange(self.words, width / size)
-        image = Image.new("RGB", (width, max(1, round(height * size))), "white")
-        pen, font = ImageDraw.Draw(image), _font(size)
-        for place in places:
-            left, top, right, bottom = (round(edge * size) for edge in place.box)
-            word = place.word
-            if word.fill:
-                edge = "black" if word.mark else None
-                pen.rectangle((left, top, right, bottom), fill=word.fill, outline=edge)
-            pen.text((left + _PAD * size, top + _PAD * size), place.shown, font=font, fill=word.ink)
-            if word.underlined:
-                low = bottom - round(_PAD * size * 0.4)
-                inside = left + _PAD * size, right - _PAD * size
-                pen.line((inside[0], low, inside[1], low), fill=word.ink, width=max(1, size // 12))
-        return np.asarray(image)
 
     def height(self, line: float) -> float:
         """Compute the height of the text in lines of length `line`; both in heights of a letter."""
@@ -155,14 +127,14 @@ def _to_span(word: Word) -> str:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), round(size * _LETTER))
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), 100)
 
 
 @cache
 def _width_of(text: str) -> float:
     """Measure the width of a text in heights of a letter."""
-    return _font(100).getlength(text) / 100
+    return _LETTER * _font().getlength(text) / 100
 
 
 def _arrange(words: Sequence[Word], width: float) -> tuple[list[_Place], float]:

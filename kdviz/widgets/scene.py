@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from kdviz.analysis import group_networks, tabulate_counts
 from kdviz.errors import StoreError, UnfinishedError
-from kdviz.render import Text, Trace
+from kdviz.render import Panel, Trace
 from kdviz.render.canvases import Canvas, choose_kind
-from kdviz.render.looks import ENTROPY, Bools, Floats, Looks, NetworkView
+from kdviz.render.looks import ENTROPY, Bools, Floats, NetworkView
 from kdviz.store import Run
 from kdviz.widgets.derivation import (
     Derivation,
@@ -74,10 +74,9 @@ class View:
         return self.canvas.foreground
 
     @property
-    def picture(self) -> NDArray[np.uint8]:
-        """The input, ``(H, W, 3)``, uint8: an image as stored, words and clouds as drawn."""
-        drawn = self.canvas.draw_input(Looks(), 240)
-        return drawn.to_picture() if isinstance(drawn, Text) else drawn
+    def picture(self) -> Panel:
+        """The input: an image as stored or a cloud as drawn, ``(H, W, 3)``, uint8; or words."""
+        return self.canvas.draw_input()
 
 
 class Scene:

@@ -617,7 +617,7 @@ def test_coherency_figure__has_common_limits_and_says_how_far_maps_moved() -> No
     assert drawn.shape == (48, 48, 3), "cells of 24 pixels"
     scale = (signed * 4 + 8) / 16  # colours of both lines, around 0
     np.testing.assert_array_equal(drawn[::24, ::24], np.rint(255 * colormaps["RdBu_r"](scale)[..., :3]))
-    bars = [axis.get_xlim() for axis in figure.axes[6:]]
+    bars = [axis.get_xlim() for axis in figure.axes[7:]]
     assert bars == [(-8, 8), (-1, -1.5)], "entropies run towards what is kept"
     assert "a map of zeros" in {
         axis.get_xlabel()

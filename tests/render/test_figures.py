@@ -94,7 +94,7 @@ def test_plot_detours__what_was_kept_and_what_was_dropped(kind: str) -> None:
         first, last = (ds["knowledge_point"].values[:, at] & INSIDE[at])[:, valid]
         assert_shows(row[1], canvas_of(kind, ds, at).draw_detours(last, first & ~last, size=320))
         assert row[1].get_xlabel() == f"{last.sum()} kept, {(first & ~last).sum()} dropped"
-    with pytest.raises(ValueError, match="one epoch only"):
+    with pytest.raises(ValueError, match="has dimensions unit; needed:"):
         render.plot_detours({"student": ds.isel(epoch=-1)})
 
 
@@ -108,7 +108,7 @@ def test_plot_entropy__one_scale_for_all(kind: str) -> None:
     for column, values in zip(axes.T[1:], every, strict=True):
         for at, axis in enumerate(column):
             known = values[at][one["valid"].values[at]]
-            assert_shows(axis, canvas_of(kind, one, at).draw_values(known, limits=limits, size=320))
+            assert_shows(axis, canvas_of(kind, one, at).draw_values(known, render.Scale(limits), size=320))
     bar = figure.axes[6]
     assert bar.get_ylim() == limits and bar.get_ylabel() == "entropy in nat (high: discarded)"
     fixed = render.plot_entropy({"teacher": one}, limits=(-9.0, 0.0))
@@ -139,8 +139,8 @@ def test_plot_maps__every_column_on_its_own_scale(kind: str) -> None:
         for at, axis in enumerate(column):
             known = values[at][ds["valid"].values[at]]
             canvas = canvas_of(kind, ds, at)
-            assert_shows(axis, canvas.draw_values(known, limits=limits, colours=colours, size=320))
-    bars = [axis.get_xlim() for axis in figure.axes[8:]]
+            assert_shows(axis, canvas.draw_values(known, render.Scale(limits, colours), size=320))
+    bars = [axis.get_xlim() for axis in figure.axes[9:]]
     assert bars == [expected[0][1][::-1], expected[1][1], expected[2][1]], "bright is on the right"
     chosen = render.plot_maps({"student": attributed, "teacher": attributed}, methods=["size"])
     assert [axis.get_title() for axis in chosen.axes[1:3]] == ["student\nsize", "teacher\nsize"]
@@ -188,7 +188,7 @@ def test_plot_points__words_can_be_searched() -> None:
             lambda ds: render.plot_entropy(
                 {"s": ds.assign(entropy=ds["entropy"].expand_dims(layer=["fc1"]))}
             ),
-            "dimension layer",
+            "has dimensions layer, unit",
         ),
         (lambda ds: render.plot_points({"s": ds.drop_vars("row")}), "no kind that can be drawn"),
         (

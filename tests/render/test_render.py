@@ -77,8 +77,8 @@ def test_draw_points__disc_is_round_and_diamond_is_not() -> None:
 def test_draw_points__outline_runs_along_the_edge_of_the_object_only() -> None:
     # 3 x 3 cells of 40 pixels, the object a 2 x 2 block at the top left; no points
     drawn = draw_points(grey(9, 9), mask(9), mask(9, 0, 1, 3, 4), rows=3, cols=3, size=120)
-    assert drawn[80, 20].tolist() == drawn[80, 60].tolist() == WHITE  # below the block
-    assert drawn[20, 80].tolist() == drawn[60, 80].tolist() == WHITE  # right of it
+    assert drawn[79, 20].tolist() == drawn[79, 60].tolist() == WHITE  # lower edge of the block
+    assert drawn[20, 79].tolist() == drawn[60, 79].tolist() == WHITE  # right edge
     assert drawn[0, 20].tolist() == drawn[20, 0].tolist() == WHITE  # along the border of the picture
     dimmed = [80, 80, 80]
     assert drawn[40, 20].tolist() == drawn[20, 40].tolist() == drawn[40, 40].tolist() == dimmed  # inside
@@ -313,7 +313,7 @@ def values_picture(
 ) -> np.ndarray:
     canvas = grid(grey(8, 8, 100), mask(4), 2, 2)
     looks = render.Looks(opacity=opacity)
-    return canvas.draw_values(values, limits=limits, colours="gray", looks=looks, size=160)
+    return canvas.draw_values(values, render.Scale(limits, "gray"), looks=looks, size=160)
 
 
 def test_draw_values__ends_of_the_scale_beyond_them_and_nan() -> None:

@@ -1,7 +1,5 @@
 """Clouds pixel by pixel: geometry by hand, colours by the colour map."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from math import sqrt
 
@@ -12,7 +10,6 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
 from kdviz import render
-from kdviz.errors import MissingExtraError
 
 # The ends of three axes: middle 0, radius 1.
 ENDS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
@@ -113,7 +110,7 @@ def turn(azimuth: int) -> dict:
 def test_draw_values__a_point_has_the_colour_of_its_value_where_it_lies() -> None:
     flat = np.delete(ENDS, [2, 3], axis=0)  # all at one depth: nothing fades
     values = [0.0, 0.25, 0.5, 9.0]
-    drawn = cloud_of(flat, ALL[:4]).draw_values(values, limits=(0.0, 1.0), **SIDE)
+    drawn = cloud_of(flat, ALL[:4]).draw_values(values, render.Scale((0.0, 1.0)), **SIDE)
     assert drawn.shape == (400, 400, 3) and drawn.dtype == np.uint8
     for value, place in zip(
         values, render.project_cloud(flat, azimuth=0, elevation=0, size=400), strict=True
@@ -124,9 +121,9 @@ def test_draw_values__a_point_has_the_colour_of_its_value_where_it_lies() -> Non
 
 def test_draw_values__a_quarter_turn_moves_the_colour() -> None:
     lone = np.array([0.0, 1, 1, 1, 1, 1])  # x is yellow
-    front = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **SIDE)
-    back = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **turn(270))
-    side = cloud_of(ENDS, ALL).draw_values(lone, limits=(0.0, 1.0), **turn(180))
+    front = cloud_of(ENDS, ALL).draw_values(lone, render.Scale((0.0, 1.0)), **SIDE)
+    back = cloud_of(ENDS, ALL).draw_values(lone, render.Scale((0.0, 1.0)), **turn(270))
+    side = cloud_of(ENDS, ALL).draw_values(lone, render.Scale((0.0, 1.0)), **turn(180))
     arm = round(400 * FOCUS / 4)
     faded = 255 - 0.85 * (255 - 255 * np.array(colormaps["viridis_r"](0.0)[:3]))  # half-way back: 0.15 white
     np.testing.assert_allclose(front[200, 200 + arm], faded, atol=1)
@@ -136,15 +133,15 @@ def test_draw_values__a_quarter_turn_moves_the_colour() -> None:
 
 def test_draw_values__the_near_point_hides_the_far_one_in_any_order() -> None:
     for values, cloud in (([0.0, 1.0], [[0, -1, 0], [0, 1, 0]]), ([1.0, 0.0], [[0, 1, 0], [0, -1, 0]])):
-        drawn = cloud_of(cloud, ALL[:2]).draw_values(values, limits=(0.0, 1.0), **SIDE)
+        drawn = cloud_of(cloud, ALL[:2]).draw_values(values, render.Scale((0.0, 1.0)), **SIDE)
         np.testing.assert_array_equal(drawn[200, 200], rgb(colormaps["viridis_r"](0.0)[:3]))
 
 
 def test_draw_values__nan_stays_grey_and_opacity_zero_is_the_cloud() -> None:
     plain = cloud_of(ENDS, ALL).draw_input(**SIDE)
-    bare = cloud_of(ENDS, ALL).draw_values([np.nan] * 6, limits=(0, 1), **SIDE)
+    bare = cloud_of(ENDS, ALL).draw_values([np.nan] * 6, render.Scale((0, 1)), **SIDE)
     none = cloud_of(ENDS, ALL).draw_values(
-        [0.5] * 6, limits=(0, 1), looks=replace(FRONT, opacity=0.0), size=400
+        [0.5] * 6, render.Scale((0, 1)), looks=replace(FRONT, opacity=0.0), size=400
     )
     np.testing.assert_array_equal(bare, plain)
     np.testing.assert_array_equal(none, plain)
@@ -204,8 +201,11 @@ def test_draw_detours__discs_for_held_crosses_for_dropped_nothing_on_the_backgro
         ),
         (lambda: cloud_of(ENDS, ALL).draw_points(ALL.astype(float)), "points must be bool, got float64"),
         (lambda: cloud_of(ENDS, ALL).draw_detours(ALL, ALL[:1]), r"dropped has shape \(1,\)"),
-        (lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 5, limits=(0, 1)), r"values has shape \(5,\)"),
-        (lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 6, limits=(1, 0)), "limits are 1 and 0"),
+        (
+            lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 5, render.Scale((0, 1))),
+            r"values has shape \(5,\)",
+        ),
+        (lambda: cloud_of(ENDS, ALL).draw_values([0.0] * 6, render.Scale((1, 0))), "limits are 1 and 0"),
     ],
 )
 def test_clouds__refuse_what_does_not_fit(call: object, message: str) -> None:
@@ -245,7 +245,7 @@ def test_turntable__a_line_each_from_every_side(box: xr.Dataset) -> None:
         looks = render.Looks(opacity=1.0, azimuth=azimuth)
         expected = [
             canvas.draw_input(looks, 320),
-            canvas.draw_values(VALUES, limits=(0.0, 1.0), looks=looks, size=320),
+            canvas.draw_values(VALUES, render.Scale((0.0, 1.0)), looks=looks, size=320),
             canvas.draw_points(POINTS, looks, 320),
         ]
         for axis, picture in zip(side, expected, strict=True):
@@ -254,34 +254,3 @@ def test_turntable__a_line_each_from_every_side(box: xr.Dataset) -> None:
     assert len(bare.axes) == 4
     with pytest.raises(ValueError, match="no kind that can be drawn"):
         render.turntable(box.drop_vars("x"), "box")
-
-
-# -- plotly
-
-
-def test_rotating_cloud__without_plotly_names_the_extra(
-    box: xr.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(MissingExtraError, match=r"needs plotly: install kdviz\[interactive\]"):
-        render.rotating_cloud(box, "box")
-
-
-def test_rotating_cloud__holds_every_point_in_its_colour_and_shape(box: xr.Dataset) -> None:
-    pytest.importorskip("plotly", reason="needs plotly: pip install kdviz[interactive]")
-    (trace,) = render.rotating_cloud(box, "box", title="ends").data
-    np.testing.assert_array_equal(np.stack([trace.x, trace.y, trace.z], axis=1), ENDS)
-    assert trace.marker.color[0] == "#fde725"  # the bright end of viridis
-    assert [trace.marker.color[1], trace.marker.color[4]] == [
-        render.FOREGROUND_COLOUR.lower(),
-        render.BACKGROUND_COLOUR.lower(),
-    ]
-    assert trace.marker.color[5] == "#adadad", "grey, as its entropy is unknown"
-    assert [*trace.marker.symbol] == ["circle"] * 4 + ["diamond", "circle"]
-    assert trace.text[:2] == ("unit 0: 0.000", "unit 1: 1.000") and trace.text[5] == "unit 5"
-
-
-def test_render__loads_no_plotly_by_itself() -> None:
-    code = "import sys, kdviz.render; print('plotly' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

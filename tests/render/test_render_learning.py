@@ -94,7 +94,7 @@ def test_layer_curves__object_and_background_of_every_calibration() -> None:
     loss, mean = figure.axes
     background, foreground = loss.containers
     assert background.lines[0].get_ydata().tolist() == [-3.5, -1.0] and background.get_label() == "background"
-    assert foreground.lines[0].get_ydata().tolist() == [-4.0, -3.0] and foreground.get_label() == "object"
+    assert foreground.lines[0].get_ydata().tolist() == [-4.0, -3.0] and foreground.get_label() == "foreground"
     bars = [segment[:, 1] for segment in foreground.lines[2][0].get_segments()]
     np.testing.assert_allclose(bars, [[-4.1, -3.9], [-3.2, -2.8]])
     assert mean.containers[1].lines[0].get_ydata().tolist() == [-3.0, -2.0]

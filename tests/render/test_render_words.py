@@ -34,9 +34,11 @@ def text_of(words: list[str], inside: np.ndarray) -> render.WordCanvas:
     return render.WordCanvas({"token": np.array(words)}, inside)
 
 
-def values(opacity: float = 1.0, **options: object) -> render.Text:
-    canvas, looks = text_of(WORDS, INSIDE), render.Looks(opacity=opacity)
-    return canvas.draw_values(VALUES, **({"limits": (0.0, 1.0), "looks": looks} | options))
+def values(
+    opacity: float = 1.0, limits: tuple[float, float] = (0.0, 1.0), colours: str = "viridis_r"
+) -> render.Text:
+    looks = render.Looks(opacity=opacity)
+    return text_of(WORDS, INSIDE).draw_values(VALUES, render.Scale(limits, colours), looks)
 
 
 # -- HTML
@@ -64,9 +66,7 @@ def test_word_values__opacity_mixes_with_white_and_signed_maps_have_their_colour
 @pytest.mark.parametrize("colours", ["viridis_r", "RdBu_r"])
 def test_word_values__letters_are_read_on_every_colour(colours: str) -> None:
     places = np.linspace(0, 1, 101)
-    text = text_of(["word"] * 101, np.zeros(101, bool)).draw_values(
-        places, limits=(0.0, 1.0), colours=colours
-    )
+    text = text_of(["word"] * 101, np.zeros(101, bool)).draw_values(places, render.Scale((0.0, 1.0), colours))
 
     def light(colour: str) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
@@ -120,7 +120,7 @@ def test_note_words__say_the_numbers_and_what_a_word_is() -> None:
     [
         (lambda: values(limits=(1.0, 1.0)), "limits are 1.0 and 1.0; the first must be below"),
         (
-            lambda: text_of(WORDS, INSIDE).draw_values(VALUES[:4], limits=(0, 1)),
+            lambda: text_of(WORDS, INSIDE).draw_values(VALUES[:4], render.Scale((0, 1))),
             r"values has shape \(4,\), the sample needs \(5,\)",
         ),
         (lambda: text_of(WORDS, INSIDE).draw_points(VALUES), "points must be bool, got float64"),
@@ -132,55 +132,6 @@ def test_words__refuse_what_does_not_fit(call: object, message: str) -> None:
         call()
 
 
-# -- pixels
-
-
-def places_of(picture: np.ndarray, colour: str) -> np.ndarray:
-    return np.argwhere((picture == np.rint(255 * np.array(to_rgb(colour)))).all(axis=2))
-
-
-def test_to_picture__a_word_has_the_colour_of_its_value() -> None:
-    words = ["low", "high", "none"]
-    text = text_of(words, np.zeros(3, bool)).draw_values([0.0, 1.0, np.nan], limits=(0.0, 1.0))
-    picture = text.to_picture(width=300, size=20)
-    assert picture.shape == (39, 300, 3) and picture.dtype == np.uint8  # one line: 1.95 heights
-    low, high = (places_of(picture, to_hex(colormaps["viridis_r"](place))) for place in (0.0, 1.0))
-    assert len(low) > 300 and len(high) > 300
-    assert low[:, 1].max() < high[:, 1].min(), "the first word stands left of the second"
-    used = {*map(tuple, low), *map(tuple, high)}
-    right = [cell for cell in used if cell[1] > high[:, 1].max()]
-    assert not right, "nothing is coloured behind the word of NaN"
-
-
-def test_to_picture__breaks_lines_and_grows_downwards() -> None:
-    text = text_of(["word"] * 30, np.zeros(30, bool)).draw_input()
-    heights = [text.to_picture(width=width).shape[0] for width in (1200, 600, 300)]
-    assert heights[0] < heights[1] < heights[2]
-    for width in (1200, 600, 300):
-        drawn = text.to_picture(width=width)
-        assert drawn.shape[1] == width and (drawn[:, -2:] == 255).all(), "no letter is cut"
-
-
-def test_to_picture__a_word_wider_than_the_picture_ends_in_dots() -> None:
-    text = text_of(["http" + "x" * 400, "short"], np.zeros(2, bool)).draw_input()
-    drawn = text.to_picture(width=200)
-    assert drawn.shape[0] == text.height(10.0) * 20 and (drawn[:, -2:] == 255).all()
-    assert (drawn[:36] < 128).any() and (drawn[36:] < 128).any(), "both words are there, a line each"
-
-
-def test_to_picture__underlines_the_foreground_only() -> None:
-    def longest(inside: bool) -> int:
-        dark = (text_of(["nnnn"], np.array([inside])).draw_input().to_picture(width=200) < 60).all(axis=2)
-        return int(dark.sum(axis=1).max())
-
-    assert longest(True) > 35 > longest(False)
-
-
-def test_to_picture__of_nothing_is_white() -> None:
-    drawn = render.Text(()).to_picture(width=50)
-    assert (drawn == 255).all() and drawn.shape[1] == 50
-
-
 # -- figures
 
 
@@ -190,7 +141,7 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
     renderer = FigureCanvasAgg(figure).get_renderer()
     axis = figure.add_axes((0, 0, 1, 1))
     words = ["unforgettable", "mess", "at", "best"]
-    text_of(words, np.zeros(4, bool)).draw_values([0.0, 0.4, 0.6, 1.0], limits=(0, 1)).show_on(axis)
+    text_of(words, np.zeros(4, bool)).draw_values([0.0, 0.4, 0.6, 1.0], render.Scale((0, 1))).show_on(axis)
     figure.draw(renderer)
     boxes = [one for one in axis.patches if isinstance(one, Rectangle)]
     letters = {one.get_text(): one for one in axis.artists + axis.texts if hasattr(one, "get_text")}

@@ -312,7 +312,7 @@ def test_words__are_called_foreground(app: Explorer) -> None:
     assert "object" not in app._heads[1].value
     assert "underlined: foreground" in app._explanation.value
     assert "white line" not in app._explanation.value
-    assert app.view.picture.ndim == 3 and app.view.picture.dtype == np.uint8
+    assert [word.text for word in app.view.picture.words] == app.view.coordinates["token"].tolist()
 
 
 @OF_WORDS
@@ -332,7 +332,7 @@ def test_cloud__panels_are_what_the_functions_draw(app: Explorer) -> None:
     canvas = CloudCanvas({axis: view.coordinates[axis] for axis in "xyz"}, view.foreground)
     side = {"looks": render.Looks(opacity=1.0, azimuth=60), "size": explorer._PANEL}
     expected = {
-        "map": canvas.draw_values(one.entropy, limits=one.limits, **side),
+        "map": canvas.draw_values(one.entropy, render.Scale(one.limits), **side),
         "points": canvas.draw_points(one.points, **side),
         "detours": canvas.draw_detours(one.points, one.dropped, **side),
     }

@@ -87,8 +87,8 @@ def cut(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphModule]
 
     None where that cannot be done: the forward pass cannot be traced, or something passes around the layer.
     """
-    parts = []
-    for part in ("body", "head"):
+    halves = []
+    for is_head in (False, True):
         try:
             graph = _LeafTracer(layer).trace(network)
         except Exception:  # the trace runs the network's own code, which may fail in any way on a proxy
@@ -96,19 +96,18 @@ def cut(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphModule]
         cuts = graph.find_nodes(op="call_module", target=layer)
         if len(cuts) != 1:
             return None
-        if part == "body":
-            graph.output_node().args = (cuts[0],)
-        else:
+        if is_head:
             with graph.inserting_before(cuts[0]):
                 feature = graph.placeholder("feature")
             cuts[0].replace_all_uses_with(feature)
-        module = fx.GraphModule(network, graph)
-        module.graph.eliminate_dead_code()
-        if part == "head":
-            for source in module.graph.find_nodes(op="placeholder")[:-1]:
-                if source.users:
-                    return None
-                module.graph.erase_node(source)
-        module.recompile()
-        parts.append(module)
-    return parts[0], parts[1]
+        else:
+            graph.output_node().args = (cuts[0],)
+        half = fx.GraphModule(network, graph)
+        half.graph.eliminate_dead_code()
+        for source in half.graph.find_nodes(op="placeholder")[:-1] if is_head else ():
+            if source.users:
+                return None
+            half.graph.erase_node(source)
+        half.recompile()
+        halves.append(half)
+    return halves[0], halves[1]

@@ -220,21 +220,14 @@ class _Run:
         }
         kinds = {"network": weights, "parts": parts, "optimiser": remembered}
         tensors = {f"{kind}/{name}": own[name] for kind, own in kinds.items() for name in own}
-        progress = {
-            "epoch": self.epoch,
-            "history": self.history,
-            "weight_distance": self.odometer.distances,
-            "tensors": sorted(tensors),
-        }
+        progress = self._told() | {"epoch": self.epoch, "tensors": sorted(tensors)}
         write_tensors(self.state_path, tensors, progress)
 
     def _commit(self) -> None:
-        contents = {
-            "checkpoints": list(self.plan.checkpoints),
-            "history": self.history,
-            "weight_distance": self.odometer.distances,
-        }
-        write_json(self.history_path, contents)
+        write_json(self.history_path, self._told() | {"checkpoints": list(self.plan.checkpoints)})
+
+    def _told(self) -> dict[str, Any]:
+        return {"history": self.history, "weight_distance": self.odometer.distances}
 
     def _load(self, epoch: int) -> None:
         self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch))[0])
@@ -268,15 +261,13 @@ def _generator(seed: int, epoch: int, stream: str) -> torch.Generator:
 @contextmanager
 def _dropout_seeded(device: torch.device, seed: int, epoch: int) -> Iterator[None]:
     """Seed the global generator that dropout draws from, and put its state back."""
-    key = _key(seed, epoch, "dropout")
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key)  # torch.manual_seed would also reseed every accelerator
-            yield
-    else:
-        with torch.random.fork_rng(devices=[device], device_type=device.type):
-            torch.get_device_module(device).manual_seed(key)
-            yield
+    accelerated = device.type != "cpu"
+    places, kind = ([device], device.type) if accelerated else ([], "cuda")
+    with torch.random.fork_rng(devices=places, device_type=kind):
+        # torch.manual_seed would also reseed every accelerator
+        generator = torch.get_device_module(device) if accelerated else torch.default_generator
+        generator.manual_seed(_key(seed, epoch, "dropout"))
+        yield
 
 
 def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:

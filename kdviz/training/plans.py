@@ -6,12 +6,15 @@ The named plans at the end are the ones used for the built-in images.
 import math
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 PAPER_CHECKPOINTS = (0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 70, 90, 110, 130, 150)
 """Epochs at which the papers' code saves a network trained for 150 epochs."""
+
+
+_Rate = Annotated[FiniteFloat, Field(gt=0)]  # an end of what is spaced by logarithm
 
 
 class TrainingPlan(BaseModel):
@@ -46,7 +49,7 @@ class TrainingPlan(BaseModel):
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
     least_batch: int = Field(default=1, ge=1)
-    learning_rate: FiniteFloat | tuple[FiniteFloat, FiniteFloat]
+    learning_rate: Annotated[FiniteFloat, Field(ge=0)] | tuple[_Rate, _Rate]
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -57,29 +60,16 @@ class TrainingPlan(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _save_every_epoch(cls, values: dict) -> dict:
-        if (
-            isinstance(values, dict)
-            and not values.get("checkpoints")
-            and isinstance(values.get("epochs"), int)
-        ):
-            return {**values, "checkpoints": tuple(range(values["epochs"] + 1))}
-        return values
+        known = isinstance(values, dict) and isinstance(values.get("epochs"), int)
+        if not known or values.get("checkpoints"):
+            return values
+        return {**values, "checkpoints": tuple(range(values["epochs"] + 1))}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        rates = self.learning_rate
-        if isinstance(rates, tuple) and min(rates) <= 0:
-            raise ValueError(
-                f"learning_rate: both ends must be above 0 to be spaced by logarithm, got {rates}"
-            )
-        if not isinstance(rates, tuple) and rates < 0:
-            raise ValueError(f"learning_rate must not be negative, got {rates}")
         saved = self.checkpoints
-        if (
-            saved[0] != 0
-            or saved[-1] != self.epochs
-            or any(later <= earlier for earlier, later in pairwise(saved))
-        ):
+        rises = all(earlier < later for earlier, later in pairwise(saved))
+        if not rises or (saved[0], saved[-1]) != (0, self.epochs):
             raise ValueError(f"checkpoints must rise from 0 to epochs={self.epochs}, got {saved}")
         return self
 

@@ -41,10 +41,11 @@ def recall(
     one = apply(read, owner, inputs[:1])
     size = sum(tensor.numel() * tensor.element_size() for tensor in one.values()) * len(inputs)
     if plan.augment or size > _MAX_CACHED_BYTES:
-        return lambda batch, rows: _hold(apply(read, owner, batch), batch.device)
+        return lambda batch, rows: on_device(apply(read, owner, batch), batch.device)
     known = apply(read, owner, inputs, plan.batch_size)
-    return lambda batch, rows: _hold(Outputs({name: known[name][rows] for name in known}), batch.device)
+    return lambda batch, rows: on_device(Outputs({name: known[name][rows] for name in known}), batch.device)
 
 
-def _hold(outputs: Outputs, device: torch.device) -> Outputs:
+def on_device(outputs: Outputs, device: torch.device) -> Outputs:
+    """Move what was read."""
     return Outputs({name: tensor.to(device) for name, tensor in outputs.items()})

@@ -24,7 +24,7 @@ from kdviz.networks import device_of, fingerprint_tensors, resolve_layers
 from kdviz.training.dividing import cut, divide, without_gradients
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
-from kdviz.training.reading import apply, reader, recall
+from kdviz.training.reading import apply, on_device, reader, recall
 from kdviz.training.records import TrainingRecord
 
 
@@ -273,8 +273,9 @@ def _train(
             "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
         }
         read = reader(student, loss.layers, inputs)
-        guide, one = _read_teacher(teacher, loss, inputs, plan), inputs[:1].to(device)
-        loss.check(apply(read, student, one), guide(one, torch.tensor([0])), len(inputs))
+        guide, first = _read_teacher(teacher, loss, inputs, plan), inputs[:1].to(device)
+        one = on_device(apply(read, student, first), device)
+        loss.check(one, guide(first, torch.tensor([0])), len(inputs))
         trained, resting = divide(student, loss, inputs)
         learner = _read_beyond(student, loss, inputs, plan) or (lambda batch, rows: read(batch))
 

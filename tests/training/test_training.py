@@ -141,8 +141,8 @@ def test_plan__saves_every_epoch_unless_told():
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs"),
-        ({"learning_rate": -0.1}, "learning_rate must not be negative, got -0.1"),
-        ({"learning_rate": (0.1, 0.0)}, "both ends must be above 0"),
+        ({"learning_rate": -0.1}, "learning_rate"),
+        ({"learning_rate": (0.1, 0.0)}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"momentum": 1.0}, "momentum"),
         ({"optimiser": "adam"}, "optimiser"),

@@ -28,7 +28,7 @@ from kdviz.errors import LayerError
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
-from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
+from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.units import Grid
 
 BATCH = 16  # samples in one pass unless the user says otherwise
@@ -116,9 +116,8 @@ def attribute(
     if isinstance(layer, nn.Module):  # a copy on another device holds another object
         layer = next((name for name, module in network.named_modules() if module is unwrap(layer)), layer)
     network = prepare_network(network, device)
-    given = prepare_inputs(
-        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise=0.0, kind=Grid
-    )
+    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise=0.0, kind=Grid)
+    given.check_precision(network)
     place = device_of(network)
     with same_random_state(network), memory_advice(batch, stored=False):
         classes = find_classes(network, given, explained, batch)

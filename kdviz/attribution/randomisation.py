@@ -190,8 +190,8 @@ def _add_entropies(
                 max_batch=max_batch,
                 progress=False,
             )
-        assert isinstance(measured, dict)  # as a list of layers was asked for
-        for layer, ds in measured.items():
+        for layer in layers:
+            ds = measured.sel(layer=layer, drop=True)
             last = collect_importance(maps, entropy=ds).isel(attribution_method=[-1])
             found.append(last.assign_coords(attribution_method=[f"entropy {layer}"]))
     return xr.concat(found, "attribution_method", join="exact").isel(epoch=0)

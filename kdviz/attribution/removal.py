@@ -19,7 +19,7 @@ from kdviz.attribution.attributing import batches, check_batch
 from kdviz.attribution.maps import check_classes
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
-from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
+from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.schema import validate
 from kdviz.units import Grid
 
@@ -110,7 +110,8 @@ def remove_units(
     batch = check_batch(max_batch)
     network = prepare_network(unwrap(network), device)
     ids = [str(name) for name in attributions["sample"].values]
-    given = prepare_inputs(inputs, units, None, None, ids, dtype_of(network), base_noise=0.0, kind=Grid)
+    given = prepare_inputs(inputs, units, sample_ids=ids, base_noise=0.0, kind=Grid)
+    given.check_precision(network)
     _check_inputs(attributions, given.hashes)
     importance = collect_importance(attributions, entropy=entropy).isel(epoch=-1)
     chance = np.random.default_rng(seed).random((len(ids), units.count))

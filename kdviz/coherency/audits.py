@@ -10,7 +10,6 @@ Symbols: ``B`` samples, ``C`` channels, ``U`` units, ``D`` entries of a feature.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -281,20 +280,17 @@ def _measure(
 ) -> dict[str, xr.Dataset]:
     """Measure every layer by gain, so that no sample changes its method between two networks."""
     return {
-        layer: cast(
-            xr.Dataset,
-            measure(  # one after the other: together, a pass for one layer goes on to the deepest
-                network,
-                inputs,
-                layers=layer,
-                units=units,
-                foreground=foreground,
-                method="gain",
-                probes=probes,
-                draws=draws,
-                seed=seed,
-                progress=False,
-            ),
+        layer: measure(  # one after the other: together, a pass for one layer goes on to the deepest
+            network,
+            inputs,
+            layers=layer,
+            units=units,
+            foreground=foreground,
+            method="gain",
+            probes=probes,
+            draws=draws,
+            seed=seed,
+            progress=False,
         )
         for layer in layers
     }

@@ -39,11 +39,8 @@ def measure_block(
         ``{layer: {variable: array}}`` with the measured variables of :mod:`kdviz.schema` without the epoch
         axis.
     """
-    device = device_of(reader.network)
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
-    for bench in make_benches(
-        reader, inputs, rows, settings.micro_batch, settings.base_noise, settings.seed, device
-    ):
+    for bench in make_benches(reader, inputs, rows, settings):
         for layer, arrays in _measure_batch(bench, settings).items():
             collected[layer].append(_pad(arrays, inputs.units.count))
     return {
@@ -52,17 +49,10 @@ def measure_block(
     }
 
 
-def make_benches(
-    reader: FeatureReader,
-    inputs: Inputs,
-    rows: range,
-    micro_batch: int,
-    base_noise: float,
-    seed: int,
-    device: torch.device,
-) -> Iterator[Bench]:
+def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings) -> Iterator[Bench]:
     """Prepare the samples at `rows` for noise, batch by batch."""
-    for part, batch in inputs.batches(rows, micro_batch):
+    device = device_of(reader.network)
+    for part, batch in inputs.batches(rows, settings.micro_batch):
         given = batch.to(device)
         values = reader.enter(given)
         yield Bench(
@@ -71,10 +61,10 @@ def make_benches(
             sample_ids=inputs.ids[part.start : part.stop],
             unit_index=inputs.units.index(tuple(values.shape[1:]), part.start),
             unit_count=int(inputs.samples["valid"].values[part.start].sum()),
-            base_noise=base_noise,
-            seed=seed,
+            base_noise=settings.base_noise,
+            seed=settings.seed,
             given=None if values is given else given,
-            together=1 if inputs.units.length(part.start) is None else micro_batch,
+            together=1 if inputs.units.length(part.start) is None else settings.micro_batch,
         )
 
 

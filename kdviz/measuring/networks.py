@@ -1,37 +1,29 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.errors import ConvergenceWarning, DegenerateWarning, KdvizWarning, LayerError, StoreError
-from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
-from kdviz.measuring.pictures import check_pictures, draw_inputs
-from kdviz.measuring.settings import Method, Settings, name_noise_space
-from kdviz.measuring.trial import try_network
-from kdviz.networks.checkpoints import Checkpoint, load_weights, read_checkpoint
-from kdviz.networks.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
-from kdviz.networks.hashing import fingerprint, fingerprint_tensors
-from kdviz.networks.inputs import Inputs, prepare_inputs
-from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
-from kdviz.store import Run, create_run, open_run
+from kdviz.arguments import whole_number
+from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
+from kdviz.measuring.measurement import Block, Measurement, Store, Task
+from kdviz.measuring.settings import Method, Settings
+from kdviz.networks.checkpoints import Checkpoint
+from kdviz.networks.features import Feature, plain_name, resolve_layers
+from kdviz.networks.inputs import prepare_inputs
+from kdviz.networks.preparing import memory_advice
+from kdviz.store import Run
 from kdviz.units import Units
 
 Layers = str | nn.Module | Sequence[str | nn.Module]
-
-BLOCK = 16  # samples written at once; part of what a stored run is, so not a setting
 
 
 def measure(
@@ -56,7 +48,7 @@ def measure(
     device: str | torch.device | None = None,
     max_batch: int | None = None,
     progress: bool = True,
-) -> xr.Dataset | dict[str, xr.Dataset]:
+) -> xr.Dataset:
     """Measure how much of every input unit one or several layers of a network discard.
 
     High entropy: the layer does not care about the unit; noise can drown it before the feature moves.
@@ -124,9 +116,9 @@ def measure(
 
     Returns
     -------
-    Dataset or dict
-        For one layer name a Dataset with dims (epoch, sample, unit) and the variables of
-        :mod:`kdviz.schema`, else ``{layer: Dataset}``.
+    Dataset
+        The variables of :mod:`kdviz.schema` with dims (epoch, sample, unit), for one name or module; with a
+        leading dimension ``layer`` (its names) for a sequence of them.
 
     Raises
     ------
@@ -171,43 +163,29 @@ def measure(
     >>> dict(ds.gain.sizes)
     {'epoch': 1, 'sample': 2, 'unit': 16}
     """
-    if not _is_epoch(epoch):
-        raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
-    names = resolve_layers(network, _as_sequence(layers))
-    entry = _entry_name(network, entry)
-    network = prepare_network(network, device)
-    prepared = prepare_inputs(
-        inputs, units, foreground, labels, sample_ids, dtype_of(network), base_noise, entry
+    whole_number("epoch", epoch)
+    names, entry = name_layers(lambda: network, layers, entry, resolve=True)
+    measurement = Measurement(
+        lambda: network,
+        {epoch: None},
+        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry),
+        names,
+        Settings.for_units(
+            units,
+            method=method,
+            probes=probes,
+            draws=draws,
+            base_noise=base_noise,
+            weight=weight,
+            calibration=calibration,
+            seed=seed,
+            max_batch=max_batch,
+            feature=feature,
+            entry=entry,
+        ),
+        device=device,
     )
-    feature = units.feature if feature is None else feature
-    settings = _make_settings(
-        prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
-    )
-    relative = entry is not None and base_noise is None
-    identity = {"weights_fingerprint": fingerprint_tensors(network.state_dict())}
-    parts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
-    with same_random_state(network), frozen(network), memory_advice(settings.micro_batch, stored=False):
-        reader = FeatureReader(network, names, feature, entry)
-        if relative:
-            reader.noise_unit = measure_noise_unit(reader, prepared)
-        try_network(reader, prepared, settings.base_noise, settings.micro_batch, epoch)
-        for rows in tqdm(_blocks(len(prepared.ids)), desc="measuring", unit="block", disable=not progress):
-            arrays = measure_block(reader, prepared, rows, settings)
-            for name in names:
-                parts[name].append(_to_dataset(arrays[name], prepared, rows, epoch))
-    results = {
-        name: _join(
-            prepared,
-            [blocks],
-            _layer_attrs(prepared, settings, name, feature, network, identity, entry, relative),
-        )
-        for name, blocks in parts.items()
-    }
-    if relative:
-        known = _noise_units([reader.noise_unit], [epoch])
-        results = {name: ds.assign({known.name: known}) for name, ds in results.items()}
-    _warn_of_doubts(results)
-    return results[names[0]] if _is_single(layers) else results
+    return _run(measurement, progress)
 
 
 def measure_checkpoints(
@@ -237,7 +215,7 @@ def measure_checkpoints(
     max_batch: int | None = None,
     progress: bool = True,
     details: Mapping[str, schema.Attribute] | None = None,
-) -> xr.Dataset | dict[str, xr.Dataset]:
+) -> xr.Dataset:
     """Measure a network at many epochs of its training, resumably.
 
     Parameters
@@ -275,7 +253,7 @@ def measure_checkpoints(
 
     Returns
     -------
-    Dataset or dict
+    Dataset
         As :func:`measure`, with all epochs.
 
     Raises
@@ -298,294 +276,101 @@ def measure_checkpoints(
     KdvizWarning
         As :func:`measure`; also if an unfinished measurement goes on with a smaller `max_batch`.
     """
-    if not isinstance(checkpoints, Mapping):
-        raise TypeError(f"checkpoints must map epochs to weights, got {type(checkpoints).__name__}")
-    if not checkpoints or not all(_is_epoch(epoch) for epoch in checkpoints):
-        raise ValueError(
-            f"checkpoints must map epochs (integers of 0 or more) to weights, got epochs {list(checkpoints)}"
-        )
-    epochs = sorted(map(int, checkpoints))
-    made = make_network()
-    names = resolve_layers(made, _as_sequence(layers))
-    entry = _entry_name(made, entry)
-    model = prepare_network(made, device)
-    prepared = prepare_inputs(
-        inputs, units, foreground, labels, sample_ids, dtype_of(model), base_noise, entry
-    )
-    feature = units.feature if feature is None else feature
-    settings = _make_settings(
-        prepared, method, probes, draws, base_noise, weight, calibration, seed, max_batch
-    )
-    relative = entry is not None and base_noise is None
-    fingerprints = [fingerprint_tensors(read_checkpoint(checkpoints[at])) for at in epochs]
-    identity = dict(details or {}) | {
-        "network": network,
-        "network_role": role,
-        "weights_fingerprint": fingerprint("".join(fingerprints)),
-    }
-    pictures = None if thumbnails is None else check_pictures(thumbnails, len(prepared.ids))
-    if pictures is not None and store is None:
+    if isinstance(checkpoints, Mapping) and any(weights is None for weights in checkpoints.values()):
+        raise TypeError("a checkpoint must be a path or a state dict, got NoneType")
+    if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: give store, or leave them out")
-    run = None if store is None else _open_run(store, prepared, pictures)
-    stored = {} if run is None else _stored_batches(run, network, names)
-    settings = replace(settings, micro_batch=min(settings.micro_batch, *stored.values(), BLOCK))
-    attrs = {
-        name: _layer_attrs(
-            prepared,
-            replace(settings, micro_batch=stored.get(name, settings.micro_batch)),
-            name,
-            feature,
-            model,
-            identity,
-            entry,
-            relative,
-        )
-        for name in names
-    }
-    blocks = _blocks(len(prepared.ids))
-    todo = [(at, block) for at in range(len(epochs)) for block in range(len(blocks))]
-    if run is not None:
-        for name in names:
-            run.create_group(network, name, epochs=epochs, attrs=attrs[name], block=BLOCK)
-        missing = {name: run.missing(network, name) for name in names}
-        todo = [pair for pair in todo if any(pair in pairs for pairs in missing.values())]
-        _warn_of_smaller_batches(
-            {name: batch for name, batch in stored.items() if missing[name]}, settings.micro_batch
-        )
-    kept: dict[str, list[list[xr.Dataset]]] = {name: [[] for _ in epochs] for name in names}
-    with (
-        same_random_state(model),
-        frozen(model),
-        memory_advice(settings.micro_batch, stored=run is not None),
-        run.writing() if run is not None else nullcontext(),
-    ):
-        reader = FeatureReader(model, names, feature, entry)
-        units_at: dict[int, float] = {}
-        if run is not None and relative and not todo:
-            for name in names:
-                known = run.dataset(network, name).get("noise_unit")
-                units_at = {} if known is None else dict(zip(epochs, known.values.tolist(), strict=True))
-        loaded = None
-        for at, block in (bar := tqdm(todo, desc=f"measuring {network}", unit="block", disable=not progress)):
-            if loaded != at:
-                load_weights(model, checkpoints[epochs[at]])
-                if relative:
-                    reader.noise_unit = units_at[epochs[at]] = measure_noise_unit(reader, prepared)
-                try_network(reader, prepared, settings.base_noise, settings.micro_batch, epochs[at])
-                loaded = at
-                bar.set_postfix_str(f"epoch {epochs[at]}", refresh=False)
-            arrays = measure_block(reader, prepared, blocks[block], settings)
-            for name in names:
-                ds = _to_dataset(arrays[name], prepared, blocks[block], epochs[at])
-                if run is not None:
-                    run.write_block(network, name, at, block, ds)
-                else:
-                    kept[name][at].append(ds)
-        for missing_epoch in [at for at in epochs if at not in units_at] if relative else []:
-            load_weights(model, checkpoints[missing_epoch])  # killed behind its last block
-            units_at[missing_epoch] = measure_noise_unit(reader, prepared)
-    known = _noise_units([units_at[at] for at in epochs], epochs) if relative else None
-    if run is not None:
-        if known is not None:
-            for name in names:
-                run.write_variable(network, name, known)
-        results = {name: run.dataset(network, name) for name in names}
-    else:
-        results = {name: _join(prepared, kept[name], attrs[name]) for name in names}
-        if known is not None:
-            results = {name: ds.assign({known.name: known}) for name, ds in results.items()}
-    _warn_of_doubts(results)
-    return results[names[0]] if _is_single(layers) else results
-
-
-def _entry_name(network: nn.Module, entry: str | nn.Module | None) -> str | None:
-    return None if entry is None else resolve_layers(network, [entry])[0]
-
-
-def _noise_units(values: Sequence[float], epochs: Sequence[int]) -> xr.DataArray:
-    """Name the size of one unit of noise at every epoch as the data contract does."""
-    array = xr.DataArray(np.asarray(values, "float32"), dims="epoch", coords={"epoch": list(epochs)})
-    return schema.annotate(xr.Dataset({"noise_unit": array}))["noise_unit"]
-
-
-def _make_settings(
-    prepared: Inputs,
-    method: Method | None,
-    probes: int,
-    draws: int | None,
-    base_noise: float | None,
-    weight: float,
-    calibration: float,
-    seed: int,
-    max_batch: int | None,
-) -> Settings:
-    tau0 = prepared.units.base_noise if base_noise is None else base_noise
-    method = prepared.units.method if method is None else method
-    draws = prepared.units.draws if draws is None else draws
-    asked = Settings(
-        method, probes, draws, tau0, weight, calibration, seed, BLOCK if max_batch is None else max_batch
+    names, entry = name_layers(make_network, layers, entry)
+    measurement = Measurement(
+        make_network,
+        checkpoints,
+        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry),
+        names,
+        Settings.for_units(
+            units,
+            method=method,
+            probes=probes,
+            draws=draws,
+            base_noise=base_noise,
+            weight=weight,
+            calibration=calibration,
+            seed=seed,
+            max_batch=max_batch,
+            feature=feature,
+            entry=entry,
+        ),
+        network,
+        role,
+        dict(details or {}),
+        device,
     )
-    return replace(asked, micro_batch=min(asked.micro_batch, BLOCK))
+    return _run(measurement, progress, store, thumbnails)
 
 
-def _layer_attrs(
-    prepared: Inputs,
-    settings: Settings,
-    layer: str,
-    feature: Feature,
-    network: nn.Module,
-    identity: Mapping[str, schema.Attribute],
-    entry: str | None,
-    relative: bool,
-) -> dict[str, schema.Attribute]:
-    config = settings.as_config() | ({} if entry is None else {"entry": entry})
-    return schema.make_attrs(
-        layer=layer,
-        feature=feature if isinstance(feature, str) else getattr(feature, "__qualname__", repr(feature)),
-        modality=prepared.units.modality,
-        unit_kind=prepared.units.describe(),
-        noise_space=name_noise_space(prepared.units, entry, relative),
-        base_noise=config.pop("base_noise"),
-        solver="descent",
-        weight=config.pop("weight"),
-        calibration=config.pop("calibration"),
-        seed=config.pop("seed"),
-        config=config,
-        device=str(device_of(network)),
-        torch_version=torch.__version__,
-        input_fingerprint=prepared.fingerprint,
-        **identity,  # type: ignore[arg-type]
-    )
-
-
-def _to_dataset(arrays: Arrays, prepared: Inputs, rows: range, epoch: int) -> xr.Dataset:
-    """Label the arrays of one epoch and block with the contract's dimensions and dtypes."""
-    samples = prepared.samples.isel(sample=slice(rows.start, rows.stop))
-    variables = {}
-    for name, values in arrays.items():
-        spec = schema.VARIABLES[name]
-        variables[name] = (spec.dims, values[None].astype(spec.dtype))
-    coordinates = {"epoch": [epoch], "quartile": np.arange(1, schema.QUARTILES + 1)}
-    return xr.Dataset(variables, coords=coordinates).merge(samples)
-
-
-def _join(
-    prepared: Inputs, epochs: Sequence[Sequence[xr.Dataset]], attrs: Mapping[str, schema.Attribute]
+def _run(
+    measurement: Measurement,
+    progress: bool,
+    store: Store | None = None,
+    thumbnails: ArrayLike | None = None,
 ) -> xr.Dataset:
-    """Put blocks together along sample, then epoch."""
-    names = schema.MEASURED
-    by_epoch = [
-        xr.concat([block[[n for n in names if n in block]] for block in blocks], "sample")
-        for blocks in epochs
-    ]
-    joined = xr.concat(by_epoch, "epoch").drop_vars(prepared.samples.variables, errors="ignore")
-    joined = joined.merge(prepared.samples)
-    joined.attrs = dict(attrs)
-    ds = schema.annotate(joined)
-    schema.validate(ds)
+    """Do all tasks that are left, here and one after the other."""
+    todo = measurement.tasks(store)
+    name = f"measuring {measurement.network or ''}".strip()
+    together = todo[0].micro_batch if todo else measurement.settings.micro_batch
+    bar = tqdm(todo, desc=name, unit="block", disable=not progress)
+
+    def do(task: Task) -> Block:
+        bar.set_postfix_str(f"epoch {task.epoch}", refresh=False)
+        return measurement.do(task)
+
+    with memory_advice(together, stored=store is not None):
+        ds = measurement.collect(map(do, bar), store, thumbnails=thumbnails)
+    _warn_of_doubts(ds)
     return ds
 
 
-def _open_run(
-    store: str | os.PathLike[str] | Run, prepared: Inputs, pictures: NDArray[np.uint8] | None
-) -> Run:
-    """Open or make the run, and refuse one that was made from anything but these inputs."""
-    run = store if isinstance(store, Run) else _make_run(store, prepared, pictures)
-    other = f"the run at {run.path} was made with other"
-    if run.samples["sample"].values.tolist() != prepared.ids:
-        raise StoreError(f"{other} samples than these inputs; use another run")
-    for name, array in prepared.samples.variables.items():
-        given = name in ("foreground", "label")
-        if (given or name in run.samples) and not np.array_equal(run.samples.get(name, np.nan), array):
-            raise StoreError(f"{other} samples: {name!r} differs from what is passed here; use another run")
-    for network in run.networks:
-        for layer in run.layers(network):
-            fingerprint = run.group_attrs(network, layer).get("input_fingerprint", prepared.fingerprint)
-            if fingerprint != prepared.fingerprint:
-                raise StoreError(
-                    f"{other} inputs: {network}/{layer} has input_fingerprint {fingerprint}, these have "
-                    f"{prepared.fingerprint}, under the same sample_ids; use another run"
-                )
-    return run
-
-
-def _make_run(path: str | os.PathLike[str], prepared: Inputs, pictures: NDArray[np.uint8] | None) -> Run:
-    """Make the run with pictures, or reopen it with those it has."""
-    samples, name = prepared.samples, "thumbnail"
-    if Path(path).is_dir():
-        stored = open_run(path).samples
-        if name in stored and stored.sizes["sample"] == len(prepared.ids):
-            samples = samples.assign({name: stored[name].variable})
-    else:
-        pictures = draw_inputs(prepared.tensor) if pictures is None else pictures
-        if pictures is not None:
-            samples = samples.assign({name: (schema.VARIABLES[name].dims, pictures)})
-    return create_run(path, samples=samples)
-
-
-def _stored_batches(run: Run, network: str, layers: Sequence[str]) -> dict[str, int]:
-    """Give the samples in one pass with which the layers already in the run were begun."""
-    known = run.layers(network) if network in run.networks else []
-    configs = {
-        layer: json.loads(str(run.group_attrs(network, layer).get("config", "{}")))
-        for layer in layers
-        if layer in known
-    }
-    return {layer: config["micro_batch"] for layer, config in configs.items() if "micro_batch" in config}
-
-
-def _warn_of_smaller_batches(begun: Mapping[str, int], batch: int) -> None:
-    larger = {layer: size for layer, size in begun.items() if size > batch}
-    if larger:
-        warnings.warn(
-            f"{', '.join(larger)}: begun with {max(larger.values())} samples in one pass, continued with "
-            f"{batch}; the remaining entropies equal those of an uninterrupted measurement to rounding "
-            "(about 1e-4 nat), not to the bit",
-            KdvizWarning,
-            stacklevel=3,
-        )
-
-
-def _blocks(count: int) -> list[range]:
-    return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-
-
-def _as_sequence(layers: Layers) -> list[str | nn.Module]:
-    if isinstance(layers, (str, nn.Module)):
-        return [layers]
-    several = list(layers) if isinstance(layers, Iterable) else [layers]
+def name_layers(
+    make_network: Callable[[], nn.Module],
+    layers: Layers,
+    entry: str | nn.Module | None,
+    resolve: bool = False,
+) -> tuple[str | tuple[str, ...], str | None]:
+    """Name layers and entry; the network is built to ask for the names of modules alone."""
+    single = isinstance(layers, (str, nn.Module))
+    several: list[Any] = [*layers] if isinstance(layers, Iterable) and not single else [layers]
     if not all(isinstance(layer, (str, nn.Module)) for layer in several):
         raise TypeError(f"layers must be a name, a module or a sequence of them, got {layers!r}")
     if not several:
         raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
-    return several
+    wanted: list[str | nn.Module] = [*several, *([] if entry is None else [entry])]
+    if resolve or not all(isinstance(layer, str) for layer in wanted):
+        network = make_network()
+        names = resolve_layers(network, several)
+        at = None if entry is None else resolve_layers(network, [entry])[0]
+    else:
+        names = [plain_name(str(layer)) for layer in several]
+        at = None if entry is None else plain_name(str(entry))
+    return names[0] if single else tuple(names), at
 
 
-def _is_single(layers: Layers) -> bool:
-    return isinstance(layers, (str, nn.Module))
-
-
-def _is_epoch(epoch: object) -> bool:
-    return isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool) and bool(epoch >= 0)
-
-
-def _warn_of_doubts(results: Mapping[str, xr.Dataset]) -> None:
-    for layer, ds in results.items():
-        size = ds["feature_variance"].size
-        dead = ds["feature_variance"] == 0
+def _warn_of_doubts(ds: xr.Dataset) -> None:
+    layers = ds["layer"].values.tolist() if "layer" in ds.dims else [ds.attrs["layer"]]
+    for layer in layers:
+        part = ds.sel(layer=layer) if "layer" in ds.dims else ds
+        size, dead = part["feature_variance"].size, part["feature_variance"] == 0
         if dead.any():
             warnings.warn(
                 f"layer {layer!r} does not react to noise at all for {int(dead.sum())} of {size} "
                 "sample epochs: every unit counts as discarded alike there (feature_variance is 0)",
                 DegenerateWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        unmet = ~ds["converged"] & ~dead
+        unmet = ~part["converged"] & ~dead
         if unmet.any():
             warnings.warn(
                 f"layer {layer!r} does not meet the calibration for {int(unmet.sum())} of {size} "
                 "sample epochs: their entropies are not comparable with others (converged is False); "
                 "measure with a smaller `calibration` or another weight",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
+from kdviz.arguments import whole_number
 from kdviz.entropy import entropy_of
 from kdviz.gain import Bench, minimise_sampled
-from kdviz.measuring.blocks import make_benches, measure_noise_unit
-from kdviz.measuring.settings import name_noise_space
-from kdviz.measuring.trial import try_network
-from kdviz.networks.features import Feature, FeatureReader, frozen, resolve_layers, same_random_state
+from kdviz.measuring.blocks import make_benches
+from kdviz.measuring.measurement import Measurement
+from kdviz.measuring.networks import name_layers
+from kdviz.measuring.settings import Settings
+from kdviz.networks.features import Feature
 from kdviz.networks.inputs import prepare_inputs
-from kdviz.networks.preparing import device_of, dtype_of, prepare_network
 from kdviz.units import Units
 
-_BATCH = 16
 _VARIANCE_DRAWS = 64
 
 
@@ -70,27 +70,17 @@ def measure_sampled(
         As :func:`kdviz.measure`; also for a feature that does not react to noise at all.
     """
     for name, value in (("steps", steps), ("draws", draws)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
-    if not weight > 0:
-        raise ValueError(f"weight must be positive, got {weight!r}")
-    (name,) = resolve_layers(network, [layer])
-    entry_name = None if entry is None else resolve_layers(network, [entry])[0]
-    relative = entry is not None and base_noise is None
-    network = prepare_network(network)
-    prepared = prepare_inputs(
-        inputs, units, foreground, None, sample_ids, dtype_of(network), base_noise, entry_name
+        whole_number(name, value, 1)
+    names, entry_name = name_layers(lambda: network, [layer], entry, resolve=True)
+    name = names[0]
+    prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, base_noise, entry_name)
+    settings = Settings.for_units(
+        units, base_noise=base_noise, weight=weight, seed=seed, feature=feature, entry=entry_name
     )
-    tau0 = units.base_noise if base_noise is None else base_noise
+    measurement = Measurement(lambda: network, {0: None}, prepared, name, settings)
     ratios, variances = [], []
-    device = device_of(network)
-    with same_random_state(network), frozen(network):
-        reader = FeatureReader(network, [name], units.feature if feature is None else feature, entry_name)
-        if relative:
-            reader.noise_unit = measure_noise_unit(reader, prepared)
-        try_network(reader, prepared, tau0, _BATCH, epoch=0)
-        everything = range(len(prepared.ids))
-        benches = make_benches(reader, prepared, everything, _BATCH, tau0, seed, device)
+    with measurement.reading(0) as reader:
+        benches = make_benches(reader, prepared, range(len(prepared.ids)), settings)
         for bench in tqdm(benches, desc="sampling", unit="batch", disable=not progress):
             variance = _feature_variance(bench, name)
             if not variance.isfinite().all():
@@ -101,7 +91,7 @@ def measure_sampled(
             missing = units.count - found.shape[1]
             ratios.append(torch.nn.functional.pad(found, (0, missing), value=torch.nan))
             variances.append(variance)
-    scale = (torch.cat(ratios) * tau0).numpy()[None]
+    scale = (torch.cat(ratios) * settings.base_noise).numpy()[None]
     dims = schema.VARIABLES["entropy"].dims
     ds = xr.Dataset(
         {
@@ -110,20 +100,10 @@ def measure_sampled(
             "feature_variance": (dims[:2], torch.cat(variances).numpy()[None].astype("float32")),
         },
         coords={"epoch": [0]},
-        attrs=schema.make_attrs(
-            layer=name,
-            modality=units.modality,
-            unit_kind=units.describe(),
-            noise_space=name_noise_space(units, entry_name, relative),
-            base_noise=tau0,
-            solver="sampled",
-            weight=weight,
-            seed=seed,
-            input_fingerprint=prepared.fingerprint,
-            config={"steps": steps, "draws": draws} | ({} if entry_name is None else {"entry": entry_name}),
-        ),
     )
-    if relative:
+    config = {"steps": steps, "draws": draws} | ({} if entry_name is None else {"entry": entry_name})
+    ds.attrs = measurement.attrs(name, solver="sampled", calibration=None, config=config)
+    if settings.relative:
         ds = ds.assign(noise_unit=("epoch", np.array([reader.noise_unit], "float32")))
     return schema.annotate(ds.merge(prepared.samples, combine_attrs="override"))
 

@@ -1,13 +1,16 @@
 """What decides the numbers of a measurement, apart from network and inputs."""
 
-from dataclasses import asdict, dataclass
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from kdviz.arguments import positive_number, whole_number
 from kdviz.entropy import NOISE_RATIO_LIMITS
+from kdviz.networks.features import Feature
 from kdviz.units import Units
+
+BLOCK = 16  # samples written at once; part of what a stored run is, so not a setting
 
 ESTIMATOR = "probes and drift"
 """How gains are estimated; another name for every change of what is measured, so that no run mixes two.
@@ -21,7 +24,8 @@ Method = Literal["auto", "gain", "path"]
 class Settings:
     """Everything that decides the numbers, apart from network and inputs; stored with every result.
 
-    The names are those of :func:`kdviz.measure`; `micro_batch` is the number of samples in one pass.
+    The names are those of :func:`kdviz.measure`; `micro_batch` is the number of samples in one pass, and
+    `relative` says whether noise is in units of the root mean square of what comes out at `entry`.
     """
 
     method: Method
@@ -32,22 +36,52 @@ class Settings:
     calibration: float
     seed: int
     micro_batch: int
+    feature: Feature
+    entry: str | None = None
+    relative: bool = False
+
+    @classmethod
+    def for_units(
+        cls,
+        units: Units,
+        *,
+        method: Method | None = None,
+        probes: int = 64,
+        draws: int | None = None,
+        base_noise: float | None = None,
+        weight: float = 7.0,
+        calibration: float = 0.386,
+        seed: int = 0,
+        max_batch: int | None = None,
+        feature: Feature | None = None,
+        entry: str | None = None,
+    ) -> "Settings":
+        """Complete the arguments of :func:`kdviz.measure` with the presets of `units`."""
+        batch = BLOCK if max_batch is None else whole_number("max_batch", max_batch, 1)
+        return cls(
+            method=units.method if method is None else method,
+            probes=probes,
+            draws=units.draws if draws is None else draws,
+            base_noise=units.base_noise if base_noise is None else base_noise,
+            weight=weight,
+            calibration=calibration,
+            seed=seed,
+            micro_batch=min(batch, BLOCK),
+            feature=units.feature if feature is None else feature,
+            entry=entry,
+            relative=entry is not None and base_noise is None,
+        )
 
     def __post_init__(self) -> None:
         """Refuse values that make no measurement."""
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {self.method!r}")
         for name, least in (("probes", 2), ("draws", 2), ("micro_batch", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                label = "max_batch" if name == "micro_batch" else name
-                raise ValueError(f"{label} must be an integer of {least} or more, got {value!r}")
+            whole_number(name, getattr(self, name), least)
         if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
             raise ValueError(f"seed must be an integer, got {self.seed!r}")
         for name in ("base_noise", "weight", "calibration"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
+            positive_number(name, getattr(self, name))
         highest = np.log(NOISE_RATIO_LIMITS[1])
         if self.calibration > highest:
             raise ValueError(
@@ -55,17 +89,23 @@ class Settings:
                 f"got {self.calibration!r}"
             )
 
-    def as_config(self) -> dict[str, Any]:
-        """Give the settings as JSON can hold them."""
+    def as_attrs(self, units: Units) -> dict[str, Any]:
+        """Return the settings as arguments of :func:`kdviz.schema.make_attrs`."""
         values = {
             name: value.item() if isinstance(value, np.generic) else value
-            for name, value in asdict(self).items()
+            for name, value in vars(self).items()
         }
-        return values | {"estimator": ESTIMATOR}
-
-
-def name_noise_space(units: Units, entry: str | None, relative: bool) -> str:
-    """Name what noise is added to, for the attribute; `relative` is noise in units of a root mean square."""
-    if entry is None:
-        return units.noise_space
-    return "relative embedding" if relative else "embedding"
+        feature = self.feature
+        if not isinstance(feature, str):
+            feature = getattr(feature, "__qualname__", repr(feature))
+        noise_space = "relative embedding" if self.relative else "embedding"
+        config = {name: values[name] for name in ("method", "probes", "draws", "micro_batch")}
+        return {
+            "feature": feature,
+            "modality": units.modality,
+            "unit_kind": units.describe(),
+            "noise_space": units.noise_space if self.entry is None else noise_space,
+            "solver": "descent",
+            "config": config | {"estimator": ESTIMATOR} | ({"entry": self.entry} if self.entry else {}),
+            **{name: values[name] for name in ("base_noise", "weight", "calibration", "seed")},
+        }

@@ -29,7 +29,7 @@ Feature = str | Callable[[Any], Tensor]
 def list_layers(network: nn.Module) -> list[str]:
     """List the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
     modules = unwrap(network).named_modules()
-    return [_plain_name(name) for name, module in modules if name and not list(module.children())]
+    return [plain_name(name) for name, module in modules if name and not list(module.children())]
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -64,7 +64,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             if not found[0]:
                 raise LayerError("the layer passed is the network itself; choose a layer inside it")
             names.append(found[0])
-        elif layer and (name := _plain_name(layer)) and name in modules:
+        elif layer and (name := plain_name(layer)) and name in modules:
             names.append(name)
         else:
             known = [name for name in modules if name]
@@ -95,10 +95,10 @@ def _is_dissolved(network: nn.Module, layer: str) -> bool:
 def name_modules(network: nn.Module) -> dict[str, nn.Module]:
     """Return all modules by name, one under several names included, as if nothing were compiled."""
     modules = unwrap(network).named_modules(remove_duplicate=False)
-    return {_plain_name(name): module for name, module in modules}  # of a wrapper and its inside, the inside
+    return {plain_name(name): module for name, module in modules}  # of a wrapper and its inside, the inside
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """Take out what ``torch.compile`` of a part adds to the names of its layers."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
@@ -250,8 +250,12 @@ def _collect(
     inputs: Batch,
     modules: Mapping[str, nn.Module],
     take: Callable[[str, Any], tuple[Any, Any]],
+    within: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
-    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on."""
+    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on.
+
+    Hooks set `within` come after these.
+    """
     kept: dict[str, Any] = {}
 
     def keep(layer: str, output: Any) -> Any:
@@ -262,7 +266,7 @@ def _collect(
             raise _LastLayerRead
         return passed_on
 
-    with suppress(_LastLayerRead), _hooked(modules, keep):
+    with suppress(_LastLayerRead), _hooked(modules, keep), within or nullcontext():
         _run(network, inputs)
     return kept
 
@@ -417,8 +421,7 @@ class FeatureReader:
         def take(layer: str, output: Any) -> tuple[Tensor, None]:
             return self._read(layer, output, len(values)), None
 
-        with self._entering(values):
-            features = _collect(self.network, given, self._modules, take)
+        features = _collect(self.network, given, self._modules, take, self._entering(values))
         return {layer: features[layer] for layer in self.layers}
 
     @contextmanager

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.networks.hashing import fingerprint
+from kdviz.networks.preparing import dtype_of
 from kdviz.units import Grid, Units
 
 _LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
@@ -52,22 +53,39 @@ class Inputs:
             part = range(start, min(start + together, rows.stop))
             yield part, _trim(self.tensor[part.start : part.stop], self.units, part.start)
 
+    def check_precision(self, network: nn.Module) -> None:
+        """Refuse inputs of another precision than that of a network's parameters, or of less than float32.
+
+        Raises
+        ------
+        TypeError
+            If they are.
+        """
+        dtype, ours = dtype_of(network), self.tensor.dtype
+        if dtype not in (None, ours):
+            raise TypeError(
+                f"inputs are {ours} and the network is {dtype}; convert them with inputs.to({dtype})"
+            )
+        if torch.finfo(ours).bits < 32:
+            raise TypeError(
+                f"inputs are {ours}, which is too coarse for the small noise of a measurement; pass "
+                "inputs.float()"
+            )
+
 
 def prepare_inputs(
     inputs: Tensor | Iterable[Tensor],
     units: Units,
-    foreground: ArrayLike | None,
-    labels: ArrayLike | None,
-    sample_ids: Sequence[str] | None,
-    dtype: torch.dtype | None = None,
+    foreground: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    sample_ids: Sequence[str] | None = None,
     base_noise: float | None = None,
     entry: str | None = None,
     kind: type[Units] = Units,
 ) -> Inputs:
     """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`.
 
-    `dtype` is that of the network's parameters, or None if it has none; `base_noise` None if the user left
-    it to `units`; `kind` the units that the caller can work with.
+    `base_noise` is None if it was left to `units`; `kind` the units that the caller can work with.
     """
     if not isinstance(units, Units):
         raise TypeError(
@@ -82,7 +100,7 @@ def prepare_inputs(
         )
     tensor = _as_tensor(inputs, integers=entry is not None)
     if entry is None:
-        _check_noise_here(tensor, units, dtype)
+        _check_noise_here(tensor, units)
     valid = units.valid(len(tensor))
     hashes = [
         fingerprint(_trim(sample, units, at), units.cut(at), digits=12) for at, sample in enumerate(tensor)
@@ -90,7 +108,7 @@ def prepare_inputs(
     ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
-        coords={"sample": ids, "unit": np.arange(units.count), **units.coordinates(tensor.numpy())},
+        coords={"sample": ids, "unit": np.arange(units.count), **units.coordinates(_as_array(tensor))},
     )
     if foreground is not None:
         mask = _unit_mask(foreground, units, tensor, valid)
@@ -103,17 +121,12 @@ def prepare_inputs(
     return Inputs(tensor, ids, units, samples, hashes, fingerprint("".join(hashes)))
 
 
-def _check_noise_here(tensor: Tensor, units: Units, dtype: torch.dtype | None) -> None:
+def _as_array(tensor: Tensor) -> NDArray:
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _check_noise_here(tensor: Tensor, units: Units) -> None:
     """Refuse inputs that noise cannot be added to."""
-    if dtype not in (None, tensor.dtype):
-        raise TypeError(
-            f"inputs are {tensor.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"
-        )
-    if torch.finfo(tensor.dtype).bits < 32:
-        raise TypeError(
-            f"inputs are {tensor.dtype}, which is too coarse for the small noise of a measurement; pass "
-            "inputs.float()"
-        )
     try:
         units.index(tuple(tensor.shape[1:]))
     except ValueError as error:

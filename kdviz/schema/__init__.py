@@ -330,7 +330,7 @@ def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:
     Raises
     ------
     TypeError
-        If `ds` is no Dataset, such as the dict that `measure` gives for several layers.
+        If `ds` is no Dataset.
     SchemaError
         Listing every fault: missing variables or coordinates, wrong dimensions or their order, wrong kind of
         values, NaN at a valid unit, repeated samples, epochs that do not increase, attributes that cannot be

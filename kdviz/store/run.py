@@ -202,6 +202,7 @@ class Run:
             for layer in self.layers(network):
                 group = self._group(network, layer, only=("done", "zero_gain"))
                 idle = group["zero_gain"].values if "zero_gain" in group else np.full(units.shape, -1)
+                shares = (idle / units)[idle >= 0]
                 rows.append(
                     {
                         "network": network,
@@ -210,7 +211,7 @@ class Run:
                         "epochs": group.sizes["epoch"],
                         "samples": self.samples.sizes["sample"],
                         "done": float(group["done"].values.mean()),
-                        "no_gain": _mean_of((idle / units)[idle >= 0]),
+                        "no_gain": float(shares.mean()) if shares.size else np.nan,
                     }
                 )
         columns = ["network", "role", "layer", "epochs", "samples", "done", "no_gain"]
@@ -273,6 +274,8 @@ class Run:
     ) -> None:
         """Make the empty arrays of one layer, or do nothing if they exist with the same settings.
 
+        Arrays of other settings are replaced as long as no block of them is written.
+
         Parameters
         ----------
         network, layer
@@ -288,31 +291,49 @@ class Run:
 
         Raises
         ------
-        ValueError
-            If a name, `epochs`, `block` or `variables` is not usable.
-        SchemaError
-            If `attrs` cannot be stored.
+        ValueError, SchemaError
+            If a name, `epochs`, `block`, `variables` or `attrs` is not usable.
         StoreError
             If the layer was already measured with other settings; the message names the first that differs.
         """
-        attrs = self._group_settings(network, layer, epochs, attrs, block, variables)
-        schema.validate(xr.Dataset(attrs=attrs))
+        asked = self._group_settings(network, layer, epochs, attrs, block, variables)
+        schema.validate(xr.Dataset(attrs=asked))
         with self.writing(), file_errors(f"cannot write {self.path}"):
-            if layer in self._children(f"points/{network}"):
-                group = self._group(network, layer, only=())
-                stored = {**group.attrs, "epochs": group["epoch"].values.tolist()}
-                arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r")
-                stored["variables"] = sorted(name for name in schema.MEASURED if name in arrays)
-                asked = {**attrs, "epochs": list(epochs), "variables": sorted(variables)}
-                if difference := layout.difference_of_settings(stored, asked):
-                    raise StoreError(
-                        f"{network}/{layer} in {self.path} was already measured with {difference}; "
-                        "use another network name or another run"
-                    )
+            if self.is_begun(network, layer, epochs=epochs, attrs=attrs, block=block, variables=variables):
                 return
             zarr.open_group(self.path, path=f"points/{network}", mode="a")
-            layout.make_arrays(self._pending, self.samples, epochs, attrs, block, variables)
+            layout.make_arrays(self._pending, self.samples, epochs, asked, block, variables)
             replace_folder(self._pending, self.path / "points" / network / layer)
+
+    def is_begun(
+        self,
+        network: str,
+        layer: str,
+        *,
+        epochs: Sequence[int],
+        attrs: Mapping[str, Attribute],
+        block: int,
+        variables: Sequence[str] = schema.MEASURED,
+    ) -> bool:
+        """Whether the layer is there with these settings, which are checked as by `create_group`.
+
+        One of other settings is not there as long as no block of it is written, and refused after that.
+        """
+        asked = self._group_settings(network, layer, epochs, attrs, block, variables)
+        if layer not in self._children(f"points/{network}"):
+            return False
+        group = self._group(network, layer, only=("done",))
+        arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r")
+        stored = {**group.attrs, "epochs": group["epoch"].values.tolist()}
+        stored["variables"] = sorted(name for name in schema.MEASURED if name in arrays)
+        more = {"epochs": list(epochs), "variables": sorted(variables)}
+        difference = layout.difference_of_settings(stored, {**asked, **more})
+        if difference and group["done"].values.any():
+            raise StoreError(
+                f"{network}/{layer} in {self.path} was already measured with {difference}; "
+                "use another network name or another run"
+            )
+        return not difference
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
@@ -388,11 +409,7 @@ class Run:
         name = layout.checked_name("variable", str(variable.name))
         with self.writing(), file_errors(f"cannot write {self.path}"):
             group = self._group(network, layer, only=())
-            expected = {
-                "epoch": group["epoch"],
-                "sample": self.samples["sample"],
-                "unit": self.samples["unit"],
-            }
+            expected = {"epoch": group["epoch"], **{dim: self.samples[dim] for dim in ("sample", "unit")}}
             for dim in map(str, variable.dims):
                 if dim not in expected or not variable.get_index(dim).equals(expected[dim].to_index()):
                     raise ValueError(f"{name} has another {dim!r} than {network}/{layer}")
@@ -581,7 +598,3 @@ def _round_bits(values: xr.DataArray, bits: int = 14) -> xr.DataArray:
     """Round to that many significant binary digits: what then ends in zeros compresses well."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(mantissa * 2**bits) / 2**bits, exponent).assign_attrs(values.attrs)
-
-
-def _mean_of(shares: np.ndarray) -> float:
-    return float(shares.mean()) if shares.size else np.nan

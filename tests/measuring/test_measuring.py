@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -25,7 +26,7 @@ from kdviz.errors import (
     StoreError,
 )
 from kdviz.gain import Bench, descend, estimate_gain, measure_change
-from kdviz.measuring import measure, measure_checkpoints
+from kdviz.measuring import Measurement, Settings, measure, measure_checkpoints
 from kdviz.measuring.blocks import measure_block
 from kdviz.measuring.pictures import draw_inputs
 from kdviz.networks.features import FeatureReader
@@ -39,10 +40,17 @@ TARGET_ENTROPY = -2.8  # to three digits; the calibration is 0.386 nat above the
 FAST = {"probes": 8, "draws": 2, "progress": False}
 
 
+def by_layer(ds):
+    """Take several layers apart."""
+    if "layer" not in ds.dims:
+        return ds
+    return {name: ds.sel(layer=name, drop=True) for name in ds["layer"].values.tolist()}
+
+
 def measure_cnn(network=None, images=None, **options):
     options = {"layers": "fc1", "units": GRID, "method": "gain"} | FAST | options
     network = small_cnn(seed=1) if network is None else network
-    return measure(network, random_images(3, seed=3) if images is None else images, **options)
+    return by_layer(measure(network, random_images(3, seed=3) if images is None else images, **options))
 
 
 def assert_equal_arrays(ours, theirs, names=(*schema.MEASURED,)):
@@ -647,7 +655,7 @@ def measure_epochs(checkpoints, images=None, **options):
         {"network": "student", "role": "student", "layers": ["conv2", "fc1"], "units": GRID} | FAST | options
     )
     images = random_images(5, seed=3) if images is None else images
-    return measure_checkpoints(small_cnn, checkpoints, images, **options)
+    return by_layer(measure_checkpoints(small_cnn, checkpoints, images, **options))
 
 
 @pytest.fixture
@@ -743,7 +751,7 @@ def test_measure_checkpoints__reads_every_kind_of_checkpoint(states, tmp_path):
 
 def test_measure_checkpoints__finished_run_measures_nothing(states, tmp_path, monkeypatch):
     measure_epochs(states, store=tmp_path / "run")
-    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("measured again"))
     again = measure_epochs(states, store=tmp_path / "run")
     assert again["fc1"].sizes["epoch"] == 3
 
@@ -792,7 +800,7 @@ def test_measure_checkpoints__refuses_a_run_of_other_inputs_before_any_work(
     options = {"sample_ids": NAMES, "layers": "fc1", "foreground": MASKS, "labels": np.arange(5)}
     measure_epochs(states, store=tmp_path / "run", **options)
     run = open_run(tmp_path / "run")
-    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("measured"))
     with pytest.raises(StoreError, match=message):
         measure_epochs(states, store=run, network=network, **(options | change))
     assert run.networks == ["student"]
@@ -815,7 +823,7 @@ def begin(states, path, monkeypatch, blocks, **options):
         return measure_block(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("kdviz.measuring.networks.measure_block", measure_or_stop)
+        patch.setattr("kdviz.measuring.measurement.measure_block", measure_or_stop)
         with pytest.raises(MemoryError):
             measure_epochs(states, store=path, **options)
 
@@ -948,11 +956,6 @@ def test_measure_checkpoints__names_the_epoch_whose_training_diverged(states):
         measure_epochs(states)
 
 
-def test_measure_checkpoints__refuses_an_unknown_role(states):
-    with pytest.raises(ValueError, match="tutor"):
-        measure_epochs(states, role="tutor")
-
-
 # -- killed at any moment
 
 MEASURE_TO_STORE = """
@@ -1010,8 +1013,7 @@ def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_p
     assert int(done.stdout) >= 2  # kills that met a running measurement
     continued = namespace["measure_to"](tmp_path / "killed")
     whole = namespace["measure_to"](tmp_path / "whole")
-    for layer in ("conv2", "fc1"):
-        assert_equal_arrays(continued[layer], whole[layer])
+    assert_equal_arrays(continued, whole)
     killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
     assert len(uninterrupted) > 20
     assert killed == uninterrupted
@@ -1027,6 +1029,90 @@ class RootOfDistance(nn.Module):
     def forward(self, x):
         z = self.fc(x.flatten(1))
         return (z.relu() * (z > 1)).sqrt()
+
+
+DO_TASKS = """
+import pickle, sys
+from pathlib import Path
+folder, part = Path(sys.argv[1]), int(sys.argv[2])
+measurement, tasks = pickle.loads((folder / "work").read_bytes())
+blocks = [measurement.do(task) for task in reversed(tasks[part::2])]
+(folder / f"blocks-{part}").write_bytes(pickle.dumps(blocks))
+"""
+
+
+@pytest.mark.parametrize("layers", ["fc1", ("conv2", "fc1")])
+def test_measurement__done_by_two_other_processes_in_another_order_gives_the_same_bits(
+    states, tmp_path, layers
+):
+    """With inputs read by every process itself, and blocks written as they come."""
+    images = random_images(40, seed=3)
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    measurement = Measurement(
+        small_cnn, states, prepare_inputs(images, GRID), layers, settings, "student", "student"
+    )
+    whole = measurement.collect(map(measurement.do, measurement.tasks()), tmp_path / "whole")
+    run = create_run(tmp_path / "run", samples=measurement.inputs.samples)
+    first, *tasks = measurement.tasks(run)
+    assert len(tasks) == 8, "three epochs of three blocks"
+    with pytest.raises(StoreError, match="8 of 9 blocks are missing"):
+        measurement.collect([measurement.do(first)], run)
+    assert measurement.tasks(run) == tasks
+    (tmp_path / "work").write_bytes(pickle.dumps((measurement, tasks)))
+    workers = [
+        subprocess.Popen([sys.executable, "-c", DO_TASKS, str(tmp_path), str(part)]) for part in range(2)
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    blocks = [block for part in (1, 0) for block in pickle.loads((tmp_path / f"blocks-{part}").read_bytes())]
+    apart = measurement.collect(iter(blocks), run)
+    assert apart.equals(whole)
+    assert {name: data for name, data in arrays_of(run.path).items() if "thumbnail" not in name} == {
+        name: data for name, data in arrays_of(tmp_path / "whole").items() if "thumbnail" not in name
+    }
+    assert measurement.tasks(run) == []
+    in_memory = measurement.collect([measurement.do(first), *blocks])
+    assert_equal_arrays(in_memory, whole)
+
+
+def test_measurement__missing_blocks_are_named():
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    measurement = Measurement(small_cnn, {3: None}, prepare_inputs(random_images(20), GRID), "fc1", settings)
+    with pytest.raises(ValueError, match="1 blocks are missing, first block 1 of epoch 3"):
+        measurement.collect([measurement.do(measurement.tasks()[0])])
+
+
+def test_measure_checkpoints__makes_nothing_before_the_trial_succeeded(states, tmp_path):
+    states[0]["conv1.weight"][:] = np.nan
+    with pytest.raises(ValueError, match="training diverged"):
+        measure_epochs(states, store=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    run = create_run(tmp_path / "run", samples=prepare_inputs(random_images(5, seed=3), GRID).samples)
+    with pytest.raises(ValueError, match="training diverged"):
+        measure_epochs(states, store=run)
+    assert run.networks == []
+
+
+def test_measure_checkpoints__finished_is_seen_without_a_network(states, tmp_path):
+    done = measure_epochs(states, store=tmp_path / "run")
+    options = {"network": "student", "role": "student", "layers": ["conv2", "fc1"], "units": GRID} | FAST
+    again = measure_checkpoints(
+        lambda: pytest.fail("built a network"), states, random_images(5, seed=3), store=tmp_path / "run",
+        **options,
+    )  # fmt: skip
+    assert_equal_arrays(by_layer(again)["fc1"], done["fc1"])
+
+
+def test_measure_checkpoints__settings_of_a_group_without_a_block_are_replaced(states, tmp_path):
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    inputs = prepare_inputs(random_images(5, seed=3), GRID)
+    other = Measurement(small_cnn, states, inputs, "fc1", settings, "student", "student")
+    run = create_run(tmp_path / "run", samples=inputs.samples)
+    run.create_group("student", "fc1", epochs=other.epochs, attrs=other.attrs("fc1"), block=16)
+    assert run.networks == ["student"]
+    ds = measure_epochs(states, store=run, layers="fc1")
+    assert json.loads(ds.attrs["config"])["probes"] == FAST["probes"]
+    with pytest.raises(StoreError, match=r"config\.probes 8, now 4"):
+        other.tasks(run)
 
 
 def test_measure__no_number_is_refused_before_the_work():

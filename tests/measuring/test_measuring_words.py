@@ -7,7 +7,7 @@ from torch import nn
 
 from kdviz import derive_entropy, find_points, measure, measure_checkpoints, measure_sampled, open_run, units
 from kdviz.errors import DegenerateWarning, LayerError, StoreError
-from kdviz.measuring import networks
+from kdviz.measuring import measurement
 from kdviz.store import Run
 
 torch.set_num_threads(1)
@@ -327,7 +327,7 @@ def test_measure_checkpoints__interrupted_goes_on_to_the_same_bits(tmp_path, mon
         return measure_checkpoints(Encoder, checkpoints, ids, store=tmp_path / name, **options, **about)
 
     whole = measure_into("whole")
-    owner, name = (networks, "measure_block") if moment == "second block" else (Run, "write_variable")
+    owner, name = (measurement, "measure_block") if moment == "second block" else (Run, "write_variable")
     function, calls = getattr(owner, name), []
 
     def interrupted(*args, **kwargs):

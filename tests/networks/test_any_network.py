@@ -539,7 +539,7 @@ REFUSED = {
 
 @pytest.fixture
 def no_work(monkeypatch):
-    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("work was begun"))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -560,7 +560,7 @@ def test_measure__refuses_autocast(no_work):
 
 
 def test_measure__refuses_before_any_work_in_every_verb(monkeypatch):
-    monkeypatch.setattr("kdviz.measuring.networks.measure_block", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("work was begun"))
     monkeypatch.setattr("kdviz.measuring.sampled.Bench", lambda *_, **__: pytest.fail("work was begun"))
     make = without_gradient(torch.no_grad)
     quiet = {"units": GRID, "progress": False}

@@ -107,8 +107,8 @@ def plain_name(name: str) -> str:
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in eval mode without parameter gradients; restore both afterwards.
 
-    Inside, gradients of inputs can be taken even if the caller has switched them off, and what was compiled
-    runs as the plain modules that hooks can read.
+    Inside, gradients of inputs can be taken even if the caller has switched them off, what was compiled runs as
+    the plain modules that hooks can read, and float32 is float32 on a GPU too.
     """
     modes = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
@@ -117,13 +117,27 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
             module.training = False  # .eval() may do more, such as merging weights, that could not be undone
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), _not_compiled():
+        with torch.inference_mode(False), torch.enable_grad(), _not_compiled(), _full_precision():
             yield network
     finally:
         for module, mode in modes:
             module.training = mode
         for parameter, flag in gradients:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep tensor cores from rounding float32 to 10 bits, in which noise of 0.01 is lost."""
+    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    kept = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, allowed in zip(places, kept, strict=True):
+            place.allow_tf32 = allowed
 
 
 def _not_compiled() -> AbstractContextManager[object]:

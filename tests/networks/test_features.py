@@ -274,3 +274,13 @@ def test_frozen__compiled_code_rests() -> None:
     assert not ran  # a graph may have been made without the hooks of the reader
     reader.check(images)
     assert ran
+
+
+def test_frozen__computes_in_full_precision_and_restores_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    with pytest.raises(KeyError), frozen(nn.Linear(2, 2)):
+        assert not torch.backends.cudnn.allow_tf32, "10 bits of a float32 would drown the noise"
+        assert not torch.backends.cuda.matmul.allow_tf32
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32

@@ -107,8 +107,8 @@ def plain_name(name: str) -> str:
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in eval mode without parameter gradients; restore both afterwards.
 
-    Inside, gradients of inputs can be taken even if the caller has switched them off, what was compiled runs as
-    the plain modules that hooks can read, and float32 is float32 on a GPU too.
+    Inside, gradients of inputs can be taken even if the caller has switched them off, what was compiled runs
+    as the plain modules that hooks can read, and float32 is float32 on a GPU too.
     """
     modes = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
@@ -129,7 +129,7 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Keep tensor cores from rounding float32 to 10 bits, in which noise of 0.01 is lost."""
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    places: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     kept = [place.allow_tf32 for place in places]
     try:
         for place in places:

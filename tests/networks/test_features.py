@@ -276,11 +276,15 @@ def test_frozen__compiled_code_rests() -> None:
     assert ran
 
 
-def test_frozen__computes_in_full_precision_and_restores_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    with pytest.raises(KeyError), frozen(nn.Linear(2, 2)):
-        assert not torch.backends.cudnn.allow_tf32, "10 bits of a float32 would drown the noise"
-        assert not torch.backends.cuda.matmul.allow_tf32
-        raise KeyError
-    assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+def test_frozen__computes_in_full_precision_and_restores_the_choice() -> None:
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = True
+    try:
+        with pytest.raises(KeyError), frozen(nn.Linear(2, 2)):
+            assert not convolutions.allow_tf32, "10 bits of a float32 would drown the noise"
+            assert not products.allow_tf32
+            raise KeyError
+        assert convolutions.allow_tf32 and products.allow_tf32
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before

@@ -30,6 +30,7 @@ class Loss:
     """Base of all losses; a subclass sets what differs and defines ``__call__``.
 
     Plain values among its attributes are its settings: a stored training is resumed only by an equal loss.
+    What it draws comes from torch's global generators, which training seeds anew in every epoch.
 
     Attributes
     ----------

@@ -260,13 +260,13 @@ def _generator(seed: int, epoch: int, stream: str) -> torch.Generator:
 
 @contextmanager
 def _dropout_seeded(device: torch.device, seed: int, epoch: int) -> Iterator[None]:
-    """Seed the global generator that dropout draws from, and put its state back."""
-    accelerated = device.type != "cpu"
+    """Seed the global generators that dropout and losses draw from, and put their states back."""
+    key, accelerated = _key(seed, epoch, "dropout"), device.type != "cpu"
     places, kind = ([device], device.type) if accelerated else ([], "cuda")
     with torch.random.fork_rng(devices=places, device_type=kind):
-        # torch.manual_seed would also reseed every accelerator
-        generator = torch.get_device_module(device) if accelerated else torch.default_generator
-        generator.manual_seed(_key(seed, epoch, "dropout"))
+        torch.default_generator.manual_seed(key)  # torch.manual_seed would also reseed other accelerators
+        if accelerated:
+            torch.get_device_module(device).manual_seed(key)
         yield
 
 

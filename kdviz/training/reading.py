@@ -40,10 +40,15 @@ def recall(
     """
     one = apply(read, owner, inputs[:1])
     size = sum(tensor.numel() * tensor.element_size() for tensor in one.values()) * len(inputs)
-    if plan.augment or size > _MAX_CACHED_BYTES:
-        return lambda batch, rows: on_device(apply(read, owner, batch), batch.device)
-    known = apply(read, owner, inputs, plan.batch_size)
-    return lambda batch, rows: on_device(Outputs({name: known[name][rows] for name in known}), batch.device)
+    known = None if plan.augment or size > _MAX_CACHED_BYTES else apply(read, owner, inputs, plan.batch_size)
+
+    def give(batch: Tensor, rows: Tensor) -> Outputs:
+        if known is not None:
+            return on_device(Outputs({name: known[name][rows] for name in known}), batch.device)
+        with frozen(owner), torch.no_grad():
+            return read(batch)
+
+    return give
 
 
 def on_device(outputs: Outputs, device: torch.device) -> Outputs:

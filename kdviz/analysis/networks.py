@@ -9,10 +9,8 @@ from typing import Any
 from kdviz.store import Run
 
 # Two measurements with all of these in common are of one network.
-_IDENTITY = (
-    "network_role", "distillation_method", "distilled_layer", "architecture", "training_seed",
-    "weights_fingerprint",
-)  # fmt: skip
+# Not its fingerprint: a repeat may hold fewer checkpoints, and then has another.
+_IDENTITY = ("network_role", "distillation_method", "distilled_layer", "architecture", "training_seed")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import kdviz
-from kdviz import analysis, schema
+from kdviz import analysis, schema, sources
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.store import Run, create_run
 
@@ -556,3 +556,11 @@ def make_grid_run(path: Path) -> Run:
     for name, role in (("student-fc1-s0", "student"), ("baseline-s0", "baseline")):
         write_network(run, name, role, FC1)
     return run
+
+
+def test_group_networks__repeats_of_the_stored_run_hold_fewer_checkpoints() -> None:
+    run = kdviz.open_run(sources.find_data("runs/fashion.nc"))
+    groups = analysis.group_networks(run)
+    assert list(groups) == ["conv", "fc1", "fc2"]
+    assert groups["fc1"].student_repeats == {0: "student-fc1-s0-repeat"}
+    assert groups["fc1"].baseline_repeats == {0: "baseline-s0-repeat"}

@@ -3,7 +3,7 @@
 Symbols: ``B`` samples, ``U`` units, ``H, W`` input size.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -29,6 +29,7 @@ from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
+from kdviz.networks.reading import InputsLike
 from kdviz.units import Grid
 
 BATCH = 16  # samples in one pass unless the user says otherwise
@@ -36,7 +37,7 @@ BATCH = 16  # samples in one pass unless the user says otherwise
 
 def attribute(
     network: nn.Module,
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     *,
     units: Grid,
     labels: ArrayLike | None = None,
@@ -121,7 +122,7 @@ def attribute(
     place = device_of(network)
     with same_random_state(network), memory_advice(batch, stored=False):
         classes = find_classes(network, given, explained, batch)
-        first = given.tensor[:1].to(place)
+        first = given.read([0]).to(place)
         with frozen(network):
             found = _find_layer(network, first, layer, chosen)
         chosen = chosen or list_methods(network, first, layer=found)
@@ -198,7 +199,7 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
     else:
         classes = torch.zeros(len(given.ids), dtype=torch.int64)
     with frozen(network):
-        check_classes(network, given.tensor, classes.to(place))
+        check_classes(network, given.read([0]).to(place), classes)
         if explained is None and "label" not in given.samples.coords:
             with torch.no_grad():
                 answers = [
@@ -210,9 +211,10 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
 
 def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[slice, Tensor]]:
     """Yield positions and images of `batch` samples at a time."""
-    for start in range(0, len(given.ids), batch):
-        rows = slice(start, start + batch)
-        yield rows, given.tensor[rows].to(place)
+    count = len(given.ids)
+    for start in range(0, count, batch):
+        rows = range(start, min(start + batch, count))
+        yield slice(rows.start, rows.stop), given.read(rows).to(place)
 
 
 def check_batch(max_batch: int | None) -> int:

@@ -127,6 +127,10 @@ def draw_map(
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    if classes.shape != inputs.shape[:1] or classes.dtype != torch.int64:
+        raise ValueError(
+            f"classes must be {len(inputs)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
+        )
     network = unwrap(network)
     with frozen(network):
         check_classes(network, inputs, classes)
@@ -190,12 +194,8 @@ def check_classes(network: nn.Module, inputs: Tensor, classes: Tensor) -> None:
     """Refuse classes that do not pick one logit of each sample; the network must be frozen."""
     if inputs.ndim != 4:
         raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
-    if classes.shape != inputs.shape[:1] or classes.dtype != torch.int64:
-        raise ValueError(
-            f"classes must be {len(inputs)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
-        )
     with torch.no_grad():
-        logits = network(inputs[:1].to(classes.device, copy=True))
+        logits = network(inputs[:1].clone())
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network must give logits (B, classes), got {got}; wrap it in one that does")

@@ -5,14 +5,14 @@ Symbols: ``B`` samples, ``U`` units.
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
@@ -20,6 +20,7 @@ from kdviz.attribution.attributing import attribute
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.measuring import measure
 from kdviz.networks.features import resolve_layers, unwrap
+from kdviz.networks.reading import InputsLike
 from kdviz.units import Grid
 
 Order = Literal["cascade", "independent"]
@@ -27,7 +28,7 @@ Order = Literal["cascade", "independent"]
 
 def randomise_weights(
     network: nn.Module,
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     *,
     units: Grid,
     labels: ArrayLike | None = None,
@@ -101,7 +102,7 @@ def randomise_weights(
     chosen = own[::-1] if stages is None else resolve_layers(network, stages)
     if without := [name for name in chosen if name not in own]:
         raise ValueError(f"stages {without} have no weights of their own; allowed: {', '.join(own)}")
-    pictures = inputs if isinstance(inputs, Tensor) else torch.cat(list(inputs))
+    pictures = list(inputs) if isinstance(inputs, Iterator) else inputs
     first = attribute(
         network,
         pictures,
@@ -168,7 +169,7 @@ def randomise_weights(
 def _add_entropies(
     maps: xr.Dataset,
     network: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     layers: Sequence[str],
     units: Grid,
     device: str | torch.device | None,

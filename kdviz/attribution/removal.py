@@ -3,7 +3,7 @@
 Symbols: ``B`` samples, ``U`` units, ``P`` shares of units.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from kdviz.attribution.maps import check_classes
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
+from kdviz.networks.reading import InputsLike
 from kdviz.schema import validate
 from kdviz.units import Grid
 
@@ -29,7 +30,7 @@ _BLUR = 8  # the blur's standard deviation is this part of height and width: an 
 
 def remove_units(
     network: nn.Module,
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     attributions: xr.Dataset,
     *,
     units: Grid,
@@ -120,12 +121,12 @@ def remove_units(
         for method in importance["attribution_method"].values
     } | {"random": chance.argsort(1)}
     counts = np.round(np.linspace(0, units.count, steps + 1)).astype(int)
-    index = torch.from_numpy(np.array(units.index((1, *given.tensor.shape[2:]))))
+    index = torch.from_numpy(np.array(units.index((1, *given.shape[1:]))))
     classes = torch.from_numpy(attributions["explained"].values)
     place = device_of(network)
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
     with same_random_state(network), frozen(network), memory_advice(batch, stored=False), torch.no_grad():
-        check_classes(network, given.tensor, classes.to(place))
+        check_classes(network, given.read([0]).to(place), classes)
         blocks = tqdm(
             batches(given, batch, place),
             total=-(-len(ids) // batch),
@@ -134,7 +135,7 @@ def remove_units(
             disable=not progress,
         )
         for rows, images in blocks:
-            blank = _make_reference(given.tensor[rows], reference).to(place)
+            blank = _make_reference(images.cpu(), reference).to(place)
             for name, order in orders.items():
                 rank = torch.from_numpy(order[rows].argsort(1))
                 changed = [(rank < count)[:, index].to(place) for count in counts]

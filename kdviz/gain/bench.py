@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdviz.networks.features import FeatureReader
+from kdviz.networks.features import Batch, FeatureReader, map_batch, rows_at, rows_of
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Bench:
     seed
         Measurement seed.
     given
-        What the network itself is given, ``(B, ...)``, where noise falls on something behind it.
+        What the network itself is given, where that is not what noise falls on, or not all of it.
     together
         Noise draws of every sample in one pass.
 
@@ -74,7 +74,7 @@ class Bench:
         unit_count: int,
         base_noise: float,
         seed: int,
-        given: Tensor | None = None,
+        given: Batch | None = None,
         together: int = 1,
     ) -> None:
         self.reader = reader
@@ -101,8 +101,9 @@ class Bench:
         values = _unflatten(inputs, self.shape)
         if self.given is None:
             return self.reader(values)
-        repeats = [len(inputs) // len(self.given), *[1] * (self.given.ndim - 1)]
-        return self.reader(values, self.given.repeat(*repeats))
+        times = len(inputs) // rows_of(self.given)
+        given = map_batch(self.given, lambda tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1)))
+        return self.reader(values, given)
 
     def noise(self, purpose: str, draws: range) -> Tensor:
         """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units."""
@@ -135,7 +136,7 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
-        part.given = None if self.given is None else self.given[list(rows)]
+        part.given = None if self.given is None else rows_at(self.given, list(rows))
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
         part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}
         return part

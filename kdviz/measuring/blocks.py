@@ -14,7 +14,7 @@ from torch import Tensor
 from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
 from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure_change, share_loss
 from kdviz.measuring.settings import Settings
-from kdviz.networks.features import FeatureReader
+from kdviz.networks.features import FeatureReader, to_device
 from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of
 from kdviz.schema import METHODS, QUARTILES, VARIABLES
@@ -53,7 +53,7 @@ def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: S
     """Prepare the samples at `rows` for noise, batch by batch."""
     device = device_of(reader.network)
     for part, batch in inputs.batches(rows, settings.micro_batch):
-        given = batch.to(device)
+        given = to_device(batch, device)
         values = reader.enter(given)
         yield Bench(
             reader,
@@ -74,10 +74,11 @@ def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
     One number for a network and checkpoint, from passes through its entry alone; the same for any order and
     batching of the samples.
     """
-    squares, count = [], 0
+    squares, count, device = [], 0, device_of(reader.network)
     reader.noise_unit = 1.0
     for part, batch in inputs.batches(range(len(inputs.ids)), 1):
-        values = reader.enter(batch.to(device_of(reader.network)))[0].double().cpu()
+        given = to_device(batch, device)
+        values = reader.enter(given)[0].double().cpu()
         inside = torch.as_tensor(inputs.units.index(tuple(values.shape), part.start) >= 0)
         squares.append(float(values[inside].square().sum()))
         count += int(inside.sum())

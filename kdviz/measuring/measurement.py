@@ -387,7 +387,7 @@ class Measurement:
 
     def _make_run(self, path: str | os.PathLike[str], pictures: NDArray[np.uint8] | None) -> Run:
         """Make the run, with pictures where the inputs are images or the user has some."""
-        pictures = draw_inputs(self.inputs.tensor) if pictures is None else pictures
+        pictures = draw_inputs(self.inputs) if pictures is None else pictures
         samples = self.inputs.samples
         if pictures is not None:
             samples = samples.assign(thumbnail=(schema.VARIABLES["thumbnail"].dims, pictures))

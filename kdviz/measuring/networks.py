@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
@@ -20,6 +20,7 @@ from kdviz.networks.checkpoints import Checkpoint
 from kdviz.networks.features import Feature, plain_name, resolve_layers
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
+from kdviz.networks.reading import InputsLike
 from kdviz.store import Run
 from kdviz.units import Units
 
@@ -28,7 +29,7 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 def measure(
     network: nn.Module,
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     *,
     layers: Layers,
     units: Units,
@@ -57,12 +58,15 @@ def measure(
     Parameters
     ----------
     network
-        Any network whose input is one tensor, in float32 or finer, whose forward pass passes gradients and
-        treats samples alike and apart in eval mode. Left exactly as found: mode, parameters, gradients, hooks
-        and global random state.
+        Any network of one or several input tensors, in float32 or finer, whose forward pass passes gradients
+        and treats samples alike and apart in eval mode. Left exactly as found: mode, parameters, gradients,
+        hooks and global random state.
     inputs
-        Shape ``(B, ...)``, normalised as in training; or an iterable of such batches. Floating point: images
-        ``(B, C, H, W)``, clouds ``(B, n, 3)``; with `entry`, anything the network takes, such as token ids.
+        Shape ``(B, ...)``, normalised as in training. Floating point: images ``(B, C, H, W)``, clouds
+        ``(B, n, 3)``; with `entry`, anything the network takes, such as token ids. Or a mapping of such
+        tensors, passed by name; noise falls on the one that is floating point. Or a dataset (a length, and an
+        item for every position) or an iterable of batches, such as a `DataLoader` without shuffling, both
+        read block by block; of pairs, the second entry gives `labels`.
     layers
         Name from ``network.named_modules()`` (:func:`kdviz.list_layers`), a module, or several of them,
         which then share forward passes.
@@ -191,7 +195,7 @@ def measure(
 def measure_checkpoints(
     make_network: Callable[[], nn.Module],
     checkpoints: Mapping[int, Checkpoint],
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     *,
     network: str,
     role: str,

@@ -1,39 +1,36 @@
 """Small pictures of the inputs, stored with a run so that it can be looked at without the data."""
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
+
+from kdviz.networks.inputs import Inputs
 
 LONGEST_SIDE = 128  # pixels
 
 
-def draw_inputs(inputs: Tensor) -> NDArray[np.uint8] | None:
+def draw_inputs(inputs: Inputs) -> NDArray[np.uint8] | None:
     """Turn image inputs into pictures: stretched to 0..255, and shrunk to at most 128 pixels a side.
 
-    Parameters
-    ----------
-    inputs
-        Shape ``(B, C, H, W)``, finite; other shapes give none. One range for all: the smallest value becomes
-        0, the largest 255, so that pictures can be compared, while absolute brightness and colours are those
-        of the normalisation.
+    One range for all: the smallest value becomes 0, the largest 255, so that pictures can be compared, while
+    absolute brightness and colours are those of the normalisation.
 
     Returns
     -------
     ndarray or None
         Shape ``(B, h, w, C)``, uint8; None unless these are images of 1 or 3 channels.
     """
-    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+    if len(inputs.shape) != 3 or inputs.shape[0] not in (1, 3):
         return None
-    _, channels, height, width = inputs.shape
-    low, high = (float(end) for end in torch.aminmax(inputs))
+    channels, height, width = inputs.shape
+    low, high = inputs.limits
     scale = 255 / (high - low) if high > low else 0.0
     shrink = max(1.0, max(height, width) / LONGEST_SIDE)
     size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    pictures = np.empty((len(inputs), size[1], size[0], channels), np.uint8)
-    for picture, image in zip(pictures, inputs, strict=True):
-        pixels = np.rint((image.numpy() - low) * scale).astype(np.uint8).transpose(1, 2, 0)
+    pictures = np.empty((len(inputs.ids), size[1], size[0], channels), np.uint8)
+    for row, picture in enumerate(pictures):
+        image = inputs.read([row])[0].numpy()
+        pixels = np.rint((image - low) * scale).astype(np.uint8).transpose(1, 2, 0)
         small = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
         if small.size != size:
             small = small.resize(size, Image.Resampling.BOX)

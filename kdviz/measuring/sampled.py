@@ -1,6 +1,6 @@
 """The independent check: Eq. (4) minimised by plain Monte Carlo, without gains."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from kdviz.measuring.networks import name_layers
 from kdviz.measuring.settings import Settings
 from kdviz.networks.features import Feature
 from kdviz.networks.inputs import prepare_inputs
+from kdviz.networks.reading import InputsLike
 from kdviz.units import Units
 
 _VARIANCE_DRAWS = 64
@@ -26,7 +27,7 @@ _VARIANCE_DRAWS = 64
 
 def measure_sampled(
     network: nn.Module,
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     *,
     layer: str | nn.Module,
     units: Units,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdviz.errors import LayerError
-from kdviz.networks.features import FeatureReader
+from kdviz.networks.features import Batch, FeatureReader, map_batch, to_device
 from kdviz.networks.inputs import Inputs, layout_hint
 from kdviz.networks.preparing import device_of
 
@@ -41,17 +41,15 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
     """
     device = device_of(reader.network)
     _, first = next(inputs.batches(range(len(inputs.ids)), 1))
-    sample = first.to(device)
+    sample = to_device(first, device)
     try:
         reader.check(sample)
         values = reader.enter(sample)
         inputs.units.index(tuple(values.shape[1:]), 0)
     except Exception as error:
         if not isinstance(error, LayerError):
-            hint = layout_hint(inputs.tensor)
-            error.add_note(
-                f"while trying the network on one sample, of shape {tuple(sample.shape[1:])}{hint}"
-            )
+            hint = layout_hint(inputs.shape)
+            error.add_note(f"while trying the network on one sample, of shape {inputs.shape}{hint}")
         raise
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
     noisy = values + base_noise * noise
@@ -63,7 +61,9 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
         if together > 1 and inputs.units.length(0) is None:
             beside = _read_beside_another(reader, inputs, device)
         elif together > 1:
-            both = reader(torch.cat([values, noisy]), torch.cat([sample, sample]))
+            both = reader(
+                torch.cat([values, noisy]), map_batch(sample, lambda tensor: torch.cat([tensor, tensor]))
+            )
             beside = {layer: feature[:1] for layer, feature in both.items()}
     for layer, feature in clean.items():
         if not torch.isfinite(feature).all():
@@ -99,7 +99,7 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
 
 
 def _differentiate(
-    reader: FeatureReader, values: Tensor, given: Tensor
+    reader: FeatureReader, values: Tensor, given: Batch
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Give the features of a sample and the gradient of each, its entries weighted at random."""
     values = values.clone().requires_grad_(True)
@@ -130,7 +130,7 @@ def _differentiate(
 def _read_beside_another(reader: FeatureReader, inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
     """Read the first sample in one batch with one that differs from it."""
     others = (at for at, name in enumerate(inputs.hashes) if name != inputs.hashes[0])
-    pair = inputs.tensor[[0, next(others, 0)]].to(device)
+    pair = to_device(inputs.take([0, next(others, 0)]), device)
     return {layer: feature[:1] for layer, feature in reader(reader.enter(pair), pair).items()}
 
 

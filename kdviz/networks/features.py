@@ -26,6 +26,55 @@ Batch = Tensor | Mapping[str, Tensor]
 Feature = str | Callable[[Any], Tensor]
 
 
+def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Apply a function to every tensor of a batch."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    return {name: change(tensor) for name, tensor in batch.items()}
+
+
+def rows_at(batch: Batch, rows: int | slice | list[int]) -> Batch:
+    """Take some rows of every tensor of a batch."""
+    return map_batch(batch, lambda tensor: tensor[rows])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch."""
+    return map_batch(batch, lambda tensor: tensor.to(device))
+
+
+def main_of(batch: Batch, name: str | None) -> Tensor:
+    """Return the named tensor of a mapping, or the one tensor."""
+    if isinstance(batch, Tensor):
+        return batch
+    assert name is not None
+    return batch[name]
+
+
+def rows_of(batch: Batch) -> int:
+    """Return the number of samples of a batch."""
+    return len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
+
+
+def noisy_part(batch: Batch) -> str | None:
+    """Name the one floating-point tensor of a mapping, on which noise falls; None for a tensor.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or more than one.
+    """
+    if isinstance(batch, Tensor):
+        return None
+    found = [name for name, tensor in batch.items() if tensor.is_floating_point()]
+    if len(found) != 1:
+        raise ValueError(
+            f"inputs are {', '.join(batch)}, of which {len(found)} are floating point; noise needs one, or "
+            "an entry"
+        )
+    return found[0]
+
+
 def list_layers(network: nn.Module) -> list[str]:
     """List the layers that :func:`kdviz.measure` can read: every leaf of ``named_modules()``."""
     modules = unwrap(network).named_modules()
@@ -301,9 +350,8 @@ def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -
 
 def _run(network: nn.Module, inputs: Batch) -> Any:
     """Call a network with a copy of its inputs, which a step in place at its start may change."""
-    if isinstance(inputs, Tensor):
-        return network(inputs.clone())
-    return network(**{name: tensor.clone() for name, tensor in inputs.items()})
+    copy = map_batch(inputs, Tensor.clone)
+    return network(copy) if isinstance(copy, Tensor) else network(**copy)
 
 
 class FeatureReader:
@@ -355,7 +403,7 @@ class FeatureReader:
         self.entry = entry
         self.noise_unit = 1.0
 
-    def enter(self, inputs: Tensor) -> Tensor:
+    def enter(self, inputs: Batch) -> Tensor:
         """Give what noise falls on, ``(B, ...)``: the network's `inputs`, or the output of `entry`.
 
         Raises
@@ -367,20 +415,22 @@ class FeatureReader:
             positions.
         """
         if self._entry is None:
-            return inputs
+            return main_of(inputs, noisy_part(inputs))
         try:
             with torch.no_grad():
                 found = _collect(
                     self.network, inputs, {"entry": self._entry}, lambda _, output: (output, None)
                 )
         except (IndexError, RuntimeError) as error:
-            if inputs.is_floating_point() or isinstance(error, torch.OutOfMemoryError):
+            tensors = [inputs] if isinstance(inputs, Tensor) else inputs.values()
+            ids = next((tensor for tensor in tensors if not tensor.is_floating_point()), None)
+            if ids is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(self._explain_entry(inputs, error)) from error
+            raise ValueError(self._explain_entry(ids, error)) from error
         if not found:
             raise LayerError(f"entry {self.entry!r} takes no part in the forward pass of these inputs")
         (output,) = found.values()
-        if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != len(inputs):
+        if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != rows_of(inputs):
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LayerError(
                 f"entry {self.entry!r} must give a floating-point tensor whose first axis is the "
@@ -400,7 +450,7 @@ class FeatureReader:
             "encode with the network's own tokenizer, and a smaller length"
         )
 
-    def check(self, inputs: Tensor) -> dict[str, int]:
+    def check(self, inputs: Batch) -> dict[str, int]:
         """Run one whole forward pass of `inputs` and give ``{layer: D}``.
 
         Raises
@@ -423,14 +473,19 @@ class FeatureReader:
         with torch.no_grad():
             return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 
-    def __call__(self, values: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(self, values: Tensor, inputs: Batch | None = None) -> dict[str, Tensor]:
         """Give ``{layer: feature of shape (B, D)}``, differentiable with respect to `values`.
 
         `values` are what noise falls on, as from `enter`. Where that is the output of `entry`, it takes the
-        place of what comes out there for the network's `inputs`, which are needed then.
+        place of what comes out there for the network's `inputs`, which are needed then, or where these are
+        several tensors.
         """
-        given = values if self._entry is None else inputs
-        assert given is not None
+        if inputs is None:
+            given: Batch = values
+        elif self._entry is not None:
+            given = inputs
+        else:
+            given = values if isinstance(inputs, Tensor) else {**inputs, str(noisy_part(inputs)): values}
 
         def take(layer: str, output: Any) -> tuple[Tensor, None]:
             return self._read(layer, output, len(values)), None

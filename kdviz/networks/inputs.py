@@ -1,8 +1,10 @@
 """Check inputs, masks and names once, before any work starts."""
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.preparing import dtype_of
+from kdviz.networks.reading import Held, InputsLike, Source, find_source
 from kdviz.units import Grid, Units
+from kdviz.units.base import Coordinates
+
+_AT_ONCE = 64  # samples read together when all are checked
 
 _LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
 
@@ -24,8 +31,10 @@ class Inputs:
 
     Attributes
     ----------
-    tensor
-        Shape ``(B, ...)``, on the CPU; floating point unless noise enters behind an embedding.
+    source
+        Where they are read from, block by block.
+    main
+        Name of the tensor that is described, of several: that of the noise, else the first.
     ids
         ``B`` unique names.
     units
@@ -36,22 +45,51 @@ class Inputs:
         Short hash of every input, padding left out.
     fingerprint
         Short hash of the inputs, in order.
+    shape, dtype
+        Of one sample, padding included, and of its values.
+    limits
+        Smallest and largest value of all.
     """
 
-    tensor: Tensor
+    source: Source
+    main: str | None
     ids: list[str]
     units: Units
     samples: xr.Dataset
     hashes: list[str]
     fingerprint: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    limits: tuple[float, float]
 
-    def batches(self, rows: range, together: int) -> Iterator[tuple[range, Tensor]]:
+    def take(self, rows: Sequence[int]) -> Batch:
+        """Read the samples at increasing positions, padding included.
+
+        Raises
+        ------
+        ValueError
+            If they are not what they were when they were first read.
+        """
+        batch, _ = self.source.read(rows)
+        for at, row in enumerate(() if isinstance(self.source, Held) else rows):
+            if _hash(rows_at(batch, at), self.units, row) != self.hashes[row]:
+                raise ValueError(
+                    f"inputs change between two readings, first sample {self.ids[row]}; switch off what is "
+                    "random in them, such as augmentation and shuffling"
+                )
+        return batch
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Read the described tensor of samples at increasing positions."""
+        return main_of(self.take(rows), self.main)
+
+    def batches(self, rows: range, together: int) -> Iterator[tuple[range, Batch]]:
         """Divide samples into batches of equal size, without padding: `together` at once, or one by one."""
         if self.units.length(rows.start) is not None:
             together = 1
         for start in range(rows.start, rows.stop, together):
             part = range(start, min(start + together, rows.stop))
-            yield part, _trim(self.tensor[part.start : part.stop], self.units, part.start)
+            yield part, _trim(self.take(part), self.units, part.start)
 
     def check_precision(self, network: nn.Module) -> None:
         """Refuse inputs of another precision than that of a network's parameters, or of less than float32.
@@ -61,7 +99,7 @@ class Inputs:
         TypeError
             If they are.
         """
-        dtype, ours = dtype_of(network), self.tensor.dtype
+        dtype, ours = dtype_of(network), self.dtype
         if dtype not in (None, ours):
             raise TypeError(
                 f"inputs are {ours} and the network is {dtype}; convert them with inputs.to({dtype})"
@@ -74,7 +112,7 @@ class Inputs:
 
 
 def prepare_inputs(
-    inputs: Tensor | Iterable[Tensor],
+    inputs: InputsLike,
     units: Units,
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
@@ -98,72 +136,134 @@ def prepare_inputs(
             "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
             "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
         )
-    tensor = _as_tensor(inputs, integers=entry is not None)
-    if entry is None:
-        _check_noise_here(tensor, units)
-    valid = units.valid(len(tensor))
-    hashes = [
-        fingerprint(_trim(sample, units, at), units.cut(at), digits=12) for at, sample in enumerate(tensor)
-    ]
-    ids = _unique(hashes) if sample_ids is None else _check_ids(sample_ids, len(tensor))
+    source = find_source(inputs)
+    count = len(source)
+    if not count and not isinstance(source, Held):
+        raise TypeError("inputs must be an iterable of tensors or a dataset, got one of nothing")
+    found = _survey(source, units, entry)
+    ids = _unique(found.hashes) if sample_ids is None else _check_ids(sample_ids, count)
+    valid = units.valid(count)
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
-        coords={"sample": ids, "unit": np.arange(units.count), **units.coordinates(_as_array(tensor))},
+        coords={"sample": ids, "unit": np.arange(units.count), **found.coordinates},
     )
     if foreground is not None:
-        mask = _unit_mask(foreground, units, tensor, valid)
+        mask = _unit_mask(foreground, units, (count, *found.shape[-2:]), valid)
         _warn_of_empty_masks(mask, valid, isinstance(units, Grid))
         samples["foreground"] = (("sample", "unit"), mask)
+    labels = found.classes if labels is None else labels
     if labels is not None:
-        samples = samples.assign_coords(label=("sample", _check_labels(labels, len(tensor))))
+        samples = samples.assign_coords(label=("sample", _check_labels(labels, count)))
     if base_noise is None and entry is None:
-        _warn_of_large_inputs(tensor, units.base_noise)
-    return Inputs(tensor, ids, units, samples, hashes, fingerprint("".join(hashes)))
+        _warn_of_large_inputs(found.size, units.base_noise)
+    together = fingerprint("".join(found.hashes))
+    about = (found.shape, found.dtype, found.limits)
+    return Inputs(source, found.main, ids, units, samples, found.hashes, together, *about)
+
+
+@dataclass
+class _Survey:
+    """What one reading of all samples shows."""
+
+    main: str | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    hashes: list[str]
+    coordinates: dict[str, Any]
+    classes: NDArray | None
+    limits: tuple[float, float]
+    size: float
+
+
+def _survey(source: Source, units: Units, entry: str | None) -> _Survey:
+    """Read all samples once, some at a time, check their values and hash them."""
+    count = len(source)
+    main, squares, values_seen, limits = None, 0.0, 0, (math.inf, -math.inf)
+    hashes: list[str] = []
+    coordinates: list[Coordinates] = []
+    classes: list[Any] = []
+    shapes: set[tuple[int, ...]] = set()
+    for start in range(0, max(count, 1), _AT_ONCE):
+        batch, known = source.read(range(start, min(start + _AT_ONCE, count)))
+        if start == 0:
+            mapping = not isinstance(batch, Tensor)
+            main = noisy_part(batch) if entry is None else next(iter(batch)) if mapping else None
+        tensor = main_of(batch, main)
+        _check_values(tensor, start, integers=entry is not None)
+        if entry is None and start == 0:
+            _check_units(tensor, units)
+        shapes.add(tuple(tensor.shape[1:]))
+        hashes += [_hash(rows_at(batch, at), units, start + at) for at in range(len(tensor))]
+        coordinates.append(units.coordinates(_as_array(tensor)))
+        classes.append(known)
+        low, high = (float(end) for end in torch.aminmax(tensor))
+        limits = min(limits[0], low), max(limits[1], high)
+        squares += float(tensor.double().square().sum())
+        values_seen += tensor.numel()
+    if len(shapes) > 1:
+        raise ValueError(f"inputs must be batches of samples of one shape, got samples of {sorted(shapes)}")
+    return _Survey(
+        main,
+        shapes.pop(),
+        tensor.dtype,
+        hashes,
+        {name: _join_coordinate([some[name] for some in coordinates], count) for name in coordinates[0]},
+        None if any(known is None for known in classes) else np.concatenate(classes),
+        limits,
+        (squares / values_seen) ** 0.5,
+    )
+
+
+def _join_coordinate(parts: Sequence[tuple[Any, NDArray]], count: int) -> tuple[Any, NDArray]:
+    """Put a coordinate of blocks together, unless every block gave it for all samples or for none."""
+    dims, values = parts[0]
+    if dims[0] != "sample" or len(values) == count:
+        return dims, values
+    return dims, np.concatenate([values for _, values in parts])
+
+
+def _hash(sample: Batch, units: Units, at: int) -> str:
+    """Hash one sample without its padding, and how it is cut into units."""
+    sample, cut = _trim(sample, units, at), units.cut(at)
+    if isinstance(sample, Tensor):
+        return fingerprint(sample, cut, digits=12)
+    named = [part for name, tensor in sorted(sample.items()) for part in (name, tensor)]
+    return fingerprint(*named, cut, digits=12)
 
 
 def _as_array(tensor: Tensor) -> NDArray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _check_noise_here(tensor: Tensor, units: Units) -> None:
-    """Refuse inputs that noise cannot be added to."""
+def _check_units(tensor: Tensor, units: Units) -> None:
+    """Refuse inputs that the units do not fit."""
     try:
         units.index(tuple(tensor.shape[1:]))
     except ValueError as error:
-        raise ValueError(f"{error}{layout_hint(tensor)}") from error
+        raise ValueError(f"{error}{layout_hint(tuple(tensor.shape[1:]))}") from error
 
 
-def _trim(tensor: Tensor, units: Units, sample: int) -> Tensor:
-    """Cut the padding of a ragged sample off the last axis."""
+def _trim(batch: Batch, units: Units, sample: int) -> Batch:
+    """Cut the padding of a ragged sample off the last axis, where a tensor has it."""
     length = units.length(sample)
-    return tensor if length is None else tensor[..., :length]
+    if length is None:
+        return batch
+    width = max((tensor.shape[-1] for tensor in _tensors_of(batch) if tensor.ndim), default=0)
+    return map_batch(batch, lambda tensor: tensor[..., :length] if tensor.shape[-1:] == (width,) else tensor)
 
 
-def layout_hint(tensor: Tensor) -> str:
-    """Continue a message about inputs that do not fit: they look as if channels came last."""
-    if tensor.ndim == 4 and tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
+def _tensors_of(batch: Batch) -> list[Tensor]:
+    return [batch] if isinstance(batch, Tensor) else list(batch.values())
+
+
+def layout_hint(shape: tuple[int, ...]) -> str:
+    """Continue a message about samples that do not fit: they look as if channels came last."""
+    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4):
         return "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)"
     return ""
 
 
-def _as_tensor(inputs: Tensor | Iterable[Tensor], integers: bool) -> Tensor:
-    if not isinstance(inputs, Tensor):
-        if not isinstance(inputs, Iterable):
-            raise TypeError(f"inputs must be a tensor or an iterable of tensors, got {type(inputs).__name__}")
-        batches = list(inputs)
-        if not batches or not all(isinstance(batch, Tensor) for batch in batches):
-            kinds = sorted({type(batch).__name__ for batch in batches}) or ["nothing"]
-            raise TypeError(
-                f"inputs must be a tensor or an iterable of tensors, got one of {', '.join(kinds)}; "
-                "torch.from_numpy makes a tensor of an array"
-            )
-        shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
-        if len(shapes) > 1 or not all(batch.ndim for batch in batches):
-            raise ValueError(f"inputs must be batches of samples of one shape, got samples of {shapes}")
-        inputs = torch.cat([batch.detach().cpu() for batch in batches])
-    if inputs.device.type == "meta":
-        raise ValueError("inputs are on the meta device and hold no values")
-    tensor = inputs.detach().cpu()
+def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
     if not tensor.is_floating_point() and not integers:
         raise TypeError(
             f"inputs must be floating point, normalised as in training; got {tensor.dtype}. For token ids, "
@@ -175,10 +275,10 @@ def _as_tensor(inputs: Tensor | Iterable[Tensor], integers: bool) -> Tensor:
         raise ValueError(
             f"inputs must have shape (B, ...) with at least one sample, got {tuple(tensor.shape)}"
         )
-    if not all(torch.isfinite(part).all() for part in tensor.split(64)):  # no copy of all of them
-        bad = torch.nonzero(~torch.isfinite(tensor.flatten(1)).all(1)).flatten().tolist()
+    finite = torch.isfinite(tensor.flatten(1)).all(1)
+    if not finite.all():
+        bad = [start + at for at in torch.nonzero(~finite).flatten().tolist()]
         raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
-    return tensor.contiguous()
 
 
 def _unique(hashes: list[str]) -> list[str]:
@@ -210,7 +310,7 @@ def _check_labels(labels: ArrayLike, count: int) -> NDArray[np.int64]:
 
 
 def _unit_mask(
-    foreground: ArrayLike, units: Units, tensor: Tensor, valid: NDArray[np.bool_]
+    foreground: ArrayLike, units: Units, pixels: tuple[int, ...], valid: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     mask = np.asarray(foreground)
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
@@ -225,11 +325,9 @@ def _unit_mask(
         return mask > 0
     if not isinstance(units, Grid):
         raise ValueError(f"foreground has shape {mask.shape}; allowed: {valid.shape}, one flag a unit")
-    expected = (len(tensor), *tensor.shape[-2:])
-    if mask.shape != expected:
+    if mask.shape != pixels:
         raise ValueError(
-            f"foreground has shape {mask.shape}; allowed: pixels {expected} or units "
-            f"{(len(tensor), units.count)}"
+            f"foreground has shape {mask.shape}; allowed: pixels {pixels} or units {valid.shape}"
         )
     return units.reduce_mask(mask > 0)
 
@@ -249,8 +347,7 @@ def _warn_of_empty_masks(mask: NDArray[np.bool_], valid: NDArray[np.bool_], on_g
             )
 
 
-def _warn_of_large_inputs(tensor: Tensor, base_noise: float) -> None:
-    size = float(torch.linalg.vector_norm(tensor)) / tensor.numel() ** 0.5
+def _warn_of_large_inputs(size: float, base_noise: float) -> None:
     if size > _LARGE * base_noise:
         warnings.warn(
             f"inputs are large (root mean square {size:.3g}), noise of {base_noise:g} is lost in them; "

@@ -33,7 +33,7 @@ from kdviz.networks.features import FeatureReader
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.store import create_run, open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
-from kdviz.training.records import weight_distance
+from kdviz.training import weight_distance
 
 GRID = units.grid(4)
 TARGET_ENTROPY = -2.8  # to three digits; the calibration is 0.386 nat above the entropy at 0.01
@@ -571,10 +571,10 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         (
             {"images": [np.zeros((1, 3, 8, 8))]},
             TypeError,
-            "iterable of tensors, got one of ndarray",
+            "inputs must be .* got one of ndarray",
         ),
-        ({"images": []}, TypeError, "iterable of tensors, got one of nothing"),
-        ({"images": 5}, TypeError, "iterable of tensors, got int"),
+        ({"images": []}, TypeError, "inputs must be .* got one of nothing"),
+        ({"images": 5}, TypeError, "inputs must be .* got int"),
         ({"images": torch.zeros(1, 3, 8, 8).double()}, TypeError, r"inputs.to\(torch.float32\)"),
         (
             {"images": torch.zeros(1, 3, 8, 8).half()},
@@ -701,12 +701,13 @@ def test_measure_checkpoints__stores_its_inputs_as_pictures(states, tmp_path):
 
 def test_draw_inputs__shrinks_large_images_and_leaves_out_other_channels():
     ramp = torch.arange(8.0).repeat_interleave(64).expand(1, 1, 256, 512)  # 8 steps of 64 columns
-    pictures = draw_inputs(ramp)
+    pictures = draw_inputs(prepare_inputs(ramp, units.grid(1)))
     assert pictures.shape == (1, 64, 128, 1)
     expected = np.rint(np.arange(8) * 255 / 7).repeat(16)
     np.testing.assert_array_equal(pictures[0, :, :, 0], np.broadcast_to(expected, (64, 128)))
-    assert draw_inputs(torch.zeros(1, 2, 8, 8)) is None
-    assert (draw_inputs(torch.full((1, 3, 8, 8), 7.0)) == 0).all(), "one value has no range"
+    assert draw_inputs(prepare_inputs(torch.zeros(1, 2, 8, 8), GRID)) is None
+    flat = draw_inputs(prepare_inputs(torch.full((1, 3, 8, 8), 7.0), GRID))
+    assert (flat == 0).all(), "one value has no range"
 
 
 def test_measure_checkpoints__keeps_the_pictures_a_run_was_made_with(states, tmp_path):
@@ -714,7 +715,7 @@ def test_measure_checkpoints__keeps_the_pictures_a_run_was_made_with(states, tmp
     measure_epochs({0: states[0]}, store=tmp_path / "run", thumbnails=mine)
     measure_epochs({2: states[2]}, store=tmp_path / "run", network="baseline", role="baseline")
     np.testing.assert_array_equal(open_run(tmp_path / "run").samples["thumbnail"], mine[..., None])
-    bare = prepare_inputs(random_images(5, seed=3), GRID, None, None, None).samples
+    bare = prepare_inputs(random_images(5, seed=3), GRID).samples
     create_run(tmp_path / "bare", samples=bare)
     measure_epochs({0: states[0]}, store=tmp_path / "bare")
     assert "thumbnail" not in open_run(tmp_path / "bare").samples

@@ -1,0 +1,155 @@
+"""What inputs come as, read some samples at a time: tensors in memory, a dataset, or batches in turn.
+
+Items of a dataset, and batches, are a tensor, a mapping of tensors, or a pair of one and its class or
+classes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdviz.networks.features import Batch, main_of, map_batch, rows_at, rows_of
+
+InputsLike = Batch | Iterable[Any]
+"""A tensor ``(B, ...)``, a mapping of such tensors, a dataset, or an iterable of batches."""
+
+
+class Source(Protocol):
+    """Inputs of which some can be read; not more than these are held."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
+        """Return the inputs at increasing positions, on the CPU, and their classes or None."""
+
+
+def find_source(inputs: Any) -> Source:
+    """Tell what inputs come as.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    """
+    if isinstance(inputs, (Tensor, Mapping)):
+        return Held(_values_of(inputs))
+    is_dataset = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+    if is_dataset and not isinstance(inputs, (list, tuple)):
+        return _Items(inputs)
+    if not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs must be {_ALLOWED}, got {type(inputs).__name__}")
+    return _Batches(list(inputs) if isinstance(inputs, Iterator) else inputs)
+
+
+_ALLOWED = "a tensor or an iterable of tensors, a mapping of tensors or a dataset"
+
+
+class Held:
+    """Tensors in memory."""
+
+    def __init__(self, values: Batch) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return rows_of(self.values)
+
+    def read(self, rows: Sequence[int]) -> tuple[Batch, None]:
+        """As `Source.read`; a view where rows follow each other."""
+        if not len(rows):
+            return self.values, None
+        part = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] + 1 - rows[0] else list(rows)
+        return map_batch(rows_at(self.values, part), Tensor.contiguous), None
+
+
+class _Items:
+    """A dataset in the style of torch: a length, and an item for every position."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
+        items = [self.dataset[row] for row in rows]
+        classes = [_classes_of(item) for item in items]
+        return _join([_values_of(item) for item in items], torch.stack), _all_or_none(classes)
+
+
+class _Batches:
+    """Batches one after the other; walked through again where earlier samples are asked for."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+        self._walk: Iterator[Any] | None = None
+        self._start = self._end = 0
+        self._count: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out how far the walk has come."""
+        return {**self.__dict__, "_walk": None, "_batch": None}
+
+    def __len__(self) -> int:
+        if self._count is None:
+            self._count = sum(rows_of(_values_of(batch)) for batch in self.batches)
+        return self._count
+
+    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
+        values, classes = [], []
+        for row in rows:
+            at = self._go_to(row)
+            values.append(rows_at(_values_of(self._batch), slice(at, at + 1)))
+            some = _classes_of(self._batch)
+            classes.append(None if some is None else int(some[at]))
+        return _join(values, torch.cat), _all_or_none(classes)
+
+    def _go_to(self, row: int) -> int:
+        """Walk to the batch that holds a sample; return its place there."""
+        if self._walk is None or row < self._start:
+            self._walk, self._start, self._end = iter(self.batches), 0, 0
+        while row >= self._end:
+            self._batch = next(self._walk)
+            self._start, self._end = self._end, self._end + rows_of(_values_of(self._batch))
+        return row - self._start
+
+
+def _values_of(item: Any) -> Batch:
+    """Take the tensors of an item or a batch, on the CPU."""
+    if isinstance(item, (tuple, list)) and item:
+        item = item[0]
+    tensors = list(item.values()) if isinstance(item, Mapping) else [item]
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise TypeError(
+            f"inputs must be {_ALLOWED}, got one of {type(item).__name__}; torch.from_numpy makes a tensor "
+            "of an array"
+        )
+    for tensor in tensors:
+        if tensor.device.type == "meta":
+            raise ValueError("inputs are on the meta device and hold no values")
+    return map_batch(item, lambda tensor: tensor.detach().cpu())
+
+
+def _classes_of(item: Any) -> Any:
+    return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+
+
+def _all_or_none(classes: Sequence[Any]) -> Any:
+    known = [one for one in classes if one is not None]
+    return np.array([int(one) for one in known]) if known and len(known) == len(classes) else None
+
+
+def _join(parts: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
+    """Put single samples together."""
+    first = parts[0]
+    if not isinstance(first, Tensor):
+        return {name: main_of(_join([main_of(part, name) for part in parts], join), None) for name in first}
+    cut = 1 if join is torch.cat else 0
+    shapes = sorted({tuple(part.shape[cut:]) for part in parts if isinstance(part, Tensor)})
+    if len(shapes) > 1 or first.ndim < cut:
+        raise ValueError(f"inputs must be batches of samples of one shape, got samples of {shapes}")
+    return join(list(parts))  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from kdviz.models import PRESETS
 from kdviz.schema import METHODS
 from kdviz.sources import normalise
 from kdviz.studies import Study, StudyPlan
-from kdviz.studies.work import Workshop, describe_samples
+from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
 
 METRICS = (*COUNT_METRICS, "rho", "d_mean", "d_std")
@@ -72,7 +72,7 @@ def run_noise(
             draws=asked.measurement.draws,
         )
         subjects = list(list_networks(workshop))
-        own = describe_samples(workshop.measured_set, workshop.measured)  # those the study itself measures
+        own = workshop.measured_set.describe(workshop.measured)  # those the study itself measures
         samples = own.isel(sample=slice(plan.samples))
         seeds, finer = [], []
         for seed in range(plan.seeds):

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from kdviz.models import build
 from kdviz.networks.checkpoints import load_weights
-from kdviz.sources.files import find_data
-from kdviz.sources.image import fashion_composites, normalise
+from kdviz.sources import fashion_composites, find_data, normalise
 
 REFERENCES = Path(__file__).with_name("references")
 RESULTS = Path(__file__).with_name("results")

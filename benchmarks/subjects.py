@@ -133,7 +133,7 @@ def make_point_subject(clouds: int, *, points: int, background: int) -> Subject:
     preset = cloud.PRESETS["small_pointnet"]
     layer = preset.layers["fc1"]
     reader = FeatureReader(network, [layer], preset.feature)
-    samples = list(torch.from_numpy(chosen.clouds))
+    samples = list(torch.from_numpy(chosen.clouds[:]))
 
     def phi(shaken: Tensor) -> Tensor:
         return reader(shaken)[layer]
@@ -160,7 +160,7 @@ def make_point_subject(clouds: int, *, points: int, background: int) -> Subject:
         measure,
         [],
         0.0,
-        _find_accuracy(network, tested.clouds, tested.labels),
+        _find_accuracy(network, tested.clouds[:], tested.labels),
     )
 
 

@@ -130,10 +130,14 @@ def make_points(
     seen = sources.furniture("held-out", count=shown, **size)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(
-        folder / "clouds.npz", xyz=seen.clouds, on_object=seen.masks, label=seen.labels, name=seen.sample_ids
+        folder / "clouds.npz",
+        xyz=seen.clouds[:],
+        on_object=seen.masks[:],
+        label=seen.labels,
+        name=seen.sample_ids,
     )
     many = sources.furniture("train", count=teacher_clouds, **size)
-    inputs, labels = torch.from_numpy(many.clouds).transpose(1, 2), torch.from_numpy(many.labels)
+    inputs, labels = torch.from_numpy(many.clouds[:]).transpose(1, 2), torch.from_numpy(many.labels)
     teacher = make_point_network()
     train(teacher, teacher, inputs, labels, epochs=epochs)
     with torch.no_grad():

@@ -37,8 +37,6 @@ import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.sources import ImageSet, fashion_composites, normalise
-from kdviz.studies.data import Prepared
-from kdviz.studies.work import describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord, accuracy_array, evaluate, train_classifier
 
 TARGET = Path(__file__).with_name("finetuning.nc")
@@ -74,7 +72,7 @@ def main(folder: Path) -> None:
     measured = new.select(np.arange(SAMPLES))
     run = kdviz.store.create_run(
         folder / "run.zarr",
-        samples=describe_samples(measured, _prepare(measured)),
+        samples=measured.describe(measured.prepare()),
         attrs=_run_attrs(measured),
     )
     for name, role, start in (
@@ -158,10 +156,6 @@ def _run_attrs(images: ImageSet) -> dict[str, schema.Attribute]:
 
 def _last(record: TrainingRecord) -> float:
     return float(record.history["validation_accuracy"].iloc[-1])
-
-
-def _prepare(images: ImageSet) -> Prepared:
-    return Prepared(normalise(images.images), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,9 @@ import torch
 import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
-from kdviz.sources import ImageSet, fashion_composites, find_data, normalise
+from kdviz.sources import fashion_composites, find_data, normalise
 from kdviz.studies import StudyPlan
-from kdviz.studies.data import Prepared
 from kdviz.studies.plans import BUILT_IN_TEACHERS
-from kdviz.studies.work import describe_samples
 from kdviz.training import FASHION_PLANS, TrainingRecord
 
 TEACHER = BUILT_IN_TEACHERS["fashion-composites"]
@@ -55,9 +53,7 @@ def main(study: Path, folder: Path) -> None:
             "threshold": PRESETS["small_vgg"].threshold,
         },
     )
-    run = kdviz.store.create_run(
-        folder / "run.zarr", samples=describe_samples(images, _prepare(images)), attrs=attrs
-    )
+    run = kdviz.store.create_run(folder / "run.zarr", samples=images.describe(images.prepare()), attrs=attrs)
     baseline = TrainingRecord.open(study / "networks" / "baseline-s0")
     for network, role, checkpoint in (
         (
@@ -85,10 +81,6 @@ def main(study: Path, folder: Path) -> None:
     run.export(TARGET, compact=True, overwrite=True)
     print(f"{TARGET.name}  {TARGET.stat().st_size / 2**20:.1f} MiB")
     print(f"SHA-256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
-
-
-def _prepare(images: ImageSet) -> Prepared:
-    return Prepared(normalise(images.images), GRID, images.masks, images.images)
 
 
 if __name__ == "__main__":

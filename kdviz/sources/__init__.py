@@ -1,28 +1,30 @@
-"""Named data: where it lies, and what comes out of it. No torch, no network access."""
+"""Named data: where it lies, and what comes out of it. No torch, no network access.
+
+A reader is a module with a subclass of `Source`, and a line in `Data`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
 
 from kdviz.sources.checkpoints import find_checkpoints
-from kdviz.sources.cloud import FURNITURE_CLASSES, CloudSet, furniture
-from kdviz.sources.cloud_files import read_modelnet40, read_off, sample_surface
-from kdviz.sources.encoding import Encoding, encode, review_tokenizer
+from kdviz.sources.cloud import FURNITURE_CLASSES, CloudSet, Furniture, furniture
+from kdviz.sources.cloud_files import ModelNet40, read_modelnet40, read_off, sample_surface
+from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
-from kdviz.sources.image import (
-    FASHION_CLASSES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ImageSet,
-    denormalise,
-    fashion_composites,
-    image_folder,
-    normalise,
-)
-from kdviz.sources.samples import SampleSet
-from kdviz.sources.text import (
-    REVIEW_CLASSES,
-    TextSet,
-    movie_reviews,
-    split_words,
-)
-from kdviz.sources.text_files import ANSWER_CLASSES, read_squad, read_sst2
+from kdviz.sources.folders import ImageFolder, image_folder
+from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD, ImageSet, denormalise, normalise
+from kdviz.sources.reviews import REVIEW_CLASSES, MovieReviews, movie_reviews
+from kdviz.sources.samples import LazyArray, Part, Prepared, SampleSet, Source
+from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
+from kdviz.sources.text_files import ANSWER_CLASSES, Squad, Sst2, read_squad, read_sst2
+from kdviz.sources.words import split_words
+
+Data = Annotated[
+    FashionComposites | ImageFolder | MovieReviews | Sst2 | Squad | Furniture | ModelNet40,
+    Field(discriminator="kind"),
+]
+"""Every kind of data that a study can be about."""
 
 __all__ = [
     "ANSWER_CLASSES",
@@ -32,9 +34,21 @@ __all__ = [
     "IMAGENET_STD",
     "REVIEW_CLASSES",
     "CloudSet",
+    "Data",
     "Encoding",
+    "FashionComposites",
+    "Furniture",
+    "ImageFolder",
     "ImageSet",
+    "LazyArray",
+    "ModelNet40",
+    "MovieReviews",
+    "Part",
+    "Prepared",
     "SampleSet",
+    "Source",
+    "Squad",
+    "Sst2",
     "TextSet",
     "denormalise",
     "encode",

@@ -10,22 +10,36 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
+from kdviz import units
+from kdviz.arguments import one_of
 from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import SampleSet, list_some, require_array, require_integer
+from kdviz.sources.samples import (
+    PARTS,
+    LazyArray,
+    Part,
+    Prepared,
+    SampleSet,
+    Source,
+    list_some,
+    require_array,
+    require_integer,
+)
 
 FURNITURE_CLASSES = (
     "chair", "table", "sofa", "bed", "storage", "lamp", "vessel", "plant", "door", "vehicle", "person"
 )  # fmt: skip
 """The classes of `furniture` in the order of its labels; windows are doors, armchairs sofas."""
 
-SPLITS = ("train", "held-out")
 _SURFACE_POINTS = 1536  # of every built-in model
 _STEPS = 4095  # of the stored coordinates in a radius
+_HELD_OUT = 440  # clouds in a study
 PIECES = 5  # clouds that a background is drawn from
 _PIECE_RADIUS = (0.2, 0.4)  # of a background piece; the object's is 1
 _PIECE_DISTANCE = (0.9, 1.3)  # of its centre from the object's
@@ -69,8 +83,8 @@ class CloudSet(SampleSet):
         unit of its own. ``duplicates`` counts them.
     """
 
-    clouds: NDArray[np.float32]
-    masks: NDArray[np.bool_]
+    clouds: NDArray[np.float32] | LazyArray
+    masks: NDArray[np.bool_] | LazyArray
     labels: NDArray[np.int64]
     sample_ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -95,7 +109,13 @@ class CloudSet(SampleSet):
         self._check_names(len(self.clouds))
         self._check_coordinates()
 
+    def prepare(self) -> Prepared:
+        """Take every point as a unit."""
+        return Prepared(self.clouds, units.cloud(self.clouds.shape[1]), self.masks)
+
     def _check_coordinates(self) -> None:
+        if isinstance(self.clouds, LazyArray):  # composed here, inside the sphere
+            return
         broken = self._name_where(~np.isfinite(self.clouds).all(axis=(1, 2)))
         if broken:
             raise ValueError(f"clouds must be finite, {len(broken)} hold NaN or inf: {list_some(broken)}")
@@ -124,17 +144,34 @@ class CloudSet(SampleSet):
     def duplicates(self) -> NDArray[np.int64]:
         """How many points of each cloud coincide with an earlier one, ``(N,)``."""
         counts = np.zeros(len(self), dtype=np.int64)
-        slanted = np.sort(self.clouds @ np.array([1, np.sqrt(2), np.sqrt(3)]), axis=1)
+        clouds = np.asarray(self.clouds)
+        slanted = np.sort(clouds @ np.array([1, np.sqrt(2), np.sqrt(3)]), axis=1)
         for index in np.flatnonzero(
             (np.diff(slanted, axis=1) == 0).any(axis=1)
         ):  # only there points can repeat
-            counts[index] = self.clouds.shape[1] - len(np.unique(self.clouds[index], axis=0))
+            counts[index] = clouds.shape[1] - len(np.unique(clouds[index], axis=0))
         return counts
 
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
         return self._digest((self.clouds, self.masks, self.labels))
+
+
+class Furniture(Source):
+    """The built-in clouds, as `furniture` composes them."""
+
+    modality: ClassVar[str] = "cloud"
+
+    kind: Literal["furniture"] = "furniture"
+    points: int = Field(default=256, ge=2, description="points of the object")
+    background: int = Field(default=128, ge=1, description="points around it")
+    count: int = Field(default=5016, ge=22, description="clouds composed to train on")
+
+    def load(self, part: Part) -> CloudSet:
+        """Compose clouds; of the held-out models, several views of each."""
+        count = self.count if part == "train" else _HELD_OUT
+        return furniture(part, count=count, points=self.points, background=self.background)
 
 
 def furniture(
@@ -193,8 +230,7 @@ def furniture(
     ----------
     .. [1] Zhang et al., TPAMI 2022, section 4.1.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    one_of("split", split, PARTS)
     require_integer("points", points, 2, _SURFACE_POINTS)
     require_integer("background", background, 0, PIECES * _SURFACE_POINTS)
     surfaces, labels, names = _load_furniture(split)
@@ -260,10 +296,9 @@ def attach_backgrounds(
     count = len(names) * max(len(members) for members in names) if count is None else count
     require_integer("count", count, 1)
     sizes = [len(part) for part in np.array_split(np.arange(background), PIECES)]
-    clouds = np.empty((count, points + background, 3), dtype=np.float32)
-    masks = np.empty((count, points + background), dtype=bool)
     labels = np.arange(count) % len(names)
-    sample_ids = []
+    class_sizes = np.array([len(members) for members in names])
+    views, members = np.divmod(np.arange(count) // len(names), class_sizes[labels])
 
     def draw_points(label: int, item: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
         surface = read_surface(label, item)
@@ -271,9 +306,10 @@ def attach_backgrounds(
             raise DataError(f"model {names[label][item]!r} holds {len(surface)} points, {size} are asked for")
         return _turn(rng.choice(surface, size, replace=False, shuffle=False), rng)
 
-    for k, label in enumerate(labels.tolist()):
-        view, item = divmod(k // len(names), len(names[label]))
-        rng = np.random.default_rng([seed, SPLITS.index(split), label, item, view])
+    @functools.cache
+    def compose(k: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+        label, view, item = int(labels[k]), int(views[k]), int(members[k])
+        rng = np.random.default_rng([seed, PARTS.index(split), label, item, view])
         parts = [_fit_unit_sphere(draw_points(label, item, points, rng))]
         for size in sizes:
             if size:
@@ -281,14 +317,17 @@ def attach_backgrounds(
                 piece = draw_points(other, int(rng.integers(len(names[other]))), size, rng)
                 parts.append(rng.uniform(*_PIECE_RADIUS) * piece + _draw_place(rng))
         order = rng.permutation(points + background)
-        clouds[k] = _fit_unit_sphere(np.concatenate(parts))[order]
-        masks[k] = order < points
-        sample_ids.append(f"{names[label][item]}-{view}")
+        cloud = _fit_unit_sphere(np.concatenate(parts))[order]
+        return cloud.astype(np.float32), order < points
+
     return CloudSet(
-        clouds=clouds,
-        masks=masks,
+        clouds=LazyArray(lambda k: compose(k)[0], count, (points + background, 3), np.float32),
+        masks=LazyArray(lambda k: compose(k)[1], count, (points + background,), np.bool_),
         labels=labels,
-        sample_ids=tuple(sample_ids),
+        sample_ids=tuple(
+            f"{names[label][item]}-{view}"
+            for label, item, view in np.stack([labels, members, views], axis=1).tolist()
+        ),
         classes=tuple(classes),
         split=np.full(count, split),
         source=f"{source}, {split}, {points} points and {background} around them, seed {seed}",

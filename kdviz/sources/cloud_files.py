@@ -9,13 +9,16 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
+from kdviz.arguments import one_of
 from kdviz.errors import DataError
-from kdviz.sources.cloud import PIECES, SPLITS, CloudSet, attach_backgrounds
-from kdviz.sources.samples import list_some, require_integer
+from kdviz.sources.cloud import PIECES, CloudSet, attach_backgrounds
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, Source, list_some, require_integer
 
 _FOLDERS = {"train": "train", "held-out": "test"}
 
@@ -131,6 +134,21 @@ def sample_surface(
     return start[chosen] + along[0, :, None] * edges[0][chosen] + along[1, :, None] * edges[1][chosen]
 
 
+class ModelNet40(Source):
+    """Meshes in the folders of ModelNet40, as `read_modelnet40` reads them."""
+
+    modality: ClassVar[str] = "cloud"
+
+    kind: Literal["modelnet40"] = "modelnet40"
+    folder: AbsolutePath = Field(description="folder with one folder of meshes a class")
+    points: int = Field(default=256, ge=2, description="points of the object")
+    background: int = Field(default=128, ge=1, description="points around it")
+
+    def load(self, part: Part) -> CloudSet:
+        """Find the meshes of a part."""
+        return read_modelnet40(self.folder, part, points=self.points, background=self.background)
+
+
 def read_modelnet40(
     root: str | Path,
     split: str = "train",
@@ -173,8 +191,7 @@ def read_modelnet40(
     DataError
         If a folder is missing or holds no meshes, or a mesh is damaged.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS} (the test folders), got {split!r}")
+    one_of("split", split, PARTS)
     require_integer("points", points, 2)
     require_integer("background", background, 0)
     root = Path(root)

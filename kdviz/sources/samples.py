@@ -1,18 +1,119 @@
-"""What sets of samples of any modality share: names, classes, picking, and words for error messages."""
+"""What data of any modality share: samples that are read when asked for, their names, classes and picking.
+
+Symbols: ``N`` samples, ``U`` units.
+"""
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+import xarray as xr
+from numpy.typing import DTypeLike, NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from kdviz import arguments
+from kdviz.units import Grid, Units
 
 NAMES_SHOWN = 5
+PARTS = ("train", "held-out")
+_HELD_OUT = 5  # one in so many of the user's own samples
+_CHUNK = 256  # samples hashed at a time
+
+Part = Literal["train", "held-out"]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
+"""A path that means the same in any folder."""
+
+
+class LazyArray:
+    """An array ``(N, ...)`` whose rows are made when asked for.
+
+    ``array[i]``, ``array[rows]``, ``array[start:stop]`` and ``numpy.asarray(array)`` are NumPy arrays; the
+    whole is a map-style dataset of its rows.
+
+    Parameters
+    ----------
+    make
+        From a row's number to the row.
+    count
+        How many rows.
+    shape, dtype
+        Of one row.
+    """
+
+    def __init__(
+        self, make: Callable[[int], NDArray], count: int, shape: tuple[int, ...], dtype: DTypeLike
+    ) -> None:
+        self._make, self._rows, self.dtype = make, np.arange(count), np.dtype(dtype)
+        self._row_shape = shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        return (len(self._rows), *self._row_shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._rows)
+
+    def __getitem__(self, chosen: Any) -> NDArray:
+        """Make one row, or those of a slice or an array of positions."""
+        rows = self._rows[chosen]
+        if rows.ndim == 0:
+            return np.array(self._make(int(rows)), self.dtype)
+        made = np.empty((len(rows), *self._row_shape), self.dtype)
+        for place, row in zip(made, rows, strict=True):
+            place[...] = self._make(int(row))
+        return made
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        """Make all rows."""
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def take(self, indices: NDArray[np.integer]) -> "LazyArray":
+        """Pick rows in the order given, without making any."""
+        taken = LazyArray(self._make, 0, self._row_shape, self.dtype)
+        taken._rows = self._rows[indices]
+        return taken
+
+    def map(
+        self, change: Callable[[NDArray], NDArray], shape: tuple[int, ...], dtype: DTypeLike
+    ) -> "LazyArray":
+        """Rows as a function changes them, once they are made."""
+        return LazyArray(lambda row: change(self[row]), len(self), shape, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Samples as networks and measuring take them, in NumPy; images are read when they are indexed.
+
+    Attributes
+    ----------
+    inputs
+        ``(N, ...)``: what networks are fed. ``inputs[rows]`` and ``numpy.asarray(inputs)`` are arrays.
+    units
+        What shares one noise scale.
+    foreground
+        ``(N, U)``, bool; of images pixels, ``(N, H, W)``.
+    pictures
+        ``(N, H, W, 3)``, uint8, to be stored for viewing; None where units show themselves.
+    """
+
+    inputs: NDArray[Any] | LazyArray
+    units: Units
+    foreground: NDArray[np.bool_] | LazyArray
+    pictures: NDArray[np.uint8] | LazyArray | None = None
 
 
 class SampleSet(ABC):
@@ -66,6 +167,59 @@ class SampleSet(ABC):
         names = ("labels", "sample_ids", "split", *self.by_sample)
         return replace(self, **{name: _pick(getattr(self, name), indices) for name in names})  # type: ignore
 
+    def read(self) -> Self:
+        """Return the same samples as arrays in memory: quicker where all are used, over and over."""
+        lazy = {name: getattr(self, name) for name in self.by_sample}
+        arrays = {name: array[:] for name, array in lazy.items() if isinstance(array, LazyArray)}
+        return replace(self, **arrays)  # type: ignore[type-var]
+
+    def divide(self, part: Part) -> Self:
+        """Hold out a fifth of the samples, class by class, by nothing but their number, and return a part."""
+        arguments.one_of("part", part, PARTS)
+        order = np.random.default_rng(0).permutation(len(self))
+        order = order[np.argsort(self.labels[order], kind="stable")]
+        held_out = np.arange(len(order)) % _HELD_OUT == 0
+        chosen = np.random.default_rng(1).permutation(order[held_out == (part == "held-out")])
+        return replace(self.select(chosen), split=np.full(len(chosen), part))  # type: ignore[type-var]
+
+    @abstractmethod
+    def prepare(self) -> Prepared:
+        """Bring the samples into the form that networks and measuring take."""
+
+    def choose(self, count: int) -> Self:
+        """Pick samples to measure: the first ones.
+
+        Raises
+        ------
+        DataError
+            If none can be measured.
+        """
+        return self.select(np.arange(min(count, len(self))))
+
+    def describe(self, prepared: Prepared) -> xr.Dataset:
+        """Describe the samples for a run: names, classes, units, foreground, and pictures where there are."""
+        units, mask = prepared.units, np.asarray(prepared.foreground)
+        ds = xr.Dataset(
+            {
+                "valid": (("sample", "unit"), units.valid(len(self))),
+                "foreground": (
+                    ("sample", "unit"),
+                    units.reduce_mask(mask) if isinstance(units, Grid) else mask,
+                ),
+            },
+            coords={
+                "sample": list(self.sample_ids),
+                "unit": np.arange(units.count),
+                "label": ("sample", self.labels),
+                "split": ("sample", list(self.split)),
+                **units.coordinates(np.asarray(prepared.inputs)),
+            },
+        )
+        if prepared.pictures is None:
+            return ds
+        pictures = np.asarray(prepared.pictures)
+        return ds.assign(thumbnail=(("sample", "y_pixel", "x_pixel", "channel"), pictures))
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -89,18 +243,59 @@ class SampleSet(ABC):
                 f"got {self.labels.min()}..{self.labels.max()}"
             )
 
-    def _digest(self, arrays: Sequence[NDArray]) -> str:
+    def _digest(self, arrays: Sequence[NDArray | LazyArray]) -> str:
         """Hash names, classes, split and arrays, the first of which holds the samples themselves."""
         digest = hashlib.sha256()
         names = [self.sample_ids, self.classes, self.split.tolist(), arrays[0].shape]
         digest.update(json.dumps(names).encode())
         for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            for start in range(0, len(array), _CHUNK):
+                digest.update(np.ascontiguousarray(array[start : start + _CHUNK]).tobytes())
         return digest.hexdigest()[:16]
+
+
+class Source(BaseModel):
+    """Where samples come from, as a study writes it down; a subclass stands beside every reader.
+
+    A subclass tells itself apart by a field ``kind`` and gets a line in :data:`kdviz.sources.Data`.
+
+    Attributes
+    ----------
+    modality
+        What the samples are: ``"image"``, ``"text"`` or ``"cloud"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modality: ClassVar[str]
+
+    @abstractmethod
+    def load(self, part: Part) -> SampleSet:
+        """Load the samples to train on, ``"train"``, or those to test with, ``"held-out"``.
+
+        Raises
+        ------
+        DataError
+            If the data are missing or damaged.
+        """
+
+    def choose(self, samples: SampleSet, count: int) -> SampleSet:
+        """Pick samples to measure, as :meth:`SampleSet.choose`."""
+        return samples.choose(count, **self._options())
+
+    def prepare(self, samples: SampleSet, *, grid: int | None = None) -> Prepared:
+        """Bring samples into the form that networks and measuring take; `grid` is for images alone."""
+        return samples.prepare(**self._options(), **({} if grid is None else {"grid": grid}))
+
+    def _options(self) -> dict[str, Any]:
+        """Return what this modality asks to be told whenever it is prepared."""
+        return {}
 
 
 def _pick(values: Any, indices: NDArray[np.int64]) -> Any:
     """Take entries of an array or a tuple; None stays."""
+    if isinstance(values, LazyArray):
+        return values.take(indices)
     if isinstance(values, np.ndarray):
         return values[indices]
     return values and tuple(values[index] for index in indices)
@@ -108,7 +303,7 @@ def _pick(values: Any, indices: NDArray[np.int64]) -> Any:
 
 def require_array(name: str, array: object, kind: type) -> None:
     """Raise TypeError unless an argument is an array of a kind of numbers or text."""
-    if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind)):
+    if not (isinstance(array, (np.ndarray, LazyArray)) and np.issubdtype(array.dtype, kind)):
         raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
 
 

@@ -1,43 +1,29 @@
-"""Texts cut into words, with foreground words, and the built-in ones: rated sentences of movie reviews.
+"""Texts cut into words, with foreground words, and what a network reads of them.
 
-NumPy only. Other texts come from ``kdviz.sources.text_files``; how words become what a network reads is the
-business of ``kdviz.sources.encoding``.
+Any fast tokenizer of ``transformers`` will do; no torch.
 
-Symbols: ``N`` texts, ``U`` words of the longest text.
+Symbols: ``N`` texts, ``T`` tokens of the longest encoded text, ``U`` words of the longest text.
 """
 
 import functools
 import hashlib
 import json
-import lzma
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from kdviz.errors import DataError
+from kdviz.errors import DataError, KdvizWarning, MissingExtraError
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import SampleSet, describe, require_integer
-
-REVIEW_CLASSES = ("negative", "positive")
-"""The two classes of the movie reviews and of SST-2, in the order of their labels."""
-
-_SPLITS = ("train", "held-out")
-_HELD_OUT_SHARE = 0.2
-_POLARITY = 0.5  # about two standard errors of a lexicon entry, the mean of ten raters
-_WORD = re.compile(
-    r"""
-    (?:[A-Z]\.){2,}          # initials: J.R.R., U.S.
-    | \d+(?:[.,]\d+)+        # numbers: 1.8
-    | '\d0s                  # decades: '70s
-    | \w+(?:[-'’]\w+)*       # words, inner hyphens and apostrophes included: isn't
-    | ([^\w\s])\1*           # punctuation, runs of one mark together: ...
-    """,
-    re.VERBOSE,
-)
+from kdviz.sources.samples import Prepared, SampleSet, Source, describe, list_some, require_integer
+from kdviz.sources.words import mark_polar, split_words
+from kdviz.units import Tokens, tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +190,42 @@ class TextSet(SampleSet):
         longest = max(map(len, self.words), default=0)
         return f"TextSet({len(self)} texts of up to {longest} words, {self.source!r})"
 
+    def prepare(self, *, length: int = 96, tokenizer: Any = None) -> Prepared:
+        """Cut the texts into tokens, as `encode` does; `tokenizer` is `review_tokenizer` by default."""
+        encoding = self._encode(length, tokenizer)
+        return Prepared(encoding.ids, encoding.units, encoding.texts.foreground_mask)
+
+    def choose(self, count: int, *, length: int = 96, tokenizer: Any = None) -> Self:
+        """Pick the first texts that have words of both kinds: without them there is nothing to compare.
+
+        Raises
+        ------
+        DataError
+            If there are none.
+
+        Warns
+        -----
+        KdvizWarning
+            If there are fewer than asked for.
+        """
+        masks = self._encode(length, tokenizer).texts.foreground
+        both = np.flatnonzero([bool(mask.any() and not mask.all()) for mask in masks])
+        if not len(both):
+            raise DataError(
+                f"no text of {self.source} has both words that the sentiment lexicon rates, the "
+                "foreground, and others to compare them with; with masks of your own, use kdviz.measure"
+            )
+        if len(both) < count:
+            warnings.warn(
+                f"only {len(both)} texts have words of both kinds; these are measured, not {count}",
+                KdvizWarning,
+                stacklevel=2,
+            )
+        return self.select(both[:count])
+
+    def _encode(self, length: int, tokenizer: Any) -> "Encoding":
+        return encode(self, tokenizer or review_tokenizer(), length=length)
+
     @property
     def foreground_mask(self) -> NDArray[np.bool_]:
         """``(N, U)``: the foreground of every text, padded with False to the longest."""
@@ -232,114 +254,246 @@ def _cut(sentence: str | Sequence[str], at: int) -> tuple[str, ...]:
     return tuple(words)
 
 
-def split_words(text: str) -> tuple[str, ...]:
-    """Cut a text into words as they are shown; punctuation marks are words.
+class TextSource(Source):
+    """Texts as a study reads them: cut into the pieces of `review_tokenizer`."""
 
-    Inner apostrophes and hyphens stay in their word; a run of one mark (``...``) is one word.
+    modality: ClassVar[str] = "text"
 
-    Examples
-    --------
-    >>> split_words("It's a so-so film... isn't it?")
-    ("It's", 'a', 'so-so', 'film', '...', "isn't", 'it', '?')
+    length: int = Field(default=96, ge=3, le=512, description="the most tokens of a text")
+
+    def _options(self) -> dict[str, Any]:
+        return {"length": self.length}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Texts as token identifiers; made by `encode`.
+
+    Attributes
+    ----------
+    ids
+        ``(N, T)``, int64, filled up with the padding token; for pairs of texts ``(N, 2, T)``: identifiers,
+        and token types (0 in the first text, 1 in the second).
+    word_of
+        ``(N, T)``, int64: position in the text of the word that a token belongs to; -1 for special tokens and
+        padding.
+    lengths
+        ``(N,)``, int64: tokens of each text, special ones included.
+    texts
+        What was encoded: the texts without the words that were left out.
     """
-    return tuple(word for word, _, _ in locate_words(text))
+
+    ids: NDArray[np.int64]
+    word_of: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    texts: TextSet
+
+    @property
+    def units(self) -> Tokens:
+        """The words as units, for ``kdviz.measure``."""
+        return tokens(self.texts.words, self.word_of, self.lengths)
+
+    def __repr__(self) -> str:
+        """Say how many texts of how many tokens, without printing any."""
+        longest = self.word_of.shape[1]
+        return f"Encoding({len(self.texts)} texts of up to {longest} tokens, {self.texts.source!r})"
 
 
-def locate_words(text: str) -> list[tuple[str, int, int]]:
-    """Cut a text as `split_words` does; give each word with its first character's position and its end."""
-    return [(match.group(), *match.span()) for match in _WORD.finditer(text)]
-
-
-def movie_reviews(split: str = "train", *, count: int | None = None, margin: float = 0.5) -> TextSet:
-    """Give sentences of movie reviews with the sign of their mean rating by 15 to 29 people [1]_.
-
-    Classes take turns, negative first, so that any even number of texts is balanced, and what is left of the
-    larger class is not used. Within a class, order and split are decided by a hash of the sentence's number,
-    hence by nothing about it. Nothing but its words tells the class of a sentence.
+def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
+    """Cut words into tokens, add the special tokens and fill up to the longest text.
 
     Parameters
     ----------
-    split
-        ``"train"`` or ``"held-out"``, about a fifth; no sentence is in both.
-    count
-        How many texts, all by default: 8,000 of the training split, 1,930 of the other.
-    margin
-        Sentences whose mean rating, on a scale of -4 to 4, is closer to 0 than this are left out.
+    texts
+        Texts, or pairs of texts.
+    tokenizer
+        A fast tokenizer of transformers, such as `review_tokenizer` or the one that a pretrained network
+        comes with. It gets the words one by one, so one of bytes (RoBERTa, GPT-2) must be loaded with
+        ``add_prefix_space=True``.
+    length
+        Most tokens of a text, special ones included. Words at the end that do not fit whole are left out;
+        of a pair, words of the second text.
 
     Returns
     -------
-    TextSet
-        Foreground: words that people asked for the word alone rated 0.5 or more from 0 (lexicon of [1]_,
-        capitals ignored). A text without such a word has an empty mask and is kept.
+    Encoding
+        ``T`` is the length of the longest text encoded, at most `length`.
 
     Raises
     ------
-    ValueError, TypeError
-        If an argument is outside what is said above.
-    DataError
-        If the data files are missing or damaged.
+    TypeError
+        If `texts` is no `TextSet`, `tokenizer` not a fast tokenizer, or `length` no integer.
+    ValueError
+        If `texts` is empty, the tokenizer has no padding token or reads words one by one as if no space
+        stood between them, or not one word of a text fits.
 
-    Notes
+    Warns
     -----
-    Mean ratings have two humps, highest between 1.5 and 2 on both sides, and few sentences lie near 0. The
-    default margin drops 533 of 10,603 sentences: of these, 7 % are further than two standard errors from 0;
-    of the next, up to 0.7, 69 %; beyond, 99.8 %. A tenth of the words are foreground. 1,101 of the 8,000
-    training texts and 279 of the 1,930 held-out ones have no foreground word.
-
-    References
-    ----------
-    .. [1] Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
-       Text", ICWSM 2014, and the data published with it.
+    KdvizWarning
+        How many words were left out, as they did not fit or the tokenizer has no token for them; how many
+        words the tokenizer does not know, with examples.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split must be one of {_SPLITS}, got {split!r}")
-    if not 0 <= margin < 4:
-        raise ValueError(f"margin must lie in [0, 4), got {margin}")
-    by_class: tuple[list[tuple[str, str]], ...] = ([], [])
-    for digest, name, rating, text in sorted(_read_reviews()):
-        if (digest < _HELD_OUT_SHARE) == (split == "held-out") and rating and abs(rating) >= margin:
-            by_class[rating > 0].append((name, text))
-    largest = 2 * min(map(len, by_class))
-    if not largest:
-        raise ValueError(f"margin={margin} leaves no sentence of one class; choose a smaller one")
-    count = largest if count is None else count
-    require_integer("count", count, 1, largest)
-    chosen = [by_class[index % 2][index // 2] for index in range(count)]
-    words = tuple(split_words(text) for _, text in chosen)
-    return TextSet(
-        words=words,
-        foreground=mark_polar(words),
-        labels=np.arange(count) % 2,
-        sample_ids=tuple(name for name, _ in chosen),
-        classes=REVIEW_CLASSES,
-        split=np.full(count, split),
-        source=f"movie reviews, {split}, margin {margin:g}",
+    if not isinstance(texts, TextSet):
+        raise TypeError(
+            f"texts must be a kdviz.sources.TextSet, got {type(texts).__name__}; make one with "
+            "TextSet.from_sentences"
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"tokenizer must be a fast tokenizer of transformers, which knows the word of a token; "
+            f"got {type(tokenizer).__name__}"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError("tokenizer must have a padding token; set tokenizer.pad_token")
+    if _glues_words(tokenizer):
+        raise ValueError(
+            "tokenizer reads words that come one by one as if no space stood between them; load it with "
+            "add_prefix_space=True, such as AutoTokenizer.from_pretrained(folder, add_prefix_space=True)"
+        )
+    require_integer("length", length, 1)
+    if not len(texts):
+        raise ValueError("texts must hold at least one text, got none")
+    rows, words_of, types = _tokenize(texts, tokenizer)
+    fitting = _fit(texts, words_of, length)
+    if fitting is not texts:
+        rows, words_of, types = _tokenize(fitting, tokenizer)
+    _warn_of_unknown(fitting, tokenizer, rows, words_of)
+    ids = _pad(rows, tokenizer.pad_token_id)
+    if texts.segments is not None:
+        ids = np.stack([ids, _pad(types, 0)], axis=1)
+    return Encoding(ids, _pad(words_of, -1), np.array([len(row) for row in rows]), fitting)
+
+
+_Rows = list[list[int]]
+
+
+def _glues_words(tokenizer: Any) -> bool:
+    """Tell whether two words alone become other tokens than with a space between them."""
+    spaced = tokenizer("a film", add_special_tokens=False)
+    alone = tokenizer(["a", "film"], is_split_into_words=True, add_special_tokens=False)
+    return spaced["input_ids"] != alone["input_ids"]
+
+
+def _tokenize(texts: TextSet, tokenizer: Any) -> tuple[_Rows, _Rows, _Rows]:
+    """Give token identifiers, words of tokens and types of tokens, text by text, without limit or padding."""
+    firsts = [len(words) for words in texts.words]
+    if texts.segments is not None:
+        firsts = [int((segment == 0).sum()) for segment in texts.segments]
+    parts = [[list(words[:first]) for words, first in zip(texts.words, firsts, strict=True)]]
+    if texts.segments is not None:
+        parts.append([list(words[first:]) for words, first in zip(texts.words, firsts, strict=True)])
+    encoded = tokenizer(*parts, is_split_into_words=True, return_token_type_ids=True, verbose=False)
+    words_of = []
+    for index, first in enumerate(firsts):
+        sequence = encoded.sequence_ids(index)
+        words_of.append(
+            [
+                -1 if word is None else word + first * (part or 0)
+                for word, part in zip(encoded.word_ids(index), sequence, strict=True)
+            ]
+        )
+    return encoded["input_ids"], words_of, encoded["token_type_ids"]
+
+
+def _fit(texts: TextSet, words_of: _Rows, length: int) -> TextSet:
+    """Leave out words without token and words beyond `length`; the same set if there are none."""
+    kept, dropped = [], Counter[str]()
+    for index, row in enumerate(words_of):
+        sizes = np.bincount([word for word in row if word >= 0], minlength=len(texts.words[index]))
+        room = length - row.count(-1)
+        keep = (sizes > 0) & (np.cumsum(sizes) <= room)
+        dropped["too long"] += int((np.cumsum(sizes) > room).sum())
+        dropped["no token"] += int(((sizes == 0) & (np.cumsum(sizes) <= room)).sum())
+        parts = np.zeros_like(keep, int) if texts.segments is None else texts.segments[index]
+        if set(parts[keep]) != set(parts):
+            raise ValueError(
+                f"length={length} leaves no word of {texts.sample_ids[index]!r}, or of a part of it: it has "
+                f"{row.count(-1)} special tokens and {int(sizes.sum())} others"
+            )
+        kept.append(keep)
+    if not dropped.total():
+        return texts
+    cut = sum(not keep.all() for keep in kept)
+    warnings.warn(
+        f"{dropped.total()} words of {cut} texts were left out: {dropped['too long']} beyond length={length} "
+        f"tokens, {dropped['no token']} for which the tokenizer has no token",
+        KdvizWarning,
+        stacklevel=3,
+    )
+    return replace(
+        texts,
+        words=tuple(
+            tuple(word for word, stays in zip(words, keep, strict=True) if stays)
+            for words, keep in zip(texts.words, kept, strict=True)
+        ),
+        foreground=tuple(mask[keep] for mask, keep in zip(texts.foreground, kept, strict=True)),
+        segments=texts.segments
+        and tuple(segment[keep] for segment, keep in zip(texts.segments, kept, strict=True)),
     )
 
 
-def _read_reviews() -> Iterator[tuple[float, str, float, str]]:
-    """Yield (hash as a number in 0..1, name, mean rating, text) of every sentence."""
-    path = find_data("reviews.tsv.xz")
-    try:
-        for line in lzma.decompress(path.read_bytes()).decode("utf-8").splitlines():
-            number, rating, text = line.split("\t")
-            name = f"review-{int(number):05d}"
-            digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-            yield digest / 2**64, name, float(rating), text
-    except (lzma.LZMAError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _warn_of_unknown(texts: TextSet, tokenizer: Any, rows: _Rows, words_of: _Rows) -> None:
+    """Warn once of the words that became nothing but the unknown token."""
+    unknown: list[str] = []
+    for words, row, words_row in zip(texts.words, rows, words_of, strict=True):
+        known = {word for token, word in zip(row, words_row, strict=True) if token != tokenizer.unk_token_id}
+        unknown += [word for index, word in enumerate(words) if index not in known]
+    if unknown:
+        warnings.warn(
+            f"the tokenizer does not know {len(unknown)} words, which all look alike to the network: "
+            f"{list_some(list(dict.fromkeys(unknown)))}",
+            KdvizWarning,
+            stacklevel=3,
+        )
 
 
-def mark_polar(texts: Sequence[Sequence[str]]) -> tuple[NDArray[np.bool_], ...]:
-    """Tell for each text which words the lexicon gives a polarity."""
-    polar = _read_lexicon(find_data("review_lexicon.txt"))
-    return tuple(np.array([word.lower() in polar for word in words]) for words in texts)
+def _pad(rows: _Rows, filling: int) -> NDArray[np.int64]:
+    padded = np.full((len(rows), max(map(len, rows))), filling, dtype=np.int64)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def review_tokenizer() -> Any:
+    """Give the tokenizer of the built-in movie reviews: 4,000 lower-case word pieces learned from them.
+
+    Only the training split was read for it. ``len(tokenizer)`` is the `vocabulary` that
+    ``kdviz.models.text.build`` asks for.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerFast
+        ``[CLS] words [SEP]``, and ``[CLS] question [SEP] context [SEP]`` for pairs.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    DataError
+        If the vocabulary is missing or damaged.
+    """
+    return _make_tokenizer(find_data("review_vocabulary.txt"))
 
 
 @functools.lru_cache(maxsize=2)
-def _read_lexicon(path: Path) -> frozenset[str]:
+def _read_pieces(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+def _make_tokenizer(path: Path) -> Any:
     try:
-        entries = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        return frozenset(word for word, rating in entries if abs(float(rating)) >= _POLARITY)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        import tokenizers
+        from transformers import PreTrainedTokenizerFast
+    except ModuleNotFoundError:
+        raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
+    pieces = {piece: index for index, piece in enumerate(_read_pieces(path))}
+    cut = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+    cut.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    cut.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    cut.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, pieces[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=cut, **special)

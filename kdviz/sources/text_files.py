@@ -4,17 +4,42 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from kdviz.errors import DataError
-from kdviz.sources.samples import find_repeated, list_some, require_integer
-from kdviz.sources.text import REVIEW_CLASSES, TextSet, locate_words, mark_polar, split_words
+from kdviz.sources.reviews import REVIEW_CLASSES
+from kdviz.sources.samples import AbsolutePath, Part, find_repeated, list_some, require_integer
+from kdviz.sources.text import TextSet, TextSource
+from kdviz.sources.words import locate_words, mark_polar, split_words
 
 ANSWER_CLASSES = ("unanswerable", "answerable")
 """The two classes of SQuAD: whether the context answers the question."""
+
+
+class Sst2(TextSource):
+    """Sentences of the user's own, as `read_sst2` reads them; a fifth of every class is held out."""
+
+    kind: Literal["sst2"] = "sst2"
+    file: AbsolutePath = Field(description="sentences and their classes")
+
+    def load(self, part: Part) -> TextSet:
+        """Read the sentences of a part."""
+        return read_sst2(self.file).divide(part)
+
+
+class Squad(TextSource):
+    """Questions and contexts, as `read_squad` reads them; a fifth of either class is held out."""
+
+    kind: Literal["squad"] = "squad"
+    file: AbsolutePath = Field(description="questions, contexts and answers")
+
+    def load(self, part: Part) -> TextSet:
+        """Read the questions of a part."""
+        return read_squad(self.file).divide(part)
 
 
 def read_sst2(path: str | Path, *, count: int | None = None) -> TextSet:

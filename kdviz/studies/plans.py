@@ -24,7 +24,7 @@ from pydantic import (
 
 from kdviz.errors import StoreError
 from kdviz.files import make_folder, write_bytes
-from kdviz.studies.data import Data, FashionComposites
+from kdviz.sources import Data, FashionComposites
 
 STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley

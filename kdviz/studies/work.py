@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import distillation, models, schema
@@ -14,9 +13,8 @@ from kdviz.errors import StoreError
 from kdviz.files import make_folder, read_json, write_json
 from kdviz.measuring import measure_checkpoints
 from kdviz.networks import load_weights
-from kdviz.sources import SampleSet, find_data, review_tokenizer
+from kdviz.sources import Part, Prepared, SampleSet, find_data, review_tokenizer
 from kdviz.store import Run, create_run, open_run
-from kdviz.studies.data import Prepared, choose, prepare
 from kdviz.studies.plans import BUILT_IN_TEACHERS, BuiltInTeacher, SavedTeacher, TrainedTeacher
 from kdviz.studies.tasks import Layout, Subject, Task
 from kdviz.training import (
@@ -91,7 +89,7 @@ class Workshop:
     def measured_set(self) -> SampleSet:
         """Those that are measured."""
         pool = self.student_set if self.plan.measurement.part == "train" else self.held_out_set
-        return choose(self.plan.data, pool, self.plan.measurement.samples)
+        return self.plan.data.choose(pool, self.plan.measurement.samples)
 
     @cached_property
     def measured(self) -> Prepared:
@@ -108,7 +106,7 @@ class Workshop:
         """Inputs and labels that tell accuracies."""
         return self.as_tensors(self.held_out_set)
 
-    def _load(self, part: str) -> SampleSet:
+    def _load(self, part: Part) -> SampleSet:
         samples = self.loaded[part] = self.plan.data.load(part)
         if self.study.folder.is_dir():
             self.recognise()
@@ -133,11 +131,11 @@ class Workshop:
         write_json(path, known)
 
     def _prepare(self, samples: SampleSet) -> Prepared:
-        return prepare(self.plan.data, samples, self.plan.measurement.grid)
+        return self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
         """Return samples as networks take them, and their labels."""
-        return torch.from_numpy(self._prepare(samples).inputs), torch.from_numpy(samples.labels)
+        return torch.from_numpy(self._prepare(samples).inputs[:]), torch.from_numpy(samples.labels)
 
     # -- networks
 
@@ -353,7 +351,7 @@ class Workshop:
             input_fingerprint=self.measured_set.fingerprint,
             config=config,
         )
-        samples = describe_samples(self.measured_set, self.measured)
+        samples = self.measured_set.describe(self.measured)
         return create_run(self.study.run_path, samples=samples, attrs=attrs)
 
     def measure(self, subject: Subject, repeat: bool = False) -> None:
@@ -367,7 +365,7 @@ class Workshop:
         measure_checkpoints(
             self.build,
             {last: checkpoints[last]} if repeat else checkpoints,
-            torch.from_numpy(prepared.inputs),
+            torch.from_numpy(prepared.inputs[:]),
             network=f"{subject.name}-repeat" if repeat else subject.name,
             role=subject.role,
             layers=modules,
@@ -417,7 +415,7 @@ class Workshop:
         assert isinstance(prepared.units, Grid)
         ds = attribute(
             network,
-            torch.from_numpy(prepared.inputs),
+            torch.from_numpy(prepared.inputs[:]),
             units=prepared.units,
             labels=samples.labels,
             foreground=prepared.foreground,
@@ -437,24 +435,3 @@ class Workshop:
 def do(task: Task) -> None:
     """Do one task by itself, or go on with it: what other engines call."""
     Workshop(task.study).do(task)
-
-
-def describe_samples(samples: SampleSet, prepared: Prepared) -> xr.Dataset:
-    """Describe samples for a run: names, classes, units, masks, and pictures where there are."""
-    units, mask = prepared.units, prepared.foreground
-    ds = xr.Dataset(
-        {
-            "valid": (("sample", "unit"), units.valid(len(samples))),
-            "foreground": (("sample", "unit"), units.reduce_mask(mask) if isinstance(units, Grid) else mask),
-        },
-        coords={
-            "sample": list(samples.sample_ids),
-            "unit": np.arange(units.count),
-            "label": ("sample", samples.labels),
-            "split": ("sample", list(samples.split)),
-            **units.coordinates(prepared.inputs),
-        },
-    )
-    if prepared.pictures is None:
-        return ds
-    return ds.assign(thumbnail=(("sample", "y_pixel", "x_pixel", "channel"), prepared.pictures))

@@ -150,12 +150,12 @@ def test_furniture_listing__has_ten_classes_of_twenty_models_and_a_quarter_held_
 
 @pytest.fixture(scope="module")
 def training():
-    return furniture("train", count=TRAINED)
+    return furniture("train", count=TRAINED).read()
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    return furniture("held-out", count=TESTED)
+    return furniture("held-out", count=TESTED).read()
 
 
 def test_furniture__fills_the_unit_sphere_with_objects_and_backgrounds(training):
@@ -187,7 +187,7 @@ def test_furniture__sample_depends_on_seed_and_model_but_not_on_count(training):
 
 @pytest.mark.parametrize(("points", "background"), [(256, 128), (2, 3), (1536, 7680), (64, 0)])
 def test_furniture__takes_other_sizes(points, background):
-    small = furniture("held-out", count=11, points=points, background=background)
+    small = furniture("held-out", count=11, points=points, background=background).read()
     assert small.clouds.shape == (11, points + background, 3)
     assert (small.masks.sum(axis=1) == points).all()
 
@@ -202,7 +202,7 @@ def test_furniture__points_come_in_random_order(training):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"split": "test"}, ValueError, r"split must be one of \('train', 'held-out'\), got 'test'"),
+        ({"split": "test"}, ValueError, "split is 'test'"),
         ({"points": 1537}, ValueError, "points must be in 2..1536, got 1537"),
         ({"points": 1}, ValueError, "points must be in 2..1536, got 1"),
         ({"points": 10.0}, TypeError, "points must be an integer, got 10.0"),
@@ -245,7 +245,7 @@ def attach(read, *, names=(("a", "b"), ("c",), ("d",)), count=60, points=40, bac
         background=background,
         seed=0,
         source="toy",
-    )
+    ).read()
 
 
 def screw(label, item):
@@ -456,7 +456,7 @@ def meshes(tmp_path):
 def test_read_modelnet40__reads_meshes_of_one_split_by_class(meshes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = read_modelnet40(meshes, "train", points=64, background=50)
+        found = read_modelnet40(meshes, "train", points=64, background=50).read()
     assert found.classes == ("bed", "desk", "sofa") and found.labels.tolist() == [0, 1, 2] * 2
     assert found.sample_ids[:4] == ("bed/bed_1-0", "desk/desk_1-0", "sofa/sofa_1-0", "bed/bed_2-0")
     assert found.clouds.shape == (6, 114, 3) and (found.masks.sum(axis=1) == 64).all()
@@ -484,7 +484,7 @@ def test_read_modelnet40__does_not_care_where_and_how_large_meshes_are(meshes):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"split": "test"}, ValueError, "split must be one of .* got 'test'"),
+        ({"split": "test"}, ValueError, "split is 'test'"),
         ({"points": 1}, ValueError, "points must be at least 2, got 1"),
         ({"classes": ["bed", "lamp"]}, ValueError, r"out of bed, desk, sofa, got \['bed', 'lamp'\]"),
         ({"classes": ["bed"]}, ValueError, "there is only one class"),
@@ -502,7 +502,7 @@ def test_read_modelnet40__names_the_folder_or_mesh_that_is_wrong(meshes):
         read_modelnet40(meshes, "held-out")
     (meshes / "bed" / "train" / "bed_1.off").write_text(f"OFF\n4 0 0\n{TETRAHEDRON}")
     with pytest.raises(DataError, match=r"bed_1\.off has no faces"):
-        read_modelnet40(meshes)
+        read_modelnet40(meshes).read()
     (meshes / "bed" / "train" / "bed_1.off").write_text(f"OFF\n4 1 0\n{TETRAHEDRON}3 0 0 1")
     with pytest.raises(DataError, match=r"bed_1\.off: triangles must have an area"):
-        read_modelnet40(meshes)
+        read_modelnet40(meshes).read()

@@ -273,7 +273,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def read_images(folder: Path) -> None:
-    image_folder(folder / "images", masks=folder / "masks", size=8)
+    image_folder(folder / "images", masks=folder / "masks", size=8).read()
 
 
 def huge_png() -> bytes:

@@ -182,7 +182,7 @@ def test_image_folder__stands_damaged_images_and_masks(tmp_path: Path) -> None:
             Image.fromarray(picture).save(tmp_path / tree / "cat" / f"{index}.{suffix}")
 
     def read() -> dict[str, tuple]:
-        images = image_folder(tmp_path / "images", masks=tmp_path / "masks", size=8)
+        images = image_folder(tmp_path / "images", masks=tmp_path / "masks", size=8).read()
         return as_text({"images": images.images, "masks": images.masks})
 
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
@@ -220,7 +220,7 @@ def list_checksums(folder: Path) -> None:
 @pytest.mark.parametrize("honest", [True, False], ids=["checksums hold", "checksums of the damaged files"])
 def test_fashion_composites__stands_damaged_data(data_folder: Path, honest: bool) -> None:
     def read() -> dict[str, tuple]:
-        made = fashion_composites("train", canvas=28)
+        made = fashion_composites("train", canvas=28).read()
         return as_text({"images": made.images, "masks": made.masks, "labels": made.labels})
 
     files = sorted(path for path in data_folder.rglob("*") if path.is_file())

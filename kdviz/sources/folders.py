@@ -1,0 +1,169 @@
+"""The user's own images: folders of images and of masks. NumPy and Pillow only."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from kdviz.errors import DataError, DegenerateWarning
+from kdviz.sources.image import ImageSet, open_upright
+from kdviz.sources.samples import (
+    AbsolutePath,
+    LazyArray,
+    Part,
+    Source,
+    find_repeated,
+    list_some,
+    require_integer,
+)
+
+_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_KEPT = 64  # images in memory, so that a picture and its mask are one reading
+
+
+class ImageFolder(Source):
+    """The user's own images, as `image_folder` reads them; a fifth of every class is held out."""
+
+    modality: ClassVar[str] = "image"
+
+    kind: Literal["image-folder"] = "image-folder"
+    images: AbsolutePath = Field(description="folder with one folder of images a class")
+    masks: AbsolutePath = Field(description="folder with the masks, under the same names")
+    size: int = Field(default=48, ge=16, le=512, description="height and width in pixels")
+
+    def load(self, part: Part) -> ImageSet:
+        """Find the images of a part."""
+        return image_folder(self.images, masks=self.masks, size=self.size).divide(part)
+
+
+def image_folder(
+    root: str | Path,
+    *,
+    masks: str | Path,
+    size: int | tuple[int, int],
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+) -> ImageSet:
+    """Find the user's own images with their foreground masks; each is read when it is indexed.
+
+    Images lie at ``root/<class>/<name>.jpg`` (or another common suffix), masks in a parallel tree at
+    ``masks/<class>/<name>.png``, of the same size as the image. In a mask, pixels above 0 are
+    foreground: grey values, palette indices (so that the VOC palette reads as drawn) or any of the three
+    colours; transparency is not looked at, in images neither. Images are turned as their EXIF data says.
+
+    Parameters
+    ----------
+    root
+        Folder with one folder per class. Hidden files, other suffixes and deeper folders are passed over.
+    masks
+        Folder with the masks.
+    size
+        Side, or (height, width), in pixels: images are resized to it with antialiased bilinear
+        interpolation, masks with the nearest pixel, the aspect ratio is not kept.
+    classes
+        Class folders to read, in the order of their labels; by default all, sorted by name.
+    split
+        Name of the partition the images belong to.
+
+    Returns
+    -------
+    ImageSet
+        In the order of classes, then names; identifiers are ``<class>/<name>``.
+
+    Raises
+    ------
+    ValueError
+        If `size` is not positive, or `classes` names folders that do not exist.
+    DataError
+        If a folder is missing or holds no classes or images, a mask is missing, or two images share a
+        name; on reading, if an image or mask is damaged or of another size than its partner.
+
+    Warns
+    -----
+    DegenerateWarning
+        On reading, if a mask holds no foreground or no background after resizing.
+    """
+    if masks is None:
+        raise TypeError("masks is None; image_folder reads images with masks, the folder of which is wanted")
+    root, masks = Path(root), Path(masks)
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one side or (height, width), got {size}")
+    for side in sides:
+        require_integer("size", side, 1)
+    height, width = sides
+    for argument, folder in (("root", root), ("masks", masks)):
+        if not folder.is_dir():
+            raise DataError(f"{argument} is not a folder: {folder}")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise DataError(f"{root} holds no class folders; images belong into {root / '<class>'}")
+    names = tuple(found if classes is None else classes)
+    unknown = [name for name in names if name not in found]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(names)}")
+
+    paths = [path for name in names for path in _list_images(root / name)]
+    sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
+    repeated = find_repeated(sample_ids)
+    if repeated:
+        raise DataError(f"images of {root} would share a mask, their names repeat: {list_some(repeated)}")
+    missing = [name for name in sample_ids if not (masks / f"{name}.png").is_file()]
+    if missing:
+        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing, '.png')}")
+
+    def read_mask(k: int) -> NDArray[np.bool_]:
+        mask = read_pair(k)[1]
+        if mask.all() or not mask.any():
+            missing = "foreground" if not mask.any() else "background"
+            warnings.warn(f"mask {sample_ids[k]}.png holds no {missing}", DegenerateWarning, stacklevel=2)
+        return mask
+
+    @functools.lru_cache(maxsize=_KEPT)
+    def read_pair(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        return _read_pair(paths[k], masks / f"{sample_ids[k]}.png", (width, height))
+
+    return ImageSet(
+        images=LazyArray(lambda k: read_pair(k)[0], len(paths), (height, width, 3), np.uint8),
+        masks=LazyArray(read_mask, len(paths), (height, width), np.bool_),
+        labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
+        sample_ids=sample_ids,
+        classes=names,
+        split=np.full(len(paths), split),
+        source=f"image folder {root.name}, {height} x {width}",
+    )
+
+
+def _list_images(folder: Path) -> list[Path]:
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not paths:
+        raise DataError(f"{folder} holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
+    return paths
+
+
+def _read_pair(
+    image_path: Path, mask_path: Path, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read an image and its mask at a size (width, height)."""
+    image, mask = open_upright(image_path), open_upright(mask_path)
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{image_path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
+    if image.size != mask.size:
+        raise DataError(
+            f"{mask_path} is {mask.width} x {mask.height} pixels, its image {image_path.name} is "
+            f"{image.width} x {image.height} as displayed; both must be of one size"
+        )
+    values = np.asarray(mask.convert("RGB") if mask.mode in ("LA", "PA", "RGBA") else mask) > 0
+    drawn = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values)
+    pixels = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(pixels), np.asarray(drawn.resize(size, Image.Resampling.NEAREST))

@@ -213,6 +213,32 @@ def test_variables__are_consistent() -> None:
     assert "epoch" not in schema.SAMPLES
 
 
-def test_validate__dict_of_layers_is_named() -> None:
-    with pytest.raises(TypeError, match="got a dict; pick one of its layers: conv, fc1"):
-        schema.validate({"conv": xr.Dataset(), "fc1": xr.Dataset()})  # type: ignore[arg-type]
+def test_validate__refuses_what_is_no_dataset() -> None:
+    with pytest.raises(TypeError, match="a Dataset is needed, got a dict"):
+        schema.validate({"conv": measured_dataset()})  # type: ignore[arg-type]
+
+
+def test_build__names_dims_and_attributes_are_those_of_the_contract() -> None:
+    ds = schema.build({"n_union": [1, 2]}, coords={"sample": ["a", "b"]}, attrs={"layer": "fc1"})
+    assert ds["n_union"].dims == ("sample",) and ds["n_union"].attrs == schema.VARIABLES["n_union"].attrs
+    assert ds["sample"].attrs["long_name"] == "sample identifier"
+    assert ds.attrs == {"layer": "fc1", "schema": "kdviz", "schema_version": schema.SCHEMA_VERSION}
+    schema.validate(ds)
+    with pytest.raises(KeyError, match="n_unoin"):
+        schema.build({"n_unoin": [1, 2]})
+
+
+def test_register__refuses_a_name_that_is_taken() -> None:
+    with pytest.raises(ValueError, match="'gain' is in the contract already"):
+        schema.register(schema.Variable("gain", (), "float32", "another gain"))
+
+
+def test_validate__takes_layers_in_front() -> None:
+    ds = measured_dataset()
+    several = ds.copy()
+    for name in ("gain", "entropy"):
+        if name in ds:
+            several[name] = ds[name].expand_dims(layer=["fc1", "fc2"])
+    schema.validate(several, require=("gain",))
+    several["gain"] = several["gain"].transpose(..., "layer")
+    assert "must be (epoch, sample, unit)" in faults_of(several)[0]

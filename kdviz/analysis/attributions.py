@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdviz.analysis.inputs import read_masks
 from kdviz.errors import DegenerateWarning
 from kdviz.points import Bools, Floats
-from kdviz.schema import validate
+from kdviz.schema import build, validate
 
 SCORES = ("pointing", "foreground_mass", "auc", "auc_of_size", "entropy_correlation")
 """The scores of `score_attributions`, each larger for a map more on the object (or more like the entropy)."""
@@ -126,14 +126,15 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
         "auc": _mann_whitney(values, on, off),
         "auc_of_size": _mann_whitney(abs(values), on, off),
     }
-    scores = {name: (_DIMS, np.where(usable, score, np.nan)) for name, score in found.items()}
+    scores = {name: np.where(usable, score, np.nan) for name, score in found.items()}
     if entropy is not None:
-        scores["auc_of_size"][1][-1] = np.nan
-        scores["entropy_correlation"] = (_DIMS, rank_correlation(values, values[-1:]))
-    _warn_of_undefined(usable, np.asarray(positive.sum(-1) > 0), importance["attribution_method"].values)
-    about = {name: ds[name] for name in ds.coords if "unit" not in ds[name].dims and name != _DIMS[0]}
-    result = xr.Dataset(scores, coords={**about, _DIMS[0]: importance[_DIMS[0]].values}, attrs=ds.attrs)
-    return result.assign(foreground_share=("sample", on.sum(1) / valid.sum(1)))
+        scores["auc_of_size"][-1] = np.nan
+        scores["entropy_correlation"] = rank_correlation(values, values[-1:])
+    methods = importance[_DIMS[0]].values
+    _warn_of_undefined(usable, np.asarray(positive.sum(-1) > 0), methods)
+    about = {str(name): ds[name] for name in ds.coords if "unit" not in ds[name].dims and name != _DIMS[0]}
+    scores["foreground_share"] = on.sum(1) / valid.sum(1)
+    return build(scores, coords={**about, _DIMS[0]: methods}, attrs=ds.attrs)
 
 
 def tabulate_scores(

@@ -23,7 +23,7 @@ from kdviz.analysis.inputs import (
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.schema import annotate
+from kdviz.schema import build
 
 
 def compare(
@@ -134,14 +134,21 @@ def compare(
         rows = [_resample(ds, weights, -1, include_start, PATH_METRICS) for ds in teachers]
         tables["teacher"] = np.stack(rows * (1 if len(rows) == len(pairs) else len(pairs)), axis=1)
 
-    result = xr.Dataset(
+    values: dict[str, np.ndarray] = {}
+    for role, table in tables.items():
+        low, high = _find_limits(table[..., 1:], confidence)
+        values |= {role: table[..., 0], f"{role}_low": low, f"{role}_high": high}
+    for role, limits in ranges.items():
+        values |= {f"{role}_uncertain_low": limits[..., 0], f"{role}_uncertain_high": limits[..., 1]}
+    result = build(
+        values,
         coords={
             "metric": list(METRICS),
             "seed": seeds,
-            "student_name": ("seed", [str(ds.attrs.get("network", "")) for ds in students]),
-            "baseline_name": ("seed", [str(ds.attrs.get("network", "")) for ds in baselines]),
-            "hypothesis": ("metric", [metric.hypothesis for metric in METRICS.values()]),
-            "supporting_sign": ("metric", [metric.supporting_sign for metric in METRICS.values()]),
+            "student_name": [str(ds.attrs.get("network", "")) for ds in students],
+            "baseline_name": [str(ds.attrs.get("network", "")) for ds in baselines],
+            "hypothesis": [metric.hypothesis for metric in METRICS.values()],
+            "supporting_sign": [metric.supporting_sign for metric in METRICS.values()],
         },
         attrs=read_entropy_settings(students[0])
         | read_settings(students[0])
@@ -162,14 +169,7 @@ def compare(
         result.attrs["weight_distance"] = "; ".join(definitions)
     if notes:
         result.attrs["note"] = "; ".join(notes)
-    for role, table in tables.items():
-        low, high = _find_limits(table[..., 1:], confidence)
-        for end, values in {"": table[..., 0], "_low": low, "_high": high}.items():
-            result[f"{role}{end}"] = (("metric", "seed"), values)
-    for role, limits in ranges.items():
-        result[f"{role}_uncertain_low"] = (("metric", "seed"), limits[..., 0])
-        result[f"{role}_uncertain_high"] = (("metric", "seed"), limits[..., 1])
-    return annotate(result)
+    return result
 
 
 def _check_options(resamples: int, confidence: float) -> None:

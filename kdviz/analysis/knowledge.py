@@ -16,9 +16,8 @@ from kdviz.analysis.inputs import (
     read_points,
     sample_coords,
 )
-from kdviz.analysis.metrics import METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
-from kdviz.schema import annotate, validate
+from kdviz.schema import annotate, build, validate
 
 Background = Literal["checkpoint", "sample"]
 
@@ -127,8 +126,7 @@ def find_points(
         uncertain=(ds["entropy"].dims, uncertain, {"known_error": known_error}),
     ).drop_vars("sample_background_entropy", errors="ignore")
     if background == "sample":
-        attrs = {"long_name": "mean entropy of the background units of the sample", "units": "nat"}
-        found["sample_background_entropy"] = (("epoch", "sample"), per_sample.astype(entropy.dtype), attrs)
+        found["sample_background_entropy"] = (("epoch", "sample"), per_sample.astype(entropy.dtype))
     return annotate(found)
 
 
@@ -164,22 +162,13 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     opposite = {"": "", "_low": "_high", "_high": "_low"}
     ratio = {end: points.divide_counts(n_fg[end], n_fg[end] + n_bg[opposite[end]]) for end in choices}
 
-    counts: dict[
-        str, tuple
-    ] = {}  # one Dataset at the end: setting variables one by one takes most of the time
+    counts: dict[str, np.ndarray] = {}
     for name, values in (("n_fg", n_fg), ("n_bg", n_bg), ("fg_ratio", ratio)):
-        attrs = {"long_name": METRICS[name].long_name, "units": "1"}
-        for end, array in values.items():
-            counts[f"{name}{end}"] = (("epoch", "sample"), array, attrs)
-        for end, array in values.items():
-            mean_attrs = attrs | {"long_name": f"{attrs['long_name']}, mean over samples"}
-            counts[f"{name}_mean{end}"] = ("epoch", array.mean(axis=1), mean_attrs)
-    attrs = {"long_name": "units too close to the threshold to call", "units": "1"}
-    without = (n_fg[""] + n_bg[""] == 0).sum(axis=1)
-    about = {"long_name": "samples without any knowledge point, whose fg_ratio counts as 0", "units": "1"}
-    counts["n_without_points"] = ("epoch", without, about)
-    counts["n_uncertain"] = (("epoch", "sample"), uncertain.sum(axis=-1), attrs)
-    return annotate(xr.Dataset(counts, coords=sample_coords(ds), attrs=describe_points(ds)))
+        counts |= {f"{name}{end}": array for end, array in values.items()}
+        counts |= {f"{name}_mean{end}": array.mean(axis=1) for end, array in values.items()}
+    counts["n_without_points"] = (n_fg[""] + n_bg[""] == 0).sum(axis=1)
+    counts["n_uncertain"] = uncertain.sum(axis=-1)
+    return build(counts, coords=sample_coords(ds), attrs=describe_points(ds))
 
 
 class EffectiveSamples(NamedTuple):

@@ -16,9 +16,9 @@ from kdviz.analysis.inputs import (
     read_masks,
     read_points,
 )
-from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS
+from kdviz.analysis.metrics import DISTANCE_METRICS
 from kdviz.errors import DegenerateWarning
-from kdviz.schema import annotate, validate
+from kdviz.schema import build, validate
 
 
 def measure_learning(
@@ -121,40 +121,25 @@ def measure_learning(
     rho = points.measure_detours(found[in_union])
     low, high = points.bound_detours(found[in_union], uncertain[in_union])
 
-    learning: dict[str, xr.Variable] = {}
+    learning = {"peak_epoch": epochs[peak], "n_union": n_union, "dropped": met & ~found}
     attrs = describe_points(ds)
     attrs |= {"epochs": json.dumps(epochs.tolist()), "include_start": int(include_start)}
-    learning["peak_epoch"] = _named(
-        "sample", epochs[peak], "first epoch with the most foreground points", "epoch"
-    )
-    learning["n_union"] = _named("sample", n_union, "foreground points ever met")
     if distance is None:
         attrs["note"] = f"no weight_distance: distance, {', '.join(DISTANCE_METRICS)} are left out"
     else:
         travelled = distance[peak]
-        learning["distance"] = _named("sample", travelled, "weight distance to the peak of foreground points")
         # Population variance: what the papers print as D_std.
-        for name, value in zip(
-            DISTANCE_METRICS, (travelled.mean(), travelled.var(), travelled.std()), strict=True
-        ):
-            learning[name] = _named((), value, METRICS[name].long_name)
+        moments = (travelled.mean(), travelled.var(), travelled.std())
+        learning |= {"distance": travelled, **dict(zip(DISTANCE_METRICS, moments, strict=True))}
     for end, values in {"": rho, "_low": low, "_high": high}.items():
-        learning[f"rho{end}"] = _named("sample", values, METRICS["rho"].long_name)
-        learning[f"rho_mean{end}"] = _named(
-            (), values.mean(), f"{METRICS['rho'].long_name}, mean over samples"
-        )
-    learning["dropped"] = _named(
-        ("epoch", "sample", "unit"), met & ~found, "foreground point tried and dropped", ""
-    )
+        learning |= {f"rho{end}": values, f"rho_mean{end}": values.mean()}
     if repeat is not None:
         again = read_points(repeat)[0] & foreground
-        floor = points.overlap_points(found[-1], again[-1])
-        learning["rho_floor"] = _named((), floor.mean(), "overlap of the final points of two measurements")
+        learning["rho_floor"] = points.overlap_points(found[-1], again[-1]).mean()
         if repeat["epoch"].equals(ds["epoch"]):
-            rho = points.measure_detours(again[in_union]).mean()
-            learning["rho_repeat"] = _named((), rho, "rho of the repetition")
-        learning["n_fg_repeat"] = _named((), again[-1].sum(axis=-1).mean(), "final n_fg of the repetition")
-    return annotate(xr.Dataset(learning, coords=ds.coords, attrs=attrs))
+            learning["rho_repeat"] = points.measure_detours(again[in_union]).mean()
+        learning["n_fg_repeat"] = again[-1].sum(axis=-1).mean()
+    return build(learning, coords={str(name): ds[name] for name in ds.coords}, attrs=attrs)
 
 
 def _check_repeat(ds: xr.Dataset, repeat: xr.Dataset) -> None:
@@ -167,7 +152,3 @@ def _check_repeat(ds: xr.Dataset, repeat: xr.Dataset) -> None:
         raise ValueError(
             f"repeat has the measurement seed of ds, {ds.attrs['seed']}; measure it with another"
         )
-
-
-def _named(dims: str | tuple[str, ...], values: np.ndarray, long_name: str, units: str = "1") -> xr.Variable:
-    return xr.Variable(dims, values, {"long_name": long_name} | ({"units": units} if units else {}))

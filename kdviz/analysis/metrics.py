@@ -7,6 +7,8 @@ same time (H2) and with fewer detours (H3).
 
 from typing import NamedTuple
 
+from kdviz.schema import VARIABLES
+
 
 class Metric(NamedTuple):
     """One metric and what a student-minus-baseline difference in it would say."""
@@ -17,13 +19,13 @@ class Metric(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
-    "n_fg": Metric("knowledge points on the foreground", "H1", +1),
-    "n_bg": Metric("knowledge points on the background", "H1", -1),
-    "fg_ratio": Metric("share of the knowledge points that lie on the foreground", "H1", +1),
-    "d_mean": Metric("mean weight distance to the peak of foreground points", "H2", -1),
-    "d_var": Metric("variance of the weight distance to the peak (printed as D_std)", "H2", -1),
-    "d_std": Metric("standard deviation of the weight distance to the peak", "H2", -1),
-    "rho": Metric("share of all foreground points ever met that is kept", "H3", +1),
+    "n_fg": Metric(VARIABLES["n_fg"].long_name, "H1", +1),
+    "n_bg": Metric(VARIABLES["n_bg"].long_name, "H1", -1),
+    "fg_ratio": Metric(VARIABLES["fg_ratio"].long_name, "H1", +1),
+    "d_mean": Metric(VARIABLES["d_mean"].long_name, "H2", -1),
+    "d_var": Metric(VARIABLES["d_var"].long_name, "H2", -1),
+    "d_std": Metric(VARIABLES["d_std"].long_name, "H2", -1),
+    "rho": Metric(VARIABLES["rho"].long_name, "H3", +1),
 }
 COUNT_METRICS = ("n_fg", "n_bg", "fg_ratio")  # of one checkpoint
 DISTANCE_METRICS = ("d_mean", "d_var", "d_std")  # of all checkpoints and the weight distance

@@ -21,6 +21,7 @@ from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.measuring import measure
 from kdviz.networks.features import resolve_layers, unwrap
 from kdviz.networks.reading import InputsLike
+from kdviz.schema import build
 from kdviz.units import Grid
 
 Order = Literal["cascade", "independent"]
@@ -153,10 +154,9 @@ def randomise_weights(
             DegenerateWarning,
             stacklevel=2,
         )
-    dims = ("attribution_method", "stage", "sample")
     signed, sizes = (np.stack(values, axis=1) for values in similar)
-    return xr.Dataset(
-        {"similarity": (dims, signed), "similarity_of_sizes": (dims, sizes)},
+    return build(
+        {"similarity": signed, "similarity_of_sizes": sizes},
         coords={
             "attribution_method": before["attribution_method"],
             "stage": chosen,

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from kdviz import schema
 from kdviz.analysis import collect_importance
 from kdviz.attribution.attributing import batches, check_batch
 from kdviz.attribution.maps import check_classes
@@ -21,7 +22,6 @@ from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike
-from kdviz.schema import validate
 from kdviz.units import Grid
 
 Reference = Literal["blur", "mean"]
@@ -101,7 +101,7 @@ def remove_units(
         raise ValueError(f"reference must be 'blur' or 'mean', got {reference!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units.count:
         raise ValueError(f"steps must be an integer of 1 to the {units.count} units, got {steps!r}")
-    validate(attributions, require=("attribution", "row", "col"))
+    schema.validate(attributions, require=("attribution", "row", "col"))
     grid = tuple(int(attributions[side].max()) + 1 for side in ("row", "col"))
     if grid != (units.rows, units.cols):
         raise ValueError(
@@ -143,14 +143,13 @@ def remove_units(
                 both = [_trace(network, *pair, changed, classes[rows]) for pair in ends]
                 curves[name].append(np.stack(both))
     values = np.stack([np.concatenate(parts, axis=1) for parts in curves.values()])
-    ds = xr.Dataset(
+    ds = schema.build(
+        {"deletion": values[:, 0], "insertion": values[:, 1]},
         coords={"attribution_method": list(orders), "sample": ids, "share": counts / units.count},
         attrs={"reference": reference, "seed": seed, "steps": steps},
     )
-    for at, name in enumerate(("deletion", "insertion")):
-        ds[name] = (("attribution_method", "sample", "share"), values[:, at])
-        ds[f"{name}_area"] = ds[name].integrate("share")
-    return ds
+    areas = {f"{name}_area": curve.integrate("share") for name, curve in ds.items()}
+    return schema.annotate(ds.assign(areas))
 
 
 def _check_inputs(attributions: xr.Dataset, hashes: Sequence[str]) -> None:

@@ -1,0 +1,26 @@
+"""What all networks of a run share: epochs, samples, units and masks."""
+
+from kdviz.schema.variables import EPOCH, SAMPLE, SAMPLE_UNIT, UNIT, Variable, register
+
+register(
+    Variable("epoch", EPOCH, "int64", "completed training epochs", "epoch", "0 is before training"),
+    Variable("sample", SAMPLE, "str", "sample identifier", comment="stable name, never a position"),
+    Variable("unit", UNIT, "int64", "input unit", comment="0 to U-1: grid cell, token or point"),
+    Variable("label", SAMPLE, "int64", "class of the sample"),
+    Variable("split", SAMPLE, "str", "partition the sample belongs to"),
+    Variable("row", UNIT, "int64", "row of the grid cell", comment="0 is the top; images only"),
+    Variable("col", UNIT, "int64", "column of the grid cell", comment="0 is the left; images only"),
+    Variable("token", SAMPLE_UNIT, "str", "word as shown", comment="text only"),
+    Variable("x", SAMPLE_UNIT, "float32", "normalised x position", "1", "point clouds only"),
+    Variable("y", SAMPLE_UNIT, "float32", "normalised y position", "1", "point clouds only"),
+    Variable("z", SAMPLE_UNIT, "float32", "normalised z position", "1", "point clouds only"),
+    Variable("valid", SAMPLE_UNIT, "bool", "unit exists", comment="False where padded"),
+    Variable("foreground", SAMPLE_UNIT, "bool", "unit is annotated as part of the object"),
+    Variable(
+        "thumbnail",
+        ("sample", "y_pixel", "x_pixel", "channel"),
+        "uint8",
+        "small picture of the sample",
+        comment="RGB or grey, 0 to 255; for viewing without the data",
+    ),
+)

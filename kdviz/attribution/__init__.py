@@ -1,7 +1,7 @@
 """CAM and gradient maps of any image network, on the same units as the entropy, and how far to trust them.
 
 Modules, each importing only from those before it: ``maps`` (one method, one batch),
-``attribution`` (all methods, all samples, reduced to units), ``removal`` (deletion and insertion),
+``unit_maps`` (all methods, all samples, reduced to units), ``removal`` (deletion and insertion),
 ``randomisation`` (do maps move when weights are replaced?). Scores of stored maps are in `kdviz.analysis`.
 """
 
@@ -12,10 +12,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("attribution maps need captum: install kdviz[attribution]") from error
 
-from kdviz.attribution.attributing import attribute
 from kdviz.attribution.maps import LAYER_METHODS, METHODS, OPTIONS, draw_map, find_map_layer
 from kdviz.attribution.randomisation import randomise_weights
 from kdviz.attribution.removal import remove_units
+from kdviz.attribution.unit_maps import attribute
 
 __all__ = [
     "LAYER_METHODS",

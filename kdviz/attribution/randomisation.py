@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
-from kdviz.attribution.attributing import attribute
+from kdviz.attribution.unit_maps import attribute
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.measuring import measure
 from kdviz.networks.features import resolve_layers, unwrap

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.analysis import collect_importance
-from kdviz.attribution.attributing import batches, check_batch
 from kdviz.attribution.maps import check_classes
+from kdviz.attribution.unit_maps import batches, check_batch
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network

@@ -18,8 +18,8 @@ import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
 from kdviz import analysis, attribution, testing, units
 from kdviz.attribution import METHODS, draw_map, find_map_layer, randomisation
-from kdviz.attribution.attributing import reduce_map
 from kdviz.attribution.maps import list_methods
+from kdviz.attribution.unit_maps import reduce_map
 from kdviz.errors import DegenerateWarning, LayerError
 
 torchvision = pytest.importorskip("torchvision")

@@ -4,7 +4,6 @@ Symbols: ``B`` samples, ``U`` units, ``H, W`` input size.
 """
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from kdviz import schema
+from kdviz.arguments import whole_number
 from kdviz.attribution.maps import (
     LAYERED,
     METHODS,
@@ -109,8 +109,7 @@ def attribute(
     >>> dict(ds.attribution.sizes)
     {'attribution_method': 7, 'epoch': 1, 'sample': 2, 'unit': 16}
     """
-    if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
-        raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}")
+    epoch = whole_number("epoch", epoch)
     batch = check_batch(max_batch)
     chosen = _check_methods(methods)
     network = unwrap(network)
@@ -136,7 +135,7 @@ def attribute(
             for method in tqdm(chosen, desc="attributing", unit="method", disable=not progress)
         ]
     samples = given.samples.assign_coords(
-        epoch=[int(epoch)],
+        epoch=[epoch],
         attribution_method=chosen,
         explained=("sample", classes.numpy()),
         input_hash=("sample", given.hashes),
@@ -218,12 +217,8 @@ def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[sl
 
 
 def check_batch(max_batch: int | None) -> int:
-    """Give the number of samples in one pass."""
-    if max_batch is None:
-        return BATCH
-    if isinstance(max_batch, bool) or not isinstance(max_batch, Integral) or max_batch < 1:
-        raise ValueError(f"max_batch must be an integer of 1 or more, got {max_batch!r}")
-    return int(max_batch)
+    """Return the number of samples in one pass."""
+    return BATCH if max_batch is None else whole_number("max_batch", max_batch, 1)
 
 
 def _check_methods(methods: Sequence[str] | None) -> list[str]:

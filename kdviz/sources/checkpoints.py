@@ -62,7 +62,7 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
 
 
 def _read_epoch(path: Path) -> int | None:
-    """Give the epoch that the name of a checkpoint states, None where it states none."""
+    """Return the epoch that the name of a checkpoint states, None where it states none."""
     if path.suffix not in _SUFFIXES:
         return None
     named = re.findall(r"epoch\D?(\d+)", path.stem, re.IGNORECASE)

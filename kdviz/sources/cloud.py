@@ -152,11 +152,6 @@ class CloudSet(SampleSet):
             counts[index] = clouds.shape[1] - len(np.unique(clouds[index], axis=0))
         return counts
 
-    @property
-    def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        return self._digest((self.clouds, self.masks, self.labels))
-
 
 class Furniture(Source):
     """The built-in clouds, as `furniture` composes them."""

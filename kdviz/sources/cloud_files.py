@@ -28,7 +28,7 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
     The counts may stand on the line of the word ``OFF``, with or without a space between, as in parts
     of ModelNet40. Polygons are cut into triangles from their first corner, lines and points among
-    the faces and colours behind them are passed over, ``#`` starts a comment.
+    the faces and colours after them are passed over, ``#`` starts a comment.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _read_face(row: Sequence[str]) -> list[int]:
-    """Read the corners of a face; behind them there may be a colour."""
+    """Read the corners of a face; after them there may be a colour."""
     count = int(row[0])
     if not 0 < count < len(row):
         raise ValueError(f"a face of {count} corners has {len(row) - 1}")

@@ -211,7 +211,7 @@ def _enlarge_item(
 
 
 def _colour_item(grey: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give an item's pixels ``(P,)`` a random mean, contrast and mild tint; returns ``(P, 3)``."""
+    """Return an item's pixels ``(P,)`` a random mean, contrast and mild tint; returns ``(P, 3)``."""
     standard = ((grey - grey.mean()) / max(float(grey.std()), 1.0)).clip(-2, 2)
     level = rng.uniform(80, 190) + rng.uniform(20, 45) * (standard - standard.mean())
     tint = 1 - rng.uniform(0, 0.5) * rng.random(3)

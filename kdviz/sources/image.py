@@ -79,11 +79,6 @@ class ImageSet(SampleSet):
         height, width = self.images.shape[1:3]
         return f"ImageSet({len(self)} images of {height} x {width}, {self.source!r})"
 
-    @property
-    def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        return self._digest((self.images, self.masks, self.labels))
-
     def prepare(self, *, grid: int = 16) -> Prepared:
         """Normalise the images, and cut them into `grid` x `grid` units."""
         images = self.images

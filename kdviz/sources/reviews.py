@@ -31,7 +31,7 @@ class MovieReviews(TextSource):
 
 
 def movie_reviews(split: str = "train", *, count: int | None = None, margin: float = 0.5) -> TextSet:
-    """Give sentences of movie reviews with the sign of their mean rating by 15 to 29 people [1]_.
+    """Return sentences of movie reviews with the sign of their mean rating by 15 to 29 people [1]_.
 
     Classes take turns, negative first, so that any even number of texts is balanced, and what is left of the
     larger class is not used. Within a class, order and split are decided by a hash of the sentence's number,

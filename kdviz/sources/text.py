@@ -375,7 +375,7 @@ def _glues_words(tokenizer: Any) -> bool:
 
 
 def _tokenize(texts: TextSet, tokenizer: Any) -> tuple[_Rows, _Rows, _Rows]:
-    """Give token identifiers, words of tokens and types of tokens, text by text, without limit or padding."""
+    """Return identifiers, words and types of tokens, text by text, without limit or padding."""
     firsts = [len(words) for words in texts.words]
     if texts.segments is not None:
         firsts = [int((segment == 0).sum()) for segment in texts.segments]
@@ -455,7 +455,7 @@ def _pad(rows: _Rows, filling: int) -> NDArray[np.int64]:
 
 
 def review_tokenizer() -> Any:
-    """Give the tokenizer of the built-in movie reviews: 4,000 lower-case word pieces learned from them.
+    """Return the tokenizer of the built-in movie reviews: 4,000 lower-case word pieces learned from them.
 
     Only the training split was read for it. ``len(tokenizer)`` is the `vocabulary` that
     ``kdviz.models.text.build`` asks for.

@@ -45,7 +45,7 @@ class Units(ABC):
 
     @abstractmethod
     def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
-        """Give the unit of every element of a sample that noise may fall on, -1 for none."""
+        """Return the unit of every element of a sample that noise may fall on, -1 for none."""
 
     @abstractmethod
     def coordinates(self, inputs: NDArray) -> Coordinates:
@@ -56,11 +56,11 @@ class Units(ABC):
         """Name the units in one word for files and titles."""
 
     def length(self, sample: int) -> int | None:
-        """Give how many entries along an input's last axis belong to a sample; None if nothing is padded."""
+        """Count the entries along an input's last axis that belong to a sample; None if nothing is padded."""
         return None
 
     def cut(self, sample: int) -> bytes:
-        """Give what tells apart two cuts of one input, beyond what `describe` says."""
+        """Return what tells apart two cuts of one input, beyond what `describe` says."""
         return b""
 
     def valid(self, samples: int) -> NDArray[np.bool_]:

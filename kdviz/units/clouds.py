@@ -33,7 +33,7 @@ class Cloud(Units):
         return self.points
 
     def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
-        """Give the point of every coordinate, -1 for channels behind the third.
+        """Return the point of every coordinate, -1 for channels beyond the third.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class Cloud(Units):
         return index
 
     def coordinates(self, inputs: NDArray) -> Coordinates:
-        """Give ``x``, ``y`` and ``z`` of every point, each ``(B, U)``, float32."""
+        """Return ``x``, ``y`` and ``z`` of every point, each ``(B, U)``, float32."""
         places = np.asarray(inputs, np.float32)
         return {name: (("sample", "unit"), places[..., axis]) for axis, name in enumerate("xyz")}
 

@@ -34,7 +34,7 @@ class Grid(Units):
         return self.rows * self.cols
 
     def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
-        """Give the unit of every input element.
+        """Return the unit of every input element.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class Grid(Units):
         return np.broadcast_to(cell, sample_shape)
 
     def coordinates(self, inputs: ArrayLike = ()) -> Coordinates:
-        """Give the ``row`` and ``col`` of every unit, each of shape ``(U,)``."""
+        """Return the ``row`` and ``col`` of every unit, each of shape ``(U,)``."""
         row, col = np.divmod(np.arange(self.count), self.cols)
         return {"row": ("unit", row), "col": ("unit", col)}
 

@@ -36,7 +36,7 @@ class Tokens(Units):
         return max(len(text) for text in self.words)
 
     def index(self, sample_shape: tuple[int, ...], sample: int = 0) -> NDArray[np.int64]:
-        """Give the word of every element of one sample's embeddings, -1 for special tokens.
+        """Return the word of every element of one sample's embeddings, -1 for special tokens.
 
         Parameters
         ----------
@@ -63,11 +63,11 @@ class Tokens(Units):
         return np.broadcast_to(self.word_of[sample, : sample_shape[0], None], sample_shape)
 
     def length(self, sample: int) -> int:
-        """Give the number of tokens of a sample, special ones included and padding not."""
+        """Return the number of tokens of a sample, special ones included and padding not."""
         return int(self.lengths[sample])
 
     def cut(self, sample: int) -> bytes:
-        """Give the word of every token of a sample."""
+        """Return the word of every token of a sample."""
         return self.word_of[sample, : self.length(sample)].tobytes()
 
     def valid(self, samples: int) -> NDArray[np.bool_]:
@@ -78,7 +78,7 @@ class Tokens(Units):
         return np.arange(self.count) < counts[:, None]
 
     def coordinates(self, inputs: ArrayLike = ()) -> Coordinates:
-        """Give ``token``, the words as shown, ``(B, U)``; empty where padded."""
+        """Return ``token``, the words as shown, ``(B, U)``; empty where padded."""
         padded = [[*text, *[""] * (self.count - len(text))] for text in self.words]
         return {"token": (("sample", "unit"), np.array(padded, dtype=str))}
 
@@ -129,7 +129,7 @@ def tokens(words: Sequence[Sequence[str]], word_of: ArrayLike, lengths: ArrayLik
         if not 0 < size <= pieces.shape[1] or (row[size:] != -1).any():
             raise ValueError(
                 f"units.tokens: text {sample} has length {size} of {pieces.shape[1]} tokens, and word_of "
-                "must be -1 behind it"
+                "must be -1 beyond it"
             )
         if set(row[row >= 0].tolist()) != set(range(len(text))) or row.min() < -1:
             raise ValueError(

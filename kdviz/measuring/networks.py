@@ -71,10 +71,12 @@ def measure(
         Name from ``network.named_modules()`` (:func:`kdviz.list_layers`), a module, or several of them,
         which then share forward passes.
     units
-        What shares one noise scale: ``kdviz.units.grid(16, 16)``, ``units.tokens(...)``, ``units.cloud(n)``.
+        What shares one noise scale: ``kdviz.units.grid(16, 16)``, ``units.mask(labels)``,
+        ``units.tokens(...)``, ``units.cloud(n)``.
     foreground
         Masks of the objects: units ``(B, U)``, or of images pixels ``(B, H, W)``, of which the one in the
-        middle of a cell decides, as in the authors' code. Needed for knowledge points.
+        middle of a cell decides, as in the authors' code, and more than half of those of a part of a
+        partition. Needed for knowledge points.
     labels
         Class of every sample, ``(B,)``, integers.
     sample_ids

@@ -17,7 +17,7 @@ from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.preparing import dtype_of
 from kdviz.networks.reading import Held, InputsLike, Source, find_source
-from kdviz.units import Grid, Units
+from kdviz.units import Grid, ImageUnits, Units
 from kdviz.units.base import Coordinates
 
 _AT_ONCE = 64  # samples read together when all are checked
@@ -140,9 +140,9 @@ def prepare_inputs(
     count = len(source)
     if not count and not isinstance(source, Held):
         raise TypeError("inputs must be an iterable of tensors or a dataset, got one of nothing")
+    valid = units.valid(count)
     found = _survey(source, units, entry)
     ids = _unique(found.hashes) if sample_ids is None else _check_ids(sample_ids, count)
-    valid = units.valid(count)
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
         coords={"sample": ids, "unit": np.arange(units.count), **found.coordinates},
@@ -323,7 +323,7 @@ def _unit_mask(
                 f"which has {valid[np.flatnonzero(beyond)[0]].sum()}"
             )
         return mask > 0
-    if not isinstance(units, Grid):
+    if not isinstance(units, ImageUnits):
         raise ValueError(f"foreground has shape {mask.shape}; allowed: {valid.shape}, one flag a unit")
     if mask.shape != pixels:
         raise ValueError(

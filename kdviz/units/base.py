@@ -1,6 +1,6 @@
 """What every kind of units answers.
 
-Symbols: ``B`` samples, ``U`` units.
+Symbols: ``B`` samples, ``U`` units, ``C, H, W`` channels, height and width of an image.
 """
 
 from abc import ABC, abstractmethod
@@ -56,7 +56,7 @@ class Units(ABC):
         """Name the units in one word for files and titles."""
 
     def length(self, sample: int) -> int | None:
-        """Count the entries along an input's last axis that belong to a sample; None if nothing is padded."""
+        """Count the entries along an input's last axis that belong to a sample; None if all are cut alike."""
         return None
 
     def cut(self, sample: int) -> bytes:
@@ -66,3 +66,49 @@ class Units(ABC):
     def valid(self, samples: int) -> NDArray[np.bool_]:
         """Tell which units exist, ``(B, U)``, of so many samples."""
         return np.ones((samples, self.count), bool)
+
+
+class ImageUnits(Units):
+    """Units that are parts of images ``(C, H, W)``, all channels of a pixel in one."""
+
+    modality = "image"
+    noise_space = "pixels"
+    base_noise = 0.01
+
+    def reduce_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Reduce pixel masks to units: on the object are units with more than half of their pixels on it.
+
+        Parameters
+        ----------
+        mask
+            Shape ``(B, H, W)``, True on the object.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(B, U)``, bool.
+
+        Raises
+        ------
+        ValueError
+            If `mask` is not of rank 3.
+        """
+        mask = np.asarray(mask)
+        if mask.ndim != 3:
+            raise ValueError(f"masks must have shape (B, H, W), got {mask.shape}")
+        reduced = np.zeros((len(mask), self.count), bool)
+        for sample, one in enumerate(mask > 0):
+            index = self.index((1, *one.shape), sample)[0]
+            pixels = np.bincount(index[index >= 0], minlength=self.count)
+            reduced[sample] = 2 * np.bincount(index[one & (index >= 0)], minlength=self.count) > pixels
+        return reduced
+
+    @staticmethod
+    def _check_shape(sample_shape: tuple[int, ...], maker: str) -> tuple[int, ...]:
+        """Return height and width of images, or refuse what is none."""
+        if len(sample_shape) != 3:
+            raise ValueError(
+                f"{maker} needs samples of shape (channels, height, width), got {sample_shape}; "
+                "pass inputs of shape (B, C, H, W)"
+            )
+        return sample_shape[1:]

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.units.base import Coordinates, Units
+from kdviz.units.base import Coordinates, ImageUnits
 
 
 @dataclass(frozen=True)
-class Grid(Units):
+class Grid(ImageUnits):
     """A grid of ``rows`` x ``cols`` cells over an image ``(C, H, W)``, all channels in one cell.
 
     A pixel belongs to the cell that nearest-neighbour up-sampling of the grid gives it (methods of
@@ -24,9 +24,6 @@ class Grid(Units):
     rows: int
     cols: int
     kind: str = "grid"
-    modality: str = "image"
-    noise_space: str = "pixels"
-    base_noise: float = 0.01
 
     @property
     def count(self) -> int:
@@ -53,12 +50,7 @@ class Grid(Units):
         ValueError
             If a sample is not ``(C, H, W)`` or is smaller than the grid.
         """
-        if len(sample_shape) != 3:
-            raise ValueError(
-                f"units.grid needs samples of shape (channels, height, width), got {sample_shape}; "
-                "pass inputs of shape (B, C, H, W)"
-            )
-        _, height, width = sample_shape
+        height, width = self._check_shape(sample_shape, "units.grid")
         if height < self.rows or width < self.cols:
             raise ValueError(
                 f"a grid of {self.rows} x {self.cols} units does not fit inputs of {height} x {width} "
@@ -95,20 +87,15 @@ class Grid(Units):
         ValueError
             If `mask` is not of rank 3, or `rule` is unknown.
         """
+        if rule not in ("nearest", "area"):
+            raise ValueError(f"rule must be 'nearest' or 'area', got {rule!r}")
         mask = np.asarray(mask)
-        if mask.ndim != 3:
-            raise ValueError(f"masks must have shape (B, H, W), got {mask.shape}")
+        if rule == "area" or mask.ndim != 3:
+            return super().reduce_mask(mask)
         _, height, width = mask.shape
-        if rule == "nearest":
-            rows = ((np.arange(self.rows) + 0.5) * height / self.rows).astype(int)
-            cols = ((np.arange(self.cols) + 0.5) * width / self.cols).astype(int)
-            return (mask[:, rows[:, None], cols] > 0).reshape(len(mask), self.count)
-        if rule == "area":
-            index = self.index((1, height, width)).ravel()
-            pixels = np.bincount(index, minlength=self.count)
-            covered = [np.bincount(index, (m > 0).ravel(), minlength=self.count) for m in mask]
-            return np.array(covered) > 0.5 * pixels
-        raise ValueError(f"rule must be 'nearest' or 'area', got {rule!r}")
+        rows = ((np.arange(self.rows) + 0.5) * height / self.rows).astype(int)
+        cols = ((np.arange(self.cols) + 0.5) * width / self.cols).astype(int)
+        return (mask[:, rows[:, None], cols] > 0).reshape(len(mask), self.count)
 
     def describe(self) -> str:
         """Name the units in one word for files and titles, such as ``grid-16x16``."""

@@ -16,6 +16,12 @@ from filelock import FileLock, Timeout
 from kdviz.errors import StoreError
 
 
+def shipped_folders(name: str) -> list[Path]:
+    """List where a folder of kdviz's own may lie: beside the package in a checkout, else in it."""
+    package = Path(__file__).resolve().parent
+    return [package.parent / name, package / name]
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Path with something appended to its name."""
     return path.with_name(path.name + suffix)

@@ -10,7 +10,7 @@ from typing import Any
 
 import kdviz
 from kdviz.errors import DataError, MissingExtraError, StoreError
-from kdviz.files import make_folder, write_bytes
+from kdviz.files import make_folder, shipped_folders, write_bytes
 
 try:
     import nbformat
@@ -36,11 +36,11 @@ def find_notebook(name: str | os.PathLike[str]) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    folder = Path(kdviz.__file__).resolve().parent.parent / "notebooks"
-    ours = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    folders = [sorted(folder.glob("[0-9][0-9]_*.ipynb")) for folder in shipped_folders("notebooks")]
+    ours = next(filter(None, folders), [])
     found = [path for path in ours if str(name) in (path.stem, path.name, path.stem[:2])]
     if len(found) != 1:
-        known = ", ".join(path.stem for path in ours) or f"none: {folder} is not part of this installation"
+        known = ", ".join(path.stem for path in ours) or "none: this installation is not whole"
         raise DataError(f"there is no notebook {os.fspath(name)!r}; with kdviz come {known}")
     return found[0]
 

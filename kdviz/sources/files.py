@@ -5,17 +5,15 @@ import os
 from pathlib import Path, PurePosixPath
 
 from kdviz.errors import DataError
-from kdviz.files import hash_file
-
-_REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
+from kdviz.files import hash_file, shipped_folders
 
 
 def find_data(name: str) -> Path:
     """Locate a data file and check its SHA-256.
 
     Looked for in the folder named by the environment variable ``KDVIZ_DATA``, then in ``data/`` beside
-    the package. The folder's ``checksums.json`` must list the file; a file is hashed once per process
-    unless it changes.
+    the package, where a checkout has it, then in the one that the wheel brings. The folder's
+    ``checksums.json`` must list the file; a file is hashed once per process unless it changes.
 
     Parameters
     ----------
@@ -40,7 +38,7 @@ def find_data(name: str) -> Path:
     folders = _data_folders()
     folder = next((folder for folder in folders if (folder / relative).is_file()), None)
     if folder is None:
-        searched = " and ".join(str(folder) for folder in folders)
+        searched = " or ".join(str(folder) for folder in folders)
         raise DataError(
             f"data file {name!r} is not in {searched}; "
             "set KDVIZ_DATA to the data folder of a checkout of kdviz"
@@ -60,7 +58,7 @@ def find_data(name: str) -> Path:
 
 def _data_folders() -> list[Path]:
     chosen = os.environ.get("KDVIZ_DATA")
-    return [Path(chosen), _REPOSITORY_DATA] if chosen else [_REPOSITORY_DATA]
+    return [*([Path(chosen)] if chosen else []), *shipped_folders("data")]
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:

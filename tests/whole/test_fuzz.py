@@ -206,7 +206,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     listing = [{"name": name, "split": "train"} for name in ("a", "b")]
     (tmp_path / "photographs.json").write_text(json.dumps(listing))
     monkeypatch.setenv("KDVIZ_DATA", str(tmp_path))
-    monkeypatch.setattr("kdviz.sources.files._REPOSITORY_DATA", tmp_path)  # nothing to fall back on
+    monkeypatch.setattr("kdviz.sources.files.shipped_folders", lambda _: [])  # nothing to fall back on
     list_checksums(tmp_path)
     return tmp_path
 

@@ -215,14 +215,26 @@ def package_files() -> set[str]:
     return {file.as_posix() for file in files if file.suffix != ".pyc"}
 
 
+def shipped_files() -> set[str]:
+    """Give the files of the top-level folders that the wheel takes with it."""
+    files = {path.relative_to(ROOT) for path in (ROOT / "data").rglob("*") if path.is_file()}
+    files = {file for file in files if file.suffix not in (".py", ".pyc")}
+    files |= {path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("*.ipynb")}
+    return {file.as_posix() for file in files}
+
+
 @pytest.mark.slow
-def test_wheel__holds_the_package_and_nothing_else(distributions: tuple[Path, Path]) -> None:
+def test_wheel__holds_the_package_its_data_and_notebooks_and_nothing_else(
+    distributions: tuple[Path, Path],
+) -> None:
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = set(wheel.namelist())
         metadata = message_from_bytes(wheel.read(f"kdviz-{kdviz.__version__}.dist-info/METADATA"))
     own = {name for name in names if ".dist-info/" not in name}
-    assert own == package_files()
-    assert own > {"kdviz/papers.csv", "kdviz/py.typed"}
+    assert own == package_files() | {f"kdviz/{name}" for name in shipped_files()}
+    assert own > {"kdviz/papers.csv", "kdviz/py.typed", "kdviz/data/review_license.txt"}
+    assert own > {"kdviz/data/runs/fashion.nc", "kdviz/notebooks/01_report.ipynb"}
+    assert 10 * 2**20 < distributions[1].stat().st_size < 30 * 2**20
     assert f"kdviz-{kdviz.__version__}.dist-info/licenses/LICENSE" in names
     assert metadata["Version"] == kdviz.__version__
     assert metadata["License-File"] == "LICENSE"
@@ -234,8 +246,13 @@ def test_source_distribution__holds_what_builds_the_wheel(distributions: tuple[P
         files = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
     own = {name for name in files if ".egg-info/" not in name}
     texts = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md"}
-    assert own == package_files() | texts | {"pyproject.toml", "setup.cfg"}
-    assert distributions[0].stat().st_size < 1_000_000, "no data, no runs"
+    scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "data").rglob("*.py")}
+    assert own == package_files() | shipped_files() | scripts | texts | {
+        "pyproject.toml",
+        "setup.cfg",
+        "setup.py",
+    }
+    assert distributions[0].stat().st_size < 30 * 2**20
 
 
 # -- viewing where no torch is installed
@@ -304,17 +321,57 @@ def test_measure__names_the_extra_where_torch_is_not_installed(python_without_to
 
 
 @pytest.mark.slow
-def test_built_in_data__is_said_to_be_in_the_repository(python_without_torch: Path, tmp_path: Path) -> None:
+def test_built_in_data__comes_with_the_wheel(python_without_torch: Path, tmp_path: Path) -> None:
+    script = "import kdviz; print(len(kdviz.sources.fashion_composites('held-out', count=2)))"
     result = subprocess.run(
-        [python_without_torch, "-c", "import kdviz; kdviz.sources.fashion_composites()"],
+        [python_without_torch, "-c", script],
         cwd=tmp_path,
         env=outside_the_checkout(),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == 1
-    assert "set KDVIZ_DATA to the data folder of a checkout of kdviz" in result.stderr
+    assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
+
+
+USE_THE_WHEEL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import kdviz, kdviz.cli
+from kdviz.reports.notebooks import find_notebook
+folder = kdviz.sources.find_data("runs/fashion.nc").parents[3]
+run = kdviz.open_run(kdviz.sources.find_data("runs/fashion.nc"))
+print(kdviz.__file__, folder, len(run.summary()), find_notebook("02_explore"), sep="\\n")
+sys.argv[1:] = ["rerun", "02_explore", "--folder", "made"]
+kdviz.cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_wheel__of_its_own_reads_stored_runs_and_notebooks(
+    distributions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, "--target", home, distributions[1]], check=True, cwd=elsewhere)
+    environment = outside_the_checkout() | {"PYTHONPATH": str(home)}  # the notebook's kernel, too
+    result = subprocess.run(
+        [sys.executable, "-c", USE_THE_WHEEL, home],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    package = home / "kdviz"
+    expected = [str(package / "__init__.py"), str(home)]
+    notebook = str(package / "notebooks" / "02_explore.ipynb")
+    printed = result.stdout.splitlines()
+    assert [*printed[:2], printed[3]] == [*expected, notebook]
+    assert int(printed[2]) > 0
+    assert list((elsewhere / "made").glob("**/*.html")), result.stdout
 
 
 def test_view_script__refuses_to_prove_nothing() -> None:

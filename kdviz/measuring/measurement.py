@@ -344,9 +344,10 @@ class Measurement:
         if isinstance(self.layers, str):
             return results[self.layers]
         shared = {"noise_unit", "epoch"}
-        own = {str(name) for ds in results.values() for name in ds.data_vars if "epoch" in ds[name].dims}
+        everywhere = set.intersection(*({*map(str, ds.data_vars)} for ds in results.values()))
+        own = {name for name in everywhere if "epoch" in next(iter(results.values()))[name].dims}
         ds = xr.concat(
-            list(results.values()),
+            [ds.drop_vars({*ds.data_vars} - everywhere) for ds in results.values()],
             pd.Index(self.layers, name="layer"),
             data_vars=sorted(own - shared),
             coords="minimal",

@@ -300,7 +300,7 @@ class StudyPlan(_Part):
         path = folder / STUDY_FILE
         if path.exists():
             stored, asked = (_flatten(plan.as_json()) for plan in (StudyPlan.load(folder), self))
-            for name in [*stored, *(asked.keys() - stored.keys())]:
+            for name in sorted({**stored, **asked}, key=lambda name: not name.endswith(".kind")):
                 old, new = stored.get(name), asked.get(name)
                 if old != new and name != "device" and not (name in _GROWING and _is_within(old, new)):
                     raise StoreError(

@@ -75,7 +75,7 @@ def test_study__stored_gains_are_those_of_the_kept_network(study: Study) -> None
     record = TrainingRecord.open(study.folder / "networks" / "baseline-s0")
     load_weights(network, record.checkpoints[2])
     again = kdviz.measure(
-        network, torch.from_numpy(prepared.inputs), layers=layer, units=prepared.units, epoch=2,
+        network, torch.from_numpy(prepared.inputs[:]), layers=layer, units=prepared.units, epoch=2,
         sample_ids=samples.sample_ids, entry=preset.entry, feature=preset.feature, weight=preset.weight,
         method=study.plan.measurement.method, probes=8, draws=2, progress=False,
     )  # fmt: skip

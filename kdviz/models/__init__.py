@@ -10,7 +10,7 @@ from types import MappingProxyType
 from kdviz.models import cloud, image, text
 from kdviz.models.image import build
 from kdviz.models.presets import ArchitecturePreset
-from kdviz.models.text import TextNetwork, load_minilm
+from kdviz.models.text import TextNetwork
 
 PRESETS = MappingProxyType({**image.PRESETS, **text.PRESETS, **cloud.PRESETS})
 """Layers and constants of every network, by name."""
@@ -29,6 +29,5 @@ __all__ = [
     "cloud",
     "image",
     "list_models",
-    "load_minilm",
     "text",
 ]

@@ -9,8 +9,6 @@ Symbols: ``B`` samples, ``H, W`` input height and width, ``C`` classes.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -28,11 +26,6 @@ try:
 except ModuleNotFoundError:  # the small VGG needs torch alone
     _torchvision = None
     ResNet = nn.Module
-
-_PAPER = (
-    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
-    "Classification', TPAMI 2022, section 4.1, and the authors' published code"
-)
 
 
 class NormalisedConv2d(nn.Conv2d):
@@ -138,49 +131,23 @@ class SmallVGG(nn.Module):
         return self.classifier(self.features(inputs).flatten(1))
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    make: Callable[[int, tuple[int, int]], nn.Module]
-    preset: ArchitecturePreset
-    linear_std: float | None = 0.01  # None: Kaiming, as for the convolutions
+def _preset(layers: str, weight: float, threshold: float = 0.2) -> ArchitecturePreset:
+    modules = zip(("conv", "fc1", "fc2", "fc3"), layers.split(), strict=True)
+    return ArchitecturePreset(MappingProxyType(dict(modules)), weight, threshold)
 
 
-def _preset(conv: str, fcs: str, numbers: str, weight: float, threshold: float = 0.2) -> ArchitecturePreset:
-    modules = [conv, *(f"{fcs}{number}" for number in numbers.split())]
-    layers = dict(zip(("conv", "fc1", "fc2", "fc3"), modules, strict=True))
-    return ArchitecturePreset(MappingProxyType(layers), weight, threshold, threshold == 0.2, _PAPER)
-
-
-def _from_torchvision(name: str, preset: ArchitecturePreset, **options: bool) -> _Architecture:
-    def make(classes: int, input_size: tuple[int, int]) -> nn.Module:
-        return getattr(_torchvision, name)(num_classes=classes, **options)
-
-    return _Architecture(make, preset)
-
-
-def _vgg(name: str, top: int) -> _Architecture:
-    preset = _preset(f"features.{top}", "classifier.", "0 3 6", 7.0)
-    return _from_torchvision(name, preset, init_weights=False)
-
-
-def _resnet(*blocks: int) -> _Architecture:
-    preset = _preset("top.conv2", "head.fc", "1 2 3", 6.0)
-    return _Architecture(lambda classes, input_size: DeepHeadResNet([*blocks], classes), preset)
-
-
-_ARCHITECTURES = {
-    "alexnet": _from_torchvision(
-        "alexnet", _preset("features.10", "classifier.", "1 4 6", 7.0, threshold=0.25)
-    ),
-    "resnet50": _resnet(3, 4, 6, 3),
-    "resnet101": _resnet(3, 4, 23, 3),
-    "resnet152": _resnet(3, 8, 36, 3),
-    "small_vgg": _Architecture(SmallVGG, _preset("features.conv4", "classifier.fc", "1 2 3", 7.0), None),
-    "vgg11": _vgg("vgg11", 18),
-    "vgg16": _vgg("vgg16", 28),
-    "vgg19": _vgg("vgg19", 34),
-}
-PRESETS = MappingProxyType({name: architecture.preset for name, architecture in _ARCHITECTURES.items()})
+_BLOCKS = {"resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3], "resnet152": [3, 8, 36, 3]}
+_VGG_HEAD = "classifier.0 classifier.3 classifier.6"
+PRESETS = MappingProxyType(
+    {
+        "alexnet": _preset("features.10 classifier.1 classifier.4 classifier.6", 7.0, threshold=0.25),
+        **dict.fromkeys(_BLOCKS, _preset("top.conv2 head.fc1 head.fc2 head.fc3", 6.0)),
+        "small_vgg": _preset("features.conv4 classifier.fc1 classifier.fc2 classifier.fc3", 7.0),
+        "vgg11": _preset(f"features.18 {_VGG_HEAD}", 7.0),
+        "vgg16": _preset(f"features.28 {_VGG_HEAD}", 7.0),
+        "vgg19": _preset(f"features.34 {_VGG_HEAD}", 7.0),
+    }
+)
 
 
 def build(
@@ -251,9 +218,13 @@ def build(
         raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"input_size must be one or two positive numbers of pixels, got {input_size}")
-    architecture = _ARCHITECTURES[name]
     with torch.device("meta"):
-        network = architecture.make(classes, size)
+        if name == "small_vgg":
+            network: nn.Module = SmallVGG(classes, size)
+        elif name in _BLOCKS:
+            network = DeepHeadResNet(_BLOCKS[name], classes)
+        else:
+            network = getattr(_torchvision, name)(num_classes=classes)
         if width != 1:
             _scale_width(network, width)
     if not set_dropout(network, dropout) and dropout is not None:
@@ -263,7 +234,7 @@ def build(
             module.inplace = False
     _check_size(network, name, size)
     if torch.device(device).type != "meta":
-        draw_weights(network, seed, architecture.linear_std)
+        draw_weights(network, seed, std=None if name == "small_vgg" else 0.01)
     return network.to(device)
 
 

@@ -1,4 +1,9 @@
-"""What the source papers fix per architecture: which layers they analyse, and with which constants."""
+"""What the source papers fix per architecture: which layers they analyse, and with which constants.
+
+After Zhang et al., "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for Classification",
+TPAMI 2022, section 4.1, and the authors' published code; the weight for clouds after that of Shen et al.,
+CVPR 2021.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +23,8 @@ class ArchitecturePreset:
     weight
         Weight of the entropy term.
     threshold
-        Margin ``b`` in nat below the background mean at which a unit is a knowledge point.
-    threshold_verified
-        False where `threshold` could not be confirmed from a readable source.
-    source
-        Where the constants come from.
+        Margin ``b`` in nat below the background mean at which a unit is a knowledge point. Those of VGG and
+        ResNet are confirmed by a readable source, the others are not.
     modality
         Kind of input: ``"image"``, ``"text"`` or ``"cloud"``.
     entry, feature
@@ -34,8 +36,6 @@ class ArchitecturePreset:
     layers: Mapping[str, str]
     weight: float
     threshold: float
-    threshold_verified: bool
-    source: str
     modality: str = "image"
     entry: str | None = None
     feature: Literal["relu", "identity"] = "relu"

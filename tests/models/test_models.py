@@ -110,12 +110,10 @@ def test_build__width_scales_every_layer_but_image_and_classes():
 
 
 @pytest.mark.parametrize(
-    ("name", "weight", "threshold", "verified"),
-    [("vgg16", 7, 0.2, True), ("alexnet", 7, 0.25, False), ("resnet101", 6, 0.2, True)],
+    ("name", "weight", "threshold"), [("vgg16", 7, 0.2), ("alexnet", 7, 0.25), ("resnet101", 6, 0.2)]
 )
-def test_presets__hold_the_papers_constants(name, weight, threshold, verified):
-    preset = PRESETS[name]
-    assert (preset.weight, preset.threshold, preset.threshold_verified) == (weight, threshold, verified)
+def test_presets__hold_the_papers_constants(name, weight, threshold):
+    assert (PRESETS[name].weight, PRESETS[name].threshold) == (weight, threshold)
 
 
 def test_presets__resnet_top_convolution_is_read_behind_its_normalisation():

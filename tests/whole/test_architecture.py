@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "coherency": MEASURED | {"measuring", "attribution"},
     "transfer": MEASURED | {"measuring", "attribution"},
     "unicam": MEASURED | {"measuring", "attribution"},
-    "testing": GROUND | {"store"},
+    "testing": GROUND,
     # top; the two of them that write reports and read commands use kdviz as its users do
     "studies": MEASURED
     | {"sources", "models", "gain", "distillation", "training", "measuring", "attribution"}

@@ -16,10 +16,11 @@ import ipywidgets
 import pytest
 import xarray as xr
 from browser import MOVE, ROOT, SERVERS, AppPage, digest, expect, find_browser, open_browser, serve
+from invented_runs import invent_cloud_run, invent_text_run
 from playwright.sync_api import Browser
 
 import kdviz
-from kdviz import sources, testing
+from kdviz import sources
 
 pytestmark = [
     pytest.mark.browser,
@@ -224,7 +225,7 @@ def page_of(run: kdviz.store.Run, chromium: Browser, folder: Path) -> Iterator[A
 
 
 def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_path: Path) -> None:
-    invented = testing.invent_text_run(tmp_path / "run.zarr")
+    invented = invent_text_run(tmp_path / "run.zarr")
     with page_of(invented.run, chromium, tmp_path) as page:
         page.app.get_by_title("text-1", exact=True).click()  # a text that holds <b>manufactured</b>
         expect(page.reading("sample")).to_have_text("text-1", timeout=MOVE)
@@ -247,7 +248,7 @@ def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_pat
 
 
 def test_cloud__turns_as_the_geometry_says(chromium: Browser, tmp_path: Path) -> None:
-    invented = testing.invent_cloud_run(tmp_path / "run.zarr", points=600)
+    invented = invent_cloud_run(tmp_path / "run.zarr", points=600)
     with page_of(invented.run, chromium, tmp_path) as page:
         expect(page.reading("azimuth")).to_have_text("30", timeout=MOVE)
         page.press("azimuth", "ArrowRight", times=3)

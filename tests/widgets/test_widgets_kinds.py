@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import yaml
+from invented_runs import TEXTS, InventedRun, invent_cloud_run, invent_text_run
 from ipywidgets.widgets.widget import _instances
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -20,12 +21,11 @@ from PIL import Image
 from traitlets import TraitError
 
 import kdviz
-from kdviz import render, testing
+from kdviz import render
 from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
-from kdviz.testing import InventedRun
 from kdviz.widgets import Explorer, explorer
 
-MAKERS = {"text": testing.invent_text_run, "cloud": testing.invent_cloud_run}
+MAKERS = {"text": invent_text_run, "cloud": invent_cloud_run}
 STUDENT = {"text": "student-hidden-s0", "cloud": "student-fc1-s0"}
 
 
@@ -293,7 +293,7 @@ def test_words__are_data_and_never_markup(app: Explorer) -> None:
     app.selection.sample = "text-1"  # holds <b>manufactured</b>
     for html in (app._input.value, app._images["points"][0].value):
         assert "<b>manufactured" not in html and "&lt;b&gt;manufactured&lt;/b&gt;" in html
-    assert [span.text for span in spans(app._input.value)] == testing.TEXTS[1].split()
+    assert [span.text for span in spans(app._input.value)] == TEXTS[1].split()
 
 
 @OF_WORDS

@@ -21,12 +21,6 @@ from kdviz.models.presets import ArchitecturePreset
 
 __all__ = ["PRESETS", "build"]
 
-_PAPER = (
-    "Zhang et al., 'Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for "
-    "Classification', TPAMI 2022, section 4.1; weight after Shen et al., CVPR 2021, published code"
-)
-
-
 _NETWORKS: dict[str, tuple[Callable[[int, float], CloudNetwork], float]] = {  # and their thresholds
     "dgcnn": (DGCNN, 0.25),
     "pointconv": (PointConv, 0.25),
@@ -37,7 +31,7 @@ _NETWORKS: dict[str, tuple[Callable[[int, float], CloudNetwork], float]] = {  # 
 _LAYERS = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
 PRESETS = MappingProxyType(
     {
-        name: ArchitecturePreset(_LAYERS, 4.0, threshold, False, _PAPER, modality="cloud")
+        name: ArchitecturePreset(_LAYERS, 4.0, threshold, modality="cloud")
         for name, (_, threshold) in _NETWORKS.items()
     }
 )

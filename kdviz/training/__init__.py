@@ -1,13 +1,7 @@
 """Small, resumable training loops for teacher, student and baseline that save the epochs to measure."""
 
 from kdviz.training.distances import weight_distance
-from kdviz.training.plans import (
-    FASHION_PLANS,
-    FURNITURE_PLANS,
-    PAPER_CHECKPOINTS,
-    REVIEW_PLANS,
-    TrainingPlan,
-)
+from kdviz.training.plans import FASHION_PLANS, FURNITURE_PLANS, REVIEW_PLANS, TrainingPlan
 from kdviz.training.probing import accuracy_array, probe_accuracy
 from kdviz.training.records import TrainingRecord
 from kdviz.training.stages import distil, evaluate, train_classifier, train_head
@@ -15,7 +9,6 @@ from kdviz.training.stages import distil, evaluate, train_classifier, train_head
 __all__ = [
     "FASHION_PLANS",
     "FURNITURE_PLANS",
-    "PAPER_CHECKPOINTS",
     "REVIEW_PLANS",
     "TrainingPlan",
     "TrainingRecord",

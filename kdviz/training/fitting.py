@@ -103,18 +103,15 @@ class _Run:
             initial_weights=fingerprint_tensors(task.network.state_dict()),
             initial_parts=fingerprint_tensors(task.parts.state_dict()),
         )
-        self._claim_folder()
+        path = folder / "plan.json"
+        foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+        if foreign and not path.exists():
+            raise StoreError(f"{folder} holds other files ({foreign[0]}); name an empty folder")
+        claim(path, self.identity)
         self.optimiser = _make_optimiser(plan, [*task.parameters, *task.parts.parameters()])
         self.odometer = Odometer(task.network, tracked_layers)
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": []}
-
-    def _claim_folder(self) -> None:
-        path = self.folder / "plan.json"
-        foreign = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
-        if foreign and not path.exists():
-            raise StoreError(f"{self.folder} holds other files ({foreign[0]}); name an empty folder")
-        claim(path, self.identity)
 
     def finish(self, progress: bool) -> TrainingRecord:
         modules = [*self.task.network.modules(), *self.task.parts.modules()]

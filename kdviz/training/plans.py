@@ -10,10 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-PAPER_CHECKPOINTS = (0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 70, 90, 110, 130, 150)
-"""Epochs at which the papers' code saves a network trained for 150 epochs."""
-
-
 _Rate = Annotated[FiniteFloat, Field(gt=0)]  # an end of what is spaced by logarithm
 
 
@@ -39,7 +35,8 @@ class TrainingPlan(BaseModel):
         network.
     checkpoints
         Epochs after which the network is saved, from 0 (untrained) to `epochs`; every epoch by default.
-        Networks that are to be compared need the same list.
+        Networks that are to be compared need the same list. The papers' code trains for 150 epochs and saves
+        (0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 70, 90, 110, 130, 150).
     augment
         Random crop from a frame padded by 4 pixels of value 0 and random horizontal flip; images only.
     """

@@ -273,9 +273,13 @@ def _train(
             "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
         }
         read = reader(student, loss.layers, inputs)
-        guide, first = _read_teacher(teacher, loss, inputs, plan), inputs[:1].to(device)
+        guide = None
+        if teacher is not None:
+            layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
+            guide = recall(reader(teacher, layers, inputs), teacher, inputs, plan)
+        first = inputs[:1].to(device)
         one = on_device(apply(read, student, first), device)
-        loss.check(one, guide(first, torch.tensor([0])), len(inputs))
+        loss.check(one, guide and guide(first, torch.tensor([0])), len(inputs))
         trained, resting = divide(student, loss, inputs)
         learner = _read_beyond(student, loss, inputs, plan) or (lambda batch, rows: read(batch))
 
@@ -287,7 +291,7 @@ def _train(
         def step(batch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
             outputs = learner(batch, rows)
             wanted = None if labels is None else labels[rows].to(device)
-            value = loss(outputs, guide(batch, rows), wanted, rows.to(device))
+            value = loss(outputs, guide and guide(batch, rows), wanted, rows.to(device))
             if wanted is None or LOGITS not in outputs:
                 return value, None
             return value, (outputs.logits.argmax(1) == wanted).sum()
@@ -338,15 +342,6 @@ def _check_labels(inputs: Tensor, labels: Tensor, network: nn.Module | None) -> 
             f"labels must lie in 0..{logits.shape[1] - 1}, the network's classes, "
             f"got {int(labels.min())}..{int(labels.max())}"
         )
-
-
-def _read_teacher(
-    teacher: nn.Module | None, loss: Loss, inputs: Tensor, plan: TrainingPlan
-) -> Callable[[Tensor, Tensor], Outputs | None]:
-    if teacher is None:
-        return lambda batch, rows: None
-    layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
-    return recall(reader(teacher, layers, inputs), teacher, inputs, plan)
 
 
 def _read_beyond(

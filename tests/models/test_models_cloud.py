@@ -338,7 +338,7 @@ def test_ball_level__is_the_papers_pointnet_on_every_ball():
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_point_convolution__is_the_papers_sum_with_a_full_kernel(everywhere):
     sizes = (None, None) if everywhere else (4, 6)
-    level = PointConvolution(*sizes, 0.3, PointLayers(3 + 2, 5, 7), 7, 1.0).double().eval()
+    level = PointConvolution(*sizes, 0.3, 2, (5, 7), 1.0).double().eval()
     cloud = draw_clouds(1, 40, torch.float64)
     features = draw_clouds(1, 40, torch.float64, seed=1)[..., :2]
     with torch.no_grad():

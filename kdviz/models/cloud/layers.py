@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+LEVELS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
+"""Widths of the layers of PointNet++ and PointConv, level by level."""
+
 
 class NormalisedLinear(nn.Linear):
     """A fully connected layer, without bias, whose output is batch-normalised over all axes but the last.

@@ -3,13 +3,11 @@
 Symbols: ``B`` clouds, ``n`` points, ``m`` centres, ``k`` neighbours, ``K`` numbers per point.
 """
 
-from itertools import starmap
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import CloudNetwork, Head, NormalisedLinear, PointLayers, scale
+from kdviz.models.cloud.layers import LEVELS, CloudNetwork, Head, NormalisedLinear, PointLayers, scale
 from kdviz.models.cloud.neighbours import estimate_density, find_centres, find_nearest, gather
 
 _KERNEL = (8, 8, 16)  # layers from a relative place to the factors of the kernel
@@ -25,10 +23,9 @@ class PointConvolution(nn.Module):
         How many, and how many nearest points each sums; None: one, at the mean, which sums all points.
     bandwidth
         Of the density estimate, in units of the coordinates.
-    layers
-        For points with their place relative to the centre in front of their features.
-    features
-        Numbers that `layers` gives.
+    in_features, widths
+        Numbers known of a point, and widths of the layers on them, with the place relative to the centre in
+        front.
     width
         Factor on the widths of the kernel and density layers.
 
@@ -42,17 +39,17 @@ class PointConvolution(nn.Module):
         centres: int | None,
         neighbours: int | None,
         bandwidth: float,
-        layers: PointLayers,
-        features: int,
+        in_features: int,
+        widths: tuple[int, ...],
         width: float,
     ) -> None:
         super().__init__()
         self.centres, self.neighbours, self.bandwidth = centres, neighbours, bandwidth
         kernel = scale(width, *_KERNEL)
-        self.layers = layers
+        self.layers = PointLayers(3 + in_features, *widths)
         self.kernel = PointLayers(3, *kernel)
         self.density = PointLayers(1, *scale(width, *_DENSITY), 1)
-        self.mix = NormalisedLinear(features * kernel[-1], features)
+        self.mix = NormalisedLinear(widths[-1] * kernel[-1], widths[-1])
 
     def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """From places ``(B, n, 3)`` and features ``(B, n, K)`` to those of the centres, ``(B, m, ...)``."""
@@ -95,17 +92,10 @@ class PointConv(CloudNetwork):
 
     def __init__(self, classes: int, width: float) -> None:
         super().__init__()
-        first, second, third = starmap(
-            scale, [(width, 64, 64, 128), (width, 128, 128, 256), (width, 256, 512, 1024)]
-        )
-        layers1, layers2, layers3 = (
-            PointLayers(3, *first),
-            PointLayers(3 + first[-1], *second),
-            PointLayers(3 + second[-1], *third),
-        )
-        self.level1 = PointConvolution(512, 32, 0.1, layers1, first[-1], width)
-        self.level2 = PointConvolution(128, 64, 0.2, layers2, second[-1], width)
-        self.level3 = PointConvolution(None, None, 0.4, layers3, third[-1], width)
+        first, second, third = (scale(width, *widths) for widths in LEVELS)
+        self.level1 = PointConvolution(512, 32, 0.1, 0, first, width)
+        self.level2 = PointConvolution(128, 64, 0.2, first[-1], second, width)
+        self.level3 = PointConvolution(None, None, 0.4, second[-1], third, width)
         self.head = Head(third[-1], scale(width, 512, 256), classes, dropout=(0.4, 0.4))
 
     def describe(self, points: Tensor) -> Tensor:

@@ -3,13 +3,11 @@
 Symbols: ``B`` clouds, ``n`` points, ``m`` centres, ``k`` points of a ball, ``K`` numbers per point.
 """
 
-from itertools import starmap
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import CloudNetwork, Head, PointLayers, pool, scale
+from kdviz.models.cloud.layers import LEVELS, CloudNetwork, Head, PointLayers, pool, scale
 from kdviz.models.cloud.neighbours import find_centres, find_in_ball, gather
 
 
@@ -65,9 +63,7 @@ class PointNet2(CloudNetwork):
 
     def __init__(self, classes: int, width: float) -> None:
         super().__init__()
-        first, second, third = starmap(
-            scale, [(width, 64, 64, 128), (width, 128, 128, 256), (width, 256, 512, 1024)]
-        )
+        first, second, third = (scale(width, *widths) for widths in LEVELS)
         self.level1 = BallLevel(512, 0.2, 32, PointLayers(3, *first))
         self.level2 = BallLevel(128, 0.4, 64, PointLayers(3 + first[-1], *second))
         self.level3 = PointLayers(3 + second[-1], *third)

@@ -189,4 +189,4 @@ class Layout:
 
 def is_trained(folder: Path) -> bool:
     """Whether a training run was finished and cleared up."""
-    return (folder / "history.json").is_file() and not (folder / "state.safetensors").exists()
+    return (folder / "history.json").is_file() and not (folder / "state.pt").exists()

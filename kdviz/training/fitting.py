@@ -8,6 +8,7 @@ in random order and give that up. This module does not know what is being learne
 Symbols: ``N`` samples, ``B`` samples of a batch, ``H, W`` image height and width.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.errors import StoreError
-from kdviz.files import exclusive, lock_beside, make_folder, write_json
+from kdviz.files import exclusive, lock_beside, make_folder, write_bytes, write_json
 from kdviz.networks import device_of, fingerprint_tensors
 from kdviz.training.distances import Odometer
 from kdviz.training.plans import TrainingPlan
@@ -94,7 +95,7 @@ def fit(
 class _Run:
     def __init__(self, task: Task, plan: TrainingPlan, folder: Path, tracked_layers: Sequence[str]) -> None:
         self.task, self.plan, self.folder = task, plan, folder
-        self.state_path, self.history_path = folder / "state.safetensors", folder / "history.json"
+        self.state_path, self.history_path = folder / "state.pt", folder / "history.json"
         self.device = device_of(task.network)
         self.identity = dict(
             task.identity,
@@ -143,27 +144,18 @@ class _Run:
     def _resume(self) -> None:
         if not self.state_path.exists():
             return self._save()
-        tensors, progress = read_tensors(self.state_path)
         try:
-            self._restore(tensors, progress)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch's for other shapes and names
+            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+            self.epoch, self.history = state["epoch"], state["history"]
+            self.odometer.distances = state["weight_distance"]
+            self.task.network.load_state_dict(state["network"])
+            self.task.parts.load_state_dict(state["parts"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except Exception as error:  # a damaged file makes the reader raise nearly anything
             reason, _, _ = str(error).partition("\n")
             raise StoreError(
                 f"{self.state_path} is damaged: {reason}; remove {self.folder} to train anew"
             ) from error
-
-    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        if sorted(tensors) != progress["tensors"]:
-            raise ValueError("it lacks tensors")
-        self.epoch, self.history = progress["epoch"], progress["history"]
-        self.odometer.distances = progress["weight_distance"]
-        self.task.network.load_state_dict(_below("network", tensors))
-        self.task.parts.load_state_dict(_below("parts", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimiser", tensors).items():
-            index, kind = name.split("/")
-            state.setdefault(int(index), {})[kind] = tensor.clone()
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
 
     def _train_epoch(self, bar: tqdm) -> None:
         epoch = self.epoch + 1
@@ -209,16 +201,10 @@ class _Run:
             write_tensors(checkpoint_path(self.folder, self.epoch), weights, metadata)
             if parts:
                 write_tensors(parts_path(self.folder, self.epoch), parts, metadata)
-        remembered = {
-            f"{index}/{kind}": value
-            for index, entries in self.optimiser.state_dict()["state"].items()
-            for kind, value in entries.items()
-            if isinstance(value, Tensor)
-        }
-        kinds = {"network": weights, "parts": parts, "optimiser": remembered}
-        tensors = {f"{kind}/{name}": own[name] for kind, own in kinds.items() for name in own}
-        progress = self._told() | {"epoch": self.epoch, "tensors": sorted(tensors)}
-        write_tensors(self.state_path, tensors, progress)
+        modules = {"network": weights, "parts": parts, "optimiser": self.optimiser.state_dict()}
+        state = io.BytesIO()
+        torch.save(self._told() | {"epoch": self.epoch} | modules, state)
+        write_bytes(self.state_path, state.getvalue())
 
     def _commit(self) -> None:
         write_json(self.history_path, self._told() | {"checkpoints": list(self.plan.checkpoints)})
@@ -230,11 +216,6 @@ class _Run:
         self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch))[0])
         if self.task.parts.state_dict():
             self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch))[0])
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
-    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in found.items()}
 
 
 def _make_optimiser(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

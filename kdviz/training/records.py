@@ -2,7 +2,7 @@
 
 A folder holds ``plan.json`` (what is being trained, written first), ``epoch-NNN.safetensors`` (the network
 after that epoch, a plain state dict), ``parts-NNN.safetensors`` beside it (the same of what the loss trains
-along, where there is any), ``state.safetensors`` (where to resume: weights, parts, optimiser; removed at the
+along, where there is any), ``state.pt`` (where to resume: weights, parts, optimiser; removed at the
 end) and ``history.json`` (written last: a folder that has it is finished). Nothing in them depends on the
 time or the place of the run.
 """

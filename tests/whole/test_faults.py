@@ -22,7 +22,6 @@ import netCDF4
 import numcodecs
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import xarray as xr
 import zarr
@@ -716,11 +715,12 @@ def test_training__damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("kdviz.training.fitting._Run._commit", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_small(tmp_path)
-    state = tmp_path / "state.safetensors"
-    metadata = {"kdviz": json.dumps({"epoch": 1, "history": {}, "weight_distance": {}})}
-    safetensors.torch.save_file({"network/fc1.weight": torch.zeros(3)}, state, metadata)
-    with pytest.raises(StoreError, match=r"state\.safetensors is damaged: .*remove .* to train anew"):
-        train_small(tmp_path)
+    network = {"fc1.weight": torch.zeros(3)}
+    state = {"epoch": 1, "history": {}, "weight_distance": {}, "network": network}
+    for damage in (lambda path: torch.save(state, path), lambda path: path.write_bytes(b"half")):
+        damage(tmp_path / "state.pt")
+        with pytest.raises(StoreError, match=r"state\.pt is damaged: .*remove .* to train anew"):
+            train_small(tmp_path)
 
 
 # -- signals

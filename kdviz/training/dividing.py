@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, takewhile
-from typing import Any
+from itertools import chain
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.split_module import split_module
 
 from kdviz.distillation import LOGITS, Loss
 from kdviz.errors import LayerError
@@ -89,15 +87,27 @@ def cut(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphModule]
 
     None where that cannot be done: the forward pass cannot be traced, or something passes around the layer.
     """
-    try:
-        graph = _LeafTracer(layer).trace(network)
-    except Exception:  # the trace runs the network's own code, which may fail in any way on a proxy
-        return None
-    cuts = graph.find_nodes(op="call_module", target=layer)
-    if len(cuts) != 1:
-        return None
-    before = {*takewhile(lambda node: node is not cuts[0], graph.nodes), cuts[0]}
-    halves: Any = split_module(fx.GraphModule(network, graph), network, lambda node: int(node not in before))
-    if not hasattr(halves, "submod_1") or len(halves.submod_1.graph.find_nodes(op="placeholder")) != 1:
-        return None
-    return halves.submod_0, halves.submod_1
+    halves = []
+    for is_head in (False, True):
+        try:
+            graph = _LeafTracer(layer).trace(network)
+        except Exception:  # the trace runs the network's own code, which may fail in any way on a proxy
+            return None
+        cuts = graph.find_nodes(op="call_module", target=layer)
+        if len(cuts) != 1:
+            return None
+        if is_head:
+            with graph.inserting_before(cuts[0]):
+                feature = graph.placeholder("feature")
+            cuts[0].replace_all_uses_with(feature)
+        else:
+            graph.output_node().args = (cuts[0],)
+        half = fx.GraphModule(network, graph)
+        half.graph.eliminate_dead_code()
+        for source in half.graph.find_nodes(op="placeholder")[:-1] if is_head else ():
+            if source.users:
+                return None
+            half.graph.erase_node(source)
+        half.recompile()
+        halves.append(half)
+    return halves[0], halves[1]

@@ -15,6 +15,7 @@ import torch
 from captum import attr
 from torch import Tensor, nn
 
+from kdviz.arguments import one_of
 from kdviz.errors import LayerError
 from kdviz.networks.features import (
     check_layers,
@@ -26,16 +27,6 @@ from kdviz.networks.features import (
     unwrap,
 )
 
-METHODS = (
-    "input_gradient",
-    "layer_gradient",
-    "activation",
-    "cam",
-    "grad_cam",
-    "integrated_gradients",
-    "guided_grad_cam",
-    "occlusion",
-)
 LAYER_METHODS = ("layer_gradient", "activation", "cam", "grad_cam")
 """Those whose maps have the size of the layer; the others have that of the input."""
 
@@ -62,6 +53,8 @@ OPTIONS: dict[str, dict[str, str | int | bool]] = {
     "occlusion": {"captum": "Occlusion", "baselines": 0, "windows_along_a_side": WINDOWS, "overlap": "half"},
 }
 """How every map is made, as stored with it."""
+
+METHODS = tuple(OPTIONS)
 
 
 def draw_map(
@@ -125,8 +118,7 @@ def draw_map(
     .. [4] Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, Eq. (1).
     .. [5] Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
     if classes.shape != inputs.shape[:1] or classes.dtype != torch.int64:
         raise ValueError(
             f"classes must be {len(inputs)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
@@ -206,15 +198,20 @@ def check_classes(network: nn.Module, inputs: Tensor, classes: Tensor) -> None:
         )
 
 
+def read_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Read a layer's output and the gradient of the logit with respect to it; the network must be frozen."""
+    output, logits = read_layers(network, inputs, [layer, ""]).values()
+    score = logits.gather(1, classes[:, None]).sum()
+    (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
+    return output, gradient
+
+
 def _input_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
     return attr.Saliency(network).attribute(inputs, classes, abs=False).norm(dim=1)
 
 
 def _layer_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    output, logits = read_layers(network, inputs, [layer, ""]).values()
-    score = logits.gather(1, classes[:, None]).sum()
-    (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
-    return gradient.norm(dim=1)
+    return read_gradient(network, inputs, classes, layer)[1].norm(dim=1)
 
 
 def _activation(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:

@@ -5,8 +5,8 @@ Symbols: ``B`` samples, ``U`` units.
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
+from kdviz.arguments import one_of
 from kdviz.attribution.unit_maps import attribute
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.measuring import measure
@@ -96,42 +97,17 @@ def randomise_weights(
     .. [1] Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: there weights are
        initialised anew, and similarity is also shown by SSIM and HOG.
     """
-    if order not in ("cascade", "independent"):
-        raise ValueError(f"order must be 'cascade' or 'independent', got {order!r}")
+    one_of("order", order, ("cascade", "independent"))
     network = unwrap(network)
     own = [name for name, part in network.named_modules() if name and [*part.parameters(recurse=False)]]
     chosen = own[::-1] if stages is None else resolve_layers(network, stages)
     if without := [name for name in chosen if name not in own]:
         raise ValueError(f"stages {without} have no weights of their own; allowed: {', '.join(own)}")
     pictures = list(inputs) if isinstance(inputs, Iterator) else inputs
-    first = attribute(
-        network,
-        pictures,
-        units=units,
-        labels=labels,
-        explained=explained,
-        methods=methods,
-        layer=layer,
-        device=device,
-        max_batch=max_batch,
-        progress=False,
-    )
-
-    def draw(candidate: nn.Module) -> xr.DataArray:
-        maps = attribute(
-            candidate,
-            pictures,
-            units=units,
-            explained=first["explained"].values,
-            methods=first["attribution_method"].values.tolist(),
-            layer=first.attrs.get("layer"),
-            device=device,
-            max_batch=max_batch,
-            progress=False,
-        )
-        return _add_entropies(maps, candidate, pictures, entropy_layers, units, device, max_batch)
-
-    before = _add_entropies(first, network, pictures, entropy_layers, units, device, max_batch)
+    same: dict[str, Any] = {"inputs": pictures, "units": units, "device": device}
+    same |= {"max_batch": max_batch, "progress": False}
+    first = attribute(network, labels=labels, explained=explained, methods=methods, layer=layer, **same)
+    before = _add_entropies(first, network, entropy_layers, same)
     generator = torch.Generator().manual_seed(seed)
     similar: list[list[NDArray[np.float64]]] = [[], []]
     changed = copy.deepcopy(network)
@@ -144,7 +120,14 @@ def randomise_weights(
             for values in similar:
                 values.append(np.full(before.shape[:2], np.nan))
             continue
-        after = draw(changed)
+        maps = attribute(
+            changed,
+            explained=first["explained"].values,
+            methods=first["attribution_method"].values.tolist(),
+            layer=first.attrs.get("layer"),
+            **same,
+        )
+        after = _add_entropies(maps, changed, entropy_layers, same)
         similar[0].append(rank_correlation(before.values, after.values))
         similar[1].append(rank_correlation(abs(before.values), abs(after.values)))
     if without_spread:
@@ -167,30 +150,15 @@ def randomise_weights(
 
 
 def _add_entropies(
-    maps: xr.Dataset,
-    network: nn.Module,
-    inputs: InputsLike,
-    layers: Sequence[str],
-    units: Grid,
-    device: str | torch.device | None,
-    max_batch: int | None,
+    maps: xr.Dataset, network: nn.Module, layers: Sequence[str], options: Mapping[str, Any]
 ) -> xr.DataArray:
-    """Give the importance of units, ``(attribution_method, B, U)``, by maps and by the layers' entropies."""
+    """Return the importance of units, ``(attribution_method, B, U)``, by maps and by entropies."""
     found = [collect_importance(maps)]
     if layers:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", KdvizWarning
-            )  # a dead layer, no calibration: its similarity tells
-            measured = measure(
-                network,
-                inputs,
-                layers=list(layers),
-                units=units,
-                device=device,
-                max_batch=max_batch,
-                progress=False,
-            )
+            # a dead layer, no calibration: its similarity tells
+            warnings.simplefilter("ignore", KdvizWarning)
+            measured = measure(network, layers=list(layers), **options)
         for layer in layers:
             ds = measured.sel(layer=layer, drop=True)
             last = collect_importance(maps, entropy=ds).isel(attribution_method=[-1])

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.analysis import collect_importance
+from kdviz.arguments import one_of
 from kdviz.attribution.maps import check_classes
 from kdviz.attribution.unit_maps import batches, check_batch
 from kdviz.networks.features import frozen, same_random_state, unwrap
@@ -97,8 +98,7 @@ def remove_units(
        Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019 (on inputs out of
        distribution).
     """
-    if reference not in ("blur", "mean"):
-        raise ValueError(f"reference must be 'blur' or 'mean', got {reference!r}")
+    one_of("reference", reference, ("blur", "mean"))
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units.count:
         raise ValueError(f"steps must be an integer of 1 to the {units.count} units, got {steps!r}")
     schema.validate(attributions, require=("attribution", "row", "col"))

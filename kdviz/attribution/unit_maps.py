@@ -25,9 +25,9 @@ from kdviz.attribution.maps import (
     list_methods,
 )
 from kdviz.errors import LayerError
-from kdviz.networks.features import frozen, same_random_state, unwrap
+from kdviz.networks.features import frozen, main_of, resolve_layers, same_random_state
 from kdviz.networks.hashing import fingerprint_tensors
-from kdviz.networks.inputs import Inputs, prepare_inputs
+from kdviz.networks.inputs import Inputs, check_labels, prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike
 from kdviz.units import Grid
@@ -112,9 +112,8 @@ def attribute(
     epoch = whole_number("epoch", epoch)
     batch = check_batch(max_batch)
     chosen = _check_methods(methods)
-    network = unwrap(network)
-    if isinstance(layer, nn.Module):  # a copy on another device holds another object
-        layer = next((name for name, module in network.named_modules() if module is unwrap(layer)), layer)
+    if layer is not None:  # by name, for a copy on another device holds another object
+        (layer,) = resolve_layers(network, [layer])
     network = prepare_network(network, device)
     given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise=0.0, kind=Grid)
     given.check_precision(network)
@@ -125,22 +124,21 @@ def attribute(
         with frozen(network):
             found = _find_layer(network, first, layer, chosen)
         chosen = chosen or list_methods(network, first, layer=found)
-        parts = [
-            np.concatenate(
-                [
-                    draw_units(network, images, classes[rows], units=units, method=method, layer=found)
-                    for rows, images in batches(given, batch, place)
-                ]
-            )
-            for method in tqdm(chosen, desc="attributing", unit="method", disable=not progress)
-        ]
+        values = np.empty((len(chosen), 1, len(given.ids), units.count), np.float32)
+        for at, method in enumerate(tqdm(chosen, desc="attributing", unit="method", disable=not progress)):
+            for rows, images in batches(given, batch, place):
+                maps = draw_map(network, images, classes[rows].to(place), method=method, layer=found)
+                if not torch.isfinite(maps).all():
+                    raise ValueError(
+                        f"{method} gives NaN or infinite values; leave these samples or this method out"
+                    )
+                values[at, 0, rows] = reduce_map(maps, units, given.shape[-2:])
     samples = given.samples.assign_coords(
         epoch=[epoch],
         attribution_method=chosen,
         explained=("sample", classes.numpy()),
         input_hash=("sample", given.hashes),
     )
-    values = np.stack(parts)[:, None].astype(np.float32)
     ds = samples.assign(attribution=(schema.VARIABLES["attribution"].dims, values))
     ds.attrs = schema.make_attrs(
         layer=found,
@@ -161,18 +159,7 @@ def attribute(
     return ds
 
 
-def draw_units(
-    network: nn.Module, images: Tensor, classes: Tensor, *, units: Grid, method: str, layer: str | None
-) -> NDArray[np.float32]:
-    """Draw one map and reduce it to units: ``(B, U)``."""
-    maps = draw_map(network, images, classes.to(images.device), method=method, layer=layer)
-    if not torch.isfinite(maps).all():
-        raise ValueError(f"{method} gives NaN or infinite values; leave these samples or this method out")
-    height, width = images.shape[-2:]
-    return reduce_map(maps, units, (height, width))
-
-
-def reduce_map(maps: Tensor, units: Grid, size: tuple[int, int]) -> NDArray[np.float32]:
+def reduce_map(maps: Tensor, units: Grid, size: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize maps ``(B, h, w)`` of another size bilinearly, and average the pixels of every unit."""
     maps = maps.detach().cpu()
     if tuple(maps.shape[1:]) != size:
@@ -184,36 +171,24 @@ def reduce_map(maps: Tensor, units: Grid, size: tuple[int, int]) -> NDArray[np.f
 
 
 def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None, batch: int) -> Tensor:
-    """Give the class to explain of every sample, int64, checked against the network's logits."""
+    """Return the class to explain of every sample, int64, checked against the network's logits."""
     place = device_of(network)
+    known = None if "label" not in given.samples else given.samples["label"].values
     if explained is not None:
-        array = np.asarray(explained)
-        if array.shape != (len(given.ids),) or array.dtype.kind not in "iu":
-            raise ValueError(
-                f"explained must be {len(given.ids)} integers, got shape {array.shape} of {array.dtype}"
-            )
-        classes = torch.from_numpy(array.astype(np.int64))
-    elif "label" in given.samples.coords:
-        classes = torch.from_numpy(given.samples["label"].values)
-    else:
-        classes = torch.zeros(len(given.ids), dtype=torch.int64)
-    with frozen(network):
+        known = check_labels("explained", explained, len(given.ids))
+    classes = torch.zeros(1, dtype=torch.int64) if known is None else torch.from_numpy(known)
+    with frozen(network), torch.no_grad():
         check_classes(network, given.read([0]).to(place), classes)
-        if explained is None and "label" not in given.samples.coords:
-            with torch.no_grad():
-                answers = [
-                    network(images.clone()).argmax(1).cpu() for _, images in batches(given, batch, place)
-                ]
-            classes = torch.cat(answers)
-    return classes
+        if known is not None:
+            return classes
+        answers = [network(images.clone()).argmax(1).cpu() for _, images in batches(given, batch, place)]
+    return torch.cat(answers)
 
 
 def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[slice, Tensor]]:
     """Yield positions and images of `batch` samples at a time."""
-    count = len(given.ids)
-    for start in range(0, count, batch):
-        rows = range(start, min(start + batch, count))
-        yield slice(rows.start, rows.stop), given.read(rows).to(place)
+    for rows, images in given.batches(range(len(given.ids)), batch):
+        yield slice(rows.start, rows.stop), main_of(images, given.main).to(place)
 
 
 def check_batch(max_batch: int | None) -> int:
@@ -232,9 +207,7 @@ def _check_methods(methods: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _find_layer(
-    network: nn.Module, images: Tensor, layer: str | nn.Module | None, chosen: Sequence[str]
-) -> str | None:
+def _find_layer(network: nn.Module, images: Tensor, layer: str | None, chosen: Sequence[str]) -> str | None:
     """Name the layer of the maps, None for a network without any where none was asked for."""
     try:
         return check_layer(network, images, layer)

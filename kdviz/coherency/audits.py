@@ -8,7 +8,7 @@ Symbols: ``B`` samples, ``C`` channels, ``U`` units, ``D`` entries of a feature.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,12 +134,26 @@ def audit(
     changes = list(_plan(groups, factors, spread, seed))
 
     def look(one: nn.Module) -> tuple[Maps, dict[str, xr.Dataset]]:
-        measured = {}
-        if "entropy" in wanted:
-            measured = _measure(one, inputs, names, units, foreground, probes, draws, seed)
+        measured = {
+            layer: measure(  # one after the other: together, a pass for one layer goes on to the deepest
+                one,
+                inputs,
+                layers=layer,
+                units=units,
+                foreground=foreground,
+                method="gain",  # so that no sample changes its method between two networks
+                probes=probes,
+                draws=draws,
+                seed=seed,
+                progress=False,
+            )
+            for layer in (names if "entropy" in wanted else ())
+        }
         attributions = [method for method in wanted if method in METHODS]
         drawn = draw_maps(one, inputs, classes, layers=names, methods=attributions)
-        return drawn | _entropy_maps(measured), measured
+        for layer, ds in measured.items():
+            drawn[layer, "entropy"] = ds["entropy"].values[0].astype(float)
+        return drawn, measured
 
     maps, measured = look(original)
     if missing := set(wanted) - {method for _, method in maps} - (set() if methods else set(AUDITED)):
@@ -266,35 +280,3 @@ def _check_methods(methods: Sequence[str] | None) -> list[str]:
     if isinstance(methods, str) or not set(methods or ()) <= set(AUDITED):
         raise ValueError(f"methods must be some of {', '.join(AUDITED)}; got {methods!r}")
     return list(AUDITED if methods is None else methods)
-
-
-def _measure(
-    network: nn.Module,
-    inputs: Tensor,
-    layers: Sequence[str],
-    units: Grid,
-    foreground: ArrayLike | None,
-    probes: int,
-    draws: int,
-    seed: int,
-) -> dict[str, xr.Dataset]:
-    """Measure every layer by gain, so that no sample changes its method between two networks."""
-    return {
-        layer: measure(  # one after the other: together, a pass for one layer goes on to the deepest
-            network,
-            inputs,
-            layers=layer,
-            units=units,
-            foreground=foreground,
-            method="gain",
-            probes=probes,
-            draws=draws,
-            seed=seed,
-            progress=False,
-        )
-        for layer in layers
-    }
-
-
-def _entropy_maps(measured: Mapping[str, xr.Dataset]) -> Maps:
-    return {(layer, "entropy"): ds["entropy"].values[0].astype(float) for layer, ds in measured.items()}

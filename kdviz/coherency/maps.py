@@ -7,23 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from kdviz.analysis import find_points
-from kdviz.attribution.maps import LAYER_METHODS, METHODS, draw_map, list_methods
-from kdviz.networks.features import frozen, read_layers, resolve_layers, same_random_state
+from kdviz.attribution.maps import LAYERED, METHODS, draw_map, list_methods, read_gradient
+from kdviz.networks.features import frozen, resolve_layers, same_random_state
 
 INPUT = "input"
 """In place of a layer, where a map has none."""
 TOLERANCE = 1e-4
 """What moves: an entropy by more nat than this in any unit, another map by more of its largest value."""
 
-_OF_NO_LAYER = tuple(set(METHODS) - {*LAYER_METHODS, "guided_grad_cam"})
-_OF_VECTORS = ("activation", "layer_gradient")
 
 Maps = dict[tuple[str, str], NDArray[np.float64]]
 
@@ -60,9 +57,9 @@ def draw_maps(
     names = resolve_layers(network, layers)
     maps: Maps = {}
     for method in methods:
-        if method in _OF_NO_LAYER:
+        if method not in LAYERED:
             maps[INPUT, method] = _to_array(draw_map(network, inputs, classes, method=method))
-    of_layers = [method for method in methods if method not in _OF_NO_LAYER]
+    of_layers = [method for method in methods if method in LAYERED]
     for layer in names if of_layers else ():
         vectors = _read_vectors(network, inputs, classes, layer)
         if vectors is not None:
@@ -70,8 +67,7 @@ def draw_maps(
             continue
         has = list_methods(network, inputs, layer=layer)
         for method in (one for one in of_layers if one in has):
-            drawn = draw_map(network, inputs, classes, method=method, layer=layer)
-            maps[layer, method] = _to_array(drawn)
+            maps[layer, method] = _to_array(draw_map(network, inputs, classes, method=method, layer=layer))
     return maps
 
 
@@ -128,11 +124,10 @@ def _read_vectors(
     """Give feature and gradient ``(B, D)`` of a layer without positions, None for a layer with a map."""
     with same_random_state(network), frozen(network):
         watched = inputs.detach().clone().requires_grad_(True)
-        output, logits = read_layers(network, watched, [layer, ""]).values()
-        if output.ndim == 4 and output.shape[2:].numel() > 1:
-            return None
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), output)
-    return dict(zip(_OF_VECTORS, (_to_array(output), _to_array(gradient)), strict=True))
+        output, gradient = read_gradient(network, watched, classes, layer)
+    if output.ndim == 4 and output.shape[2:].numel() > 1:
+        return None
+    return {"activation": _to_array(output), "layer_gradient": _to_array(gradient)}
 
 
 def _least_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

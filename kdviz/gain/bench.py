@@ -115,11 +115,6 @@ class Bench:
             noise[..., self._outside] = 0
         return noise.to(self.inputs)
 
-    def clean_rows(self, layer: str, rows: int) -> Tensor:
-        """Repeat the clean feature for so many rows, a whole number of batches."""
-        clean = self.clean[layer]
-        return clean if rows == len(clean) else clean.repeat(rows // len(clean), 1)
-
     def spread(self, per_unit: Tensor) -> Tensor:
         """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
         padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
@@ -143,7 +138,9 @@ class Bench:
 
     def squared_change(self, features: Tensor, layer: str) -> Tensor:
         """Mean squared difference to the clean feature, ``(B,)``, or of several batches; float64."""
-        return (features - self.clean_rows(layer, len(features))).square().mean(1).double()
+        clean = self.clean[layer]
+        changes = features.unflatten(0, (-1, len(clean))) - clean
+        return changes.square().flatten(0, 1).mean(1).double()
 
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:

@@ -90,16 +90,11 @@ def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
 
 def _pad(arrays: Arrays, units: int) -> Arrays:
     """Lengthen what has one value a unit to the run's number of units, with NaN."""
-    missing = {name: units - values.shape[1] for name, values in arrays.items() if _is_by_unit(name)}
     return arrays | {
-        name: np.pad(arrays[name], ((0, 0), (0, more)), constant_values=np.nan)
-        for name, more in missing.items()
-        if more
+        name: np.pad(values, ((0, 0), (0, units - values.shape[1])), constant_values=np.nan)
+        for name, values in arrays.items()
+        if VARIABLES[name].dims[-1] == "unit"
     }
-
-
-def _is_by_unit(name: str) -> bool:
-    return VARIABLES[name].dims[-1] == "unit"
 
 
 def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:

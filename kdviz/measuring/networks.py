@@ -170,7 +170,7 @@ def measure(
     {'epoch': 1, 'sample': 2, 'unit': 16}
     """
     whole_number("epoch", epoch)
-    names, entry = name_layers(lambda: network, layers, entry, resolve=True)
+    names, entry = name_layers(network, layers, entry)
     measurement = Measurement(
         lambda: network,
         {epoch: None},
@@ -336,27 +336,24 @@ def _run(
 
 
 def name_layers(
-    make_network: Callable[[], nn.Module],
-    layers: Layers,
-    entry: str | nn.Module | None,
-    resolve: bool = False,
+    network: nn.Module | Callable[[], nn.Module], layers: Layers, entry: str | nn.Module | None
 ) -> tuple[str | tuple[str, ...], str | None]:
-    """Name layers and entry; the network is built to ask for the names of modules alone."""
+    """Name layers and entry; a network is only made where modules are to be named."""
     single = isinstance(layers, (str, nn.Module))
     several: list[Any] = [*layers] if isinstance(layers, Iterable) and not single else [layers]
     if not all(isinstance(layer, (str, nn.Module)) for layer in several):
         raise TypeError(f"layers must be a name, a module or a sequence of them, got {layers!r}")
     if not several:
         raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
-    wanted: list[str | nn.Module] = [*several, *([] if entry is None else [entry])]
-    if resolve or not all(isinstance(layer, str) for layer in wanted):
-        network = make_network()
-        names = resolve_layers(network, several)
-        at = None if entry is None else resolve_layers(network, [entry])[0]
-    else:
-        names = [plain_name(str(layer)) for layer in several]
-        at = None if entry is None else plain_name(str(entry))
-    return names[0] if single else tuple(names), at
+    entries = [] if entry is None else [entry]
+    made = network if isinstance(network, nn.Module) else None
+    if made is None and not all(isinstance(layer, str) for layer in several + entries):
+        made = network()
+    names, at = (
+        [plain_name(str(layer)) for layer in some] if made is None else resolve_layers(made, some)
+        for some in (several, entries)
+    )
+    return names[0] if single else tuple(names), at[0] if at else None
 
 
 def _warn_of_doubts(ds: xr.Dataset) -> None:

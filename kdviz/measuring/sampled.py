@@ -72,13 +72,13 @@ def measure_sampled(
     """
     for name, value in (("steps", steps), ("draws", draws)):
         whole_number(name, value, 1)
-    names, entry_name = name_layers(lambda: network, [layer], entry, resolve=True)
-    name = names[0]
+    layers, entry_name = name_layers(network, [layer], entry)
     prepared = prepare_inputs(inputs, units, foreground, None, sample_ids, base_noise, entry_name)
     settings = Settings.for_units(
         units, base_noise=base_noise, weight=weight, seed=seed, feature=feature, entry=entry_name
     )
-    measurement = Measurement(lambda: network, {0: None}, prepared, name, settings)
+    measurement = Measurement(lambda: network, {0: None}, prepared, layers, settings)
+    (name,) = measurement.names
     ratios, variances = [], []
     with measurement.reading(0) as reader:
         benches = make_benches(reader, prepared, range(len(prepared.ids)), settings)
@@ -93,20 +93,19 @@ def measure_sampled(
             ratios.append(torch.nn.functional.pad(found, (0, missing), value=torch.nan))
             variances.append(variance)
     scale = (torch.cat(ratios) * settings.base_noise).numpy()[None]
-    dims = schema.VARIABLES["entropy"].dims
-    ds = xr.Dataset(
-        {
-            "entropy": (dims, entropy_of(scale).astype("float32")),
-            "noise_scale": (dims, scale.astype("float32")),
-            "feature_variance": (dims[:2], torch.cat(variances).numpy()[None].astype("float32")),
-        },
-        coords={"epoch": [0]},
-    )
-    config = {"steps": steps, "draws": draws} | ({} if entry_name is None else {"entry": entry_name})
-    ds.attrs = measurement.attrs(name, solver="sampled", calibration=None, config=config)
+    values = {
+        "entropy": entropy_of(scale).astype("float32"),
+        "noise_scale": scale.astype("float32"),
+        "feature_variance": torch.cat(variances).numpy()[None].astype("float32"),
+    }
     if settings.relative:
-        ds = ds.assign(noise_unit=("epoch", np.array([reader.noise_unit], "float32")))
-    return schema.annotate(ds.merge(prepared.samples, combine_attrs="override"))
+        values["noise_unit"] = np.array([reader.noise_unit], "float32")
+    config = {"steps": steps, "draws": draws} | ({} if entry_name is None else {"entry": entry_name})
+    return schema.build(
+        values | dict(prepared.samples.data_vars),
+        coords=dict(prepared.samples.coords) | {"epoch": [0]},
+        attrs=measurement.attrs(name, solver="sampled", calibration=None, config=config),
+    )
 
 
 def _feature_variance(bench: Bench, layer: str) -> Tensor:

@@ -7,7 +7,6 @@ Symbols: ``B`` samples, ``D`` feature entries of a layer.
 """
 
 import dataclasses
-import difflib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdviz.arguments import suggest
 from kdviz.errors import LayerError
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -116,12 +116,8 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
         elif layer and (name := plain_name(layer)) and name in modules:
             names.append(name)
         else:
-            known = [name for name in modules if name]
-            near = difflib.get_close_matches(str(layer), known, n=5, cutoff=0.5)
-            hint = f"near names: {', '.join(near)}" if near else "kdviz.list_layers(network) names them all"
-            if not near and len(known) <= 20:
-                hint = f"this network has {', '.join(known)}"
-            raise LayerError(f"unknown layer {layer!r}; {hint}")
+            hint = suggest(layer, filter(None, modules))
+            raise LayerError(f"unknown layer {layer!r}; {hint} (kdviz.list_layers(network) names them all)")
     if len(set(names)) != len(names):
         raise LayerError(f"a layer is named twice: {names}")
     for name in names:
@@ -303,7 +299,7 @@ def _explain_calls(layer: str, count: int) -> str:
             "choose a layer that is called, such as the one around it"
         )
     return (
-        f"layer {layer!r} is used {count} times in one forward pass, so its feature is not unique; give each "
+        f"layer {layer!r} is used {count} times in one forward pass, so its output is not unique; give each "
         "use its own module, or choose the layer around it"
     )
 
@@ -462,14 +458,7 @@ class FeatureReader:
             As `enter`.
         """
         values = self.enter(inputs)
-        if self.entry is not None:
-            (entered,) = list_shapes(self.network, inputs, [self.entry]).values()
-            if len(entered) > 1:
-                raise LayerError(
-                    f"entry {self.entry!r} is used {len(entered)} times in one forward pass, so it is not "
-                    "clear where noise enters; give each use its own module, or choose the module around it"
-                )
-        check_layers(self.network, inputs, self.layers)
+        check_layers(self.network, inputs, [*([] if self.entry is None else [self.entry]), *self.layers])
         with torch.no_grad():
             return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 

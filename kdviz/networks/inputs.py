@@ -4,9 +4,11 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
@@ -153,7 +155,7 @@ def prepare_inputs(
         samples["foreground"] = (("sample", "unit"), mask)
     labels = found.classes if labels is None else labels
     if labels is not None:
-        samples = samples.assign_coords(label=("sample", _check_labels(labels, count)))
+        samples = samples.assign_coords(label=("sample", check_labels("labels", labels, count)))
     if base_noise is None and entry is None:
         _warn_of_large_inputs(found.size, units.base_noise)
     together = fingerprint("".join(found.hashes))
@@ -225,10 +227,8 @@ def _join_coordinate(parts: Sequence[tuple[Any, NDArray]], count: int) -> tuple[
 def _hash(sample: Batch, units: Units, at: int) -> str:
     """Hash one sample without its padding, and how it is cut into units."""
     sample, cut = _trim(sample, units, at), units.cut(at)
-    if isinstance(sample, Tensor):
-        return fingerprint(sample, cut, digits=12)
-    named = [part for name, tensor in sorted(sample.items()) for part in (name, tensor)]
-    return fingerprint(*named, cut, digits=12)
+    parts = [sample] if isinstance(sample, Tensor) else chain(*sorted(sample.items()))
+    return fingerprint(*parts, cut, digits=12)
 
 
 def _as_array(tensor: Tensor) -> NDArray:
@@ -282,12 +282,8 @@ def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
 
 
 def _unique(hashes: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    names = []
-    for name in hashes:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return names
+    before = pd.Series(hashes).groupby(hashes).cumcount()
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(hashes, before, strict=True)]
 
 
 def _check_ids(sample_ids: Sequence[str], count: int) -> list[str]:
@@ -302,10 +298,17 @@ def _check_ids(sample_ids: Sequence[str], count: int) -> list[str]:
     return ids
 
 
-def _check_labels(labels: ArrayLike, count: int) -> NDArray[np.int64]:
+def check_labels(name: str, labels: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return the classes of `count` samples as an array; `name` is that of the argument.
+
+    Raises
+    ------
+    ValueError
+        If they are not one integer for each.
+    """
     array = np.asarray(labels)
     if array.shape != (count,) or array.dtype.kind not in "iu":
-        raise ValueError(f"labels must be {count} integers, got shape {array.shape} and dtype {array.dtype}")
+        raise ValueError(f"{name} must be {count} integers, got shape {array.shape} of {array.dtype}")
     return array.astype(np.int64)
 
 

@@ -10,9 +10,9 @@ from kdviz.schema.variables import VARIABLES, Attribute
 
 
 def build(
-    values: Mapping[str, Any],
+    values: Mapping[Any, Any],
     *,
-    coords: Mapping[str, Any] | None = None,
+    coords: Mapping[Any, Any] | None = None,
     attrs: Mapping[Any, Attribute] | None = None,
 ) -> xr.Dataset:
     """Make a dataset of registered variables from arrays alone.
@@ -30,7 +30,7 @@ def build(
         If a name is not registered.
     """
 
-    def with_dims(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def with_dims(arrays: Mapping[Any, Any]) -> dict[Any, Any]:
         return {
             name: array
             if isinstance(array, (xr.DataArray, xr.Variable, tuple))

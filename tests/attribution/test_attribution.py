@@ -282,7 +282,7 @@ def test_draw_map__leaves_the_network_as_found_after_an_error(resnet: nn.Module,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "gradcam"}, "method is 'gradcam'; allowed: input_gradient, "),
+        ({"method": "gradcam"}, "method is 'gradcam'; did you mean 'grad_cam'"),
         ({"classes": torch.tensor([1, 4])}, "classes run from 1 to 4; this network has classes 0 to 3"),
         ({"classes": torch.tensor([1])}, r"classes must be 2 integers, int64; got \(1,\)"),
         (
@@ -479,7 +479,7 @@ def test_remove_units__ranks_the_entropy_by_what_is_kept_and_settles_ties_by_cha
 
 def test_remove_units__refuses() -> None:
     network, inputs, ds = one_unit_at_a_time()
-    with pytest.raises(ValueError, match="reference must be 'blur' or 'mean', got 'zero'"):
+    with pytest.raises(ValueError, match="reference is 'zero'; allowed: blur, mean"):
         attribution.remove_units(network, inputs, ds, units=units.grid(2), reference="zero")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps must be an integer of 1 to the 4 units, got 5"):
         attribution.remove_units(network, inputs, ds, units=units.grid(2), steps=5)
@@ -581,7 +581,7 @@ def test_randomise_weights__independent_changes_one_module_at_a_time() -> None:
     assert moved.tolist() == [[True, True], [False, False]]
     with pytest.raises(ValueError, match=r"stages \['relu1'\] have no weights of their own; allowed: conv1"):
         attribution.randomise_weights(network, inputs, units=units.grid(4), stages=["relu1"])
-    with pytest.raises(ValueError, match="order must be 'cascade' or 'independent', got 'all'"):
+    with pytest.raises(ValueError, match="order is 'all'; allowed: cascade, independent"):
         attribution.randomise_weights(network, inputs, units=units.grid(4), order="all")  # type: ignore[arg-type]
 
 

@@ -626,7 +626,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"layers": ["fc1", ["fc2"]]}, TypeError, "layers must be a name, a module or a sequence of them"),
         ({"epoch": -1}, ValueError, "epoch must be an integer of 0 or more, got -1"),
         ({"feature": "gelu"}, ValueError, "feature must be 'relu', 'identity' or a callable, got 'gelu'"),
-        ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; near names: fc"),
+        ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; did you mean 'fc"),
         ({"layers": []}, LayerError, "layers is empty"),
     ],
 )

@@ -199,7 +199,7 @@ def test_measure_checkpoints__stores_the_unit_of_noise_and_resumes_to_the_same_b
     ("options", "error", "message"),
     [
         ({"entry": None}, ValueError, "needs entry: the name of the module"),
-        ({"entry": "embedding"}, LayerError, "unknown layer 'embedding'; near names: embeddings"),
+        ({"entry": "embedding"}, LayerError, "unknown layer 'embedding'; did you mean 'embeddings'"),
         ({"entry": "head"}, ValueError, r"one vector a token, \(7, width\), where noise enters; got \(2,\)"),
         (
             {"foreground": np.ones((3, 4), bool)},
@@ -278,7 +278,7 @@ class Twice(Encoder):
 
 
 def test_measure__entry_that_is_used_twice_is_refused():
-    with pytest.raises(LayerError, match="entry 'embeddings' is used 2 times in one forward pass"):
+    with pytest.raises(LayerError, match="'embeddings' is used 2 times in one forward pass"):
         run(Twice())
 
 

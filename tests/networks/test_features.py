@@ -49,10 +49,10 @@ def test_resolve_layers__takes_names_and_modules():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["cnv1"], r"unknown layer 'cnv1'; near names: conv1"),
-        (["zzzz"], r"unknown layer 'zzzz'; this network has conv1, relu1, conv2"),
+        (["cnv1"], r"unknown layer 'cnv1'; did you mean 'conv1'"),
+        (["zzzz"], r"unknown layer 'zzzz'; allowed: conv1, relu1, conv2"),
         ([""], r"unknown layer ''"),
-        (["_orig_mod"], r"unknown layer '_orig_mod'; this network has conv1"),
+        (["_orig_mod"], r"unknown layer '_orig_mod'; allowed: conv1"),
         (["_orig_mod._orig_mod"], r"unknown layer '_orig_mod\._orig_mod'"),
         (["fc1", "fc1"], r"a layer is named twice: \['fc1', 'fc1'\]"),
         ([nn.Linear(1, 1)], r"the Linear passed as layer is not a part of this network"),
@@ -256,7 +256,7 @@ def test_unwrap__opens_compiled_modules_and_refuses_replicas():
 
 def test_resolve_layers__small_network_is_listed_whole() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(LayerError, match="unknown layer 'dense'; this network has 0, 1"):
+    with pytest.raises(LayerError, match="unknown layer 'dense'; allowed: 0, 1"):
         resolve_layers(network, ["dense"])
 
 

@@ -9,17 +9,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def whole_number(name: str, value: object, least: int = 0) -> int:
+def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
     """Give a whole number as an int.
 
     Raises
     ------
     ValueError
-        If it is a truth value, no whole number or less than `least`.
+        If it is a truth value, no whole number, less than `least` or more than `most`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")
-    return int(value)
+    allowed = f"of {least} or more" if most is None else f"in {least}..{most}"
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if number is None or number < least or (most is not None and number > most):
+        raise ValueError(f"{name} must be an integer {allowed}, got {value!r}")
+    return number
 
 
 def positive_number(name: str, value: object) -> float:

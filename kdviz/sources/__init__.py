@@ -13,7 +13,7 @@ from kdviz.sources.cloud_files import ModelNet40, read_modelnet40, read_off, sam
 from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
-from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD, ImageSet, denormalise, normalise
+from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD, ImageSet, normalise
 from kdviz.sources.reviews import REVIEW_CLASSES, MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Part, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
@@ -50,7 +50,6 @@ __all__ = [
     "Squad",
     "Sst2",
     "TextSet",
-    "denormalise",
     "encode",
     "fashion_composites",
     "find_checkpoints",

@@ -37,9 +37,7 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
     """
     folder = Path(folder)
     if pattern is not None and pattern.count(_PLACEHOLDER) != 1:
-        raise ValueError(
-            f"pattern must hold {_PLACEHOLDER} once, such as 'epoch-{{epoch}}.pt', got {pattern!r}"
-        )
+        raise ValueError(f"pattern must hold {_PLACEHOLDER} once, got {pattern!r}")
     if not folder.is_dir():
         raise DataError(f"there is no folder of checkpoints at {folder}")
     found: dict[int, Path] = {}
@@ -48,16 +46,14 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         if epoch is None:
             continue
         if epoch in found:
-            raise DataError(
-                f"{folder} holds two checkpoints of epoch {epoch}: {found[epoch].name} and {path.name}; "
-                "say which are meant with pattern, such as pattern='epoch-{epoch}.pt'"
-            )
+            both = f"{found[epoch].name} and {path.name}"
+            raise DataError(f"{folder} holds two checkpoints of epoch {epoch}: {both}; pass pattern")
         found[epoch] = path
     if not found:
-        wanted = (
+        fitting = (
             f"that fits {pattern!r}" if pattern else f"({', '.join(_SUFFIXES)}) with an epoch in its name"
         )
-        raise DataError(f"{folder} holds no checkpoint {wanted}")
+        raise DataError(f"{folder} holds no checkpoint {fitting}")
     return dict(sorted(found.items()))
 
 
@@ -68,10 +64,7 @@ def _read_epoch(path: Path) -> int | None:
     named = re.findall(r"epoch\D?(\d+)", path.stem, re.IGNORECASE)
     numbers = named or re.findall(r"\d+", path.stem)
     if len(numbers) > 1:
-        raise DataError(
-            f"which number in {path.name} is the epoch? pass pattern, with {_PLACEHOLDER} in its place and * "
-            "for what varies besides"
-        )
+        raise DataError(f"which number in {path.name} is the epoch? pass pattern, with {_PLACEHOLDER} for it")
     return int(numbers[0]) if numbers else None
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from kdviz import units
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError, DegenerateWarning
-from kdviz.sources.files import find_data
+from kdviz.sources.files import find_data, read_arrays
 from kdviz.sources.samples import (
     PARTS,
     LazyArray,
@@ -29,7 +30,6 @@ from kdviz.sources.samples import (
     Source,
     list_some,
     require_array,
-    require_integer,
 )
 
 FURNITURE_CLASSES = (
@@ -44,10 +44,10 @@ PIECES = 5  # clouds that a background is drawn from
 _PIECE_RADIUS = (0.2, 0.4)  # of a background piece; the object's is 1
 _PIECE_DISTANCE = (0.9, 1.3)  # of its centre from the object's
 _STRETCH = (0.9, 1.1)  # of an object along each axis
-_LARGEST_OUTSIDE = 1 + 1e-5  # rounding may leave a point this far from the centre
+_LARGEST_RADIUS = 1 + 1e-5  # rounding may leave a point this far from the centre
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class CloudSet(SampleSet):
     """Point clouds of one size with their foreground, classes and stable names.
 
@@ -85,53 +85,33 @@ class CloudSet(SampleSet):
 
     clouds: NDArray[np.float32] | LazyArray
     masks: NDArray[np.bool_] | LazyArray
-    labels: NDArray[np.int64]
-    sample_ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    split: NDArray[np.str_]
-    source: str
 
     plural = "clouds"
     by_sample = ("clouds", "masks")
 
     def __post_init__(self) -> None:
         """Check shapes, data types, coordinates, names and labels."""
-        require_array("clouds", self.clouds, np.float32)
-        require_array("masks", self.masks, np.bool_)
-        if self.clouds.ndim != 3 or self.clouds.shape[1] == 0 or self.clouds.shape[2] != 3:
-            raise ValueError(
-                f"clouds must have shape (N, n, 3) with at least one point, got {self.clouds.shape}"
-            )
-        if self.masks.shape != self.clouds.shape[:2]:
-            raise ValueError(
-                f"masks must have shape {self.clouds.shape[:2]} as clouds, got {self.masks.shape}"
-            )
-        self._check_names(len(self.clouds))
-        self._check_coordinates()
+        require_array("clouds", self.clouds, np.float32, ("N", "n", 3))
+        require_array("masks", self.masks, np.bool_, self.clouds.shape[:2])
+        super().__post_init__()
+        if not isinstance(self.clouds, LazyArray):  # composed here, inside the sphere
+            self._check_coordinates()
 
     def prepare(self) -> Prepared:
         """Take every point as a unit."""
         return Prepared(self.clouds, units.cloud(self.clouds.shape[1]), self.masks)
 
     def _check_coordinates(self) -> None:
-        if isinstance(self.clouds, LazyArray):  # composed here, inside the sphere
-            return
-        broken = self._name_where(~np.isfinite(self.clouds).all(axis=(1, 2)))
-        if broken:
+        if broken := self._name_where(~np.isfinite(self.clouds).all(axis=(1, 2))):
             raise ValueError(f"clouds must be finite, {len(broken)} hold NaN or inf: {list_some(broken)}")
-        outside = self._name_where(np.square(self.clouds).sum(axis=2).max(axis=1) > _LARGEST_OUTSIDE**2)
-        if outside:
+        radii = np.linalg.norm(self.clouds, axis=2).max(axis=1)
+        if outside := self._name_where(radii > _LARGEST_RADIUS):
             raise ValueError(
-                f"clouds must lie in the unit sphere, {len(outside)} do not: {list_some(outside)}; centre "
-                "each cloud and divide it by its largest radius"
+                f"clouds must lie in the unit sphere, {len(outside)} do not: {list_some(outside)}"
             )
-        repeating = self._name_where(self.duplicates > 0)
-        if repeating:
-            warnings.warn(
-                f"{len(repeating)} clouds hold points that coincide (see duplicates): {list_some(repeating)}",
-                DegenerateWarning,
-                stacklevel=4,
-            )
+        if repeating := self._name_where(self.duplicates > 0):
+            message = f"{len(repeating)} clouds hold points that coincide (see duplicates): "
+            warnings.warn(message + list_some(repeating), DegenerateWarning, stacklevel=4)
 
     def _name_where(self, chosen: ArrayLike) -> list[str]:
         return [self.sample_ids[index] for index in np.flatnonzero(chosen)]
@@ -143,14 +123,9 @@ class CloudSet(SampleSet):
     @functools.cached_property
     def duplicates(self) -> NDArray[np.int64]:
         """How many points of each cloud coincide with an earlier one, ``(N,)``."""
-        counts = np.zeros(len(self), dtype=np.int64)
-        clouds = np.asarray(self.clouds)
-        slanted = np.sort(clouds @ np.array([1, np.sqrt(2), np.sqrt(3)]), axis=1)
-        for index in np.flatnonzero(
-            (np.diff(slanted, axis=1) == 0).any(axis=1)
-        ):  # only there points can repeat
-            counts[index] = clouds.shape[1] - len(np.unique(clouds[index], axis=0))
-        return counts
+        points = pd.DataFrame(np.asarray(self.clouds).reshape(-1, 3))
+        points["cloud"] = np.repeat(np.arange(len(self)), self.clouds.shape[1])
+        return points.duplicated().to_numpy().reshape(self.clouds.shape[:2]).sum(axis=1)
 
 
 class Furniture(Source):
@@ -226,8 +201,8 @@ def furniture(
     .. [1] Zhang et al., TPAMI 2022, section 4.1.
     """
     one_of("split", split, PARTS)
-    require_integer("points", points, 2, _SURFACE_POINTS)
-    require_integer("background", background, 0, PIECES * _SURFACE_POINTS)
+    whole_number("points", points, 2, _SURFACE_POINTS)
+    whole_number("background", background, 0, PIECES * _SURFACE_POINTS)
     surfaces, labels, names = _load_furniture(split)
     members = [np.flatnonzero(labels == label) for label in range(len(FURNITURE_CLASSES))]
     return attach_backgrounds(
@@ -246,13 +221,9 @@ def furniture(
 def _load_furniture(split: str) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.str_]]:
     """Read the models of a split: surfaces ``(M, 1536, 3)`` in the unit sphere, labels and names ``(M,)``."""
     path = find_data("furniture.npz")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            points, labels, held_out, names, classes = (
-                archive[name] for name in ("points", "labels", "held_out", "names", "classes")
-            )
-    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
-        raise DataError(f"{path} cannot be read: {error}") from error
+    points, labels, held_out, names, classes = read_arrays(
+        path, "points", "labels", "held_out", "names", "classes"
+    )
     if points.shape[1:] != (_SURFACE_POINTS, 3) or tuple(classes) != FURNITURE_CLASSES:
         raise DataError(f"{path} holds other models than the furniture of this version of kdviz")
     chosen = held_out == (split == "held-out")
@@ -285,11 +256,11 @@ def attach_backgrounds(
     DataError
         If a model holds fewer points than asked.
     """
-    require_integer("seed", seed, 0)
+    whole_number("seed", seed)
     if background and len(names) < 2:
         raise ValueError("a background is drawn from other classes, and there is only one class")
     count = len(names) * max(len(members) for members in names) if count is None else count
-    require_integer("count", count, 1)
+    whole_number("count", count, 1)
     sizes = [len(part) for part in np.array_split(np.arange(background), PIECES)]
     labels = np.arange(count) % len(names)
     class_sizes = np.array([len(members) for members in names])
@@ -305,14 +276,14 @@ def attach_backgrounds(
     def compose(k: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         label, view, item = int(labels[k]), int(views[k]), int(members[k])
         rng = np.random.default_rng([seed, PARTS.index(split), label, item, view])
-        parts = [_fit_unit_sphere(draw_points(label, item, points, rng))]
+        parts = [fit_unit_sphere(draw_points(label, item, points, rng))]
         for size in sizes:
             if size:
                 other = (label + int(rng.integers(1, len(names)))) % len(names)
                 piece = draw_points(other, int(rng.integers(len(names[other]))), size, rng)
                 parts.append(rng.uniform(*_PIECE_RADIUS) * piece + _draw_place(rng))
         order = rng.permutation(points + background)
-        cloud = _fit_unit_sphere(np.concatenate(parts))[order]
+        cloud = fit_unit_sphere(np.concatenate(parts))[order]
         return cloud.astype(np.float32), order < points
 
     return CloudSet(
@@ -342,7 +313,7 @@ def _draw_place(rng: np.random.Generator) -> NDArray[np.float64]:
     return rng.uniform(*_PIECE_DISTANCE) * direction / np.linalg.norm(direction)
 
 
-def _fit_unit_sphere(points: NDArray[np.floating]) -> NDArray[np.float64]:
+def fit_unit_sphere(points: NDArray[np.floating]) -> NDArray[np.float64]:
     """Centre points ``(S, 3)`` on their mean and scale the farthest to radius 1."""
     centred = points - points.mean(axis=0)
     return centred / np.linalg.norm(centred, axis=1).max()

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError
-from kdviz.sources.cloud import PIECES, CloudSet, attach_backgrounds
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, Source, list_some, require_integer
+from kdviz.sources.cloud import PIECES, CloudSet, attach_backgrounds, fit_unit_sphere
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, Source, find_classes, list_some
 
 _FOLDERS = {"train": "train", "held-out": "test"}
 
@@ -64,16 +64,11 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         fans = [(face[0], *face[k : k + 2]) for face in faces for k in range(1, len(face) - 1)]
         triangles = np.array(fans, dtype=np.int64).reshape(-1, 3)
     except (IndexError, OverflowError, ValueError) as error:
-        raise DataError(
-            f"{path} is damaged: OFF holds counts, then three numbers a vertex, then the corners of each face"
-        ) from error
+        raise DataError(f"{path} is damaged: it holds no counts, vertices and faces of OFF") from error
     if (len(vertices), len(faces)) != (vertex_count, face_count):
-        raise DataError(
-            f"{path} ends early: it states {vertex_count} vertices and {face_count} faces "
-            f"and holds {len(vertices)} and {len(faces)}"
-        )
-    broken = int((~np.isfinite(vertices)).any(axis=1).sum())
-    if broken:
+        stated = f"it states {vertex_count} vertices and {face_count} faces"
+        raise DataError(f"{path} ends early: {stated} and holds {len(vertices)} and {len(faces)}")
+    if broken := int((~np.isfinite(vertices)).any(axis=1).sum()):
         raise DataError(f"{path} has {broken} vertices with NaN or infinite coordinates")
     if not len(triangles):
         raise DataError(f"{path} has no faces, so its surface cannot be sampled by area")
@@ -117,7 +112,7 @@ def sample_surface(
         If shapes are others or the surface has no area.
     """
     vertices, triangles = np.asarray(vertices, dtype=float), np.asarray(triangles)
-    require_integer("count", count, 1)
+    whole_number("count", count, 1)
     for name, array in (("vertices", vertices), ("triangles", triangles)):
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"{name} must have shape (rows, 3), got {array.shape}")
@@ -192,15 +187,10 @@ def read_modelnet40(
         If a folder is missing or holds no meshes, or a mesh is damaged.
     """
     one_of("split", split, PARTS)
-    require_integer("points", points, 2)
-    require_integer("background", background, 0)
+    whole_number("points", points, 2)
+    whole_number("background", background)
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"root is not a folder: {root}")
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    labels = tuple(found if classes is None else classes)
-    if not labels or len(set(labels)) < len(labels) or not set(labels) <= set(found):
-        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(labels)}")
+    labels = find_classes(root, classes)
     meshes = [sorted((root / label / _FOLDERS[split]).glob("*.off")) for label in labels]
     empty = [f"{label}/{_FOLDERS[split]}" for label, paths in zip(labels, meshes, strict=True) if not paths]
     if empty:
@@ -216,8 +206,7 @@ def read_modelnet40(
             surface = sample_surface(vertices, triangles, sampled, seed=key)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from error
-        surface -= surface.mean(axis=0)
-        return (surface / np.linalg.norm(surface, axis=1).max()).astype(np.float32)
+        return fit_unit_sphere(surface).astype(np.float32)
 
     return attach_backgrounds(
         [[f"{path.parts[-3]}/{path.stem}" for path in paths] for paths in meshes],

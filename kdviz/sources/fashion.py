@@ -13,19 +13,19 @@ from PIL import Image
 from pydantic import Field
 from scipy import ndimage
 
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError
-from kdviz.sources.files import find_data
+from kdviz.sources.files import find_data, read_arrays
 from kdviz.sources.image import ImageSet, open_upright
-from kdviz.sources.samples import PARTS, LazyArray, Part, Source, require_integer
+from kdviz.sources.samples import PARTS, LazyArray, Part, Source
 
 FASHION_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 )  # fmt: skip
 """The ten classes of Fashion-MNIST in the order of its labels."""
 
-_CANVAS_LIMITS = (28, 128)
 _ITEM_THRESHOLD = 10  # fainter pixels of a raw item are the resampling fringe around it
+_SCALE = (0.6, 0.95)  # longer side of an item, in canvas sides
 _OPEN_CLASSES = (FASHION_CLASSES.index("sandal"), FASHION_CLASSES.index("bag"))
 _ZOOM_STEPS = (1.0, 1.5, 2.0, 3.0)  # side of the crop, in canvas sides
 
@@ -49,7 +49,6 @@ def fashion_composites(
     count: int | None = None,
     canvas: int = 48,
     seed: int = 0,
-    scale: tuple[float, float] = (0.6, 0.95),
     with_item: bool = True,
 ) -> ImageSet:
     """Compose Fashion-MNIST items over crops of real photographs, with the item's pixels as foreground.
@@ -70,8 +69,6 @@ def fashion_composites(
         Side of the square image in pixels, 28..128.
     seed
         Another seed gives the same items other places, sizes, colours and backgrounds.
-    scale
-        Smallest and largest longer side of an item, as a share of `canvas`.
     with_item
         False leaves the item out: the bare backgrounds, with unchanged labels and masks. Whatever a
         classifier finds in them is a leak.
@@ -97,20 +94,18 @@ def fashion_composites(
     from item pixels only, so the raw image's black background does not bleed into the item.
     """
     one_of("split", split, PARTS)
-    require_integer("canvas", canvas, *_CANVAS_LIMITS)
-    require_integer("seed", seed, 0)
-    if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-        raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 1, got {scale}")
+    whole_number("canvas", canvas, 28, 128)
+    whole_number("seed", seed)
     pixels, labels, indices = _load_items(split)
     count = len(labels) if count is None else count
-    require_integer("count", count, 1, len(labels))
+    whole_number("count", count, 1, len(labels))
     photographs = _load_photographs(split, canvas)
 
     @functools.cache
     def compose(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         rng = np.random.default_rng([seed, PARTS.index(split), int(indices[k])])
         image = _draw_background(photographs, canvas, rng)
-        longer_side = round(canvas * rng.uniform(*scale))
+        longer_side = round(canvas * rng.uniform(*_SCALE))
         item, outline = _enlarge_item(pixels[k], _outline_item(pixels[k], labels[k]), longer_side)
         height, width = outline.shape
         top, left = rng.integers(0, canvas - height + 1), rng.integers(0, canvas - width + 1)
@@ -128,7 +123,7 @@ def fashion_composites(
         sample_ids=tuple(f"{split}-{index:05d}" for index in indices[:count]),
         classes=FASHION_CLASSES,
         split=np.full(count, split),
-        source=f"fashion composites, {split}, canvas {canvas}, scale {scale[0]:g}..{scale[1]:g}, seed {seed}"
+        source=f"fashion composites, {split}, canvas {canvas}, scale 0.6..0.95, seed {seed}"
         + ("" if with_item else ", backgrounds only"),
     )
 
@@ -137,13 +132,9 @@ def _load_items(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArr
     """Read the raw items of a split: pixels ``(N, 28, 28)``, labels and indices ``(N,)``."""
     path = find_data("fashion_items.npz")
     prefix = split.replace("-", "_")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            pixels, labels, indices = (
-                archive[f"{prefix}_{name}"] for name in ("images", "labels", "indices")
-            )
-    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
-        raise DataError(f"{path} cannot be read: {error}") from error
+    pixels, labels, indices = read_arrays(
+        path, *(f"{prefix}_{name}" for name in ("images", "labels", "indices"))
+    )
     count = len(pixels) if pixels.ndim else 0
     shapes = (pixels.shape[1:], labels.shape, indices.shape)
     kinds = pixels.dtype.str[1:] + labels.dtype.kind + indices.dtype.kind

@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdviz.errors import DataError
 from kdviz.files import hash_file, shipped_folders
 
@@ -54,6 +57,21 @@ def find_data(name: str) -> Path:
             "restore it from the repository or make it anew as data/README.md says"
         )
     return path
+
+
+def read_arrays(path: Path, *names: str) -> list[NDArray]:
+    """Read arrays of a NumPy archive.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or lacks one of them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _data_folders() -> list[Path]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from kdviz.arguments import whole_number
 from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources.image import ImageSet, open_upright
 from kdviz.sources.samples import (
@@ -18,9 +19,9 @@ from kdviz.sources.samples import (
     LazyArray,
     Part,
     Source,
+    find_classes,
     find_repeated,
     list_some,
-    require_integer,
 )
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -48,7 +49,6 @@ def image_folder(
     masks: str | Path,
     size: int | tuple[int, int],
     classes: Sequence[str] | None = None,
-    split: str = "all",
 ) -> ImageSet:
     """Find the user's own images with their foreground masks; each is read when it is indexed.
 
@@ -68,8 +68,6 @@ def image_folder(
         interpolation, masks with the nearest pixel, the aspect ratio is not kept.
     classes
         Class folders to read, in the order of their labels; by default all, sorted by name.
-    split
-        Name of the partition the images belong to.
 
     Returns
     -------
@@ -95,27 +93,15 @@ def image_folder(
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2:
         raise ValueError(f"size must be one side or (height, width), got {size}")
-    for side in sides:
-        require_integer("size", side, 1)
-    height, width = sides
-    for argument, folder in (("root", root), ("masks", masks)):
-        if not folder.is_dir():
-            raise DataError(f"{argument} is not a folder: {folder}")
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise DataError(f"{root} holds no class folders; images belong into {root / '<class>'}")
-    names = tuple(found if classes is None else classes)
-    unknown = [name for name in names if name not in found]
-    if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(names)}")
-
+    height, width = (whole_number("size", side, 1) for side in sides)
+    names = find_classes(root, classes)
+    if not masks.is_dir():
+        raise DataError(f"masks is not a folder: {masks}")
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
-    repeated = find_repeated(sample_ids)
-    if repeated:
+    if repeated := find_repeated(sample_ids):
         raise DataError(f"images of {root} would share a mask, their names repeat: {list_some(repeated)}")
-    missing = [name for name in sample_ids if not (masks / f"{name}.png").is_file()]
-    if missing:
+    if missing := [name for name in sample_ids if not (masks / f"{name}.png").is_file()]:
         raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing, '.png')}")
 
     def read_mask(k: int) -> NDArray[np.bool_]:
@@ -135,17 +121,14 @@ def image_folder(
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
         classes=names,
-        split=np.full(len(paths), split),
+        split=np.full(len(paths), "all"),
         source=f"image folder {root.name}, {height} x {width}",
     )
 
 
 def _list_images(folder: Path) -> list[Path]:
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = [path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES]
     if not paths:
         raise DataError(f"{folder} holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
     return paths
@@ -159,10 +142,8 @@ def _read_pair(
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{image_path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
     if image.size != mask.size:
-        raise DataError(
-            f"{mask_path} is {mask.width} x {mask.height} pixels, its image {image_path.name} is "
-            f"{image.width} x {image.height} as displayed; both must be of one size"
-        )
+        shown = f"its image {image_path.name} is {image.width} x {image.height} as displayed"
+        raise DataError(f"{mask_path} is {mask.width} x {mask.height} pixels, {shown}; sizes must agree")
     values = np.asarray(mask.convert("RGB") if mask.mode in ("LA", "PA", "RGBA") else mask) > 0
     drawn = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values)
     pixels = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)

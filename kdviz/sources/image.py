@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kdviz import units
 from kdviz.errors import DataError
-from kdviz.sources.samples import LazyArray, Prepared, SampleSet, describe, require_array
+from kdviz.sources.samples import LazyArray, Prepared, SampleSet, require_array
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels in 0..1."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet, for pixels in 0..1."""
 
+_SHAPE = ("N", "H", "W", 3)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as EPS does
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ImageSet(SampleSet):
     """Images of one size with their foreground, classes and stable names.
 
@@ -55,24 +56,15 @@ class ImageSet(SampleSet):
 
     images: NDArray[np.uint8] | LazyArray
     masks: NDArray[np.bool_] | LazyArray
-    labels: NDArray[np.int64]
-    sample_ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    split: NDArray[np.str_]
-    source: str
 
     plural = "images"
     by_sample = ("images", "masks")
 
     def __post_init__(self) -> None:
         """Check shapes, data types, names and labels."""
-        _require_images(self.images)
-        require_array("masks", self.masks, np.bool_)
-        if self.masks.shape != self.images.shape[:3]:
-            raise ValueError(
-                f"masks must have shape {self.images.shape[:3]} as images, got {self.masks.shape}"
-            )
-        self._check_names(len(self.images))
+        require_array("images", self.images, np.uint8, _SHAPE)
+        require_array("masks", self.masks, np.bool_, self.images.shape[:3])
+        super().__post_init__()
 
     def __repr__(self) -> str:
         """Say how many images of which size, without printing any."""
@@ -81,12 +73,10 @@ class ImageSet(SampleSet):
 
     def prepare(self, *, grid: int = 16) -> Prepared:
         """Normalise the images, and cut them into `grid` x `grid` units."""
-        images = self.images
-        if isinstance(images, LazyArray):
-            shape = (3, *images.shape[1:3])
-            inputs = images.map(lambda image: normalise(image[None])[0], shape, np.float32)
-            return Prepared(inputs, units.grid(grid), self.masks, images)
-        return Prepared(normalise(images), units.grid(grid), self.masks, images)
+        images, (count, height, width, _) = self.images, self.images.shape
+        lazy = LazyArray(lambda k: normalise(images[[k]])[0], count, (3, height, width), np.float32)
+        inputs = lazy if isinstance(images, LazyArray) else normalise(images)
+        return Prepared(inputs, units.grid(grid), self.masks, images)
 
 
 def normalise(images: NDArray[np.uint8] | LazyArray) -> NDArray[np.float32]:
@@ -107,44 +97,12 @@ def normalise(images: NDArray[np.uint8] | LazyArray) -> NDArray[np.float32]:
     TypeError, ValueError
         If `images` has another data type or shape.
     """
-    _require_images(images)
+    require_array("images", images, np.uint8, _SHAPE)
     images = np.asarray(images)
     scale = 1 / (255 * np.array(IMAGENET_STD))
     shift = np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
     scaled = images * scale.astype(np.float32) - shift.astype(np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-def denormalise(inputs: ArrayLike) -> NDArray[np.uint8]:
-    """Turn network inputs back into pixels for display: the inverse of `normalise`, clipped to 0..255.
-
-    Parameters
-    ----------
-    inputs
-        ``(N, 3, H, W)``, float, as from `normalise`.
-
-    Returns
-    -------
-    NDArray[np.uint8]
-        ``(N, H, W, 3)``.
-
-    Raises
-    ------
-    ValueError
-        If `inputs` has another shape.
-    """
-    array = np.asarray(inputs)
-    if array.ndim != 4 or array.shape[1] != 3:
-        raise ValueError(f"inputs must have shape (N, 3, H, W), got {array.shape}")
-    pixels = (array.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)) * 255
-    return np.rint(pixels.clip(0, 255)).astype(np.uint8)
-
-
-def _require_images(images: object) -> None:
-    if not (isinstance(images, (np.ndarray, LazyArray)) and images.dtype == np.uint8):
-        raise TypeError(f"images must be a NumPy array of uint8, got {describe(images)}")
-    if images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
 
 
 def open_upright(path: Path) -> Image.Image:

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import PARTS, Part, require_integer
+from kdviz.sources.samples import PARTS, Part
 from kdviz.sources.text import TextSet, TextSource
 from kdviz.sources.words import mark_polar, split_words
 
@@ -18,6 +18,7 @@ REVIEW_CLASSES = ("negative", "positive")
 """The two classes of the movie reviews and of SST-2, in the order of their labels."""
 
 _HELD_OUT_SHARE = 0.2
+_MARGIN = 0.5  # of a mean rating from 0
 
 
 class MovieReviews(TextSource):
@@ -30,7 +31,7 @@ class MovieReviews(TextSource):
         return movie_reviews(part)
 
 
-def movie_reviews(split: str = "train", *, count: int | None = None, margin: float = 0.5) -> TextSet:
+def movie_reviews(split: str = "train", *, count: int | None = None) -> TextSet:
     """Return sentences of movie reviews with the sign of their mean rating by 15 to 29 people [1]_.
 
     Classes take turns, negative first, so that any even number of texts is balanced, and what is left of the
@@ -43,8 +44,6 @@ def movie_reviews(split: str = "train", *, count: int | None = None, margin: flo
         ``"train"`` or ``"held-out"``, about a fifth; no sentence is in both.
     count
         How many texts, all by default: 8,000 of the training split, 1,930 of the other.
-    margin
-        Sentences whose mean rating, on a scale of -4 to 4, is closer to 0 than this are left out.
 
     Returns
     -------
@@ -54,17 +53,17 @@ def movie_reviews(split: str = "train", *, count: int | None = None, margin: flo
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError
         If an argument is outside what is said above.
     DataError
         If the data files are missing or damaged.
 
     Notes
     -----
-    Mean ratings have two humps, highest between 1.5 and 2 on both sides, and few sentences lie near 0. The
-    default margin drops 533 of 10,603 sentences: of these, 7 % are further than two standard errors from 0;
-    of the next, up to 0.7, 69 %; beyond, 99.8 %. A tenth of the words are foreground. 1,101 of the 8,000
-    training texts and 279 of the 1,930 held-out ones have no foreground word.
+    Mean ratings, on a scale of -4 to 4, have two humps, highest between 1.5 and 2 on both sides, and few
+    sentences lie near 0. The 533 of 10,603 closer to 0 than 0.5 are left out: of these, 7 % are further
+    than two standard errors from 0; of the next, up to 0.7, 69 %; beyond, 99.8 %. A tenth of the words are
+    foreground. 1,101 of the 8,000 training texts and 279 of the 1,930 held-out ones have no foreground word.
 
     References
     ----------
@@ -72,17 +71,13 @@ def movie_reviews(split: str = "train", *, count: int | None = None, margin: flo
        Text", ICWSM 2014, and the data published with it.
     """
     one_of("split", split, PARTS)
-    if not 0 <= margin < 4:
-        raise ValueError(f"margin must lie in [0, 4), got {margin}")
     by_class: tuple[list[tuple[str, str]], ...] = ([], [])
     for digest, name, rating, text in sorted(_read_reviews()):
-        if (digest < _HELD_OUT_SHARE) == (split == "held-out") and rating and abs(rating) >= margin:
+        if (digest < _HELD_OUT_SHARE) == (split == "held-out") and abs(rating) >= _MARGIN:
             by_class[rating > 0].append((name, text))
     largest = 2 * min(map(len, by_class))
-    if not largest:
-        raise ValueError(f"margin={margin} leaves no sentence of one class; choose a smaller one")
     count = largest if count is None else count
-    require_integer("count", count, 1, largest)
+    whole_number("count", count, 1, largest)
     chosen = [by_class[index % 2][index // 2] for index in range(count)]
     words = tuple(split_words(text) for _, text in chosen)
     return TextSet(
@@ -92,7 +87,7 @@ def movie_reviews(split: str = "train", *, count: int | None = None, margin: flo
         sample_ids=tuple(name for name, _ in chosen),
         classes=REVIEW_CLASSES,
         split=np.full(count, split),
-        source=f"movie reviews, {split}, margin {margin:g}",
+        source=f"movie reviews, {split}, margin {_MARGIN:g}",
     )
 
 

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from kdviz import arguments
+from kdviz.errors import DataError
 from kdviz.units import Grid, Units
 
 NAMES_SHOWN = 5
@@ -50,32 +50,19 @@ class LazyArray:
     def __init__(
         self, make: Callable[[int], NDArray], count: int, shape: tuple[int, ...], dtype: DTypeLike
     ) -> None:
-        self._make, self._rows, self.dtype = make, np.arange(count), np.dtype(dtype)
-        self._row_shape = shape
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole array."""
-        return (len(self._rows), *self._row_shape)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
+        self._make, self.shape, self.dtype = make, (count, *shape), np.dtype(dtype)
 
     def __len__(self) -> int:
         """Count the rows."""
-        return len(self._rows)
+        return self.shape[0]
 
     def __getitem__(self, chosen: Any) -> NDArray:
         """Make one row, or those of a slice or an array of positions."""
-        rows = self._rows[chosen]
-        if rows.ndim == 0:
-            return np.array(self._make(int(rows)), self.dtype)
-        made = np.empty((len(rows), *self._row_shape), self.dtype)
-        for place, row in zip(made, rows, strict=True):
+        rows = np.asarray(np.arange(len(self))[chosen])
+        made = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        for place, row in zip(made, rows.flat, strict=True):
             place[...] = self._make(int(row))
-        return made
+        return made.reshape(rows.shape + self.shape[1:])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
         """Make all rows."""
@@ -83,15 +70,8 @@ class LazyArray:
 
     def take(self, indices: NDArray[np.integer]) -> "LazyArray":
         """Pick rows in the order given, without making any."""
-        taken = LazyArray(self._make, 0, self._row_shape, self.dtype)
-        taken._rows = self._rows[indices]
-        return taken
-
-    def map(
-        self, change: Callable[[NDArray], NDArray], shape: tuple[int, ...], dtype: DTypeLike
-    ) -> "LazyArray":
-        """Rows as a function changes them, once they are made."""
-        return LazyArray(lambda row: change(self[row]), len(self), shape, dtype)
+        rows = np.arange(len(self))[indices]
+        return LazyArray(lambda k: self._make(int(rows[k])), len(rows), self.shape[1:], self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +96,9 @@ class Prepared:
     pictures: NDArray[np.uint8] | LazyArray | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SampleSet(ABC):
-    """Samples with their classes and stable names; a subclass is a frozen dataclass with these fields.
+    """Samples with their classes and stable names; a subclass adds the samples themselves.
 
     Attributes
     ----------
@@ -163,15 +144,25 @@ class SampleSet(ABC):
         ValueError
             If a position or an identifier is not in the set, or comes twice.
         """
-        indices = find_positions(chosen, self.sample_ids, self.plural)
+        asked, count = np.asarray(chosen), len(self)
+        if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iuUO"):
+            raise TypeError(f"chosen must be a sequence of positions or identifiers, got {describe(asked)}")
+        if asked.dtype.kind in "UO":
+            position = {name: index for index, name in enumerate(self.sample_ids)}
+            unknown = [str(name) for name in asked if name not in position]
+            if unknown:
+                raise ValueError(f"chosen names {self.plural} that are not in the set: {list_some(unknown)}")
+            asked = np.array([position[name] for name in asked])
+        elif asked.size and not -count <= asked.min() <= asked.max() < count:
+            raise ValueError(f"chosen must lie in 0..{count - 1}, got {asked.min()}..{asked.max()}")
         names = ("labels", "sample_ids", "split", *self.by_sample)
-        return replace(self, **{name: _pick(getattr(self, name), indices) for name in names})  # type: ignore
+        return replace(self, **{name: _pick(getattr(self, name), asked.astype(int)) for name in names})
 
     def read(self) -> Self:
         """Return the same samples as arrays in memory: quicker where all are used, over and over."""
         lazy = {name: getattr(self, name) for name in self.by_sample}
         arrays = {name: array[:] for name, array in lazy.items() if isinstance(array, LazyArray)}
-        return replace(self, **arrays)  # type: ignore[type-var]
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
     def divide(self, part: Part) -> Self:
         """Hold out a fifth of the samples, class by class, by nothing but their number, and return a part."""
@@ -180,7 +171,7 @@ class SampleSet(ABC):
         order = order[np.argsort(self.labels[order], kind="stable")]
         held_out = np.arange(len(order)) % _HELD_OUT == 0
         chosen = np.random.default_rng(1).permutation(order[held_out == (part == "held-out")])
-        return replace(self.select(chosen), split=np.full(len(chosen), part))  # type: ignore[type-var]
+        return replace(self.select(chosen), split=np.full(len(chosen), part))
 
     @abstractmethod
     def prepare(self) -> Prepared:
@@ -223,35 +214,26 @@ class SampleSet(ABC):
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        return self._digest([getattr(self, name) for name in (*self.by_sample, "labels")])
-
-    def _check_names(self, count: int) -> None:
-        """Check labels, split and names of so many samples."""
-        for name, kind in (("labels", np.int64), ("split", np.str_)):
-            array = getattr(self, name)
-            require_array(name, array, kind)
-            if array.shape != (count,):
-                raise ValueError(f"{name} must have shape ({count},), got {array.shape}")
-        if len(self.sample_ids) != count:
-            raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
-        repeated = find_repeated(self.sample_ids)
-        if repeated:
-            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
-        if count and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
-            raise ValueError(
-                f"labels must lie in 0..{len(self.classes) - 1} (one of {len(self.classes)} classes), "
-                f"got {self.labels.min()}..{self.labels.max()}"
-            )
-
-    def _digest(self, arrays: Sequence[NDArray | LazyArray]) -> str:
-        """Hash names, classes, split and arrays, the first of which holds the samples themselves."""
-        digest = hashlib.sha256()
+        arrays = [getattr(self, name) for name in (*self.by_sample, "labels")]
         names = [self.sample_ids, self.classes, self.split.tolist(), arrays[0].shape]
-        digest.update(json.dumps(names).encode())
+        digest = hashlib.sha256(json.dumps(names).encode())
         for array in arrays:
             for start in range(0, len(array), _CHUNK):
                 digest.update(np.ascontiguousarray(array[start : start + _CHUNK]).tobytes())
         return digest.hexdigest()[:16]
+
+    def __post_init__(self) -> None:
+        """Check labels, split and names against the number of samples."""
+        count, classes = len(getattr(self, self.by_sample[0])), len(self.classes)
+        require_array("labels", self.labels, np.int64, (count,))
+        require_array("split", self.split, np.str_, (count,))
+        if len(self.sample_ids) != count:
+            raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
+        if repeated := find_repeated(self.sample_ids):
+            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
+        if count and not (0 <= self.labels.min() and self.labels.max() < classes):
+            found = f"{self.labels.min()}..{self.labels.max()}"
+            raise ValueError(f"labels must lie in 0..{classes - 1} of {classes} classes, got {found}")
 
 
 class Source(BaseModel):
@@ -301,51 +283,39 @@ def _pick(values: Any, indices: NDArray[np.int64]) -> Any:
     return values and tuple(values[index] for index in indices)
 
 
-def require_array(name: str, array: object, kind: type) -> None:
-    """Raise TypeError unless an argument is an array of a kind of numbers or text."""
+def require_array(name: str, array: object, kind: type, shape: Sequence[int | str]) -> None:
+    """Raise TypeError or ValueError unless an argument is an array of a kind and shape.
+
+    In a shape, a letter stands for any size of 1 or more, ``"N"`` also for 0.
+    """
     if not (isinstance(array, (np.ndarray, LazyArray)) and np.issubdtype(array.dtype, kind)):
         raise TypeError(f"{name} must be a NumPy array of {kind.__name__}, got {describe(array)}")
+    pairs = zip(array.shape, shape, strict=False)
+    fits = all(size == want or (isinstance(want, str) and (size or want == "N")) for size, want in pairs)
+    if len(array.shape) != len(shape) or not fits:
+        wanted = str(tuple(shape)).replace("'", "")
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
 
 
-def find_positions(
-    chosen: Sequence[int] | Sequence[str] | NDArray[np.integer], sample_ids: Sequence[str], kind: str
-) -> NDArray[np.int64]:
-    """Turn positions or names into positions, `kind` being the plural that an error calls the samples by.
+def find_classes(root: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Name the class folders to read: those asked for, or all, sorted.
 
     Raises
     ------
-    TypeError
-        If `chosen` holds anything else, a boolean mask included.
     ValueError
-        If a position or a name is not in the set.
+        If they are not different folders in `root`.
+    DataError
+        If `root` is missing or holds no folders.
     """
-    if isinstance(chosen, str):
-        raise TypeError(f"chosen must be a sequence of positions or identifiers, got the text {chosen!r}")
-    if len(chosen) == 0:
-        return np.zeros(0, dtype=np.int64)
-    if all(isinstance(name, str) for name in chosen):
-        position = {name: index for index, name in enumerate(sample_ids)}
-        unknown = [str(name) for name in chosen if name not in position]
-        if unknown:
-            raise ValueError(f"chosen names {kind} that are not in the set: {list_some(unknown)}")
-        return np.array([position[str(name)] for name in chosen], dtype=np.int64)
-    indices = np.asarray(chosen)
-    count = len(sample_ids)
-    if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-        raise TypeError(f"chosen must hold positions or identifiers, got {describe(indices)}")
-    if indices.min() < -count or indices.max() >= count:
-        raise ValueError(f"chosen must lie in 0..{count - 1}, got {indices.min()}..{indices.max()}")
-    return indices.astype(np.int64)
-
-
-def require_integer(name: str, value: int, low: int, high: int | None = None) -> None:
-    """Raise TypeError or ValueError unless an argument is an integer within limits."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(
-            f"{name} must be {f'at least {low}' if high is None else f'in {low}..{high}'}, got {value}"
-        )
+    if not root.is_dir():
+        raise DataError(f"root is not a folder: {root}")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise DataError(f"{root} holds no class folders; files belong into {root / '<class>'}")
+    names = tuple(found if classes is None else classes)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(found):
+        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(names)}")
+    return names
 
 
 def find_repeated(names: Sequence[str]) -> list[str]:

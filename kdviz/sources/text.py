@@ -5,28 +5,27 @@ Any fast tokenizer of ``transformers`` will do; no torch.
 Symbols: ``N`` texts, ``T`` tokens of the longest encoded text, ``U`` words of the longest text.
 """
 
-import functools
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import compress
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from kdviz.arguments import whole_number
 from kdviz.errors import DataError, KdvizWarning, MissingExtraError
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import Prepared, SampleSet, Source, describe, list_some, require_integer
+from kdviz.sources.samples import Prepared, SampleSet, Source, describe, list_some, require_array
 from kdviz.sources.words import mark_polar, split_words
 from kdviz.units import Tokens, tokens
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TextSet(SampleSet):
     """Texts as words as shown, with their foreground, classes and stable names.
 
@@ -62,11 +61,6 @@ class TextSet(SampleSet):
 
     words: tuple[tuple[str, ...], ...]
     foreground: tuple[NDArray[np.bool_], ...]
-    labels: NDArray[np.int64]
-    sample_ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    split: NDArray[np.str_]
-    source: str
     segments: tuple[NDArray[np.int64], ...] | None = None
 
     plural = "texts"
@@ -74,38 +68,24 @@ class TextSet(SampleSet):
 
     def __post_init__(self) -> None:
         """Check lengths, kinds, names and labels."""
-        self._check_names(len(self.words))
-        self._check_words()
-        self._check_masks("foreground", self.foreground, np.bool_)
-        if self.segments is not None:
-            self._check_masks("segments", self.segments, np.int64)
-            for name, segment in zip(self.sample_ids, self.segments, strict=True):
-                if not np.isin(np.diff(segment, prepend=0, append=1), (0, 1)).all():
-                    raise ValueError(
-                        f"segments of {name!r} must be 0 for the first text, then 1, got {segment}"
-                    )
-
-    def _check_words(self) -> None:
+        super().__post_init__()
         for name, words in zip(self.sample_ids, self.words, strict=True):
             if isinstance(words, str) or not all(isinstance(word, str) for word in words):
                 raise TypeError(f"words of {name!r} must be a sequence of texts, such as from split_words")
-            if not words:
-                raise ValueError(f"{name!r} is an empty text; leave it out")
-            if not all(word.strip() for word in words):
-                raise ValueError(
-                    f"{name!r} has an empty word at position {[*map(str.strip, words)].index('')}"
-                )
+            if not words or not all(map(str.strip, words)):
+                raise ValueError(f"{name!r} has no words, or an empty one; leave it out")
+        self._check_masks("foreground", self.foreground, np.bool_)
+        if self.segments is not None:
+            self._check_masks("segments", self.segments, np.int64)
+            for name, part in zip(self.sample_ids, self.segments, strict=True):
+                if not np.isin(np.diff(part, prepend=0, append=1), (0, 1)).all():
+                    raise ValueError(f"segments of {name!r} must be 0 for the first text, then 1, got {part}")
 
     def _check_masks(self, field: str, masks: Sequence[NDArray], kind: type) -> None:
         if len(masks) != len(self):
             raise ValueError(f"{field} must have {len(self)} masks, one a text, got {len(masks)}")
         for name, words, mask in zip(self.sample_ids, self.words, masks, strict=True):
-            if not (isinstance(mask, np.ndarray) and mask.dtype == kind):
-                raise TypeError(
-                    f"{field} of {name!r} must be an array of {kind.__name__}, got {describe(mask)}"
-                )
-            if mask.shape != (len(words),):
-                raise ValueError(f"{field} of {name!r} must have shape ({len(words)},), got {mask.shape}")
+            require_array(f"{field} of {name!r}", mask, kind, (len(words),))
 
     @classmethod
     def from_sentences(
@@ -154,7 +134,7 @@ class TextSet(SampleSet):
         for name, names in (("sentences", sentences), ("classes", classes), ("sample_ids", sample_ids)):
             if isinstance(names, str):
                 raise TypeError(f"{name} must be a sequence, got the one text {names!r}")
-        words = tuple(_cut(sentence, at) for at, sentence in enumerate(sentences))
+        words = tuple(map(_cut, sentences))
         if not words:
             raise ValueError("sentences must hold at least one text, got none")
         numbers = np.zeros(len(words), dtype=np.int64) if labels is None else np.asarray(labels)
@@ -171,10 +151,8 @@ class TextSet(SampleSet):
         elif isinstance(foreground, (Sequence, np.ndarray)):
             masks = tuple(np.asarray(mask) for mask in foreground)
         else:
-            raise TypeError(
-                "foreground must be a function of a word or one mask a sentence, got "
-                f"{describe(foreground)}; of a set of words, pass its .__contains__"
-            )
+            got = f"got {describe(foreground)}; of a set of words, pass its .__contains__"
+            raise TypeError(f"foreground must be a function of a word or one mask a sentence, {got}")
         return cls(
             words=words,
             foreground=masks,
@@ -211,16 +189,10 @@ class TextSet(SampleSet):
         masks = self._encode(length, tokenizer).texts.foreground
         both = np.flatnonzero([bool(mask.any() and not mask.all()) for mask in masks])
         if not len(both):
-            raise DataError(
-                f"no text of {self.source} has both words that the sentiment lexicon rates, the "
-                "foreground, and others to compare them with; with masks of your own, use kdviz.measure"
-            )
+            raise DataError(f"no text of {self.source} has foreground words and others to compare them with")
         if len(both) < count:
-            warnings.warn(
-                f"only {len(both)} texts have words of both kinds; these are measured, not {count}",
-                KdvizWarning,
-                stacklevel=2,
-            )
+            message = f"only {len(both)} texts have words of both kinds; these are measured, not {count}"
+            warnings.warn(message, KdvizWarning, stacklevel=2)
         return self.select(both[:count])
 
     def _encode(self, length: int, tokenizer: Any) -> "Encoding":
@@ -245,12 +217,10 @@ class TextSet(SampleSet):
         return hashlib.sha256(json.dumps([names, masks]).encode()).hexdigest()[:16]
 
 
-def _cut(sentence: str | Sequence[str], at: int) -> tuple[str, ...]:
+def _cut(sentence: str | Sequence[str]) -> tuple[str, ...]:
     words = split_words(sentence) if isinstance(sentence, str) else sentence
     if not isinstance(words, (Sequence, np.ndarray)) or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"sentences must be texts or sequences of words, got {describe(words)} at {at}")
-    if not len(words):
-        raise ValueError(f"sentences must not be empty, the one at position {at} is; leave it out")
+        raise TypeError(f"sentences must be texts or sequences of words, got {words!r}")
     return tuple(words)
 
 
@@ -334,124 +304,91 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         words the tokenizer does not know, with examples.
     """
     if not isinstance(texts, TextSet):
-        raise TypeError(
-            f"texts must be a kdviz.sources.TextSet, got {type(texts).__name__}; make one with "
-            "TextSet.from_sentences"
-        )
+        got = f"got {type(texts).__name__}; make one with TextSet.from_sentences"
+        raise TypeError(f"texts must be a kdviz.sources.TextSet, {got}")
     if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(
-            f"tokenizer must be a fast tokenizer of transformers, which knows the word of a token; "
-            f"got {type(tokenizer).__name__}"
-        )
+        raise TypeError(f"tokenizer must be a fast tokenizer of transformers, got {type(tokenizer).__name__}")
     if tokenizer.pad_token_id is None:
         raise ValueError("tokenizer must have a padding token; set tokenizer.pad_token")
-    if _glues_words(tokenizer):
-        raise ValueError(
-            "tokenizer reads words that come one by one as if no space stood between them; load it with "
-            "add_prefix_space=True, such as AutoTokenizer.from_pretrained(folder, add_prefix_space=True)"
-        )
-    require_integer("length", length, 1)
-    if not len(texts):
-        raise ValueError("texts must hold at least one text, got none")
-    rows, words_of, types = _tokenize(texts, tokenizer)
-    fitting = _fit(texts, words_of, length)
-    if fitting is not texts:
-        rows, words_of, types = _tokenize(fitting, tokenizer)
-    _warn_of_unknown(fitting, tokenizer, rows, words_of)
-    ids = _pad(rows, tokenizer.pad_token_id)
-    if texts.segments is not None:
-        ids = np.stack([ids, _pad(types, 0)], axis=1)
-    return Encoding(ids, _pad(words_of, -1), np.array([len(row) for row in rows]), fitting)
-
-
-_Rows = list[list[int]]
-
-
-def _glues_words(tokenizer: Any) -> bool:
-    """Tell whether two words alone become other tokens than with a space between them."""
     spaced = tokenizer("a film", add_special_tokens=False)
     alone = tokenizer(["a", "film"], is_split_into_words=True, add_special_tokens=False)
-    return spaced["input_ids"] != alone["input_ids"]
+    if spaced["input_ids"] != alone["input_ids"]:
+        advice = "load it with add_prefix_space=True, as AutoTokenizer.from_pretrained takes it"
+        raise ValueError(f"tokenizer reads words one by one as if no space stood between them; {advice}")
+    whole_number("length", length, 1)
+    if not len(texts):
+        raise ValueError("texts must hold at least one text, got none")
+    encoding = _tokenize(texts, tokenizer)
+    fitting = _leave_out(encoding, length)
+    if fitting is not texts:
+        encoding = _tokenize(fitting, tokenizer)
+    _warn_of_unknown(encoding, tokenizer)
+    return encoding
 
 
-def _tokenize(texts: TextSet, tokenizer: Any) -> tuple[_Rows, _Rows, _Rows]:
-    """Return identifiers, words and types of tokens, text by text, without limit or padding."""
+def _tokenize(texts: TextSet, tokenizer: Any) -> Encoding:
+    """Cut words into tokens, however many they become."""
     firsts = [len(words) for words in texts.words]
     if texts.segments is not None:
         firsts = [int((segment == 0).sum()) for segment in texts.segments]
     parts = [[list(words[:first]) for words, first in zip(texts.words, firsts, strict=True)]]
     if texts.segments is not None:
         parts.append([list(words[first:]) for words, first in zip(texts.words, firsts, strict=True)])
-    encoded = tokenizer(*parts, is_split_into_words=True, return_token_type_ids=True, verbose=False)
-    words_of = []
+    asked = {"return_token_type_ids": True, "return_attention_mask": True, "return_tensors": "np"}
+    padding = {"padding": True, "padding_side": "right"}
+    encoded = tokenizer(*parts, is_split_into_words=True, verbose=False, **padding, **asked)
+    word_of = np.full(encoded["input_ids"].shape, -1)
     for index, first in enumerate(firsts):
-        sequence = encoded.sequence_ids(index)
-        words_of.append(
-            [
-                -1 if word is None else word + first * (part or 0)
-                for word, part in zip(encoded.word_ids(index), sequence, strict=True)
-            ]
-        )
-    return encoded["input_ids"], words_of, encoded["token_type_ids"]
+        places = zip(encoded.word_ids(index), encoded.sequence_ids(index), strict=True)
+        word_of[index] = [-1 if word is None else word + first * (part or 0) for word, part in places]
+    ids = encoded["input_ids"]
+    if texts.segments is not None:
+        ids = np.stack([ids, encoded["token_type_ids"]], axis=1)
+    return Encoding(ids, word_of, encoded["attention_mask"].sum(axis=1), texts)
 
 
-def _fit(texts: TextSet, words_of: _Rows, length: int) -> TextSet:
+def _leave_out(encoding: Encoding, length: int) -> TextSet:
     """Leave out words without token and words beyond `length`; the same set if there are none."""
-    kept, dropped = [], Counter[str]()
-    for index, row in enumerate(words_of):
-        sizes = np.bincount([word for word in row if word >= 0], minlength=len(texts.words[index]))
-        room = length - row.count(-1)
-        keep = (sizes > 0) & (np.cumsum(sizes) <= room)
-        dropped["too long"] += int((np.cumsum(sizes) > room).sum())
-        dropped["no token"] += int(((sizes == 0) & (np.cumsum(sizes) <= room)).sum())
-        parts = np.zeros_like(keep, int) if texts.segments is None else texts.segments[index]
+    texts, kept = encoding.texts, []
+    for index, words in enumerate(texts.words):
+        row = encoding.word_of[index, : encoding.lengths[index]]
+        sizes = np.bincount(row[row >= 0], minlength=len(words))
+        keep = (sizes > 0) & (np.cumsum(sizes) + (row < 0).sum() <= length)
+        parts = np.zeros_like(sizes) if texts.segments is None else texts.segments[index]
         if set(parts[keep]) != set(parts):
+            needed = f"it has {len(row)} tokens, {(row < 0).sum()} of them special"
             raise ValueError(
-                f"length={length} leaves no word of {texts.sample_ids[index]!r}, or of a part of it: it has "
-                f"{row.count(-1)} special tokens and {int(sizes.sum())} others"
+                f"length={length} leaves no word of {texts.sample_ids[index]!r} or a part; {needed}"
             )
         kept.append(keep)
-    if not dropped.total():
+    dropped = [int((~keep).sum()) for keep in kept]
+    if not any(dropped):
         return texts
-    cut = sum(not keep.all() for keep in kept)
-    warnings.warn(
-        f"{dropped.total()} words of {cut} texts were left out: {dropped['too long']} beyond length={length} "
-        f"tokens, {dropped['no token']} for which the tokenizer has no token",
-        KdvizWarning,
-        stacklevel=3,
-    )
+    message = f"{sum(dropped)} words of {np.count_nonzero(dropped)} texts were left out: "
+    message += f"they lie beyond length={length} tokens, or the tokenizer has no token for them"
+    warnings.warn(message, KdvizWarning, stacklevel=3)
+
+    def shorten(group: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
+        return tuple(values[keep] for values, keep in zip(group, kept, strict=True))
+
     return replace(
         texts,
-        words=tuple(
-            tuple(word for word, stays in zip(words, keep, strict=True) if stays)
-            for words, keep in zip(texts.words, kept, strict=True)
-        ),
-        foreground=tuple(mask[keep] for mask, keep in zip(texts.foreground, kept, strict=True)),
-        segments=texts.segments
-        and tuple(segment[keep] for segment, keep in zip(texts.segments, kept, strict=True)),
+        words=tuple(tuple(compress(words, keep)) for words, keep in zip(texts.words, kept, strict=True)),
+        foreground=shorten(texts.foreground),
+        segments=texts.segments and shorten(texts.segments),
     )
 
 
-def _warn_of_unknown(texts: TextSet, tokenizer: Any, rows: _Rows, words_of: _Rows) -> None:
+def _warn_of_unknown(encoding: Encoding, tokenizer: Any) -> None:
     """Warn once of the words that became nothing but the unknown token."""
     unknown: list[str] = []
-    for words, row, words_row in zip(texts.words, rows, words_of, strict=True):
-        known = {word for token, word in zip(row, words_row, strict=True) if token != tokenizer.unk_token_id}
+    ids = encoding.ids if encoding.ids.ndim == 2 else encoding.ids[:, 0]
+    for words, row, word_of in zip(encoding.texts.words, ids, encoding.word_of, strict=True):
+        known = {*word_of[row != tokenizer.unk_token_id].tolist()}
         unknown += [word for index, word in enumerate(words) if index not in known]
     if unknown:
-        warnings.warn(
-            f"the tokenizer does not know {len(unknown)} words, which all look alike to the network: "
-            f"{list_some(list(dict.fromkeys(unknown)))}",
-            KdvizWarning,
-            stacklevel=3,
-        )
-
-
-def _pad(rows: _Rows, filling: int) -> NDArray[np.int64]:
-    padded = np.full((len(rows), max(map(len, rows))), filling, dtype=np.int64)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = values
-    return padded
+        message = f"the tokenizer does not know {len(unknown)} words, which all look alike to the network: "
+        warnings.warn(message + list_some(list(dict.fromkeys(unknown))), KdvizWarning, stacklevel=3)
 
 
 def review_tokenizer() -> Any:
@@ -472,21 +409,13 @@ def review_tokenizer() -> Any:
     DataError
         If the vocabulary is missing or damaged.
     """
-    return _make_tokenizer(find_data("review_vocabulary.txt"))
-
-
-@functools.lru_cache(maxsize=2)
-def _read_pieces(path: Path) -> tuple[str, ...]:
-    return tuple(path.read_text(encoding="utf-8").splitlines())
-
-
-def _make_tokenizer(path: Path) -> Any:
     try:
         import tokenizers
         from transformers import PreTrainedTokenizerFast
     except ModuleNotFoundError:
         raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
-    pieces = {piece: index for index, piece in enumerate(_read_pieces(path))}
+    lines = find_data("review_vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    pieces = {piece: index for index, piece in enumerate(lines)}
     cut = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
     cut.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     cut.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

@@ -1,18 +1,15 @@
 """Readers of text data sets in their published file formats: SST-2 and SQuAD. NumPy only."""
 
-import json
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 
 from kdviz.errors import DataError
 from kdviz.sources.reviews import REVIEW_CLASSES
-from kdviz.sources.samples import AbsolutePath, Part, find_repeated, list_some, require_integer
+from kdviz.sources.samples import AbsolutePath, Part, find_repeated, list_some
 from kdviz.sources.text import TextSet, TextSource
 from kdviz.sources.words import locate_words, mark_polar, split_words
 
@@ -42,15 +39,40 @@ class Squad(TextSource):
         return read_squad(self.file).divide(part)
 
 
-def read_sst2(path: str | Path, *, count: int | None = None) -> TextSet:
+class _Answer(BaseModel):
+    text: str
+    answer_start: int
+
+
+class _Question(BaseModel):
+    id: str | int
+    question: str
+    answers: list[_Answer] = []
+    is_impossible: bool = False
+
+
+class _Paragraph(BaseModel):
+    context: str
+    qas: list[_Question]
+
+
+class _Article(BaseModel):
+    paragraphs: list[_Paragraph]
+
+
+class _Contents(BaseModel):
+    """A file of SQuAD."""
+
+    data: list[_Article]
+
+
+def read_sst2(path: str | Path) -> TextSet:
     """Read a labelled file of SST-2 as in GLUE: the header ``sentence<TAB>label``, then one text a line.
 
     Parameters
     ----------
     path
         ``train.tsv`` or ``dev.tsv``; its stem is the `split`. The file is already cut into words by spaces.
-    count
-        Read the first `count` texts only, all by default.
 
     Returns
     -------
@@ -59,8 +81,6 @@ def read_sst2(path: str | Path, *, count: int | None = None) -> TextSet:
 
     Raises
     ------
-    ValueError, TypeError
-        If `count` is not a positive integer.
     DataError
         If the file cannot be read, has another header, or a line has no text or another label than 0 and 1.
 
@@ -70,50 +90,35 @@ def read_sst2(path: str | Path, *, count: int | None = None) -> TextSet:
        EMNLP 2013.
     """
     path = Path(path)
-    if count is not None:
-        require_integer("count", count, 1)
-    lines = _read_text(path).split("\n")
-    if lines[0].rstrip("\r").split("\t") != ["sentence", "label"]:
-        raise DataError(
-            f"{path}, line 1: the header must be sentence<TAB>label, got {lines[0][:60]!r}; "
-            "GLUE's test files have no labels"
-        )
-    words, labels, numbers = [], [], []
-    for number, line in islice(enumerate(lines[1:], start=2), count):
-        if not line and number == len(lines):
-            break
-        sentence, *label = line.rstrip("\r").split("\t")
-        if label not in (["0"], ["1"]):
-            raise DataError(
-                f"{path}, line {number}: expected a sentence, a tab and 0 or 1, got {line[:60]!r}"
-            )
-        if not sentence.strip():
-            raise DataError(f"{path}, line {number}: the sentence is empty")
-        words.append(tuple(sentence.split()))
-        labels.append(int(label[0]))
-        numbers.append(number)
-    if not words:
+    header, *lines = _read_text(path).removesuffix("\n").split("\n")
+    if header != "sentence\tlabel":
+        raise DataError(f"{path}, line 1: the header must be sentence<TAB>label, got {header[:60]!r}")
+    rows = [line.split("\t") for line in lines]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != 2 or not row[0].strip() or row[1] not in ("0", "1"):
+            got = f"got {lines[number - 2][:60]!r}"
+            raise DataError(f"{path}, line {number}: expected a sentence, a tab and 0 or 1, {got}")
+    if not rows:
         raise DataError(f"{path} holds no sentence")
+    words = tuple(tuple(sentence.split()) for sentence, _ in rows)
     return TextSet(
-        words=tuple(words),
+        words=words,
         foreground=mark_polar(words),
-        labels=np.array(labels, dtype=np.int64),
-        sample_ids=tuple(f"{path.stem}-{number:06d}" for number in numbers),
+        labels=np.array([int(label) for _, label in rows], dtype=np.int64),
+        sample_ids=tuple(f"{path.stem}-{number:06d}" for number in range(2, len(rows) + 2)),
         classes=REVIEW_CLASSES,
-        split=np.full(len(words), path.stem),
+        split=np.full(len(rows), path.stem),
         source=f"SST-2, {path.name}",
     )
 
 
-def read_squad(path: str | Path, *, count: int | None = None) -> TextSet:
+def read_squad(path: str | Path) -> TextSet:
     """Read a JSON file of SQuAD 1.1 or 2.0: questions, each with the context that may answer it.
 
     Parameters
     ----------
     path
         Such as ``dev-v2.0.json``; its stem is the `split`.
-    count
-        Read the first `count` questions only, all by default.
 
     Returns
     -------
@@ -124,8 +129,6 @@ def read_squad(path: str | Path, *, count: int | None = None) -> TextSet:
 
     Raises
     ------
-    ValueError, TypeError
-        If `count` is not a positive integer.
     DataError
         If the file cannot be read or lacks a key, a text is empty, or an answer is not where it is said
         to be.
@@ -135,18 +138,20 @@ def read_squad(path: str | Path, *, count: int | None = None) -> TextSet:
     .. [1] Rajpurkar, Jia and Liang, "Know What You Don't Know: Unanswerable Questions for SQuAD", ACL 2018.
     """
     path = Path(path)
-    if count is not None:
-        require_integer("count", count, 1)
     try:
-        contents = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}") from error
-    samples = list(islice(_walk_questions(contents, path), count))
+        contents = _Contents.model_validate_json(_read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "top level"
+        raise DataError(f"{path}, {place}: {first['msg']}") from error
+    samples = []
+    for paragraph in (paragraph for article in contents.data for paragraph in article.paragraphs):
+        spans = locate_words(paragraph.context)
+        samples += [_mark_answer(question, paragraph.context, spans, path) for question in paragraph.qas]
     if not samples:
         raise DataError(f"{path} holds no question")
     names, words, foreground, segments, labels = zip(*samples, strict=True)
-    repeated = find_repeated(names)
-    if repeated:
+    if repeated := find_repeated(names):
         raise DataError(f"{path}: question identifiers must differ, repeated: {list_some(repeated)}")
     return TextSet(
         words=words,
@@ -160,46 +165,30 @@ def read_squad(path: str | Path, *, count: int | None = None) -> TextSet:
     )
 
 
-def _walk_questions(contents: Any, path: Path) -> Iterator[tuple]:
-    """Yield (name, words, foreground, segments, label) of every question."""
-    place = "top level"
-    try:
-        for article, entry in enumerate(contents["data"]):
-            for paragraph, block in enumerate(entry["paragraphs"]):
-                place = f"article {article}, paragraph {paragraph}"
-                spans = locate_words(block["context"])
-                for question in block["qas"]:
-                    place = f"question {question['id']!r}"
-                    yield _read_question(question, block["context"], spans, f"{path}, {place}")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = f"key {error} is missing" if isinstance(error, KeyError) else f"not as in SQuAD: {error}"
-        raise DataError(f"{path}, {place}: {reason}") from error
-
-
-def _read_question(
-    question: dict[str, Any], context: str, spans: list[tuple[str, int, int]], place: str
+def _mark_answer(
+    question: _Question, context: str, spans: list[tuple[str, int, int]], path: Path
 ) -> tuple[str, tuple[str, ...], NDArray[np.bool_], NDArray[np.int64], int]:
-    asked = split_words(question["question"])
+    """Return name, words, foreground, segments and label of a question, given the words of its context."""
+    place, asked = f"{path}, question {question.id!r}", split_words(question.question)
     if not asked or not spans:
         raise DataError(f"{place}: the {'context' if asked else 'question'} is empty")
     words = asked + tuple(word for word, _, _ in spans)
     segments = np.repeat([0, 1], [len(asked), len(spans)])
     foreground = np.zeros(len(words), dtype=bool)
-    answerable = not question.get("is_impossible", False)
-    if answerable:
-        if not question["answers"]:
+    if not question.is_impossible:
+        if not question.answers:
             raise DataError(f"{place}: it has no answer and is not marked is_impossible")
-        text, start = question["answers"][0]["text"], question["answers"][0]["answer_start"]
+        text, start = question.answers[0].text, question.answers[0].answer_start
         end = start + len(text)
         if not text or start < 0 or context[start:end] != text:
             raise DataError(f"{place}: the answer {text[:60]!r} is not at character {start} of the context")
         foreground[len(asked) :] = [first < end and start < last for _, first, last in spans]
-    return str(question["id"]), words, foreground, segments, int(answerable)
+    return str(question.id), words, foreground, segments, int(not question.is_impossible)
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -16,7 +16,6 @@ from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources import (
     FASHION_CLASSES,
     ImageSet,
-    denormalise,
     fashion_composites,
     find_data,
     image_folder,
@@ -176,7 +175,7 @@ def test_select__takes_nothing_for_an_empty_choice():
         (["a", "z"], ValueError, "not in the set: z"),
         ([0, 3], ValueError, r"0\.\.2, got 0\.\.3"),
         ([0, 0], ValueError, "repeated: a"),
-        ("abc", TypeError, "got the text 'abc'"),
+        ("abc", TypeError, "must be a sequence of positions"),
         (np.array([True, False, True]), TypeError, "array of bool"),
         ([0.5], TypeError, "array of float64"),
     ],
@@ -209,14 +208,6 @@ def test_normalise__gives_imagenet_units_channels_first():
     inputs = normalise(images)
     assert inputs.dtype == np.float32 and inputs.flags.c_contiguous
     np.testing.assert_allclose(inputs[0], expected, rtol=1e-6)  # float32 rounds at 6e-8
-
-
-def test_denormalise__inverts_normalise_for_every_value_and_clips():
-    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
-    np.testing.assert_array_equal(denormalise(normalise(images)), images)
-    assert denormalise(np.full((1, 3, 1, 1), 9.0)).tolist() == [[[[255] * 3]]]
-    with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got \(1, 16, 16, 3\)"):
-        denormalise(images)
 
 
 # --- fashion composites --------------------------------------------------------------------------------
@@ -316,10 +307,9 @@ def test_fashion_composites__items_take_a_sensible_part_of_the_canvas(composites
     assert longer.max() <= round(0.95 * 48) and longer.min() >= 0.9 * 0.6 * 48  # thin tips may fall below 1/2
 
 
-def test_fashion_composites__honours_canvas_and_scale():
-    chosen = fashion_composites("held-out", count=10, canvas=64, scale=(0.5, 0.5)).read()
+def test_fashion_composites__honours_canvas():
+    chosen = fashion_composites("held-out", count=10, canvas=64).read()
     assert chosen.images.shape == (10, 64, 64, 3)
-    assert chosen.masks.any(axis=2).sum(axis=1).max() <= 32
     assert fashion_composites(count=1, canvas=128).masks[0].any()
 
 
@@ -327,13 +317,15 @@ def test_fashion_composites__honours_canvas_and_scale():
     ("arguments", "error", "message"),
     [
         ({"split": "test"}, ValueError, "split is 'test'"),
-        ({"count": 0}, ValueError, r"count must be in 1\.\.10000, got 0"),
-        ({"split": "held-out", "count": 2001}, ValueError, r"count must be in 1\.\.2000, got 2001"),
-        ({"canvas": 27}, ValueError, r"canvas must be in 28\.\.128, got 27"),
-        ({"canvas": 48.0}, TypeError, r"canvas must be an integer, got 48\.0"),
-        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
-        ({"scale": (0.9, 0.6)}, ValueError, "scale must be"),
-        ({"scale": (0.5, 1.1)}, ValueError, "scale must be"),
+        ({"count": 0}, ValueError, r"count must be an integer in 1\.\.10000, got 0"),
+        (
+            {"split": "held-out", "count": 2001},
+            ValueError,
+            r"count must be an integer in 1\.\.2000, got 2001",
+        ),
+        ({"canvas": 27}, ValueError, r"canvas must be an integer in 28\.\.128, got 27"),
+        ({"canvas": 48.0}, ValueError, r"canvas must be an integer in 28\.\.128, got 48\.0"),
+        ({"seed": -1}, ValueError, "seed must be an integer of 0 or more, got -1"),
     ],
 )
 def test_fashion_composites__refuses(arguments, error, message):
@@ -436,8 +428,8 @@ def test_image_folder__reads_images_masks_and_classes(folder):
 
 
 def test_image_folder__takes_classes_in_the_order_asked(folder):
-    found = read(folder, classes=["dog"], split="mine")
-    assert found.classes == ("dog",) and found.labels.tolist() == [0, 0] and found.split[0] == "mine"
+    found = read(folder, classes=["dog"])
+    assert found.classes == ("dog",) and found.labels.tolist() == [0, 0]
 
 
 def test_image_folder__resizes_to_the_size_asked(folder):
@@ -536,9 +528,9 @@ def test_image_folder__refuses_folders_without_content(folder):
         ({"classes": ["cow"]}, ValueError, r"out of cat, dog, got \['cow'\]"),
         ({"classes": ["cat", "cat"]}, ValueError, "classes must be different folders"),
         ({"classes": []}, ValueError, "classes must be different folders"),
-        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
+        ({"size": 0}, ValueError, "size must be an integer of 1 or more, got 0"),
         ({"size": (4, 4, 4)}, ValueError, "size must be one side or"),
-        ({"size": 4.0}, TypeError, "size must be an integer"),
+        ({"size": 4.0}, ValueError, "size must be an integer"),
     ],
 )
 def test_image_folder__refuses(folder, arguments, error, message):

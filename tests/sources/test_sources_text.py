@@ -120,8 +120,8 @@ def test_fingerprint__changes_with_everything_but_the_source() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"words": ((), ("b",))}, ValueError, "'text-0' is an empty text; leave it out"),
-        ({"words": (("a", " "), ("b",))}, ValueError, "'text-0' has an empty word at position 1"),
+        ({"words": ((), ("b",))}, ValueError, "'text-0' has no words, or an empty one; leave it out"),
+        ({"words": (("a", " "), ("b",))}, ValueError, "'text-0' has no words, or an empty one"),
         ({"words": ("ab", ("b",))}, TypeError, "words of 'text-0' must be a sequence of texts"),
         ({"sample_ids": ("x", "x")}, ValueError, "sample_ids must differ, repeated: x"),
         ({"sample_ids": ("x",)}, ValueError, "sample_ids must name 2 texts, got 1 names"),
@@ -137,7 +137,7 @@ def test_fingerprint__changes_with_everything_but_the_source() -> None:
         (
             {"foreground": (np.zeros(2), np.zeros(1, bool))},
             TypeError,
-            "foreground of 'text-0' must be an array of bool, got an array of float64",
+            "foreground of 'text-0' must be a NumPy array of bool, got an array of float64",
         ),
         (
             {"segments": (np.array([1, 0]), np.array([1]))},
@@ -191,11 +191,11 @@ def test_from_sentences__foreground_by_a_function_or_by_masks() -> None:
     [
         ("a film", {}, TypeError, "sentences must be a sequence, got the one text 'a film'"),
         ([], {}, ValueError, "sentences must hold at least one text, got none"),
-        (["a", " ", "b"], {}, ValueError, "must not be empty, the one at position 1 is; leave it out"),
-        (["a", []], {}, ValueError, "must not be empty, the one at position 1"),
-        (["a", ["b", ""]], {}, ValueError, "'sentence 1' has an empty word at position 1"),
-        (["a", 3], {}, TypeError, "must be texts or sequences of words, got int at 1"),
-        ([["a", 3]], {}, TypeError, "must be texts or sequences of words, got list at 0"),
+        (["a", " ", "b"], {}, ValueError, "'sentence 1' has no words, or an empty one; leave it out"),
+        (["a", []], {}, ValueError, "'sentence 1' has no words"),
+        (["a", ["b", ""]], {}, ValueError, "'sentence 1' has no words, or an empty one"),
+        (["a", 3], {}, TypeError, "must be texts or sequences of words, got 3"),
+        ([["a", 3]], {}, TypeError, "must be texts or sequences of words, got .'a', 3."),
         (["a", "b"], {"labels": [1]}, ValueError, r"labels must have shape \(2,\), got \(1,\)"),
         (["a", "b"], {"labels": ["no", "yes"]}, TypeError, "labels must be integers, got an array of <U3"),
         (["a"], {"labels": [1.0]}, TypeError, "labels must be integers, got an array of float64"),
@@ -213,7 +213,7 @@ def test_from_sentences__foreground_by_a_function_or_by_masks() -> None:
             ValueError,
             r"of 'sentence 0' must have shape \(2,\), got \(1,\)",
         ),
-        (["a"], {"foreground": ["a"]}, TypeError, "of 'sentence 0' must be an array of bool"),
+        (["a"], {"foreground": ["a"]}, TypeError, "of 'sentence 0' must be a NumPy array of bool"),
     ],
 )
 def test_from_sentences__refuses_what_does_not_fit(sentences, options, error, message) -> None:
@@ -256,9 +256,6 @@ def test_movie_reviews__a_prefix_does_not_depend_on_the_count(train) -> None:
     assert few.fingerprint == train.select(range(10)).fingerprint
     assert few.words[0][:4] == ("An", "undistinguished", "attempt", "to")
     assert few.sample_ids[0] == "review-08282"
-    wide = movie_reviews("held-out", margin=2)
-    assert 0 < len(wide) < 1000
-    assert "margin 2" in wide.source
 
 
 def test_movie_reviews__foreground_is_what_the_lexicon_rates(train) -> None:
@@ -299,11 +296,9 @@ def test_movie_reviews__words_tell_the_class_and_length_does_not(train, held_out
     ("arguments", "error", "message"),
     [
         ({"split": "test"}, ValueError, "split is 'test'"),
-        ({"count": 0}, ValueError, r"count must be in 1\.\.8000, got 0"),
-        ({"count": 8001}, ValueError, r"count must be in 1\.\.8000, got 8001"),
-        ({"count": 2.0}, TypeError, "count must be an integer"),
-        ({"margin": -1}, ValueError, r"margin must lie in \[0, 4\), got -1"),
-        ({"margin": 3.95}, ValueError, "margin=3.95 leaves no sentence of one class"),
+        ({"count": 0}, ValueError, r"count must be an integer in 1\.\.8000, got 0"),
+        ({"count": 8001}, ValueError, r"count must be an integer in 1\.\.8000, got 8001"),
+        ({"count": 2.0}, ValueError, "count must be an integer"),
     ],
 )
 def test_movie_reviews__refuses_what_is_not_there(arguments: dict, error: type, message: str) -> None:
@@ -337,7 +332,6 @@ def test_read_sst2__reads_what_glue_writes(tmp_path) -> None:
     assert texts.foreground_mask.tolist() == [[False, False, False, True, False, False], [False] * 6]
     assert texts.sample_ids == ("dev-000002", "dev-000003")
     assert (texts.split.tolist(), texts.source) == (["dev", "dev"], "SST-2, dev.tsv")
-    assert len(read_sst2(path, count=1)) == 1
 
 
 def test_read_sst2__takes_a_byte_order_mark_and_foreign_line_ends(tmp_path) -> None:
@@ -354,7 +348,7 @@ def test_read_sst2__takes_a_byte_order_mark_and_foreign_line_ends(tmp_path) -> N
         (b"sentence\tlabel\ngood film\n", "line 2: expected a sentence, a tab and 0 or 1, got 'good film'"),
         (b"sentence\tlabel\na\t1\ngood\t2\n", "line 3: expected a sentence, a tab and 0 or 1, got 'good"),
         (b"sentence\tlabel\ngood\tbad\t1\n", "line 2: expected a sentence, a tab and 0 or 1"),
-        (b"sentence\tlabel\n \t1\n", "line 2: the sentence is empty"),
+        (b"sentence\tlabel\n \t1\n", "line 2: expected a sentence"),
         (b"sentence\tlabel\n\na\t1\n", "line 2: expected a sentence"),
         (b"sentence\tlabel\na\t1\n\xff\t1\n", "line 3: not UTF-8 text"),
         (b"sentence\tlabel\n", "holds no sentence"),
@@ -370,8 +364,6 @@ def test_readers__say_that_a_file_is_missing(tmp_path) -> None:
     for read in (read_sst2, read_squad):
         with pytest.raises(DataError, match=r"none\.x cannot be read: No such file"):
             read(tmp_path / "none.x")
-        with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-            read(tmp_path / "none.x", count=0)
 
 
 # --- SQuAD ---------------------------------------------------------------------------------------------
@@ -413,7 +405,6 @@ def test_read_squad__marks_the_words_of_the_first_answer(tmp_path) -> None:
     assert not texts.foreground[1].any()
     assert texts.classes == ("unanswerable", "answerable")
     assert texts.sample_ids == ("q1", "q2")
-    assert len(read_squad(tmp_path / "dev-v2.0.json", count=1)) == 1
 
 
 def test_read_squad__marks_a_word_that_an_answer_only_touches(tmp_path) -> None:
@@ -425,14 +416,14 @@ def test_read_squad__marks_a_word_that_an_answer_only_touches(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ('{"data": [\n{"paragraphs" 1}]}', "line 2: no valid JSON"),
-        ({"version": "1.1"}, "top level: key 'data' is missing"),
-        ({"data": [{"title": "a"}]}, "top level: key 'paragraphs' is missing"),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 0, paragraph 0: key 'context' is missing"),
-        ({"data": [{"paragraphs": "text"}]}, "article 0, paragraph 0: not as in SQuAD"),
-        (["data"], "top level: not as in SQuAD"),
+        ('{"data": [\n{"paragraphs" 1}]}', "top level: Invalid JSON: .* at line 2"),
+        ({"version": "1.1"}, "data: Field required"),
+        ({"data": [{"title": "a"}]}, r"data\.0\.paragraphs: Field required"),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, r"data\.0\.paragraphs\.0\.context: Field required"),
+        ({"data": [{"paragraphs": "text"}]}, r"data\.0\.paragraphs: Input should be a valid array"),
+        (["data"], "top level: Input should be an object"),
         ({"data": []}, "holds no question"),
-        (squad([{"id": "q1", "answers": []}]), "question 'q1': key 'question' is missing"),
+        (squad([{"id": "q1", "answers": []}]), r"paragraphs\.0\.qas\.0\.question: Field required"),
         (squad([question(question=" ")]), "question 'q1': the question is empty"),
         (squad([question()], context=""), "question 'q1': the context is empty"),
         (squad([question(answers=[])]), "question 'q1': it has no answer and is not marked is_impossible"),
@@ -498,7 +489,7 @@ def test_encode__units_are_the_words(tokenizer) -> None:
 
 def test_encode__leaves_out_words_that_do_not_fit_whole_and_counts_them(tokenizer) -> None:
     texts = make_texts("good unlikely GOOD film", "film good", "film film GOOD film film")
-    message = r"^3 words of 2 texts were left out: 3 beyond length=6 tokens, 0 for which"
+    message = r"^3 words of 2 texts were left out: they lie beyond length=6 tokens"
     with pytest.warns(KdvizWarning, match=message):
         encoding = encode(texts, tokenizer, length=6)
     assert encoding.texts.words == (("good", "unlikely"), ("film", "good"), ("film", "film", "GOOD", "film"))
@@ -511,7 +502,7 @@ def test_encode__leaves_out_words_that_do_not_fit_whole_and_counts_them(tokenize
 
 
 def test_encode__leaves_out_words_without_a_token(tokenizer) -> None:
-    with pytest.warns(KdvizWarning, match="1 words of 1 texts were left out: 0 beyond .* 1 for which"):
+    with pytest.warns(KdvizWarning, match="1 words of 1 texts were left out: .* has no token"):
         encoding = encode(make_texts("good \u200b\u200d film"), tokenizer)
     assert encoding.texts.words == (("good", "film"),)
     assert encoding.word_of.tolist() == [[-1, 0, 1, -1]]
@@ -545,7 +536,7 @@ def test_encode__pairs_carry_token_types_and_lose_words_of_the_second_text(token
         cut = encode(texts, tokenizer, length=10)
     assert cut.texts.words[0] == ("good", "unlikely", "film", "GOOD")
     assert cut.texts.segments[0].tolist() == [0, 0, 1, 1]
-    with pytest.raises(ValueError, match="length=7 leaves no word of 'text-0', or of a part of it"):
+    with pytest.raises(ValueError, match="length=7 leaves no word of 'text-0' or a part"):
         encode(texts, tokenizer, length=7)
 
 
@@ -556,10 +547,10 @@ def test_encode__pairs_carry_token_types_and_lose_words_of_the_second_text(token
             None,
             {"length": 4},
             ValueError,
-            "length=4 leaves no word of 'text-0'.*2 special tokens and 3 others",
+            "length=4 leaves no word of 'text-0'.*5 tokens, 2 of them special",
         ),
-        (None, {"length": 0}, ValueError, "length must be at least 1, got 0"),
-        (None, {"length": 8.0}, TypeError, "length must be an integer"),
+        (None, {"length": 0}, ValueError, "length must be an integer of 1 or more, got 0"),
+        (None, {"length": 8.0}, ValueError, "length must be an integer"),
         ({"pad_token": None}, {}, ValueError, "tokenizer must have a padding token"),
     ],
 )

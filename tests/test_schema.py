@@ -174,7 +174,7 @@ def test_make_attrs__stamps_the_present_moment() -> None:
     [
         (
             {"noise_space": "pixel"},
-            "noise_space is 'pixel'; allowed: pixels, coordinates, embedding, relative embedding",
+            "noise_space is 'pixel'; did you mean 'pixels'?",
         ),
         ({"created_at": datetime(2026, 1, 1)}, "created_at has no time zone"),
         ({"seed": 2**64}, "attribute 'seed' is 18446744073709551616, beyond 64 bits"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdviz import __version__
+from kdviz.arguments import one_of
 from kdviz.schema.variables import Attribute
 
 SCHEMA_VERSION = 2
@@ -91,42 +92,21 @@ def make_attrs(
     TypeError
         If `config` holds what JSON cannot.
     """
-    if noise_space is not None and noise_space not in NOISE_SPACES:
-        raise ValueError(f"noise_space is {noise_space!r}; allowed: {', '.join(NOISE_SPACES)}")
+    given = dict(locals())
+    if noise_space is not None:
+        one_of("noise_space", noise_space, NOISE_SPACES)
     moment = created_at or datetime.now(UTC)
     if moment.tzinfo is None:
         raise ValueError("created_at has no time zone; pass for example datetime.now(UTC)")
-    values: dict[str, Attribute | None] = {
+    attrs: dict[str, Attribute] = {
         "schema": "kdviz",
         "schema_version": SCHEMA_VERSION,
         "kdviz_version": __version__,
+        **{name: value for name, value in given.items() if value is not None},
         "created_at": moment.astimezone(UTC).isoformat(timespec="seconds"),
-        "network": network,
-        "network_role": network_role,
-        "architecture": architecture,
-        "distillation_method": distillation_method,
-        "distilled_layer": distilled_layer,
-        "teacher": teacher,
-        "layer": layer,
-        "feature": feature,
-        "modality": modality,
-        "unit_kind": unit_kind,
-        "noise_space": noise_space,
-        "base_noise": base_noise,
-        "solver": solver,
-        "weight": weight,
-        "calibration": calibration,
-        "dataset_id": dataset_id,
-        "seed": seed,
-        "training_seed": training_seed,
-        "accuracy": accuracy,
-        "device": device,
-        "torch_version": torch_version,
-        "config": None if config is None else json.dumps(config, sort_keys=True),
-        "weights_fingerprint": weights_fingerprint,
-        "input_fingerprint": input_fingerprint,
     }
-    attrs = {name: value for name, value in values.items() if value is not None}
+    if config is not None:
+        attrs["config"] = json.dumps(config, sort_keys=True)
     if faults := list(attribute_faults("make_attrs", attrs)):
         raise ValueError("; ".join(faults))
     return attrs

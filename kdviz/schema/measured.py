@@ -1,113 +1,68 @@
 """What needs the network: gains, and the solution at which they were measured."""
 
-from kdviz.schema.variables import EPOCH_SAMPLE, MAP, METHODS, Variable, register
+from functools import partial
+
+from kdviz.schema.variables import EPOCH_SAMPLE, MAP, METHODS, Variable, measured_number, register
+
+_QUARTILES = ("epoch", "sample", "quartile")
+_LINEARITY = (
+    "1 where the gain explains all, where only the path was asked for the probe gain; belongs to the "
+    "solution it was measured at"
+)
+_LOSS = "feature change at the solution over the feature variance"
+_PER_QUARTILE = "linearity with noise on one quartile of the gains"
+
+_number = measured_number
+_maybe = partial(measured_number, may_be_nan=True)
+_other = partial(Variable, part="measured")
 
 register(
     Variable("quartile", ("quartile",), "int64", "quartile of the gains", comment="1 to 4, 1 the smallest"),
-    Variable(
-        "gain",
-        MAP,
-        "float32",
-        "gain of the unit",
-        "1",
-        "mean-squared feature change per unit of squared input noise",
-        "measured",
+    _number(
+        "gain", MAP, "gain of the unit", "1", "mean-squared feature change per unit of squared input noise"
     ),
-    Variable(
-        "gain_error",
-        MAP,
-        "float32",
-        "standard error of the gain",
-        "1",
-        "0 where the gain is exact, NaN where unknown",
-        "measured",
-        may_be_nan=True,
+    _maybe(
+        "gain_error", MAP, "standard error of the gain", "1", "0 where the gain is exact, NaN where unknown"
     ),
-    Variable(
+    _number(
         "entropy",
         MAP,
-        "float32",
         "conditional entropy of the unit given the feature",
         "nat",
         "high: the layer discards the unit",
-        "measured",
     ),
-    Variable(
-        "entropy_error",
-        MAP,
-        "float32",
-        "standard error of the entropy",
-        "nat",
-        "from gain_error; NaN where unknown",
-        "measured",
-        may_be_nan=True,
+    _maybe(
+        "entropy_error", MAP, "standard error of the entropy", "nat", "from gain_error; NaN where unknown"
     ),
-    Variable(
+    _number(
         "noise_scale",
         MAP,
-        "float32",
         "standard deviation of noise the feature tolerates",
         "1",
         "in normalised input units",
-        "measured",
     ),
-    Variable(
+    _number(
         "feature_variance",
         EPOCH_SAMPLE,
-        "float32",
         "mean-squared feature change under the base noise",
         "1",
         "measured forward-only at base_noise",
-        "measured",
     ),
-    Variable(
-        "feature_loss",
-        EPOCH_SAMPLE,
-        "float32",
-        "feature change at the solution over the feature variance",
-        "1",
-        "NaN for a feature that never changes",
-        "measured",
-        may_be_nan=True,
+    _maybe("feature_loss", EPOCH_SAMPLE, _LOSS, "1", "NaN for a feature that never changes"),
+    _maybe(
+        "linearity", EPOCH_SAMPLE, "measured over predicted feature change at the solution", "1", _LINEARITY
     ),
-    Variable(
-        "linearity",
-        EPOCH_SAMPLE,
-        "float32",
-        "measured over predicted feature change at the solution",
-        "1",
-        "1 where the gain explains all, where only the path was asked for the probe gain; belongs to the "
-        "solution it was measured at",
-        "measured",
-        may_be_nan=True,
-    ),
-    Variable(
-        "linearity_quartile",
-        ("epoch", "sample", "quartile"),
-        "float32",
-        "linearity with noise on one quartile of the gains",
-        "1",
-        "first quartile: smallest gains",
-        "measured",
-        may_be_nan=True,
-    ),
-    Variable(
+    _maybe("linearity_quartile", _QUARTILES, _PER_QUARTILE, "1", "first quartile: smallest gains"),
+    _other(
         "method",
         EPOCH_SAMPLE,
         "int8",
         "how the sample was measured",
         comment="-1 is not measured",
-        part="measured",
         flags=METHODS,
     ),
-    Variable("converged", EPOCH_SAMPLE, "bool", "the calibration was met", part="measured"),
-    Variable(
-        "zero_gain",
-        EPOCH_SAMPLE,
-        "int32",
-        "number of valid units of zero gain",
-        "1",
-        "-1 is not measured",
-        part="measured",
+    _other("converged", EPOCH_SAMPLE, "bool", "the calibration was met"),
+    _other(
+        "zero_gain", EPOCH_SAMPLE, "int32", "number of valid units of zero gain", "1", "-1 is not measured"
     ),
 )

@@ -1,71 +1,40 @@
 """What follows from gains in closed form: points, counts, the learning path and comparisons."""
 
-from kdviz.schema.variables import EPOCH, EPOCH_SAMPLE, MAP, SAMPLE, Variable, register
+from functools import partial
+
+from kdviz.schema.variables import EPOCH, EPOCH_SAMPLE, MAP, SAMPLE, Variable, measured_number, register
+
+_derived = partial(Variable, part="derived")
+_number = partial(measured_number, part="derived")
+_maybe = partial(_number, may_be_nan=True)
+_result = partial(Variable, part="result")
+
+_BELOW = "entropy lies below the background mean by more than the threshold"
+_ADDED = "root mean square of the output that noise is added to; absent where noise falls on the input"
+_ACCURACY = "attribute `definition` says by which network; NaN where unknown"
+_OF_THE_SAMPLE = "mean entropy of the background units of the sample"
+_CLOSE = "within 2 standard errors of the threshold"
 
 register(
-    Variable(
+    _maybe(
         "background_entropy",
         EPOCH,
-        "float32",
         "mean entropy of the background units",
         "nat",
         "NaN without background units",
-        "derived",
-        may_be_nan=True,
     ),
-    Variable(
-        "knowledge_point",
-        MAP,
-        "bool",
-        "unit is a knowledge point",
-        comment="entropy lies below the background mean by more than the threshold",
-        part="derived",
-    ),
-    Variable(
-        "uncertain",
-        MAP,
-        "bool",
-        "unit is too close to the threshold to call",
-        comment="within 2 standard errors of the threshold",
-        part="derived",
-    ),
-    Variable(
+    _derived("knowledge_point", MAP, "bool", "unit is a knowledge point", comment=_BELOW),
+    _derived("uncertain", MAP, "bool", "unit is too close to the threshold to call", comment=_CLOSE),
+    _number(
         "weight_distance",
         EPOCH,
-        "float32",
         "cumulated movement of the weights",
         "1",
         "attribute `definition` says how it was summed",
-        "derived",
     ),
-    Variable(
-        "accuracy",
-        EPOCH,
-        "float32",
-        "share of held-out samples classified correctly",
-        "1",
-        "attribute `definition` says by which network; NaN where unknown",
-        "derived",
-        may_be_nan=True,
-    ),
-    Variable(
-        "noise_unit",
-        EPOCH,
-        "float32",
-        "size of one unit of noise in the network's own numbers",
-        "1",
-        "root mean square of the output that noise is added to; absent where noise falls on the input",
-        "derived",
-    ),
-    Variable(
-        "sample_background_entropy",
-        EPOCH_SAMPLE,
-        "float32",
-        "mean entropy of the background units of the sample",
-        "nat",
-        part="derived",
-        may_be_nan=True,
-    ),
+    _maybe("accuracy", EPOCH, "share of held-out samples classified correctly", "1", _ACCURACY),
+    _number("noise_unit", EPOCH, "size of one unit of noise in the network's own numbers", "1", _ADDED),
+    _maybe("sample_background_entropy", EPOCH_SAMPLE, _OF_THE_SAMPLE, "nat"),
 )
 
 # Each also as ``_low`` and ``_high``: its range over every way of deciding the uncertain units.
@@ -92,28 +61,24 @@ for _end in _ENDS:
     for _name, (_dtype, _long) in _COUNTS.items():
         _mean = f"{_long}, mean over samples"
         register(
-            Variable(f"{_name}{_end}", EPOCH_SAMPLE, _dtype, _long, "1", part="result"),
-            Variable(f"{_name}_mean{_end}", EPOCH, "float64", _mean, "1", part="result"),
+            _result(f"{_name}{_end}", EPOCH_SAMPLE, _dtype, _long, "1"),
+            _result(f"{_name}_mean{_end}", EPOCH, "float64", _mean, "1"),
         )
     register(
-        Variable(f"rho{_end}", SAMPLE, "float64", _RHO, "1", part="result"),
-        Variable(f"rho_mean{_end}", (), "float64", f"{_RHO}, mean over samples", "1", part="result"),
+        _result(f"rho{_end}", SAMPLE, "float64", _RHO, "1"),
+        _result(f"rho_mean{_end}", (), "float64", f"{_RHO}, mean over samples", "1"),
     )
 register(
-    *(Variable(name, dims, dtype, long, "1", part="result") for name, dims, dtype, long in _RESULTS),
-    Variable(
-        "peak_epoch", SAMPLE, "int64", "first epoch with the most foreground points", "epoch", part="result"
-    ),
-    Variable("dropped", MAP, "bool", "foreground point tried and dropped", part="result"),
+    *(_result(name, dims, dtype, long, "1") for name, dims, dtype, long in _RESULTS),
+    _result("peak_epoch", SAMPLE, "int64", "first epoch with the most foreground points", "epoch"),
+    _result("dropped", MAP, "bool", "foreground point tried and dropped"),
     # comparisons
-    Variable("metric", ("metric",), "str", "metric of the papers", part="result"),
-    Variable("seed", ("seed",), "int64", "training seed", part="result"),
-    Variable("hypothesis", ("metric",), "str", "hypothesis that the metric speaks for", part="result"),
-    Variable(
-        "supporting_sign", ("metric",), "int64", "sign of the difference that speaks for it", part="result"
-    ),
-    Variable("student_name", ("seed",), "str", "network on the student's side", part="result"),
-    Variable("baseline_name", ("seed",), "str", "network on the baseline's side", part="result"),
+    _result("metric", ("metric",), "str", "metric of the papers"),
+    _result("seed", ("seed",), "int64", "training seed"),
+    _result("hypothesis", ("metric",), "str", "hypothesis that the metric speaks for"),
+    _result("supporting_sign", ("metric",), "int64", "sign of the difference that speaks for it"),
+    _result("student_name", ("seed",), "str", "network on the student's side"),
+    _result("baseline_name", ("seed",), "str", "network on the baseline's side"),
 )
 for _side in ("student", "baseline", "teacher", "difference"):
     _long = "student minus baseline" if _side == "difference" else f"metric of the {_side}"
@@ -121,7 +86,7 @@ for _side in ("student", "baseline", "teacher", "difference"):
     _values |= {f"_uncertain{end}": f"{_long}, range over the uncertain units" for end in _ENDS[1:]}
     register(
         *(
-            Variable(f"{_side}{end}", ("metric", "seed"), "float64", long, part="result", may_be_nan=True)
+            _result(f"{_side}{end}", ("metric", "seed"), "float64", long, may_be_nan=True)
             for end, long in _values.items()
         )
     )

@@ -76,6 +76,19 @@ class Variable:
         return by_kind[KINDS[self.dtype][0]]
 
 
+def measured_number(
+    name: str,
+    dims: tuple[str, ...],
+    long_name: str,
+    units: str,
+    comment: str = "",
+    part: Part = "measured",
+    may_be_nan: bool = False,
+) -> Variable:
+    """Describe a float32, as which everything measured or derived from it is stored."""
+    return Variable(name, dims, "float32", long_name, units, comment, part, may_be_nan)
+
+
 VARIABLES: dict[str, Variable] = {}
 
 

@@ -41,7 +41,7 @@ def average_units(values: Floats, mask: Bools) -> Floats:
     """
     size = mask.sum(axis=-1)
     total = np.where(mask, values, 0.0).sum(axis=-1, dtype=np.float64)
-    return np.divide(total, size, out=np.full(total.shape, np.nan), where=size > 0)
+    return divide_counts(total, size, np.nan)
 
 
 def average_background(sample_background: Floats, weights: NDArray | None = None) -> Floats:
@@ -53,7 +53,8 @@ def average_background(sample_background: Floats, weights: NDArray | None = None
     Parameters
     ----------
     sample_background
-        Shape ``(E, S)`` in nat; NaN marks a sample without background, which is left out.
+        Shape ``(E, S)`` in nat, or without `weights` ``(..., E, S)``; NaN marks a sample without background,
+        which is left out.
     weights
         Shape ``(R, S)``, how often each resample holds each sample; by default one resample holding each
         once.
@@ -61,14 +62,17 @@ def average_background(sample_background: Floats, weights: NDArray | None = None
     Returns
     -------
     ndarray
-        Shape ``(R, E)`` in nat, float64; without `weights` ``(E,)``. NaN where no sample has a background.
+        Shape ``(R, E)`` in nat, float64; without `weights` ``(..., E)``. NaN where no sample has a
+        background.
     """
     if weights is None:
-        return average_background(sample_background, np.ones((1, sample_background.shape[1])))[0]
+        rows = sample_background.reshape(-1, sample_background.shape[-1])
+        means = average_background(rows, np.ones((1, rows.shape[1])))
+        return means.reshape(sample_background.shape[:-1])
     has_background = ~np.isnan(sample_background)
     total = weights @ np.where(has_background, sample_background, 0.0).T
     count = weights @ has_background.T.astype(float)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return divide_counts(total, count, np.nan)
 
 
 def entropy_cutoff(background: Floats, threshold: float, dtype: DTypeLike) -> Floats:
@@ -89,16 +93,16 @@ def find_points(entropy: Floats, valid: Bools, cutoff: Floats) -> Bools:
     Parameters
     ----------
     entropy
-        Shape ``(E, S, U)`` in nat.
+        Shape ``(..., E, S, U)`` in nat.
     valid
         Shape ``(S, U)``; False where a shorter sample is padded.
     cutoff
-        Shape ``(E,)`` or ``(E, S)``, from `entropy_cutoff`.
+        Shape ``(..., E)`` or ``(..., E, S)``, from `entropy_cutoff`.
 
     Returns
     -------
     ndarray
-        Shape ``(E, S, U)``.
+        Shape ``(..., E, S, U)``.
     """
     return valid & (entropy < _per_unit(cutoff, entropy.ndim))
 
@@ -109,10 +113,10 @@ def find_uncertain(entropy: Floats, entropy_error: Floats, valid: Bools, cutoff:
     return valid & (distance <= 2.0 * entropy_error.astype(np.float64))
 
 
-def divide_counts(part: NDArray, whole: NDArray) -> Floats:
-    """Divide counts; 0 where the whole is empty, as the published code does in Eqs. (7) and (9)."""
+def divide_counts(part: NDArray, whole: NDArray, empty: float = 0.0) -> Floats:
+    """Divide counts; `empty` where the whole is, 0 as the published code does in Eqs. (7) and (9)."""
     shape = np.broadcast_shapes(part.shape, whole.shape)
-    return np.divide(part, whole, out=np.zeros(shape), where=whole > 0)
+    return np.divide(part, whole, out=np.full(shape, empty), where=whole > 0)
 
 
 def accumulate_points(points: Bools) -> Bools:

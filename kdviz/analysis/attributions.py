@@ -11,9 +11,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from kdviz.analysis.inputs import read_masks
+from kdviz.analysis.inputs import check_resampling, other_inputs, read_masks, sample_coords
 from kdviz.errors import DegenerateWarning
-from kdviz.points import Bools, Floats
+from kdviz.points import Bools, Floats, divide_counts
 from kdviz.schema import build, validate
 
 SCORES = ("pointing", "foreground_mass", "auc", "auc_of_size", "entropy_correlation")
@@ -51,7 +51,7 @@ def collect_importance(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
     maps = ds["attribution"].astype(np.float64)
     if entropy is not None:
         validate(entropy, require=("entropy",))
-        _check_same(ds, entropy)
+        _check_inputs(ds, entropy)
         kept = entropy["entropy"].sel(epoch=ds["epoch"]).astype(np.float64)
         if "valid" in ds:
             kept = kept.where(ds["valid"])
@@ -122,7 +122,7 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
     positive = np.where(valid, np.maximum(values, 0), 0)
     found = {
         "pointing": _point(values, on, valid),
-        "foreground_mass": _divide((positive * on).sum(-1), positive.sum(-1)),
+        "foreground_mass": divide_counts((positive * on).sum(-1), positive.sum(-1), np.nan),
         "auc": _mann_whitney(values, on, off),
         "auc_of_size": _mann_whitney(abs(values), on, off),
     }
@@ -132,9 +132,8 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
         scores["entropy_correlation"] = rank_correlation(values, values[-1:])
     methods = importance[_DIMS[0]].values
     _warn_of_undefined(usable, np.asarray(positive.sum(-1) > 0), methods)
-    about = {str(name): ds[name] for name in ds.coords if "unit" not in ds[name].dims and name != _DIMS[0]}
     scores["foreground_share"] = on.sum(1) / valid.sum(1)
-    return build(scores, coords={**about, _DIMS[0]: methods}, attrs=ds.attrs)
+    return build(scores, coords={**sample_coords(ds), _DIMS[0]: methods}, attrs=ds.attrs)
 
 
 def tabulate_scores(
@@ -162,10 +161,7 @@ def tabulate_scores(
     ValueError
         If an option is out of range.
     """
-    if resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            f"resamples must be 1 or more and confidence between 0 and 1, got {resamples} and {confidence}"
-        )
+    check_resampling(resamples, confidence)
     ds = scores.isel(epoch=-1) if "epoch" in scores.dims else scores
     count = ds.sizes["sample"]
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
@@ -178,7 +174,7 @@ def tabulate_scores(
             score = ds[name].sel(attribution_method=method).values
             known = np.isfinite(score)
             size = (drawn * known).sum(1)
-            means = _divide(drawn @ np.where(known, score, 0.0), size)[size > 0]
+            means = (drawn @ np.where(known, score, 0.0))[size > 0] / size[size > 0]
             low, high = np.percentile(means, ends) if len(means) else (np.nan, np.nan)
             mean = score[known].mean() if known.any() else np.nan
             rows.append((str(method), name, mean, low, high, int(known.sum())))
@@ -186,7 +182,7 @@ def tabulate_scores(
     return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
 
 
-def rank_correlation(ours: Floats, theirs: Floats) -> NDArray[np.float64]:
+def rank_correlation(ours: Floats, theirs: Floats) -> Floats:
     """Spearman's correlation along the last axis, NaN left out; NaN where either side is constant."""
     shape = np.broadcast_shapes(ours.shape, theirs.shape)
     sides = [np.broadcast_to(side, shape) for side in (ours, theirs)]
@@ -194,7 +190,7 @@ def rank_correlation(ours: Floats, theirs: Floats) -> NDArray[np.float64]:
     ranks = [_rank(np.where(known, side, np.nan)) for side in sides]
     left, right = (rank - np.nanmean(rank, axis=-1, keepdims=True) for rank in ranks)
     spread = np.nansum(left**2, axis=-1) * np.nansum(right**2, axis=-1)
-    return _divide(np.nansum(left * right, axis=-1), np.sqrt(spread))
+    return divide_counts(np.nansum(left * right, axis=-1), np.sqrt(spread), np.nan)
 
 
 def _point(values: Floats, on: Bools, valid: Bools) -> NDArray[np.float64]:
@@ -202,11 +198,11 @@ def _point(values: Floats, on: Bools, valid: Bools) -> NDArray[np.float64]:
     return (largest & on).sum(-1) / np.maximum(largest.sum(-1), 1)
 
 
-def _mann_whitney(values: Floats, on: Bools, off: Bools) -> NDArray[np.float64]:
+def _mann_whitney(values: Floats, on: Bools, off: Bools) -> Floats:
     ranks = _rank(np.where(on | off, values, np.nan))
     n_on, n_off = on.sum(-1), off.sum(-1)
     wins = np.where(on, ranks, 0).sum(-1) - n_on * (n_on + 1) / 2
-    return _divide(wins, n_on * n_off)
+    return divide_counts(wins, n_on * n_off, np.nan)
 
 
 def _rank(values: Floats) -> NDArray[np.float64]:
@@ -217,25 +213,13 @@ def _rank(values: Floats) -> NDArray[np.float64]:
     return rows.rank(axis=1).to_numpy(np.float64).reshape(values.shape)
 
 
-def _divide(top: NDArray, bottom: NDArray) -> NDArray[np.float64]:
-    top, bottom = np.broadcast_arrays(top, bottom)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
-
-
-def _check_same(ds: xr.Dataset, entropy: xr.Dataset) -> None:
-    for dim in ("sample", "unit"):
-        if not np.array_equal(ds[dim].values, entropy[dim].values):
-            raise ValueError(
-                f"attributions and entropies are of other {dim}s ({ds.sizes[dim]} and {entropy.sizes[dim]}), "
-                "or in another order; make both of the same inputs, or select common ones with .sel"
-            )
+def _check_inputs(ds: xr.Dataset, entropy: xr.Dataset) -> None:
+    if fault := other_inputs(ds, entropy):  # fingerprints would refuse a selection of the same samples
+        raise ValueError(f"attributions and entropies do not match: {fault}")
     missing = sorted(set(ds["epoch"].values.tolist()) - set(entropy["epoch"].values.tolist()))
     if missing:
         known = entropy["epoch"].values.tolist()
         raise ValueError(f"there are attributions of epochs {missing}; entropies were measured at {known}")
-    for name in ("foreground", "valid"):  # fingerprints would refuse a selection of the same samples
-        if name in ds and name in entropy and not np.array_equal(ds[name].values, entropy[name].values):
-            raise ValueError(f"{name} of attributions and entropies differs; make both of the same inputs")
 
 
 def _warn_of_undefined(usable: Bools, has_mass: Bools, methods: NDArray) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from kdviz.arguments import whole_number
 from kdviz.schema import annotate, validate
 
 _OF_THE_FINE_UNITS = (
@@ -57,8 +58,7 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     """
     validate(ds, require=("gain", "gain_error", "row", "col"))
     rows, cols = int(ds["row"].max()) + 1, int(ds["col"].max()) + 1
-    if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
-        raise ValueError(f"factor is {factor!r}; allowed: a whole number, 1 or more")
+    whole_number("factor", factor, 1)
     if rows % factor or cols % factor:
         raise ValueError(f"factor is {factor}, which does not divide the grid of {rows} x {cols} units")
     if factor == 1:

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import numpy as np
 import xarray as xr
@@ -14,6 +13,7 @@ from kdviz.analysis.inputs import (
     as_datasets,
     check_epoch,
     check_match,
+    check_resampling,
     read_distance,
     read_entropy_settings,
     read_masks,
@@ -97,7 +97,7 @@ def compare(
     students, baselines = as_datasets("student", student), as_datasets("baseline", baseline)
     teachers = [] if teacher is None else as_datasets("teacher", teacher)
     baselines *= len(students) if len(baselines) == 1 else 1
-    _check_options(resamples, confidence)
+    check_resampling(resamples, confidence)
     _check_networks(students, baselines, teachers)
     n_samples = students[0].sizes["sample"]
     if n_samples < 2:
@@ -170,13 +170,6 @@ def compare(
     if notes:
         result.attrs["note"] = "; ".join(notes)
     return result
-
-
-def _check_options(resamples: int, confidence: float) -> None:
-    if isinstance(resamples, bool) or not isinstance(resamples, Integral) or resamples < 1:
-        raise ValueError(f"resamples is {resamples!r}; allowed: an integer, 1 or more")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; allowed: a number between 0 and 1")
 
 
 def _check_networks(

@@ -26,7 +26,8 @@ def derive_entropy(
     ----------
     ds
         A measured dataset: ``gain``, ``gain_error`` (epoch, sample, unit), ``feature_variance`` (epoch,
-        sample), optionally ``valid`` (sample, unit), and the attribute ``base_noise``.
+        sample), optionally ``valid`` (sample, unit), and the attribute ``base_noise``. A leading ``layer``
+        stays.
     solver
         ``"descent"``: the authors' truncated descent, for which the papers' threshold of 0.2 nat was
         chosen. ``"optimum"``: the minimiser, whose entropies spread about three times as far, so that a

@@ -1,12 +1,13 @@
 """What the analyses read from a dataset, and the checks made before any work."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from kdviz.arguments import whole_number
 from kdviz.points import Bools, Floats
 from kdviz.schema import validate
 
@@ -113,28 +114,38 @@ def check_match(
     SchemaError
         If a dataset breaks the data contract.
     ValueError
-        Naming the pair and what differs.
+        Naming the pair and what differs, or a layer to take where a dataset has several.
     """
     for ds in networks.values():
         validate(ds, require=("entropy", "foreground", *require))
+        check_one_layer(ds)
     (first, reference), *others = networks.items()
     for name, ds in others:
         if fault := _find_difference(reference, ds, settings, attrs, "knowledge_point" in require):
             raise ValueError(f"{first} and {name} do not match: {fault}")
 
 
-def _find_difference(
-    ours: xr.Dataset, theirs: xr.Dataset, settings: Sequence[str], attrs: Sequence[str], points_too: bool
-) -> str | None:
+def other_inputs(ours: xr.Dataset, theirs: xr.Dataset) -> str:
+    """Say where samples, units, valid units or the foregrounds known of both differ, or nothing."""
     for dim in ("sample", "unit"):
         names, others = ours[dim].values, theirs[dim].values
         if not np.array_equal(names, others):
             same = sorted(names.tolist()) == sorted(others.tolist())
             how = "stand in another order" if same else f"differ ({len(names)} and {len(others)} of them)"
             return f"{dim}s {how}; measure both on the same inputs, or select common ones with .sel"
-    for mask, left, right in zip(("foreground", "valid"), read_masks(ours), read_masks(theirs), strict=True):
-        if not np.array_equal(left, right):
-            return f"{mask} differs at {(left != right).sum()} units; measure both with one mask"
+    for mask in ("foreground", "valid"):
+        left, right = (ds[mask].values if mask in ds else np.True_ for ds in (ours, theirs))
+        known = mask == "valid" or (mask in ours and mask in theirs)
+        if known and (count := np.sum(left != right)):
+            return f"{mask} differs at {count} units; measure both with one mask"
+    return ""
+
+
+def _find_difference(
+    ours: xr.Dataset, theirs: xr.Dataset, settings: Sequence[str], attrs: Sequence[str], points_too: bool
+) -> str:
+    if fault := other_inputs(ours, theirs):
+        return fault
     fingerprint = "input_fingerprint"
     for name in (fingerprint, *attrs):
         unknown = name == fingerprint and not (name in ours.attrs and name in theirs.attrs)
@@ -146,7 +157,30 @@ def _find_difference(
             return f"{name} of the entropies is {one.get(name)!r} and {other.get(name)!r}"
     if points_too and read_settings(ours) != read_settings(theirs):
         return f"points were found with {read_settings(ours)} and {read_settings(theirs)}"
-    return None
+    return ""
+
+
+def check_one_layer(ds: xr.Dataset) -> None:
+    """Refuse a dataset of several layers, which are compared or followed one by one."""
+    if "layer" in ds.dims:
+        names = ds["layer"].values.tolist()
+        raise ValueError(f"ds holds the layers {', '.join(names)}; take one with ds.sel(layer={names[0]!r})")
+
+
+def nats(name: str, value: object, least: float = -np.inf) -> float:
+    """Return a finite number of nat as a float, or refuse what is none or below `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < np.inf:
+        raise ValueError(
+            f"{name} is {value!r}; allowed: a finite number of nat{', 0 or more' * (least == 0)}"
+        )
+    return float(value)
+
+
+def check_resampling(resamples: int, confidence: float) -> None:
+    """Refuse options that no bootstrap has."""
+    whole_number("resamples", resamples, 1)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}; allowed: a number between 0 and 1")
 
 
 def check_epoch(argument: str, epoch: int | None, epochs: np.ndarray) -> int:

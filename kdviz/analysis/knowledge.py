@@ -1,7 +1,6 @@
 """Find and count knowledge points, and the published code's filter of samples."""
 
 import warnings
-from numbers import Real
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,10 +11,12 @@ from kdviz.analysis.inputs import (
     check_match,
     describe_points,
     name_some,
+    nats,
     read_masks,
     read_points,
     sample_coords,
 )
+from kdviz.arguments import one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, build, validate
 
@@ -35,7 +36,8 @@ def find_points(
     ----------
     ds
         With ``entropy`` (epoch, sample, unit) and ``foreground`` (sample, unit); optionally ``valid``
-        (sample, unit) and ``entropy_error`` (epoch, sample, unit).
+        (sample, unit) and ``entropy_error`` (epoch, sample, unit). A leading ``layer`` stays: points of every
+        layer are told from its own background.
     threshold
         Margin ``b`` in nat, 0 or more. 0.2 is the papers' value for images and belongs to
         ``solver="descent"``.
@@ -92,14 +94,13 @@ def find_points(
             "variable 'foreground' is missing, and knowledge points are told from the background: "
             "measure with foreground=masks, or look at the units alone in ds['entropy']"
         )
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold < np.inf:
-        raise ValueError(f"threshold is {threshold!r}; allowed: a finite number of nat, 0 or more")
-    if background not in get_args(Background):
-        raise ValueError(f"background is {background!r}; allowed: {', '.join(get_args(Background))}")
+    threshold = nats("threshold", threshold, 0.0)
+    one_of("background", background, get_args(Background))
     entropy = ds["entropy"].values
     foreground, valid = read_masks(ds)
     outside = valid & ~foreground
-    names, empty = ds["sample"].values, ~outside.any(axis=1)
+    names = ds["sample"].values
+    empty = np.asarray(~outside.any(axis=1))
     if empty.all():
         raise ValueError("no sample has background units to compare with: foreground covers every valid unit")
     if empty.any():
@@ -119,14 +120,15 @@ def find_points(
         uncertain = points.find_uncertain(entropy, error, valid, cutoff)
         known_error = float((~np.isnan(error) & valid).sum() / np.broadcast_to(valid, error.shape).sum())
 
-    settings = {"threshold": float(threshold), "background": str(background)}
+    settings = {"threshold": threshold, "background": background}
+    dims = ds["entropy"].dims
     found = ds.assign(
-        background_entropy=("epoch", mean.astype(entropy.dtype)),
-        knowledge_point=(ds["entropy"].dims, points.find_points(entropy, valid, cutoff), settings),
-        uncertain=(ds["entropy"].dims, uncertain, {"known_error": known_error}),
+        background_entropy=(dims[:-2], mean.astype(entropy.dtype)),
+        knowledge_point=(dims, points.find_points(entropy, valid, cutoff), settings),
+        uncertain=(dims, uncertain, {"known_error": known_error}),
     ).drop_vars("sample_background_entropy", errors="ignore")
     if background == "sample":
-        found["sample_background_entropy"] = (("epoch", "sample"), per_sample.astype(entropy.dtype))
+        found["sample_background_entropy"] = (dims[:-1], per_sample.astype(entropy.dtype))
     return annotate(found)
 
 
@@ -136,7 +138,8 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     ds
-        From `find_points`: reads ``knowledge_point``, ``uncertain``, ``foreground`` and ``valid``.
+        From `find_points`: reads ``knowledge_point``, ``uncertain``, ``foreground`` and ``valid``. A leading
+        ``layer`` stays.
 
     Returns
     -------
@@ -165,8 +168,8 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     counts: dict[str, np.ndarray] = {}
     for name, values in (("n_fg", n_fg), ("n_bg", n_bg), ("fg_ratio", ratio)):
         counts |= {f"{name}{end}": array for end, array in values.items()}
-        counts |= {f"{name}_mean{end}": array.mean(axis=1) for end, array in values.items()}
-    counts["n_without_points"] = (n_fg[""] + n_bg[""] == 0).sum(axis=1)
+        counts |= {f"{name}_mean{end}": array.mean(axis=-1) for end, array in values.items()}
+    counts["n_without_points"] = (n_fg[""] + n_bg[""] == 0).sum(axis=-1)
     counts["n_uncertain"] = uncertain.sum(axis=-1)
     return build(counts, coords=sample_coords(ds), attrs=describe_points(ds))
 

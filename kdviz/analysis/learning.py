@@ -10,6 +10,7 @@ from kdviz import points
 from kdviz.analysis.inputs import (
     ENTROPY_SETTINGS,
     check_match,
+    check_one_layer,
     describe_points,
     name_some,
     read_distance,
@@ -70,8 +71,8 @@ def measure_learning(
     SchemaError
         If `ds` or `repeat` breaks the data contract or has no ``knowledge_point``.
     ValueError
-        If there is no checkpoint after epoch 0, `weight_distance` lacks an epoch, is not finite or
-        decreases, or `repeat` does not match `ds`.
+        If `ds` has several layers, there is no checkpoint after epoch 0, `weight_distance` lacks an epoch,
+        is not finite or decreases, or `repeat` does not match `ds`.
 
     Warns
     -----
@@ -93,6 +94,7 @@ def measure_learning(
        Classification", TPAMI 2022, Eqs. (8) and (9).
     """
     validate(ds, require=("knowledge_point", "foreground"))
+    check_one_layer(ds)
     epochs = ds["epoch"].values
     after_start = epochs > 0
     if not after_start.any():

@@ -4,9 +4,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from kdviz.store import Run
+
+T = TypeVar("T")
 
 # Two measurements with all of these in common are of one network.
 # Not its fingerprint: a repeat may hold fewer checkpoints, and then has another.
@@ -47,26 +49,26 @@ class Network:
 
 
 @dataclass(frozen=True)
-class LayerNetworks:
-    """Names of the networks to compare at one layer: the students of one method, and what belongs to them.
+class LayerNetworks(Generic[T]):
+    """Networks to compare at one layer, by name or as datasets: students of one method, and their others.
 
     Attributes
     ----------
     layer, method
         Name in ``named_modules()``, and the students' distillation method; empty where not recorded.
-    teachers, students, baselines
+    students, baselines, teachers
         ``{training seed: network}``, in the order of seeds.
     student_repeats, baseline_repeats
         The same networks measured with another, larger measurement seed.
     """
 
     layer: str
+    students: Mapping[int, T] = field(default_factory=dict)
+    baselines: Mapping[int, T] = field(default_factory=dict)
+    teachers: Mapping[int, T] = field(default_factory=dict)
+    student_repeats: Mapping[int, T] = field(default_factory=dict)
+    baseline_repeats: Mapping[int, T] = field(default_factory=dict)
     method: str = ""
-    teachers: Mapping[int, str] = field(default_factory=dict)
-    students: Mapping[int, str] = field(default_factory=dict)
-    baselines: Mapping[int, str] = field(default_factory=dict)
-    student_repeats: Mapping[int, str] = field(default_factory=dict)
-    baseline_repeats: Mapping[int, str] = field(default_factory=dict)
 
 
 def list_networks(run: Run) -> dict[str, Network]:
@@ -111,7 +113,7 @@ def list_networks(run: Run) -> dict[str, Network]:
     }
 
 
-def group_networks(run: Run) -> dict[str, LayerNetworks]:
+def group_networks(run: Run) -> dict[str, LayerNetworks[str]]:
     """Sort teachers, students and baselines of a run into what is compared, layer by layer.
 
     Parameters
@@ -169,7 +171,7 @@ def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Ne
     return series or {"": []}
 
 
-def _group(layer: str, students: list[Network], networks: list[Network]) -> LayerNetworks:
+def _group(layer: str, students: list[Network], networks: list[Network]) -> LayerNetworks[str]:
     like = students[0] if students else None
 
     def pick(role: str) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,36 +14,28 @@ import xarray as xr
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.learning import measure_learning
-from kdviz.analysis.networks import group_networks
+from kdviz.analysis.networks import LayerNetworks, group_networks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
 from kdviz.store import Run
 
+_ROLES = ("students", "baselines", "teachers", "student_repeats", "baseline_repeats")
+
 
 @dataclass(frozen=True)
-class NetworkPair:
-    """Students of one method measured at one layer, their baselines, and the teacher.
+class NetworkPair(LayerNetworks[xr.Dataset]):
+    """Students of one method measured at one layer, their baselines and teachers, with knowledge points."""
 
-    Attributes
-    ----------
-    layer, method
-        Name in ``named_modules()``, and the students' distillation method.
-    students, baselines
-        ``{training seed: Dataset}`` with knowledge points, in the order of seeds.
-    teacher
-        With knowledge points; None if the run has none.
-    student_repeats, baseline_repeats
-        The same networks measured with another, larger measurement seed.
-    """
+    @property
+    def teacher(self) -> xr.Dataset | None:
+        """The first of the teachers; None if there is none."""
+        return next(iter(self.teachers.values()), None)
 
-    layer: str
-    students: Mapping[int, xr.Dataset]
-    baselines: Mapping[int, xr.Dataset]
-    teacher: xr.Dataset | None = None
-    student_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
-    baseline_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
-    method: str = ""
+    @property
+    def by_role(self) -> dict[str, Mapping[int, xr.Dataset]]:
+        """``{role: {training seed: Dataset}}`` of teachers, students and baselines."""
+        return {"teacher": self.teachers, "student": self.students, "baseline": self.baselines}
 
     def compare(self) -> xr.Dataset:
         """Compare the seeds that have both a student and a baseline, see :func:`kdviz.compare`."""
@@ -103,22 +95,15 @@ def pair_networks(
         if layers is not None and label not in layers:
             continue
 
-        def find(networks: Mapping[int, str], layer: str = group.layer) -> dict[int, xr.Dataset]:
-            return {
-                seed: apply_settings(run.dataset(network, layer), chosen)
-                for seed, network in networks.items()
+        found = {
+            role: {
+                seed: apply_settings(run.dataset(network, group.layer), chosen)
+                for seed, network in getattr(group, role).items()
             }
-
-        pair = NetworkPair(
-            layer=group.layer,
-            method=group.method,
-            students=find(group.students),
-            baselines=find(group.baselines),
-            teacher=next(iter(find(group.teachers).values()), None),
-            student_repeats=find(group.student_repeats),
-            baseline_repeats=find(group.baseline_repeats),
-        )
-        _check_common_noise(pair.layer, pair.students, pair.baselines)
+            for role in _ROLES
+        }
+        pair = NetworkPair(layer=group.layer, method=group.method, **found)
+        _check_common_noise(pair)
         pairs[label] = pair
     return pairs
 
@@ -233,29 +218,15 @@ def describe_measurement(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     """
     rows = []
     for label, pair in pairs.items():
-        teachers = (
-            {} if pair.teacher is None else {int(pair.teacher.attrs.get("training_seed", 0)): pair.teacher}
-        )
-        for role, networks in (
-            ("teacher", teachers),
-            ("student", pair.students),
-            ("baseline", pair.baselines),
-        ):
+        for role, networks in pair.by_role.items():
             for seed, ds in networks.items():
                 last = tabulate_counts(ds).iloc[-1]
-                rows.append(
-                    {
-                        "layer": label,
-                        "role": role,
-                        "seed": seed,
-                        "n_fg": last["n_fg"],
-                        "n_bg": last["n_bg"],
-                        "uncertain": float(ds["uncertain"].isel(epoch=-1).sum("unit").mean()),
-                        "path": float((ds["method"] == METHODS.index("path")).mean()),
-                        "met": float(ds["converged"].mean()),
-                        "accuracy": float(ds.attrs.get("accuracy", "nan")),
-                    }
-                )
+                row = {"layer": label, "role": role, "seed": seed, "n_fg": last["n_fg"], "n_bg": last["n_bg"]}
+                row["uncertain"] = float(ds["uncertain"].isel(epoch=-1).sum("unit").mean())
+                row["path"] = float((ds["method"] == METHODS.index("path")).mean())
+                row["met"] = float(ds["converged"].mean())
+                row["accuracy"] = float(ds.attrs.get("accuracy", "nan"))
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -271,40 +242,28 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     """
     rows = []
     for label, pair in pairs.items():
-        for role, networks, repeats in (
-            ("student", pair.students, pair.student_repeats),
-            ("baseline", pair.baselines, pair.baseline_repeats),
-        ):
-            for seed in (seed for seed in networks if seed in repeats):
-                once = tabulate_counts(networks[seed]).iloc[-1]
-                again = tabulate_counts(repeats[seed]).iloc[-1]
-                floor = measure_learning(networks[seed], repeat=repeats[seed])["rho_floor"]
-                rows.append(
-                    {
-                        "layer": label,
-                        "role": role,
-                        "seed": seed,
-                        "n_fg": once["n_fg"],
-                        "n_fg again": again["n_fg"],
-                        "n_bg": once["n_bg"],
-                        "n_bg again": again["n_bg"],
-                        "overlap": float(floor.mean()),
-                    }
-                )
+        for role, repeats in (("student", pair.student_repeats), ("baseline", pair.baseline_repeats)):
+            for seed, ds in pair.by_role[role].items():
+                if seed not in repeats:
+                    continue
+                once, again = (tabulate_counts(one).iloc[-1] for one in (ds, repeats[seed]))
+                row: dict[str, Any] = {"layer": label, "role": role, "seed": seed}
+                for name in ("n_fg", "n_bg"):
+                    row |= {name: once[name], f"{name} again": again[name]}
+                row["overlap"] = float(measure_learning(ds, repeat=repeats[seed])["rho_floor"])
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _check_common_noise(
-    layer: str, students: Mapping[int, xr.Dataset], baselines: Mapping[int, xr.Dataset]
-) -> None:
-    for seed in sorted(students.keys() & baselines.keys()):
-        networks = (students[seed], baselines[seed])
-        ours, theirs = (int(ds.attrs.get("seed", 0)) for ds in networks)
+def _check_common_noise(pair: NetworkPair) -> None:
+    for seed in sorted(pair.students.keys() & pair.baselines.keys()):
+        sides = [networks[seed].attrs for networks in (pair.students, pair.baselines)]
+        ours, theirs = (int(attrs.get("seed", 0)) for attrs in sides)
         if ours != theirs:
-            student, baseline = (ds.attrs["network"] for ds in networks)
+            student, baseline = (attrs["network"] for attrs in sides)
             warnings.warn(
-                f"at layer {layer!r} {student} was measured with seed {ours} and {baseline} with {theirs}: "
-                "their noise is not common, so that its error does not cancel in the difference",
+                f"at layer {pair.layer!r} {student} was measured with seed {ours} and {baseline} with "
+                f"{theirs}: their noise is not common, so that its error does not cancel in the difference",
                 KdvizWarning,
                 stacklevel=3,
             )

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from typing import get_args
 
 import numpy as np
@@ -10,6 +9,7 @@ import xarray as xr
 
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.entropies import derive_entropy
+from kdviz.analysis.inputs import nats
 from kdviz.analysis.knowledge import Background, find_points
 from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.entropy import Solver
@@ -58,11 +58,8 @@ class Settings:
             if (value := getattr(self, name)) is not None:
                 positive_number(name, value)
         for name, least in (("calibration", -np.inf), ("threshold", 0.0)):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < np.inf:
-                raise ValueError(f"{name} is {value!r}; allowed: a finite number of nat, or None")
+            if (value := getattr(self, name)) is not None:
+                nats(name, value, least)
 
     def of_run(self, run: Run) -> "Settings":
         """Return these settings with the threshold of `run` where none was chosen."""

@@ -109,7 +109,7 @@ def randomise_weights(
     first = attribute(network, labels=labels, explained=explained, methods=methods, layer=layer, **same)
     before = _add_entropies(first, network, entropy_layers, same)
     generator = torch.Generator().manual_seed(seed)
-    similar: list[list[NDArray[np.float64]]] = [[], []]
+    similar: list[list[NDArray[np.floating]]] = [[], []]
     changed = copy.deepcopy(network)
     without_spread = []
     for stage in tqdm(chosen, desc="randomising", unit="stage", disable=not progress):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from kdviz.schema.attributes import SCHEMA_VERSION
@@ -20,7 +21,8 @@ def build(
     Parameters
     ----------
     values, coords
-        Arrays by name, in the dimensions of the contract; what has dimensions already is taken as it is.
+        Arrays by name, in the dimensions of the contract, or one more that leads: ``layer``. What has
+        dimensions already is taken as it is.
     attrs
         Attributes of the dataset; ``schema`` and ``schema_version`` are added.
 
@@ -30,15 +32,14 @@ def build(
         If a name is not registered.
     """
 
-    def with_dims(arrays: Mapping[Any, Any]) -> dict[Any, Any]:
-        return {
-            name: array
-            if isinstance(array, (xr.DataArray, xr.Variable, tuple))
-            else (VARIABLES[name].dims, array)
-            for name, array in arrays.items()
-        }
+    def with_dims(name: Any, array: Any) -> Any:
+        if isinstance(array, (xr.DataArray, xr.Variable, tuple)):
+            return array
+        dims = VARIABLES[name].dims
+        return (("layer", *dims) if np.ndim(array) > len(dims) else dims), array
 
-    return annotate(xr.Dataset(with_dims(values), coords=with_dims(coords or {}), attrs=attrs))
+    found, known = ({name: with_dims(name, one[name]) for name in one} for one in (values, coords or {}))
+    return annotate(xr.Dataset(found, coords=known, attrs=attrs))
 
 
 def annotate(ds: xr.Dataset) -> xr.Dataset:

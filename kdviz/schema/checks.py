@@ -70,7 +70,7 @@ def _header_faults(attrs: Mapping[Any, Any]) -> Iterator[str]:
 
 def _variable_faults(spec: Variable, array: xr.Variable, ds: xr.Dataset) -> Iterator[str]:
     label = f"variable {spec.name!r}"
-    layered = spec.part in ("measured", "derived") and array.dims[:1] == ("layer",)
+    layered = spec.part in ("measured", "derived", "result") and array.dims[:1] == ("layer",)
     if array.dims[layered:] != spec.dims:
         yield f"{label} has dims {_words(array.dims)}, must be {_words(spec.dims)}"
         return

@@ -13,8 +13,8 @@ value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed),
 ``migrations`` (what older versions wrote), ``files`` (the two formats, atomic replacement), ``layout``
-(names, empty arrays, comparing settings), ``run`` (the public class). No torch here: runs are viewed where
-none is installed.
+(names, empty arrays, comparing settings), ``export`` (what goes into one file), ``run`` (the public class).
+No torch here: runs are viewed where none is installed.
 """
 
 from kdviz.store.run import Run, create_run, open_run

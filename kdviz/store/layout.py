@@ -1,8 +1,10 @@
 """What a run looks like inside: names of groups, their empty arrays, and whether settings are the same."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,35 @@ def checked_name(kind: str, name: str) -> str:
     return name
 
 
+def group_attrs(
+    samples: xr.Dataset,
+    network: str,
+    layer: str,
+    epochs: Sequence[int],
+    attrs: Mapping[str, Attribute],
+    block: int,
+    variables: Sequence[str],
+) -> dict[str, Attribute]:
+    """Check what a layer's group is to be made of and return its attributes."""
+    checked_name("network", network)
+    checked_name("layer", layer)
+    if network in samples.variables:
+        raise ValueError(f"network is named {network!r}, which is a variable of the samples")
+    if not len(epochs) or any(not isinstance(epoch, (int, np.integer)) for epoch in epochs):
+        raise ValueError(f"epochs is {epochs!r}; it needs at least one integer")
+    if epochs[0] < 0 or any(after <= before for before, after in itertools.pairwise(epochs)):
+        raise ValueError(f"epochs is {list(epochs)}; it must be 0 or more and increase")
+    if block < 1:
+        raise ValueError(f"block is {block}; it must be 1 or more samples")
+    if unknown := sorted(set(variables) - set(schema.MEASURED)):
+        raise ValueError(f"variables holds {unknown}; allowed: {', '.join(schema.MEASURED)}")
+    for name, value in (("network", network), ("layer", layer)):
+        if attrs.get(name, value) != value:
+            raise ValueError(f"attrs say {name} {attrs[name]!r}, the call says {value!r}")
+    stamp: dict[str, Attribute] = {"schema": "kdviz", "schema_version": schema.SCHEMA_VERSION}
+    return {**stamp, **attrs, "network": network, "layer": layer, "block": block}
+
+
 def make_arrays(
     path: Path,
     samples: xr.Dataset,
@@ -46,37 +77,30 @@ def make_arrays(
     sizes["block"] = -(-count // block)
     chunks = {**sizes, "epoch": 1, "sample": min(block, count)}
     group = zarr.open_group(path, mode="w", zarr_format=3, attributes=plain(attrs))
+    create = partial(group.create_array, compressors=CHECKSUMMED)
     for name, values in (
         ("epoch", np.asarray(epochs, "int64")),
         ("quartile", np.arange(1, QUARTILES + 1)),
     ):
         spec = VARIABLES[name]
         with every_chunk_written():
-            group.create_array(
-                name,
-                data=values,
-                compressors=CHECKSUMMED,
-                dimension_names=spec.dims,
-                attributes=plain(spec.attrs),
-            )
+            create(name, data=values, dimension_names=spec.dims, attributes=plain(spec.attrs))
     for name in variables:
         spec = VARIABLES[name]
-        group.create_array(
+        create(
             name,
             shape=[sizes[dim] for dim in spec.dims],
             chunks=tuple(chunks[dim] for dim in spec.dims),
             dtype=spec.dtype,
-            compressors=CHECKSUMMED,
             fill_value=spec.missing,
             dimension_names=spec.dims,
             attributes=plain(spec.attrs),
         )
-    group.create_array(
+    create(
         "done",
         shape=(sizes["epoch"], sizes["block"]),
         chunks=(1, sizes["block"]),
         dtype="bool",
-        compressors=CHECKSUMMED,
         fill_value=False,
         dimension_names=("epoch", "block"),
         attributes={"long_name": "block is written"},

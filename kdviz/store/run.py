@@ -1,7 +1,5 @@
 """The public class `Run` and the two functions that make it."""
 
-import difflib
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +12,13 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
+from kdviz.arguments import suggest
 from kdviz.errors import SchemaError, StoreError, UnfinishedError
 from kdviz.files import beside, exclusive, file_errors, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
+from kdviz.store.export import cut_group, cut_result, find_rows
 from kdviz.store.files import (
     PARTIAL,
     children,
@@ -35,7 +35,6 @@ from kdviz.store.files import (
 
 _BOOKKEEPING = ("done",)
 _STUDY_RUN = "run.zarr"
-_DERIVABLE = ("entropy", "entropy_error", "noise_scale")
 
 
 def create_run(
@@ -234,6 +233,39 @@ class Run:
         self._check_known("result", name, self.results)
         return read_group(self.path, name)
 
+    def to_datatree(self, *, partial: bool = False) -> xr.DataTree:
+        """Load the whole run as one tree, laid out as the run is: for xarray's own tools.
+
+        Parameters
+        ----------
+        partial
+            As in `dataset`.
+
+        Returns
+        -------
+        xr.DataTree
+            ``/points`` holds `samples`, ``/points/<network>/<layer>`` what `dataset` returns, every further
+            group what `result` returns, under its own name.
+
+        Raises
+        ------
+        StoreError
+            As from `dataset`.
+
+        Examples
+        --------
+        >>> import kdviz
+        >>> from kdviz import sources
+        >>> tree = kdviz.open_run(sources.find_data("runs/finetuning.nc")).to_datatree()
+        >>> list(tree["points"].children)
+        ['finetuned-s0', 'scratch-s0']
+        """
+        nodes = {"points": self.samples}
+        for network in self.networks:
+            for layer in self.layers(network):
+                nodes[f"points/{network}/{layer}"] = self.dataset(network, layer, partial=partial)
+        return xr.DataTree.from_dict(nodes | {name: self.result(name) for name in self.results})
+
     def __repr__(self) -> str:
         """Path, sizes and networks on one line."""
         samples, units = self.samples.sizes["sample"], self.samples.sizes["unit"]
@@ -296,7 +328,7 @@ class Run:
         StoreError
             If the layer was already measured with other settings; the message names the first that differs.
         """
-        asked = self._group_settings(network, layer, epochs, attrs, block, variables)
+        asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
         schema.validate(xr.Dataset(attrs=asked))
         with self.writing(), file_errors(f"cannot write {self.path}"):
             if self.is_begun(network, layer, epochs=epochs, attrs=attrs, block=block, variables=variables):
@@ -319,7 +351,7 @@ class Run:
 
         One of other settings is not there as long as no block of it is written, and refused after that.
         """
-        asked = self._group_settings(network, layer, epochs, attrs, block, variables)
+        asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
         if layer not in self._children(f"points/{network}"):
             return False
         group = self._group(network, layer, only=("done",))
@@ -507,38 +539,24 @@ class Run:
             raise StoreError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
         for network in networks or ():
             self._check_known("network", network, self.networks)
-        known = self.samples["sample"].values.tolist()
-        if unknown := [name for name in samples or () if name not in known]:
-            raise ValueError(f"samples to keep are not in the run: {', '.join(map(str, unknown[:5]))}")
-        rows = [known.index(name) for name in known if samples is None or name in set(samples)]
-        if not rows:
-            raise ValueError("samples is empty; name at least one")
+        rows = find_rows(self.samples["sample"].values.tolist(), samples)
         kept = self.networks if networks is None else list(networks)
-        groups = [
-            "points",
-            *(f"points/{network}/{layer}" for network in kept for layer in self.layers(network)),
-        ]
+        groups = ["points", *(f"points/{one}/{layer}" for one in kept for layer in self.layers(one))]
         results = self.results
         if networks is not None or samples is not None:
             results = [name for name in results if name.split("/")[1:2] and name.split("/")[1] in kept]
-        groups += results
 
-        def read(group: str) -> xr.Dataset:
-            ds = read_group(self.path, group)
-            if group in results:
-                if samples is None or "sample" not in ds.dims:
-                    return ds
-                return ds.isel(sample=ds["sample"].isin(samples))
-            if compact:
-                ds = ds.drop_vars(_DERIVABLE, errors="ignore")
-                if "gain_error" in ds:
-                    ds["gain_error"] = _round_bits(ds["gain_error"])
-            return ds.isel(sample=rows) if "sample" in ds.dims else ds
+        def contents() -> Iterator[tuple[str, xr.Dataset]]:
+            for group in groups:
+                yield group, cut_group(read_group(self.path, group), rows, compact=compact)
+            for name in results:
+                ds = cut_result(read_group(self.path, name), samples)
+                if ds.sizes.get("sample", 1):
+                    yield name, ds
 
         with file_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            contents = ((group, read(group)) for group in groups)
-            write_netcdf(path, ((group, ds) for group, ds in contents if ds.sizes.get("sample", 1)))
+            write_netcdf(path, contents())
         return path
 
     # -- private
@@ -554,47 +572,10 @@ class Run:
 
     def _check_known(self, kind: str, name: str, known: list[str]) -> None:
         if name not in known:
-            near = difflib.get_close_matches(name, known)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            names = ", ".join(known) or "none"
-            raise StoreError(f"{self.path} has no {kind} {name!r}{hint} (there: {names})")
-
-    def _group_settings(
-        self,
-        network: str,
-        layer: str,
-        epochs: Sequence[int],
-        attrs: Mapping[str, Attribute],
-        block: int,
-        variables: Sequence[str],
-    ) -> dict[str, Attribute]:
-        """Check the arguments of `create_group` and return the attributes of the group."""
-        layout.checked_name("network", network)
-        layout.checked_name("layer", layer)
-        if network in self.samples.variables:
-            raise ValueError(f"network is named {network!r}, which is a variable of the samples")
-        if not len(epochs) or any(not isinstance(epoch, (int, np.integer)) for epoch in epochs):
-            raise ValueError(f"epochs is {epochs!r}; it needs at least one integer")
-        if epochs[0] < 0 or any(after <= before for before, after in itertools.pairwise(epochs)):
-            raise ValueError(f"epochs is {list(epochs)}; it must be 0 or more and increase")
-        if block < 1:
-            raise ValueError(f"block is {block}; it must be 1 or more samples")
-        if unknown := sorted(set(variables) - set(schema.MEASURED)):
-            raise ValueError(f"variables holds {unknown}; allowed: {', '.join(schema.MEASURED)}")
-        for name, value in (("network", network), ("layer", layer)):
-            if attrs.get(name, value) != value:
-                raise ValueError(f"attrs say {name} {attrs[name]!r}, the call says {value!r}")
-        stamp: dict[str, Attribute] = {"schema": "kdviz", "schema_version": schema.SCHEMA_VERSION}
-        return {**stamp, **attrs, "network": network, "layer": layer, "block": block}
+            raise StoreError(f"{self.path} has no {kind} {name!r}; {suggest(name, known)}")
 
     def _block_slice(self, group: xr.Dataset, block_index: int) -> slice:
         if not 0 <= block_index < group.sizes["block"]:
             raise ValueError(f"block_index is {block_index}, allowed: 0 to {group.sizes['block'] - 1}")
         start = block_index * group.attrs["block"]
         return slice(start, min(start + group.attrs["block"], self.samples.sizes["sample"]))
-
-
-def _round_bits(values: xr.DataArray, bits: int = 14) -> xr.DataArray:
-    """Round to that many significant binary digits: what then ends in zeros compresses well."""
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.rint(mantissa * 2**bits) / 2**bits, exponent).assign_attrs(values.attrs)

@@ -360,6 +360,57 @@ def test_measure_learning__unfit_repetition_raises(student):
         analysis.measure_learning(student.assign_attrs(seed=4), repeat=student.assign_attrs(seed=4))
 
 
+# several layers
+
+
+@pytest.fixture
+def layered():
+    """Two layers, as `kdviz.measure` returns them: what differs by layer leads with ``layer``."""
+    apart = [random_network(seed)[["entropy", "entropy_error", "foreground", "valid"]] for seed in (1, 2)]
+    shared = apart[0][["foreground", "valid"]]
+    both = xr.concat([ds[["entropy", "entropy_error"]] for ds in apart], "layer", combine_attrs="override")
+    return both.assign_coords(layer=["conv", "fc1"]).merge(shared)
+
+
+@pytest.mark.parametrize("background", ["checkpoint", "sample"])
+def test_find_points_and_count_points__each_layer_as_if_alone(layered, background):
+    found = analysis.find_points(layered, background=background)
+    counts = analysis.count_points(found)
+    assert found["knowledge_point"].dims == (*counts["n_fg"].dims, "unit") == ("layer", *MAP)
+    assert counts["n_fg_mean"].dims == ("layer", "epoch")
+    for name in ("conv", "fc1"):
+        alone = analysis.find_points(layered.sel(layer=name), background=background)
+        xr.testing.assert_identical(found.sel(layer=name), alone)
+        xr.testing.assert_identical(counts.sel(layer=name), analysis.count_points(alone))
+
+
+def test_derive_entropy__each_layer_as_if_alone(layered):
+    gains = np.random.default_rng(5).gamma(2.0, size=layered["entropy"].shape).astype(np.float32)
+    dims = layered["entropy"].dims
+    measured = (
+        layered[["foreground"]]
+        .assign_coords(layered.coords)
+        .assign(
+            gain=(dims, gains),
+            gain_error=(dims, 0.01 * gains),
+            feature_variance=(dims[:-1], gains.mean(-1)),
+        )
+    )
+    measured.attrs["base_noise"] = 0.01
+    derived = analysis.derive_entropy(measured)
+    assert derived["entropy"].dims == dims and derived["converged"].dims == dims[:-1]
+    for name in ("conv", "fc1"):
+        alone = analysis.derive_entropy(measured.sel(layer=name))
+        xr.testing.assert_identical(derived.sel(layer=name), alone)
+
+
+def test_other_analyses_of_several_layers_say_which_to_take(layered):
+    found = analysis.find_points(layered)
+    for analyse in (analysis.measure_learning, lambda ds: analysis.compare(student=ds, baseline=ds)):
+        with pytest.raises(ValueError, match=r"layers conv, fc1; take one with ds\.sel\(layer='conv'\)"):
+            analyse(found)
+
+
 # select_effective
 
 
@@ -692,8 +743,8 @@ def test_compare__points_made_elsewhere_raise(student, baseline):
         ({"student": []}, ValueError, "student is empty"),
         ({"student": "run.nc"}, TypeError, "student is str; allowed: a Dataset or a list"),
         ({"teacher": 3}, TypeError, "teacher is int"),
-        ({"resamples": 0}, ValueError, "resamples is 0"),
-        ({"resamples": 10.0}, ValueError, r"resamples is 10\.0"),
+        ({"resamples": 0}, ValueError, "resamples must"),
+        ({"resamples": 10.0}, ValueError, r"resamples must"),
         ({"confidence": 95}, ValueError, "confidence is 95"),
     ],
 )

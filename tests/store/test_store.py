@@ -734,12 +734,30 @@ def test_write_result__keeps_samples_of_its_own(fresh: Run) -> None:
         fresh.result("transfer/studnt/fc1")
 
 
+def test_to_datatree__holds_what_dataset_and_result_return(fresh: Run, finished: Run) -> None:
+    tree = finished.to_datatree()
+    assert tree["points"].to_dataset().identical(finished.samples)
+    assert list(tree["points"].children) == ["student"]
+    for layer in ("features.9", "features.10"):
+        found, expected = tree[f"points/student/{layer}"].to_dataset(), finished.dataset("student", layer)
+        xr.testing.assert_identical(found, expected)
+    maps = xr.Dataset({"foreground_share": ("sample", [0.25, 0.5])}, coords={"sample": ["other", "one"]})
+    fresh.write_result("attribution/student", maps)
+    xr.testing.assert_identical(
+        fresh.to_datatree()["attribution/student"].to_dataset(), fresh.result("attribution/student")
+    )
+
+
+def test_to_datatree__of_an_unfinished_run(fresh: Run) -> None:
+    fresh.create_group("student", "fc1", epochs=[0, 1], attrs={}, block=2)
+    with pytest.raises(StoreError, match="unfinished"):
+        fresh.to_datatree()
+
+
 def test_run__names_near_names(finished: Run) -> None:
-    with pytest.raises(
-        StoreError, match=r"has no network 'studnet'; did you mean 'student'\? \(there: student\)"
-    ):
+    with pytest.raises(StoreError, match=r"has no network 'studnet'; did you mean 'student'\?"):
         finished.layers("studnet")
-    with pytest.raises(StoreError, match=r"no layer 'xyz' \(there: features.9, features.10\)"):
+    with pytest.raises(StoreError, match=r"no layer 'xyz'; allowed: features.9, features.10"):
         finished.dataset("student", "xyz")
 
 

@@ -37,6 +37,20 @@ def positive_number(name: str, value: object) -> float:
     return float(value)
 
 
+def finite_number(name: str, value: object, least: float = -math.inf) -> float:
+    """Return a finite number of at least `least` as a float.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
+        more = f" of {least:g} or more" if least > -math.inf else ""
+        raise ValueError(f"{name} must be a finite number{more}, got {value!r}")
+    return float(value)
+
+
 def one_of(name: str, value: T, allowed: Collection[T]) -> T:
     """Give a value that is among those allowed.
 

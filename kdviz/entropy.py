@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize.elementwise import find_root
 
+from kdviz.arguments import finite_number, one_of, positive_number
+
 Array = NDArray[np.float64]
 Solver = Literal["descent", "optimum"]
 
@@ -120,14 +122,12 @@ def solve(
     ValueError
         For an unknown solver, a weight or feature loss that is not positive, or a negative gain ratio.
     """
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {solver!r}")
-    if not weight > 0:
-        raise ValueError(f"weight must be positive, got {weight!r}")
-    if feature_loss is not None and not feature_loss > 0:
-        raise ValueError(f"feature_loss must be positive, got {feature_loss!r}")
-    if calibration is not None and not np.isfinite(calibration):
-        raise ValueError(f"calibration must be a finite number of nats or None, got {calibration!r}")
+    one_of("solver", solver, get_args(Solver))
+    positive_number("weight", weight)
+    if feature_loss is not None:
+        positive_number("feature_loss", feature_loss)
+    if calibration is not None:
+        finite_number("calibration", calibration)
     ratio = np.asarray(ratio, np.float64)
     if np.any(ratio < 0):
         raise ValueError(f"gain ratios must not be negative, the smallest is {np.nanmin(ratio):.3g}")

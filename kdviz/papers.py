@@ -9,6 +9,8 @@ from importlib.resources import files
 
 import pandas as pd
 
+from kdviz.arguments import one_of
+
 _KEYS = ("table", "dataset", "network", "layer", "role")
 _NUMBERS = ("n_fg", "n_bg", "fg_ratio", "d_mean", "d_var", "rho")
 
@@ -60,7 +62,5 @@ def paper_rows(
     for key, wanted in zip(_KEYS, (table, dataset, network, layer, role), strict=True):
         if wanted is None:
             continue
-        if wanted not in (known := sorted(set(rows[key]) - {""})):
-            raise ValueError(f"{key} is {wanted!r}; allowed: {', '.join(known)}")
-        rows = rows[rows[key] == wanted]
+        rows = rows[rows[key] == one_of(key, wanted, sorted(set(rows[key]) - {""}))]
     return rows.reset_index(drop=True)

@@ -4,22 +4,10 @@ import numpy as np
 import xarray as xr
 
 from kdviz.arguments import whole_number
-from kdviz.schema import annotate, validate
+from kdviz.schema import VARIABLES, annotate, validate
 
-_OF_THE_FINE_UNITS = (
-    "entropy",
-    "entropy_error",
-    "noise_scale",
-    "feature_loss",
-    "linearity",
-    "linearity_quartile",
-    "quartile",
-    "converged",
-    "background_entropy",
-    "sample_background_entropy",
-    "knowledge_point",
-    "uncertain",
-)
+# Of what was measured or derived, all else belongs to the solution on the finer grid.
+_KEPT = ("feature_variance", "method", "zero_gain", "weight_distance", "accuracy", "noise_unit")
 
 
 def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
@@ -72,7 +60,8 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
         return np.moveaxis(blocks, -3, -2).reshape(*values.shape[:-1], shape[0] * shape[2], factor**2)
 
     row, col = np.divmod(np.arange(shape[0] * shape[2]), shape[2])
-    stale = [name for name in ds.variables if name in _OF_THE_FINE_UNITS]
+    solved = [name for name, spec in VARIABLES.items() if spec.part in ("measured", "derived")]
+    stale = ({*solved, "quartile"} & {*ds.variables}) - {*_KEPT}
     coarse = ds.drop_vars(stale).drop_dims("unit")
     coarse = coarse.assign_coords(unit=np.arange(len(row)), row=("unit", row), col=("unit", col))
     gain, error = merge("gain").astype(np.float64), merge("gain_error").astype(np.float64)

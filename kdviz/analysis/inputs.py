@@ -1,7 +1,7 @@
 """What the analyses read from a dataset, and the checks made before any work."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -165,15 +165,6 @@ def check_one_layer(ds: xr.Dataset) -> None:
     if "layer" in ds.dims:
         names = ds["layer"].values.tolist()
         raise ValueError(f"ds holds the layers {', '.join(names)}; take one with ds.sel(layer={names[0]!r})")
-
-
-def nats(name: str, value: object, least: float = -np.inf) -> float:
-    """Return a finite number of nat as a float, or refuse what is none or below `least`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < np.inf:
-        raise ValueError(
-            f"{name} is {value!r}; allowed: a finite number of nat{', 0 or more' * (least == 0)}"
-        )
-    return float(value)
 
 
 def check_resampling(resamples: int, confidence: float) -> None:

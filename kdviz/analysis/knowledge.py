@@ -11,12 +11,11 @@ from kdviz.analysis.inputs import (
     check_match,
     describe_points,
     name_some,
-    nats,
     read_masks,
     read_points,
     sample_coords,
 )
-from kdviz.arguments import one_of
+from kdviz.arguments import finite_number, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, build, validate
 
@@ -94,7 +93,7 @@ def find_points(
             "variable 'foreground' is missing, and knowledge points are told from the background: "
             "measure with foreground=masks, or look at the units alone in ds['entropy']"
         )
-    threshold = nats("threshold", threshold, 0.0)
+    threshold = finite_number("threshold", threshold, 0.0)
     one_of("background", background, get_args(Background))
     entropy = ds["entropy"].values
     foreground, valid = read_masks(ds)

@@ -9,9 +9,8 @@ import xarray as xr
 
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.entropies import derive_entropy
-from kdviz.analysis.inputs import nats
 from kdviz.analysis.knowledge import Background, find_points
-from kdviz.arguments import one_of, positive_number, whole_number
+from kdviz.arguments import finite_number, one_of, positive_number, whole_number
 from kdviz.entropy import Solver
 from kdviz.store import Run
 
@@ -59,7 +58,7 @@ class Settings:
                 positive_number(name, value)
         for name, least in (("calibration", -np.inf), ("threshold", 0.0)):
             if (value := getattr(self, name)) is not None:
-                nats(name, value, least)
+                finite_number(name, value, least)
 
     def of_run(self, run: Run) -> "Settings":
         """Return these settings with the threshold of `run` where none was chosen."""

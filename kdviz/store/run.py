@@ -183,13 +183,12 @@ class Run:
         return ds
 
     def catalogue(self) -> dict[tuple[str, str], dict[str, Attribute]]:
-        """Return what `group_attrs` says of every measured layer, by (network, layer), in one reading."""
+        """Return the attributes each layer's group was made with, by (network, layer), in one reading.
+
+        ``block``, the samples of a block, is among them.
+        """
         with file_errors(f"cannot read {self.path}"):
             return read_catalogue(self.path)
-
-    def group_attrs(self, network: str, layer: str) -> dict[str, Attribute]:
-        """Return the attributes the layer's group was made with, ``block`` (samples a block) among them."""
-        return dict(self._group(network, layer, only=()).attrs)
 
     def summary(self) -> pd.DataFrame:
         """Return one row per measured layer: network, role, layer, epochs, samples, share of blocks done.

@@ -203,7 +203,7 @@ def test_pair_networks__weight_is_that_of_the_measurement(tmp_path: Path) -> Non
     write_network(run, "b", "baseline", FC1)
     write_network(run, "s", "student", FC1)
     attrs = analysis.pair_networks(run)["fc1"].students[0]["entropy"].attrs
-    assert attrs["weight"] == run.group_attrs("s", FC1)["weight"] == 7.0
+    assert attrs["weight"] == run.catalogue()["s", FC1]["weight"] == 7.0
 
 
 def test_pair_networks__run_without_papers_names_is_keyed_by_module(tmp_path: Path) -> None:

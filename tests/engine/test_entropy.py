@@ -386,11 +386,11 @@ def test_invert_descent__unit_at_or_past_free_growth_has_no_gain():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"solver": "sgd"}, "solver must be one of descent, optimum; got 'sgd'"),
-        ({"weight": 0.0}, "weight must be positive, got 0.0"),
-        ({"weight": np.nan}, "weight must be positive, got nan"),
-        ({"calibration": np.inf}, "calibration must be a finite number of nats or None, got inf"),
-        ({"feature_loss": -1.0}, "feature_loss must be positive, got -1.0"),
+        ({"solver": "sgd"}, "solver is 'sgd'; allowed: descent, optimum"),
+        ({"weight": 0.0}, "weight must be a positive number, got 0.0"),
+        ({"weight": np.nan}, "weight must be a positive number, got nan"),
+        ({"calibration": np.inf}, "calibration must be a finite number, got inf"),
+        ({"feature_loss": -1.0}, "feature_loss must be a positive number, got -1.0"),
     ],
 )
 def test_solve__refuses_settings(settings, message):

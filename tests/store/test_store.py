@@ -764,7 +764,7 @@ def test_run__names_near_names(finished: Run) -> None:
 def test_run__shows_itself_in_one_line(finished: Run, fresh: Run) -> None:
     assert repr(finished) == "<kdviz.Run run.zarr: 5 samples, 4 units; networks: student>"
     assert repr(fresh) == "<kdviz.Run run.zarr: 5 samples, 4 units; networks: none yet>"
-    assert finished.group_attrs("student", "features.9")["block"] == 2
+    assert finished.catalogue()["student", "features.9"]["block"] == 2
     assert fresh.summary().empty and "done" in fresh.summary().columns
     fresh.create_group("student", "fc1", epochs=EPOCHS, attrs=ATTRS, block=3)
     with warnings.catch_warnings():

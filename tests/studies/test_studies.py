@@ -453,7 +453,7 @@ def test_study__takes_students_of_another_loss_beside(
     grown = Study(shutil.copytree(study.folder, tmp_path / "study"), plan, progress=False)
     grown.train()
     run = grown.measure()
-    about = run.group_attrs("student-kl-s0", FC1)
+    about = run.catalogue()["student-kl-s0", FC1]
     assert (about["distillation_method"], about.get("distilled_layer")) == ("kl", None)
     record = TrainingRecord.open(grown.folder / "networks" / "student-kl-s0")
     accuracy = run.dataset("student-kl-s0", FC1)["accuracy"]
@@ -560,7 +560,7 @@ def test_study__measured_images_know_their_split_and_no_path(study: Study) -> No
     run = kdviz.open_run(study.run_path)
     assert set(run.samples["split"].values) == {study.plan.measurement.part}
     assert str(study.plan.data.images) not in str(run.attrs)
-    assert 0 <= float(run.group_attrs("teacher", run.layers("teacher")[0])["accuracy"]) <= 1
+    assert 0 <= float(run.catalogue()["teacher", run.layers("teacher")[0]]["accuracy"]) <= 1
 
 
 def test_study__rate_factor_scales_every_learning_rate(tmp_path: Path) -> None:

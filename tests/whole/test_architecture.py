@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     "schema": {"errors", "arguments"},
     "units": {"errors", "arguments"},
-    "papers": {"errors"},
+    "papers": {"errors", "arguments"},
     # subjects
     "networks": GROUND,
     "sources": GROUND,

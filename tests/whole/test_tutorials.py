@@ -120,7 +120,7 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     np.testing.assert_allclose(
         names["points"]["entropy"][0], words["entropy"][1], rtol=0, atol=1e-4
     )  # rounding
-    spread = {layer: float(ds["entropy"].std("unit").mean()) for layer, ds in names["both"].items()}
+    spread = names["both"]["entropy"].std("unit").mean(["epoch", "sample"]).to_series()
     assert spread["hidden"] < spread["cls"]
 
     # clouds: turned for the network, stored as they came, counted as the table says

@@ -67,6 +67,24 @@ class Settings:
         recorded = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", THRESHOLD)
         return replace(self, threshold=float(recorded))
 
+    def derive(self, ds: xr.Dataset) -> xr.Dataset:
+        """Coarsen the grid and derive entropies: the first half of `apply_settings`; needs no foreground."""
+        weight = ds.attrs.get("weight") if self.weight is None else self.weight
+        if weight is None:
+            raise ValueError("ds has no attribute 'weight'; give Settings(weight=...)")
+        return derive_entropy(
+            coarsen_grid(ds, self.coarsening) if self.coarsening > 1 else ds,
+            solver=self.solver,
+            weight=float(weight),
+            calibration=self.calibration,
+            feature_loss=self.feature_loss,
+        )
+
+    def find(self, ds: xr.Dataset) -> xr.Dataset:
+        """Find knowledge points in what `derive` returned: the second half of `apply_settings`."""
+        threshold = THRESHOLD if self.threshold is None else self.threshold
+        return find_points(ds, threshold=threshold, background=self.background)
+
     def as_json(self) -> str:
         """Return the settings as one JSON object with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -93,15 +111,4 @@ def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
     SchemaError, ValueError
         As `coarsen_grid`, :func:`kdviz.derive_entropy` and :func:`kdviz.find_points`.
     """
-    weight = ds.attrs.get("weight") if settings.weight is None else settings.weight
-    if weight is None:
-        raise ValueError("ds has no attribute 'weight'; give Settings(weight=...)")
-    derived = derive_entropy(
-        coarsen_grid(ds, settings.coarsening) if settings.coarsening > 1 else ds,
-        solver=settings.solver,
-        weight=float(weight),
-        calibration=settings.calibration,
-        feature_loss=settings.feature_loss,
-    )
-    threshold = THRESHOLD if settings.threshold is None else settings.threshold
-    return find_points(derived, threshold=threshold, background=settings.background)
+    return settings.find(settings.derive(ds))

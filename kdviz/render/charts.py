@@ -49,8 +49,8 @@ class Trace:
 
     Attributes
     ----------
-    network, role
-        Its name, and what decides its colour and marker beside others, see `style_networks`.
+    network, style
+        Its name, and its colour and marker, see `style_networks`.
     counts
         As in `count_curves`: means over the samples, by epoch; None where nothing can be counted.
     values
@@ -66,7 +66,7 @@ class Trace:
     """
 
     network: str
-    role: str
+    style: NetworkStyle
     counts: pd.DataFrame | None
     values: NDArray[np.floating]
     cutoff: float = np.nan
@@ -96,7 +96,7 @@ def draw_view_charts(
     figure: Figure | SubFigure, traces: Sequence[Trace], *, epoch: int, quantity: str
 ) -> None:
     """Draw `view_charts` into a part of a larger figure."""
-    styles = style_networks({one.network: one.role for one in traces})
+    styles = {one.network: one.style for one in traces}
     counts = {one.network: [one.counts] for one in traces if one.counts is not None}
     axes = figure.subplots(1, 5 if counts else 1, squeeze=False)[0]
     _draw_histogram(axes[-1], traces, styles, quantity)

@@ -6,6 +6,7 @@ and draw the other.
 """
 
 import os
+from collections.abc import Sequence
 
 from kdviz.errors import MissingExtraError
 
@@ -16,6 +17,7 @@ except ImportError as error:
 
 from traitlets import TraitError
 
+from kdviz.analysis import Settings
 from kdviz.render.looks import NetworkView
 from kdviz.store import Run, open_run
 from kdviz.widgets.explorer import Explorer
@@ -28,24 +30,17 @@ __all__ = ["Explorer", "NetworkView", "Selection", "View", "explore"]
 def explore(
     run: str | os.PathLike[str] | Run,
     *,
+    settings: Settings | None = None,
     layer: str | None = None,
-    seed: int | None = None,
+    networks: Sequence[str] | None = None,
     sample: str | None = None,
     epoch: int | None = None,
-    threshold: float | None = None,
-    background: str = "checkpoint",
-    solver: str = "descent",
-    weight: float | None = None,
-    calibration: str = "entropy",
-    target: float = 0.386,
-    feature_loss: float = 1.5,
-    coarsening: int = 1,
     overlay: str = "entropy",
     opacity: float = 0.7,
     azimuth: int = 30,
     histogram: str = "entropy",
 ) -> Explorer:
-    """Look at a run: teacher, student and baseline side by side, every setting live.
+    """Look at a run: its networks side by side, every setting live.
 
     Shows, for the selected sample (an image, a text, or a cloud of points), the input, the entropies, the
     knowledge points on object and background, and the points tried and dropped so far; below, the counts over
@@ -57,17 +52,12 @@ def explore(
     ----------
     run
         Run directory, exported ``.nc`` file, folder of a study, or an open run.
-    layer, seed, sample, epoch
-        What to show first: layer (the papers' name where the run records one), training seed, sample and
-        completed epochs; by default the first, and the last epoch.
-    threshold, background
-        As `threshold` and `baseline` of :func:`kdviz.find_points`; by default the threshold of the run.
-    solver, weight, target, feature_loss
-        As in :func:`kdviz.derive_entropy`; by default the weight of the measurement.
-    calibration
-        ``"entropy"`` on `target`, ``"loss"`` on `feature_loss`, ``"none"``.
-    coarsening
-        Cells a side to merge into one unit, see :func:`kdviz.analysis.coarsen_grid`.
+    settings
+        How points follow from gains; by default the weight of the measurement and the threshold of the run.
+    layer, networks, sample, epoch
+        What to show first: layer (the papers' name where the run records one), one to six names of networks
+        measured there, sample and completed epochs. By default the first layer and sample, the last epoch;
+        the teacher, the first student and its baseline, or the first few networks there are.
     overlay
         ``"entropy"``, or the name of an attribution method whose maps the run holds.
     opacity
@@ -100,18 +90,11 @@ def explore(
         run = open_run(run)
     scene = Scene(run)
     asked = {
+        "settings": settings,
         "layer": layer,
-        "seed": seed,
+        "networks": None if networks is None else list(networks),
         "sample": sample,
         "epoch": epoch,
-        "threshold": threshold,
-        "background": background,
-        "solver": solver,
-        "weight": weight,
-        "calibration": calibration,
-        "target": target,
-        "feature_loss": feature_loss,
-        "coarsening": coarsening,
         "overlay": overlay,
         "opacity": opacity,
         "azimuth": azimuth,

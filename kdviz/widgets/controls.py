@@ -1,5 +1,7 @@
-"""Stock widgets bound to a selection, trait by trait."""
+"""Stock widgets bound to a selection, name by name."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from kdviz.widgets.scene import Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
-_WIDTH = "256px"
-_STYLE = {"description_width": "84px"}
+_WIDE = {"layout": {"width": "256px"}, "style": {"description_width": "84px"}}
 _FRAME_MS = 700
 _TURN, _TURN_MS = 15, 400  # degrees, and how long each is seen
+_LIST_ROWS = 6
+_SLOW = {"continuous_update": False}  # speaks when it is let go, as every network is derived anew
 
 
 class Controls:
@@ -23,99 +26,96 @@ class Controls:
 
     Attributes
     ----------
+    by_name
+        Every control: of a trait of the selection, or of a field of its settings, by that name;
+        ``"calibrate_on"``; ``"play"`` and ``"turn"``; ``"folder"``, ``"file_kind"`` and ``"save"``.
     time, settings, saving
         Boxes: the epoch with play; everything else that is selected; what to save and where.
-    save
-        The button that asks for a file.
     """
 
     def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
-        self._selection, self._status = selection, status
+        self._scene, self._selection, self._status = scene, selection, status
         self._following = False
-        wide = {"layout": {"width": _WIDTH}, "style": _STYLE}
-        self._epoch = widgets.SelectionSlider(
+        shown = _read(selection)
+        epoch = widgets.SelectionSlider(
             description="epoch",
             options=selection.epochs,
-            value=selection.epoch,
             layout={"width": "620px"},
             style={"description_width": "50px"},
         )
-        self._play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1, value=self._epoch.index)
-        self._seed = widgets.Dropdown(
-            description="seed", options=selection.seeds, value=selection.seed, **wide
-        )
-        layer = widgets.Dropdown(description="layer", options=scene.layers, value=selection.layer, **wide)
-        threshold = _slider("threshold b", selection.threshold, 0.0, 1.0, 0.01)
-        background = _choice(
-            "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
-        )
-        solver = _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"})
-        calibration = _choice(
-            "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
-        )
-        self._target = _slider("target (nat)", selection.target, 0.05, 1.0, 0.002, slow=True)
-        self._feature_loss = _slider("feature loss", selection.feature_loss, 1.05, 4.0, 0.05, slow=True)
-        weight = _slider("weight", selection.weight, 1.0, 14.0, 0.1, slow=True)
-        overlay = _choice("overlay", {name.replace("_", " "): name for name in scene.overlays})
-        opacity = _slider("opacity", selection.opacity, 0.0, 1.0, 0.05)
-        histogram = _choice("histogram", {"entropy": "entropy", "gain": "gain"})
         self._bound: dict[str, Any] = {
-            "layer": layer,
-            "seed": self._seed,
-            "epoch": self._epoch,
-            "threshold": threshold,
-            "background": background,
-            "solver": solver,
-            "calibration": calibration,
-            "target": self._target,
-            "feature_loss": self._feature_loss,
-            "weight": weight,
-            "overlay": overlay,
-            "opacity": opacity,
-            "histogram": histogram,
+            "layer": _choice("layer", {name: name for name in scene.layers}),
+            "networks": widgets.SelectMultiple(
+                options=scene.lineup.names(selection.layer), layout={"width": "256px"},
+                tooltip="Ctrl and a click adds or takes away one",
+            ),
+            "coarsening": _choice("grid", scene.grids),
+            "threshold": _slider("threshold b", 0.0, 1.0, 0.01),
+            "background": _choice(
+                "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
+            ),
+            "solver": _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"}),
+            "calibrate_on": _choice(
+                "calibrate on", {"mean entropy": "entropy", "feature loss": "loss", "nothing": "none"}
+            ),
+            "calibration": _slider("mean (nat)", 0.05, 1.0, 0.002, value=0.386, **_SLOW),
+            "feature_loss": _slider("feature loss", 1.05, 4.0, 0.05, value=1.5, **_SLOW),
+            "weight": _slider("weight", 1.0, 14.0, 0.1, **_SLOW),
+            "overlay": _choice("overlay", {name.replace("_", " "): name for name in scene.overlays.names}),
+            "opacity": _slider("opacity", 0.0, 1.0, 0.05),
+            "histogram": _choice("histogram", {"entropy": "entropy", "gain": "gain"}),
+            "azimuth": widgets.IntSlider(shown["azimuth"], 0, 359, 5, description="azimuth", **_WIDE),
+        }  # fmt: skip
+        sections = {
+            "Where": ["layer", "coarsening"],
+            "Networks": ["networks"],
+            "Knowledge points": ["threshold", "background"],
+            "Entropy": ["solver", "calibrate_on", "calibration", "feature_loss", "weight"],
+            "Picture": ["overlay", "opacity", "histogram", "azimuth"],
         }
-        where, picture = [layer, self._seed], [overlay, opacity, histogram]
-        if scene.kind.coarsens:
-            where.append(
-                widgets.Dropdown(description="grid", options=scene.grids, value=selection.coarsening, **wide)
-            )
-            self._bound["coarsening"] = where[-1]
+        if not scene.kind.coarsens:
+            sections["Where"].remove("coarsening")
+            self._bound.pop("coarsening").close()
+        extra: dict[str, Any] = {}
         if scene.kind.turns:
-            azimuth = widgets.IntSlider(selection.azimuth, 0, 359, 5, description="azimuth", **wide)
-            turn = widgets.Play(
-                value=azimuth.value, max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False
-            )
-            link((turn, "value"), (azimuth, "value"))
+            turn = widgets.Play(max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False)
             turn.layout.margin = "0 0 0 88px"  # below the slider
-            picture += [azimuth, turn]
-            self._bound["azimuth"] = azimuth
+            extra["turn"] = turn
+            sections["Picture"].append("turn")
+        else:
+            sections["Picture"].remove("azimuth")
+            self._bound.pop("azimuth").close()
+        self._bound["epoch"] = epoch
+        play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)
+        folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
+        file_kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})
+        save = widgets.Button(description="save", icon="save")
+        extra |= {"play": play, "folder": folder, "file_kind": file_kind, "save": save}
+        self.by_name: dict[str, Any] = self._bound | extra
         self._follow()
+        link((epoch, "index"), (play, "value"))
+        if "turn" in extra:
+            link((self._bound["azimuth"], "value"), (extra["turn"], "value"))
         for name, control in self._bound.items():
             control.observe(partial(self._lead, name), "value")
-        link((self._play, "value"), (self._epoch, "index"))
         selection.observe(self._follow)
 
-        self.time = widgets.HBox([self._epoch, self._play])
-        sections = {
-            "Where": where,
-            "Knowledge points": [threshold, background],
-            "Entropy": [solver, calibration, self._target, self._feature_loss, weight],
-            "Picture": picture,
-        }
+        self.time = widgets.HBox([epoch, play])
         self.settings = widgets.VBox(
-            [child for title, controls in sections.items() for child in (_heading(title), *controls)],
+            [
+                child
+                for title, names in sections.items()
+                for child in (widgets.HTML(f"<b>{title}</b>"), *map(self.by_name.__getitem__, names))
+            ],
             layout={"flex": "0 0 272px"},
         )
-        self._folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
-        self._kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})
-        self.save = widgets.Button(description="save", icon="save")
-        self.saving = widgets.HBox([self._folder, self._kind, self.save])
+        self.saving = widgets.HBox([folder, file_kind, save])
 
     def target_file(self) -> Path:
         """Name the file that the save button asks for."""
         chosen = self._selection
-        name = f"{chosen.sample}-{chosen.layer}-s{chosen.seed}-epoch{chosen.epoch}".replace("/", "_")
-        return Path(self._folder.value).expanduser() / f"{name}{self._kind.value}"
+        name = f"{chosen.sample}-{chosen.layer}-epoch{chosen.epoch}".replace("/", "_")
+        return Path(self.by_name["folder"].value).expanduser() / f"{name}{self.by_name['file_kind'].value}"
 
     def _lead(self, name: str, change: Any) -> None:
         """Take over what the user chose; a choice that is refused goes back."""
@@ -123,52 +123,65 @@ class Controls:
             return
         with self._status.showing_errors():
             try:
-                setattr(self._selection, name, change.new)
+                self._take(name, change.new)
             finally:
                 self._follow()
 
-    def _follow(self, change: Any = None) -> None:
-        """Offer what the selected layer and seed have, and show what is selected."""
+    def _take(self, name: str, value: Any) -> None:
         chosen = self._selection
+        if name == "networks":  # in the order in which they were added
+            kept = [one for one in chosen.networks if one in value]
+            chosen.networks = [*kept, *(one for one in value if one not in kept)]
+        elif name == "calibrate_on":
+            levels: dict[str, dict[str, Any]] = {
+                "entropy": {"calibration": self._bound["calibration"].value, "feature_loss": None},
+                "loss": {"feature_loss": self._bound["feature_loss"].value},
+                "none": {"calibration": None, "feature_loss": None},
+            }
+            chosen.settings = replace(chosen.settings, **levels[value])
+        elif chosen.has_trait(name):
+            setattr(chosen, name, value)
+        else:
+            chosen.settings = replace(chosen.settings, **{name: value})
+
+    def _follow(self, change: Any = None) -> None:
+        """Offer what the selected layer and networks have, and show what is selected."""
+        chosen, bound = self._selection, self._bound
+        shown, play = _read(chosen), self.by_name["play"]
         self._following = True  # new options select their first entry, which nobody chose
         try:
-            if [*self._seed.options] != chosen.seeds:
-                self._seed.options = chosen.seeds
-            if [*self._epoch.options] != chosen.epochs:
-                self._play.playing = False
-                self._epoch.options = chosen.epochs
-                self._play.max = len(chosen.epochs) - 1
-            for name, control in self._bound.items():
-                value = getattr(chosen, name)
+            names = self._scene.lineup.names(chosen.layer)
+            if [*bound["networks"].options] != names:
+                bound["networks"].options = names
+            bound["networks"].rows = min(len(names), _LIST_ROWS)
+            if [*bound["epoch"].options] != chosen.epochs:
+                play.playing = False
+                bound["epoch"].options = chosen.epochs
+                play.max = len(chosen.epochs) - 1
+            for name, control in bound.items():
+                value = shown[name]
+                if value is None:
+                    continue
                 if isinstance(control, widgets.FloatSlider):
                     control.min, control.max = min(control.min, value), max(control.max, value)
                 control.value = value
         finally:
             self._following = False
-        self._target.layout.display = "flex" if chosen.calibration == "entropy" else "none"
-        self._feature_loss.layout.display = "flex" if chosen.calibration == "loss" else "none"
+        for name, kind in (("calibration", "entropy"), ("feature_loss", "loss")):
+            bound[name].layout.display = "flex" if shown["calibrate_on"] == kind else "none"
 
 
-def _slider(
-    description: str, value: float, low: float, high: float, step: float, *, slow: bool = False
-) -> widgets.FloatSlider:
-    """Make a slider; a `slow` one speaks when it is let go, as every network is derived anew."""
-    return widgets.FloatSlider(
-        value=value,
-        min=min(low, value),
-        max=max(high, value),
-        step=step,
-        description=description,
-        readout_format=".3g",
-        continuous_update=not slow,
-        layout={"width": _WIDTH},
-        style=_STYLE,
-    )
+def _read(selection: Selection) -> dict[str, Any]:
+    """Read what is selected by the names of the controls."""
+    shown = selection.as_parameters()
+    nothing = "none" if shown["calibration"] is None else "entropy"
+    return shown | {"calibrate_on": nothing if shown["feature_loss"] is None else "loss"}
 
 
-def _choice(description: str, options: dict[str, str]) -> widgets.Dropdown:
-    return widgets.Dropdown(description=description, options=options, layout={"width": _WIDTH}, style=_STYLE)
+def _slider(description: str, low: float, high: float, step: float, **more: Any) -> widgets.FloatSlider:
+    fixed = {"min": low, "max": high, "step": step, "description": description, "readout_format": ".3g"}
+    return widgets.FloatSlider(**{"value": low} | more | fixed | _WIDE)
 
 
-def _heading(title: str) -> widgets.HTML:
-    return widgets.HTML(f"<b>{title}</b>")
+def _choice(description: str, options: Mapping[str, Any]) -> widgets.Dropdown:
+    return widgets.Dropdown(description=description, options=options, **_WIDE)

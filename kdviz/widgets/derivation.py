@@ -3,33 +3,13 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import xarray as xr
 
-from kdviz.analysis import coarsen_grid, count_points, derive_entropy, find_points, measure_learning
+from kdviz.analysis import Settings, count_points, measure_learning
 from kdviz.store import Run
-
-
-@dataclass(frozen=True)
-class EntropySettings:
-    """How entropies follow from gains; the arguments of `derive_entropy` and of `coarsen_grid`."""
-
-    solver: Any  # one of the names that `derive_entropy` knows; it checks
-    weight: float
-    calibration: float | None
-    feature_loss: float | None
-    coarsening: int
-
-
-@dataclass(frozen=True)
-class PointSettings:
-    """How points follow from entropies; the arguments of `find_points`."""
-
-    threshold: float
-    background: Any  # one of the names that `find_points` knows
 
 
 @dataclass(frozen=True)
@@ -39,7 +19,7 @@ class Derived:
     Attributes
     ----------
     ds
-        From `find_points`; from `derive_entropy` where there is no foreground or no background.
+        With knowledge points; with entropies alone where there is no foreground or no background.
     counts
         From `count_points`; None where there are no points.
     learning
@@ -55,42 +35,35 @@ class Derived:
 
 
 class Derivation:
-    """Derives on demand; asking again for the same costs nothing.
+    """Derives on demand, by network, module and settings; asking again for the same costs nothing.
 
-    A dataset takes a few MB. What is kept is enough for three networks and a step back in the settings.
+    A dataset takes a few MB. What is kept is enough for six networks and a step back in the settings.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self.measured = lru_cache(maxsize=12)(self._measure)
-        self._merged = lru_cache(maxsize=6)(self._merge)
-        self.entropies = lru_cache(maxsize=6)(self._derive)
-        self.points = lru_cache(maxsize=12)(self._find)
+        self.measured = lru_cache(maxsize=24)(self._measure)
+        self._entropies = lru_cache(maxsize=12)(self._derive)
+        self.points = lru_cache(maxsize=24)(self._find)
 
-    def _measure(self, network: str, layer: str) -> xr.Dataset:
-        return self._run.dataset(network, layer, partial=True)
+    def entropies(self, network: str, module: str, settings: Settings) -> Derived:
+        """Derive entropies alone; threshold and background make no difference."""
+        return self._entropies(network, module, replace(settings, threshold=None, background="checkpoint"))
 
-    def _merge(self, network: str, layer: str, coarsening: int) -> xr.Dataset:
-        measured = self.measured(network, layer)
-        return measured if coarsening == 1 else coarsen_grid(measured, coarsening)
+    def _measure(self, network: str, module: str) -> xr.Dataset:
+        return self._run.dataset(network, module, partial=True)
 
-    def _derive(self, network: str, layer: str, settings: EntropySettings) -> Derived:
+    def _derive(self, network: str, module: str, settings: Settings) -> Derived:
         with _noting() as notes:
-            ds = derive_entropy(
-                self._merged(network, layer, settings.coarsening),
-                solver=settings.solver,
-                weight=settings.weight,
-                calibration=settings.calibration,
-                feature_loss=settings.feature_loss,
-            )
+            ds = settings.derive(self.measured(network, module))
         return Derived(ds, notes=tuple(notes))
 
-    def _find(self, network: str, layer: str, entropies: EntropySettings, points: PointSettings) -> Derived:
-        derived = self.entropies(network, layer, entropies)
+    def _find(self, network: str, module: str, settings: Settings) -> Derived:
+        derived = self.entropies(network, module, settings)
         if not has_background(derived.ds):
             return derived
         with _noting() as notes:
-            ds = find_points(derived.ds, threshold=points.threshold, background=points.background)
+            ds = settings.find(derived.ds)
             learning = measure_learning(ds) if (ds["epoch"].values > 0).any() else None
         return Derived(ds, count_points(ds), learning, (*derived.notes, *notes))
 

@@ -30,14 +30,14 @@ def describe_counts(one: NetworkView, inside: str) -> tuple[str, ...]:
 
 
 def head_network(one: NetworkView, inside: str, colour: str) -> str:
-    """Write the heading of a network as HTML: its role in its colour, its epoch, its name and its counts."""
-    small = "opacity:0.6;font-size:0.85em"
-    name = "" if one.network == one.role else f'<span style="{small}">{escape(one.network)}</span>'
+    """Write the heading of a network as HTML: its name in its colour, its role and epoch, and its counts."""
+    role = "" if one.role in ("", one.network) else f"{escape(one.role)}, "
     lines = [
-        f'<b style="color:{colour}">{escape(one.role)}</b> epoch {one.epoch} {name}',
+        f'<b style="color:{colour};overflow-wrap:anywhere">{escape(one.network)}</b>',
+        f"{role}epoch {one.epoch}",
         *map(escape, describe_counts(one, inside)),
     ]
-    return f'<div style="line-height:1.35;min-height:5.4em">{"<br>".join(lines)}</div>'
+    return f'<div style="line-height:1.35">{"<br>".join(lines)}</div>'
 
 
 def describe_scale(one: NetworkView, overlay: str) -> str:

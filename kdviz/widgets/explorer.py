@@ -23,17 +23,29 @@ from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
 _PANEL, _INPUT = 216, 176  # pixels
+_NARROWEST, _WIDEST = 136, 1800  # pixels of a column beside the controls, and of the app
 _TALLEST = "320px"  # of a text; a longer one scrolls
 _CHART_DELAY = 0.25  # seconds
+_BY_COLUMN = ("heads", MAP, POINTS, DETOURS)
+_NOTHING = render.encode_png(np.full((1, 1, 3), 255, np.uint8))  # shown in place of what could not be drawn
 
 
 class Explorer(widgets.VBox):
-    """What :func:`kdviz.explore` gives: teacher, student and baseline side by side.
+    """What :func:`kdviz.explore` returns: networks side by side.
 
     Attributes
     ----------
     selection
         What is shown; setting its traits moves the app as its controls do.
+    controls
+        Every control by name: those of `Selection` and of its settings; ``"calibrate_on"``, ``"play"``,
+        ``"turn"``; ``"class"``, ``"order"``, ``"earlier"``, ``"later"``; ``"folder"``, ``"file_kind"`` and
+        ``"save"``.
+    outputs
+        What they move: ``"status"``, ``"notes"``, ``"explanation"``, ``"input"``, ``"charts"``; and by column
+        ``"heads"``, ``"map"``, ``"points"``, ``"detours"``.
+    gallery
+        The samples to choose from.
     """
 
     _open = False
@@ -45,38 +57,37 @@ class Explorer(widgets.VBox):
         self._view: View | None = None
         self._shown: dict[widgets.Image, render.Picture] = {}
         self._status = Status()
-        self._notes = widgets.HTML()
-        self._explanation = widgets.HTML()
-        self._input = self._make_panel({"width": f"{_INPUT}px", "margin": "0 0 4px 0"})
-        self._charts = widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"})
-        self._panels = widgets.VBox(layout={"flex": "1 1 0", "min_width": "0"})
+        self.outputs: dict[str, Any] = {
+            "status": self._status,
+            "notes": widgets.HTML(),
+            "explanation": widgets.HTML(),
+            "input": self._make_panel({"width": f"{_INPUT}px", "margin": "0 0 4px 0"}),
+            "charts": widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"}),
+        }
+        self._panels = widgets.VBox()
         selection.observe(self._begin)  # before all others
         self._controls = Controls(scene, selection, self._status)
-        self._gallery = Gallery(scene, selection, self._status)
-        self._controls.save.on_click(lambda _: self._save_asked())
+        self.gallery = Gallery(scene, selection, self._status)
+        self.controls: dict[str, Any] = self._controls.by_name | self.gallery.by_name
+        self.controls["save"].on_click(lambda _: self._save_asked())
         self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
-        middle = widgets.HBox(
-            [
-                self._controls.settings,
-                widgets.VBox(
-                    [self._input, self._explanation],
-                    layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
-                ),
-                self._panels,
-            ]
+        beside = widgets.VBox(
+            [self.outputs["input"], self.outputs["explanation"]],
+            layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
         )
+        middle = [self._controls.settings, beside, self._panels]
         super().__init__(
             [
                 widgets.HTML(f"<b>kdviz</b> {escape(_title(scene.run))}"),
                 self._controls.time,
-                self._gallery,
+                self.gallery,
                 self._status,
-                middle,
-                self._notes,
-                self._charts,
+                widgets.HBox(middle, layout={"flex_flow": "row wrap"}),
+                self.outputs["notes"],
+                self.outputs["charts"],
                 self._controls.saving,
             ],
-            layout={"width": "100%", "max_width": "1180px"},
+            layout={"width": "100%", "max_width": f"{_WIDEST}px"},
         )
         with self._status.showing_errors():
             self._draw()
@@ -170,22 +181,36 @@ class Explorer(widgets.VBox):
                 self._draw_charts_later()
 
     def _draw(self) -> None:
-        chosen, looks, self._view = self.selection, self.selection.looks, None
+        """Draw all but the charts; where that fails, nothing of the last view stays."""
+        try:
+            self._view = None
+            self._view = self._draw_view()
+        except Exception:
+            self._blank()
+            raise
+
+    def _draw_view(self) -> View:
+        chosen, looks, out = self.selection, self.selection.looks, self.outputs
         view = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
-        if len(self._panels.children) == 0 or len(self._heads) != len(view.networks):
+        if len(out.get("heads", ())) != len(view.networks):
             self._lay_out_panels(len(view.networks))
         inside = view.canvas.inside
         for kind, title in name_panels(chosen.overlay, inside).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
-        styles = render.style_networks({one.network: one.role for one in view.networks})
         for column, one in enumerate(view.networks):
-            self._heads[column].value = head_network(one, inside, styles[one.network].colour)
+            out["heads"][column].value = head_network(one, inside, view.styles[one.network].colour)
             for kind, panel in view.canvas.draw_panels(one, looks, _PANEL).items():
-                self._show(self._images[kind][column], panel)
-        self._show(self._input, view.canvas.draw_input(looks, _INPUT))
-        self._explanation.value = explain_view(view, looks)
-        self._notes.value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes(view))
-        self._view = view
+                self._show(out[kind][column], panel)
+        self._show(out["input"], view.canvas.draw_input(looks, _INPUT))
+        out["explanation"].value = explain_view(view, looks)
+        out["notes"].value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes(view))
+        return view
+
+    def _blank(self) -> None:
+        columns = [one for name in _BY_COLUMN for one in self.outputs.get(name, ())]
+        for one in (*columns, *(self.outputs[name] for name in ("input", "charts", "explanation", "notes"))):
+            one.value = _NOTHING if isinstance(one, widgets.Image) else ""
+        self._shown.clear()
 
     def _make_panel(self, layout: dict[str, str]) -> widgets.Image | widgets.HTML:
         """Make the widget that `_show` fills."""
@@ -203,7 +228,7 @@ class Explorer(widgets.VBox):
 
     def _all_notes(self, view: View) -> list[str]:
         notes = list(view.notes)
-        if self._other_layer and self.selection.calibration == "entropy":
+        if self._other_layer and self.selection.settings.feature_loss is None:
             notes.append(
                 "You looked at several layers: under this calibration every layer has the same mean entropy. "
                 "To compare layers, calibrate on the feature loss."
@@ -211,33 +236,38 @@ class Explorer(widgets.VBox):
         return notes
 
     def _draw_charts(self) -> None:
-        chosen = self.selection
-        traces = [
-            self._scene.trace(one, chosen.sample, chosen.histogram, chosen.place)
-            for one in self.view.networks
-        ]
-        quantity = "entropy (nat)" if chosen.histogram == "entropy" else "log10 gain"
-        figure = render.view_charts(traces, epoch=chosen.epoch, quantity=quantity)
-        self._charts.value = render.encode_figure(figure)
+        chosen, charts = self.selection, self.outputs["charts"]
+        try:
+            traces = [
+                self._scene.trace(one, chosen.sample, chosen.histogram, chosen.place)
+                for one in self.view.networks
+            ]
+            quantity = "entropy (nat)" if chosen.histogram == "entropy" else "log10 gain"
+            figure = render.view_charts(traces, epoch=chosen.epoch, quantity=quantity)
+            charts.value = render.encode_figure(figure)
+        except Exception:
+            charts.value = _NOTHING
+            raise
 
     def _redraw_charts(self) -> None:
         with self._status.showing_errors(fresh=False):
             self._draw_charts()
 
     def _lay_out_panels(self, networks: int) -> None:
+        """Make a column for each network; where there is no room beside the controls, below them."""
         for child in self._panels.children:
             _close(child)
         self._shown.clear()
-        self._heads = [
-            widgets.HTML(layout=_column(_PANEL) | {"margin": "0 6px 0 0"}) for _ in range(networks)
-        ]
-        self._titles = {kind: widgets.HTML() for kind in (MAP, POINTS, DETOURS)}
-        self._images = {
-            kind: [self._make_panel(_column(_PANEL)) for _ in range(networks)] for kind in self._titles
-        }
-        shown = self._titles if self._scene.has_points else (MAP,)
-        rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self._images[kind]))]
-        self._panels.children = [widgets.HBox(self._heads), *rows]
+        kinds = (MAP, POINTS, DETOURS)
+        self._titles = {kind: widgets.HTML() for kind in kinds}
+        columns = range(networks)
+        self.outputs["heads"] = [widgets.HTML(layout=_column(_PANEL)) for _ in columns]
+        self.outputs |= {kind: [self._make_panel(_column(_PANEL)) for _ in columns] for kind in kinds}
+        shown = kinds if self._scene.has_points else (MAP,)
+        rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self.outputs[kind]))]
+        self._panels.children = [widgets.HBox(self.outputs["heads"]), *rows]
+        self._panels.layout.flex = f"1 1 {_NARROWEST * networks}px"
+        self._panels.layout.min_width = "0"
 
     def _save_asked(self) -> None:
         with self._status.showing_errors():

@@ -75,13 +75,13 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
 
 
 def as_yaml(scene: Scene, selection: Selection) -> str:
-    """Write the settings as parameters of the notebook ``02_explore``; JSON values are YAML values."""
+    """Write the settings as parameters of ``02_explore``; JSON values are YAML values, None is 0."""
     parameters = {"run_path": str(scene.run.path.resolve()), **selection.as_parameters()}
-    lines = [f"{name}: {_to_yaml(value)}" for name, value in parameters.items()]
+    lines = [f"{name}: {_to_yaml(0.0 if value is None else value)}" for name, value in parameters.items()]
     return "# kdviz rerun 02_explore -f THIS_FILE\n" + "\n".join(lines) + "\n"
 
 
-def _to_yaml(value: str | int | float) -> str:
+def _to_yaml(value: str | int | float | list[str]) -> str:
     text = json.dumps(value)
     small = isinstance(value, float) and "e" in text and "." not in text
     return text.replace("e", ".0e") if small else text  # YAML 1.1 takes 1e-05 for a word
@@ -93,16 +93,21 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
     titles = name_panels(selection.overlay, canvas.inside)
     kinds = titles if scene.has_points else (MAP,)
     networks, captions = {}, []
+    width = 120 // (len(view.networks) + 1)  # letters that a column has room for
     for one in view.networks:
         drawn = canvas.draw_panels(one, looks, _PANEL)
-        networks[f"{one.network}, epoch {one.epoch}"] = {titles[kind]: drawn[kind] for kind in kinds}
+        heading = textwrap.fill(f"{one.network}, epoch {one.epoch}", width)
+        networks[heading] = {titles[kind]: drawn[kind] for kind in kinds}
         captions.append("\n".join(describe_counts(one, canvas.inside)))
-    settings = selection.as_parameters()
-    shown = ["layer", "threshold", "background", "solver", "weight", "calibration", "overlay"]
-    shown += ["coarsening"] if canvas.coarsens else []
-    calibrated = {"entropy": "target", "loss": "feature_loss"}.get(selection.calibration)
-    values = [f"{name} {settings[name]}" for name in (*shown, calibrated, "opacity") if name]
-    values += [f"azimuth {looks.azimuth}"] if canvas.turns else []
+    hidden = {"networks", "sample", "epoch", "histogram"}  # seen in the figure
+    hidden |= set() if canvas.coarsens else {"coarsening"}
+    hidden |= set() if canvas.turns else {"azimuth"}
+    hidden |= {"calibration"} if selection.settings.feature_loss else set()
+    values = [
+        f"{name} {value}"
+        for name, value in selection.as_parameters().items()
+        if name not in hidden and value is not None
+    ]
     scale = describe_scale(view.networks[0], selection.overlay)
     note = "\n".join([scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
     return render.view_figure(

@@ -10,65 +10,80 @@ from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
-_PAGE, _SIZE, _WIDE = 12, 72, 374  # samples; pixels of a picture, and of a button that holds words
+PAGE = 12  # samples
+_SIZE, _WIDE = 72, 374  # pixels of a picture, and of a button that holds words
 _DRAWN = 2 * _SIZE  # pixels; what is drawn for the page is then made smaller
 
 
 class Gallery(widgets.VBox):
-    """Choose a sample by its picture or its first words."""
+    """Choose a sample by its picture or its first words.
+
+    Attributes
+    ----------
+    by_name
+        Controls: ``"sample"``, ``"class"``, ``"order"``, ``"earlier"`` and ``"later"``.
+    listed
+        Names of all samples of the class, in their order.
+    buttons, pictures
+        What stands on the page; texts have no pictures.
+    """
 
     def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
         self._scene, self._selection, self._status = scene, selection, status
         self._page = 0
-        self._shown: list[str] = []
+        self.listed: list[str] = []
         classes = sorted(set(scene.labels.values()) - {""})
-        style = {"description_width": "50px"}
-        self._label = widgets.Dropdown(
-            description="class",
-            options={"all": ""} | {name: name for name in classes},
-            layout={"width": "190px"},
-            style=style,
-        )
-        self._order = widgets.Dropdown(
-            description="order", options=ORDERS, layout={"width": "270px"}, style=style
-        )
-        self._sample = widgets.Dropdown(
-            description="sample", options=scene.samples, layout={"width": "250px"}, style=style
-        )
-        self._sample.observe(lambda change: self._select(change.new), "value")
-        self._earlier = widgets.Button(
-            icon="chevron-left", layout={"width": "36px"}, tooltip="earlier samples"
-        )
-        self._later = widgets.Button(icon="chevron-right", layout={"width": "36px"}, tooltip="later samples")
+        menus = {
+            "sample": (scene.samples, "250px"),
+            "class": ({"all": ""} | {name: name for name in classes}, "190px"),
+            "order": (ORDERS, "190px"),
+        }
+        self.by_name: dict[str, Any] = {
+            name: widgets.Dropdown(
+                description=name,
+                options=options,
+                layout={"width": width},
+                style={"description_width": "50px"},
+            )
+            for name, (options, width) in menus.items()
+        }
+        for name, icon, pages in (("earlier", "left", -1), ("later", "right", 1)):
+            turner = widgets.Button(
+                icon=f"chevron-{icon}", layout={"width": "36px"}, tooltip=f"{name} samples"
+            )
+            turner.on_click(lambda _, pages=pages: self._turn(pages))
+            self.by_name[name] = turner
         self._where = widgets.Label()
-        self._earlier.on_click(lambda _: self._turn(-1))
-        self._later.on_click(lambda _: self._turn(1))
-        bar = [self._sample, self._label, self._order, self._earlier, self._where, self._later]
-        pictures = 0 if scene.kind.is_text else _PAGE
-        self._pictures = [widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(pictures)]
-        wide = f"{_WIDE if scene.kind.is_text else _SIZE}px"
-        self._buttons = [
-            widgets.Button(layout={"width": wide, "height": "22px", "padding": "0"}) for _ in range(_PAGE)
+        sample, label, order, earlier, later = self.by_name.values()
+        words = scene.kind.is_text
+        self.pictures = [
+            widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(0 if words else PAGE)
         ]
-        for place, button in enumerate(self._buttons):
-            button.on_click(lambda _, place=place: self._choose(place))
+        wide = f"{_WIDE if words else _SIZE}px"
+        self.buttons = [
+            widgets.Button(layout={"width": wide, "height": "22px", "padding": "0"}) for _ in range(PAGE)
+        ]
+        for button in self.buttons:
+            button.on_click(lambda clicked: self._select(clicked.tooltip))
         self._cells = [
-            widgets.VBox([*self._pictures[place : place + 1], button], layout={"margin": "0 4px 2px 0"})
-            for place, button in enumerate(self._buttons)
+            widgets.VBox([*self.pictures[place : place + 1], button], layout={"margin": "0 4px 2px 0"})
+            for place, button in enumerate(self.buttons)
         ]
-        rows = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (bar, self._cells)]
-        super().__init__(rows)
-        self._label.observe(self._sort, "value")
-        self._order.observe(self._sort, "value")
+        rows = ([sample, label, order, earlier, self._where, later], self._cells)
+        super().__init__([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows])
+        sample.observe(lambda change: self._select(change.new), "value")
+        label.observe(self._sort, "value")
+        order.observe(self._sort, "value")
         selection.observe(self._follow)
         self._place = selection.place
         self._sort()
 
     def _sort(self, change: Any = None) -> None:
         with self._status.showing_errors(fresh=False):
-            order = self._scene.choose(self._order.value, self._label.value, self._selection.place)
-            if order != self._shown:
-                self._shown, self._page = order, 0
+            order, label = self.by_name["order"].value, self.by_name["class"].value
+            listed = self._scene.choose(order, label, self._selection.place)
+            if listed != self.listed:
+                self.listed, self._page = listed, 0
                 self._show()
 
     def _turn(self, pages: int) -> None:
@@ -77,29 +92,26 @@ class Gallery(widgets.VBox):
             self._show()
 
     def _show(self) -> None:
-        first = self._page * _PAGE
-        here = self._shown[first : first + _PAGE]
+        first = self._page * PAGE
+        here = self.listed[first : first + PAGE]
         for place, cell in enumerate(self._cells):
             cell.layout.display = "flex" if place < len(here) else "none"
-        for place, (name, button) in enumerate(zip(here, self._buttons, strict=False)):
+        for place, (name, button) in enumerate(zip(here, self.buttons, strict=False)):
             canvas = self._scene.canvas(name)
             drawn = canvas.draw_input(Looks(), _DRAWN)
             if not isinstance(drawn, render.Text):
-                self._pictures[place].value = render.encode_png(render.shrink(drawn, _SIZE))
+                self.pictures[place].value = render.encode_png(render.shrink(drawn, _SIZE))
             button.description = ": ".join(filter(None, (self._scene.labels[name], canvas.caption))) or name
             button.tooltip = name
-        self._earlier.disabled = first == 0
-        self._later.disabled = first + _PAGE >= len(self._shown)
-        self._where.value = f"{min(first + 1, len(self._shown))} to {first + len(here)} of {len(self._shown)}"
+        self.by_name["earlier"].disabled = first == 0
+        self.by_name["later"].disabled = first + PAGE >= len(self.listed)
+        self._where.value = f"{min(first + 1, len(self.listed))} to {first + len(here)} of {len(self.listed)}"
         self._mark()
 
     def _mark(self) -> None:
-        for button in self._buttons:
+        for button in self.buttons:
             chosen = button.tooltip == self._selection.sample
             button.button_style = "primary" if chosen else ""
-
-    def _choose(self, place: int) -> None:
-        self._select(self._buttons[place].tooltip)
 
     def _select(self, sample: str) -> None:
         with self._status.showing_errors():
@@ -107,9 +119,9 @@ class Gallery(widgets.VBox):
 
     def _follow(self, change: Any) -> None:
         """Mark the selected sample; sort anew where the order follows from what is derived."""
-        self._sample.value = self._selection.sample
+        self.by_name["sample"].value = self._selection.sample
         self._mark()
         if self._selection.place != self._place:
             self._place = self._selection.place
-            if self._order.value != ORDERS[0]:
+            if self.by_name["order"].value != ORDERS[0]:
                 self._sort()

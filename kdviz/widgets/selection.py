@@ -1,38 +1,34 @@
 """The state of the app: what is selected, and nothing else."""
 
-import difflib
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
-from traitlets import Enum, Float, HasTraits, Int, TraitError, Unicode, observe, validate
+from traitlets import Enum, Float, HasTraits, Instance, Int, List, TraitError, Unicode, observe, validate
 
+from kdviz.analysis import Settings
+from kdviz.arguments import one_of, suggest
 from kdviz.errors import UnfinishedError
 from kdviz.render.looks import ENTROPY, Looks
-from kdviz.widgets.derivation import EntropySettings, PointSettings
 from kdviz.widgets.scene import Place, Scene
 
 
 class Selection(HasTraits):
     """What is shown of a run. Setting a trait to what the run does not have raises ``TraitError``.
 
-    Changing `layer` or `seed` moves the other traits to what is there. A layer or seed that cannot be read is
-    refused with the error of reading it.
+    Changing `layer` or `networks` moves the other traits to what is there. What cannot be read is refused
+    with the error of reading it.
 
     Attributes
     ----------
-    layer, seed, sample, epoch
-        Layer, training seed of student and baseline, sample, and completed training epochs.
-    threshold, background
-        ``threshold`` and ``baseline`` of :func:`kdviz.find_points`.
-    solver, weight
-        As in :func:`kdviz.derive_entropy`.
-    calibration
-        ``"entropy"``: on a mean entropy, `target`; ``"loss"``: on `feature_loss`; ``"none"``: none at all.
-    target, feature_loss
-        As in :func:`kdviz.derive_entropy`.
-    coarsening
-        Cells a side that are merged into one unit.
+    layer, sample, epoch
+        Layer, sample, and completed training epochs.
+    networks
+        Names of one to six networks measured at the layer, in the order of their columns. Those without a
+        finished epoch are passed over with a note.
+    settings
+        Frozen: ``selection.settings = dataclasses.replace(selection.settings, threshold=0.3)``. A weight or
+        threshold of None becomes that of the measurement.
     overlay, opacity
         ``"entropy"`` or an attribution method, and how much of it covers the picture.
     azimuth
@@ -42,17 +38,10 @@ class Selection(HasTraits):
     """
 
     layer = Unicode()
-    seed = Int()
+    networks = List(Unicode())
     sample = Unicode()
     epoch = Int()
-    threshold = Float(0.2, min=0.0)
-    background = Enum(("checkpoint", "sample"), "checkpoint")
-    solver = Enum(("descent", "optimum"), "descent")
-    weight = Float(7.0, min=1e-3)
-    calibration = Enum(("entropy", "loss", "none"), "entropy")
-    target = Float(0.386)
-    feature_loss = Float(1.5, min=1e-3)
-    coarsening = Int(1)
+    settings = Instance(Settings, ())
     overlay = Unicode(ENTROPY)
     opacity = Float(0.7, min=0.0, max=1.0)
     azimuth = Int(Looks.azimuth, min=0, max=359)
@@ -62,109 +51,98 @@ class Selection(HasTraits):
         self._scene = scene
         super().__init__()
         self.layer = asked.pop("layer", None) or self._first_layer()
-        self.seed = asked.pop("seed", self.seed)
+        self.networks = asked.pop("networks", self.networks)
         self.epoch = asked.pop("epoch", self.epochs[-1])
         self.sample = asked.pop("sample", scene.samples[0])
-        measured = next(iter(scene.measured(self.layer, self.seed).values()))
-        self.weight = float(measured.attrs.get("weight", 7.0))
-        self.threshold = float(scene.config.get("threshold", 0.2))
+        self.settings = asked.pop("settings", self.settings)
         for name, value in asked.items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a trait; a name that is none, such as a misspelt one, is refused."""
         if not name.startswith("_") and not hasattr(type(self), name):
-            near = difflib.get_close_matches(name, self.trait_names(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.trait_names()))}"
-            raise AttributeError(f"a selection has no {name!r}; {hint}")
+            raise AttributeError(f"a selection has no {name!r}; {suggest(name, sorted(self.trait_names()))}")
         super().__setattr__(name, value)
 
     def _first_layer(self) -> str:
         """Choose the first layer of which some epoch is finished."""
         *others, last = self._scene.layers
         for layer in others:
-            with suppress(UnfinishedError):
-                if self._scene.networks(layer, self._scene.seeds(layer)[0]):
-                    return layer
+            try:
+                self._scene.lineup.start(layer)
+            except UnfinishedError:
+                continue
+            return layer
         return last
 
     @property
-    def seeds(self) -> list[int]:
-        """Training seeds to choose from at this layer."""
-        return self._scene.seeds(self.layer)
-
-    @property
     def epochs(self) -> list[int]:
-        """Epochs to choose from at this layer and seed."""
-        return self._scene.epochs(self.layer, self.seed)
+        """Epochs to choose from at this layer, of these networks."""
+        return self._scene.lineup.epochs(self.layer, self.networks)
 
     @property
     def place(self) -> Place:
         """Everything that decides what is derived, apart from epoch and sample."""
-        return Place(
-            layer=self.layer,
-            seed=self.seed,
-            entropies=EntropySettings(
-                solver=self.solver,
-                weight=self.weight,
-                calibration=self.target if self.calibration == "entropy" else None,
-                feature_loss=self.feature_loss if self.calibration == "loss" else None,
-                coarsening=self.coarsening,
-            ),
-            points=PointSettings(threshold=self.threshold, background=self.background),
-        )
+        return Place(self.layer, tuple(self.networks), self.settings)
 
     @property
     def looks(self) -> Looks:
         """What changes the picture and derives nothing."""
         return Looks(self.overlay, self.opacity, self.azimuth)
 
-    def as_parameters(self) -> dict[str, str | int | float]:
-        """Give every trait by name, as ``explore`` and the notebook ``02_explore`` take them."""
-        return {name: getattr(self, name) for name in sorted(self.trait_names())}
+    def as_parameters(self) -> dict[str, Any]:
+        """Return everything selected by name, the settings one by one, as plain values."""
+        traits = {name: getattr(self, name) for name in self.trait_names()}
+        return dict(sorted((traits | asdict(traits.pop("settings"))).items()))
 
-    @observe("layer", "seed")
+    @observe("layer", "networks")
     def _adapt(self, change: Any) -> None:
-        """Move seed and epoch to what there is: the nearest epoch at or before the selected one."""
-        with self.hold_trait_notifications():  # whoever listens sees the two together
-            if self.seed not in self.seeds:
-                self.seed = self.seeds[0]
+        """Move networks and epoch to what there is: the nearest epoch at or before the selected one."""
+        with self.hold_trait_notifications():  # whoever listens sees all of it together
+            if change.name == "layer":
+                self.networks = self._carry(change.old, change.new)
             earlier = [epoch for epoch in self.epochs if epoch <= self.epoch]
             self.epoch = earlier[-1] if earlier else self.epochs[0]
 
+    def _carry(self, before: str, layer: str) -> list[str]:
+        lineup = self._scene.lineup
+        return lineup.carry(self.networks, before, layer) if before else lineup.start(layer)
+
     @validate("layer")
     def _check_layer(self, proposal: dict) -> str:
-        layer = _one_of("layer", proposal["value"], self._scene.layers)
-        self._scene.epochs(layer, self._scene.seeds(layer)[0])  # a layer that cannot be read is not selected
+        layer = _among("layer", proposal["value"], self._scene.layers)
+        self._scene.lineup.epochs(
+            layer, self._carry(self.layer, layer)
+        )  # what cannot be read is not selected
         return layer
+
+    @validate("networks")
+    def _check_networks(self, proposal: dict) -> list[str]:
+        try:
+            return self._scene.lineup.check(self.layer, proposal["value"])
+        except ValueError as error:
+            raise TraitError(str(error)) from error
+
+    @validate("settings")
+    def _check_settings(self, proposal: dict) -> Settings:
+        _among("coarsening", proposal["value"].coarsening, [*self._scene.grids.values()])
+        return self._scene.resolve(proposal["value"], self.layer, self.networks[0])
 
     @validate("sample")
     def _check_sample(self, proposal: dict) -> str:
-        return _one_of("sample", proposal["value"], self._scene.samples)
-
-    @validate("seed")
-    def _check_seed(self, proposal: dict) -> int:
-        seed = _one_of("seed", proposal["value"], self.seeds)
-        self._scene.epochs(self.layer, seed)
-        return seed
+        return _among("sample", proposal["value"], self._scene.samples)
 
     @validate("epoch")
     def _check_epoch(self, proposal: dict) -> int:
-        return _one_of("epoch", proposal["value"], self.epochs)
-
-    @validate("coarsening")
-    def _check_coarsening(self, proposal: dict) -> int:
-        return _one_of("coarsening", proposal["value"], list(self._scene.grids.values()))
+        return _among("epoch", proposal["value"], self.epochs)
 
     @validate("overlay")
     def _check_overlay(self, proposal: dict) -> str:
-        return _one_of("overlay", proposal["value"], self._scene.overlays)
+        return _among("overlay", proposal["value"], self._scene.overlays.names)
 
 
-def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    if value in allowed:
-        return value
-    near = difflib.get_close_matches(value, allowed, n=3) if isinstance(value, str) else []
-    listed = ", ".join(map(str, allowed[:20])) + (", ..." if len(allowed) > 20 else "")
-    hint = f"did you mean {' or '.join(near)}?" if near else f"this run has {listed}"
-    raise TraitError(f"{name} is {value!r}; {hint}")
+def _among(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    try:
+        return one_of(name, value, allowed)
+    except ValueError as error:
+        raise TraitError(str(error)) from error

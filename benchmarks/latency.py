@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,28 +76,36 @@ def _controls(app: Explorer) -> list[tuple[str, str, list[Any]]]:
         ("looking", "sample", app._scene.samples),
         ("looking", "threshold", [0.1 + 0.005 * step for step in steps]),
         ("deriving", "weight", [5.0 + 0.1 * step for step in steps]),
-        ("deriving", "target", [0.2 + 0.01 * step for step in steps]),
+        ("deriving", "calibration", [0.2 + 0.01 * step for step in steps]),
         ("deriving", "coarsening", [1, 2, 4, 8]),
     ]
+
+
+def _move(app: Explorer, name: str, value: Any) -> None:
+    """Set a trait of the selection, or a field of its settings."""
+    if app.selection.has_trait(name):
+        setattr(app.selection, name, value)
+    else:
+        app.selection.settings = replace(app.selection.settings, **{name: value})
 
 
 async def _time_controls(app: Explorer, changes: int) -> list[tuple[str, str, list[float]]]:
     timings = []
     for kind, trait, values in _controls(app):
         seconds = []
-        start_value = getattr(app.selection, trait)
+        start_value = app.selection.as_parameters()[trait]
         weights = itertools.count(6.0, 0.01)
         for value in itertools.islice(itertools.cycle(values), changes + 1):
             if trait == "coarsening":  # there are few grids: or they would be remembered
-                app.selection.weight = next(weights)
+                _move(app, "weight", next(weights))
             shown = app.view
             start = time.perf_counter()
-            setattr(app.selection, trait, value)
+            _move(app, trait, value)
             seconds.append(time.perf_counter() - start)
             assert app.view is not shown or value == start_value, f"{trait} moved nothing"
             app._draw_charts_later.cancel()
         timings.append((kind, trait, seconds[1:]))  # the first may be the value that was there
-        setattr(app.selection, trait, start_value)
+        _move(app, trait, start_value)
     charts = []
     for _ in range(changes):
         start = time.perf_counter()

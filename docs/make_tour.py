@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
         page = AppPage(browser.new_page(viewport=size, device_scale_factor=SCALE))
         page.open(address, run_all=False)
         take(page.app, "explore.jpg")
-        page.control("order").locator("select").select_option("student apart from baseline")
+        page.control("order").locator("select").select_option("apart")
         page.page.wait_for_timeout(REST)
         page.app.locator("button[title^=train]").first.click()
         head, controls = page.page.locator("b", has_text="teacher"), page.page.locator("select")

@@ -75,7 +75,7 @@ class Controls:
         }
         if not scene.kind.coarsens:
             sections["Where"].remove("coarsening")
-            self._bound.pop("coarsening").close()
+            _close(self._bound.pop("coarsening"))
         extra: dict[str, Any] = {}
         if scene.kind.turns:
             turn = widgets.Play(max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False)
@@ -84,7 +84,7 @@ class Controls:
             sections["Picture"].append("turn")
         else:
             sections["Picture"].remove("azimuth")
-            self._bound.pop("azimuth").close()
+            _close(self._bound.pop("azimuth"))
         self._bound["epoch"] = epoch
         play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)
         folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
@@ -185,3 +185,9 @@ def _slider(description: str, low: float, high: float, step: float, **more: Any)
 
 def _choice(description: str, options: Mapping[str, Any]) -> widgets.Dropdown:
     return widgets.Dropdown(description=description, options=options, **_WIDE)
+
+
+def _close(control: Any) -> None:
+    """Take a control that this kind of run has no use for out of memory, layout and style too."""
+    for one in (control.layout, control.style, control):
+        one.close()

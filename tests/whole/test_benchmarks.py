@@ -356,16 +356,16 @@ def test_latency__times_every_control_and_derives_anew_for_every_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     derived = []
-    derive = kdviz.widgets.derivation.derive_entropy
+    derive = kdviz.analysis.settings.derive_entropy
     monkeypatch.setattr(
-        "kdviz.widgets.derivation.derive_entropy",
+        "kdviz.analysis.settings.derive_entropy",
         lambda ds, **settings: derived.append(ds.sizes["unit"]) or derive(ds, **settings),
     )
     latency.run_latency(latency.QUICK, tmp_path)
     results = json.loads((tmp_path / "latency.json").read_text())["results"]
     rows = {row["control"]: row for row in results["controls"]}
     assert list(rows) == [
-        "first view", "epoch", "sample", "threshold", "weight", "target", "coarsening", "charts",
+        "first view", "epoch", "sample", "threshold", "weight", "calibration", "coarsening", "charts",
     ]  # fmt: skip
     assert all(0 < row["median"] <= row["slowest"] for row in rows.values())
     assert {

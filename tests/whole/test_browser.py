@@ -88,7 +88,8 @@ def head_columns(state: State) -> dict[str, str]:
         here = counts.isel(epoch=-1) if role == "teacher" else counts.sel(epoch=state.epoch)
         one = here.sel(sample=state.sample)
         lines = [
-            rf"{role} epoch {int(one['epoch'])}\b.*",
+            rf"{NETWORKS[role]}",
+            rf"({role}, )?epoch {int(one['epoch'])}\b",
             rf"{int(one['n_fg'])} object\b.*",
             rf"{int(one['n_bg'])} background\b.*",
             rf"ratio {float(one['fg_ratio']):.2f}",
@@ -101,7 +102,11 @@ def head_columns(state: State) -> dict[str, str]:
 def draw(state: State) -> list[str]:
     """Give the pictures of an app that is opened at this state rather than moved there."""
     app = kdviz.explore(
-        stored_run(), layer=LAYER, epoch=state.epoch, threshold=state.threshold, sample=state.sample
+        stored_run(),
+        layer=LAYER,
+        epoch=state.epoch,
+        sample=state.sample,
+        settings=kdviz.analysis.Settings(threshold=state.threshold),
     )
     found = pictures_in(app)
     app.close()
@@ -129,7 +134,9 @@ def expect_state(app: AppPage, state: State) -> None:
     expect(app.reading("threshold b")).to_have_text(f"{state.threshold:.3f}", timeout=MOVE)
     expect(app.reading("sample")).to_have_text(state.sample, timeout=MOVE)
     for role, pattern in head_columns(state).items():
-        expect(app.heading(role)).to_have_text(re.compile(pattern), use_inner_text=True, timeout=MOVE)
+        expect(app.heading(NETWORKS[role])).to_have_text(
+            re.compile(pattern), use_inner_text=True, timeout=MOVE
+        )
     wanted = draw(state)
     assert app.pictures(wanted) == wanted
 
@@ -242,7 +249,7 @@ def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_pat
         held = [int((one.points & app.view.foreground).sum()) for one in app.view.networks]
         assert marks == sum(int(one.points.sum()) for one in app.view.networks) + sum(held)
         page.press("threshold b", "End")  # so far below the mean lies nothing
-        expect(page.heading("student")).to_contain_text("0 foreground", timeout=MOVE)
+        expect(page.heading("student-hidden-s0")).to_contain_text("0 foreground", timeout=MOVE)
         expect(page.app.get_by_text(re.compile("^[\u25cf\u25c6]\xa0"))).to_have_count(0, timeout=MOVE)
         app.close()
 

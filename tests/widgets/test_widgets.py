@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,17 @@ from traitlets import TraitError
 
 import kdviz
 from kdviz import analysis, render, schema
+from kdviz.analysis import Settings
 from kdviz.errors import DegenerateWarning, StoreError
 from kdviz.store import Run, create_run
+from kdviz.testing import random_images, small_cnn
 from kdviz.widgets import Explorer, explorer
 
 SAMPLES, GRID, EPOCHS = 5, 4, (0, 2, 5)
 UNITS = GRID * GRID
 MODULES = {"fc1": "classifier.fc1", "fc2": "classifier.fc2"}
 NAMES = [f"s{index}" for index in range(SAMPLES)]
+START = ["teacher", "student-fc1-s0", "baseline-s0"]
 
 
 def make_run(
@@ -134,11 +138,10 @@ def app(opened: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
     """Give one app for all tests, as if new, its slow charts switched off."""
     monkeypatch.setattr(opened._draw_charts_later, "_call", lambda: None)
     chosen = opened.selection
-    chosen.layer, chosen.seed, chosen.epoch, chosen.sample = "fc1", 0, 5, "s0"
-    opened._gallery._label.value, opened._gallery._order.value = "", "as stored"
-    for name, value in {"threshold": 0.25, "weight": 6.0}.items():
-        setattr(chosen, name, value)
-    for name in set(chosen.trait_names()) - {"layer", "seed", "epoch", "sample", "threshold", "weight"}:
+    chosen.layer, chosen.networks, chosen.epoch, chosen.sample = "fc1", START, 5, "s0"
+    opened.controls["class"].value, opened.controls["order"].value = "", "as stored"
+    chosen.settings = Settings()
+    for name in ("overlay", "opacity", "histogram"):
         setattr(chosen, name, chosen.traits()[name].default_value)
     opened._other_layer = False
     opened._status.clear()
@@ -164,7 +167,16 @@ def find(run: Run, network: str, layer: str, **settings: object) -> xr.Dataset:
 
 
 def panels(app: Explorer) -> list[bytes]:
-    return [bytes(image.value) for images in app._images.values() for image in images]
+    return [bytes(image.value) for kind in ("map", "points", "detours") for image in app.outputs[kind]]
+
+
+def move(app: Explorer, **values: object) -> None:
+    """Set traits of the selection, or fields of its settings."""
+    for name, value in values.items():
+        if app.selection.has_trait(name):
+            setattr(app.selection, name, value)
+        else:
+            app.selection.settings = replace(app.selection.settings, **{name: value})
 
 
 # -- what is shown
@@ -177,18 +189,17 @@ def panels(app: Explorer) -> list[bytes]:
         ({"threshold": 0.1}, {"threshold": 0.1}),
         ({"background": "sample"}, {"background": "sample"}),
         ({"weight": 9.0}, {"weight": 9.0}),
-        ({"target": 0.5}, {"calibration": 0.5}),
+        ({"calibration": 0.5}, {"calibration": 0.5}),
         ({"solver": "optimum"}, {"solver": "optimum"}),
-        ({"calibration": "loss", "feature_loss": 1.7}, {"feature_loss": 1.7}),
-        ({"calibration": "none"}, {"calibration": None}),
+        ({"feature_loss": 1.7}, {"feature_loss": 1.7}),
+        ({"calibration": None}, {"calibration": None}),
         ({"coarsening": 2}, {"factor": 2}),
     ],
 )
 def test_explore__shows_what_the_public_functions_say(
     run: Run, app: Explorer, traits: dict[str, object], settings: dict[str, object]
 ) -> None:
-    for name, value in {"sample": "s3", "epoch": 2, **traits}.items():
-        setattr(app.selection, name, value)
+    move(app, sample="s3", epoch=2, **traits)
     assert [one.role for one in app.view.networks] == ["teacher", "student", "baseline"]
     assert [one.epoch for one in app.view.networks] == [9, 2, 2]
     for one in app.view.networks:
@@ -209,31 +220,31 @@ def test_explore__shows_what_the_public_functions_say(
 def test_explore__draws_what_it_shows(app: Explorer) -> None:
     app.selection.sample = "s1"
     one, view = app.view.networks[2], app.view
-    picture = np.asarray(Image.open(io.BytesIO(app._images["points"][2].value)))
+    picture = np.asarray(Image.open(io.BytesIO(app.outputs["points"][2].value)))
     places = {"unit": np.arange(16), "row": np.arange(16) // 4, "col": np.arange(16) % 4}
     canvas = render.GridCanvas(places, view.foreground, view.picture, rows=4, cols=4)
     expected = canvas.draw_points(one.points, size=explorer._PANEL)
     assert np.array_equal(picture, expected)
-    heading = app._heads[2].value
+    heading = app.outputs["heads"][2].value
     assert "baseline-s0" in heading and "epoch 5" in heading
     assert f"{one.counts['n_fg']:.0f} object" in heading
     assert f"ratio {one.counts['fg_ratio']:.2f}" in heading
 
 
 def test_explore__starts_where_it_was_asked_to(run: Run) -> None:
-    app = kdviz.explore(run, layer="fc2", sample="s2", epoch=1, threshold=0.4)
+    app = kdviz.explore(run, layer="fc2", sample="s2", epoch=1, settings=Settings(threshold=0.4))
     assert repr(app) == "<kdviz.Explorer run.zarr: fc2, epoch 1, s2>"
     assert [one.epoch for one in app.view.networks] == [9, 1, 0]  # the baseline has no epoch 1
     assert [one.network for one in app.view.networks] == ["teacher", "student-fc2-s0", "baseline-s0"]
-    assert app.selection.threshold == 0.4
-    assert app.selection.weight == 6.0  # of the measurement
+    assert app.selection.settings.threshold == 0.4
+    assert app.selection.settings.weight == 6.0  # of the measurement
     app.close()
 
 
 def test_explore__takes_a_path_a_study_folder_and_the_threshold_of_the_run(run: Run) -> None:
     for path in (run.path, run.path.parent, str(run.path)):
         app = kdviz.explore(path)
-        assert app.selection.threshold == 0.25
+        assert app.selection.settings.threshold == 0.25
         app.close()
 
 
@@ -241,7 +252,7 @@ def test_explore__loads_no_torch_and_starts_no_computation(run: Run) -> None:
     code = (
         "import sys, kdviz\n"
         f"app = kdviz.explore({str(run.path)!r})\n"
-        "app.selection.epoch = 2\napp.selection.coarsening = 2\napp.selection.layer = 'fc2'\n"
+        "app.selection.epoch = 2\napp.controls['coarsening'].value = 2\napp.selection.layer = 'fc2'\n"
         "heavy = {'torch', 'captum', 'kdviz.gain', 'kdviz.measuring'} & set(sys.modules)\n"
         "print(heavy, app.view.networks[1].epoch)"
     )
@@ -259,12 +270,12 @@ def test_explore__loads_no_torch_and_starts_no_computation(run: Run) -> None:
         ("sample", "s4"),
         ("threshold", 0.6),
         ("weight", 12.0),
-        ("target", 0.9),
+        ("calibration", 0.9),
         ("solver", "optimum"),
         ("background", "sample"),
-        ("calibration", "loss"),
+        ("feature_loss", 1.5),
         ("coarsening", 2),
-        ("seed", 3),
+        ("networks", ["teacher", "student-fc1-s3", "baseline-s3"]),
         ("layer", "fc2"),
         ("overlay", "occlusion"),
         ("opacity", 0.1),
@@ -274,76 +285,81 @@ def test_selection__moves_the_panels_once_and_back_to_the_same_bytes(
     app: Explorer, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "background":  # few units lie between the two means
-        app.selection.threshold = 0.0
-    before, old = panels(app), getattr(app.selection, name)
+        move(app, threshold=0.0)
+    before, old = panels(app), app.selection.as_parameters()[name]
     drawn = []
     draw = app._draw
     monkeypatch.setattr(app, "_draw", lambda: (drawn.append(name), draw()))
-    setattr(app.selection, name, value)
+    move(app, **{name: value})
     assert len(drawn) == 1
     assert panels(app) != before
-    assert app._status.value == ""
-    setattr(app.selection, name, value)
+    assert app.outputs["status"].value == ""
+    move(app, **{name: value})
     assert len(drawn) == 1  # nothing changed, nothing drawn
-    setattr(app.selection, name, old)
+    move(app, **{name: old})
+    if name == "layer":
+        move(app, networks=START)
     assert panels(app) == before
 
 
 def test_controls__move_the_selection_and_follow_it(app: Explorer) -> None:
-    controls = app._controls
-    controls._epoch.value = 0
+    controls = app.controls
+    controls["epoch"].value = 0
     assert app.selection.epoch == 0 and app.view.networks[1].epoch == 0
-    controls._play.value = 1  # as the running Play sends it
+    controls["play"].value = 1  # as the running Play sends it
     assert app.selection.epoch == 2
     app.selection.epoch = 5
-    assert controls._epoch.value == 5 and controls._play.value == 2
-    boxes = {getattr(one, "description", ""): one for one in controls.settings.children}
-    boxes["threshold b"].value = 0.05
-    boxes["grid"].value = 2
-    boxes["overlay"].value = "grad_cam"
-    chosen = app.selection
-    assert (chosen.threshold, chosen.coarsening, chosen.overlay) == (0.05, 2, "grad_cam")
-    assert boxes["target (nat)"].layout.display == "flex"
-    assert boxes["feature loss"].layout.display == "none"
-    boxes["calibrate on"].value = "loss"
-    assert boxes["target (nat)"].layout.display == "none"
-    assert boxes["feature loss"].layout.display == "flex"
+    assert controls["epoch"].value == 5 and controls["play"].value == 2
+    controls["threshold"].value = 0.05
+    controls["coarsening"].value = 2
+    controls["overlay"].value = "grad_cam"
+    settings = app.selection.settings
+    assert (settings.threshold, settings.coarsening, app.selection.overlay) == (0.05, 2, "grad_cam")
+    shown = {"entropy": ("flex", "none"), "loss": ("none", "flex"), "none": ("none", "none")}
+    for kind, displays in shown.items():
+        controls["calibrate_on"].value = kind
+        levels = [controls[name] for name in ("calibration", "feature_loss")]
+        assert tuple(one.layout.display for one in levels) == displays
+    assert app.selection.settings.calibration is app.selection.settings.feature_loss is None
 
 
-def test_layer__brings_its_own_seeds_and_epochs(app: Explorer) -> None:
-    app.selection.seed = 3
+def test_layer__brings_its_own_networks_and_epochs(app: Explorer) -> None:
+    app.selection.networks = ["student-fc1-s3", "baseline-s3"]
     app.selection.epoch = 2
-    app.selection.layer = "fc2"  # has no seed 3; students of 0, 1 and 5 and a baseline of 0, 2 and 5 epochs
-    assert (app.selection.seed, app.selection.epoch) == (0, 2)
-    assert app._controls._epoch.options == (0, 1, 2, 5) and app._controls._seed.options == (0,)
+    app.selection.layer = "fc2"  # measured neither
+    assert app.selection.networks == ["teacher", "student-fc2-s0", "baseline-s0"]
+    assert app.selection.epoch == 2 and app.controls["epoch"].options == (0, 1, 2, 5)
+    assert set(app.controls["networks"].options) == {"teacher", "student-fc2-s0", "baseline-s0"}
     assert [one.epoch for one in app.view.networks] == [9, 1, 2]
     app.selection.epoch = 1
+    app.selection.networks = ["baseline-s0", "teacher"]
     app.selection.layer = "fc1"
+    assert app.selection.networks == ["baseline-s0", "teacher"]
     assert app.selection.epoch == 0  # the nearest before
-    assert app._controls._play.max == 2
+    assert app.controls["play"].max == 2
 
 
 def test_layer__warns_that_layers_do_not_compare_under_one_mean_entropy(app: Explorer) -> None:
-    assert "several layers" not in app._notes.value
+    assert "several layers" not in app.outputs["notes"].value
     app.selection.layer = "fc2"
-    assert "calibrate on the feature loss" in app._notes.value
-    app.selection.calibration = "loss"
-    assert "several layers" not in app._notes.value
+    assert "calibrate on the feature loss" in app.outputs["notes"].value
+    move(app, feature_loss=1.5)
+    assert "several layers" not in app.outputs["notes"].value
 
 
 def test_notes__say_what_is_doubtful(app: Explorer) -> None:
-    assert app._notes.value == ""
-    app.selection.weight = 8.0
-    assert "Extrapolated" in app._notes.value
-    app.selection.weight = 6.0
-    assert app._notes.value == ""
-    app.selection.solver = "optimum"
-    assert "three times" in app._notes.value
-    app.selection.solver = "descent"
-    app.selection.target = 60.0  # beyond the clamp of any unit
-    assert app._notes.value.count("calibration was not met") == 3
+    assert app.outputs["notes"].value == ""
+    move(app, weight=8.0)
+    assert "Extrapolated" in app.outputs["notes"].value
+    move(app, weight=6.0)
+    assert app.outputs["notes"].value == ""
+    move(app, solver="optimum")
+    assert "three times" in app.outputs["notes"].value
+    move(app, solver="descent")
+    move(app, calibration=60.0)  # beyond the clamp of any unit
+    assert app.outputs["notes"].value.count("calibration was not met") == 3
     app.selection.epoch = 2  # nothing is derived anew, and still it is said
-    assert app._notes.value.count("calibration was not met") == 3
+    assert app.outputs["notes"].value.count("calibration was not met") == 3
 
 
 def test_overlay__shows_stored_maps_on_one_scale_and_nothing_where_there_are_none(
@@ -356,7 +372,7 @@ def test_overlay__shows_stored_maps_on_one_scale_and_nothing_where_there_are_non
     assert np.array_equal(student.values, maps.sel(sample="s0"))
     end = np.quantile(abs(maps), 0.99)
     assert student.limits == (-end, end)
-    app.selection.coarsening = 2
+    move(app, coarsening=2)
     by_hand = maps.sel(sample="s0").values.reshape(2, 2, 2, 2).mean(axis=(1, 3)).ravel()
     assert np.allclose(app.view.networks[1].values, by_hand)
 
@@ -364,15 +380,15 @@ def test_overlay__shows_stored_maps_on_one_scale_and_nothing_where_there_are_non
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("layer", "fc", "layer is 'fc'; did you mean fc"),
-        ("sample", "x9", "sample is 'x9'; this run has s0, s1, s2, s3, s4"),
-        ("epoch", 3, "epoch is 3; this run has 0, 2, 5"),
-        ("epoch", 50, "epoch is 50; this run has 0, 2, 5"),
-        ("seed", 1, "seed is 1; this run has 0, 3"),
-        ("coarsening", 3, "coarsening is 3; this run has 1, 2"),
-        ("overlay", "gradcam", "did you mean grad_cam"),
-        ("threshold", -0.1, "threshold"),
-        ("solver", "newton", "solver"),
+        ("layer", "fc", "layer is 'fc'; did you mean 'fc"),
+        ("sample", "x9", "sample is 'x9'; allowed: s0, s1, s2, s3, s4"),
+        ("epoch", 3, "epoch is 3; allowed: 0, 2, 5"),
+        ("epoch", 50, "epoch is 50; "),
+        ("networks", ["teacher", "student"], "networks holds 'student'; did you mean"),
+        ("networks", [], "choose 1 to 6 networks"),
+        ("networks", ["teacher", "teacher"], "each once"),
+        ("settings", Settings(coarsening=3), "coarsening is 3; allowed: 1, 2"),
+        ("overlay", "gradcam", "did you mean 'grad_cam"),
     ],
 )
 def test_selection__refuses_what_the_run_does_not_have(
@@ -390,35 +406,35 @@ def test_selection__refuses_what_the_run_does_not_have(
 
 
 def test_gallery__filters_orders_and_selects(run: Run, app: Explorer) -> None:
-    gallery = app._gallery
-    assert gallery._shown == NAMES
-    gallery._label.value = "cat"
-    assert gallery._shown == ["s1", "s3", "s4"]
-    gallery._buttons[2].click()
+    gallery = app.gallery
+    assert gallery.listed == NAMES
+    app.controls["class"].value = "cat"
+    assert gallery.listed == ["s1", "s3", "s4"]
+    gallery.buttons[2].click()
     assert app.selection.sample == "s4"
-    assert gallery._buttons[2].button_style == "primary" and gallery._buttons[0].button_style == ""
-    gallery._label.value = ""
+    assert gallery.buttons[2].button_style == "primary" and gallery.buttons[0].button_style == ""
+    app.controls["class"].value = ""
     found = {role: find(run, name, "fc1") for role, name in (("s", "student-fc1-s0"), ("b", "baseline-s0"))}
     points = found["s"]["knowledge_point"].values
     changed = (points[0] ^ points[-1]).sum(-1)
-    gallery._order.value = "most changed"
-    assert [changed[NAMES.index(name)] for name in gallery._shown] == sorted(changed, reverse=True)
+    app.controls["order"].value = "most changed"
+    assert [changed[NAMES.index(name)] for name in gallery.listed] == sorted(changed, reverse=True)
     last = {role: kdviz.count_points(ds)["n_fg"].values[-1] for role, ds in found.items()}
     apart = abs(last["s"] - last["b"])
-    gallery._order.value = "student apart from baseline"
-    assert [apart[NAMES.index(name)] for name in gallery._shown] == sorted(apart, reverse=True)
+    app.controls["order"].value = "apart"
+    assert [apart[NAMES.index(name)] for name in gallery.listed] == sorted(apart, reverse=True)
     assert len(set(apart)) > 1 and len(set(changed)) > 1  # an order that could be wrong
 
 
 def test_gallery__turns_pages(run: Run, app: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdviz.widgets.gallery._PAGE", 2)
-    gallery = kdviz.explore(run)._gallery
-    assert gallery._where.value == "1 to 2 of 5" and gallery._earlier.disabled
-    gallery._later.click()
-    gallery._later.click()
-    assert gallery._where.value == "5 to 5 of 5" and gallery._later.disabled
+    monkeypatch.setattr("kdviz.widgets.gallery.PAGE", 2)
+    gallery = kdviz.explore(run).gallery
+    assert gallery._where.value == "1 to 2 of 5" and gallery.by_name["earlier"].disabled
+    gallery.by_name["later"].click()
+    gallery.by_name["later"].click()
+    assert gallery._where.value == "5 to 5 of 5" and gallery.by_name["later"].disabled
     assert gallery._cells[1].layout.display == "none"
-    gallery._buttons[0].click()
+    gallery.buttons[0].click()
     assert gallery._selection.sample == "s4"
 
 
@@ -434,21 +450,21 @@ def test_callback__that_fails_is_shown_and_raised_only_when_strict(
     monkeypatch.delenv("KDVIZ_STRICT", raising=False)
     monkeypatch.setattr(render.GridCanvas, "draw_points", fail)
     app.selection.epoch = 0
-    assert app._status.failed
-    assert "RuntimeError: no &lt;b&gt;ink&lt;/b&gt;" in app._status.value
+    assert app.failed
+    assert "RuntimeError: no &lt;b&gt;ink&lt;/b&gt;" in app.outputs["status"].value
     monkeypatch.setenv("KDVIZ_STRICT", "1")
     with pytest.raises(RuntimeError, match="ink"):
         app.selection.epoch = 2
     monkeypatch.undo()
     app.selection.epoch = 5
-    assert app._status.value == "" and not app._status.failed
+    assert app.outputs["status"].value == "" and not app.failed
 
 
 def test_charts__that_fail_are_shown(charting: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KDVIZ_STRICT", raising=False)
     monkeypatch.setattr(render, "view_charts", lambda *args, **options: 1 / 0)
     charting.selection.epoch = 0
-    assert "ZeroDivisionError" in charting._status.value
+    assert "ZeroDivisionError" in charting.outputs["status"].value
 
 
 def test_charts__wait_for_quiet_where_an_event_loop_runs(
@@ -460,18 +476,18 @@ def test_charts__wait_for_quiet_where_an_event_loop_runs(
     charts = charting._draw_charts
     monkeypatch.setattr(charting, "_draw_charts", lambda: (calls.append(charting.selection.epoch), charts()))
 
-    async def move() -> None:
-        before = charting._charts.value
+    async def step() -> None:
+        before = charting.outputs["charts"].value
         charting.selection.epoch = 0
         charting.selection.epoch = 2
-        assert charting._charts.value == before and not calls
+        assert charting.outputs["charts"].value == before and not calls
         await asyncio.sleep(0.3)
-        assert calls == [2] and charting._charts.value != before
+        assert calls == [2] and charting.outputs["charts"].value != before
         monkeypatch.setenv("KDVIZ_STRICT", "1")
         charting.selection.epoch = 5
         assert calls == [2, 5]  # at once: an error must reach the cell
 
-    asyncio.run(move())
+    asyncio.run(step())
     charting.selection.epoch = 0  # no loop: at once
     assert calls == [2, 5, 0]
 
@@ -488,7 +504,7 @@ def test_charts__show_the_counts_of_this_sample_and_its_peak(run: Run, app: Expl
     gain = app._scene.trace(student, "s2", "gain", app.selection.place)
     expected = np.log10(found["gain"].sel(epoch=5, sample="s2").values)
     assert np.allclose(gain.values, expected) and np.isnan(gain.cutoff)
-    app.selection.background = "sample"
+    move(app, background="sample")
     own = find(run, "student-fc1-s0", "fc1", background="sample")["sample_background_entropy"]
     trace = app._scene.trace(app.view.networks[1], "s2", "entropy", app.selection.place)
     assert trace.cutoff == pytest.approx(own.sel(epoch=5, sample="s2").item() - 0.25)
@@ -514,11 +530,12 @@ def test_save__units_as_table_and_dataset(app: Explorer, tmp_path: Path) -> None
 
 
 def test_save__settings_lead_back_to_the_view(run: Run, app: Explorer, tmp_path: Path) -> None:
-    for name, value in {"layer": "fc2", "epoch": 1, "threshold": 0.31, "calibration": "loss"}.items():
-        setattr(app.selection, name, value)
+    chosen = ["student-fc2-s0", "teacher"]
+    move(app, layer="fc2", networks=chosen, epoch=1, threshold=0.31, feature_loss=1.5)
     text = app.save(tmp_path / "view.yaml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
-    again = kdviz.explore(settings.pop("run_path"), **settings)
+    fields = {name: settings.pop(name) for name in Settings.__dataclass_fields__}
+    again = kdviz.explore(settings.pop("run_path"), settings=Settings(**fields), **settings)
     assert again.selection.as_parameters() == app.selection.as_parameters()
     assert panels(again) == panels(app)
 
@@ -543,10 +560,10 @@ def test_save_button__writes_and_says_where(
     app: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    app._controls._kind.value = ".csv"
-    app._controls.save.click()
-    assert (tmp_path / "kdviz-views" / "s0-fc1-s0-epoch5.csv").is_file()
-    assert app._status.value == "saved kdviz-views/s0-fc1-s0-epoch5.csv"
+    app.controls["file_kind"].value = ".csv"
+    app.controls["save"].click()
+    assert (tmp_path / "kdviz-views" / "s0-fc1-epoch5.csv").is_file()
+    assert app.outputs["status"].value == "saved kdviz-views/s0-fc1-epoch5.csv"
 
 
 # -- other runs
@@ -560,12 +577,15 @@ def test_explore__without_masks_shows_entropies_alone(tmp_path: Path) -> None:
     expected = kdviz.derive_entropy(run.dataset("mine", MODULES["fc1"]), weight=6.0)["entropy"].values[-1, 0]
     assert np.array_equal(one.entropy, expected)
     assert len(app._panels.children) == 3  # heading, title and pictures of the map
-    assert "no knowledge points" in app._notes.value
-    assert "knowledge point" not in app._explanation.value and "white line" not in app._explanation.value
+    assert "no knowledge points" in app.outputs["notes"].value
+    assert (
+        "knowledge point" not in app.outputs["explanation"].value
+        and "white line" not in app.outputs["explanation"].value
+    )
     assert "knowledge_point" not in pd.read_csv(app.save(tmp_path / "view.csv"))
     app.selection.epoch = 0
-    app._gallery._order.value = "most changed"
-    assert app._gallery._shown == NAMES and app._status.value == ""
+    app.controls["order"].value = "most changed"
+    assert app.gallery.listed == NAMES and app.outputs["status"].value == ""
     app.save(tmp_path / "view.png")
 
 
@@ -626,9 +646,9 @@ def test_network__that_begins_later_says_so(tmp_path: Path) -> None:
     add_network(run, "baseline-s0", "baseline", "fc1", epochs=(5, 9))
     app = kdviz.explore(run, epoch=2)
     assert [one.epoch for one in app.view.networks] == [2, 5]
-    assert "baseline: first measured at epoch 5." in app._notes.value
+    assert "baseline-s0: first measured at epoch 5." in app.outputs["notes"].value
     app.selection.epoch = 5
-    assert "first measured" not in app._notes.value
+    assert "first measured" not in app.outputs["notes"].value
 
 
 def test_save__refuses_while_nothing_is_shown(
@@ -650,7 +670,7 @@ def test_explore__with_masks_that_cover_all_shows_entropies_alone(tmp_path: Path
     add_network(run, "baseline-s0", "baseline", "fc1")
     app = kdviz.explore(run)
     assert not app.failed and len(app._panels.children) == 3
-    assert "no knowledge points" in app._notes.value
+    assert "no knowledge points" in app.outputs["notes"].value
 
 
 def test_layer__that_cannot_be_read_is_refused_and_said(
@@ -664,9 +684,11 @@ def test_layer__that_cannot_be_read_is_refused_and_said(
         if chunk.is_file():
             chunk.unlink()
     app = kdviz.explore(run)
-    layer = next(one for one in app._controls.settings.children if getattr(one, "description", "") == "layer")
+    layer = app.controls["layer"]
     layer.value = "fc2"
-    assert app.failed and "StoreError" in app._status.value and "gain" in app._status.value
+    assert (
+        app.failed and "StoreError" in app.outputs["status"].value and "gain" in app.outputs["status"].value
+    )
     assert app.selection.layer == layer.value == "fc1", "what is shown is what is selected"
     with pytest.raises(StoreError):
         app.selection.layer = "fc2"
@@ -682,7 +704,7 @@ def test_run__being_measured_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     add_network(run, "baseline-s0", "baseline", "fc2", finished=0)
     app = kdviz.explore(run)
     assert [one.role for one in app.view.networks] == ["student"]
-    assert "baseline-s0/classifier.fc1 has no finished epoch yet" in app._notes.value
+    assert "baseline-s0/classifier.fc1 has no finished epoch yet" in app.outputs["notes"].value
     with pytest.raises(StoreError, match="no epoch of any network is finished yet"):
         app.selection.layer = "fc2"
 
@@ -700,9 +722,10 @@ def test_overlays__draw_a_map_of_hardly_anything_but_zeros(tmp_path: Path) -> No
     values[0, 0, 0, 0] = 0.25  # beyond the quantile that ends the scale
     dims = ("attribution_method", "epoch", "sample", "unit")
     coordinates = {"attribution_method": ["grad_cam"], "epoch": [5], "sample": NAMES, "unit": np.arange(64)}
-    scene = kdviz.explore(run)._scene
-    scene.__dict__["_maps"] = {"baseline-s0": xr.DataArray(values, coordinates, dims)}
-    drawn, limits = scene._attribution("baseline-s0", "grad_cam", 0, 1)
+    maps = xr.Dataset({"attribution": (dims, values)}, coordinates)
+    run.write_result("attribution/baseline-s0", maps)
+    overlays = kdviz.explore(run)._scene.overlays
+    drawn, limits = overlays.find("baseline-s0", "grad_cam", "s0", 1)
     assert limits == (-1.0, 1.0) and drawn.max() == 0.25
 
 
@@ -713,8 +736,11 @@ def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path
         "attribution/scores", xr.Dataset({"auc": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
     )
     app = kdviz.explore(run)
-    assert app._scene.overlays == ["entropy"]
-    assert "attribution/scores" in app._notes.value and "attribution/&lt;network&gt;" in app._notes.value
+    assert app._scene.overlays.names == ["entropy"]
+    assert (
+        "attribution/scores" in app.outputs["notes"].value
+        and "attribution/&lt;network&gt;" in app.outputs["notes"].value
+    )
 
 
 def test_datasets__are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,7 +750,7 @@ def test_datasets__are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         Run, "dataset", lambda self, *key, **how: read.append(key) or dataset(self, *key, **how)
     )
     app = kdviz.explore(run, layer="fc2")
-    app.selection.coarsening = 2
+    move(app, coarsening=2)
     app.selection.epoch = 0
     assert sorted(read) == sorted(
         (name, MODULES["fc2"]) for name in ("teacher", "student-fc2-s0", "baseline-s0")
@@ -733,48 +759,138 @@ def test_datasets__are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_slider__widens_to_a_value_beyond_its_ends(app: Explorer) -> None:
-    app.selection.threshold = 2.0
-    slider = app._controls._bound["threshold"]
+    move(app, threshold=2.0)
+    slider = app.controls["threshold"]
     assert slider.value == 2.0 and slider.max == 2.0
 
 
 def test_gallery__order_follows_the_settings(app: Explorer) -> None:
-    app._gallery._order.value = "most changed"
+    app.controls["order"].value = "most changed"
     for threshold in (0.05, 0.9):
-        app.selection.threshold = threshold
+        move(app, threshold=threshold)
         expected = app._scene.choose("most changed", "", app.selection.place)
-        assert app._gallery._shown == expected
+        assert app.gallery.listed == expected
 
 
 def test_walk__through_every_control_with_charts_on(run: Run) -> None:
     app = kdviz.explore(run)
-    for name, control in app._controls._bound.items():
-        before, charts = control.value, app._charts.value
-        values = (
-            [value for _, value in control._options_full]
-            if hasattr(control, "_options_full")
-            else [control.min, control.max]
-        )
-        for value in [*values, before]:
+    layer = {"fc1": "fc2", "fc2": "fc1"}
+    for name in ("threshold", "background", "solver", "weight", "coarsening", "overlay", "opacity", "epoch"):
+        control, charts = app.controls[name], bytes(app.outputs["charts"].value)
+        before = control.value
+        values = [value for _, value in getattr(control, "_options_full", ())]
+        for value in [*(values or [control.min, control.max]), before]:
             control.value = value
-            assert not app.failed, f"{name} {value}: {app._status.value}"
-            assert getattr(app.selection, name) == value
-        assert bytes(app._charts.value) == bytes(charts), f"{name} goes back"
+            assert not app.failed, f"{name} {value}: {app.outputs['status'].value}"
+            assert app.selection.as_parameters()[name] == value
+        assert bytes(app.outputs["charts"].value) == charts, f"{name} goes back"
+    app.controls["layer"].value = layer[app.selection.layer]
+    assert not app.failed
     app.close()
 
 
 def test_selection__refuses_a_misspelt_trait(app: Explorer) -> None:
-    with pytest.raises(AttributeError, match="a selection has no 'treshold'; did you mean 'threshold'"):
-        app.selection.treshold = 0.3
+    with pytest.raises(AttributeError, match="a selection has no 'overlai'; did you mean 'overlay'"):
+        app.selection.overlai = "gain"
 
 
 def test_figure__states_scale_settings_and_doubts(app: Explorer) -> None:
-    app.selection.weight = 9.0
+    move(app, weight=9.0)
     text = " ".join(one.get_text() for one in app.figure().findobj(lambda one: hasattr(one, "get_text")))
     low, high = app.view.networks[0].limits
     assert f"entropy from {low:.2f} (yellow, kept) to {high:.2f} nat (dark blue, discarded)" in text
-    assert "overlay entropy" in text and "weight 9.0" in text and "target 0.386" in text
+    assert "overlay entropy" in text and "weight 9.0" in text and "calibration 0.386" in text
     assert "Extrapolated" in text and render.LEGEND in text
     app.selection.overlay = "occlusion"
     text = " ".join(one.get_text() for one in app.figure().findobj(lambda one: hasattr(one, "get_text")))
     assert "occlusion: blue negative, red positive" in text
+
+
+# -- networks by name
+
+LONG = "student-by-KL_with-a-name-that-is-much-too-long-for-a-column"
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Six measured networks, among them two students of one seed by different methods."""
+    path = tmp_path_factory.mktemp("six") / "run.zarr"
+    about = {
+        "teacher": ("teacher", {}),
+        "student-by-features": ("student", {"distillation_method": "features"}),
+        LONG: ("student", {"distillation_method": "kl"}),
+        "alone": ("baseline", {}),
+        "pruned": ("pruned", {}),
+        "quantised": ("quantised", {}),
+    }
+    foreground = np.zeros((2, 8, 8), bool)
+    foreground[:, 2:6, 2:6] = True
+    for place, (name, (role, details)) in enumerate(about.items()):
+        epochs = (3,) if role == "teacher" else (0, 3)
+        kdviz.measure_checkpoints(
+            small_cnn,
+            {epoch: small_cnn(seed=10 * place + epoch).state_dict() for epoch in epochs},
+            random_images(2),
+            network=name,
+            role=role,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=foreground,
+            details={"training_seed": 0} | details,
+            store=path,
+            progress=False,
+        )
+    return kdviz.open_run(path)
+
+
+def test_networks__are_chosen_by_name_two_of_one_seed_and_six_at_once(six: Run, tmp_path: Path) -> None:
+    app = kdviz.explore(six)
+    assert app.selection.networks == [
+        "teacher",
+        LONG,
+        "alone",
+    ]
+    colours = dict(app.view.styles)
+    assert len({style.colour for style in colours.values()}) == 6
+    app.controls["networks"].value = tuple(app.controls["networks"].options)
+    assert not app.failed and len(app.view.networks) == 6 and app.view.styles == colours
+    heads = [one.value for one in app.outputs["heads"]]
+    for one, head in zip(app.view.networks, heads, strict=True):
+        assert one.network in head and colours[one.network].colour in head
+        ds = six.dataset(one.network, "fc1")
+        found = analysis.apply_settings(ds, app.selection.settings)
+        sample = app.selection.sample
+        assert np.array_equal(one.points, found["knowledge_point"].sel(epoch=one.epoch, sample=sample))
+    table = pd.read_csv(app.save(tmp_path / "six.csv"))
+    assert list(dict.fromkeys(table["network"])) == app.selection.networks
+    for ending in ("png", "svg", "pdf", "nc"):
+        assert app.save(tmp_path / f"six.{ending}").stat().st_size > 0
+    app.close()
+
+
+def test_networks__apart_compares_the_first_two_learners(six: Run) -> None:
+    names = ["student-by-features", "teacher", LONG, "alone"]
+    app = kdviz.explore(six, networks=names)
+    app.controls["order"].value = "apart"
+    first, second = (
+        kdviz.count_points(analysis.apply_settings(six.dataset(name, "fc1"), app.selection.settings))
+        for name in (names[0], names[2])
+    )
+    apart = abs(first["n_fg"].values[-1] - second["n_fg"].values[-1])
+    order = [app._scene.samples.index(name) for name in app.gallery.listed]
+    assert apart[order].tolist() == sorted(apart, reverse=True)
+    app.close()
+
+
+def test_panels__that_failed_keep_nothing_of_the_last_view(
+    app: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    before = panels(app)
+    monkeypatch.setattr(render.GridCanvas, "draw_points", lambda *args, **options: 1 / 0)
+    app.selection.epoch = 0
+    assert app.failed and not set(panels(app)) & set(before)
+    assert app.outputs["heads"][0].value == app.outputs["explanation"].value == ""
+    monkeypatch.undo()
+    app.selection.epoch = 5
+    assert panels(app) == before

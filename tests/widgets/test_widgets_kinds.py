@@ -22,6 +22,7 @@ from traitlets import TraitError
 
 import kdviz
 from kdviz import render
+from kdviz.analysis import Settings
 from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
 from kdviz.widgets import Explorer, explorer
 
@@ -68,11 +69,11 @@ def app(opened: Explorer, kind: str, monkeypatch: pytest.MonkeyPatch) -> Explore
     monkeypatch.setenv("KDVIZ_STRICT", "1")
     monkeypatch.setattr(opened._draw_charts_later, "_call", lambda: None)  # slow, and the same for all kinds
     chosen = opened.selection
-    for name in ("overlay", "opacity", "azimuth", "histogram", "solver", "calibration"):
+    for name in ("overlay", "opacity", "azimuth", "histogram"):
         setattr(chosen, name, chosen.traits()[name].default_value)
-    chosen.threshold, chosen.weight, chosen.epoch = 0.25, 6.0, 5
+    chosen.settings, chosen.epoch = Settings(), 5
     chosen.sample = f"{kind}-0"
-    opened._gallery._label.value, opened._gallery._order.value = "", "as stored"
+    opened.controls["class"].value, opened.controls["order"].value = "", "as stored"
     return opened
 
 
@@ -188,10 +189,11 @@ def test_save__pictures_and_settings(
     assert ("image/png;base64" in svg) == (kind == "cloud")
     assert ("azimuth 75" in svg) == (kind == "cloud") and "coarsening" not in svg
     settings = yaml.safe_load(app.save(tmp_path / "view.yaml").read_text(encoding="utf-8"))
-    again = kdviz.explore(settings.pop("run_path"), **settings)
+    fields = {name: settings.pop(name) for name in Settings.__dataclass_fields__} | {"feature_loss": None}
+    again = kdviz.explore(settings.pop("run_path"), settings=Settings(**fields), **settings)
     assert again.selection.as_parameters() == app.selection.as_parameters()
-    for kinds, images in app._images.items():
-        assert [one.value for one in again._images[kinds]] == [one.value for one in images]
+    for kinds in ("map", "points", "detours"):
+        assert [one.value for one in again.outputs[kinds]] == [one.value for one in app.outputs[kinds]]
     again.close()
 
 
@@ -201,7 +203,7 @@ def test_save__pictures_and_settings(
         ("azimuth", 360, "azimuth"),
         ("azimuth", -1, "azimuth"),
         ("azimuth", 3.5, "azimuth"),
-        ("coarsening", 2, "coarsening is 2; this run has 1"),
+        ("settings", Settings(coarsening=2), "coarsening is 2; allowed: 1"),
         ("sample", "s0", "sample is 's0'"),
     ],
 )
@@ -215,9 +217,8 @@ def test_selection__refuses_what_there_is_not(
 
 
 def test_controls__offer_what_the_kind_has(kind: str, app: Explorer) -> None:
-    names = {getattr(one, "description", "") for one in app._controls.settings.children}
-    assert "grid" not in names and ("azimuth" in names) == (kind == "cloud")
-    assert sum(isinstance(one, widgets.Play) for one in app._controls.settings.children) == (kind == "cloud")
+    assert "coarsening" not in app.controls
+    assert ("azimuth" in app.controls) == ("turn" in app.controls) == (kind == "cloud")
 
 
 def test_gallery__orders_as_for_images(kind: str, app: Explorer) -> None:
@@ -226,20 +227,21 @@ def test_gallery__orders_as_for_images(kind: str, app: Explorer) -> None:
         threshold=0.25,
     )["knowledge_point"].values
     changed = (points[0] ^ points[-1]).sum(-1)
-    app._gallery._order.value = "most changed"
+    app.controls["order"].value = "most changed"
     place = app._scene.samples.index
-    assert [changed[place(name)] for name in app._gallery._shown] == sorted(changed, reverse=True)
-    app._gallery._buttons[1].click()
-    assert app.selection.sample == app._gallery._shown[1]
+    assert [changed[place(name)] for name in app.gallery.listed] == sorted(changed, reverse=True)
+    app.gallery.buttons[1].click()
+    assert app.selection.sample == app.gallery.listed[1]
 
 
 def test_walk__through_every_control(kind: str, app: Explorer) -> None:
-    for name, control in app._controls._bound.items():
+    for name in ("threshold", "background", "solver", "weight", "overlay", "opacity", "histogram", "epoch"):
+        control = app.controls[name]
         before = control.value
-        options = getattr(control, "_options_full", None)
-        for value in [one for _, one in options] if options else [control.min, control.max]:
+        values = [value for _, value in getattr(control, "_options_full", ())]
+        for value in values or [control.min, control.max]:
             control.value = value
-            assert not app.failed, f"{name} {value}: {app._status.value}"
+            assert not app.failed, f"{name} {value}: {app.outputs['status'].value}"
         control.value = before
     app._redraw_charts()
     assert not app.failed
@@ -271,7 +273,7 @@ def test_words__have_the_colours_marks_and_numbers_of_their_units(app: Explorer)
         tokens, inside = app.view.coordinates["token"], app.view.foreground
         low, high = one.limits
         scale = colormaps["viridis_r"]
-        drawn = {kind: spans(app._images[kind][column].value) for kind in app._images}
+        drawn = {kind: spans(app.outputs[kind][column].value) for kind in ("map", "points", "detours")}
         for place, word in enumerate(tokens):
             shown = drawn["map"][place]
             colour = to_hex(scale(np.clip((one.entropy[place] - low) / (high - low), 0, 1)))
@@ -291,35 +293,35 @@ def test_words__have_the_colours_marks_and_numbers_of_their_units(app: Explorer)
 @OF_WORDS
 def test_words__are_data_and_never_markup(app: Explorer) -> None:
     app.selection.sample = "text-1"  # holds <b>manufactured</b>
-    for html in (app._input.value, app._images["points"][0].value):
+    for html in (app.outputs["input"].value, app.outputs["points"][0].value):
         assert "<b>manufactured" not in html and "&lt;b&gt;manufactured&lt;/b&gt;" in html
-    assert [span.text for span in spans(app._input.value)] == TEXTS[1].split()
+    assert [span.text for span in spans(app.outputs["input"].value)] == TEXTS[1].split()
 
 
 @OF_WORDS
 def test_words__gallery_shows_the_first_of_them(app: Explorer) -> None:
-    gallery = app._gallery
-    assert gallery._pictures == []
-    assert gallery._buttons[3].description == "positive: unflinchingly bleak and desperate"
-    assert gallery._buttons[0].description == "negative: a deliciously nonsensical comedy about a city co…"
-    gallery._buttons[4].click()
+    gallery = app.gallery
+    assert gallery.pictures == []
+    assert gallery.buttons[3].description == "positive: unflinchingly bleak and desperate"
+    assert gallery.buttons[0].description == "negative: a deliciously nonsensical comedy about a city co…"
+    gallery.buttons[4].click()
     assert app.selection.sample == "text-4" and len(app.view.coordinates["token"]) == 1
 
 
 @OF_WORDS
 def test_words__are_called_foreground(app: Explorer) -> None:
-    assert re.search(r"\d foreground<br>\d background<br>ratio", app._heads[1].value)
-    assert "object" not in app._heads[1].value
-    assert "underlined: foreground" in app._explanation.value
-    assert "white line" not in app._explanation.value
+    assert re.search(r"\d foreground<br>\d background<br>ratio", app.outputs["heads"][1].value)
+    assert "object" not in app.outputs["heads"][1].value
+    assert "underlined: foreground" in app.outputs["explanation"].value
+    assert "white line" not in app.outputs["explanation"].value
     assert [word.text for word in app.view.picture.words] == app.view.coordinates["token"].tolist()
 
 
 @OF_WORDS
 def test_words__stay_as_they_are_whatever_the_azimuth(app: Explorer) -> None:
-    before = [one.value for one in app._images["map"]]
+    before = [one.value for one in app.outputs["map"]]
     app.selection.azimuth = 200
-    assert [one.value for one in app._images["map"]] == before
+    assert [one.value for one in app.outputs["map"]] == before
 
 
 # -- points in space
@@ -337,9 +339,9 @@ def test_cloud__panels_are_what_the_functions_draw(app: Explorer) -> None:
         "detours": canvas.draw_detours(one.points, one.dropped, **side),
     }
     for kinds, picture in expected.items():
-        assert np.array_equal(picture_of(app._images[kinds][1]), picture)
+        assert np.array_equal(picture_of(app.outputs[kinds][1]), picture)
     shown = canvas.draw_input(side["looks"], explorer._INPUT)
-    assert np.array_equal(picture_of(app._input), shown)
+    assert np.array_equal(picture_of(app.outputs["input"]), shown)
 
 
 @OF_POINTS
@@ -355,7 +357,7 @@ def test_cloud__the_nearest_point_has_the_colour_of_its_entropy_and_turns_away(a
         nearest = int(projected[:, 2].argmin())
         column, row = projected[nearest, :2].astype(int)
         colour = colormaps["viridis_r"](np.clip((one.entropy[nearest] - low) / (high - low), 0, 1))
-        picture = picture_of(app._images["map"][1])
+        picture = picture_of(app.outputs["map"][1])
         around = picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).astype(int)
         assert abs(around - np.rint(255 * np.array(colour[:3]))).max(axis=1).min() <= 1
         seen.append(nearest)
@@ -369,15 +371,15 @@ def test_cloud__turning_derives_nothing_and_draws_no_charts(
     misses = [cache.cache_info().misses for cache in (app._scene._derivation.points, app._scene._limits)]
     charts = []
     monkeypatch.setattr(app._draw_charts_later, "_call", lambda: charts.append(1))
-    before = bytes(app._images["map"][0].value)
-    slider = app._controls._bound["azimuth"]
+    before = bytes(app.outputs["map"][0].value)
+    slider = app.controls["azimuth"]
     slider.value = 100
-    assert app.selection.azimuth == 100 and bytes(app._images["map"][0].value) != before
-    play = next(one for one in app._controls.settings.children if isinstance(one, widgets.Play))
+    assert app.selection.azimuth == 100 and bytes(app.outputs["map"][0].value) != before
+    play = app.controls["turn"]
     play.value = 115  # as the running Play sends it
     assert app.selection.azimuth == slider.value == 115 and play.repeat
     app.selection.azimuth = 30
-    assert play.value == 30 and bytes(app._images["map"][0].value) == before
+    assert play.value == 30 and bytes(app.outputs["map"][0].value) == before
     assert charts == []
     after = [cache.cache_info().misses for cache in (app._scene._derivation.points, app._scene._limits)]
     assert after == misses
@@ -387,11 +389,11 @@ def test_cloud__turning_derives_nothing_and_draws_no_charts(
 
 @OF_POINTS
 def test_cloud__gallery_shows_small_pictures(app: Explorer) -> None:
-    gallery = app._gallery
-    pictures = [picture_of(image) for image in gallery._pictures[:4]]
+    gallery = app.gallery
+    pictures = [picture_of(image) for image in gallery.pictures[:4]]
     assert all(picture.shape == (72, 72, 3) and (picture < 200).any() for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[1])
-    assert [button.description for button in gallery._buttons[:4]] == ["box", "ring", "box", "ring"]
+    assert [button.description for button in gallery.buttons[:4]] == ["box", "ring", "box", "ring"]
 
 
 # -- runs that lack something
@@ -416,7 +418,7 @@ def test_explore__without_masks_shows_values_alone(
     run.write_block("teacher", layer, 0, 0, ds[[*names, "valid"]].drop_vars("foreground", errors="ignore"))
     app = kdviz.explore(run)
     assert len(app._panels.children) == 3 and not app.view.foreground.any()
-    assert "no knowledge points" in app._notes.value
+    assert "no knowledge points" in app.outputs["notes"].value
     app.save(tmp_path / "view.png")
     assert "knowledge_point" not in pd.read_csv(app.save(tmp_path / "view.csv"))
     app.close()

@@ -361,7 +361,12 @@ def make_trace(role: str, epochs: list[int], n_fg: list[int], **details: object)
     ratios = {f"fg_ratio{end}": np.full(len(epochs), 0.5) for end in ("", "_low", "_high")}
     table = pd.DataFrame(columns | ratios, index=pd.Index(epochs, name="epoch")).assign(role=role)
     return render.Trace(
-        f"{role}-s0", role, table, np.array([0.0, 1.0, 1.0, np.nan]), n_fg=np.array(n_fg), **details
+        f"{role}-s0",
+        render.style_networks({role: role})[role],
+        table,
+        np.array([0.0, 1.0, 1.0, np.nan]),
+        n_fg=np.array(n_fg),
+        **details,
     )
 
 
@@ -384,7 +389,9 @@ def test_view_charts__cursor_threshold_peak_and_place() -> None:
 
 
 def test_view_charts__without_counts_shows_the_histogram_alone() -> None:
-    trace = render.Trace("teacher", "teacher", None, np.array([0.0, 1.0]))
+    trace = render.Trace(
+        "teacher", render.style_networks({"teacher": "teacher"})["teacher"], None, np.array([0.0, 1.0])
+    )
     (histogram,) = render.view_charts([trace], epoch=3, quantity="nat").axes
     assert histogram.get_title() == "units of this sample"
 

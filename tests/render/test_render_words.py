@@ -157,7 +157,12 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
 
 def test_view_figure__takes_words_for_pictures() -> None:
     text = text_of(["good", "film"], np.array([True, False])).draw_points(np.array([True, False]))
-    trace = render.Trace("teacher", "teacher", None, np.array([0.0, 1.0, np.nan]))
+    trace = render.Trace(
+        "teacher",
+        render.style_networks({"teacher": "teacher"})["teacher"],
+        None,
+        np.array([0.0, 1.0, np.nan]),
+    )
     figure = render.view_figure(
         text_of(["good", "film"], np.array([True, False])).draw_input(),
         {"teacher": {"points": text}},

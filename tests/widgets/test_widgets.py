@@ -733,7 +733,7 @@ def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path
     run = make_run(tmp_path / "run.zarr")
     add_network(run, "baseline-s0", "baseline", "fc1")
     run.write_result(
-        "attribution/scores", xr.Dataset({"auc": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
+        "attribution/scores", xr.Dataset({"area": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
     )
     app = kdviz.explore(run)
     assert app._scene.overlays.names == ["entropy"]

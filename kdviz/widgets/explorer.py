@@ -183,9 +183,9 @@ class Explorer(widgets.VBox):
     def _draw(self) -> None:
         """Draw all but the charts; where that fails, nothing of the last view stays."""
         try:
-            self._view = None
-            self._view = self._draw_view()
+            self._view = self._draw_view()  # the old one until then: charts may be drawn in another thread
         except Exception:
+            self._view = None
             self._blank()
             raise
 

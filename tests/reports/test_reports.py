@@ -233,7 +233,9 @@ def test_rerun__higher_threshold_of_the_app_shows_fewer_points(tmp_path: Path) -
 
 
 def test_rerun__takes_the_settings_the_app_saves(tmp_path: Path) -> None:
-    app = kdviz.explore(find_data("runs/fashion.nc"), layer="fc2", epoch=4, threshold=0.15)
+    app = kdviz.explore(
+        find_data("runs/fashion.nc"), layer="fc2", epoch=4, settings=kdviz.analysis.Settings(threshold=0.15)
+    )
     parameters = read_parameter_file(app.save(tmp_path / "view.yaml"))
     assert set(parameters) == set(read_parameters(find_notebook("02_explore")))
     page = rerun("02_explore", parameters, folder=tmp_path / "out", progress=False)

@@ -15,7 +15,7 @@ from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
 from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD, ImageSet, normalise
 from kdviz.sources.reviews import REVIEW_CLASSES, MovieReviews, movie_reviews
-from kdviz.sources.samples import LazyArray, Part, Prepared, SampleSet, Source
+from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
 from kdviz.sources.text_files import ANSWER_CLASSES, Squad, Sst2, read_squad, read_sst2
 from kdviz.sources.words import split_words
@@ -43,7 +43,6 @@ __all__ = [
     "LazyArray",
     "ModelNet40",
     "MovieReviews",
-    "Part",
     "Prepared",
     "SampleSet",
     "Source",

@@ -13,7 +13,8 @@ from kdviz.errors import StoreError
 from kdviz.files import make_folder, read_json, write_json
 from kdviz.measuring import measure_checkpoints
 from kdviz.networks import load_weights
-from kdviz.sources import Part, Prepared, SampleSet, find_data, review_tokenizer
+from kdviz.sources import Prepared, SampleSet, find_data, review_tokenizer
+from kdviz.sources.samples import Part
 from kdviz.store import Run, create_run, open_run
 from kdviz.studies.plans import BUILT_IN_TEACHERS, BuiltInTeacher, SavedTeacher, TrainedTeacher
 from kdviz.studies.tasks import Layout, Subject, Task

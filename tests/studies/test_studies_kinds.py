@@ -207,7 +207,7 @@ def test_study__texts_without_words_of_both_kinds_are_refused_before_training(tm
         make_plan("text", {"kind": "sst2", "file": tmp_path / "plain.tsv"}),
         progress=False,
     )
-    with pytest.raises(DataError, match="has both words that the sentiment lexicon rates"):
+    with pytest.raises(DataError, match="has foreground words and others to compare them with"):
         study.train()
     assert not (tmp_path / "study").exists()
 

@@ -134,7 +134,7 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     n_fg = float((found["knowledge_point"] & found["foreground"]).sum("unit").mean())
     row = next(line.split() for line in printed[4].splitlines() if line.startswith("n_fg"))
     assert float(row[2]) == pytest.approx(n_fg, abs=0.0051) and n_fg > 0
-    assert names["app"].selection.threshold == 0.5
+    assert names["app"].selection.settings.threshold == 0.5
     assert names["masks"].sum(1).tolist() == [256] * 4
 
     # pictures: something in every column

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from kdviz import arguments
 from kdviz.errors import DataError
-from kdviz.units import Grid, Units
+from kdviz.units import ImageUnits, Units
 
 NAMES_SHOWN = 5
 PARTS = ("train", "held-out")
@@ -195,7 +195,7 @@ class SampleSet(ABC):
                 "valid": (("sample", "unit"), units.valid(len(self))),
                 "foreground": (
                     ("sample", "unit"),
-                    units.reduce_mask(mask) if isinstance(units, Grid) else mask,
+                    units.reduce_mask(mask) if isinstance(units, ImageUnits) else mask,
                 ),
             },
             coords={

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
-from scipy import ndimage
 
 from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError
@@ -146,6 +145,8 @@ def _load_items(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArr
 def _outline_item(pixels: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
     """Which raw pixels ``(28, 28)`` are the item: bright ones, what they enclose, no openings."""
     bright = pixels > _ITEM_THRESHOLD
+    from scipy import ndimage  # heavy, and asked for when samples are made, not when a study is looked at
+
     filled = ndimage.binary_fill_holes(bright)
     if label in _OPEN_CLASSES:
         filled &= ~ndimage.binary_opening(filled & ~bright, np.ones((3, 3)))

@@ -21,7 +21,6 @@ _HOME = {
     "list_layers": "kdviz.networks",
     "measure": "kdviz.measuring",
     "measure_checkpoints": "kdviz.measuring",
-    "measure_sampled": "kdviz.measuring",
     "measure_learning": "kdviz.analysis",
     "open_run": "kdviz.store",
     "weight_distance": "kdviz.training",

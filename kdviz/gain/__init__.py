@@ -14,7 +14,7 @@ Modules, each importing only from those before it: ``bench``, ``probes``, ``loss
 """
 
 from kdviz.gain.bench import Bench, Passes
-from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend, minimise_sampled
+from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend
 from kdviz.gain.losses import Change, measure_change, share_loss
 from kdviz.gain.probes import Surrogate, estimate_gain
 
@@ -28,6 +28,5 @@ __all__ = [
     "descend",
     "estimate_gain",
     "measure_change",
-    "minimise_sampled",
     "share_loss",
 ]

@@ -1,11 +1,10 @@
-"""Descents on sampled losses: the authors' own, with few draws, and a plain minimiser as a check.
+"""The authors' own descent on sampled losses, with few draws.
 
 Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,56 +135,3 @@ def _change_gradients(bench: Bench, layer: str, shifts: Tensor) -> Tensor:
     (gradients,) = torch.autograd.grad(change.sum(), shifts)
     bench.passes.backward += len(noisy)
     return gradients
-
-
-def minimise_sampled(
-    bench: Bench,
-    layer: str,
-    feature_variance: Tensor,
-    *,
-    weight: float = 7.0,
-    steps: int = 400,
-    draws: int = 16,
-) -> Tensor:
-    """Minimise Eq. (4) by plain Monte Carlo: no gain, no surrogate, no small-noise assumption.
-
-    The independent check of the closed forms, and the way to noise too large for them. Adam on ``log sigma``
-    with a learning rate that falls to zero; the mean of the last half of the steps is returned.
-
-    Parameters
-    ----------
-    bench, layer
-        Inputs and network.
-    feature_variance
-        Shape ``(B,)``; positive.
-    weight
-        Entropy weight in the mean form.
-    steps, draws
-        Steps, and fresh pass pairs in each.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(B, U)``, float64: ``sigma / tau0`` at the minimum.
-    """
-    samples, units = len(bench.inputs), bench.unit_count
-    log_ratio = torch.zeros(samples, units, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([log_ratio], lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    total = torch.zeros(samples, units, dtype=torch.float64)
-    limits = np.log(NOISE_RATIO_LIMITS)
-    for step in range(steps):
-        slope = torch.zeros_like(total)
-        ratio = log_ratio.detach().exp()
-        scale = bench.spread(ratio * bench.base_noise)
-        for several in bench.noise("sampled", range(step * draws, (step + 1) * draws)).split(bench.together):
-            per_element = several * _change_gradients(bench, layer, scale * several)
-            slope += bench.reduce(per_element).double().cpu().sum(0) / draws
-        log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
-        adam.step()
-        schedule.step()
-        with torch.no_grad():
-            log_ratio.clamp_(*limits)
-        if step >= steps // 2:
-            total += log_ratio.detach() / (steps - steps // 2)
-    return total.exp()

@@ -3,12 +3,11 @@
 Modules, each importing only from those before it: ``settings`` (what decides the numbers), ``trial`` (refuses
 a network that allows no measurement, before the work), ``blocks`` (one batch through the engine, and which
 method a sample needs), ``pictures`` (of the inputs), ``measurement`` (a measurement as a value, cut into
-tasks), ``networks`` (the public verbs), ``sampled`` (the same without gains, as a check).
+tasks), ``networks`` (the public verbs).
 """
 
 from kdviz.measuring.measurement import Block, Measurement, Task
 from kdviz.measuring.networks import measure, measure_checkpoints
-from kdviz.measuring.sampled import measure_sampled
 from kdviz.measuring.settings import Settings
 
-__all__ = ["Block", "Measurement", "Settings", "Task", "measure", "measure_checkpoints", "measure_sampled"]
+__all__ = ["Block", "Measurement", "Settings", "Task", "measure", "measure_checkpoints"]

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reference import authors_loop
+from reference import authors_loop, sampled_optimum
 from torch import nn
 
 from kdviz.entropy import gain_ratio, solve
-from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_change, minimise_sampled, share_loss
+from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_change, share_loss
 from kdviz.networks.features import FeatureReader, resolve_layers
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.units import grid
@@ -630,11 +630,11 @@ def test_descend__reported_error_tells_the_spread_over_seeds():
     assert 0.6 < spread / reported < 1.4
 
 
-# -- the plain minimiser: an opinion of its own on the optimum
+# -- a plain minimiser: another opinion on the optimum
 
 
 @pytest.mark.parametrize("kind", ["linear", "network"])
-def test_minimise_sampled__agrees_with_the_optimum(kind):
+def test_solve__optimum_is_that_of_sampled_losses(kind):
     if kind == "linear":
         problem = linear_problem(samples=3)
         bench, layer = linear_bench(problem), "linear"
@@ -643,7 +643,7 @@ def test_minimise_sampled__agrees_with_the_optimum(kind):
     surrogates = estimate_gain(bench)
     variance = variance_of(bench, surrogates, draws=64)[layer]
     ratio = gain_ratio(surrogates[layer].gain.numpy(), variance.numpy(), True, bench.base_noise)
-    sampled = minimise_sampled(bench, layer, variance, draws=8).log().numpy()
+    sampled = sampled_optimum.minimise(bench, layer, variance, draws=8).log().numpy()
     optimum, other = (
         np.log(solve(ratio, solver="optimum", calibration=None, weight=w).noise_ratio) for w in (7.0, 8.0)
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from reference import sampled_optimum
 from torch import nn
 
 import kdviz
@@ -1148,36 +1149,26 @@ def test_measure__store_begun_with_another_estimator_is_not_continued(tmp_path, 
         call()
 
 
-# -- the check without gains
+# -- another opinion, without gains
 
 
-def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
+def test_measure__optimum_of_the_gains_is_that_of_sampled_losses():
     network, images = small_cnn(seed=1), random_images(2, seed=3)
     quiet = {"units": GRID, "base_noise": 1e-3, "progress": False}
-    sampled = kdviz.measure_sampled(network, images, layer="fc1", steps=150, draws=16, **quiet)
+    inputs, settings = prepare_inputs(images, GRID), Settings.for_units(GRID, base_noise=1e-3)
+    same = Measurement(lambda: network, {0: None}, inputs, "fc1", settings)
+    sampled = sampled_optimum.measure_entropy(same, steps=150)
     gains = kdviz.measure(network, images, layers="fc1", method="gain", probes=64, draws=8, **quiet)
     closed = kdviz.derive_entropy(gains, solver="optimum", calibration=None)
     # 0.02 nat are seen at 400 steps; shorter and so noisier here, against maps that spread over 0.2 nat
     # each has its own feature variance from a few draws, which shifts a whole map
-    shift = (sampled["entropy"] - closed["entropy"]).mean("unit")
+    apart = closed["entropy"][0] - sampled
+    shift = apart.mean("unit")
     assert float(abs(shift).max()) < 0.1
-    assert float(abs(sampled["entropy"] - closed["entropy"] - shift).mean()) < 0.04
-    assert np.corrcoef(sampled["entropy"].values.ravel(), closed["entropy"].values.ravel())[0, 1] > 0.95
+    assert float(abs(apart - shift).mean()) < 0.04
+    assert np.corrcoef(sampled.ravel(), closed["entropy"].values.ravel())[0, 1] > 0.95
     other = kdviz.derive_entropy(gains, solver="optimum", weight=10.0, calibration=None)
-    assert float(abs(sampled["entropy"] - other["entropy"]).mean()) > 0.1  # the weight is seen
-
-
-def test_measure_sampled__gives_what_find_points_reads():
-    images = random_images(2, seed=3)
-    mask = np.zeros((2, 8, 8), bool)
-    mask[:, 2:6, 2:6] = True
-    ds = kdviz.measure_sampled(
-        small_cnn(seed=1), images, layer="fc1", units=GRID, foreground=mask, steps=3, draws=2, progress=False
-    )
-    assert ds.attrs["solver"] == "sampled"
-    assert kdviz.find_points(ds, threshold=0.0)["knowledge_point"].dtype == bool
-    with pytest.raises(ValueError, match="steps must be an integer of 1 or more, got 0"):
-        kdviz.measure_sampled(small_cnn(), images, layer="fc1", units=GRID, steps=0)
+    assert float(abs(other["entropy"][0] - sampled).mean()) > 0.1  # the weight is seen
 
 
 def test_measure_checkpoints__state_dict_in_a_training_record_is_taken() -> None:

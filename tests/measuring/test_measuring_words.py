@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from reference import sampled_optimum
 from torch import nn
 
-from kdviz import derive_entropy, find_points, measure, measure_checkpoints, measure_sampled, open_run, units
+from kdviz import derive_entropy, find_points, measure, measure_checkpoints, open_run, units
 from kdviz.errors import DegenerateWarning, LayerError, StoreError
-from kdviz.measuring import measurement
+from kdviz.measuring import Measurement, Settings, measurement
+from kdviz.networks import prepare_inputs
 from kdviz.store import Run
 
 torch.set_num_threads(1)
@@ -159,16 +161,16 @@ def test_measure__several_draws_in_a_pass_change_rounding_only():
     np.testing.assert_allclose(alone["entropy"], together["entropy"], atol=1e-5)
 
 
-def test_measure_sampled__agrees_with_the_optimum_of_the_gains():
+def test_measure__optimum_of_the_gains_is_that_of_sampled_losses():
     ds = derive_entropy(run(draws=8, probes=256), solver="optimum", calibration=None, weight=1.0)
     ids, words = make_inputs()
-    sampled = measure_sampled(
-        Encoder(), ids, layer="hidden", units=words, entry="embeddings", weight=1.0,
-        steps=200, sample_ids=[f"text-{row}" for row in range(3)], progress=False,
-    )  # fmt: skip
-    apart = abs(ds["entropy"] - sampled["entropy"])
-    assert float(apart.mean()) < 0.05  # where the sampled descent itself repeats to about 0.03
-    np.testing.assert_array_equal(np.isnan(sampled["entropy"][0]), ~ds["valid"])
+    inputs = prepare_inputs(ids, words, sample_ids=[f"text-{row}" for row in range(3)], entry="embeddings")
+    settings = Settings.for_units(words, entry="embeddings", weight=1.0)
+    same = Measurement(Encoder, {0: None}, inputs, "hidden", settings)
+    sampled = sampled_optimum.measure_entropy(same, steps=200)
+    # where the sampled descent itself repeats to about 0.03
+    assert float(abs(ds["entropy"][0] - sampled).mean()) < 0.05
+    np.testing.assert_array_equal(np.isnan(sampled), ~ds["valid"])
 
 
 def test_measure_checkpoints__stores_the_unit_of_noise_and_resumes_to_the_same_bits(tmp_path):
@@ -306,14 +308,6 @@ def test_measure__ids_of_the_user_are_not_changed_by_the_network():
 def test_measure__entry_may_be_a_module():
     network = Encoder()
     np.testing.assert_array_equal(run(network, entry=network.embeddings)["gain"], run(network)["gain"])
-
-
-def test_measure_sampled__stores_the_unit_of_noise():
-    ids, words = make_inputs()
-    options = {"layer": "hidden", "units": words, "entry": "embeddings", "steps": 2, "progress": False}
-    ds = measure_sampled(Encoder(), ids, **options)
-    assert float(ds["noise_unit"][0]) == float(run()["noise_unit"][0])
-    assert "noise_unit" not in measure_sampled(Encoder(), ids, base_noise=0.01, **options)
 
 
 @pytest.mark.parametrize("moment", ["second block", "behind the last block"])

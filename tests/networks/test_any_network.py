@@ -559,13 +559,10 @@ def test_measure__refuses_autocast(no_work):
         measure(small_cnn())
 
 
-def test_measure__refuses_before_any_work_in_every_verb(monkeypatch):
+def test_measure_checkpoints__refuses_before_any_work(monkeypatch):
     monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("work was begun"))
-    monkeypatch.setattr("kdviz.measuring.sampled.Bench", lambda *_, **__: pytest.fail("work was begun"))
     make = without_gradient(torch.no_grad)
     quiet = {"units": GRID, "progress": False}
-    with pytest.raises(ValueError, match="no gradient connects"):
-        kdviz.measure_sampled(make(), IMAGES, layer="inner.fc1", **quiet)
     states = {0: make().state_dict()}
     with pytest.raises(ValueError, match="no gradient connects"):
         kdviz.measure_checkpoints(
@@ -724,18 +721,14 @@ STAGES = {  # at which call of the last layer, and what happens there
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("verb", ["measure", "measure_sampled"])
-def test_measure__leaves_everything_as_found_at_every_stage(verb, stage):
+def test_measure__leaves_everything_as_found_at_every_stage(stage):
     network = eventful_network()
     network[8].at, network[8].error = STAGES[stage]
     before = state_of(network)
-    common = {"units": GRID, "feature": "identity", "progress": False}
+    options = {"feature": "identity", "method": "path", "probes": 4, "draws": 2, "progress": False}
 
     def work():
-        if verb == "measure":
-            kdviz.measure(network, IMAGES, layers="8", method="path", probes=4, draws=2, **common)
-        else:
-            kdviz.measure_sampled(network, IMAGES, layer="8", steps=30, draws=2, **common)
+        kdviz.measure(network, IMAGES, layers="8", units=GRID, **options)
 
     if network[8].error is None:
         work()

@@ -13,13 +13,7 @@ from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.text import TextNetwork
 
 PRESETS = MappingProxyType({**image.PRESETS, **text.PRESETS, **cloud.PRESETS})
-"""Layers and constants of every network, by name."""
-
-
-def list_models() -> list[str]:
-    """Name the networks of all kinds of input; ``PRESETS[name].modality`` says which one takes."""
-    return sorted(PRESETS)
-
+"""Layers and constants of every network, by name; their ``modality`` says which kind of input it takes."""
 
 __all__ = [
     "PRESETS",
@@ -28,6 +22,5 @@ __all__ = [
     "build",
     "cloud",
     "image",
-    "list_models",
     "text",
 ]

@@ -1,6 +1,7 @@
-"""What all builders share: checks of their arguments, and weights that depend on the seed alone."""
+"""What all builders share: checks of arguments, the head, and weights that depend on the seed alone."""
 
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -27,12 +28,42 @@ def check_arguments(
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
 
 
-def set_dropout(network: nn.Module, dropout: float | None) -> int:
-    """Give every dropout layer this probability, unless it is None; return how many there are."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
-    for layer in layers:
-        layer.p = layer.p if dropout is None else dropout
-    return len(layers)
+def make_head(
+    layer: Callable[[int, int], nn.Module],
+    in_features: int,
+    hidden: tuple[int, ...],
+    classes: int,
+    dropout: tuple[float, ...] = (0.0, 0.0),
+    slope: float = 0.0,
+) -> nn.Sequential:
+    """Make hidden layers ``fc1`` and ``fc2``, and ``fc3``, which gives the logits.
+
+    Parameters
+    ----------
+    layer
+        What the hidden layers are, such as ``nn.Linear``.
+    in_features, hidden, classes
+        Widths; `hidden` of ``fc1`` and ``fc2``.
+    dropout
+        Probabilities after ``fc1`` and ``fc2``.
+    slope
+        Of the activation below 0: 0 is a ReLU.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (width, probability) in enumerate(zip(hidden, dropout, strict=True), start=1):
+        layers[f"fc{index}"] = layer(in_features, width)
+        layers[f"relu{index}"] = nn.LeakyReLU(slope) if slope else nn.ReLU()
+        layers[f"drop{index}"] = nn.Dropout(probability)
+        in_features = width
+    layers["fc3"] = nn.Linear(in_features, classes)
+    return nn.Sequential(layers)
+
+
+def set_dropout(network: nn.Module, dropout: float | None) -> None:
+    """Set the probability of every dropout layer, unless it is None."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout) and dropout is not None:
+            module.p = dropout
 
 
 @torch.no_grad()

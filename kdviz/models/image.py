@@ -7,7 +7,6 @@ convolution and three fully connected layers. This module knows nothing of data 
 Symbols: ``B`` samples, ``H, W`` input height and width, ``C`` classes.
 """
 
-import math
 from collections import OrderedDict
 from types import MappingProxyType
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdviz.errors import MissingExtraError
-from kdviz.models.building import check_arguments, draw_weights, set_dropout
+from kdviz.models.building import check_arguments, draw_weights, make_head, set_dropout
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
@@ -66,15 +65,7 @@ class DeepHeadResNet(ResNet):
                 relu2=nn.ReLU(),
             )
         )
-        self.head = nn.Sequential(
-            OrderedDict(
-                fc1=nn.Linear(features, features),
-                relu1=nn.ReLU(),
-                fc2=nn.Linear(features, features),
-                relu2=nn.ReLU(),
-                fc3=nn.Linear(features, classes),
-            )
-        )
+        self.head = make_head(nn.Linear, features, (features, features), classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to logits ``(B, C)``."""
@@ -84,7 +75,7 @@ class DeepHeadResNet(ResNet):
 
 
 class SmallVGG(nn.Module):
-    """Three blocks of 3x3 convolutions (16; 32; 64, 64 channels) and max-pooling, then fc1, fc2 and fc3.
+    """Three blocks of 3x3 convolutions (16; 32; 64, 64 channels) and max-pooling; fc1, fc2 (128) and fc3.
 
     Made for the built-in 48 x 48 images: a third of a million weights, trained in minutes on a CPU.
 
@@ -96,35 +87,25 @@ class SmallVGG(nn.Module):
         Height and width of the images, at least 8; the width of ``fc1``'s input follows from it.
     """
 
-    blocks = ((16,), (32,), (64, 64))
-    hidden = 128
-
     def __init__(self, classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
-        if min(input_size) < 2 ** len(self.blocks):
-            raise ValueError(f"input_size {input_size[0]} x {input_size[1]} is too small for small_vgg")
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        channels, index = 3, 0
-        for block, widths in enumerate(self.blocks, start=1):
-            for width in widths:
-                index += 1
-                layers[f"conv{index}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-                layers[f"relu{index}"] = nn.ReLU()
-                channels = width
-            layers[f"pool{block}"] = nn.MaxPool2d(2)
-        self.features = nn.Sequential(layers)
-        cells = math.prod(side // 2 ** len(self.blocks) for side in input_size)
-        self.classifier = nn.Sequential(
+        self.features = nn.Sequential(
             OrderedDict(
-                fc1=nn.Linear(channels * cells, self.hidden),
+                conv1=nn.Conv2d(3, 16, kernel_size=3, padding=1),
                 relu1=nn.ReLU(),
-                drop1=nn.Dropout(0.0),
-                fc2=nn.Linear(self.hidden, self.hidden),
+                pool1=nn.MaxPool2d(2),
+                conv2=nn.Conv2d(16, 32, kernel_size=3, padding=1),
                 relu2=nn.ReLU(),
-                drop2=nn.Dropout(0.0),
-                fc3=nn.Linear(self.hidden, classes),
+                pool2=nn.MaxPool2d(2),
+                conv3=nn.Conv2d(32, 64, kernel_size=3, padding=1),
+                relu3=nn.ReLU(),
+                conv4=nn.Conv2d(64, 64, kernel_size=3, padding=1),
+                relu4=nn.ReLU(),
+                pool3=nn.MaxPool2d(2),
             )
         )
+        cells = (input_size[0] // 8) * (input_size[1] // 8)
+        self.classifier = make_head(nn.Linear, 64 * cells, (128, 128), classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to logits ``(B, C)``."""
@@ -175,8 +156,8 @@ def build(
     seed
         Same seed, same weights; no global random state is read or changed.
     dropout
-        Probability for every dropout layer; ``None`` keeps the architecture's own (0.5 for AlexNet and VGG,
-        0 for ``small_vgg``). ResNets have no dropout layer.
+        Probability for every dropout layer; ``None`` keeps the architecture's own: 0.5 for AlexNet and VGG,
+        0 for ``small_vgg`` and ResNets.
     device
         Where the weights live. ``"meta"`` gives shapes without values or cost.
 
@@ -189,8 +170,7 @@ def build(
     Raises
     ------
     ValueError
-        If `name` is unknown, a number is out of range, `input_size` is too small for the network, or
-        `dropout` is given for a network without dropout layers.
+        If `name` is unknown, a number is out of range, or `input_size` is too small for the network.
     MissingExtraError
         If torchvision is needed and not installed.
 
@@ -198,7 +178,7 @@ def build(
     -----
     Initial values follow the authors' code [1]_: convolutions Kaiming-normal (fan-out), fully connected
     weights N(0, 0.01), biases 0. The small VGG uses Kaiming-normal (fan-in) for its fully connected layers
-    too: behind only 128 hidden units, a standard deviation of 0.01 shrinks signal and gradient by about a
+    too: after only 128 hidden units, a standard deviation of 0.01 shrinks signal and gradient by about a
     factor of 10 a layer, and the network would spend its few epochs growing them.
 
     References
@@ -216,8 +196,9 @@ def build(
     check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
     if name != "small_vgg" and _torchvision is None:
         raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"input_size must be one or two positive numbers of pixels, got {input_size}")
+    least = 8 if name == "small_vgg" else 1
+    if len(size) != 2 or min(size) < least:
+        raise ValueError(f"input_size must be one or two numbers of {least} or more, got {input_size}")
     with torch.device("meta"):
         if name == "small_vgg":
             network: nn.Module = SmallVGG(classes, size)
@@ -227,8 +208,7 @@ def build(
             network = getattr(_torchvision, name)(num_classes=classes)
         if width != 1:
             _scale_width(network, width)
-    if not set_dropout(network, dropout) and dropout is not None:
-        raise ValueError(f"dropout={dropout} was given, but {name} has no dropout layer")
+    set_dropout(network, dropout)
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
@@ -244,33 +224,26 @@ def _scale_width(network: nn.Module, width: float) -> None:
     def scaled(channels: int) -> int:
         return max(1, round(channels * width))
 
-    def resize(module: nn.Module, name: str, *shape: int) -> None:
-        tensor = getattr(module, name)
-        if tensor is not None:
-            setattr(module, name, nn.Parameter(tensor.new_empty(*shape)))
-
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     channels = 3
+    shape: tuple[int, ...]
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             channels = module.out_channels
             module.in_channels = 3 if module.in_channels == 3 else scaled(module.in_channels)
             module.out_channels = scaled(channels)
-            resize(module, "weight", module.out_channels, module.in_channels, *module.kernel_size)
-            resize(module, "bias", module.out_channels)
+            shape = (module.out_channels, module.in_channels, *module.kernel_size)
         elif isinstance(module, nn.Linear):
-            cells = module.in_features // channels  # positions flattened behind the last convolution, else 1
+            cells = module.in_features // channels  # positions flattened after the last convolution, else 1
             channels = module.out_features
             module.in_features = cells * scaled(module.in_features // cells)
             module.out_features = channels if module is last else scaled(channels)
-            resize(module, "weight", module.out_features, module.in_features)
-            resize(module, "bias", module.out_features)
+            shape = (module.out_features, module.in_features)
         elif isinstance(module, nn.BatchNorm2d):
             module.num_features = scaled(module.num_features)
-            resize(module, "weight", module.num_features)
-            resize(module, "bias", module.num_features)
-            module.running_mean = torch.empty(module.num_features)
-            module.running_var = torch.empty(module.num_features)
+            shape = (module.num_features,)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensor.data = tensor.new_empty(shape[: tensor.ndim])  # a bias has the length of the first axis
 
 
 def _check_size(network: nn.Module, name: str, size: tuple[int, ...]) -> None:

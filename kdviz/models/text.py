@@ -109,7 +109,6 @@ _SETTINGS: dict[str, dict[str, int]] = {
         "num_hidden_layers": 6,
         "num_attention_heads": 12,
         "intermediate_size": 1536,
-        "max_position_embeddings": 512,
     },
     "small_bert": {
         "hidden_size": 64,
@@ -159,7 +158,7 @@ def build(
     vocabulary
         Number of tokens, ``len(tokenizer)``.
     length
-        Longest text in tokens that ``small_bert`` can read; ``minilm`` always reads up to 512.
+        Longest text in tokens that it can read; 512 of the published MiniLM.
     seed
         Same seed, same weights; no global random state is changed.
     dropout
@@ -197,17 +196,16 @@ def build(
     """
     dropout = 0.1 if dropout is None else dropout
     check_arguments(name, PRESETS, dropout=dropout, classes=classes, vocabulary=vocabulary, length=length)
-    settings = {"max_position_embeddings": length} | _SETTINGS[name]
-    if length > settings["max_position_embeddings"]:
-        raise ValueError(
-            f"length must be at most {settings['max_position_embeddings']} for {name}, got {length}"
-        )
     try:
         from transformers import BertConfig, BertModel
     except ModuleNotFoundError:
         raise MissingExtraError("text networks need transformers: install kdviz[text]") from None
-    probabilities = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
-    options: dict[str, Any] = settings | probabilities | {"vocab_size": vocabulary}
+    options: dict[str, Any] = _SETTINGS[name] | {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": length,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
     with torch.random.fork_rng(devices=[]):  # the layers draw values that are overwritten
         encoder: Any = BertModel(BertConfig(**options), add_pooling_layer=False)
         encoder.set_attn_implementation("eager")

@@ -94,7 +94,7 @@ class Networks(_Part):
     Attributes
     ----------
     architecture
-        From :func:`kdviz.models.list_models`.
+        From :data:`kdviz.models.PRESETS`.
     layers
         Modules by the papers' names of layers; given as a list, names are looked up.
     teacher

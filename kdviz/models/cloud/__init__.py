@@ -60,7 +60,7 @@ def build(
     seed
         Same seed, same weights; no global random state is read or changed.
     dropout
-        Probability behind ``fc1`` and ``fc2``; ``None`` keeps the architecture's own (PointNet 0 and 0.3,
+        Probability after ``fc1`` and ``fc2``; ``None`` keeps the architecture's own (PointNet 0 and 0.3,
         PointNet++ and DGCNN 0.5, PointConv 0.4, ``small_pointnet`` 0).
     device
         Where the weights live. ``"meta"`` gives shapes without values or cost.

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import CloudNetwork, Head, NormalisedLinear, pool, scale
+from kdviz.models.building import make_head
+from kdviz.models.cloud.layers import CloudNetwork, NormalisedLinear, pool, scale
 from kdviz.models.cloud.neighbours import find_nearest, gather
 
 _SLOPE = 0.2  # of the activation below 0
@@ -62,7 +63,9 @@ class DGCNN(CloudNetwork):
         pairs = zip((3, *widths[:-1]), widths, strict=True)
         self.edges = nn.ModuleList(EdgeLayer(before, after, neighbours=20) for before, after in pairs)
         self.points = NormalisedLinear(sum(widths), wide)
-        self.head = Head(2 * wide, scale(width, 512, 256), classes, dropout=(0.5, 0.5), slope=_SLOPE)
+        self.head = make_head(
+            NormalisedLinear, 2 * wide, scale(width, 512, 256), classes, (0.5, 0.5), slope=_SLOPE
+        )
 
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to vectors ``(B, 2048 width)``: maxima, then means."""

@@ -1,9 +1,9 @@
-"""What the point networks share: layers applied to every point alike, pooling, and the head fc1, fc2, fc3.
+"""What the point networks share: layers applied to every point alike, neighbourhoods, and pooling.
 
 Points lie along the second axis and what is known of a point along the last, so that a layer for points is a
 layer for vectors. No layer works in place.
 
-Symbols: ``B`` clouds, ``n`` points, ``K`` numbers per point, ``C`` classes.
+Symbols: ``B`` clouds, ``n`` points, ``m`` centres, ``k`` neighbours, ``K`` numbers per point, ``C`` classes.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+
+from kdviz.models.cloud.neighbours import gather
 
 LEVELS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
 """Widths of the layers of PointNet++ and PointConv, level by level."""
@@ -36,7 +38,7 @@ class NormalisedLinear(nn.Linear):
         return self.norm(outputs.flatten(0, -2)).view_as(outputs)
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Give weight and bias of the layer with its normalisation, as eval mode has it."""
+        """Return weight and bias of the layer with its normalisation, as eval mode has it."""
         mean, variance = self.norm.running_mean, self.norm.running_var
         assert mean is not None and variance is not None  # what BatchNorm1d keeps unless told otherwise
         factor = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
@@ -57,38 +59,6 @@ class PointLayers(nn.Sequential):
                 layers[f"relu{index - 1}"] = nn.ReLU()
             layers[f"linear{index}"] = NormalisedLinear(in_features, width)
             in_features = width
-        super().__init__(layers)
-
-
-class Head(nn.Sequential):
-    """Two normalised hidden layers ``fc1`` and ``fc2``, then ``fc3``, which gives the logits.
-
-    Parameters
-    ----------
-    in_features, hidden, classes
-        Widths; `hidden` of ``fc1`` and ``fc2``.
-    dropout
-        Probabilities behind ``fc1`` and ``fc2``.
-    slope
-        Of the activation below 0: 0 is a ReLU.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden: tuple[int, ...],
-        classes: int,
-        *,
-        dropout: tuple[float, ...],
-        slope: float = 0.0,
-    ) -> None:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for index, (width, probability) in enumerate(zip(hidden, dropout, strict=True), start=1):
-            layers[f"fc{index}"] = NormalisedLinear(in_features, width)
-            layers[f"relu{index}"] = nn.LeakyReLU(slope) if slope else nn.ReLU()
-            layers[f"drop{index}"] = nn.Dropout(probability)
-            in_features = width
-        layers["fc3"] = nn.Linear(in_features, classes)
         super().__init__(layers)
 
 
@@ -117,10 +87,17 @@ class CloudNetwork(nn.Module, ABC):
         ------
         ValueError
             If `points` has another shape, or fewer points than the network needs.
-        TypeError
-            If `points` holds no floating-point numbers.
         """
         return self.head(self.describe(check_clouds(points, self.fewest)))
+
+
+def surround(points: Tensor, features: Tensor, near: Tensor, centres: Tensor) -> Tensor:
+    """Put the place relative to its centre in front of the features of each neighbour, ``(B, m, k, 3 + K)``.
+
+    Of points ``(B, n, 3)``, features ``(B, n, K)``, indices ``(B, m, k)`` and centres ``(B, m, 3)``.
+    """
+    offsets = gather(points, near) - centres.unsqueeze(2)
+    return torch.cat([offsets, gather(features, near)], dim=-1)
 
 
 def pool(values: Tensor) -> Tensor:
@@ -134,17 +111,11 @@ def scale(width: float, *channels: int) -> tuple[int, ...]:
 
 
 def check_clouds(points: Tensor, fewest: int) -> Tensor:
-    """Give `points` back if they are clouds ``(B, n, 3)`` with enough points."""
+    """Return `points` if they are clouds ``(B, n, 3)`` with enough points."""
     shape = tuple(points.shape)
-    if len(shape) != 3 or shape[2] != 3:
-        turned = (
-            ": xyz comes last, so pass points.transpose(1, 2)" if len(shape) > 2 and shape[1] == 3 else ""
-        )
-        raise ValueError(f"points must have shape (clouds, points, 3), got {shape}{turned}")
-    if shape[1] < fewest:
-        raise ValueError(f"this network needs clouds of at least {fewest} points, got {shape[1]}")
-    if not points.is_floating_point():
-        raise TypeError(f"points must be floating-point coordinates, got {points.dtype}")
+    if len(shape) != 3 or shape[2] != 3 or shape[1] < fewest:
+        wanted = f"(clouds, points, 3), xyz last, with at least {fewest} points"
+        raise ValueError(f"points must have shape {wanted}, got {shape}")
     return points
 
 

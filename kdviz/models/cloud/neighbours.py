@@ -10,11 +10,12 @@ there, which one is taken is arbitrary. Points at the same place are interchange
 Symbols: ``B`` clouds, ``n`` points, ``m`` queries, ``k`` neighbours, ``K`` numbers per point.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 BLOCK = 2**22
 """Distances held at a time (16 MiB in float32)."""
@@ -22,47 +23,40 @@ BLOCK = 2**22
 _EXACT = 8  # numbers per point up to which differences cost no more than the sorting that follows
 
 
-def _distances(queries: Tensor, points: Tensor) -> Iterator[Tensor]:
-    """Yield distances ``(B, rows, n)``, block after block of the queries ``(B, m, K)``.
+def _split(queries: Tensor, points: Tensor) -> Iterable[Tensor]:
+    """Cut queries ``(B, m, K)`` into blocks ``(B, rows, K)``."""
+    return queries.split(max(1, BLOCK // (len(points) * points.shape[1])), dim=1)
+
+
+def _distances(block: Tensor, points: Tensor) -> Tensor:
+    """Distances ``(B, rows, n)`` of a block of queries.
 
     Of coordinates as norms of differences, hence the same bits in any block and order; of features by matrix
     products, which are 20 times as fast and lose about half of the digits of small distances.
     """
     mode = "donot_use_mm" if points.shape[-1] <= _EXACT else "use_mm"
-    rows = max(1, BLOCK // (len(points) * points.shape[1]))
-    for block in queries.split(rows, dim=1):
-        yield torch.cdist(block, points, compute_mode=f"{mode}_for_euclid_dist")
+    return torch.cdist(block, points, compute_mode=f"{mode}_for_euclid_dist")
 
 
 @torch.no_grad()
-def find_nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
-    """Give the indices ``(B, m, k)`` of the points nearest to each query, the nearest first.
+def find_nearest(queries: Tensor, points: Tensor, count: int, radius: float = math.inf) -> Tensor:
+    """Find the points nearest to each query and at most `radius` away: indices ``(B, m, k)``, nearest first.
 
     ``k`` is `count`, or ``n`` where there are fewer points. A query that is itself a point is among them.
-    """
-    count = min(count, points.shape[1])
-    blocks = [block.topk(count, largest=False).indices for block in _distances(queries, points)]
-    return torch.cat(blocks, dim=1)
-
-
-@torch.no_grad()
-def find_in_ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
-    """Give the indices ``(B, m, k)`` of the points nearest to each query and at most `radius` away.
-
-    Where a ball holds fewer than ``k = min(count, n)``, the nearest point stands in for the missing ones, as
-    it does where the ball is empty. Taking the nearest rather than the first in order, where a ball
-    holds more, is what keeps the result free of the order of the points.
+    Where a ball of that radius holds fewer, the nearest point stands in for the missing ones, as it does
+    where the ball is empty. Taking the nearest rather than the first in order, where a ball holds more, is
+    what keeps the result free of the order of the points.
     """
     count, blocks = min(count, points.shape[1]), []
-    for block in _distances(queries, points):
-        distance, index = block.topk(count, largest=False)
+    for block in _split(queries, points):
+        distance, index = _distances(block, points).topk(count, largest=False)
         blocks.append(torch.where(distance <= radius, index, index[..., :1]))
     return torch.cat(blocks, dim=1)
 
 
 @torch.no_grad()
 def find_centres(points: Tensor, count: int) -> Tensor:
-    """Give the indices ``(B, m)`` of far-apart points: each is the farthest from those before it.
+    """Find far-apart points, indices ``(B, m)``: each is the farthest from those before it.
 
     The first is the farthest from the mean of all points. ``m`` is `count`, or ``n`` where there are fewer
     points. Where there are fewer different places, the first centre fills the rest.
@@ -86,34 +80,13 @@ def gather(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def estimate_density(points: Tensor, bandwidth: float) -> Tensor:
-    """Give the density ``(B, n)`` at each point: the mean of a Gaussian of that bandwidth around every point.
+    """Density ``(B, n)`` at each point: the mean of a Gaussian of that bandwidth around every point.
 
-    The Gaussian is 1 at its centre. Differentiable once; the backward pass works in blocks, too.
+    The Gaussian is 1 at its centre. The backward pass makes the distances anew, in blocks, too.
     """
-    return _Density.apply(points, bandwidth)
 
+    def look_from(block: Tensor) -> Tensor:
+        return torch.exp(-(_distances(block, points) / bandwidth).square() / 2).mean(-1)
 
-class _Density(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(points)
-        ctx.bandwidth = bandwidth
-        blocks = [_kernel(block, bandwidth).mean(-1) for block in _distances(points, points)]
-        return torch.cat(blocks, dim=1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (points,) = ctx.saved_tensors
-        slopes, start = [], 0
-        for block in _distances(points, points):
-            rows = slice(start, start + block.shape[1])
-            # a pair of points counts in the density of both, hence the sum of both gradients
-            pull = _kernel(block, ctx.bandwidth) * (gradient[:, rows, None] + gradient[:, None])
-            slopes.append(pull @ points - pull.sum(-1, keepdim=True) * points[:, rows])
-            start = rows.stop
-        return torch.cat(slopes, dim=1) / (points.shape[1] * ctx.bandwidth**2), None
-
-
-def _kernel(distance: Tensor, bandwidth: float) -> Tensor:
-    return torch.exp(-(distance / bandwidth).square() / 2)
+    blocks = [checkpoint(look_from, block, use_reentrant=False) for block in _split(points, points)]
+    return torch.cat(blocks, dim=1)

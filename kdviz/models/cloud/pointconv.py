@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import LEVELS, CloudNetwork, Head, NormalisedLinear, PointLayers, scale
+from kdviz.models.building import make_head
+from kdviz.models.cloud.layers import (
+    LEVELS,
+    CloudNetwork,
+    NormalisedLinear,
+    PointLayers,
+    scale,
+    surround,
+)
 from kdviz.models.cloud.neighbours import estimate_density, find_centres, find_nearest, gather
 
 _KERNEL = (8, 8, 16)  # layers from a relative place to the factors of the kernel
@@ -51,7 +59,7 @@ class PointConvolution(nn.Module):
         self.density = PointLayers(1, *scale(width, *_DENSITY), 1)
         self.mix = NormalisedLinear(widths[-1] * kernel[-1], widths[-1])
 
-    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """From places ``(B, n, 3)`` and features ``(B, n, K)`` to those of the centres, ``(B, m, ...)``."""
         rarity = 1 / estimate_density(points, self.bandwidth).unsqueeze(-1)
         if self.centres is None or self.neighbours is None:
@@ -60,12 +68,10 @@ class PointConvolution(nn.Module):
         else:
             centres = gather(points, find_centres(points, self.centres))
             near = find_nearest(centres, points, self.neighbours)
-        offsets = gather(points, near) - centres.unsqueeze(2)
-        known = offsets if features is None else torch.cat([offsets, gather(features, near)], dim=-1)
-
+        known = surround(points, features, near, centres)
         rarity = gather(rarity, near)
         weight = torch.sigmoid(self.density(rarity / rarity.amax(2, keepdim=True)))
-        kernel = functional.relu(self.kernel(offsets))
+        kernel = functional.relu(self.kernel(known[..., :3]))
         sums = (functional.relu(self.layers(known)) * weight).transpose(2, 3) @ kernel
         return centres, functional.relu(self.mix(sums.flatten(2)))
 
@@ -96,9 +102,9 @@ class PointConv(CloudNetwork):
         self.level1 = PointConvolution(512, 32, 0.1, 0, first, width)
         self.level2 = PointConvolution(128, 64, 0.2, first[-1], second, width)
         self.level3 = PointConvolution(None, None, 0.4, second[-1], third, width)
-        self.head = Head(third[-1], scale(width, 512, 256), classes, dropout=(0.4, 0.4))
+        self.head = make_head(NormalisedLinear, third[-1], scale(width, 512, 256), classes, (0.4, 0.4))
 
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to vectors ``(B, 1024 width)``."""
-        _, features = self.level3(*self.level2(*self.level1(points, None)))
+        _, features = self.level3(*self.level2(*self.level1(points, points[..., :0])))
         return features.squeeze(1)

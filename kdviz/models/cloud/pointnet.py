@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import CloudNetwork, Head, NormalisedLinear, PointLayers, pool, scale
+from kdviz.models.building import make_head
+from kdviz.models.cloud.layers import CloudNetwork, NormalisedLinear, PointLayers, pool, scale
 
 
 class Alignment(nn.Module):
@@ -18,11 +19,10 @@ class Alignment(nn.Module):
 
     def __init__(self, size: int, width: float) -> None:
         super().__init__()
-        first, second, third, fourth, fifth = scale(width, 64, 128, 1024, 512, 256)
-        self.points = PointLayers(size, first, second, third)
-        self.hidden1 = NormalisedLinear(third, fourth)
-        self.hidden2 = NormalisedLinear(fourth, fifth)
-        self.matrix = nn.Linear(fifth, size * size)
+        narrow, middle, wide, *hidden = scale(width, 64, 128, 1024, 512, 256)
+        self.points = PointLayers(size, narrow, middle, wide)
+        self.hidden = PointLayers(wide, *hidden)
+        self.matrix = nn.Linear(hidden[-1], size * size)
         self.size = size
 
     @torch.no_grad()
@@ -34,7 +34,7 @@ class Alignment(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """Map ``(B, n, size)`` to the same shape."""
         cloud = functional.relu(pool(self.points(points)))
-        cloud = functional.relu(self.hidden2(functional.relu(self.hidden1(cloud))))
+        cloud = functional.relu(self.hidden(cloud))
         return points @ self.matrix(cloud).unflatten(1, (self.size, self.size))
 
 
@@ -62,7 +62,7 @@ class PointNet(CloudNetwork):
         self.points1 = PointLayers(3, narrow, narrow)
         self.align_features = Alignment(narrow, width)
         self.points2 = PointLayers(narrow, narrow, middle, wide)
-        self.head = Head(wide, scale(width, 512, 256), classes, dropout=(0.0, 0.3))
+        self.head = make_head(NormalisedLinear, wide, scale(width, 512, 256), classes, (0.0, 0.3))
 
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to vectors ``(B, 1024 width)``."""
@@ -80,7 +80,7 @@ class SmallPointNet(CloudNetwork):
         super().__init__()
         widths = scale(width, 32, 32, 64, 256)
         self.points = PointLayers(3, *widths)
-        self.head = Head(widths[-1], scale(width, 128, 64), classes, dropout=(0.0, 0.0))
+        self.head = make_head(NormalisedLinear, widths[-1], scale(width, 128, 64), classes, (0.0, 0.0))
 
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to vectors ``(B, 256 width)``."""

@@ -7,8 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdviz.models.cloud.layers import LEVELS, CloudNetwork, Head, PointLayers, pool, scale
-from kdviz.models.cloud.neighbours import find_centres, find_in_ball, gather
+from kdviz.models.building import make_head
+from kdviz.models.cloud.layers import (
+    LEVELS,
+    CloudNetwork,
+    NormalisedLinear,
+    PointLayers,
+    pool,
+    scale,
+    surround,
+)
+from kdviz.models.cloud.neighbours import find_centres, find_nearest, gather
 
 
 class BallLevel(nn.Module):
@@ -31,13 +40,11 @@ class BallLevel(nn.Module):
         self.centres, self.radius, self.neighbours = centres, radius, neighbours
         self.layers = layers
 
-    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """From places ``(B, n, 3)`` and features ``(B, n, K)`` to those of the centres, ``(B, m, ...)``."""
         centres = gather(points, find_centres(points, self.centres))
-        near = find_in_ball(centres, points, self.radius, self.neighbours)
-        balls = gather(points, near) - centres.unsqueeze(2)
-        if features is not None:
-            balls = torch.cat([balls, gather(features, near)], dim=-1)
+        near = find_nearest(centres, points, self.neighbours, self.radius)
+        balls = surround(points, features, near, centres)
         return centres, functional.relu(pool(self.layers(balls)))
 
 
@@ -67,9 +74,9 @@ class PointNet2(CloudNetwork):
         self.level1 = BallLevel(512, 0.2, 32, PointLayers(3, *first))
         self.level2 = BallLevel(128, 0.4, 64, PointLayers(3 + first[-1], *second))
         self.level3 = PointLayers(3 + second[-1], *third)
-        self.head = Head(third[-1], scale(width, 512, 256), classes, dropout=(0.5, 0.5))
+        self.head = make_head(NormalisedLinear, third[-1], scale(width, 512, 256), classes, (0.5, 0.5))
 
     def describe(self, points: Tensor) -> Tensor:
         """Map clouds ``(B, n, 3)`` to vectors ``(B, 1024 width)``."""
-        places, features = self.level2(*self.level1(points, None))
+        places, features = self.level2(*self.level1(points, points[..., :0]))
         return functional.relu(pool(self.level3(torch.cat([places, features], dim=-1))))

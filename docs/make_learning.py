@@ -24,7 +24,7 @@ def correlate(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
     for label, pair in pairs.items():
         for role, networks in (("student", pair.students), ("baseline", pair.baselines)):
             for seed, ds in networks.items():
-                table = analysis.tabulate_learning(ds).loc[1:]
+                table = analysis.tabulate_counts(ds).loc[1:]
                 ratio, accuracy = table["fg_ratio"], table["accuracy"]
                 values = {"r": ratio.corr(accuracy), "ranks": ratio.corr(accuracy, method="spearman")}
                 rows.append({"layer": label, "role": role, "seed": seed, **values})
@@ -35,7 +35,7 @@ def draw_learning(run: kdviz.store.Run, pair: analysis.NetworkPair) -> None:
     """Draw ratio against accuracy, and the detours, of the first training seed."""
     student, baseline = next(iter(pair.students.values())), next(iter(pair.baselines.values()))
     networks = {"student": student, "baseline": baseline, "teacher": pair.teacher}
-    tables = {name: analysis.tabulate_learning(ds) for name, ds in networks.items() if ds is not None}
+    tables = {name: analysis.tabulate_counts(ds) for name, ds in networks.items() if ds is not None}
     figure = render.ratio_against_accuracy(tables, title="fc1, seed 0: share of points on the object")
     figure.savefig(IMAGES / "ratio_accuracy.png", dpi=110)
     both = {"student at fc1": student, "baseline": baseline}

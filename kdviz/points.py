@@ -14,8 +14,6 @@ References
    CVPR 2020, and its published code.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -119,16 +117,6 @@ def divide_counts(part: NDArray, whole: NDArray, empty: float = 0.0) -> Floats:
     return np.divide(part, whole, out=np.full(shape, empty), where=whole > 0)
 
 
-def accumulate_points(points: Bools) -> Bools:
-    """Mark points met at this checkpoint or an earlier one; the last entry is the union of Eq. (9)."""
-    return np.logical_or.accumulate(points, axis=0)
-
-
-def find_peak(counts: NDArray) -> Ints:
-    """Find the first checkpoint with the most foreground points, Eq. (8): ``(E, S)`` to ``(S,)``."""
-    return np.argmax(counts, axis=0)
-
-
 def measure_detours(points: Bools) -> Floats:
     """Share of the points ever met that the last checkpoint still holds, Eq. (9), per sample.
 
@@ -187,9 +175,7 @@ def resample_metrics(
     *,
     threshold: float,
     per_sample: bool = False,
-    count_at: int = -1,
     after_start: Bools | None = None,
-    include_start: bool = True,
     distance: Floats | None = None,
 ) -> dict[str, Floats]:
     """Recompute every metric, the background mean and the points included, for many resamples of the samples.
@@ -209,53 +195,48 @@ def resample_metrics(
         Margin ``b`` in nat.
     per_sample
         Compare each unit with its own sample's background instead of the checkpoint's.
-    count_at
-        Position of the checkpoint at which points are counted.
     after_start
         Shape ``(E,)``: checkpoints among which the peak is sought; by default all.
-    include_start
-        Whether the other checkpoints count towards the union of Eq. (9).
     distance
         Shape ``(E,)``: cumulated weight movement; without it the D metrics are NaN.
 
     Returns
     -------
     dict
-        ``n_fg``, ``n_bg``, ``fg_ratio``, ``d_mean``, ``d_var``, ``d_std`` and ``rho``, each of shape
-        ``(R,)``; NaN for a resample in which no sample has a background.
+        ``n_fg``, ``n_bg`` and ``fg_ratio`` of the last checkpoint, ``d_mean``, ``d_var``, ``d_std`` and
+        ``rho``, each of shape ``(R,)``; NaN for a resample in which no sample has a background.
     """
     n_resamples, n_samples = weights.shape
     background = valid & ~foreground
     foreground = valid & foreground
     levels = average_units(entropy, background)
     mean_levels = average_background(levels, weights)
-    if per_sample:
-        cutoffs = entropy_cutoff(levels, threshold, entropy.dtype)
-    else:
-        cutoffs = entropy_cutoff(mean_levels.T, threshold, entropy.dtype)[:, None]
+    compared = levels[..., None] if per_sample else mean_levels.T[:, None]
+    cutoffs = entropy_cutoff(compared, threshold, entropy.dtype)
     candidates = np.arange(len(entropy)) if after_start is None else np.flatnonzero(after_start)
 
-    n_fg, n_bg, n_final, n_union, peak = np.zeros((5, n_resamples, n_samples), dtype=np.int64)
+    n_fg, n_bg, n_union, peak = np.zeros((4, n_resamples, n_samples), dtype=np.int64)
     for sample in range(n_samples):
         # (E, R), or (E, 1) where the cutoff is the sample's own and the same in every resample
-        cutoff = cutoffs[:, sample, None] if per_sample else cutoffs[:, 0]
+        cutoff = cutoffs[:, sample if per_sample else 0]
         units = entropy[:, sample, foreground[sample]]
         counts = np.stack([_count_below(units[k], cutoff[k]) for k in range(len(entropy))])
         union = np.zeros((cutoff.shape[1], units.shape[1]), dtype=bool)
-        for k in range(len(entropy)) if include_start else candidates:
+        for k in range(len(entropy)):
             union |= units[k] < cutoff[k, :, None]
-        n_fg[:, sample] = counts[count_at]
-        n_bg[:, sample] = _count_below(entropy[count_at, sample, background[sample]], cutoff[count_at])
-        n_final[:, sample] = counts[-1]
+        n_fg[:, sample] = counts[-1]
+        n_bg[:, sample] = _count_below(entropy[-1, sample, background[sample]], cutoff[-1])
         n_union[:, sample] = union.sum(axis=-1)
         peak[:, sample] = candidates[np.argmax(counts[candidates], axis=0)] if len(candidates) else 0
 
-    average = _weighted_average(weights)
+    def average(values: NDArray) -> Floats:
+        return (values * weights).sum(axis=1) / weights.sum(axis=1)
+
     metrics = {
         "n_fg": average(n_fg),
         "n_bg": average(n_bg),
         "fg_ratio": average(divide_counts(n_fg, n_fg + n_bg)),
-        "rho": average(divide_counts(n_final, n_union)),
+        "rho": average(divide_counts(n_fg, n_union)),
     }
     if distance is None or not len(candidates):
         metrics |= {name: np.full(n_resamples, np.nan) for name in ("d_mean", "d_var", "d_std")}
@@ -275,8 +256,3 @@ def _per_unit(cutoff: Floats, ndim: int) -> Floats:
 
 def _count_below(values: Floats, cutoffs: Floats) -> Ints:
     return np.searchsorted(np.sort(values), cutoffs, side="left")
-
-
-def _weighted_average(weights: NDArray) -> Callable[[NDArray], Floats]:
-    total = weights.sum(axis=1)
-    return lambda values: (values * weights).sum(axis=1) / total

@@ -22,23 +22,22 @@ from kdviz.analysis.attributions import (
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
-from kdviz.analysis.knowledge import EffectiveSamples, count_points, find_points, select_effective
+from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
-from kdviz.analysis.networks import LayerNetworks, Network, group_networks, list_networks
+from kdviz.analysis.networks import Network, list_networks, name_layers
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
+    compare_settings,
     describe_comparison,
     describe_measurement,
     measure_noise_floor,
     pair_networks,
-    tabulate_counts,
     tally_hypotheses,
 )
-from kdviz.analysis.progress import tabulate_learning, tabulate_peaks
-from kdviz.analysis.sensitivity import compare_settings
+from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 
 __all__ = [
@@ -47,8 +46,6 @@ __all__ = [
     "METRICS",
     "PATH_METRICS",
     "SCORES",
-    "EffectiveSamples",
-    "LayerNetworks",
     "Metric",
     "Network",
     "NetworkPair",
@@ -64,18 +61,16 @@ __all__ = [
     "describe_comparison",
     "describe_measurement",
     "find_points",
-    "group_networks",
     "list_networks",
     "measure_learning",
     "measure_noise_floor",
+    "name_layers",
     "order_layers",
     "pair_networks",
     "rank_correlation",
     "score_attributions",
-    "select_effective",
     "tabulate_counts",
     "tabulate_layers",
-    "tabulate_learning",
     "tabulate_peaks",
     "tabulate_scores",
     "tally_hypotheses",

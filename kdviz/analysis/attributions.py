@@ -4,6 +4,7 @@ Everything follows from stored maps; what needs the network (curves of removal, 
 `kdviz.attribution`.
 """
 
+import itertools
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from kdviz.analysis.inputs import check_resampling, other_inputs, read_masks, sample_coords
+from kdviz.analysis.inputs import draw_resamples, other_inputs, read_masks, sample_coords
 from kdviz.errors import DegenerateWarning
 from kdviz.points import Bools, Floats, divide_counts
 from kdviz.schema import build, validate
@@ -131,7 +132,13 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
         scores["auc_of_size"][-1] = np.nan
         scores["entropy_correlation"] = rank_correlation(values, values[-1:])
     methods = importance[_DIMS[0]].values
-    _warn_of_undefined(usable, np.asarray(positive.sum(-1) > 0), methods)
+    if not (usable.all() and positive.any(-1).all()):
+        warnings.warn(
+            f"{(~usable).sum()} of {len(usable)} samples have no foreground or no background, and no scores; "
+            f"{(~positive.any(-1)).sum()} maps have no positive value, and no foreground_mass",
+            DegenerateWarning,
+            stacklevel=2,
+        )
     scores["foreground_share"] = on.sum(1) / valid.sum(1)
     return build(scores, coords={**sample_coords(ds), _DIMS[0]: methods}, attrs=ds.attrs)
 
@@ -161,23 +168,19 @@ def tabulate_scores(
     ValueError
         If an option is out of range.
     """
-    check_resampling(resamples, confidence)
     ds = scores.isel(epoch=-1) if "epoch" in scores.dims else scores
-    count = ds.sizes["sample"]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    drawn = draw_resamples(ds.sizes["sample"], resamples, confidence, seed)
     ends = [50 * (1 - confidence), 50 * (1 + confidence)]
     rows = []
-    for method in ds["attribution_method"].values:
-        for name in [
-            str(name) for name, score in ds.items() if score.dims == ("attribution_method", "sample")
-        ]:
-            score = ds[name].sel(attribution_method=method).values
-            known = np.isfinite(score)
-            size = (drawn * known).sum(1)
-            means = (drawn @ np.where(known, score, 0.0))[size > 0] / size[size > 0]
-            low, high = np.percentile(means, ends) if len(means) else (np.nan, np.nan)
-            mean = score[known].mean() if known.any() else np.nan
-            rows.append((str(method), name, mean, low, high, int(known.sum())))
+    ours = [str(name) for name, score in ds.items() if score.dims == ("attribution_method", "sample")]
+    for method, name in itertools.product(ds["attribution_method"].values, ours):
+        score = ds[name].sel(attribution_method=method).values
+        known = np.isfinite(score)
+        size = (drawn * known).sum(1)
+        means = (drawn @ np.where(known, score, 0.0))[size > 0] / size[size > 0]
+        low, high = np.percentile(means, ends) if len(means) else (np.nan, np.nan)
+        mean = score[known].mean() if known.any() else np.nan
+        rows.append((str(method), name, mean, low, high, int(known.sum())))
     columns = ["attribution_method", "score", "mean", "low", "high", "samples"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
 
@@ -207,9 +210,7 @@ def _mann_whitney(values: Floats, on: Bools, off: Bools) -> Floats:
 
 def _rank(values: Floats) -> NDArray[np.float64]:
     """Rank from 1 along the last axis, ties sharing the mean of their ranks; NaN stays NaN."""
-    rows = pd.DataFrame(
-        values.reshape(-1, values.shape[-1])
-    )  # SciPy's takes as long to import as all of this
+    rows = pd.DataFrame(values.reshape(-1, values.shape[-1]))  # SciPy's takes long to import
     return rows.rank(axis=1).to_numpy(np.float64).reshape(values.shape)
 
 
@@ -220,20 +221,3 @@ def _check_inputs(ds: xr.Dataset, entropy: xr.Dataset) -> None:
     if missing:
         known = entropy["epoch"].values.tolist()
         raise ValueError(f"there are attributions of epochs {missing}; entropies were measured at {known}")
-
-
-def _warn_of_undefined(usable: Bools, has_mass: Bools, methods: NDArray) -> None:
-    if not usable.all():
-        warnings.warn(
-            f"{(~usable).sum()} of {len(usable)} samples have no foreground or no background, and no scores",
-            DegenerateWarning,
-            stacklevel=3,
-        )
-    empty = (~has_mass).reshape(len(methods), -1).sum(1)
-    if empty.any():
-        which = ", ".join(f"{name} {count}" for name, count in zip(methods, empty, strict=True) if count)
-        warnings.warn(
-            f"maps without any positive value have no foreground_mass: {which}",
-            DegenerateWarning,
-            stacklevel=3,
-        )

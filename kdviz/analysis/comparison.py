@@ -10,10 +10,8 @@ import xarray as xr
 from kdviz import points
 from kdviz.analysis.inputs import (
     ENTROPY_SETTINGS,
-    as_datasets,
-    check_epoch,
     check_match,
-    check_resampling,
+    draw_resamples,
     read_distance,
     read_entropy_settings,
     read_masks,
@@ -31,8 +29,6 @@ def compare(
     student: xr.Dataset | Sequence[xr.Dataset],
     baseline: xr.Dataset | Sequence[xr.Dataset],
     teacher: xr.Dataset | Sequence[xr.Dataset] | None = None,
-    epoch: int | None = None,
-    include_start: bool = True,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -54,20 +50,16 @@ def compare(
         baseline also serves several students.
         ``D`` needs ``weight_distance`` (epoch) in both.
     teacher
-        Optional; one for all seeds or one per seed. Its points are counted at its last epoch.
-    epoch
-        Epoch at which student and baseline are counted; by default the last of each. ``D`` and ``rho``
-        always use all checkpoints.
-    include_start
-        As in `measure_learning`.
+        Optional; one for all seeds or one per seed.
     resamples, confidence, seed
         Number of bootstrap resamples, coverage between 0 and 1, and seed of the resampling.
 
     Returns
     -------
     Dataset
-        Dims (metric, seed); ``seed`` is the students' ``training_seed`` where these differ, else the
-        position; coordinates ``student_name``, ``baseline_name`` (seed) name the two sides.
+        Dims (metric, seed); points are counted at the last epoch of each network. ``seed`` is the students'
+        ``training_seed`` where these differ, else the position; coordinates
+        ``student_name``, ``baseline_name`` (seed) name the two sides.
         ``student``, ``baseline`` and ``difference`` (student minus baseline), and ``teacher`` where given,
         each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high`` (and for the baseline), the
         range over every way of deciding units too close to the threshold, NaN for D. Coordinates
@@ -84,7 +76,7 @@ def compare(
         If a dataset breaks the data contract or has no ``knowledge_point``.
     ValueError
         If numbers of datasets, samples, units, masks, inputs, point settings, entropy settings or the
-        definitions of weight distance differ, `epoch` was not measured, or an option is out of range.
+        definitions of weight distance differ, or an option is out of range.
 
     Warns
     -----
@@ -94,12 +86,13 @@ def compare(
     DegenerateWarning
         If there are fewer than two samples: no interval exists.
     """
-    students, baselines = as_datasets("student", student), as_datasets("baseline", baseline)
-    teachers = [] if teacher is None else as_datasets("teacher", teacher)
-    baselines *= len(students) if len(baselines) == 1 else 1
-    check_resampling(resamples, confidence)
+    students = _as_datasets("student", student)
+    baselines = _as_datasets("baseline", baseline, len(students))
+    baselines *= len(students) // len(baselines)
+    teachers = [] if teacher is None else _as_datasets("teacher", teacher, len(students))
     _check_networks(students, baselines, teachers)
     n_samples = students[0].sizes["sample"]
+    drawn = draw_resamples(n_samples, resamples, confidence, seed)
     if n_samples < 2:
         warnings.warn(
             "fewer than 2 samples: there is no interval over samples", DegenerateWarning, stacklevel=2
@@ -117,22 +110,19 @@ def compare(
     if any("rho" in reasons for reasons in undefined):
         warnings.warn(f"metrics of the learning path are NaN; {'; '.join(notes)}", KdvizWarning, stacklevel=2)
 
-    weights = _draw_weights(n_samples, resamples if n_samples > 1 else 0, seed)
+    # The first row is the data themselves.
+    weights = np.concatenate([np.ones((1, n_samples), np.int64), drawn[: resamples if n_samples > 1 else 0]])
     tables, ranges, without_points = {}, {}, {}
     for role, networks in (("student", students), ("baseline", baselines)):
-        at = [check_epoch(f"{role}[{i}]", epoch, ds["epoch"].values) for i, ds in enumerate(networks)]
-        cases = list(zip(networks, at, undefined, strict=True))
-        tables[role] = np.stack(
-            [_resample(ds, weights, k, include_start, why) for ds, k, why in cases], axis=1
-        )
-        ranges[role] = np.stack([_range_uncertain(ds, k, include_start, why) for ds, k, why in cases], axis=1)
-        without_points[f"{role}_without_points"] = json.dumps(
-            [int(count_points(ds)["n_without_points"][k]) for ds, k, _ in cases]
-        )
+        cases = list(zip(networks, map(count_points, networks), undefined, strict=True))
+        tables[role] = np.stack([_resample(ds, weights, why) for ds, _, why in cases], axis=1)
+        ranges[role] = np.stack([_range_uncertain(*case) for case in cases], axis=1)
+        numbers = [int(counts["n_without_points"][-1]) for _, counts, _ in cases]
+        without_points[f"{role}_without_points"] = json.dumps(numbers)
     tables["difference"] = tables["student"] - tables["baseline"]
     if teachers:
-        rows = [_resample(ds, weights, -1, include_start, PATH_METRICS) for ds in teachers]
-        tables["teacher"] = np.stack(rows * (1 if len(rows) == len(pairs) else len(pairs)), axis=1)
+        rows = np.stack([_resample(ds, weights, PATH_METRICS) for ds in teachers], axis=1)
+        tables["teacher"] = np.broadcast_to(rows, tables["student"].shape)
 
     values: dict[str, np.ndarray] = {}
     for role, table in tables.items():
@@ -157,8 +147,6 @@ def compare(
             "n_samples": n_samples,
             "n_seeds": len(pairs),
             "epochs": json.dumps([ds["epoch"].values.tolist() for ds in students]),
-            "counted_at": "last epoch" if epoch is None else f"epoch {epoch}",
-            "include_start": int(include_start),
             "resamples": int(resamples),
             "confidence": float(confidence),
             "interval": "bootstrap over samples, per seed, for these networks only; seeds are not pooled",
@@ -172,17 +160,18 @@ def compare(
     return result
 
 
+def _as_datasets(argument: str, value: object, students: int | None = None) -> list[xr.Dataset]:
+    datasets = [value] if isinstance(value, xr.Dataset) else value
+    if not isinstance(datasets, Sequence) or not all(isinstance(ds, xr.Dataset) for ds in datasets):
+        raise TypeError(f"{argument} is {type(value).__name__}; allowed: a Dataset or a list of them")
+    if not datasets or len(datasets) not in (1, students or len(datasets)):
+        raise ValueError(f"{argument} has {len(datasets)} datasets; allowed: 1, or one for each student")
+    return list(datasets)
+
+
 def _check_networks(
     students: list[xr.Dataset], baselines: list[xr.Dataset], teachers: list[xr.Dataset]
 ) -> None:
-    if len(students) != len(baselines):
-        raise ValueError(
-            f"student has {len(students)} datasets, baseline {len(baselines)}; allowed: 1, or one per student"
-        )
-    if len(teachers) not in (0, 1, len(students)):
-        raise ValueError(
-            f"teacher has {len(teachers)} datasets; allowed: 1, or {len(students)} as for student"
-        )
     require = ("knowledge_point",)
     networks = {f"student[{i}]": ds for i, ds in enumerate(students)}
     check_match(
@@ -218,18 +207,9 @@ def _find_undefined(student: xr.Dataset, baseline: xr.Dataset) -> dict[str, str]
     return {}
 
 
-def _draw_weights(n_samples: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each sample, ``(1 + resamples, n_samples)``; row 0 is the data itself."""
-    once = np.ones((1, n_samples), dtype=np.int64)
-    drawn = np.random.default_rng(seed).multinomial(n_samples, once[0] / n_samples, size=resamples)
-    return np.concatenate([once, drawn])
-
-
-def _resample(
-    ds: xr.Dataset, weights: np.ndarray, count_at: int, include_start: bool, undefined: Iterable[str]
-) -> np.ndarray:
+def _resample(ds: xr.Dataset, weights: np.ndarray, undefined: Iterable[str]) -> np.ndarray:
     """Metrics of every resample, ``(metric, R)``; NaN for the `undefined` ones."""
-    settings, epochs = read_settings(ds), ds["epoch"].values
+    settings = read_settings(ds)
     foreground, valid = read_masks(ds)
     metrics = points.resample_metrics(
         ds["entropy"].values,
@@ -238,26 +218,20 @@ def _resample(
         weights,
         threshold=settings["threshold"],
         per_sample=settings["background"] == "sample",
-        count_at=count_at,
-        after_start=epochs > 0,
-        include_start=include_start,
-        distance=read_distance(ds["weight_distance"], epochs) if "weight_distance" in ds else None,
+        after_start=ds["epoch"].values > 0,
+        distance=read_distance(ds),
     )
     unknown = np.full(len(weights), np.nan)
     return np.stack([unknown if name in undefined else metrics[name] for name in METRICS])
 
 
-def _range_uncertain(
-    ds: xr.Dataset, count_at: int, include_start: bool, undefined: Iterable[str]
-) -> np.ndarray:
+def _range_uncertain(ds: xr.Dataset, counts: xr.Dataset, undefined: Iterable[str]) -> np.ndarray:
     """Range of the metrics over every way of deciding the uncertain units, ``(metric, 2)``; NaN for D."""
-    counts = count_points(ds).isel(epoch=count_at)
     limits = {
-        name: [counts[f"{name}_mean{end}"].item() for end in ("_low", "_high")] for name in COUNT_METRICS
+        name: [counts[f"{name}_mean{end}"].values[-1] for end in ("_low", "_high")] for name in COUNT_METRICS
     }
     if "rho" not in undefined:
-        in_union = (ds["epoch"].values > 0) | include_start
-        found, uncertain = (mask[in_union] & read_masks(ds)[0] for mask in read_points(ds))
+        found, uncertain = (mask & read_masks(ds)[0] for mask in read_points(ds))
         limits["rho"] = [bound.mean() for bound in points.bound_detours(found, uncertain)]
     return np.array([limits.get(name, (np.nan, np.nan)) for name in METRICS])
 

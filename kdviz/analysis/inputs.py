@@ -1,11 +1,11 @@
 """What the analyses read from a dataset, and the checks made before any work."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from kdviz.arguments import whole_number
 from kdviz.points import Bools, Floats
@@ -51,20 +51,13 @@ def describe_points(ds: xr.Dataset) -> dict[str, Any]:
     return about | read_entropy_settings(ds) | read_settings(ds)
 
 
-def read_distance(weight_distance: xr.DataArray, epochs: np.ndarray) -> Floats:
-    """Read the cumulated weight distance at each of `epochs`, float64."""
-    if weight_distance.dims != ("epoch",) or "epoch" not in weight_distance.coords:
-        raise ValueError(
-            f"weight_distance has dims {weight_distance.dims}; allowed: ('epoch',) with its coordinate"
-        )
-    known = weight_distance["epoch"].values
-    if missing := sorted(set(epochs.tolist()) - set(known.tolist())):
-        raise ValueError(f"weight_distance lacks epochs {missing}; it has {known.tolist()}")
-    values = weight_distance.sel(epoch=epochs).values.astype(np.float64)
-    if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) < 0).any():
-        raise ValueError(
-            f"weight_distance is {values.tolist()}; allowed: finite, 0 or more, never decreasing"
-        )
+def read_distance(ds: xr.Dataset) -> Floats | None:
+    """Read the cumulated weight distance at each epoch, float64; None without."""
+    if "weight_distance" not in ds:
+        return None
+    values = ds["weight_distance"].values.astype(np.float64)
+    if (np.diff(values) < 0).any():
+        raise ValueError(f"weight_distance is {values.tolist()}; it is cumulated and cannot decrease")
     return values
 
 
@@ -78,22 +71,8 @@ def name_some(names: np.ndarray, most: int = 5) -> str:
     return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
-def as_datasets(argument: str, value: object) -> list[xr.Dataset]:
-    """Turn one Dataset or a sequence of them into a list; `argument` names it in the error."""
-    datasets = [value] if isinstance(value, xr.Dataset) else value
-    if not isinstance(datasets, Sequence) or not all(isinstance(ds, xr.Dataset) for ds in datasets):
-        raise TypeError(f"{argument} is {type(value).__name__}; allowed: a Dataset or a list of them")
-    if not datasets:
-        raise ValueError(f"{argument} is empty; give at least one Dataset")
-    return list(datasets)
-
-
 def check_match(
-    networks: Mapping[str, xr.Dataset],
-    *,
-    settings: Sequence[str] = (),
-    attrs: Sequence[str] = (),
-    require: Sequence[str] = (),
+    networks: Mapping[str, xr.Dataset], *, settings: Sequence[str] = (), require: Sequence[str] = ()
 ) -> None:
     """Check that networks were measured on the same inputs, units and masks; epochs may differ.
 
@@ -103,8 +82,6 @@ def check_match(
         Datasets by the name to use in a message; the first is the reference.
     settings
         Those of `ENTROPY_SETTINGS` that must be equal, absent counting as a value of its own.
-    attrs
-        Dataset attributes that must be equal, likewise.
     require
         Variables needed besides ``entropy`` and ``foreground``. With ``knowledge_point``, threshold and
         background of the points must be equal too.
@@ -121,7 +98,7 @@ def check_match(
         check_one_layer(ds)
     (first, reference), *others = networks.items()
     for name, ds in others:
-        if fault := _find_difference(reference, ds, settings, attrs, "knowledge_point" in require):
+        if fault := _find_difference(reference, ds, settings, "knowledge_point" in require):
             raise ValueError(f"{first} and {name} do not match: {fault}")
 
 
@@ -141,16 +118,12 @@ def other_inputs(ours: xr.Dataset, theirs: xr.Dataset) -> str:
     return ""
 
 
-def _find_difference(
-    ours: xr.Dataset, theirs: xr.Dataset, settings: Sequence[str], attrs: Sequence[str], points_too: bool
-) -> str:
+def _find_difference(ours: xr.Dataset, theirs: xr.Dataset, settings: Sequence[str], points_too: bool) -> str:
     if fault := other_inputs(ours, theirs):
         return fault
-    fingerprint = "input_fingerprint"
-    for name in (fingerprint, *attrs):
-        unknown = name == fingerprint and not (name in ours.attrs and name in theirs.attrs)
-        if ours.attrs.get(name) != theirs.attrs.get(name) and not unknown:
-            return f"attribute {name} is {ours.attrs.get(name)!r} and {theirs.attrs.get(name)!r}"
+    prints = [ds.attrs["input_fingerprint"] for ds in (ours, theirs) if "input_fingerprint" in ds.attrs]
+    if len(set(prints)) > 1:
+        return f"attribute input_fingerprint is {prints[0]!r} and {prints[1]!r}"
     one, other = read_entropy_settings(ours), read_entropy_settings(theirs)
     for name in settings:
         if one.get(name) != other.get(name):
@@ -167,19 +140,9 @@ def check_one_layer(ds: xr.Dataset) -> None:
         raise ValueError(f"ds holds the layers {', '.join(names)}; take one with ds.sel(layer={names[0]!r})")
 
 
-def check_resampling(resamples: int, confidence: float) -> None:
-    """Refuse options that no bootstrap has."""
+def draw_resamples(samples: int, resamples: int, confidence: float, seed: int) -> NDArray[np.int64]:
+    """Draw how often each resample holds each sample, ``(R, S)``, or refuse what no bootstrap has."""
     whole_number("resamples", resamples, 1)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence!r}; allowed: a number between 0 and 1")
-
-
-def check_epoch(argument: str, epoch: int | None, epochs: np.ndarray) -> int:
-    """Return the position of `epoch` among `epochs`, the last by default."""
-    if epoch is None:
-        return len(epochs) - 1
-    if isinstance(epoch, bool) or not isinstance(epoch, Integral):
-        raise TypeError(f"epoch is {epoch!r}; allowed: an integer")
-    if epoch not in epochs:
-        raise ValueError(f"epoch is {epoch}; {argument} was measured at {epochs.tolist()}")
-    return int(np.flatnonzero(epochs == epoch)[0])
+    return np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples)

@@ -1,20 +1,13 @@
-"""Find and count knowledge points, and the published code's filter of samples."""
+"""Find and count knowledge points."""
 
 import warnings
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import (
-    check_match,
-    describe_points,
-    name_some,
-    read_masks,
-    read_points,
-    sample_coords,
-)
+from kdviz.analysis.inputs import describe_points, name_some, read_masks, read_points, sample_coords
 from kdviz.arguments import finite_number, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, build, validate
@@ -171,62 +164,3 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     counts["n_without_points"] = (n_fg[""] + n_bg[""] == 0).sum(axis=-1)
     counts["n_uncertain"] = uncertain.sum(axis=-1)
     return build(counts, coords=sample_coords(ds), attrs=describe_points(ds))
-
-
-class EffectiveSamples(NamedTuple):
-    """Samples that pass `select_effective`, and how many each network removes."""
-
-    samples: list[str]
-    removed_by_student: int
-    removed_by_baseline: int
-    removed: int
-
-
-def select_effective(*, student: xr.Dataset, baseline: xr.Dataset, from_epoch: int = 40) -> EffectiveSamples:
-    """Select the samples the published code would keep: object better kept than background.
-
-    A sample is effective for a network if at every checkpoint from `from_epoch` on its mean foreground
-    entropy is at most its mean background entropy; a sample without foreground or without background is
-    not. The paper does not mention this filter, and it raises N_fg and the foreground ratio: report the
-    number removed wherever it is used.
-
-    Parameters
-    ----------
-    student, baseline
-        With ``entropy`` (epoch, sample, unit), ``foreground`` (sample, unit) and optionally ``valid``.
-    from_epoch
-        First epoch looked at.
-
-    Returns
-    -------
-    EffectiveSamples
-        ``samples`` kept, for ``ds.sel(sample=...)``, and the numbers removed by each network and in total.
-
-    Raises
-    ------
-    SchemaError
-        If a dataset breaks the data contract.
-    ValueError
-        If samples or units differ, or a network has no checkpoint from `from_epoch` on.
-    """
-    networks = {"student": student, "baseline": baseline}
-    check_match(networks)
-    effective = {}
-    for role, ds in networks.items():
-        late = ds["epoch"].values >= from_epoch
-        if not late.any():
-            raise ValueError(
-                f"{role} has no checkpoint from epoch {from_epoch} on: {ds['epoch'].values.tolist()}"
-            )
-        entropy = ds["entropy"].values[late]
-        foreground, valid = read_masks(ds)
-        inside = points.average_units(entropy, valid & foreground)
-        outside = points.average_units(entropy, valid & ~foreground)
-        effective[role] = (inside <= outside).all(axis=0)  # False where one of the two is NaN
-    kept = effective["student"] & effective["baseline"]
-    return EffectiveSamples(
-        samples=student["sample"].values[kept].tolist(),
-        removed_by_student=int((~effective["student"]).sum()),
-        removed_by_baseline=int((~effective["baseline"]).sum()),
-        removed=int((~kept).sum()),
-    )

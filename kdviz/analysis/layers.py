@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_epoch, check_match, read_masks
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_masks
 from kdviz.analysis.networks import name_layers
 from kdviz.store import Run
 
@@ -40,15 +40,12 @@ def order_layers(run: Run, network: str, layers: Sequence[str] = ()) -> dict[str
     known = run.layers(network)
     if unknown := [layer for layer in layers if layer not in known]:
         raise ValueError(f"{network} was not measured at {', '.join(unknown)}; measured: {', '.join(known)}")
-    labels = name_layers(run)
-    label_of = {module: label for label, module in labels.items()}
-    named = [layer for layer in labels.values() if layer in known]
-    order = list(layers) or [*named, *(layer for layer in known if layer not in named)]
-    return {label_of.get(layer, layer): layer for layer in order}
+    label_of = {layer: label for label, layer in name_layers(run).items() if layer in known}
+    return {label_of[layer]: layer for layer in layers or label_of}
 
 
-def tabulate_layers(layers: Mapping[str, xr.Dataset], *, epoch: int | None = None) -> pd.DataFrame:
-    """Give the mean entropy of object and background at every layer, at one checkpoint.
+def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Set the mean entropies of object and background at every layer side by side, at the last checkpoint.
 
     Entropies of different layers can only be compared under ``derive_entropy(..., feature_loss=1.5)``:
     calibrated on their mean they have the same mean at every layer by construction [1]_.
@@ -58,8 +55,6 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset], *, epoch: int | None = Non
     layers
         ``{label: Dataset}``, each with ``entropy`` (epoch, sample, unit), ``foreground`` (sample, unit),
         ``converged`` (epoch, sample) and optionally ``valid``.
-    epoch
-        Checkpoint; the last one by default.
 
     Returns
     -------
@@ -74,7 +69,7 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset], *, epoch: int | None = Non
     SchemaError
         If a dataset breaks the data contract.
     ValueError
-        If there is no layer, `epoch` was not measured, samples, units or the calibration differ between
+        If there is no layer, samples, units or the calibration differ between
         layers, or no sample has both object and background.
 
     References
@@ -82,28 +77,25 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset], *, epoch: int | None = Non
     .. [1] Zhang et al., TPAMI 2022, Fig. 1(a), shows information discarding layer by layer.
     """
     if not layers:
-        raise ValueError("layers is empty; give {label: Dataset}")
+        raise ValueError("layers is empty; allowed: {label: Dataset}")
     check_match(layers, settings=ENTROPY_SETTINGS, require=("converged",))
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for label, ds in layers.items():
-        at = check_epoch(label, epoch, ds["epoch"].values)
         foreground, valid = read_masks(ds)
-        entropy = ds["entropy"].values[at]
+        entropy = ds["entropy"].values[-1]
         means = {
             "foreground": points.average_units(entropy, valid & foreground),
             "background": points.average_units(entropy, valid & ~foreground),
         }
         means["difference"] = means["background"] - means["foreground"]
         both = np.isfinite(means["difference"])
-        if not both.any():
+        count = both.sum()
+        if not count:
             raise ValueError(f"no sample has both object and background units at layer {label!r}")
-        row = {}
+        row = rows[label] = {}
         for name, values in means.items():
             row[name] = values[both].mean()
-            row[f"{name}_error"] = (
-                values[both].std(ddof=1) / np.sqrt(both.sum()) if both.sum() > 1 else np.nan
-            )
+            row[f"{name}_error"] = values[both].std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
         row["ahead"] = (means["difference"][both] > 0).mean()
-        row["met"] = ds["converged"].values[at].mean()
-        rows[label] = row
+        row["met"] = ds["converged"].values[-1].mean()
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")

@@ -3,12 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from kdviz.store import Run
-
-T = TypeVar("T")
 
 # Two measurements with all of these in common are of one network.
 # Not its fingerprint: a repeat may hold fewer checkpoints, and then has another.
@@ -48,29 +46,6 @@ class Network:
     repeat_of: str
 
 
-@dataclass(frozen=True)
-class LayerNetworks(Generic[T]):
-    """Networks to compare at one layer, by name or as datasets: students of one method, and their others.
-
-    Attributes
-    ----------
-    layer, method
-        Name in ``named_modules()``, and the students' distillation method; empty where not recorded.
-    students, baselines, teachers
-        ``{training seed: network}``, in the order of seeds.
-    student_repeats, baseline_repeats
-        The same networks measured with another, larger measurement seed.
-    """
-
-    layer: str
-    students: Mapping[int, T] = field(default_factory=dict)
-    baselines: Mapping[int, T] = field(default_factory=dict)
-    teachers: Mapping[int, T] = field(default_factory=dict)
-    student_repeats: Mapping[int, T] = field(default_factory=dict)
-    baseline_repeats: Mapping[int, T] = field(default_factory=dict)
-    method: str = ""
-
-
 def list_networks(run: Run) -> dict[str, Network]:
     """List the networks of a run by name, whatever their roles, in natural order.
 
@@ -79,7 +54,7 @@ def list_networks(run: Run) -> dict[str, Network]:
     StoreError
         If the run is damaged.
     """
-    names = name_layers(run)
+    names = _recorded_names(run)
     layers: dict[str, list[str]] = {}
     about: dict[str, dict[str, Any]] = {}
     for (name, layer), attrs in run.catalogue().items():
@@ -113,47 +88,43 @@ def list_networks(run: Run) -> dict[str, Network]:
     }
 
 
-def group_networks(run: Run) -> dict[str, LayerNetworks[str]]:
-    """Sort teachers, students and baselines of a run into what is compared, layer by layer.
+class Group(NamedTuple):
+    """Networks to compare at one layer, ``{part: {training seed: name}}``, seeds in order."""
 
-    Parameters
-    ----------
-    run
-        From :func:`kdviz.open_run`.
+    layer: str
+    names: dict[str, dict[int, str]]
 
-    Returns
-    -------
-    dict
-        By layer, under the papers' name of it (``"fc1"``) where the run records one, in the order of those
-        names. Where students of several methods were measured at a layer, each method is a group,
-        ``"kl at fc1"``; further students of one method and seed make groups under their own names, without
-        the seed. A student counts at the layer it was distilled at; if that is not recorded or was not
-        measured, at every layer it was measured at. Of several teachers or baselines of one seed, those that
-        share the students' teacher or architecture come first.
+
+def group_networks(run: Run) -> dict[str, Group]:
+    """Sort teachers, students and baselines of a run into what is compared, see `pair_networks`."""
+    networks = list_networks(run)
+    groups = {}
+    for label, layer in name_layers(run).items():
+        here = [network for network in networks.values() if layer in network.layers]
+        if not any(network.role in ("teacher", "student", "baseline") for network in here):
+            continue
+        series = _sort_students(here, layer)
+        for title, students in series.items():
+            groups[label if len(series) == 1 else f"{title} at {label}"] = _group(layer, students, here)
+    return groups
+
+
+def name_layers(run: Run) -> dict[str, str]:
+    """Name the measured layers of a run: ``{label: name in named_modules()}``.
+
+    Labels are the papers' where the run records them, in its order; further layers keep their own names.
 
     Raises
     ------
     StoreError
         If the run is damaged.
     """
-    names = name_layers(run)
-    label_of = {module: label for label, module in names.items()}
-    networks = list_networks(run)
-    measured = {layer for network in networks.values() for layer in network.layers}
-    groups = {}
-    for layer in [*names.values(), *sorted(measured - set(names.values()))]:
-        here = [network for network in networks.values() if layer in network.layers]
-        if not any(network.role in ("teacher", "student", "baseline") for network in here):
-            continue
-        series = _sort_students(here, layer)
-        for title, students in series.items():
-            label = label_of.get(layer, layer)
-            groups[label if len(series) == 1 else f"{title} at {label}"] = _group(layer, students, here)
-    return groups
+    measured = dict.fromkeys(layer for _, layer in run.catalogue())
+    named = {label: layer for label, layer in _recorded_names(run).items() if layer in measured}
+    return named | {layer: layer for layer in measured if layer not in named.values()}
 
 
-def name_layers(run: Run) -> dict[str, str]:
-    """Names of layers in ``named_modules()`` by the papers' names, as far as the run records them."""
+def _recorded_names(run: Run) -> dict[str, str]:
     return json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
 
 
@@ -171,32 +142,21 @@ def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Ne
     return series or {"": []}
 
 
-def _group(layer: str, students: list[Network], networks: list[Network]) -> LayerNetworks[str]:
-    like = students[0] if students else None
+def _group(layer: str, students: list[Network], networks: list[Network]) -> Group:
+    def by_seed(chosen: Iterable[Network]) -> dict[int, str]:
+        return {one.seed: one.name for one in sorted(chosen, key=lambda one: one.seed)}
 
-    def pick(role: str) -> dict[int, str]:
-        found: dict[int, str] = {}
-        for one in sorted(
-            (one for one in networks if one.role == role and not one.repeat_of),
-            key=lambda one: (
-                like is not None and (one.name != like.teacher, one.architecture != like.architecture)
-            ),
-        ):
-            found.setdefault(one.seed, one.name)
-        return dict(sorted(found.items()))
+    def like_students(one: Network) -> tuple[bool, bool]:
+        return one.name == students[0].teacher, one.architecture == students[0].architecture
 
-    def repeats(chosen: Mapping[int, str]) -> dict[int, str]:
-        by_original = {one.repeat_of: one.name for one in reversed(networks) if one.repeat_of}
-        return {seed: by_original[name] for seed, name in chosen.items() if name in by_original}
-
-    chosen = {one.seed: one.name for one in sorted(students, key=lambda one: one.seed)}
-    baselines = pick("baseline")
-    return LayerNetworks(
-        layer=layer,
-        method=like.method if like is not None else "",
-        teachers=pick("teacher"),
-        students=chosen,
-        baselines=baselines,
-        student_repeats=repeats(chosen),
-        baseline_repeats=repeats(baselines),
-    )
+    # Sorting is stable, and of one seed the last one stays.
+    others = [one for one in reversed(networks) if not one.repeat_of]
+    others = sorted(others, key=like_students) if students else others
+    names = {"students": by_seed(students)}
+    for role in ("baseline", "teacher"):
+        names[f"{role}s"] = by_seed(one for one in others if one.role == role)
+    for role in ("student", "baseline"):
+        known = names[f"{role}s"].values()
+        repeats = (one for one in reversed(networks) if one.repeat_of in known)
+        names[f"{role}_repeats"] = by_seed(repeats)
+    return Group(layer, names)

@@ -1,9 +1,8 @@
 """From a stored run to comparable networks: which student belongs to which baseline and teacher."""
 
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,21 +10,36 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from kdviz import points
 from kdviz.analysis.comparison import compare
-from kdviz.analysis.knowledge import count_points
-from kdviz.analysis.learning import measure_learning
-from kdviz.analysis.networks import LayerNetworks, group_networks
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_masks, read_points
+from kdviz.analysis.networks import group_networks
+from kdviz.analysis.progress import tabulate_counts
 from kdviz.analysis.settings import Settings, apply_settings
-from kdviz.errors import KdvizWarning
 from kdviz.schema import METHODS
 from kdviz.store import Run
 
-_ROLES = ("students", "baselines", "teachers", "student_repeats", "baseline_repeats")
-
 
 @dataclass(frozen=True)
-class NetworkPair(LayerNetworks[xr.Dataset]):
-    """Students of one method measured at one layer, their baselines and teachers, with knowledge points."""
+class NetworkPair:
+    """Students of one method measured at one layer, their baselines and teachers, with knowledge points.
+
+    Attributes
+    ----------
+    layer
+        Name in ``named_modules()``.
+    students, baselines, teachers
+        ``{training seed: Dataset}``, in the order of seeds.
+    student_repeats, baseline_repeats
+        The same networks measured with another, larger measurement seed.
+    """
+
+    layer: str
+    students: Mapping[int, xr.Dataset]
+    baselines: Mapping[int, xr.Dataset]
+    teachers: Mapping[int, xr.Dataset] = field(default_factory=dict)
+    student_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
+    baseline_repeats: Mapping[int, xr.Dataset] = field(default_factory=dict)
 
     @property
     def teacher(self) -> xr.Dataset | None:
@@ -71,7 +85,12 @@ def pair_networks(
     Returns
     -------
     dict
-        By layer, and by method where a layer has several, as in `group_networks`.
+        By layer, under the papers' name of it (``"fc1"``) where the run records one, in the order of those
+        names. Where students of several methods were measured at a layer, each method is a pair,
+        ``"kl at fc1"``; further students of one method and seed make pairs under their own names, without
+        the seed. A student counts at the layer it was distilled at; if that is not recorded or was not
+        measured, at every layer it was measured at. Of several teachers or baselines of one seed, those that
+        share the students' teacher or architecture come first.
 
     Raises
     ------
@@ -79,32 +98,19 @@ def pair_networks(
         If the run is damaged or unfinished.
     ValueError
         If a layer is unknown.
-
-    Warns
-    -----
-    KdvizWarning
-        If student and baseline of a pair have different measurement seeds: their noise is not common, and
-        its error no longer cancels in the difference.
     """
     chosen = (Settings() if settings is None else settings).of_run(run)
     groups = group_networks(run)
     if unknown := [layer for layer in layers or () if layer not in groups]:
         raise ValueError(f"layers holds {unknown}; the run has {', '.join(groups)}")
     pairs = {}
-    for label, group in groups.items():
-        if layers is not None and label not in layers:
-            continue
-
+    for label in groups if layers is None else layers:
+        layer, names = groups[label]
         found = {
-            role: {
-                seed: apply_settings(run.dataset(network, group.layer), chosen)
-                for seed, network in getattr(group, role).items()
-            }
-            for role in _ROLES
+            part: {seed: apply_settings(run.dataset(name, layer), chosen) for seed, name in networks.items()}
+            for part, networks in names.items()
         }
-        pair = NetworkPair(layer=group.layer, method=group.method, **found)
-        _check_common_noise(pair)
-        pairs[label] = pair
+        pairs[label] = NetworkPair(layer, **found)
     return pairs
 
 
@@ -114,8 +120,43 @@ def compare_layers(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     How its numbers came about is the text of `describe_comparison`, to show below it.
     """
     tables = [
-        comparison.to_dataframe().reset_index().assign(layer=label)
-        for label, comparison in _compare_all(pairs).items()
+        ds.to_dataframe().reset_index().assign(layer=label) for label, ds in _compare_all(pairs).items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def compare_settings(run: Run, settings: Mapping[str, Settings], *, layer: str) -> pd.DataFrame:
+    """Compare student and baseline at one layer under several settings, as Table III of the papers does [1]_.
+
+    Parameters
+    ----------
+    run
+        From :func:`kdviz.open_run`.
+    settings
+        ``{label: Settings}``.
+    layer
+        A layer with student and baseline, by the papers' name where the run records one.
+
+    Returns
+    -------
+    DataFrame
+        As from `compare_layers`, with the column ``setting`` in the order of `settings`.
+
+    Raises
+    ------
+    ValueError
+        If there are no settings, or the layer has no pair.
+
+    References
+    ----------
+    .. [1] Zhang, Cheng, Chen, Rao, "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
+       Classification", TPAMI 2022, Table III.
+    """
+    if not settings:
+        raise ValueError("settings is empty; name at least one")
+    tables = [
+        compare_layers(pair_networks(run, chosen, layers=[layer])).assign(setting=label)
+        for label, chosen in settings.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -123,36 +164,18 @@ def compare_layers(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
 def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
     """Say in one paragraph how the numbers of `compare_layers` came about: the caption of that table.
 
-    States numbers of samples, training seeds, checkpoints, solver, entropy weight, calibration, threshold,
-    kind of interval and definition of the weight distance; what differs between layers stands with the
-    layer's name, the samples without any point, and what is undefined with its reason.
+    States numbers of samples, training seeds, checkpoints, the settings of the entropies, threshold, kind of
+    interval and definition of the weight distance, the samples without any point at the last epoch, and what
+    is undefined with its reason. What differs between layers stands with the layer's name.
     """
-    comparisons = _compare_all(pairs)
-
-    def say(topic: str, describe: Callable[[xr.Dataset], str]) -> str:
-        facts = {label: describe(comparison) for label, comparison in comparisons.items()}
-        same = len(set(facts.values())) == 1
-        told = facts[next(iter(facts))] if same else ", ".join(f"{text} ({at})" for at, text in facts.items())
-        return f"{topic}: {told}."
-
-    topics: dict[str, Callable[[xr.Dataset], str]] = {
-        "Samples": lambda ds: str(ds.attrs["n_samples"]),
-        "Training seeds": lambda ds: _list(ds["seed"].values.tolist()),
-        "Checkpoints": _describe_checkpoints,
-        "Entropies": lambda ds: _describe_entropies(ds.attrs),
-        "Threshold": lambda ds: (
-            f"{ds.attrs['threshold']:g} nat below the mean background entropy of the {ds.attrs['background']}"
-        ),
-        "Intervals": lambda ds: (
-            f"{100 * ds.attrs['confidence']:g} %, {ds.attrs['resamples']} resamples, {ds.attrs['interval']}"
-        ),
-        "Weight distance": lambda ds: ds.attrs.get("weight_distance", "definition not recorded"),
-    }
-    sentences = [say(topic, describe) for topic, describe in topics.items()]
-    if without := [text for at, ds in comparisons.items() for text in _count_without_points(at, ds)]:
-        sentences.append(f"Without any point at the counted epoch, fg_ratio 0: {', '.join(without)}.")
-    if notes := [f"{ds.attrs['note']} ({at})" for at, ds in comparisons.items() if "note" in ds.attrs]:
-        sentences.append(f"Undefined: {'; '.join(notes)}.")
+    facts = {label: _describe(ds) for label, ds in _compare_all(pairs).items()}
+    sentences = []
+    for topic in next(iter(facts.values())):
+        told = {label: fact[topic] for label, fact in facts.items() if fact[topic]}
+        same = len(told) == len(facts) and len(set(told.values())) == 1
+        text = next(iter(told.values())) if same else ", ".join(f"{told[at]} ({at})" for at in told)
+        if text:
+            sentences.append(f"{topic}: {text}.")
     return " ".join(sentences)
 
 
@@ -178,31 +201,6 @@ def tally_hypotheses(table: pd.DataFrame) -> pd.DataFrame:
             "student ahead": ahead.groupby(groups, sort=False).sum(),
             "comparisons": table["difference"].groupby(groups, sort=False).count(),
         }
-    )
-
-
-def tabulate_counts(ds: xr.Dataset, counts: xr.Dataset | None = None) -> pd.DataFrame:
-    """Count knowledge points by epoch: means over samples with the range of uncertain units.
-
-    Parameters
-    ----------
-    ds
-        From :func:`kdviz.find_points`.
-    counts
-        Of `ds`, from :func:`kdviz.count_points`, where they are known already.
-
-    Returns
-    -------
-    DataFrame
-        Index ``epoch``; ``role``, and ``n_fg``, ``n_bg``, ``fg_ratio`` each also with ``_low`` and ``_high``.
-    """
-    counts = count_points(ds) if counts is None else counts
-    means = {name: name.replace("_mean", "") for name in map(str, counts.data_vars) if "_mean" in name}
-    return (
-        counts[list(means)]
-        .to_dataframe()[list(means)]
-        .rename(columns=means)
-        .assign(role=str(ds.attrs.get("network_role", "")))
     )
 
 
@@ -250,23 +248,12 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
                 row: dict[str, Any] = {"layer": label, "role": role, "seed": seed}
                 for name in ("n_fg", "n_bg"):
                     row |= {name: once[name], f"{name} again": again[name]}
-                row["overlap"] = float(measure_learning(ds, repeat=repeats[seed])["rho_floor"])
+                both = {f"{role} at {label}": ds, "repeat": repeats[seed]}
+                check_match(both, settings=ENTROPY_SETTINGS, require=("knowledge_point",))
+                found = [read_points(one)[0][-1] & read_masks(one)[0] for one in both.values()]
+                row["overlap"] = float(points.overlap_points(*found).mean())
                 rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _check_common_noise(pair: NetworkPair) -> None:
-    for seed in sorted(pair.students.keys() & pair.baselines.keys()):
-        sides = [networks[seed].attrs for networks in (pair.students, pair.baselines)]
-        ours, theirs = (int(attrs.get("seed", 0)) for attrs in sides)
-        if ours != theirs:
-            student, baseline = (attrs["network"] for attrs in sides)
-            warnings.warn(
-                f"at layer {pair.layer!r} {student} was measured with seed {ours} and {baseline} with "
-                f"{theirs}: their noise is not common, so that its error does not cancel in the difference",
-                KdvizWarning,
-                stacklevel=3,
-            )
 
 
 def _compare_all(pairs: Mapping[str, NetworkPair]) -> dict[str, xr.Dataset]:
@@ -276,37 +263,28 @@ def _compare_all(pairs: Mapping[str, NetworkPair]) -> dict[str, xr.Dataset]:
     return found
 
 
-def _count_without_points(label: str, comparison: xr.Dataset) -> Iterator[str]:
-    for role in ("student", "baseline"):
-        numbers = json.loads(comparison.attrs[f"{role}_without_points"])
-        for seed, number in zip(comparison["seed"].values.tolist(), numbers, strict=True):
-            if number:
-                total = comparison.attrs["n_samples"]
-                yield f"{number} of {total} samples of the {role} ({label}, seed {seed})"
-
-
-def _describe_checkpoints(comparison: xr.Dataset) -> str:
-    """Epochs of the students; those of a baseline that has others are in the note."""
-    lists = json.loads(comparison.attrs["epochs"])
-    by_seed = dict(zip(comparison["seed"].values.tolist(), map(_list, lists), strict=True))
-    if len(set(by_seed.values())) == 1:
-        epochs = _list(lists[0])
-    else:
-        epochs = ", ".join(f"{epochs} (seed {seed})" for seed, epochs in by_seed.items())
-    start = "in" if comparison.attrs["include_start"] else "not in"
-    return f"epochs {epochs}; points counted at the {comparison.attrs['counted_at']}, epoch 0 is {start} rho"
-
-
-def _describe_entropies(attrs: Mapping[Any, Any]) -> str:
-    said = f"solver {attrs.get('solver', 'not recorded')}"
-    if "weight" in attrs:
-        said += f", weight {attrs['weight']:g}"
-    if "feature_loss" in attrs:
-        return f"{said}, calibrated to a feature loss of {attrs['feature_loss']:g} feature variances"
-    if "calibration" in attrs:
-        return f"{said}, calibration {attrs['calibration']:g} nat above the base noise"
-    return f"{said}, not calibrated"
-
-
-def _list(values: list[int]) -> str:
-    return ", ".join(map(str, values))
+def _describe(comparison: xr.Dataset) -> dict[str, str]:
+    about = comparison.attrs
+    seeds = comparison["seed"].values.tolist()
+    epochs = [", ".join(map(str, one)) for one in json.loads(about["epochs"])]
+    if len(set(epochs)) > 1:
+        epochs = [f"{one} (seed {seed})" for one, seed in zip(epochs, seeds, strict=True)]
+    empty = [
+        f"{number} of {about['n_samples']} samples of the {side} of seed {seed}"
+        for side in ("student", "baseline")
+        for number, seed in zip(json.loads(about[f"{side}_without_points"]), seeds, strict=True)
+        if number
+    ]
+    settings = {name: about[name] for name in ENTROPY_SETTINGS if name in about}
+    background = f"the mean entropy of the background of the {about['background']}"
+    return {
+        "Samples": str(about["n_samples"]),
+        "Training seeds": ", ".join(map(str, seeds)),
+        "Checkpoints": f"epochs {', '.join(dict.fromkeys(epochs))}; points counted at the last epoch",
+        "Entropies": ", ".join(f"{name} {value}" for name, value in settings.items()),
+        "Threshold": f"{about['threshold']:g} nat below {background}",
+        "Intervals": f"{100 * about['confidence']:g} %, {about['resamples']} resamples, {about['interval']}",
+        "Weight distance": about.get("weight_distance", "definition not recorded"),
+        "Without any point, fg_ratio 0": ", ".join(empty),
+        "Undefined": about.get("note", ""),
+    }

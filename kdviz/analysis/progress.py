@@ -1,4 +1,4 @@
-"""Tables of how one network learned: epoch by epoch, and sample by sample."""
+"""Tables of one network: counts epoch by epoch, and when each sample had its most points."""
 
 import numpy as np
 import pandas as pd
@@ -6,32 +6,30 @@ import xarray as xr
 
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.learning import measure_learning
-from kdviz.analysis.pairs import tabulate_counts
 
 
-def tabulate_learning(ds: xr.Dataset) -> pd.DataFrame:
-    """Set the counts of every epoch beside what the network could do and how far its weights had moved.
+def tabulate_counts(ds: xr.Dataset, counts: xr.Dataset | None = None) -> pd.DataFrame:
+    """Count knowledge points by epoch, beside what the network could do and how far its weights had moved.
 
     Parameters
     ----------
     ds
-        From `find_points`; optionally with ``accuracy`` (epoch) and ``weight_distance`` (epoch).
+        From :func:`kdviz.find_points`; optionally with ``accuracy`` (epoch) and ``weight_distance`` (epoch).
+    counts
+        Of `ds`, from :func:`kdviz.count_points`, where they are known already.
 
     Returns
     -------
     DataFrame
-        That of `tabulate_counts` with the columns ``accuracy`` and ``weight_distance``, NaN where `ds` does
-        not hold them.
-
-    Raises
-    ------
-    SchemaError
-        If `ds` breaks the data contract or has no ``knowledge_point``.
+        Index ``epoch``; means over samples ``n_fg``, ``n_bg``, ``fg_ratio``, each also with ``_low`` and
+        ``_high``, the range of uncertain units; ``role``; ``accuracy`` and ``weight_distance``, NaN where
+        `ds` does not hold them.
     """
-    table = tabulate_counts(ds)
-    for name in ("accuracy", "weight_distance"):
-        table[name] = ds[name].values if name in ds else np.nan
-    return table
+    counts = count_points(ds) if counts is None else counts
+    means = {name: name.replace("_mean", "") for name in map(str, counts.data_vars) if "_mean" in name}
+    about = {name: ds.get(name, np.nan) for name in ("accuracy", "weight_distance")}
+    table = counts[list(means)].assign(about).to_dataframe()[[*means, *about]].rename(columns=means)
+    return table.assign(role=str(ds.attrs.get("network_role", "")))
 
 
 def tabulate_peaks(ds: xr.Dataset) -> pd.DataFrame:

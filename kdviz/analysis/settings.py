@@ -1,7 +1,7 @@
 """How points follow from gains: one frozen description of every choice, and its application."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -71,7 +71,7 @@ class Settings:
         """Coarsen the grid and derive entropies: the first half of `apply_settings`; needs no foreground."""
         weight = ds.attrs.get("weight") if self.weight is None else self.weight
         if weight is None:
-            raise ValueError("ds has no attribute 'weight'; give Settings(weight=...)")
+            raise ValueError("ds has no attribute 'weight'; pass Settings(weight=...)")
         return derive_entropy(
             coarsen_grid(ds, self.coarsening) if self.coarsening > 1 else ds,
             solver=self.solver,
@@ -84,10 +84,6 @@ class Settings:
         """Find knowledge points in what `derive` returned: the second half of `apply_settings`."""
         threshold = THRESHOLD if self.threshold is None else self.threshold
         return find_points(ds, threshold=threshold, background=self.background)
-
-    def as_json(self) -> str:
-        """Return the settings as one JSON object with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:

@@ -52,9 +52,6 @@ _RESULTS = (
     ("d_mean", (), "float64", "mean weight distance to the peak of foreground points"),
     ("d_var", (), "float64", "variance of the weight distance to the peak (printed as D_std)"),
     ("d_std", (), "float64", "standard deviation of the weight distance to the peak"),
-    ("rho_floor", (), "float64", "overlap of the final points of two measurements"),
-    ("rho_repeat", (), "float64", "rho of the repetition"),
-    ("n_fg_repeat", (), "float64", "final n_fg of the repetition"),
 )
 _ENDS = ("", "_low", "_high")
 for _end in _ENDS:

@@ -50,29 +50,26 @@ def test_tabulate_layers__one_sample_has_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "options", "message"),
+    ("layers", "message"),
     [
-        ({}, {}, "layers is empty"),
-        ({"conv": make_entropies(FIRST)}, {"epoch": 3}, r"epoch is 3; conv was measured at \[7\]"),
+        ({}, "layers is empty"),
         (
             {
                 "conv": make_entropies(FIRST, settings={"solver": "descent", "feature_loss": 1.5}),
                 "fc1": make_entropies(FIRST, settings={"solver": "descent", "calibration": 0.386}),
             },
-            {},
             "conv and fc1 do not match",
         ),
-        ({"conv": make_entropies(FIRST).isel(sample=[2])}, {}, "no sample has both object and background"),
+        ({"conv": make_entropies(FIRST).isel(sample=[2])}, "no sample has both object and background"),
         (
             {"conv": make_entropies(FIRST), "fc1": make_entropies(FIRST).isel(sample=[0, 1])},
-            {},
             "samples differ",
         ),
     ],
 )
-def test_tabulate_layers__refuses_what_cannot_be_compared(layers: dict, options: dict, message: str) -> None:
+def test_tabulate_layers__refuses_what_cannot_be_compared(layers: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        analysis.tabulate_layers(layers, **options)
+        analysis.tabulate_layers(layers)
 
 
 # -- order_layers
@@ -101,7 +98,7 @@ def test_order_layers__follows_the_run_or_what_is_asked(tmp_path: Path) -> None:
     assert list(analysis.order_layers(bare, "teacher")) == ["classifier.1", "features.0", "features.10"]
 
 
-# -- tabulate_learning, tabulate_peaks
+# -- tabulate_counts, tabulate_peaks
 
 
 def make_learned() -> xr.Dataset:
@@ -143,10 +140,10 @@ def test_tabulate_peaks__without_distances_and_without_points() -> None:
     assert table.loc["b", ["n_fg", "kept", "dropped", "rho"]].tolist() == [0, 0, 0, 0]
 
 
-def test_tabulate_learning__sets_accuracy_and_distance_beside_the_counts() -> None:
-    table = analysis.tabulate_learning(make_learned())
+def test_tabulate_counts__sets_accuracy_and_distance_beside_the_counts() -> None:
+    table = analysis.tabulate_counts(make_learned())
     assert table["n_fg"].tolist() == [1.5, 1.0, 1.5]
     assert table["weight_distance"].tolist() == [0.0, 0.5, 1.25]
     np.testing.assert_array_equal(table["accuracy"], [np.nan, 0.25, 0.75])
-    bare = analysis.tabulate_learning(make_learned().drop_vars(["accuracy", "weight_distance"]))
+    bare = analysis.tabulate_counts(make_learned().drop_vars(["accuracy", "weight_distance"]))
     assert bare[["accuracy", "weight_distance"]].isna().all(axis=None)

@@ -132,8 +132,8 @@ def test_score_attributions__counts_what_is_undefined() -> None:
     with pytest.warns(DegenerateWarning) as told:
         scores = analysis.score_attributions(ds, entropy=entropy)
     assert [str(one.message) for one in told] == [
-        "2 of 3 samples have no foreground or no background, and no scores",
-        "maps without any positive value have no foreground_mass: m0 1",
+        "2 of 3 samples have no foreground or no background, and no scores; "
+        "1 maps have no positive value, and no foreground_mass"
     ]
     assert np.isnan(scores["auc"].sel(attribution_method="m0").values).tolist() == [[True, True, False]]
     assert (

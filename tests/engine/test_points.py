@@ -130,11 +130,6 @@ def test_divide_counts__empty_whole_gives_zero():
     )
 
 
-def test_find_peak__first_maximum_wins():
-    counts = np.array([[1, 0, 5], [3, 0, 2], [3, 0, 5], [2, 0, 5]])
-    assert points.find_peak(counts).tolist() == [1, 0, 0]
-
-
 def masks(text):
     """One sample; a row of 0 and 1 for each checkpoint."""
     return np.array([[[unit == "1" for unit in row]] for row in text.split()])
@@ -196,11 +191,6 @@ def test_bound_detours__is_the_range_over_all_decisions(found, uncertain):
     assert (low.item(), high.item()) == (min(tried), max(tried))
 
 
-def test_accumulate_points__keeps_what_was_met():
-    met = points.accumulate_points(masks("1000 0100 0000"))
-    np.testing.assert_array_equal(met, masks("1000 1100 1100"))
-
-
 def test_overlap_points__counted_by_hand():
     first = np.array([[True, True, False, False], [False] * 4, [True] * 4])
     second = np.array([[False, True, True, False], [False] * 4, [True] * 4])
@@ -215,8 +205,7 @@ def test_overlap_points__symmetric_and_between_0_and_1(first, second):
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("include_start", [False, True])
-def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample, include_start):
+def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample):
     entropy, foreground, valid = random_case(seed=3)
     if not per_sample:
         foreground[2] = valid[2]  # a sample without background
@@ -231,7 +220,6 @@ def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample,
         threshold=0.2,
         per_sample=per_sample,
         after_start=epochs > 0,
-        include_start=include_start,
         distance=distance,
     )
     slow = [
@@ -244,7 +232,6 @@ def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample,
             epochs=epochs,
             distance=distance,
             per_sample=per_sample,
-            include_start=include_start,
         )
         for row in drawn
     ]

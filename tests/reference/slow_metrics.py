@@ -23,9 +23,7 @@ def background_of_sample(entropy, foreground, valid):
     return mean(values) if values else None
 
 
-def metrics(
-    entropy, foreground, valid, samples, *, threshold, epochs, distance, per_sample=False, include_start=True
-):
+def metrics(entropy, foreground, valid, samples, *, threshold, epochs, distance, per_sample=False):
     """Compute Eqs. (5) to (9) over the given list of sample positions."""
     n_units = len(foreground[0])
     own = [
@@ -57,8 +55,7 @@ def metrics(
 
         union = set()
         for k in range(len(epochs)):
-            if include_start or epochs[k] > 0:
-                union |= fg_sets[k]
+            union |= fg_sets[k]
         rhos.append(len(fg_sets[-1]) / len(union) if union else 0.0)
 
     d_mean = mean(distances)

@@ -37,7 +37,7 @@ import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.sources import ImageSet, fashion_composites, normalise
-from kdviz.training import FASHION_PLANS, TrainingRecord, accuracy_array, evaluate, train_classifier
+from kdviz.training import PLANS, TrainingRecord, accuracy_array, evaluate, train
 
 TARGET = Path(__file__).with_name("finetuning.nc")
 LAYER = PRESETS["small_vgg"].layers["fc1"]
@@ -47,7 +47,7 @@ SAMPLES = 30
 EPOCHS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
 SEED, OLD_SEED = 0, 100
 GRID = units.grid(16)
-PLAN = FASHION_PLANS["baseline"].model_copy(update={"seed": SEED, "checkpoints": EPOCHS})
+PLAN = PLANS["image"]["baseline"].model_copy(update={"seed": SEED, "checkpoints": EPOCHS})
 
 
 def main(folder: Path) -> None:
@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
     validation = _as_tensors(_choose(held_out, NEW))
     pretrained = _build(OLD_SEED)
     old_plan = PLAN.model_copy(update={"seed": OLD_SEED, "checkpoints": (0, PLAN.epochs)})
-    before = train_classifier(
+    before = train(
         pretrained,
         *_as_tensors(old),
         folder=folder / "pretrained",
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
         ("scratch", "baseline", _build(SEED)),
     ):
         untrained = evaluate(start, *validation)
-        record = train_classifier(
+        record = train(
             start,
             *_as_tensors(new),
             folder=folder / name,

@@ -20,7 +20,7 @@ from kdviz.models import PRESETS, build
 from kdviz.sources import fashion_composites, find_data, normalise
 from kdviz.studies import StudyPlan
 from kdviz.studies.plans import BUILT_IN_TEACHERS
-from kdviz.training import FASHION_PLANS, TrainingRecord
+from kdviz.training import PLANS, TrainingRecord
 
 TEACHER = BUILT_IN_TEACHERS["fashion-composites"]
 TARGET = Path(__file__).with_name("layers.nc")
@@ -59,7 +59,7 @@ def main(study: Path, folder: Path) -> None:
         (
             "teacher",
             "teacher",
-            {FASHION_PLANS["teacher"].epochs: find_data(TEACHER)},
+            {PLANS["image"]["teacher"].epochs: find_data(TEACHER)},
         ),
         ("baseline-s0", "baseline", {last: baseline.checkpoints[last]}),
     ):

@@ -20,8 +20,8 @@ from kdviz.models import build
 from kdviz.sources.image import fashion_composites, normalise
 from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
 from kdviz.studies.plans import BUILT_IN_TEACHERS
-from kdviz.studies.work import PLANS, Workshop
-from kdviz.training import train_classifier
+from kdviz.studies.work import Workshop
+from kdviz.training import PLANS, train
 from kdviz.training.records import write_tensors
 
 COMPOSITION_SEEDS = (0, 1, 2)  # each item at three places and scales, over three photographs
@@ -65,7 +65,7 @@ def main(modality: str, folder: Path) -> None:
     plan = PLANS[modality]["teacher"]
     made = make_image_teacher() if modality == "image" else make_other_teacher(workshop)
     network, inputs, labels, about = made
-    record = train_classifier(
+    record = train(
         network,
         inputs,
         labels,

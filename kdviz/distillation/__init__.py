@@ -1,6 +1,6 @@
 """The losses by which a student learns from a teacher, and the interface of one's own.
 
-A new loss is a module here and a line in `LOSSES`; :func:`kdviz.training.distil` trains by any of them.
+A new loss is a module here and a line in `LOSSES`; :func:`kdviz.training.train` trains by any of them.
 """
 
 from types import MappingProxyType

@@ -19,23 +19,17 @@ from kdviz.store import Run, create_run, open_run
 from kdviz.studies.plans import BUILT_IN_TEACHERS, BuiltInTeacher, SavedTeacher, TrainedTeacher
 from kdviz.studies.tasks import Layout, Subject, Task
 from kdviz.training import (
-    FASHION_PLANS,
-    FURNITURE_PLANS,
-    REVIEW_PLANS,
+    PLANS,
+    CrossEntropy,
     TrainingPlan,
     TrainingRecord,
     accuracy_array,
-    distil,
     evaluate,
     probe_accuracy,
-    train_classifier,
-    train_head,
+    train,
 )
 from kdviz.training.records import read_tensors
 from kdviz.units import Grid
-
-PLANS = {"image": FASHION_PLANS, "text": REVIEW_PLANS, "cloud": FURNITURE_PLANS}
-"""Training plans by modality: ``"teacher"``, ``"baseline"``, ``"head"``, and by layer those of students."""
 
 _ITSELF = "the network itself"
 _DATA_FILE = "data.json"
@@ -218,8 +212,7 @@ class Workshop:
     def training_plan(self, kind: str, seed: int) -> TrainingPlan:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
-        *_, deepest = (name for name in plans if name not in ("teacher", "baseline", "head"))
-        known = plans.get(kind, plans[deepest])  # a deeper layer learns like the deepest known
+        known = plans.get(kind, plans["student"])
         teacher = self.plan.networks.teacher
         epochs = asked.head_epochs if kind == "head" else asked.epochs
         if kind == "teacher" and isinstance(teacher, TrainedTeacher):
@@ -235,56 +228,38 @@ class Workshop:
         return TrainingPlan(**known.model_dump() | changes)
 
     def train(self, subject: Subject) -> None:
-        """Train a network, and what a student needs beside."""
-        if subject.loss is not None:
-            return self._train_student(subject)
-        seed, data = subject.seed, None
-        if seed is None:
-            seed, data = getattr(self.plan.networks.teacher, "seed", 0), self.as_tensors(self.training_set)
-        (folder,) = self.study.training_folders(subject)
-        train_classifier(
-            self.build(seed),
-            *(data or self.student_data),
-            folder=folder,
-            plan=self.training_plan(subject.role, seed),
-            tracked_layers=self._weights(subject),
-            validation=self.held_out_data,
-            device=self.device,
-            progress=self.study.progress,
-        )
-
-    def _train_student(self, subject: Subject) -> None:
-        loss, seed = subject.loss, subject.seed
-        assert loss is not None and seed is not None
-        folder, *head = self.study.training_folders(subject)
-        student = self.build(seed)
-        inputs, labels = self.student_data
-        place = {} if subject.distilled is None else {"layer": self._module(subject.distilled)}
-        built = distillation.LOSSES[loss.kind](**place, **loss.options)
-        distil(
-            student,
-            self.teacher,
+        """Train a network, and the head of a student that needs one."""
+        loss, layer = subject.loss, subject.distilled
+        seed = getattr(self.plan.networks.teacher, "seed", 0) if subject.seed is None else subject.seed
+        folder, *heads = self.study.training_folders(subject)
+        network = self.build(seed)
+        inputs, labels = self.as_tensors(self.training_set) if subject.seed is None else self.student_data
+        same: dict[str, Any] = {"device": self.device, "progress": self.study.progress}
+        to_learn: dict[str, Any] = {"labels": labels, "validation": self.held_out_data}
+        if loss is not None:
+            place = {} if layer is None else {"layer": self._module(layer)}
+            to_learn = {} if loss.head else to_learn
+            to_learn |= {"loss": distillation.LOSSES[loss.kind](**place, **loss.options)}
+            to_learn |= {"teacher": self.teacher}
+        train(
+            network,
             inputs,
-            None if loss.head else labels,
-            loss=built,
             folder=folder,
-            plan=self.training_plan(subject.distilled or "baseline", seed),
+            plan=self.training_plan("teacher" if subject.seed is None else layer or "baseline", seed),
             tracked_layers=self._weights(subject),
-            validation=None if loss.head else self.held_out_data,
-            device=self.device,
-            progress=self.study.progress,
+            **to_learn,
+            **same,
         )
-        for beyond in head:
-            train_head(
-                student,
+        for head in heads:
+            train(
+                network,
                 inputs,
                 labels,
-                layer=self._module(subject.distilled),
-                folder=beyond,
+                loss=CrossEntropy(beyond=self._module(layer)),
+                folder=head,
                 plan=self.training_plan("head", seed),
                 validation=self.held_out_data,
-                device=self.device,
-                progress=self.study.progress,
+                **same,
             )
 
     # -- accuracy over training

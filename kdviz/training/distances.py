@@ -11,14 +11,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import schema
+from kdviz.errors import LayerError
 from kdviz.networks.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
+from kdviz.networks.features import resolve_layers
 
-NETWORK = "*"  # stands for all parameters of the network as one vector, beside the layers' names
-DEFINITIONS = {
-    "step": "sum over mini-batches of the norm of the weight's update, over its initial norm",
-    "epoch": "sum over epochs of the norm of the weight's change, over its initial norm",
-    "checkpoint": "sum over checkpoints of the norm of the weight's change, over its initial norm",
-}
+BY_STEP = "step: sum over mini-batches of the norm of the weight's update, over its initial norm"
+_BY_CHECKPOINT = "checkpoint: sum over checkpoints of the norm of the weight's change, over its initial norm"
 
 
 def weight_distance(
@@ -80,59 +78,50 @@ def weight_distance(
         path += float((current - previous).norm()) / norm
         distances.append(path)
         previous = current
-    return distance_array(distances, epochs, layer, "checkpoint")
+    return epoch_array("weight_distance", distances, epochs, definition=_BY_CHECKPOINT, layer=layer)
 
 
 class Odometer:
-    """Sums how far weights move, by step and by epoch, relative to their initial norm.
+    """Sums how far the weights of some layers move, step by step, relative to their initial norms.
 
-    ``distances[definition][layer]`` lists the sum after 0, 1, ... epochs; `NETWORK` stands for all parameters
-    as one vector.
+    ``distances[layer]`` lists the sum after 0, 1, ... epochs.
+
+    Raises
+    ------
+    LayerError
+        If a layer is unknown, or has no weight to be relative to.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        self.weights = {layer: network.get_submodule(layer).weight for layer in layers}
-        self.parameters = list(network.parameters())
-        self.initial = {name: float(norm) for name, norm in self._norms(None).items()}
-        still = [name for name, norm in self.initial.items() if norm == 0]
-        if still:
-            raise ValueError(
-                f"the initial weight of {', '.join(still)} is 0, so no distance is relative to it"
-            )
-        self.distances = {rule: {name: [0.0] for name in self.initial} for rule in ("step", "epoch")}
+        self.weights: dict[str, Tensor] = {}
+        for layer in resolve_layers(network, layers):
+            weight = getattr(network.get_submodule(layer), "weight", None)
+            if not isinstance(weight, nn.Parameter) or not weight.any():
+                raise LayerError(f"tracked layer {layer!r} has no weight, or one of zeros, that could move")
+            self.weights[layer] = weight
+        self.initial = {layer: float(_norm(weight)) for layer, weight in self.weights.items()}
+        self.distances = {layer: [0.0] for layer in self.weights}
 
     def start_epoch(self) -> None:
         """Note where the weights are."""
-        self.epoch_start = [parameter.detach().clone() for parameter in self.parameters]
-        self.step_start = [tensor.clone() for tensor in self.epoch_start]
-        self.steps: list[dict[str, Tensor]] = []
+        self.places = {layer: weight.detach().clone() for layer, weight in self.weights.items()}
+        self.steps: dict[str, list[Tensor]] = {layer: [] for layer in self.weights}
 
     def record_step(self) -> None:
-        """Add the way of one step."""
-        self.steps.append(self._norms(self.step_start))
-        for old, parameter in zip(self.step_start, self.parameters, strict=True):
-            old.copy_(parameter.detach())
+        """Note the way of one step."""
+        for layer, weight in self.weights.items():
+            self.steps[layer].append(_norm(weight - self.places[layer]))
+            self.places[layer].copy_(weight.detach())
 
     def end_epoch(self) -> None:
         """Add the epoch to all sums."""
-        moved = self._norms(self.epoch_start)
-        for name, initial in self.initial.items():
-            steps = float(torch.stack([step[name] for step in self.steps]).sum())
-            for rule, length in (("step", steps), ("epoch", float(moved[name]))):
-                self.distances[rule][name].append(self.distances[rule][name][-1] + length / initial)
+        for layer, distances in self.distances.items():
+            moved = float(torch.stack(self.steps[layer]).sum())
+            distances.append(distances[-1] + moved / self.initial[layer])
 
-    @torch.no_grad()
-    def _norms(self, origin: list[Tensor] | None) -> dict[str, Tensor]:
-        """Norms of the parameters' differences to `origin` (to 0 if None); kept on the device, in float64."""
-        squares = {
-            id(parameter): torch.linalg.vector_norm(
-                parameter if origin is None else parameter - origin[index], dtype=torch.float64
-            ).square()
-            for index, parameter in enumerate(self.parameters)
-        }
-        norms = {layer: squares[id(weight)].sqrt() for layer, weight in self.weights.items()}
-        norms[NETWORK] = torch.stack(list(squares.values())).sum().sqrt()
-        return norms
+
+def _norm(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
 
 
 def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
@@ -141,15 +130,6 @@ def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
     if not isinstance(weight, Tensor):
         raise ValueError(f"no weight {name!r} in {name_checkpoint(checkpoint)}")
     return weight.detach().cpu().double()
-
-
-def distance_array(
-    distances: list[float], epochs: list[int], layer: str | None, definition: str
-) -> xr.DataArray:
-    """Name distances as the data contract does."""
-    scope = {"layer": layer} if layer else {"scope": "all parameters of the network"}
-    told = f"{definition}: {DEFINITIONS[definition]}"
-    return epoch_array("weight_distance", distances, epochs, definition=told, **scope)
 
 
 def epoch_array(name: str, values: list[float], epochs: list[int], **attrs: str) -> xr.DataArray:

@@ -1,7 +1,5 @@
 """Divide a network at a layer: what its feature depends on, what lies beyond, and each part by itself."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -58,19 +56,6 @@ def divide(network: nn.Module, loss: Loss, inputs: Tensor) -> tuple[dict[str, nn
         raise LayerError(f"no parameter lies beyond layer {loss.beyond!r}, so there is nothing to train")
     beyond = [] if loss.up_to is None else set(modules_up_to(network, LOGITS, inputs)) - set(reached)
     return trained, [*still, *beyond]
-
-
-@contextmanager
-def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Switch gradients off, and on again afterwards."""
-    switched = [parameter for parameter in parameters if parameter.requires_grad]
-    try:
-        for parameter in switched:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in switched:
-            parameter.requires_grad_(True)
 
 
 class _LeafTracer(fx.Tracer):

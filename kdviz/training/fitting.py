@@ -59,6 +59,8 @@ class Task:
         Sets train and eval modes; called before each epoch.
     validate
         Accuracy on held-out data after each epoch, or None.
+    odometer
+        Follows the weights of the network's tracked layers.
     identity
         JSON-ready description of what is trained on what; a folder is resumed only by an equal one.
     """
@@ -70,12 +72,11 @@ class Task:
     loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
     set_mode: Callable[[], object]
     validate: Callable[[], float] | None
+    odometer: Odometer
     identity: Mapping[str, Any]
 
 
-def fit(
-    task: Task, *, plan: TrainingPlan, folder: str | Path, tracked_layers: Sequence[str], progress: bool
-) -> TrainingRecord:
+def fit(task: Task, *, plan: TrainingPlan, folder: str | Path, progress: bool) -> TrainingRecord:
     """Train to the end of the plan, from wherever the folder's last run got, and leave the final weights.
 
     Raises
@@ -89,18 +90,18 @@ def fit(
     folder = make_folder(folder)
     lock = folder / ".training"
     with exclusive(lock_beside(lock), lock):
-        return _Run(task, plan, folder, tracked_layers).finish(progress)
+        return _Run(task, plan, folder).finish(progress)
 
 
 class _Run:
-    def __init__(self, task: Task, plan: TrainingPlan, folder: Path, tracked_layers: Sequence[str]) -> None:
+    def __init__(self, task: Task, plan: TrainingPlan, folder: Path) -> None:
         self.task, self.plan, self.folder = task, plan, folder
         self.state_path, self.history_path = folder / "state.pt", folder / "history.json"
         self.device = device_of(task.network)
         self.identity = dict(
             task.identity,
             plan=plan.model_dump(mode="json"),
-            tracked_layers=list(tracked_layers),
+            tracked_layers=list(task.odometer.weights),
             initial_weights=fingerprint_tensors(task.network.state_dict()),
             initial_parts=fingerprint_tensors(task.parts.state_dict()),
         )
@@ -109,16 +110,26 @@ class _Run:
         if foreign and not path.exists():
             raise StoreError(f"{folder} holds other files ({foreign[0]}); name an empty folder")
         claim(path, self.identity)
-        self.optimiser = _make_optimiser(plan, [*task.parameters, *task.parts.parameters()])
-        self.odometer = Odometer(task.network, tracked_layers)
+        parameters = [*task.parameters, *task.parts.parameters()]
+        rate, decay = plan.rate(1), plan.weight_decay
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.AdamW(parameters, rate, weight_decay=decay)
+            if plan.optimiser == "adamw"
+            else torch.optim.SGD(parameters, rate, plan.momentum, weight_decay=decay)
+        )
+        self.odometer = task.odometer
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": []}
 
     def finish(self, progress: bool) -> TrainingRecord:
         modules = [*self.task.network.modules(), *self.task.parts.modules()]
         modes = [(module, module.training) for module in modules]
+        ours = {id(parameter) for parameter in self.task.parameters}
+        others = [p for p in self.task.network.parameters() if p.requires_grad and id(p) not in ours]
         steps = len(self.plan.batch_sizes(len(self.task.inputs)))
         try:
+            for parameter in others:
+                parameter.requires_grad_(False)
             if not self.history_path.exists():
                 self._resume()
                 with tqdm(
@@ -137,6 +148,8 @@ class _Run:
             raise
         finally:
             self.optimiser.zero_grad(set_to_none=True)
+            for parameter in others:
+                parameter.requires_grad_(True)
             for module, mode in modes:
                 module.training = mode
         return TrainingRecord.open(self.folder)
@@ -216,13 +229,6 @@ class _Run:
         self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch))[0])
         if self.task.parts.state_dict():
             self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch))[0])
-
-
-def _make_optimiser(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = plan.rate(1), plan.weight_decay
-    if plan.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(parameters, lr=rate, momentum=plan.momentum, weight_decay=decay)
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:

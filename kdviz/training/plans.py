@@ -1,6 +1,6 @@
 """How long, how fast and on which schedule a network is trained. Values only: nothing here needs torch.
 
-The named plans at the end are the ones used for the built-in images.
+The named plans at the end are the ones used for the built-in data.
 """
 
 import math
@@ -90,38 +90,42 @@ class TrainingPlan(BaseModel):
 
 
 def _name_plans(common: dict[str, Any], **plans: dict[str, Any]) -> MappingProxyType[str, TrainingPlan]:
+    common = {"epochs": 12} | common
     return MappingProxyType({name: TrainingPlan(**common | options) for name, options in plans.items()})
 
 
-REVIEW_PLANS = _name_plans(
+_HEAD: dict[str, Any] = {"epochs": 8, "checkpoints": (0, 8)}
+
+_TEXT = _name_plans(
     {"batch_size": 32, "optimiser": "adamw", "learning_rate": (1e-3, 1e-4), "weight_decay": 0.01},
     teacher={"epochs": 4, "seed": 100, "checkpoints": (0, 4)},
-    baseline={"epochs": 12},
-    hidden={"epochs": 12, "learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
-    cls={"epochs": 12, "learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
-    head={"epochs": 8, "learning_rate": (3e-3, 3e-4), "checkpoints": (0, 8)},
+    baseline={},
+    student={"learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
+    head={"learning_rate": (3e-3, 3e-4), **_HEAD},
 )
-"""Plans for the small BERT on the built-in movie reviews."""
-
-_ADAMW = {"batch_size": 19, "least_batch": 10, "optimiser": "adamw", "weight_decay": 0.01}
-FURNITURE_PLANS = _name_plans(
-    {"learning_rate": (3e-3, 1.5e-4)},
+_CLOUD = _name_plans(
+    {
+        "batch_size": 19,
+        "least_batch": 10,
+        "optimiser": "adamw",
+        "learning_rate": (3e-3, 1.5e-4),
+        "weight_decay": 0.01,
+    },
     teacher={
         "epochs": 14,
         "batch_size": 38,
         "least_batch": 19,
+        "optimiser": "sgd",
         "learning_rate": (0.05, 5e-4),
+        "weight_decay": 1e-4,
         "seed": 100,
         "checkpoints": (0, 14),
     },
-    baseline={"epochs": 12, **_ADAMW},
-    fc1={"epochs": 12, "learning_rate": (6e-3, 3e-4), **_ADAMW},
-    fc2={"epochs": 12, "learning_rate": (6e-3, 3e-4), **_ADAMW},
-    head={"epochs": 8, "checkpoints": (0, 8), **_ADAMW},
+    baseline={},
+    student={"learning_rate": (6e-3, 3e-4)},
+    head=_HEAD,
 )
-"""Plans for the small PointNet on the built-in furniture."""
-
-FASHION_PLANS = _name_plans(
+_IMAGE = _name_plans(
     {"learning_rate": (0.03, 0.003)},
     teacher={
         "epochs": 16,
@@ -131,12 +135,13 @@ FASHION_PLANS = _name_plans(
         "seed": 100,
         "checkpoints": (0, 16),
     },
-    baseline={"epochs": 12},
-    conv={"epochs": 12},
-    fc1={"epochs": 12, "learning_rate": (0.08, 0.008)},
-    fc2={"epochs": 12, "learning_rate": (0.08, 0.008)},
-    head={"epochs": 8, "checkpoints": (0, 8)},
+    baseline={},
+    conv={},
+    student={"learning_rate": (0.08, 0.008)},
+    head=_HEAD,
 )
-"""Plans for the small VGG on the built-in images: teacher (all items, composed three times), baseline, first
-stage of a student by distilled layer, and second stage of any student. For another seed, use
+
+PLANS = MappingProxyType({"image": _IMAGE, "text": _TEXT, "cloud": _CLOUD})
+"""Plans for small networks on the built-in data, by modality: ``"teacher"``, ``"baseline"``, ``"student"``,
+``"head"``, and those of students at single layers. Of another seed:
 ``plan.model_copy(update={"seed": seed})``."""

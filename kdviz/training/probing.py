@@ -15,7 +15,7 @@ from kdviz.training.distances import epoch_array
 from kdviz.training.dividing import names_up_to
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import claim
-from kdviz.training.stages import evaluate, placed, train_head
+from kdviz.training.stages import CrossEntropy, evaluate, placed, train
 
 PROBES = "probes.json"
 
@@ -35,8 +35,8 @@ def probe_accuracy(
 ) -> xr.DataArray:
     """Measure what a layer is good for at every checkpoint: freeze it and train what lies beyond.
 
-    A student in the first stage of distillation has no head of its own yet. One trained by `train_head`, by
-    the same plan at every epoch, tells how far its feature would carry.
+    A student in the first stage of distillation has no head of its own yet. One trained by
+    ``CrossEntropy(beyond=layer)``, by the same plan at every epoch, tells how far its feature would carry.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def probe_accuracy(
         ``{epoch: path or state dict}``, as in :func:`kdviz.measure_checkpoints`. Of each, only what lies at
         or below `layer` is used; a head in it, trained or not, is not.
     inputs, labels
-        To train the heads on, as in `train_classifier`.
+        To train the heads on, as in `train`.
     layer
         Last frozen layer.
     folder
@@ -70,7 +70,7 @@ def probe_accuracy(
     Raises
     ------
     ValueError, TypeError, LayerError, FloatingPointError
-        As `train_head`; also ValueError if there is no checkpoint.
+        As `train`; also ValueError if there is no checkpoint.
     DataError
         If a checkpoint is missing, damaged, or does not fit the network.
     StoreError
@@ -101,9 +101,8 @@ def probe_accuracy(
                 weights = fingerprint_tensors(network.state_dict())
                 claim(beside(place, ".json"), about | {"weights": weights})
                 if str(epoch) not in done:
-                    train_head(
-                        network, inputs, labels, layer=layer, folder=place, plan=plan, progress=progress
-                    )
+                    loss = CrossEntropy(beyond=layer)
+                    train(network, inputs, labels, loss=loss, folder=place, plan=plan, progress=progress)
                     done[str(epoch)] = evaluate(network, *validation)
                     write_json(folder / PROBES, done)
                 shutil.rmtree(place, ignore_errors=True)

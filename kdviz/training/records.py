@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import xarray as xr
+from pydantic import BaseModel, ValidationError, model_validator
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz.errors import StoreError
 from kdviz.files import read_json, write_bytes, write_json
-from kdviz.training.distances import NETWORK, distance_array
+from kdviz.training.distances import BY_STEP, epoch_array
 
 _METADATA = "kdviz"  # one entry only: safetensors writes several in random order
 
@@ -54,87 +54,75 @@ class TrainingRecord:
         return cls(Path(folder))
 
     @cached_property
-    def _contents(self) -> dict[str, Any]:
+    def _contents(self) -> "History":
         path = self.folder / "history.json"
-        contents = read_json(path)
-        if missing := {"checkpoints", "history", "weight_distance"} - contents.keys():
-            raise StoreError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
-        if not _is_whole(contents["checkpoints"], contents["history"], contents["weight_distance"]):
-            raise StoreError(f"{path} is damaged: its lists do not fit each other")
-        return contents
+        try:
+            return History.model_validate(read_json(path))
+        except ValidationError as error:
+            raise StoreError(f"{path} is damaged: it is no whole history of a training run") from error
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Saved networks, by completed epochs; 0 is the untrained network."""
-        return {epoch: checkpoint_path(self.folder, epoch) for epoch in self._contents["checkpoints"]}
+        return {epoch: checkpoint_path(self.folder, epoch) for epoch in self._contents.checkpoints}
 
     @property
     def parts(self) -> dict[int, Path]:
         """What the loss trained beside the network, at the same epochs; empty where it trained nothing."""
-        paths = {epoch: parts_path(self.folder, epoch) for epoch in self._contents["checkpoints"]}
+        paths = {epoch: parts_path(self.folder, epoch) for epoch in self._contents.checkpoints}
         return {epoch: path for epoch, path in paths.items() if path.exists()}
 
     @property
     def history(self) -> pd.DataFrame:
         """Mean training loss per epoch (index ``epoch``, from 1), and the accuracies where there are any."""
-        columns = self._contents["history"]
+        columns = self._contents.history
         epochs = pd.RangeIndex(1, len(columns["loss"]) + 1, name="epoch")
         return pd.DataFrame(columns, index=epochs)
 
-    def weight_distance(
-        self, layer: str | None, *, definition: Literal["step", "epoch"] = "step"
-    ) -> xr.DataArray:
-        """Return how far a layer's weight had moved at each checkpoint, as recorded during training.
-
-        Parameters
-        ----------
-        layer
-            A tracked layer, or None for all parameters of the network taken as one vector.
-        definition
-            ``"step"`` sums the norms of the updates of all mini-batches, as the papers' code does;
-            ``"epoch"`` the norms of the changes over epochs, as their text says (Eq. 8 of [1]_).
+    def weight_distance(self, layer: str) -> xr.DataArray:
+        """Return how far the weight of a tracked layer had moved at each checkpoint.
 
         Returns
         -------
         xarray.DataArray
-            ``weight_distance`` (epoch), float32, relative to the norm of the initial weight, biases left out.
+            ``weight_distance`` (epoch), float32: sum of the norms of the updates of all mini-batches, as the
+            papers' code has it, relative to the norm of the initial weight, biases left out. Their text sums
+            over epochs (Eq. 8 of [1]_), as `kdviz.weight_distance` does from checkpoints.
 
         Raises
         ------
         ValueError
-            If `layer` was not tracked or `definition` is unknown.
+            If `layer` was not tracked.
 
         References
         ----------
         .. [1] Zhang et al., TPAMI 2022, section 3.3.
         """
-        if definition not in ("step", "epoch"):
-            raise ValueError(f"definition must be 'step' or 'epoch', got {definition!r}")
-        recorded = self._contents["weight_distance"][definition]
-        key = layer or NETWORK
-        if key not in recorded:
-            tracked = ", ".join(name for name in recorded if name != NETWORK)
-            raise ValueError(f"layer {layer!r} was not tracked in {self.folder}; tracked: {tracked}")
-        epochs = list(self.checkpoints)
-        return distance_array([recorded[key][epoch] for epoch in epochs], epochs, layer, definition)
+        recorded = self._contents.weight_distance
+        if layer not in recorded:
+            raise ValueError(
+                f"layer {layer!r} was not tracked in {self.folder}; tracked: {', '.join(recorded)}"
+            )
+        epochs = self._contents.checkpoints
+        values = [recorded[layer][epoch] for epoch in epochs]
+        return epoch_array("weight_distance", values, epochs, definition=BY_STEP, layer=layer)
 
 
-def _is_whole(checkpoints: Any, history: Any, weight_distance: Any) -> bool:
-    """Whether there is one number for every epoch, and one more where epoch 0 counts."""
-    try:
-        epochs = len(history["loss"])
-        distances = [paths for rule in ("step", "epoch") for paths in weight_distance[rule].values()]
-        lengths = {np.asarray(column, float).shape for column in history.values()}
-        from_start = {np.asarray(path, float).shape for path in distances}
-        known = all(NETWORK in weight_distance[rule] for rule in ("step", "epoch"))
-        return (
-            known
-            and lengths == {(epochs,)}
-            and from_start == {(epochs + 1,)}
-            and set(checkpoints) <= set(range(epochs + 1))
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
+class History(BaseModel):
+    """What is written at the end: one number for every epoch, and one more where epoch 0 counts."""
+
+    checkpoints: list[int]
+    history: dict[str, list[float]]
+    weight_distance: dict[str, list[float]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        epochs = len(self.history["loss"]) if "loss" in self.history else -1
+        lengths = {len(column) for column in self.history.values()}
+        lengths |= {len(path) - 1 for path in self.weight_distance.values()}
+        if lengths != {epochs} or not set(self.checkpoints) <= set(range(epochs + 1)):
+            raise ValueError("its lists do not fit each other")
+        return self
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:

@@ -1,16 +1,15 @@
 """Train a network on labels, from a teacher by any loss, or its head alone: one path for all.
 
 The papers make a student in two stages, so that everything it knows up to the distilled layer comes from the
-teacher: `distil` by :class:`kdviz.distillation.Features` matches that one layer, `train_head` trains what
-lies beyond it on the labels. The epochs to measure are those of the first stage; the second gives the
-accuracy.
+teacher: first `train` by :class:`kdviz.distillation.Features` matches that one layer, then by
+``CrossEntropy(beyond=layer)`` it trains what lies beyond it on the labels. The epochs to measure are those of
+the first stage; the second gives the accuracy.
 
 Symbols: ``N`` samples, ``B`` samples of a batch, ``C`` classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,20 +18,55 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdviz.distillation import LOGITS, Loss, Outputs, as_loss
-from kdviz.errors import LayerError
-from kdviz.networks import device_of, fingerprint_tensors, resolve_layers
-from kdviz.training.dividing import cut, divide, without_gradients
+from kdviz.networks import device_of, fingerprint_tensors
+from kdviz.training.distances import Odometer
+from kdviz.training.dividing import cut, divide
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.reading import apply, on_device, reader, recall
 from kdviz.training.records import TrainingRecord
 
 
-def train_classifier(
+class CrossEntropy(Loss):
+    """Cross-entropy of a network's own answers: no teacher.
+
+    Parameters
+    ----------
+    beyond
+        Last frozen layer: only what lies beyond it is trained; up to it, weights and running statistics keep
+        every bit. None: the whole network is trained.
+
+    Notes
+    -----
+    A frozen part runs in eval mode. In the authors' code its batch normalisation keeps adapting [1]_, so that
+    the distilled feature moves; here it does not. If nothing is augmented and the network can be cut at the
+    layer, the frozen features are computed once.
+
+    References
+    ----------
+    .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
+    """
+
+    needs_labels = True
+
+    def __init__(self, beyond: str | None = None) -> None:
+        self.beyond = beyond
+
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
+    ) -> Tensor:
+        """Return the mean over samples."""
+        assert labels is not None
+        return functional.cross_entropy(student.logits, labels)
+
+
+def train(
     network: nn.Module,
     inputs: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
+    loss: Loss | Callable[..., Tensor] | None = None,
+    teacher: nn.Module | None = None,
     folder: str | Path,
     plan: TrainingPlan,
     tracked_layers: Sequence[str] = (),
@@ -40,99 +74,51 @@ def train_classifier(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> TrainingRecord:
-    """Train a whole network on labels: a teacher, or the baseline that learns from scratch.
+    """Train a network: a teacher or baseline on labels, a student from a teacher, or a head alone.
 
     Parameters
     ----------
     network
-        Ends with the weights of the last epoch; its modes, and on error its weights, are restored.
+        Ends with the weights of the last epoch; what the loss does not train keeps every bit. Its modes, and
+        on error its weights, are restored.
     inputs
         Shape ``(N, ...)``, float32, normalised; ``(N, 3, H, W)`` where `plan` augments.
     labels
-        Shape ``(N,)``, int64, classes from 0.
+        Shape ``(N,)``, int64, classes from 0; for a loss that uses them.
+    loss
+        `CrossEntropy` by default; such as :class:`kdviz.distillation.Features`; or a function
+        ``(student, teacher, labels, rows)`` that reads ``student.logits`` and ``teacher.logits``, ``(B, C)``,
+        and returns the mean over the batch. Its parts end with the state of the last epoch; to resume, build
+        the loss again as it was.
+    teacher
+        For a loss that asks for one. Left unchanged, used in eval mode.
     folder
         Of this run alone. If a run with equal arguments was interrupted there, it continues; if it was
         finished, its result is returned at once.
     plan
         Runs with the same seed see the same batches in the same order.
     tracked_layers
-        Layers whose weight movement is recorded beside the whole network's.
+        Layers whose weight movement is recorded.
     validation
         Held-out inputs and labels, evaluated after every epoch.
     device
-        Where to train; the network is back where it was afterwards. None: where it is. Data is moved batch
-        by batch.
+        Where to train; networks are back where they were afterwards. None: where `network` is. Data is moved
+        batch by batch.
     progress
         Show a progress bar.
 
     Returns
     -------
     TrainingRecord
-        ``history`` has the columns ``loss`` and ``accuracy`` (cross-entropy and share of right answers over
-        the epoch's batches, in train mode), and ``validation_accuracy`` if asked for.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If inputs and labels do not fit each other or the network.
-    LayerError
-        If a tracked layer is unknown or has no weight.
-    StoreError
-        If `folder` belongs to another run.
-    FloatingPointError
-        If the loss is no longer finite.
-
-    References
-    ----------
-    .. [1] Zhang et al., TPAMI 2022, section 4.1.
-    """
-    course = _Course(folder, plan, tracked_layers, validation, device, progress)
-    return _train(network, None, inputs, labels, _CrossEntropy(), course)
-
-
-def distil(
-    student: nn.Module,
-    teacher: nn.Module,
-    inputs: Tensor,
-    labels: Tensor | None = None,
-    *,
-    loss: Loss | Callable[..., Tensor],
-    folder: str | Path,
-    plan: TrainingPlan,
-    tracked_layers: Sequence[str] = (),
-    validation: tuple[Tensor, Tensor] | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> TrainingRecord:
-    """Train a student to learn from a teacher what the loss asks for.
-
-    Parameters
-    ----------
-    student
-        Ends with the weights of the last epoch. What the loss does not train keeps every bit.
-    teacher
-        Left unchanged, used in eval mode.
-    inputs, folder, plan, tracked_layers, validation, device, progress
-        As for `train_classifier`.
-    labels
-        Shape ``(N,)``, int64, for a loss that uses them.
-    loss
-        Such as :class:`kdviz.distillation.Features`; or a function ``(student, teacher, labels, rows)`` that
-        reads ``student.logits`` and ``teacher.logits``, ``(B, C)``, and returns the mean over the batch. Its
-        parts end with the state of the last epoch; to resume, build the loss again as it was.
-
-    Returns
-    -------
-    TrainingRecord
-        ``history`` has the column ``loss``, and ``accuracy`` where there are labels and the loss reads the
-        student's logits.
+        ``history`` has the column ``loss``; ``accuracy`` where there are labels and the loss reads the
+        logits (both over the epoch's batches, in train mode); and ``validation_accuracy`` if asked for.
 
     Raises
     ------
     ValueError, TypeError
         If inputs, labels or networks do not fit each other or the loss.
     LayerError
-        If a layer is unknown, or has no weight to track.
+        If a layer is unknown, a tracked one has no weight, or nothing is left to train.
     StoreError
         If `folder` belongs to another run.
     FloatingPointError
@@ -142,62 +128,52 @@ def distil(
     ----------
     .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
     """
-    course = _Course(folder, plan, tracked_layers, validation, device, progress)
-    return _train(student, teacher, inputs, labels, as_loss(loss), course)
+    loss = CrossEntropy() if loss is None else as_loss(loss)
+    _check_inputs(inputs, plan)
+    if labels is None and loss.needs_labels:
+        raise ValueError("this loss needs labels, and there are none")
+    parts = nn.Module() if loss.parts is None else loss.parts
+    device = torch.device(device or device_of(network))
+    with placed(device, network, teacher, parts):
+        if labels is not None:
+            _check_labels(inputs, labels, network if LOGITS in loss.layers else None)
+        if validation is not None:
+            _check_labels(*validation, network)
+        identity = {
+            "loss": loss.describe(),
+            "inputs": fingerprint_tensors({"inputs": inputs}),
+            "labels": labels if labels is None else fingerprint_tensors({"labels": labels}),
+            "teacher": teacher and fingerprint_tensors(teacher.state_dict()),
+            "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
+        }
+        read = reader(network, loss.layers, inputs)
+        guide = None
+        if teacher is not None:
+            layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
+            guide = recall(reader(teacher, layers, inputs), teacher, inputs, plan)
+        first = inputs[:1].to(device)
+        one = on_device(apply(read, network, first), device)
+        loss.check(one, guide and guide(first, torch.tensor([0])), len(inputs))
+        trained, resting = divide(network, loss, inputs)
+        learner = _read_beyond(network, loss, inputs, plan) or (lambda batch, rows: read(batch))
 
+        def set_mode() -> None:
+            network.train()
+            for module in resting:
+                module.training = False  # not .eval(), which would reach into a container's other parts
 
-def train_head(
-    student: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    layer: str,
-    folder: str | Path,
-    plan: TrainingPlan,
-    tracked_layers: Sequence[str] = (),
-    validation: tuple[Tensor, Tensor] | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> TrainingRecord:
-    """Train what lies beyond a layer on labels, and freeze everything up to and including that layer.
+        def step(batch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+            outputs = learner(batch, rows)
+            wanted = None if labels is None else labels[rows].to(device)
+            value = loss(outputs, guide and guide(batch, rows), wanted, rows.to(device))
+            if wanted is None or LOGITS not in outputs:
+                return value, None
+            return value, (outputs.logits.argmax(1) == wanted).sum()
 
-    Parameters
-    ----------
-    student
-        Ends with the weights of the last epoch; up to `layer`, weights and running statistics keep every bit.
-    inputs, labels, folder, plan, tracked_layers, validation, device, progress
-        As for `train_classifier`.
-    layer
-        Last frozen layer.
-
-    Returns
-    -------
-    TrainingRecord
-        As for `train_classifier`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If inputs and labels do not fit each other or the network.
-    LayerError
-        If a layer is unknown, or `layer` is the last one with weights.
-    StoreError
-        If `folder` belongs to another run.
-    FloatingPointError
-        If the loss is no longer finite.
-
-    Notes
-    -----
-    The frozen part runs in eval mode. In the authors' code its batch normalisation keeps adapting [1]_, so
-    that the distilled feature moves; here it does not. If nothing is augmented and the network can be cut at
-    `layer`, the frozen features are computed once.
-
-    References
-    ----------
-    .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
-    """
-    course = _Course(folder, plan, tracked_layers, validation, device, progress)
-    return _train(student, None, inputs, labels, _CrossEntropy(layer), course)
+        validate = None if validation is None else partial(evaluate, network, *validation)
+        odometer = Odometer(network, tracked_layers)
+        task = Task(network, parts, [*trained.values()], inputs, step, set_mode, validate, odometer, identity)
+        return fit(task, plan=plan, folder=folder, progress=progress)
 
 
 def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:
@@ -220,97 +196,6 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: 
     _check_labels(inputs, labels, network)
     logits = apply(reader(network, [LOGITS], inputs), network, inputs, batch_size).logits
     return float((logits.argmax(1) == labels.cpu()).double().mean())
-
-
-class _CrossEntropy(Loss):
-    needs_labels = True
-
-    def __init__(self, beyond: str | None = None) -> None:
-        self.beyond = beyond
-
-    def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
-    ) -> Tensor:
-        assert labels is not None
-        return functional.cross_entropy(student.logits, labels)
-
-
-@dataclass(frozen=True)
-class _Course:
-    folder: str | Path
-    plan: TrainingPlan
-    tracked_layers: Sequence[str]
-    validation: tuple[Tensor, Tensor] | None
-    device: str | torch.device | None
-    progress: bool
-
-
-def _train(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    inputs: Tensor,
-    labels: Tensor | None,
-    loss: Loss,
-    course: _Course,
-) -> TrainingRecord:
-    plan, validation = course.plan, course.validation
-    tracked = _check_tracked(student, course.tracked_layers)
-    _check_inputs(inputs, plan)
-    if labels is None and loss.needs_labels:
-        raise ValueError("this loss needs labels, and there are none")
-    parts = nn.Module() if loss.parts is None else loss.parts
-    device = torch.device(course.device or device_of(student))
-    with placed(device, student, teacher, parts):
-        if labels is not None:
-            _check_labels(inputs, labels, student if LOGITS in loss.layers else None)
-        if validation is not None:
-            _check_labels(*validation, student)
-        identity = {
-            "loss": loss.describe(),
-            "inputs": fingerprint_tensors({"inputs": inputs}),
-            "labels": labels if labels is None else fingerprint_tensors({"labels": labels}),
-            "teacher": teacher and fingerprint_tensors(teacher.state_dict()),
-            "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
-        }
-        read = reader(student, loss.layers, inputs)
-        guide = None
-        if teacher is not None:
-            layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
-            guide = recall(reader(teacher, layers, inputs), teacher, inputs, plan)
-        first = inputs[:1].to(device)
-        one = on_device(apply(read, student, first), device)
-        loss.check(one, guide and guide(first, torch.tensor([0])), len(inputs))
-        trained, resting = divide(student, loss, inputs)
-        learner = _read_beyond(student, loss, inputs, plan) or (lambda batch, rows: read(batch))
-
-        def set_mode() -> None:
-            student.train()
-            for module in resting:
-                module.training = False  # not .eval(), which would reach into a container's other parts
-
-        def step(batch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            outputs = learner(batch, rows)
-            wanted = None if labels is None else labels[rows].to(device)
-            value = loss(outputs, guide and guide(batch, rows), wanted, rows.to(device))
-            if wanted is None or LOGITS not in outputs:
-                return value, None
-            return value, (outputs.logits.argmax(1) == wanted).sum()
-
-        validate = None if validation is None else partial(evaluate, student, *validation)
-        task = Task(student, parts, [*trained.values()], inputs, step, set_mode, validate, identity)
-        others = [parameter for name, parameter in student.named_parameters() if name not in trained]
-        with without_gradients(others):
-            return fit(
-                task, plan=plan, folder=course.folder, tracked_layers=tracked, progress=course.progress
-            )
-
-
-def _check_tracked(network: nn.Module, layers: Sequence[str]) -> list[str]:
-    names = resolve_layers(network, layers)
-    for name in names:
-        if not isinstance(getattr(network.get_submodule(name), "weight", None), nn.Parameter):
-            raise LayerError(f"tracked layer {name!r} has no weight whose movement could be recorded")
-    return names
 
 
 def _check_inputs(inputs: Tensor, plan: TrainingPlan) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdviz.distillation import LOGITS, LOSSES, Features, Loss, as_loss
 from kdviz.errors import LayerError
-from kdviz.training import TrainingPlan, TrainingRecord, distil
+from kdviz.training import TrainingPlan, TrainingRecord, train
 from kdviz.training.records import read_tensors
 
 DOUBLE = torch.float64
@@ -61,7 +61,9 @@ def run(student, teacher, inputs, loss, folder, labels=None, **options):
     """Train with one batch an epoch, so that every epoch is one step of momentum 0.9 without decay."""
     settings = {"epochs": 2, "batch_size": COUNT, "learning_rate": 0.1, "weight_decay": 0.0, **options}
     plan = TrainingPlan(**settings)
-    return distil(student, teacher, inputs, labels, loss=loss, folder=folder, plan=plan, progress=False)
+    return train(
+        student, inputs, labels, teacher=teacher, loss=loss, folder=folder, plan=plan, progress=False
+    )
 
 
 def descend(weights, gradients, steps=2):

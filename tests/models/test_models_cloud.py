@@ -12,7 +12,7 @@ from kdviz.models.cloud.dgcnn import EdgeLayer
 from kdviz.models.cloud.layers import NormalisedLinear, PointLayers
 from kdviz.models.cloud.pointconv import PointConvolution
 from kdviz.models.cloud.pointnet2 import BallLevel
-from kdviz.training import TrainingPlan, dividing, evaluate, train_head
+from kdviz.training import CrossEntropy, TrainingPlan, dividing, evaluate, train
 
 CLASSES = 40
 
@@ -380,7 +380,8 @@ def test_networks__keep_learning_above_a_cut_that_was_traced_in_eval_mode(name, 
     plan = TrainingPlan(epochs=1, batch_size=6, learning_rate=0.05)
     clouds, labels = draw_clouds(12, 30), torch.arange(12) % 2
     assert dividing.cut(network, "head.fc1") is not None
-    train_head(network, clouds, labels, layer="head.fc1", folder=tmp_path, plan=plan, progress=False)
+    loss = CrossEntropy(beyond="head.fc1")
+    train(network, clouds, labels, loss=loss, folder=tmp_path, plan=plan, progress=False)
     assert not torch.equal(network.head.fc2.norm.running_mean, before)
 
 
@@ -563,7 +564,8 @@ def test_networks__are_trained_above_a_frozen_layer(name, tmp_path):
     network = build(name, classes=2, width=0.2)
     before = network.head.fc1.weight.clone()
     plan = TrainingPlan(epochs=20, batch_size=6, learning_rate=0.05)
-    train_head(network, clouds, labels, layer="head.fc1", folder=tmp_path, plan=plan, progress=False)
+    loss = CrossEntropy(beyond="head.fc1")
+    train(network, clouds, labels, loss=loss, folder=tmp_path, plan=plan, progress=False)
     assert torch.equal(network.head.fc1.weight, before)
     assert evaluate(network, clouds, labels) > 0.9
 

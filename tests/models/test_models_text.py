@@ -7,7 +7,7 @@ import kdviz
 from kdviz.distillation import Features
 from kdviz.models import ArchitecturePreset, TextNetwork, text
 from kdviz.sources import encode, movie_reviews, review_tokenizer
-from kdviz.training import TrainingPlan, distil, train_classifier, train_head
+from kdviz.training import CrossEntropy, TrainingPlan, train
 
 SHORT, LONG = [2, 17, 40, 3], [2, 9, 55, 71, 18, 33, 3]
 # Attention sums over other numbers of terms, masked ones being exactly 0, in another order: float32 rounding.
@@ -267,9 +267,7 @@ def test_training__small_bert_learns_reviews_by_heart(reviews, tmp_path) -> None
     network = text.build("small_bert", classes=2, vocabulary=4000, length=96)
     plan = TrainingPlan(epochs=8, learning_rate=3e-3, batch_size=16, weight_decay=0.0, optimiser="adamw")
     layer = text.PRESETS["small_bert"].weights["hidden"]
-    record = train_classifier(
-        network, *reviews, folder=tmp_path, plan=plan, tracked_layers=[layer], progress=False
-    )
+    record = train(network, *reviews, folder=tmp_path, plan=plan, tracked_layers=[layer], progress=False)
     assert record.history["accuracy"].iloc[0] < 0.7
     assert record.history["accuracy"].iloc[-1] > 0.95
 
@@ -281,10 +279,10 @@ def test_distillation__matches_hidden_tokens_and_leaves_the_head(reviews, tmp_pa
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     plan = TrainingPlan(epochs=2, learning_rate=3e-3, batch_size=16, weight_decay=0.0, optimiser="adamw")
     ids, labels = reviews[0][:64], reviews[1][:64]
-    record = distil(
+    record = train(
         student,
-        teacher,
         ids,
+        teacher=teacher,
         loss=Features("hidden"),
         folder=tmp_path / "body",
         plan=plan,
@@ -295,7 +293,8 @@ def test_distillation__matches_hidden_tokens_and_leaves_the_head(reviews, tmp_pa
     distilled = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     changed = {name for name in before if not torch.equal(before[name], distilled[name])}
     assert {name.split(".")[0] for name in changed} == {"encoder"}
-    train_head(student, ids, labels, layer="hidden", folder=tmp_path / "head", plan=plan, progress=False)
+    head = CrossEntropy(beyond="hidden")
+    train(student, ids, labels, loss=head, folder=tmp_path / "head", plan=plan, progress=False)
     after = student.state_dict()
     assert {name for name in after if not torch.equal(distilled[name], after[name])} == {
         "head.weight",

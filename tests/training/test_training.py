@@ -17,9 +17,9 @@ from kdviz.errors import LayerError, StoreError
 from kdviz.files import exclusive, lock_beside, write_bytes
 from kdviz.models import build
 from kdviz.training import (
+    CrossEntropy,
     TrainingPlan,
     TrainingRecord,
-    distil,
     dividing,
     evaluate,
     fitting,
@@ -27,8 +27,7 @@ from kdviz.training import (
     probing,
     reading,
     stages,
-    train_classifier,
-    train_head,
+    train,
     weight_distance,
 )
 from kdviz.training.records import read_tensors
@@ -82,23 +81,23 @@ def same_state(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def train(network, folder, **options):
+def train_tiny(network, folder, **options):
     plan = make_plan(**options.pop("plan", {}))
     arguments = {"tracked_layers": ["conv", "fc1"], "progress": False, **options}
-    return train_classifier(network, *make_data(), folder=folder, plan=plan, **arguments)
+    return train(network, *make_data(), folder=folder, plan=plan, **arguments)
 
 
 def match(student, teacher, folder, *, layer="fc2", teacher_layer=None, **options):
     plan = make_plan(**options.pop("plan", {}))
     arguments = {"tracked_layers": ["fc2"], "progress": False, **options}
     loss = Features(layer, teacher_layer)
-    return distil(student, teacher, make_data()[0], loss=loss, folder=folder, plan=plan, **arguments)
+    return train(student, make_data()[0], teacher=teacher, loss=loss, folder=folder, plan=plan, **arguments)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     network = TinyNetwork(seed=100)
-    train(network, tmp_path_factory.mktemp("teacher"), plan={"epochs": 6})
+    train_tiny(network, tmp_path_factory.mktemp("teacher"), plan={"epochs": 6})
     return network
 
 
@@ -118,7 +117,7 @@ def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
     before = network.fc3.weight.detach().clone()
     plan = {"epochs": 1, "batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.1, "optimiser": "adamw"}
     network.drop.p = 0.0
-    train(network, tmp_path, plan=plan)
+    train_tiny(network, tmp_path, plan=plan)
     moved = ((network.fc3.weight.detach() - before * (1 - 0.01 * 0.1)) / 0.01).abs()
     assert (moved < 1e-3).any() and (moved > 0.999).sum() >= 4  # behind a dead unit there is no slope
     assert ((moved < 1e-3) | ((moved - 1).abs() < 1e-3)).all()
@@ -160,18 +159,18 @@ def test_plan__refuses_bad_values(options, message):
 # what a run leaves
 
 
-def test_train_classifier__learns_and_leaves_the_last_checkpoint(tmp_path):
+def test_train__learns_and_leaves_the_last_checkpoint(tmp_path):
     network = TinyNetwork()
-    record = train(network, tmp_path, plan={"epochs": 6}, validation=make_data(seed=9))
+    record = train_tiny(network, tmp_path, plan={"epochs": 6}, validation=make_data(seed=9))
     assert record.history["loss"].iloc[-1] < 0.5 * record.history["loss"].iloc[0]
     assert evaluate(network, *make_data(seed=9)) == record.history["validation_accuracy"].iloc[-1] > 0.9
     assert same_state(read_tensors(record.checkpoints[6])[0], network.state_dict())
     assert list(record.history.index) == [1, 2, 3, 4, 5, 6]
 
 
-def test_train_classifier__saves_the_listed_epochs_alone(tmp_path):
+def test_train__saves_the_listed_epochs_alone(tmp_path):
     initial = copy_state(TinyNetwork())
-    record = train(TinyNetwork(), tmp_path, plan={"epochs": 5, "checkpoints": (0, 2, 5)})
+    record = train_tiny(TinyNetwork(), tmp_path, plan={"epochs": 5, "checkpoints": (0, 2, 5)})
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
         "epoch-000.safetensors",
         "epoch-002.safetensors",
@@ -182,7 +181,7 @@ def test_train_classifier__saves_the_listed_epochs_alone(tmp_path):
     assert metadata["epoch"] == 0 and metadata["run"]["plan"]["seed"] == 1
 
 
-def test_train_classifier__loss_and_accuracy_are_means_over_samples(tmp_path):
+def test_train__loss_and_accuracy_are_means_over_samples(tmp_path):
     network = TinyNetwork()
     network.drop.p = 0.0
     images, labels = make_data()
@@ -192,7 +191,7 @@ def test_train_classifier__loss_and_accuracy_are_means_over_samples(tmp_path):
         logits = torch.cat(
             [reference(batch) for batch in images.split(50)]
         )  # one batch: same batch statistics
-    record = train(network, tmp_path, plan={"epochs": 1, "batch_size": 50, "learning_rate": 0.0})
+    record = train_tiny(network, tmp_path, plan={"epochs": 1, "batch_size": 50, "learning_rate": 0.0})
     # the order of samples changes float32 sums by rounding
     assert record.history["loss"].item() == pytest.approx(
         nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
@@ -200,11 +199,11 @@ def test_train_classifier__loss_and_accuracy_are_means_over_samples(tmp_path):
     assert record.history["accuracy"].item() == (logits.argmax(1) == labels).double().mean().item()
 
 
-def test_train_classifier__takes_the_steps_of_plain_sgd(tmp_path):
+def test_train__takes_the_steps_of_plain_sgd(tmp_path):
     network, reference = TinyNetwork(), TinyNetwork()
     network.drop.p = reference.drop.p = 0.0
     images, labels = make_data()
-    train(network, tmp_path, plan={"epochs": 2, "batch_size": 50, "learning_rate": (0.1, 0.01)})
+    train_tiny(network, tmp_path, plan={"epochs": 2, "batch_size": 50, "learning_rate": (0.1, 0.01)})
     velocity = [torch.zeros_like(parameter) for parameter in reference.parameters()]
     for rate in (0.1, 0.01):
         loss = nn.functional.cross_entropy(reference(images), labels)
@@ -218,28 +217,28 @@ def test_train_classifier__takes_the_steps_of_plain_sgd(tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_train_classifier__leaves_modes_gradients_and_random_state(tmp_path):
+def test_train__leaves_modes_gradients_and_random_state(tmp_path):
     network = TinyNetwork()
     network.norm.eval()
     before = torch.get_rng_state()
-    train(network, tmp_path)
+    train_tiny(network, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert network.training and not network.norm.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
 
 
-def test_train_classifier__does_not_depend_on_global_random_state(tmp_path):
+def test_train__does_not_depend_on_global_random_state(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            train(TinyNetwork(), tmp_path / name, plan={"augment": True})
+            train_tiny(TinyNetwork(), tmp_path / name, plan={"augment": True})
     assert read_folder(tmp_path / "a") == read_folder(tmp_path / "b")
 
 
-def test_train_classifier__another_seed_gives_other_weights(tmp_path):
+def test_train__another_seed_gives_other_weights(tmp_path):
     first, second = TinyNetwork(), TinyNetwork()
-    train(first, tmp_path / "a")
-    train(second, tmp_path / "b", plan={"seed": 2})
+    train_tiny(first, tmp_path / "a")
+    train_tiny(second, tmp_path / "b", plan={"seed": 2})
     assert not torch.equal(first.fc1.weight, second.fc1.weight)
 
 
@@ -271,7 +270,7 @@ def remember(student, folder, *, loss=None, **options):
     loss = Remembering(50) if loss is None else loss
     plan = {"optimiser": "adamw", "learning_rate": 0.01, **options.pop("plan", {})}
     teacher, arguments = TinyNetwork(seed=100), {"plan": make_plan(**plan), "progress": False, **options}
-    distil(student, teacher, *make_data(), loss=loss, folder=folder, **arguments)
+    train(student, *make_data(), teacher=teacher, loss=loss, folder=folder, **arguments)
     return loss
 
 
@@ -297,7 +296,7 @@ fitting.Odometer.record_step = die_at_event(fitting.Odometer.record_step)
 """
 
 
-@pytest.mark.parametrize("run", [train, remember])
+@pytest.mark.parametrize("run", [train_tiny, remember])
 def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, run):
     plan = {"epochs": 16, "augment": True}
     whole = TinyNetwork()
@@ -346,7 +345,7 @@ def test_resume__checkpoints_hold_network_and_parts_apart(tmp_path):
     again = Remembering(50)
     remember(TinyNetwork(), tmp_path, loss=again, plan={"checkpoints": (0, 1, 3)})
     assert same_state(again.parts.state_dict(), last), "of a finished training they are read"
-    assert train(TinyNetwork(), tmp_path / "without").parts == {}
+    assert train_tiny(TinyNetwork(), tmp_path / "without").parts == {}
 
 
 def test_resume__never_restarts_a_part_in_silence(tmp_path, monkeypatch):
@@ -368,7 +367,7 @@ def test_resume__never_restarts_a_part_in_silence(tmp_path, monkeypatch):
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatch, moment, optimiser):
     plan = {"epochs": 4, "optimiser": optimiser}
-    train(TinyNetwork(), tmp_path / "whole", plan=plan)
+    train_tiny(TinyNetwork(), tmp_path / "whole", plan=plan)
     network = TinyNetwork()
     initial = copy_state(network)
     with monkeypatch.context() as patch:
@@ -383,10 +382,10 @@ def test_resume__after_an_error_at_each_moment_is_bit_equal(tmp_path, monkeypatc
         else:
             interrupt_call(patch, fitting, "write_tensors", 3)
         with pytest.raises(KeyboardInterrupt):
-            train(network, tmp_path / "broken", plan=plan)
+            train_tiny(network, tmp_path / "broken", plan=plan)
     assert not (tmp_path / "broken" / "history.json").exists()
     assert same_state(network.state_dict(), initial)  # so that the same call can be repeated
-    train(network, tmp_path / "broken", plan=plan)
+    train_tiny(network, tmp_path / "broken", plan=plan)
     assert read_folder(tmp_path / "broken") == read_folder(tmp_path / "whole")
 
 
@@ -405,10 +404,10 @@ def interrupt_call(patch, owner, name, count):
 
 def test_resume__finished_folder_returns_without_training(tmp_path, monkeypatch):
     first = TinyNetwork()
-    train(first, tmp_path)
+    train_tiny(first, tmp_path)
     monkeypatch.setattr(fitting._Run, "_train_epoch", lambda *_: pytest.fail("trained again"))
     again = TinyNetwork()
-    record = train(again, tmp_path)
+    record = train_tiny(again, tmp_path)
     assert same_state(again.state_dict(), first.state_dict())
     assert record == TrainingRecord.open(tmp_path)
 
@@ -423,19 +422,19 @@ def test_resume__finished_folder_returns_without_training(tmp_path, monkeypatch)
     ],
 )
 def test_resume__refuses_the_folder_of_another_run(tmp_path, change, message):
-    train(TinyNetwork(), tmp_path)
+    train_tiny(TinyNetwork(), tmp_path)
     before = read_folder(tmp_path)
     arguments = {"network": TinyNetwork(), **change}
     with pytest.raises(StoreError, match=message):
-        train(arguments.pop("network"), tmp_path, **arguments)
+        train_tiny(arguments.pop("network"), tmp_path, **arguments)
     assert read_folder(tmp_path) == before
 
 
 def test_resume__refuses_other_data_and_another_teacher(tmp_path, teacher):
-    train(TinyNetwork(), tmp_path / "a")
+    train_tiny(TinyNetwork(), tmp_path / "a")
     arguments = {"folder": tmp_path / "a", "plan": make_plan(), "tracked_layers": ["conv", "fc1"]}
     with pytest.raises(StoreError, match="differs in inputs"):
-        train_classifier(TinyNetwork(), make_data(seed=4)[0], make_data()[1], **arguments, progress=False)
+        train(TinyNetwork(), make_data(seed=4)[0], make_data()[1], **arguments, progress=False)
     match(TinyNetwork(), teacher, tmp_path / "b")
     with pytest.raises(StoreError, match="differs in teacher;"):
         match(TinyNetwork(), TinyNetwork(seed=7), tmp_path / "b")
@@ -444,12 +443,12 @@ def test_resume__refuses_other_data_and_another_teacher(tmp_path, teacher):
 def test_resume__refuses_a_folder_with_foreign_files(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(StoreError, match=r"holds other files \(thesis.tex\)"):
-        train(TinyNetwork(), tmp_path)
+        train_tiny(TinyNetwork(), tmp_path)
 
 
 def test_resume__refuses_a_second_writer(tmp_path):
     with exclusive(lock_beside(tmp_path / ".training"), tmp_path), pytest.raises(StoreError, match="process"):
-        train(TinyNetwork(), tmp_path)
+        train_tiny(TinyNetwork(), tmp_path)
 
 
 def test_write_bytes__an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -522,15 +521,15 @@ def test_features__another_teacher_layer_is_matched(tmp_path, teacher):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_train_head__keeps_every_bit_up_to_the_layer(tmp_path, monkeypatch, cached):
+def test_train__beyond_a_layer_keeps_every_bit_up_to_the_layer(tmp_path, monkeypatch, cached):
     if not cached:
         monkeypatch.setattr(stages, "cut", lambda *_: None)
     student = TinyNetwork()
     initial = copy_state(student)
-    record = train_head(
+    record = train(
         student,
         *make_data(),
-        layer="fc1",
+        loss=CrossEntropy("fc1"),
         folder=tmp_path,
         plan=make_plan(),
         tracked_layers=["fc1", "fc2"],
@@ -543,12 +542,12 @@ def test_train_head__keeps_every_bit_up_to_the_layer(tmp_path, monkeypatch, cach
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
-def test_train_head__features_computed_once_change_nothing(tmp_path, monkeypatch):
-    arguments = {"layer": "fc1", "plan": make_plan(), "progress": False, "validation": make_data(seed=2)}
+def test_train__frozen_features_computed_once_change_nothing(tmp_path, monkeypatch):
+    arguments = {"plan": make_plan(), "progress": False, "validation": make_data(seed=2)}
     once, whole = TinyNetwork(), TinyNetwork()
-    train_head(once, *make_data(), folder=tmp_path / "once", **arguments)
+    train(once, *make_data(), loss=CrossEntropy("fc1"), folder=tmp_path / "once", **arguments)
     monkeypatch.setattr(stages, "cut", lambda *_: None)
-    train_head(whole, *make_data(), folder=tmp_path / "whole", **arguments)
+    train(whole, *make_data(), loss=CrossEntropy("fc1"), folder=tmp_path / "whole", **arguments)
     for ours, theirs in zip(once.parameters(), whole.parameters(), strict=True):
         # features come from batches of other samples: float32 rounding, grown over 12 steps
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -582,10 +581,15 @@ def test_cut__refuses_a_layer_inside_a_module_that_is_not_traced():
     assert dividing.cut(network, "1.linear1") is None
 
 
-def test_train_head__refuses_the_last_layer(tmp_path):
+def test_train__refuses_to_train_beyond_the_last_layer(tmp_path):
     with pytest.raises(LayerError, match="no parameter lies beyond layer 'fc3'"):
-        train_head(
-            TinyNetwork(), *make_data(), layer="fc3", folder=tmp_path, plan=make_plan(), progress=False
+        train(
+            TinyNetwork(),
+            *make_data(),
+            loss=CrossEntropy("fc3"),
+            folder=tmp_path,
+            plan=make_plan(),
+            progress=False,
         )
 
 
@@ -660,11 +664,11 @@ def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     whole = probe(tmp_path / "whole", states)
     probe(tmp_path / "part", {epoch: states[epoch] for epoch in (0, 1)})
     trained = []
-    train = probing.train_head
+    unwatched = probing.train
     monkeypatch.setattr(
         probing,
-        "train_head",
-        lambda *args, **options: (trained.append(options["folder"].name), train(*args, **options)),
+        "train",
+        lambda *args, **options: (trained.append(options["folder"].name), unwatched(*args, **options)),
     )
     assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
     assert probe(tmp_path / "part", states).equals(whole) and trained == ["epoch-002"]
@@ -708,10 +712,11 @@ def test_stages__student_and_baseline_share_weights_order_and_checkpoints(tmp_pa
         network = build("small_vgg", classes=2, input_size=8, width=0.25, seed=3)
         arguments = {"folder": tmp_path / name, "plan": make_plan(), "tracked_layers": [], "progress": False}
         if name == "baseline":
-            baseline = train_classifier(network, *make_data(), **arguments)
+            baseline = train(network, *make_data(), **arguments)
         else:
             guide = build("small_vgg", classes=2, input_size=8, width=0.25, seed=4)
-            student = distil(network, guide, make_data()[0], loss=Features("classifier.fc1"), **arguments)
+            loss = Features("classifier.fc1")
+            student = train(network, make_data()[0], teacher=guide, loss=loss, **arguments)
     assert seen["student"] == seen["baseline"]
     assert [len(batch) for batch in seen["student"]] == [16, 16, 16, 2] * 3
     first_epoch = [position for batch in seen["student"][:4] for position in batch]
@@ -775,7 +780,7 @@ def test_weight_distance__closed_form():
 
 
 def test_weight_distance__reads_files_of_both_kinds(tmp_path):
-    record = train(TinyNetwork(), tmp_path / "run")
+    record = train_tiny(TinyNetwork(), tmp_path / "run")
     states = {epoch: read_tensors(path)[0] for epoch, path in record.checkpoints.items()}
     for epoch, state in states.items():
         torch.save(state, tmp_path / f"{epoch}.pt")
@@ -786,59 +791,38 @@ def test_weight_distance__reads_files_of_both_kinds(tmp_path):
     assert weight_distance(pickled, layer="fc1", initial=pickled[0]).identical(from_states)
 
 
-def test_weight_distance__recorded_per_epoch_equals_that_of_every_checkpoint(tmp_path):
-    record = train(TinyNetwork(), tmp_path)
-    from_files = weight_distance(record.checkpoints, layer="conv", initial=record.checkpoints[0])
-    # both in float64 from float32 weights, stored as float32
-    np.testing.assert_allclose(record.weight_distance("conv", definition="epoch"), from_files, rtol=1e-6)
-
-
 def test_weight_distance__steps_epochs_and_straight_line_in_order(tmp_path):
-    record = train(TinyNetwork(), tmp_path, plan={"epochs": 5})
+    record = train_tiny(TinyNetwork(), tmp_path, plan={"epochs": 5})
     states = [read_tensors(record.checkpoints[epoch])[0] for epoch in (0, 5)]
     for layer in ("conv", "fc1"):
         start, end = (state[f"{layer}.weight"].double() for state in states)
         straight = float((end - start).norm() / start.norm())
-        epochs = float(record.weight_distance(layer, definition="epoch")[-1])
-        steps = float(record.weight_distance(layer, definition="step")[-1])
+        epochs = float(weight_distance(record.checkpoints, layer=layer, initial=record.checkpoints[0])[-1])
+        steps = float(record.weight_distance(layer)[-1])
         assert steps > epochs > straight > 0.01
 
 
-def test_weight_distance__step_definition_sums_every_update(tmp_path):
+def test_weight_distance__recorded_sums_every_update(tmp_path):
     network = TinyNetwork()
     network.drop.p = 0.0
     # one step an epoch: steps and epochs are the same moves
-    record = train(network, tmp_path, plan={"batch_size": 50})
+    record = train_tiny(network, tmp_path, plan={"batch_size": 50})
     np.testing.assert_allclose(
-        record.weight_distance("conv", definition="step"),
-        record.weight_distance("conv", definition="epoch"),
+        record.weight_distance("conv"),
+        weight_distance(record.checkpoints, layer="conv", initial=record.checkpoints[0]),
         rtol=1e-6,  # float64 sums of the same numbers, stored as float32
     )
 
 
-def test_weight_distance__whole_network_is_one_vector(tmp_path):
-    record = train(TinyNetwork(), tmp_path, plan={"epochs": 1})
-    names = [name for name, _ in TinyNetwork().named_parameters()]
-    start, end = (
-        torch.cat([read_tensors(record.checkpoints[epoch])[0][name].double().flatten() for name in names])
-        for epoch in (0, 1)
-    )
-    expected = float((end - start).norm() / start.norm())
-    # float32 subtraction of the weights
-    assert float(record.weight_distance(None, definition="epoch")[1]) == pytest.approx(expected, rel=1e-5)
-
-
 def test_weight_distance__zero_learning_rate_moves_nothing(tmp_path):
-    record = train(TinyNetwork(), tmp_path, plan={"learning_rate": 0.0})
-    for definition in ("step", "epoch"):
-        assert record.weight_distance("fc1", definition=definition).values.tolist() == [0, 0, 0, 0]
-        assert record.weight_distance(None, definition=definition).values.tolist() == [0, 0, 0, 0]
+    record = train_tiny(TinyNetwork(), tmp_path, plan={"learning_rate": 0.0})
+    assert record.weight_distance("fc1").values.tolist() == [0, 0, 0, 0]
 
 
 def test_weight_distance__only_checkpoints_are_given(tmp_path):
-    record = train(TinyNetwork(), tmp_path, plan={"checkpoints": (0, 1, 3)})
+    record = train_tiny(TinyNetwork(), tmp_path, plan={"checkpoints": (0, 1, 3)})
     assert record.weight_distance("fc1").epoch.values.tolist() == [0, 1, 3]
-    recorded = json.loads((tmp_path / "history.json").read_text())["weight_distance"]["step"]["fc1"]
+    recorded = json.loads((tmp_path / "history.json").read_text())["weight_distance"]["fc1"]
     assert (
         record.weight_distance("fc1").values.tolist() == np.float32([recorded[k] for k in (0, 1, 3)]).tolist()
     )
@@ -854,13 +838,11 @@ def test_weight_distance__refuses_bad_input(tmp_path):
         weight_distance({0: state}, layer="fc", initial={"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(ValueError, match=r"shape \(3,\) at epoch 1"):
         weight_distance({1: {"fc.weight": torch.ones(3)}}, layer="fc", initial=state)
-    record = train(TinyNetwork(), tmp_path)
+    record = train_tiny(TinyNetwork(), tmp_path)
     with pytest.raises(ValueError, match=r"no weight 'fc9.weight' in .*epoch-000.safetensors"):
         weight_distance(record.checkpoints, layer="fc9", initial=record.checkpoints[0])
     with pytest.raises(ValueError, match="'fc2' was not tracked"):
         record.weight_distance("fc2")
-    with pytest.raises(ValueError, match="definition must be"):
-        record.weight_distance("fc1", definition="batch")
 
 
 # refusals
@@ -883,11 +865,11 @@ def test_weight_distance__refuses_bad_input(tmp_path):
         ),
     ],
 )
-def test_train_classifier__refuses_bad_input_before_any_work(tmp_path, change, error, message):
+def test_train__refuses_bad_input_before_any_work(tmp_path, change, error, message):
     images, labels = make_data()
     arguments = {"inputs": images, "labels": labels, "plan": make_plan(), "tracked_layers": [], **change}
     with pytest.raises(error, match=message):
-        train_classifier(TinyNetwork(), **arguments, folder=tmp_path / "run", progress=False)
+        train(TinyNetwork(), **arguments, folder=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -896,9 +878,9 @@ def test_evaluate__refuses_a_network_without_logits():
         evaluate(nn.ReLU(), *make_data())
 
 
-def test_train_classifier__diverged_loss_is_an_error(tmp_path):
+def test_train__diverged_loss_is_an_error(tmp_path):
     network = TinyNetwork()
     initial = copy_state(network)
     with pytest.raises(FloatingPointError, match="loss became nan in epoch"):
-        train(network, tmp_path, plan={"learning_rate": 1e20})
+        train_tiny(network, tmp_path, plan={"learning_rate": 1e20})
     assert same_state(network.state_dict(), initial)

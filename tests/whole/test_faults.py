@@ -41,7 +41,7 @@ from kdviz.store import Run, open_run
 from kdviz.store.files import sweep
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
-from kdviz.training import TrainingPlan, TrainingRecord, train_classifier, weight_distance
+from kdviz.training import TrainingPlan, TrainingRecord, train, weight_distance
 
 
 class Hostile:
@@ -633,7 +633,7 @@ def test_full_disk__export_keeps_the_old_file(tmp_path: Path, finished: Run, lim
 def train_small(folder: Path) -> TrainingRecord:
     images, labels = random_images(8, size=8), torch.arange(8) % 4
     plan = TrainingPlan(epochs=3, learning_rate=0.01, batch_size=4)
-    return train_classifier(
+    return train(
         small_cnn(), images, labels, folder=folder, plan=plan, tracked_layers=["fc1"], progress=False
     )
 
@@ -698,7 +698,7 @@ def test_paths_below_a_file__are_refused_before_any_work(study: Study, tmp_path:
     [
         ("history.json", b"{", r"cannot read .*history\.json"),
         ("history.json", b"[]", r"history\.json is damaged: it holds no names"),
-        ("history.json", b"{}", r"history\.json is damaged: it lacks checkpoints, history, weight_distance"),
+        ("history.json", b"{}", r"history\.json is damaged: it is no whole history"),
         ("plan.json", b"\xff", r"cannot read .*plan\.json"),
         ("plan.json", b"{}", "holds a run that differs in .*initial_weights"),
         ("epoch-003.safetensors", b"half", r"cannot read .*epoch-003\.safetensors"),

@@ -10,9 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ipywidgets
+import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from browser import MOVE, ROOT, SERVERS, AppPage, digest, expect, find_browser, open_browser, serve
@@ -21,6 +24,7 @@ from playwright.sync_api import Browser
 
 import kdviz
 from kdviz import sources
+from kdviz.testing import random_images, small_cnn
 
 pytestmark = [
     pytest.mark.browser,
@@ -215,11 +219,14 @@ def test_page__cuts_nothing_off_on_a_laptop(app: AppPage, tmp_path: Path) -> Non
 
 
 @contextmanager
-def page_of(run: kdviz.store.Run, chromium: Browser, folder: Path) -> Iterator[AppPage]:
+def page_of(
+    run: kdviz.store.Run, chromium: Browser, folder: Path, networks: tuple[str, ...] = ()
+) -> Iterator[AppPage]:
     """Open the notebook 02_explore on another run, as a Voila page."""
     notebook = json.loads((ROOT / "notebooks" / "02_explore.ipynb").read_text(encoding="utf-8"))
     (cell,) = (one for one in notebook["cells"] if "parameters" in one["metadata"].get("tags", []))
-    cell["source"] = [*cell["source"], f"\nrun_path = {str(run.path)!r}"]
+    chosen = f"\nnetworks = {[*networks]!r}" if networks else ""
+    cell["source"] = [*cell["source"], f"\nrun_path = {str(run.path)!r}{chosen}"]
     (folder / "root").mkdir()
     path = folder / "root" / "02_explore.ipynb"
     path.write_text(json.dumps(notebook), encoding="utf-8")
@@ -269,3 +276,57 @@ def test_cloud__turns_as_the_geometry_says(chromium: Browser, tmp_path: Path) ->
         expect(page.reading("azimuth")).not_to_have_text("45", timeout=MOVE)
         for app in (turned, before):
             app.close()
+
+
+# -- more networks than a student and a baseline
+
+SIX = {
+    "teacher": {"role": "teacher"},
+    "by-features": {"role": "student", "details": {"distillation_method": "features"}},
+    "by-kl": {"role": "student", "details": {"distillation_method": "kl"}},
+    "alone": {"role": "baseline"},
+    "pruned": {"role": "pruned"},
+    "quantised": {"role": "quantised"},
+}
+
+
+def test_six_networks__are_seen_chosen_and_saved_by_name(chromium: Browser, tmp_path: Path) -> None:
+    foreground = np.zeros((6, 8, 8), bool)
+    foreground[:, 2:6, 2:6] = True
+    for seed, (name, about) in enumerate(SIX.items()):
+        details = {"training_seed": 0} | about.get("details", {})
+        kdviz.measure_checkpoints(
+            partial(small_cnn, seed=seed),
+            {epoch: small_cnn(seed=10 * seed + epoch).state_dict() for epoch in (0, 3)},
+            random_images(6),
+            network=name,
+            role=about["role"],
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=foreground,
+            details=details,
+            store=tmp_path / "six.zarr",
+            progress=False,
+        )
+    run = kdviz.open_run(tmp_path / "six.zarr")
+    with page_of(run, chromium, tmp_path, tuple(SIX)) as page:
+        sample = page.reading("sample").inner_text()
+        for name in SIX:
+            points = kdviz.find_points(kdviz.derive_entropy(run.dataset(name, "fc1")))
+            one = kdviz.count_points(points).isel(epoch=-1).sel(sample=sample)
+            held = f"{int(one['n_fg'])} object"
+            expect(page.heading(name)).to_contain_text(held, use_inner_text=True, timeout=MOVE)
+        shown = page.app.locator("select[multiple] option")
+        shown.filter(has_text="by-kl").click()
+        shown.filter(has_text="pruned").click(modifiers=["Control"])
+        expect(page.heading("quantised")).to_have_count(0, timeout=MOVE)
+        page.app.locator("select", has_text="units (CSV)").select_option("units (CSV)")
+        page.control("save into").locator("input").fill(str(tmp_path / "views"))
+        page.app.locator("button", has_text="save").click()
+        expect(page.app.get_by_text("saved ")).to_be_visible(timeout=MOVE)
+    (file,) = (tmp_path / "views").iterdir()
+    table = pd.read_csv(file)
+    assert [*table["network"].unique()] == ["by-kl", "pruned"]
+    for name, of_one in table.groupby("network"):
+        measured = run.dataset(str(name), "fc1")["gain"].isel(epoch=-1).sel(sample=sample)
+        np.testing.assert_allclose(of_one["gain"], measured, rtol=1e-6)

@@ -198,6 +198,7 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], prog
             kernel_name="python3",
             progress_bar=progress,
             cwd=str(Path.cwd()),
+            extra_arguments=["--log-level=ERROR"],  # the kernel warns of its own unencrypted connection
         )
     except OSError as error:
         raise StoreError(f"cannot write {executed}: {error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import kdviz
 from kdviz import analysis, render
@@ -31,7 +32,7 @@ def print_markdown(table: pd.DataFrame, decimals: int = 2) -> None:
     print("\n".join("| " + " | ".join(row) + " |" for row in rows), "\n")
 
 
-def draw_points(run: kdviz.store.Run, pair: analysis.NetworkPair) -> render.Figure:
+def draw_points(run: kdviz.store.Run, pair: analysis.NetworkPair) -> Figure:
     """Lay out the knowledge points of some samples over training."""
     seed = next(iter(pair.students))
     student, baseline, teacher = pair.students[seed], pair.baselines[seed], pair.teacher

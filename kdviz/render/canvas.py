@@ -4,7 +4,7 @@ Symbols: ``U`` units of the sample, padding left out; ``P`` units with padding.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,23 +12,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.looks import (
-    DETOURS,
-    MAP,
-    OPAQUE,
-    POINTS,
-    Bools,
-    Floats,
-    Looks,
-    NetworkView,
-    Picture,
-)
-from kdviz.render.style import Scale
+from kdviz.render.looks import DETOURS, MAP, OPAQUE, POINTS, Bools, Floats, Looks, NetworkView, Picture
+from kdviz.render.style import CROSS, DIAMOND, DISC, Mark, Scale
 from kdviz.render.writing import Text
 
 Panel = Picture | Text
-
-LEGEND = "disc: knowledge point on the object    diamond: on the background    cross: tried and dropped"
 
 
 @dataclass(frozen=True)
@@ -47,8 +35,8 @@ class Canvas(ABC):
         Coordinates that make a run one of this kind.
     coarsens, turns, is_text
         Whether units can be merged, whether an azimuth changes the picture, whether panels are words.
-    inside, edge, legend
-        What the foreground is called; how panels show it; what the shapes of the panels mean.
+    inside, edge
+        What the foreground is called, and how panels show it.
     """
 
     coordinates: Mapping[str, NDArray]
@@ -60,7 +48,6 @@ class Canvas(ABC):
     is_text: ClassVar[bool] = False
     inside: ClassVar[str] = "object"
     edge: ClassVar[str]
-    legend: ClassVar[str] = LEGEND
 
     @classmethod
     def of(cls, samples: xr.Dataset, ds: xr.Dataset, at: int, foreground: Bools) -> Self:
@@ -92,6 +79,11 @@ class Canvas(ABC):
         return values
 
     @property
+    def legend(self) -> str:
+        """What the shapes of knowledge points mean."""
+        return f"disc: knowledge point on the {self.inside}    diamond: on the background"
+
+    @property
     def caption(self) -> str:
         """A few words that tell the sample from others; empty where its picture does."""
         return ""
@@ -121,7 +113,6 @@ class Canvas(ABC):
             If values do not fit the sample, or the limits do not increase.
         """
 
-    @abstractmethod
     def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Panel:
         """Draw knowledge points, bool: discs on the object, diamonds on the background; the rest is dimmed.
 
@@ -130,8 +121,10 @@ class Canvas(ABC):
         ValueError
             If `points` does not fit the sample or is not bool.
         """
+        found = self._fit("points", points, bool)
+        marks = [(found & self.foreground, DISC), (found & ~self.foreground, DIAMOND)]
+        return self._draw_marks(marks, looks, size)
 
-    @abstractmethod
     def draw_detours(
         self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
     ) -> Panel:
@@ -144,6 +137,8 @@ class Canvas(ABC):
         ValueError
             If a mask does not fit the sample or is not bool.
         """
+        held = self._fit("points", points, bool) & self.foreground
+        return self._draw_marks([(held, DISC), (self._fit("dropped", dropped, bool), CROSS)], looks, size)
 
     def draw_panels(self, one: NetworkView, looks: Looks, size: int) -> dict[str, Panel]:
         """Draw what one network knows of it: `MAP`, `POINTS` and `DETOURS`."""
@@ -152,6 +147,10 @@ class Canvas(ABC):
             POINTS: self.draw_points(one.points, looks, size),
             DETOURS: self.draw_detours(one.points, one.dropped, looks, size),
         }
+
+    @abstractmethod
+    def _draw_marks(self, marks: Sequence[tuple[Bools, Mark]], looks: Looks, size: int) -> Panel:
+        """Draw marks on the units of each mask; dim the units that have none."""
 
     @classmethod
     def _details(cls, samples: xr.Dataset, ds: xr.Dataset, at: int) -> dict[str, Any]:

@@ -6,12 +6,10 @@ further class in `KINDS`; nothing else tells the kinds apart.
 
 import xarray as xr
 
-from kdviz.render.canvas import Canvas, Panel
+from kdviz.render.canvas import Canvas
 from kdviz.render.cloud import CloudCanvas
 from kdviz.render.image import GridCanvas
 from kdviz.render.text import WordCanvas
-
-__all__ = ["KINDS", "Canvas", "CloudCanvas", "GridCanvas", "Panel", "WordCanvas", "choose_kind"]
 
 KINDS: tuple[type[Canvas], ...] = (GridCanvas, WordCanvas, CloudCanvas)
 

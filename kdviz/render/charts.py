@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from kdviz.render.style import NetworkStyle, style_networks, tidy
+from kdviz.render.style import NetworkStyle, draw_bars, name_lines, open_axes, open_figure, style_networks
 
 _COUNT_TITLES = {
     "n_fg": "points on the foreground",
@@ -20,26 +20,21 @@ _COUNT_TITLES = {
 }
 
 
-def count_curves(counts: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]], *, title: str) -> Figure:
+def count_curves(counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> Figure:
     """Draw N_fg, N_bg and the foreground ratio over training.
 
     Parameters
     ----------
     counts
-        ``{network: table}`` with index epoch, the columns ``role``, ``n_fg``, ``n_bg``, ``fg_ratio`` and,
-        for the range of uncertain units, each with ``_low`` and ``_high``. Several tables under one name,
-        such as those of its training seeds, share a colour. Networks with one epoch, such as a finished
-        teacher, are drawn as a dashed level.
+        ``{network: tables}``, such as one a training seed, which share a colour. A table has the index epoch,
+        the columns ``role``, ``n_fg``, ``n_bg``, ``fg_ratio`` and, for the range of uncertain units, each
+        with ``_low`` and ``_high``. A table of one epoch, such as a finished teacher's, is a dashed level.
     title
         Shown above.
     """
-    figure = Figure(figsize=(10.5, 3.1), layout="constrained")
-    lines = {
-        name: [tables] if isinstance(tables, pd.DataFrame) else [*tables] for name, tables in counts.items()
-    }
-    _draw_counts(figure.subplots(1, 3), lines, style_tables(lines))
-    _name_lines(figure, figure.axes[0])
-    figure.suptitle(title, fontsize=11)
+    figure, (axes,) = open_figure(title, 10.5, 3.1, 3)
+    _draw_counts(axes, counts, _style_tables({name: tables[0] for name, tables in counts.items()}))
+    name_lines(figure, axes[0])
     return figure
 
 
@@ -52,7 +47,7 @@ class Trace:
     network, style
         Its name, and its colour and marker, see `style_networks`.
     counts
-        As in `count_curves`: means over the samples, by epoch; None where nothing can be counted.
+        A table as in `count_curves`: means over the samples, by epoch; None where nothing can be counted.
     values
         Shape ``(U,)``: what the histogram counts, at the shown epoch.
     cutoff
@@ -98,19 +93,19 @@ def draw_view_charts(
     """Draw `view_charts` into a part of a larger figure."""
     styles = {one.network: one.style for one in traces}
     counts = {one.network: [one.counts] for one in traces if one.counts is not None}
-    axes = figure.subplots(1, 5 if counts else 1, squeeze=False)[0]
-    _draw_histogram(axes[-1], traces, styles, quantity)
+    axes = open_axes(figure, 5 if counts else 1)[0]
+    _draw_histogram(axes[-1], traces, quantity)
     if counts:
         _draw_counts(axes[:3], counts, styles)
         for axis in axes[:3]:
             axis.axvline(epoch, color="black", linewidth=0.8, linestyle=":")
-        _draw_distance(axes[3], traces, styles, epoch)
-    _name_lines(figure, axes[-1])
+        _draw_distance(axes[3], traces, epoch)
+    name_lines(figure, axes[-1])
 
 
-def style_tables(counts: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, NetworkStyle]:
+def _style_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, NetworkStyle]:
     """Style networks by the roles in their tables."""
-    return style_networks({name: str(tables[0]["role"].iloc[0]) for name, tables in counts.items()})
+    return style_networks({name: str(table["role"].iloc[0]) for name, table in tables.items()})
 
 
 def _draw_counts(
@@ -134,36 +129,26 @@ def _draw_counts(
         axis.set_title(title, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
-        tidy(axis)
 
 
-def _draw_histogram(
-    axis: Axes, traces: Sequence[Trace], styles: Mapping[str, NetworkStyle], quantity: str
-) -> None:
+def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
     values = [trace.values[np.isfinite(trace.values)] for trace in traces]
     edges = np.histogram_bin_edges(np.concatenate(values), bins=28).tolist()
     for trace, one in zip(traces, values, strict=True):
-        colour = styles[trace.network].colour
+        colour = trace.style.colour
         axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.network)
-        if np.isfinite(trace.cutoff):
-            axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")
+        axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")  # NaN draws nothing
     axis.set_title("units of this sample", fontsize=10)
     axis.set_xlabel(quantity)
-    tidy(axis)
 
 
-def _draw_distance(
-    axis: Axes, traces: Sequence[Trace], styles: Mapping[str, NetworkStyle], epoch: int
-) -> None:
+def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
     axis.set_title("its object points", fontsize=10)
     axis.set_xlabel("weight distance; star: peak after epoch 0", fontsize=8)
-    tidy(axis)
-    drawn = False
     for trace in traces:
         if trace.counts is None or trace.n_fg is None or trace.distance is None or len(trace.n_fg) < 2:
             continue
-        drawn = True
-        (colour, marker), epochs = styles[trace.network], trace.counts.index.to_numpy()
+        (colour, marker), epochs = trace.style, trace.counts.index.to_numpy()
         axis.plot(trace.distance, trace.n_fg, color=colour, linewidth=1.2)
         now = max(int(np.searchsorted(epochs, epoch, side="right")) - 1, 0)
         axis.plot(trace.distance[now], trace.n_fg[now], marker=marker, color=colour)
@@ -172,10 +157,9 @@ def _draw_distance(
             at, height = trace.distance[peak], trace.n_fg[peak]
             axis.plot(at, height, "*", color=colour, markersize=12, markeredgecolor="black")
     axis.set_ylim(bottom=0)
-    if not drawn:
+    if not axis.has_data():
         axis.text(0.5, 0.5, "no weight distance\nin this run", ha="center", transform=axis.transAxes)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
 
 
 def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
@@ -190,18 +174,15 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
     title
         Shown above.
     """
-    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
-    axis = figure.subplots()
-    styles = style_tables({name: [table] for name, table in tables.items()})
+    figure, ((axis,),) = open_figure(title, 5.6, 4.0)
+    styles = _style_tables(tables)
     for place, (name, whole) in enumerate(tables.items()):
         table = whole.dropna(subset=["accuracy"])
         if table.empty:
             continue
         colour, marker = styles[name]
-        spread = [table["fg_ratio"] - table["fg_ratio_low"], table["fg_ratio_high"] - table["fg_ratio"]]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2, "elinewidth": 0.5}
-        errors = np.maximum(spread, 0)
-        axis.errorbar(table["accuracy"], table["fg_ratio"], yerr=errors, markersize=5, label=name, **look)
+        look = {"fmt": f"{marker}-", "linewidth": 1.2, "elinewidth": 0.5, "markersize": 5}
+        draw_bars(axis, table["accuracy"], table, "fg_ratio", colour, label=name, **look)
         for epoch, row in table.iloc[[0, -1] if len(table) > 1 else [-1]].iterrows():
             at, aside = (row["accuracy"], row["fg_ratio"]), (5, -11 if place % 2 else 6)
             axis.annotate(f"epoch {epoch}", at, aside, textcoords="offset points", fontsize=7, color=colour)
@@ -209,12 +190,10 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
     axis.set_ylabel("foreground ratio")
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)
-    tidy(axis)
     if axis.has_data():
         axis.legend(frameon=False, fontsize=9, loc="lower right")
     else:
         axis.text(0.5, 0.5, "no accuracy recorded in this run", ha="center", transform=axis.transAxes)
-    axis.set_title(title, fontsize=11)
     return figure
 
 
@@ -246,9 +225,9 @@ def points_over_distance(
         raise ValueError(
             f"tables has {', '.join(tables)}, peaks {', '.join(peaks)}; give both the same names"
         )
-    figure = Figure(figsize=(4.6 * len(tables), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
-    styles = style_tables({name: [table] for name, table in tables.items()})
+    width = 4.6 * len(tables)
+    figure, (axes,) = open_figure(title, width, 3.4, len(tables), sharex=True, sharey=True)
+    styles = _style_tables(tables)
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
         (colour, marker), reached = styles[name], peaks[name]
         mean, std = reached["distance"].mean(), reached["distance"].std(ddof=0)
@@ -260,15 +239,7 @@ def points_over_distance(
         axis.plot(table["weight_distance"], table["n_fg"], **look)
         axis.set_title(f"{name}: D_mean {mean:.2f}, D_std {std:.2f}", fontsize=10)
         axis.set_xlabel("weight distance")
-        tidy(axis)
     axes[0].set_ylabel("knowledge points on the object")
     axes[0].set_ylim(bottom=0)
     axes[0].set_xlim(left=0)
-    figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _name_lines(figure: Figure | SubFigure, axis: Axes) -> None:
-    """Write beside all axes which line is whose."""
-    names = axis.get_legend_handles_labels()
-    figure.legend(*names, loc="outside right center", frameon=False, fontsize=9)

@@ -9,6 +9,7 @@ Symbols: ``U`` units, the points of a cloud.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -16,15 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from kdviz.render.canvas import Canvas
-from kdviz.render.looks import OPAQUE, Looks, Picture
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
+from kdviz.render.looks import OPAQUE, Bools, Looks, Picture
+from kdviz.render.style import DIAMOND, DISC, Mark, Scale
 
 _DISTANCE = 4.0  # of the viewer from the middle, in radii of the cloud
 _FINE = 2  # drawn so much larger, then shrunk, for smooth edges
 _FADING = 0.3  # how much white the farthest colour takes on
 _SMALL, _LARGE, _MARK = 0.0085, 0.0125, 0.021  # radii over the size of the picture
 _OBJECT, _REST, _DIMMED = (0.35,) * 3, (0.68,) * 3, (0.84,) * 3  # greys
-_ROUND, _SQUARE, _CROSSED = range(3)
 
 
 def project_cloud(
@@ -38,7 +38,7 @@ def project_cloud(
     Parameters
     ----------
     cloud
-        Shape ``(U, 3)``: x, y, z.
+        Shape ``(U, 3)``: x, y, z, at least one point.
     azimuth, elevation
         Where the viewer stands, in degrees; see the head of this module.
     size
@@ -49,17 +49,8 @@ def project_cloud(
     ndarray
         Shape ``(U, 3)``, float64: column and row in pixels from the top left corner of the picture, and the
         depth in radii: negative is nearer than the middle.
-
-    Raises
-    ------
-    ValueError
-        If the cloud is not ``(U, 3)`` with at least one point, or holds NaN or infinity.
     """
     points = np.asarray(cloud, float)
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
-        raise ValueError(f"cloud has shape {points.shape}; allowed: (points, 3) with at least one point")
-    if not np.isfinite(points).all():
-        raise ValueError("cloud holds NaN or infinity; leave such points out")
     points = points - (points.min(0) + points.max(0)) / 2
     points = points / (np.linalg.norm(points, axis=1).max() or 1.0)
     turn, tilt = np.deg2rad([azimuth, elevation])
@@ -91,118 +82,64 @@ class CloudCanvas(Canvas):
 
     def draw_input(self, looks: Looks = OPAQUE, size: int = 240) -> Picture:
         """Draw the cloud as it is: the object large and dark, the background small and light."""
-        return _paint(self._project(looks, size), self.greys, self._radii, size)
+        return self._paint(self.greys, looks, size)
 
     def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Picture:
         """Colour the points; the nearest has exactly its colour, one of NaN stays grey."""
         array = self._fit("values", values)
         share = np.where(np.isnan(array), 0.0, looks.opacity)[:, None]
-        colour = (1 - share) * self.greys + share * scale.paint(array)
-        return _paint(self._project(looks, size), colour, self._radii, size)
+        return self._paint((1 - share) * self.greys + share * scale.paint(array), looks, size)
 
-    def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Picture:
-        """Mark points, and draw the others pale."""
-        found = self._fit("points", points, bool)
-        marks = [
-            (found & self.foreground, FOREGROUND_COLOUR, _ROUND),
-            (found & ~self.foreground, BACKGROUND_COLOUR, _SQUARE),
-        ]
-        return self._paint_marks(marks, looks, size)
+    def _draw_marks(self, marks: Sequence[tuple[Bools, Mark]], looks: Looks, size: int) -> Picture:
+        """Draw marks large and with a black rim, over pale points."""
+        return self._paint(np.where(self.foreground[:, None], _REST, _DIMMED), looks, size, marks)
 
-    def draw_detours(
-        self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
+    def _paint(
+        self, colour: NDArray[np.float64], looks: Looks, size: int, marks: Sequence[tuple[Bools, Mark]] = ()
     ) -> Picture:
-        """Mark points, and draw the others pale."""
-        marks = [
-            (self._fit("points", points, bool) & self.foreground, FOREGROUND_COLOUR, _ROUND),
-            (self._fit("dropped", dropped, bool), DROPPED_COLOUR, _CROSSED),
-        ]
-        return self._paint_marks(marks, looks, size)
+        """Draw points in their colours ``(U, 3)`` from 0 to 1, those of the object larger, and marks.
 
-    @property
-    def _radii(self) -> NDArray[np.float64]:
-        return np.where(self.foreground, _LARGE, _SMALL)
-
-    def _project(self, looks: Looks, size: int) -> NDArray[np.float64]:
-        return project_cloud(self.cloud, azimuth=looks.azimuth, elevation=looks.elevation, size=size)
-
-    def _paint_marks(
-        self, marks: Sequence[tuple[NDArray[np.bool_], str, int]], looks: Looks, size: int
-    ) -> Picture:
-        """Draw pale points, and those of each mask large, in a colour and a shape."""
-        colour, radius = np.where(self.foreground[:, None], _REST, _DIMMED), self._radii
-        shape = np.zeros(len(radius), int)
-        for chosen, name, kind in marks:
-            colour[chosen], radius[chosen], shape[chosen] = to_rgb(name), _MARK, kind
-        return _paint(self._project(looks, size), colour, radius, size, shape=shape, rimmed=radius == _MARK)
+        One stamp a point, the farthest first: whoever comes later covers what was there.
+        """
+        radius = np.where(self.foreground, _LARGE, _SMALL)
+        shapes: list[Mark] = [DISC] * len(radius)
+        for chosen, mark in marks:
+            colour[chosen], radius[chosen] = to_rgb(mark.colour), _MARK
+            for at in np.flatnonzero(chosen):
+                shapes[at] = mark
+        places = project_cloud(self.cloud, azimuth=looks.azimuth, elevation=looks.elevation, size=size)
+        depth = places[:, 2]
+        fading = (_FADING * (depth - depth.min()) / (np.ptp(depth) or 1.0))[:, None]
+        fill = colour + (1 - colour) * fading
+        edge = np.where(radius[:, None] == _MARK, 0.35 * fading, 0.72 * fill)
+        inks = np.rint(255 * np.stack([fill, edge], axis=1)).astype(np.uint8)
+        wide = size * _FINE
+        margin = 2 + int(np.ceil(1.3 * max(_MARK * wide, 2)))  # for stamps that reach beyond the picture
+        full = wide + 2 * margin
+        middle = (np.floor(places[:, :2] * _FINE).astype(int) + margin) @ (1, full)
+        drawn = np.full((full * full, 3), 255, np.uint8)
+        for at in np.argsort(-depth, kind="stable"):
+            offsets, at_rim = _stamp(shapes[at], radius[at] * wide, full)
+            drawn[middle[at] + offsets] = inks[at, at_rim]
+        inner = slice(margin, margin + wide)
+        return np.asarray(Image.fromarray(drawn.reshape(full, full, 3)[inner, inner]).reduce(_FINE))
 
 
 # -- private
 
 
-def _paint(
-    places: NDArray[np.float64],
-    colour: NDArray[np.float64],
-    radius: NDArray[np.float64],
-    size: int,
-    *,
-    shape: NDArray[np.int_] | None = None,
-    rimmed: NDArray[np.bool_] | None = None,
-) -> Picture:
-    """Draw one stamp a point, the farthest first: whoever comes later covers what was there.
-
-    Parameters
-    ----------
-    places
-        From `project_cloud`.
-    colour, radius
-        ``(U, 3)`` from 0 to 1; ``(U,)`` over the size of the picture.
-    shape, rimmed
-        ``(U,)``: codes of shapes, all discs if None; with a black rim, not a darker one of their colour.
-    """
-    order = np.argsort(-places[:, 2], kind="stable")
-    places, colour, radius = places[order], colour[order], radius[order]
-    shape = np.zeros(len(order), int) if shape is None else shape[order]
-    black = np.zeros(len(order), bool) if rimmed is None else rimmed[order]
-    depth = places[:, 2]
-    fading = _FADING * (depth - depth.min()) / (np.ptp(depth) or 1.0)
-    fill = colour + (1 - colour) * fading[:, None]
-    rim = np.where(black[:, None], 0.35 * fading[:, None], 0.72 * fill)
-    inks = np.full((len(order), 2, 4), 255, np.uint8)  # four bytes a colour, to be written as one number
-    inks[..., :3] = np.rint(255 * np.stack([fill, rim], axis=1))
-    # stamps are few and used by many points: each is made once, as offsets on the canvas and what is rim
-    wide = size * _FINE
-    margin = 2 + int(np.ceil(1.3 * max(_MARK * wide, 2)))  # for stamps that reach beyond the picture
-    full = wide + 2 * margin
-    kinds, kind = np.unique(np.stack([shape, radius], axis=1), axis=0, return_inverse=True)
-    stamps = [_stamp(int(form), reach * wide, full) for form, reach in kinds]
-    counts = np.array([len(offset) for offset, _ in stamps])
-    offsets, at_rim = (np.concatenate(parts) for parts in zip(*stamps, strict=True))
-    starts = np.cumsum(counts) - counts
-    many = counts[kind]
-    point = np.repeat(np.arange(len(order)), many)
-    pixel = np.arange(len(point)) + np.repeat(starts[kind] - (np.cumsum(many) - many), many)
-    middle = np.floor(places[:, :2] * _FINE).astype(int) + margin
-    canvas = np.full(full * full, 0xFFFFFFFF, np.uint32)
-    canvas[np.repeat(middle @ (1, full), many) + offsets[pixel]] = inks.view(np.uint32).ravel()[
-        2 * point + at_rim[pixel]
-    ]
-    drawn = canvas.view(np.uint8).reshape(full, full, 4)
-    inner = slice(margin, margin + wide)
-    return np.asarray(Image.fromarray(drawn[inner, inner, :3]).reduce(_FINE))
-
-
-def _stamp(shape: int, reach: float, full: int) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
+@lru_cache(maxsize=64)
+def _stamp(shape: Mark, reach: float, full: int) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
     """List the pixels of a shape as offsets on a canvas `full` pixels wide, and which of them are its rim."""
     reach = max(1.5, reach)
     edge = np.arange(-int(1.3 * reach), int(1.3 * reach) + 1)
     down, right = (one.ravel() for one in np.meshgrid(edge, edge, indexing="ij"))
-    if shape == _ROUND:
-        beyond = np.hypot(down, right) - reach
-    elif shape == _SQUARE:
+    if shape is DIAMOND:
         beyond = (abs(down) + abs(right) - 1.25 * reach) / np.sqrt(2)
+    elif shape is DISC:
+        beyond = np.hypot(down, right) - reach
     else:
         strokes = np.minimum(abs(down - right), abs(down + right)) / np.sqrt(2) - 0.45 * reach
         beyond = np.maximum(strokes, np.maximum(abs(down), abs(right)) - reach)
     stamped = beyond <= 0
-    return (down * full + right)[stamped], (beyond > -max(1.0, 0.22 * reach))[stamped]
+    return (down * full + right)[stamped], (beyond > -max(1.0, 0.22 * reach))[stamped].astype(int)

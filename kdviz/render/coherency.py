@@ -24,7 +24,6 @@ def coherency_figure(
     *,
     networks: Sequence[str],
     title: str = "",
-    in_nat: Sequence[str] = ("entropy",),
 ) -> Figure:
     """Draw a column of maps for every method and a line for every way to write one network down.
 
@@ -37,14 +36,12 @@ def coherency_figure(
     picture
         Shape ``(H, W, 3)``, uint8.
     maps
-        ``{method: N maps (h, w)}``, the first of the network as it was. Maps of both signs are drawn with a
-        diverging scale around 0.
+        ``{method: N maps (h, w)}``, the first of the network as it was; ``"entropy"`` is in nat. Maps of
+        both signs are drawn with a diverging scale around 0.
     networks
         ``N`` names of the lines.
     title
         Shown above.
-    in_nat
-        The methods whose change is a difference in nat.
 
     Raises
     ------
@@ -64,26 +61,18 @@ def coherency_figure(
                 f"{len(of_method)} of shape {', '.join(str(one.shape) for one in of_method[:3])}"
             )
     scales = {
-        method: choose_scale(np.concatenate([one.ravel() for one in of_method]), entropies=method in in_nat)
+        method: choose_scale(np.stack(of_method), entropies=method == "entropy")
         for method, of_method in arrays.items()
     }
-    lines = [
-        [None if at else as_rgb(picture), *(_draw(arrays[method][at], scales[method]) for method in arrays)]
-        for at in range(len(networks))
-    ]
-    captions = [
-        [
-            "",
-            *(
-                _describe(maps[0], maps[at], method in in_nat) if at else ""
-                for method, maps in arrays.items()
-            ),
-        ]
-        for at in range(len(networks))
-    ]
-    heads = [textwrap.fill(method.replace("_", " "), 16) for method in arrays]
+    lines, captions = [], []
+    for at in range(len(networks)):
+        panels = [_draw(of_method[at], scales[method]) for method, of_method in arrays.items()]
+        lines.append([None if at else as_rgb(picture), *panels])
+        said = [_describe(method, of_method[0], of_method[at]) for method, of_method in arrays.items()]
+        captions.append(["", *said] if at else [""] * (len(arrays) + 1))
+    heads = ["image", *(textwrap.fill(method.replace("_", " "), 16) for method in arrays)]
     bars = [None, *scales.values()]
-    return lay_out(lines, ["image", *heads], networks, captions=captions, scale=bars, title=title)
+    return lay_out(lines, heads, networks, captions=captions, scale=bars, title=title)
 
 
 def _draw(values: NDArray[np.float64], scale: Scale) -> Picture:
@@ -91,8 +80,8 @@ def _draw(values: NDArray[np.float64], scale: Scale) -> Picture:
     return colours.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
 
 
-def _describe(before: NDArray[np.float64], after: NDArray[np.float64], in_nat: bool) -> str:
-    if in_nat:
+def _describe(method: str, before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
+    if method == "entropy":
         return f"up to {np.abs(after - before).max():.2f} nat"
     sizes = np.linalg.norm(before), np.linalg.norm(after)
     if not all(sizes):

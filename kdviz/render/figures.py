@@ -16,15 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.canvases import KINDS, choose_kind
-from kdviz.render.cloud import CloudCanvas
 from kdviz.render.layout import lay_out
 from kdviz.render.looks import OPAQUE, Looks
 from kdviz.render.style import Scale, choose_scale
 
 _SIZE = 320  # pixels of a panel
 _FIRST = 4  # samples that are drawn where none is named
+_AZIMUTHS = (30, 120, 210, 300)  # degrees
 _ENTROPY = "entropy in nat (high: discarded)"
-_POINTS = "disc: knowledge point on the {}    diamond: on the background"
 
 
 def plot_points(
@@ -64,7 +63,7 @@ def plot_points(
         inside = int((points & cell.canvas.foreground).sum())
         return cell.canvas.draw_points(points, size=_SIZE), f"{inside} fg, {points.sum() - inside} bg"
 
-    return _draw_sheet(sheet, draw, note=f"{_POINTS.format(canvas.inside)}    {canvas.edge}", title=title)
+    return _draw_sheet(sheet, draw, note=f"{canvas.legend}    {canvas.edge}", title=title)
 
 
 def plot_detours(
@@ -106,17 +105,14 @@ def plot_entropy(
     samples: xr.Dataset | None = None,
     names: Sequence[str] | None = None,
     pictures: ArrayLike | None = None,
-    limits: tuple[float, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw entropies as colours, one scale for all panels.
+    """Draw entropies as colours, one scale for all panels from the smallest entropy to the largest.
 
     Parameters
     ----------
     networks, samples, names, pictures, title
         As in `plot_points`; the datasets as measured, or from :func:`kdviz.derive_entropy`.
-    limits
-        Ends of the scale in nat; by default the smallest and the largest entropy drawn.
 
     Raises
     ------
@@ -124,8 +120,8 @@ def plot_entropy(
         As in `plot_points`.
     """
     sheet = _open_sheet(networks, samples, names, pictures)
-    every = np.concatenate([cell.read("entropy") for cells in sheet.values() for cell in cells])
-    scale = Scale(limits or choose_scale(every, entropies=True, label="entropy").limits, label=_ENTROPY)
+    every = [cell.read("entropy") for cells in sheet.values() for cell in cells]
+    scale = choose_scale(np.concatenate(every), entropies=True, label=_ENTROPY)
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
         return cell.canvas.draw_values(cell.read("entropy"), scale, size=_SIZE), ""
@@ -139,7 +135,6 @@ def plot_maps(
     samples: xr.Dataset | None = None,
     names: Sequence[str] | None = None,
     pictures: ArrayLike | None = None,
-    methods: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
     """Draw attribution maps, and entropies to compare with, every column on a scale of its own.
@@ -151,26 +146,21 @@ def plot_maps(
     networks, samples, names, pictures, title
         As in `plot_points`. A dataset with ``attribution``, see :func:`kdviz.attribution.attribute`, gives a
         column for each of its methods; another its entropies.
-    methods
-        Which attribution methods, in this order; by default all.
 
     Raises
     ------
     ValueError
-        As in `plot_points`; or if a method is unknown.
+        As in `plot_points`.
     """
     columns: dict[str, xr.Dataset] = {}
-    attributed = [name for name, ds in networks.items() if "attribution" in ds]
+    several = sum("attribution" in ds for ds in networks.values()) > 1
     for name, ds in networks.items():
-        known = [str(one) for one in ds["attribution_method"].values] if name in attributed else []
-        if unknown := [method for method in methods or () if known and method not in known]:
-            raise ValueError(f"methods holds {', '.join(unknown)}; {name} has {', '.join(known)}")
-        for method in known and (methods or known):
-            head = method.replace("_", " ")
-            column = f"{name}\n{head}" if len(attributed) > 1 else head
-            columns[column] = ds.sel(attribution_method=method)
-        if not known:
+        if "attribution" not in ds:
             columns[name] = ds
+            continue
+        for method in ds["attribution_method"].values:
+            head = str(method).replace("_", " ")
+            columns[f"{name}\n{head}" if several else head] = ds.sel(attribution_method=method)
     sheet = _open_sheet(columns, samples, names, pictures)
     shown = {name: "attribution" if "attribution" in ds else "entropy" for name, ds in columns.items()}
     scales = {}
@@ -185,10 +175,8 @@ def plot_maps(
     return _draw_sheet(sheet, draw, scale=[None, *scales.values()], title=title)
 
 
-def turntable(
-    ds: xr.Dataset, name: str, *, azimuths: Sequence[int] = (30, 120, 210, 300), title: str = ""
-) -> Figure:
-    """Show one cloud from several sides: its shape, its entropies and its knowledge points.
+def turntable(ds: xr.Dataset, name: str, *, title: str = "") -> Figure:
+    """Show one cloud from four sides: its shape, its entropies and its knowledge points.
 
     Parameters
     ----------
@@ -197,28 +185,27 @@ def turntable(
         epoch.
     name
         The sample.
-    azimuths
-        A column each, in degrees.
     title
         Shown above.
 
     Raises
     ------
     ValueError
-        As in `plot_points`; or if the sample is no cloud.
+        As in `plot_points`.
     """
-    cell, canvas = _open_cloud(ds, name)
-    sides = [Looks(opacity=1, azimuth=azimuth) for azimuth in azimuths]
+    cell = _open_cell("the dataset", ds, name)
+    canvas = cell.canvas
+    sides = [Looks(opacity=1, azimuth=azimuth) for azimuth in _AZIMUTHS]
     lines = {"input": [canvas.draw_input(side, _SIZE) for side in sides]}
     scale, note = None, ""
     if "entropy" in ds:
         values = cell.read("entropy")
-        scale = Scale(choose_scale(values, entropies=True).limits, label=_ENTROPY)
+        scale = choose_scale(values, entropies=True, label=_ENTROPY)
         lines["entropy"] = [canvas.draw_values(values, scale, side, _SIZE) for side in sides]
     if "knowledge_point" in ds:
-        points, note = cell.read("knowledge_point"), _POINTS.format(canvas.inside)
+        points, note = cell.read("knowledge_point"), canvas.legend
         lines["points"] = [canvas.draw_points(points, side, _SIZE) for side in sides]
-    columns = [f"{azimuth:g}\u00b0" for azimuth in azimuths]
+    columns = [f"{azimuth}\u00b0" for azimuth in _AZIMUTHS]
     return lay_out([*lines.values()], columns, [*lines], scale=scale, note=note, title=title)
 
 
@@ -310,12 +297,4 @@ def _draw_sheet(
         captions.append(["", *(said for _, said in drawn)])
     names = [cell.name for cell in next(iter(sheet.values()))]
     said = captions if any(map(any, captions)) else ()
-    heads = ["input", *sheet]
-    return lay_out(lines, heads, names, captions=said, scale=scale, note=note, title=title)
-
-
-def _open_cloud(ds: xr.Dataset, name: str) -> tuple[_Cell, CloudCanvas]:
-    cell = _open_cell("the dataset", ds, name)
-    if not isinstance(cell.canvas, CloudCanvas):
-        raise ValueError(f"{name} is no cloud: its units have no x, y and z")
-    return cell, cell.canvas
+    return lay_out(lines, ["input", *sheet], names, captions=said, scale=scale, note=note, title=title)

@@ -3,6 +3,7 @@
 Symbols: ``U`` units, ``H, W`` pixels of a picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
+from kdviz.render.style import DIAMOND, DISC, Mark, Scale
 
-_DIMMED = 0.4  # of the light of units that are no points
+_DIMMED = 0.6  # of the light of units without a mark
 
 
 @dataclass(frozen=True)
@@ -71,36 +72,17 @@ class GridCanvas(Canvas):
         pens = _Pens(self, size)
         pens.blend(255 * scale.paint(cells), np.where(np.isnan(cells), 0.0, looks.opacity))
         pens.outline(self._spread(self.foreground), cased=True)
-        return pens.finish()
+        return pens.pixels
 
-    def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Picture:
-        """Mark points in their cells."""
-        found = self._spread(self._fit("points", points, bool))
-        on_object = self._spread(self.foreground)
+    def _draw_marks(self, marks: Sequence[tuple[Bools, Mark]], looks: Looks, size: int) -> Picture:
+        """Mark units in the middle of their cells, and take light from the other cells."""
+        lit = self._spread(np.any([chosen for chosen, _ in marks], axis=0))
         pens = _Pens(self, size)
-        pens.dim(~found)
-        pens.outline(on_object)
-        for cell in np.argwhere(found):
-            if on_object[*cell]:
-                pens.disc(cell, FOREGROUND_COLOUR)
-            else:
-                pens.diamond(cell, BACKGROUND_COLOUR)
-        return pens.finish()
-
-    def draw_detours(
-        self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
-    ) -> Picture:
-        """Mark points in their cells; what is lit was a point at some epoch."""
-        held = self._spread(self._fit("points", points, bool) & self.foreground)
-        lost = self._spread(self._fit("dropped", dropped, bool))
-        pens = _Pens(self, size)
-        pens.dim(~(held | lost))
+        pens.blend(np.zeros((self.rows, self.cols, 3)), np.where(lit, 0.0, _DIMMED))
         pens.outline(self._spread(self.foreground))
-        for cell in np.argwhere(held):
-            pens.disc(cell, FOREGROUND_COLOUR)
-        for cell in np.argwhere(lost):
-            pens.cross(cell, DROPPED_COLOUR)
-        return pens.finish()
+        for chosen, mark in marks:
+            pens.mark(np.argwhere(self._spread(chosen)), mark)
+        return pens.pixels
 
     def _spread(self, values: NDArray, missing: float | bool = False) -> NDArray:
         """Put units in their cells, ``(rows, cols)``; cells without one are empty."""
@@ -116,31 +98,17 @@ class _Pens:
         base, rows, cols = canvas.draw_input(), canvas.rows, canvas.cols
         width = max(1, round(size * base.shape[1] / base.shape[0]))
         enlarged = Image.fromarray(base).resize((width, size), Image.Resampling.BICUBIC)
-        self._pixels: Picture = np.asarray(enlarged)
-        self._top, self._left = np.arange(rows + 1) * size / rows, np.arange(cols + 1) * width / cols
-        self._row_of = np.minimum((np.arange(size) + 0.5) * rows / size, rows - 1).astype(int)[:, None]
-        self._col_of = np.minimum((np.arange(width) + 0.5) * cols / width, cols - 1).astype(int)
-        self._radius = 0.3 * min(size / rows, width / cols)
+        self.pixels: Picture = np.asarray(enlarged)
+        self._high, self._wide = size / rows, width / cols  # of a cell
+        self._row_of = ((np.arange(size) + 0.5) * rows / size).astype(int)[:, None]
+        self._col_of = ((np.arange(width) + 0.5) * cols / width).astype(int)
         self._line = max(1, size // 160)
-        self._image: Image.Image | None = None
-
-    def dim(self, cells: Bools) -> None:
-        """Take light from cells (rows, cols)."""
-        light = np.where(cells, _DIMMED, 1.0)[self._row_of, self._col_of, None]
-        self._pixels = (self._pixels * light).astype(np.uint8)
 
     def blend(self, colour: NDArray[np.float64], opacity: NDArray[np.float64]) -> None:
         """Mix a colour (rows, cols, 3) into every cell with an opacity (rows, cols)."""
         share = opacity[self._row_of, self._col_of, None]
-        mixed = (1 - share) * self._pixels + share * colour[self._row_of, self._col_of]
-        self._pixels = np.rint(mixed).astype(np.uint8)
-
-    @property
-    def _pen(self) -> ImageDraw.ImageDraw:
-        if self._image is None:
-            self._image = Image.fromarray(self._pixels)
-            self._drawing = ImageDraw.Draw(self._image)
-        return self._drawing
+        mixed = (1 - share) * self.pixels + share * colour[self._row_of, self._col_of]
+        self.pixels = np.rint(mixed).astype(np.uint8)
 
     def outline(self, on_object: Bools, *, cased: bool = False) -> None:
         """Draw a white line along the edge of a mask (rows, cols), `cased` in black to be seen anywhere."""
@@ -148,29 +116,26 @@ class _Pens:
         for colour, width in ((0, self._line + 2), (255, self._line))[not cased :]:
             shrunk = Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(2 * width + 1))
             edge = whole & (np.asarray(shrunk) == 0)
-            self._pixels[edge[self._line + 2 : -self._line - 2, self._line + 2 : -self._line - 2]] = colour
+            self.pixels[edge[self._line + 2 : -self._line - 2, self._line + 2 : -self._line - 2]] = colour
 
-    def disc(self, cell: NDArray[np.intp], colour: str) -> None:
-        (x, y), reach = self._middle(cell), self._radius
-        self._pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour, outline="black")
-
-    def diamond(self, cell: NDArray[np.intp], colour: str) -> None:
-        (x, y), reach = self._middle(cell), self._radius
-        corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
-        self._pen.polygon(corners, fill=colour, outline="black")
-
-    def cross(self, cell: NDArray[np.intp], colour: str) -> None:
-        (x, y), reach = self._middle(cell), 0.8 * self._radius
-        for ink, wider in (("black", 3), (colour, 1)):
-            for slant in (-reach, reach):
-                self._pen.line((x - reach, y - slant, x + reach, y + slant), ink, self._line + wider)
-
-    def finish(self) -> Picture:
-        return self._pixels if self._image is None else np.asarray(self._image)
-
-    def _middle(self, cell: NDArray[np.intp]) -> tuple[float, float]:
-        r, c = cell
-        return (self._left[c] + self._left[c + 1]) / 2, (self._top[r] + self._top[r + 1]) / 2
+    def mark(self, cells: NDArray[np.intp], mark: Mark) -> None:
+        """Draw a mark in the middle of each cell, ``(N, 2)``."""
+        image = Image.fromarray(self.pixels)
+        pen = ImageDraw.Draw(image)
+        reach = 0.3 * min(self._high, self._wide)
+        for row, col in cells:
+            x, y = (col + 0.5) * self._wide, (row + 0.5) * self._high
+            if mark is DISC:
+                pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=mark.colour, outline="black")
+            elif mark is DIAMOND:
+                corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
+                pen.polygon(corners, fill=mark.colour, outline="black")
+            else:
+                for ink, wider in (("black", 3), (mark.colour, 1)):
+                    for slant in (-0.8 * reach, 0.8 * reach):
+                        ends = (x - 0.8 * reach, y - slant, x + 0.8 * reach, y + slant)
+                        pen.line(ends, ink, self._line + wider)
+        self.pixels = np.asarray(image)
 
 
 def as_rgb(picture: ArrayLike) -> Picture:
@@ -187,14 +152,6 @@ def as_rgb(picture: ArrayLike) -> Picture:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"picture must be (H, W, 3) or (H, W), uint8; got {array.shape}, {array.dtype}")
     return array
-
-
-def shrink(picture: ArrayLike, size: int) -> Picture:
-    """Make a picture as small as a thumbnail, `size` pixels on its longer side; a small one is enlarged."""
-    base = as_rgb(picture)
-    scale = size / max(base.shape[:2])
-    shape = max(1, round(base.shape[1] * scale)), max(1, round(base.shape[0] * scale))
-    return np.asarray(Image.fromarray(base).resize(shape, Image.Resampling.BILINEAR))
 
 
 def _shape(ds: xr.Dataset) -> tuple[int, int]:

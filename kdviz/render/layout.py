@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_hex
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
-from kdviz.render.canvas import LEGEND, Panel
+from kdviz.render.canvas import Panel
 from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, clear
@@ -23,19 +21,8 @@ _WORDS, _PICTURE = 2.6, 1.75  # inches that a panel is wide
 _CAPTION, _WIDEST = 0.2, 2.35
 
 
-def show_panel(axis: Axes, panel: Panel | str | None, *, line: float | None = None) -> None:
-    """Show a picture, words, or a caption on axes of their own; `line` as in `Text.show_on`."""
-    clear(axis)
-    if isinstance(panel, Text):
-        panel.show_on(axis, line=line)
-    elif isinstance(panel, str):
-        axis.text(0.5, 0.5, panel, fontsize=8, ha="center", va="center", transform=axis.transAxes)
-    elif panel is not None:
-        axis.imshow(panel)
-
-
 def lay_out(
-    lines: Sequence[Sequence[Panel | str | None]],
+    lines: Sequence[Sequence[Panel | None]],
     columns: Sequence[str],
     names: Sequence[str],
     *,
@@ -49,7 +36,7 @@ def lay_out(
     Parameters
     ----------
     lines
-        ``S`` rows of ``K`` panels: pictures, words, captions, or None for nothing.
+        ``S`` rows of ``K`` panels: pictures, words, or None for nothing.
     columns, names
         ``K`` titles of the columns and ``S`` labels of the rows.
     captions
@@ -73,27 +60,25 @@ def lay_out(
     tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.3 * bars
     if bars:  # a low row below all others
         lines, names, heights = [*lines, [None] * len(columns)], [*names, ""], [*heights, 0.1]
-        captions = [*captions, [""] * len(columns)] if captions else ()
     figure = Figure(figsize=(size, tall), layout="constrained")
     axes = fill(figure, lines, columns, names, heights=heights, captions=captions, line=_LINE)
     if isinstance(scale, Scale):
-        bar = figure.colorbar(_mappable(scale), ax=figure.axes, fraction=0.025, pad=0.01)
+        bar = figure.colorbar(scale.mappable, ax=figure.axes, fraction=0.025, pad=0.01)
         bar.set_label(scale.label, fontsize=8)
         bar.ax.tick_params(labelsize=7)
-    elif scale is not None:
-        for axis, one in zip(axes[-1], scale, strict=True):
-            if one is not None:
-                bar = figure.colorbar(_mappable(one), cax=axis, orientation="horizontal")
-                bar.set_ticks([*one.limits], labels=[f"{end:.2g}" for end in one.limits], fontsize=7)
-                if one.turned:
-                    axis.invert_xaxis()
+    for axis, one in zip(axes[-1], scale if isinstance(scale, Sequence) else (), strict=False):
+        if one is not None:
+            bar = figure.colorbar(one.mappable, cax=axis, orientation="horizontal")
+            bar.set_ticks([*one.limits], labels=[f"{end:.2g}" for end in one.limits], fontsize=7)
+            if one.turned:
+                axis.invert_xaxis()
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(note, fontsize=9)
     return figure
 
 
 def measure_lines(
-    lines: Sequence[Sequence[Panel | str | None]], width: float, *, captioned: bool, line: float = _LINE
+    lines: Sequence[Sequence[Panel | None]], width: float, *, captioned: bool, line: float = _LINE
 ) -> list[float]:
     """Compute the inches that each row needs if its panels are `width` inches wide."""
     heights = []
@@ -109,7 +94,7 @@ def measure_lines(
 
 def fill(
     figure: Figure | SubFigure,
-    lines: Sequence[Sequence[Panel | str | None]],
+    lines: Sequence[Sequence[Panel | None]],
     columns: Sequence[str],
     names: Sequence[str],
     *,
@@ -122,14 +107,18 @@ def fill(
     axes = figure.subplots(len(lines), len(columns), squeeze=False, height_ratios=heights)
     for row, panels, name in zip(axes, lines, names, strict=True):
         for axis, panel in zip(row, panels, strict=True):
-            show_panel(axis, panel, line=line)
+            clear(axis)
+            if isinstance(panel, Text):
+                panel.show_on(axis, line)
+            elif panel is not None:
+                axis.imshow(panel)
         low = isinstance(panels[named], Text)  # too low for a name that runs upwards
         beside = {"rotation": 0, "ha": "right", "va": "center"} if low else {}
         folded = name if "\n" in name else textwrap.fill(name, 20 if low else 26)
         row[named].set_ylabel(folded, fontsize=8, **beside)
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column, fontsize=9)
-    for row, texts in zip(axes, captions or [[""] * len(columns)] * len(lines), strict=True):
+    for row, texts in zip(axes, captions, strict=False):
         for axis, text in zip(row, texts, strict=True):
             axis.set_xlabel(text, fontsize=8)
     return axes
@@ -145,7 +134,6 @@ def view_figure(
     quantity: str,
     title: str,
     note: str,
-    legend: str = LEGEND,
 ) -> Figure:
     """Lay out what is seen of one sample: the input, a column a network, a row a kind of panel, the charts.
 
@@ -159,8 +147,8 @@ def view_figure(
         As in `view_charts`.
     captions
         Below each network, a line or more.
-    title, note, legend
-        Above, and small below; `legend` explains the shapes.
+    title, note
+        Above, and small below.
     """
     rows = list(next(iter(networks.values())))
     first = [picture, *[None] * (len(rows) - 1)]
@@ -170,15 +158,16 @@ def view_figure(
     texts = [panel for panels in lines for panel in panels if isinstance(panel, Text)]
     line, room = fit_line(texts), 12.4 / len(lines[0])  # letters of one size
     heights = measure_lines(lines, room if texts else min(room, _WIDEST), captioned=False, line=line)
-    below = [[""] * len(lines[0])] * (len(rows) - 1) + [["", *captions]]
     figure = Figure(figsize=(13.2, sum(heights) + 4.4), layout="constrained")
     sizes = [sum(heights) + 1.0, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=sizes)  # type: ignore[misc]  # an array of two
     heads = ["input", *networks]
-    fill(top, lines, heads, rows, heights=heights, captions=below, line=line, named=1)
+    axes = fill(top, lines, heads, rows, heights=heights, line=line, named=1)
+    for axis, caption in zip(axes[-1, 1:], captions, strict=True):
+        axis.set_xlabel(caption, fontsize=8)
     top.suptitle(title, fontsize=12)
     draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
-    bottom.supxlabel(f"{legend}\n{note}".strip(), fontsize=8)
+    bottom.supxlabel(note, fontsize=8)
     return figure
 
 
@@ -200,7 +189,3 @@ def encode_figure(figure: Figure, kind: str = "png", *, dpi: int = 80) -> bytes:
 def colour_stops(colours: str, count: int = 9) -> list[str]:
     """List evenly spaced colours of a colour map as ``#rrggbb``."""
     return [to_hex(colormaps[colours](place)) for place in np.linspace(0, 1, count)]
-
-
-def _mappable(scale: Scale) -> ScalarMappable:
-    return ScalarMappable(Normalize(*scale.limits), scale.colours)

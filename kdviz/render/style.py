@@ -3,21 +3,35 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
 # Okabe and Ito's palette, distinguishable with every common colour vision.
 ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
 ROLE_MARKERS = {"teacher": "D", "student": "o", "baseline": "s"}
-FOREGROUND_COLOUR, BACKGROUND_COLOUR = "#F0E442", "#CC79A7"
-DROPPED_COLOUR = "#56B4E9"  # a point tried before and dropped
 ENTROPY_COLOURS = "viridis_r"  # what the layer keeps is bright
 IMPORTANCE_COLOURS = "viridis"  # what matters is bright
 SIGNED_COLOURS = "RdBu_r"
+
+
+class Mark(NamedTuple):
+    """How a unit stands out: a colour as ``#rrggbb``, and a shape, named by a letter of that shape."""
+
+    colour: str
+    shape: str
+
+
+DISC = Mark("#F0E442", "\u25cf")  # a knowledge point on the object
+DIAMOND = Mark("#CC79A7", "\u25c6")  # one on the background
+CROSS = Mark("#56B4E9", "\u2715")  # a point tried before and dropped
 
 _FURTHER_COLOURS = ("#882255", "#E69F00", "#56B4E9", "#999933", "#332288", "#CC79A7")
 _FURTHER_MARKERS = "^vP*X"  # one fewer: a pair comes back after thirty networks
@@ -92,6 +106,11 @@ class Scale:
         place = np.clip((np.asarray(values, float) - low) / (high - low), 0, 1)
         return colormaps[self.colours](np.nan_to_num(place))[..., :3]
 
+    @property
+    def mappable(self) -> ScalarMappable:
+        """The scale as matplotlib wants it for a colour bar."""
+        return ScalarMappable(Normalize(*self.limits), self.colours)
+
 
 def choose_scale(values: ArrayLike, *, entropies: bool = False, label: str = "") -> Scale:
     """Choose a colour scale over all values: what is important is bright.
@@ -117,10 +136,37 @@ def choose_scale(values: ArrayLike, *, entropies: bool = False, label: str = "")
     return Scale((0.0, high or 1.0), IMPORTANCE_COLOURS, label)
 
 
-def tidy(axis: Axes) -> None:
-    """Take off what carries nothing: two of the four spines; small tick labels."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
+def open_figure(
+    title: str, width: float, height: float, columns: int = 1, rows: int = 1, **shared: Any
+) -> tuple[Figure, NDArray]:
+    """Make a figure of so many inches with a title and axes, ``(rows, columns)``."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    return figure, open_axes(figure, columns, rows, **shared)
+
+
+def open_axes(figure: Figure | SubFigure, columns: int, rows: int = 1, **shared: Any) -> NDArray:
+    """Make axes without what carries nothing: two of the four spines, large tick labels."""
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return axes
+
+
+def draw_bars(
+    axis: Axes, places: ArrayLike, rows: pd.DataFrame, column: str, colour: str, **look: Any
+) -> None:
+    """Draw a column of a table, with its ``_low`` and ``_high`` as ends of bars."""
+    values = rows[column]
+    spread = [values - rows[f"{column}_low"], rows[f"{column}_high"] - values]
+    axis.errorbar(places, values, yerr=np.maximum(spread, 0), color=colour, **look)
+
+
+def name_lines(figure: Figure | SubFigure, axis: Axes) -> None:
+    """Write beside all axes which line of `axis` is whose."""
+    names = axis.get_legend_handles_labels()
+    figure.legend(*names, loc="outside right center", frameon=False, fontsize=9)
 
 
 def clear(axis: Axes) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import ArrayLike, NDArray
 
-from kdviz.render.canvas import LEGEND, Canvas, Panel
-from kdviz.render.looks import OPAQUE, Looks, NetworkView
-from kdviz.render.style import BACKGROUND_COLOUR, DROPPED_COLOUR, FOREGROUND_COLOUR, Scale
+from kdviz.render.canvas import Canvas, Panel
+from kdviz.render.looks import OPAQUE, Bools, Looks, NetworkView
+from kdviz.render.style import Mark, Scale
 from kdviz.render.writing import Text, Word
 
 _DIMMED = {"ink": "#767676"}  # readable on white
@@ -30,7 +30,6 @@ class WordCanvas(Canvas):
     is_text = True
     inside = "foreground"
     edge = "underlined: foreground"
-    legend = LEGEND.replace("object", "foreground") + "    underlined: foreground"
 
     @property
     def words(self) -> list[str]:
@@ -58,62 +57,35 @@ class WordCanvas(Canvas):
             ]
         )
 
-    def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Text:
-        """Mark points among the words."""
-        found = self._fit("points", points, bool)
-        return self._mark(found & self.foreground, _DISC, found & ~self.foreground, _DIAMOND)
-
-    def draw_detours(
-        self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
-    ) -> Text:
-        """Mark points among the words."""
-        held = self._fit("points", points, bool) & self.foreground
-        return self._mark(held, _DISC, self._fit("dropped", dropped, bool), _CROSS)
-
     def draw_panels(self, one: NetworkView, looks: Looks, size: int) -> dict[str, Panel]:
         """Draw as other canvases do; pointing at a word tells its numbers."""
-        notes = note_words(one.entropy, one.gain, self.foreground, one.points, one.uncertain)
+        columns = (one.entropy, one.gain, self.foreground, one.points, one.uncertain)
+        notes = [note_word(*values) for values in zip(*columns, strict=True)]
         return {
             kind: Text(tuple(replace(word, note=note) for word, note in zip(drawn.words, notes, strict=True)))
             for kind, drawn in super().draw_panels(one, looks, size).items()
             if isinstance(drawn, Text)
         }
 
-    def _mark(
-        self, some: NDArray[np.bool_], look: dict[str, str], others: NDArray[np.bool_], second: dict[str, str]
-    ) -> Text:
-        """Mark some words in one way, others in a second way, and dim the rest."""
-        pairs = zip(some, others, strict=True)
-        return self._compose([look if one else second if other else _DIMMED for one, other in pairs])
+    def _draw_marks(self, marks: Sequence[tuple[Bools, Mark]], looks: Looks, size: int) -> Text:
+        """Write marks before their words, which stand on the mark's colour."""
+        styles = [_DIMMED] * len(self.words)
+        for chosen, mark in marks:
+            for at in np.flatnonzero(chosen):
+                styles[at] = {"fill": mark.colour, "mark": mark.shape, "ink": "#000000"}
+        return self._compose(styles)
 
     def _compose(self, styles: Sequence[dict[str, str]]) -> Text:
         rows = zip(self.words, self.foreground, styles, strict=True)
         return Text(tuple(Word(word, underlined=bool(inside), **style) for word, inside, style in rows))
 
 
-def note_words(
-    entropy: ArrayLike, gain: ArrayLike, foreground: ArrayLike, points: ArrayLike, uncertain: ArrayLike
-) -> list[str]:
-    """Say of every word, all of shape ``(U,)``: its entropy, its gain, and what it is."""
-    notes = []
-    columns = (np.asarray(one).tolist() for one in (entropy, gain, foreground, points, uncertain))
-    for one_entropy, one_gain, inside, point, doubtful in zip(*columns, strict=True):
-        parts = [
-            f"entropy {one_entropy:.3f} nat",
-            f"gain {one_gain:.3g}",
-            "foreground" if inside else "background",
-        ]
-        parts += ["knowledge point"] * point + ["too close to the threshold to call"] * doubtful
-        notes.append(", ".join(parts))
-    return notes
-
-
-def _look(fill: str, mark: str) -> dict[str, str]:
-    return {"fill": fill, "mark": mark, "ink": "#000000"}
-
-
-_DISC, _DIAMOND = _look(FOREGROUND_COLOUR, "\u25cf"), _look(BACKGROUND_COLOUR, "\u25c6")
-_CROSS = _look(DROPPED_COLOUR, "\u2715")
+def note_word(entropy: float, gain: float, inside: bool, point: bool, doubtful: bool) -> str:
+    """Say of a word its entropy, its gain, and what it is."""
+    what = "foreground" if inside else "background"
+    what += ", knowledge point" if point else ""
+    what += ", too close to the threshold to call" if doubtful else ""
+    return f"entropy {entropy:.3f} nat, gain {gain:.3g}, {what}"
 
 
 def _ink_on(colour: NDArray[np.float64]) -> str:

@@ -1,10 +1,9 @@
 """Words with colours and marks: as HTML for the app, or on the axes of a figure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from itertools import accumulate
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
@@ -13,11 +12,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text as Writing
 from PIL import ImageFont
 
-from kdviz.render.style import clear
-
 _INK = "#222222"
 _LETTER = 0.86  # size of the font over the height of its letters, as the words below are measured
 _LINE, _GAP, _PAD = 1.75, 0.34, 0.2  # in heights of a letter: line to line, word to word, word to its box
+_HIGH = 1 + 2 * _PAD  # of a box
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,14 @@ class Text:
 
     words: tuple[Word, ...]
 
-    def to_html(self, *, size: int = 13) -> str:
-        """Write the words as HTML that wraps; `size` is the height of letters in pixels.
+    def to_html(self) -> str:
+        """Write the words as HTML that wraps.
 
         Every word is escaped and stands in a ``<span>`` whose ``title`` is its note.
         """
         spans = " ".join(map(_to_span, self.words))
         return (
-            f'<div style="background:#fff;color:{_INK};font-size:{size}px;line-height:{_LINE};'
+            f'<div style="background:#fff;color:{_INK};font-size:13px;line-height:{_LINE};'
             f'font-family:sans-serif;padding:4px 6px;overflow-wrap:anywhere">{spans}</div>'
         )
 
@@ -58,27 +56,22 @@ class Text:
         """Compute the height of the text in lines of length `line`; both in heights of a letter."""
         return _arrange(self.words, line)[1]
 
-    def show_on(self, axis: Axes, *, line: float | None = None, height: float = 0.0) -> None:
+    def show_on(self, axis: Axes, line: float) -> None:
         """Write the words on axes as text; in an SVG or a PDF they can be selected and searched.
 
-        Letters grow with the axes: `line` is the length of a line in heights of a letter, by default
-        `fit_line` of these words. The axes are as high as the text, or `height` if that is more.
+        Letters grow with the axes: `line` is the length of a line in heights of a letter.
         """
-        line = fit_line([self]) if line is None else line
-        places, needed = _arrange(self.words, line)
-        axis.set(xlim=(0, line), ylim=(max(needed, height), 0), aspect="equal", anchor="N")
-        clear(axis)
-        for place in places:
-            left, top, right, bottom = place.box
-            word = place.word
+        places, height = _arrange(self.words, line)
+        axis.set(xlim=(0, line), ylim=(height, 0), aspect="equal", anchor="N")
+        for word, shown, left, top, wide in places:
             if word.fill:
-                box = Rectangle((left, top), right - left, bottom - top, facecolor=word.fill)
+                box = Rectangle((left, top), wide, _HIGH, facecolor=word.fill)
                 box.set(edgecolor="black" if word.mark else "none", linewidth=0.6)
                 axis.add_patch(box)
-            axis.add_artist(_Scaled(left + _PAD, top + _PAD, place.shown, word.ink))
+            axis.add_artist(_Scaled(left + _PAD, top + _PAD, shown, word.ink))
             if word.underlined:
-                low = bottom - 0.4 * _PAD
-                axis.plot((left + _PAD, right - _PAD), (low, low), color=word.ink, linewidth=0.9)
+                low = top + _HIGH - 0.4 * _PAD
+                axis.plot((left + _PAD, left + wide - _PAD), (low, low), color=word.ink, linewidth=0.9)
 
 
 def fit_line(texts: Iterable[Text]) -> float:
@@ -90,15 +83,6 @@ def fit_line(texts: Iterable[Text]) -> float:
 
 
 # -- private
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A word as it is shown, and left, top, right and bottom of its box in heights of a letter."""
-
-    word: Word
-    shown: str
-    box: tuple[float, float, float, float]
 
 
 class _Scaled(Writing):
@@ -127,34 +111,26 @@ def _to_span(word: Word) -> str:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), 100)
-
-
-@cache
 def _width_of(text: str) -> float:
     """Measure the width of a text in heights of a letter."""
-    return _LETTER * _font().getlength(text) / 100
+    return _LETTER * ImageFont.truetype(findfont("DejaVu Sans"), 100).getlength(text) / 100
 
 
-def _arrange(words: Sequence[Word], width: float) -> tuple[list[_Place], float]:
-    """Break words into lines of at most `width`, and measure the height of all; in heights of a letter."""
+def _arrange(
+    words: Sequence[Word], width: float
+) -> tuple[list[tuple[Word, str, float, float, float]], float]:
+    """Break words into lines of at most `width`, and measure the height of all; in heights of a letter.
+
+    Of every word: itself, what fits of it, and left, top and width of its box.
+    """
     places, left, line = [], 0.5 * _GAP, 0
     for word in words:
-        shown = _cut(word.shown, width - _GAP - 2 * _PAD)
+        shown = word.shown
+        while len(shown) > 1 and _width_of(shown) > width - _GAP - 2 * _PAD:
+            shown = f"{shown[:-2]}\u2026"
         wide = _width_of(shown) + 2 * _PAD
         if left + wide > width - 0.4 * _GAP and left > _GAP:
             left, line = 0.5 * _GAP, line + 1
-        top = 0.2 + line * _LINE
-        places.append(_Place(word, shown, (left, top, left + wide, top + 1 + 2 * _PAD)))
+        places.append((word, shown, left, 0.2 + line * _LINE, wide))
         left += wide + _GAP
     return places, (line + 1) * _LINE + 0.2
-
-
-def _cut(text: str, width: float) -> str:
-    """Shorten a text that is too wide, dots at its end."""
-    if _width_of(text) <= width:
-        return text
-    starts: Iterator[str] = accumulate(text)
-    fitting = [start for start in starts if _width_of(f"{start}\u2026") <= width]
-    return f"{fitting[-1] if fitting else ''}\u2026"

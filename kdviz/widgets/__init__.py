@@ -18,13 +18,12 @@ except ImportError as error:
 from traitlets import TraitError
 
 from kdviz.analysis import Settings
-from kdviz.render.looks import NetworkView
 from kdviz.store import Run, open_run
 from kdviz.widgets.explorer import Explorer
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 
-__all__ = ["Explorer", "NetworkView", "Selection", "View", "explore"]
+__all__ = ["Explorer", "Selection", "View", "explore"]
 
 
 def explore(
@@ -89,19 +88,19 @@ def explore(
     if not isinstance(run, Run):
         run = open_run(run)
     scene = Scene(run)
-    asked = {
-        "settings": settings,
-        "layer": layer,
-        "networks": None if networks is None else list(networks),
-        "sample": sample,
-        "epoch": epoch,
-        "overlay": overlay,
-        "opacity": opacity,
-        "azimuth": azimuth,
-        "histogram": histogram,
-    }
     try:
-        selection = Selection(scene, **{name: value for name, value in asked.items() if value is not None})
-    except TraitError as error:
+        selection = Selection(
+            scene,
+            settings=settings,
+            layer=layer,
+            networks=networks,
+            sample=sample,
+            epoch=epoch,
+            overlay=overlay,
+            opacity=opacity,
+            azimuth=azimuth,
+            histogram=histogram,
+        )
+    except TraitError as error:  # a type or an end of a range, as traitlets says it
         raise ValueError(str(error)) from error
     return Explorer(scene, selection)

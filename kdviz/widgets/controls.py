@@ -36,7 +36,6 @@ class Controls:
     def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
         self._scene, self._selection, self._status = scene, selection, status
         self._following = False
-        shown = _read(selection)
         epoch = widgets.SelectionSlider(
             description="epoch",
             options=selection.epochs,
@@ -49,7 +48,6 @@ class Controls:
                 options=scene.lineup.names(selection.layer), layout={"width": "256px"},
                 tooltip="Ctrl and a click adds or takes away one",
             ),
-            "coarsening": _choice("grid", scene.grids),
             "threshold": _slider("threshold b", 0.0, 1.0, 0.01),
             "background": _choice(
                 "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
@@ -64,38 +62,33 @@ class Controls:
             "overlay": _choice("overlay", {name.replace("_", " "): name for name in scene.overlays.names}),
             "opacity": _slider("opacity", 0.0, 1.0, 0.05),
             "histogram": _choice("histogram", {"entropy": "entropy", "gain": "gain"}),
-            "azimuth": widgets.IntSlider(shown["azimuth"], 0, 359, 5, description="azimuth", **_WIDE),
+            "epoch": epoch,
         }  # fmt: skip
+        if scene.kind.coarsens:
+            self._bound["coarsening"] = _choice("grid", scene.grids)
+        if scene.kind.turns:
+            self._bound["azimuth"] = widgets.IntSlider(0, 0, 359, 5, description="azimuth", **_WIDE)
         sections = {
             "Where": ["layer", "coarsening"],
             "Networks": ["networks"],
             "Knowledge points": ["threshold", "background"],
             "Entropy": ["solver", "calibrate_on", "calibration", "feature_loss", "weight"],
-            "Picture": ["overlay", "opacity", "histogram", "azimuth"],
+            "Picture": ["overlay", "opacity", "histogram", "azimuth", "turn"],
         }
-        if not scene.kind.coarsens:
-            sections["Where"].remove("coarsening")
-            _close(self._bound.pop("coarsening"))
-        extra: dict[str, Any] = {}
-        if scene.kind.turns:
-            turn = widgets.Play(max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False)
-            turn.layout.margin = "0 0 0 88px"  # below the slider
-            extra["turn"] = turn
-            sections["Picture"].append("turn")
-        else:
-            sections["Picture"].remove("azimuth")
-            _close(self._bound.pop("azimuth"))
-        self._bound["epoch"] = epoch
         play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)
         folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
         file_kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})
         save = widgets.Button(description="save", icon="save")
-        extra |= {"play": play, "folder": folder, "file_kind": file_kind, "save": save}
-        self.by_name: dict[str, Any] = self._bound | extra
+        self.by_name: dict[str, Any] = self._bound | {
+            "play": play, "folder": folder, "file_kind": file_kind, "save": save,
+        }  # fmt: skip
         self._follow()
         link((epoch, "index"), (play, "value"))
-        if "turn" in extra:
-            link((self._bound["azimuth"], "value"), (extra["turn"], "value"))
+        if scene.kind.turns:
+            turn = widgets.Play(max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False)
+            turn.layout.margin = "0 0 0 88px"  # below the slider
+            self.by_name["turn"] = turn
+            link((self._bound["azimuth"], "value"), (turn, "value"))
         for name, control in self._bound.items():
             control.observe(partial(self._lead, name), "value")
         selection.observe(self._follow)
@@ -105,7 +98,10 @@ class Controls:
             [
                 child
                 for title, names in sections.items()
-                for child in (widgets.HTML(f"<b>{title}</b>"), *map(self.by_name.__getitem__, names))
+                for child in (
+                    widgets.HTML(f"<b>{title}</b>"),
+                    *(self.by_name[name] for name in names if name in self.by_name),
+                )
             ],
             layout={"flex": "0 0 272px"},
         )
@@ -185,9 +181,3 @@ def _slider(description: str, low: float, high: float, step: float, **more: Any)
 
 def _choice(description: str, options: Mapping[str, Any]) -> widgets.Dropdown:
     return widgets.Dropdown(description=description, options=options, **_WIDE)
-
-
-def _close(control: Any) -> None:
-    """Take a control that this kind of run has no use for out of memory, layout and style too."""
-    for one in (control.layout, control.style, control):
-        one.close()

@@ -2,8 +2,13 @@
 
 from html import escape
 
-from kdviz import render
+import ipywidgets as widgets
+
+from kdviz.render.canvas import Panel
+from kdviz.render.layout import colour_stops, encode_png
 from kdviz.render.looks import DETOURS, ENTROPY, MAP, POINTS, Looks, NetworkView
+from kdviz.render.style import CROSS, DIAMOND, DISC
+from kdviz.render.writing import Text
 from kdviz.widgets.scene import View
 
 
@@ -48,24 +53,26 @@ def describe_scale(one: NetworkView, overlay: str) -> str:
     return f"{overlay}: blue negative, red positive"
 
 
+def send_panel(widget: widgets.Image | widgets.HTML, panel: Panel) -> None:
+    """Show a picture or words in a widget made for them."""
+    widget.value = panel.to_html() if isinstance(panel, Text) else encode_png(panel)
+
+
 def explain_view(view: View, looks: Looks) -> str:
     """Write what stands beside the input as HTML: sample, class, colour scale, shapes."""
     low, high = view.networks[0].limits
-    stops = ", ".join(render.colour_stops(looks.colours))
+    stops = ", ".join(colour_stops(looks.colours))
     ends = (f"{low:.2f}", f"{high:.2f} nat") if looks.overlay == ENTROPY else ("negative", "positive")
     words = ("kept", "discarded") if looks.overlay == ENTROPY else ("", "")
-    shapes = (
-        (render.FOREGROUND_COLOUR, "&#9679;", f"knowledge point on the {view.canvas.inside}"),
-        (render.BACKGROUND_COLOUR, "&#9670;", "on the background"),
-        (render.DROPPED_COLOUR, "&#10005;", "tried and dropped"),
-    )
+    shapes = {DISC: f"knowledge point on the {view.canvas.inside}", DIAMOND: "on the background"}
+    shapes |= {CROSS: "tried and dropped"}
     counted = any(one.counts for one in view.networks)
     legend = "".join(
         f'<div><span style="color:{colour};text-shadow:0 0 1px #000,0 0 1px #000">{shape}</span> {text}</div>'
-        for colour, shape, text in shapes
+        for (colour, shape), text in shapes.items()
         if counted
     )
-    edge = f'<div style="margin-top:4px">{view.canvas.edge}</div>' if view.foreground.any() else ""
+    edge = f'<div style="margin-top:4px">{view.canvas.edge}</div>' if view.canvas.foreground.any() else ""
     bar = f'<div style="margin-top:8px;height:12px;background:linear-gradient(to right, {stops})"></div>'
     return (
         f'<div style="line-height:1.4"><b>{escape(view.sample)}</b><br>{escape(view.label)}{bar}'

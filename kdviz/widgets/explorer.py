@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
+from matplotlib.figure import Figure
 
-from kdviz import render
-from kdviz.render.canvases import Panel
+from kdviz.render.charts import view_charts
+from kdviz.render.layout import encode_figure
 from kdviz.render.looks import DETOURS, MAP, POINTS, Looks
-from kdviz.store import Run
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
-from kdviz.widgets.drawing import explain_view, head_network, name_panels
+from kdviz.widgets.drawing import explain_view, head_network, name_panels, send_panel
 from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
@@ -26,8 +25,8 @@ _PANEL, _INPUT = 216, 176  # pixels
 _NARROWEST, _WIDEST = 136, 1800  # pixels of a column beside the controls, and of the app
 _TALLEST = "320px"  # of a text; a longer one scrolls
 _CHART_DELAY = 0.25  # seconds
-_BY_COLUMN = ("heads", MAP, POINTS, DETOURS)
-_NOTHING = render.encode_png(np.full((1, 1, 3), 255, np.uint8))  # shown in place of what could not be drawn
+# Panels stand in rows of equals, narrower where the page is, so that all stay in sight.
+_COLUMN = {"flex": "1 1 0", "max_width": f"{_PANEL}px", "min_width": "0", "margin": "0 6px 4px 0"}
 
 
 class Explorer(widgets.VBox):
@@ -55,7 +54,6 @@ class Explorer(widgets.VBox):
         self._drawn = selection.as_parameters()  # several traits may change at once; one drawing is enough
         self._other_layer = False
         self._view: View | None = None
-        self._shown: dict[widgets.Image, render.Picture] = {}
         self._status = Status()
         self.outputs: dict[str, Any] = {
             "status": self._status,
@@ -65,20 +63,21 @@ class Explorer(widgets.VBox):
             "charts": widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"}),
         }
         self._panels = widgets.VBox()
-        selection.observe(self._begin)  # before all others
+        selection.observe(self._on_selection)  # before all others: it clears what was said of the last one
         self._controls = Controls(scene, selection, self._status)
         self.gallery = Gallery(scene, selection, self._status)
         self.controls: dict[str, Any] = self._controls.by_name | self.gallery.by_name
         self.controls["save"].on_click(lambda _: self._save_asked())
         self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
-        beside = widgets.VBox(
+        self._beside = widgets.VBox(
             [self.outputs["input"], self.outputs["explanation"]],
             layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
         )
-        middle = [self._controls.settings, beside, self._panels]
+        middle = [self._controls.settings, self._beside, self._panels]
+        title = f"{scene.run.path.name}: {scene.run.attrs.get('dataset_id', '')}".strip(": ")
         super().__init__(
             [
-                widgets.HTML(f"<b>kdviz</b> {escape(_title(scene.run))}"),
+                widgets.HTML(f"<b>kdviz</b> {escape(title)}"),
                 self._controls.time,
                 self.gallery,
                 self._status,
@@ -92,7 +91,6 @@ class Explorer(widgets.VBox):
         with self._status.showing_errors():
             self._draw()
             self._draw_charts()
-        selection.observe(self._on_selection)
         self._open = True
 
     @property
@@ -115,7 +113,7 @@ class Explorer(widgets.VBox):
         """Whether an error is shown."""
         return self._status.failed
 
-    def figure(self) -> render.Figure:
+    def figure(self) -> Figure:
         """Draw the current view as one figure, for a page where the app itself is not live."""
         return draw_figure(self._scene, self.selection, self.view)
 
@@ -163,77 +161,55 @@ class Explorer(widgets.VBox):
 
     # -- private
 
-    def _begin(self, change: Any) -> None:
-        """Take away what was said of the last selection; several traits of one change come here in turn."""
-        if self.selection.as_parameters() != self._drawn:
-            self._status.clear()
-
     def _on_selection(self, change: Any) -> None:
-        state = self.selection.as_parameters()
-        if state == self._drawn:
+        state, before = self.selection.as_parameters(), self._drawn
+        if state == before:
             return
-        self._other_layer |= state["layer"] != self._drawn["layer"]
-        changed = {name for name, value in state.items() if value != self._drawn[name]}
+        self._other_layer |= state["layer"] != before["layer"]
         self._drawn = state
-        with self._status.showing_errors(fresh=False):
+        with self._status.showing_errors():
             self._draw()
-            if changed - {one.name for one in fields(Looks)}:
+            if {name for name in state if state[name] != before[name]} - {one.name for one in fields(Looks)}:
                 self._draw_charts_later()
 
     def _draw(self) -> None:
-        """Draw all but the charts; where that fails, nothing of the last view stays."""
+        """Draw all but the charts; where that fails, nothing of the last view is seen."""
         try:
             self._view = self._draw_view()  # the old one until then: charts may be drawn in another thread
         except Exception:
             self._view = None
-            self._blank()
             raise
+        finally:
+            for part in (self._beside, self._panels, self.outputs["notes"], self.outputs["charts"]):
+                part.layout.visibility = "hidden" if self._view is None else "visible"
 
     def _draw_view(self) -> View:
         chosen, looks, out = self.selection, self.selection.looks, self.outputs
         view = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
         if len(out.get("heads", ())) != len(view.networks):
             self._lay_out_panels(len(view.networks))
-        inside = view.canvas.inside
+        inside, notes = view.canvas.inside, [*view.notes]
         for kind, title in name_panels(chosen.overlay, inside).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
         for column, one in enumerate(view.networks):
             out["heads"][column].value = head_network(one, inside, view.styles[one.network].colour)
             for kind, panel in view.canvas.draw_panels(one, looks, _PANEL).items():
-                self._show(out[kind][column], panel)
-        self._show(out["input"], view.canvas.draw_input(looks, _INPUT))
+                send_panel(out[kind][column], panel)
+        send_panel(out["input"], view.canvas.draw_input(looks, _INPUT))
         out["explanation"].value = explain_view(view, looks)
-        out["notes"].value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in self._all_notes(view))
+        if self._other_layer and chosen.settings.feature_loss is None:
+            notes.append(
+                "You looked at several layers: under this calibration every layer has the same mean entropy. "
+                "To compare layers, calibrate on the feature loss."
+            )
+        out["notes"].value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in notes)
         return view
-
-    def _blank(self) -> None:
-        columns = [one for name in _BY_COLUMN for one in self.outputs.get(name, ())]
-        for one in (*columns, *(self.outputs[name] for name in ("input", "charts", "explanation", "notes"))):
-            one.value = _NOTHING if isinstance(one, widgets.Image) else ""
-        self._shown.clear()
 
     def _make_panel(self, layout: dict[str, str]) -> widgets.Image | widgets.HTML:
         """Make the widget that `_show` fills."""
         if self._scene.kind.is_text:
             return widgets.HTML(layout=layout | {"max_height": _TALLEST, "overflow": "auto"})
         return widgets.Image(format="png", layout=layout)
-
-    def _show(self, image: widgets.Image | widgets.HTML, picture: Panel) -> None:
-        """Send a panel to the page, unless it is there already."""
-        if isinstance(picture, render.Text):
-            image.value = picture.to_html()
-        elif not np.array_equal(self._shown.get(image, ()), picture):
-            self._shown[image] = picture
-            image.value = render.encode_png(picture)
-
-    def _all_notes(self, view: View) -> list[str]:
-        notes = list(view.notes)
-        if self._other_layer and self.selection.settings.feature_loss is None:
-            notes.append(
-                "You looked at several layers: under this calibration every layer has the same mean entropy. "
-                "To compare layers, calibrate on the feature loss."
-            )
-        return notes
 
     def _draw_charts(self) -> None:
         chosen, charts = self.selection, self.outputs["charts"]
@@ -243,10 +219,10 @@ class Explorer(widgets.VBox):
                 for one in self.view.networks
             ]
             quantity = "entropy (nat)" if chosen.histogram == "entropy" else "log10 gain"
-            figure = render.view_charts(traces, epoch=chosen.epoch, quantity=quantity)
-            charts.value = render.encode_figure(figure)
+            figure = view_charts(traces, epoch=chosen.epoch, quantity=quantity)
+            charts.value = encode_figure(figure)
         except Exception:
-            charts.value = _NOTHING
+            charts.layout.visibility = "hidden"
             raise
 
     def _redraw_charts(self) -> None:
@@ -257,12 +233,11 @@ class Explorer(widgets.VBox):
         """Make a column for each network; where there is no room beside the controls, below them."""
         for child in self._panels.children:
             _close(child)
-        self._shown.clear()
         kinds = (MAP, POINTS, DETOURS)
         self._titles = {kind: widgets.HTML() for kind in kinds}
         columns = range(networks)
-        self.outputs["heads"] = [widgets.HTML(layout=_column(_PANEL)) for _ in columns]
-        self.outputs |= {kind: [self._make_panel(_column(_PANEL)) for _ in columns] for kind in kinds}
+        self.outputs["heads"] = [widgets.HTML(layout=_COLUMN) for _ in columns]
+        self.outputs |= {kind: [self._make_panel(_COLUMN) for _ in columns] for kind in kinds}
         shown = kinds if self._scene.has_points else (MAP,)
         rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self.outputs[kind]))]
         self._panels.children = [widgets.HBox(self.outputs["heads"]), *rows]
@@ -272,15 +247,6 @@ class Explorer(widgets.VBox):
     def _save_asked(self) -> None:
         with self._status.showing_errors():
             self._status.say(f"saved {self.save(self._controls.target_file())}")
-
-
-def _column(width: int) -> dict[str, str]:
-    """Lay out what stands in a row of equals: narrower where the page is, so that all stay in sight."""
-    return {"flex": "1 1 0", "max_width": f"{width}px", "min_width": "0", "margin": "0 6px 4px 0"}
-
-
-def _title(run: Run) -> str:
-    return f"{run.path.name}: {run.attrs.get('dataset_id', '')}".strip(": ")
 
 
 def _close(widget: widgets.Widget) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import yaml
+from matplotlib.figure import Figure
 
-from kdviz import __version__, render
+from kdviz import __version__
 from kdviz.files import file_errors
+from kdviz.render.layout import encode_figure, view_figure
 from kdviz.render.looks import MAP
 from kdviz.widgets.drawing import describe_counts, describe_scale, name_panels
 from kdviz.widgets.scene import Scene, View
@@ -22,7 +25,6 @@ KINDS = {
     ".nc": "units (netCDF)",
     ".yaml": "settings (YAML)",
 }
-_OF_POINTS = ("points", "uncertain", "dropped")
 _PANEL = 480  # pixels; fit for print
 
 
@@ -42,52 +44,43 @@ def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Pa
             path.write_text(as_yaml(scene, selection), encoding="utf-8")
         else:
             figure = draw_figure(scene, selection, view)
-            path.write_bytes(render.encode_figure(figure, kind[1:], dpi=200))
+            path.write_bytes(encode_figure(figure, kind[1:], dpi=200))
     return path
 
 
 def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
-    """Give the shown units with dims (network, unit), and the settings as attributes."""
-    by_network = {
-        name: [getattr(one, name) for one in view.networks] for name in ("network", "role", "epoch")
-    }
-    by_unit = dict(view.coordinates)
+    """Collect the shown units with dims (network, unit), and the settings as attributes."""
+    canvas, fields = view.canvas, {"gain": "gain", "entropy": "entropy", "overlay": "values"}
+    by_unit = dict(canvas.coordinates)
     if scene.has_points:
-        by_unit["foreground"] = view.foreground
-    ds = xr.Dataset(
+        fields |= {"knowledge_point": "points", "uncertain": "uncertain", "dropped": "dropped"}
+        by_unit["foreground"] = canvas.foreground
+    by_network = {name: name for name in ("network", "role", "epoch")}
+    variables, coordinates = (
         {
-            name: (("network", "unit"), np.stack([getattr(one, name) for one in view.networks]))
-            for name in ("gain", "entropy", "values", *(_OF_POINTS if scene.has_points else ()))
-        },
-        coords={name: ("network", values) for name, values in by_network.items()}
-        | {name: ("unit", values) for name, values in by_unit.items()},
-        attrs={
-            "kdviz_version": __version__,
-            "run": str(scene.run.path),
-            "sample": view.sample,
-            "settings": json.dumps(selection.as_parameters(), sort_keys=True),
-        },
-    ).rename(values="overlay")
-    if scene.has_points:
-        ds = ds.rename(points="knowledge_point")
-    ds["entropy"].attrs["units"] = "nat"
-    return ds
+            name: (dims, np.stack([getattr(one, field) for one in view.networks]))
+            for name, field in read.items()
+        }
+        for dims, read in ((("network", "unit"), fields), (("network",), by_network))
+    )
+    attrs = {
+        "kdviz_version": __version__,
+        "run": str(scene.run.path),
+        "sample": view.sample,
+        "settings": json.dumps(selection.as_parameters(), sort_keys=True),
+    }
+    coordinates |= {name: (("unit",), values) for name, values in by_unit.items()}
+    return xr.Dataset(variables, coordinates, attrs)
 
 
 def as_yaml(scene: Scene, selection: Selection) -> str:
-    """Write the settings as parameters of ``02_explore``; JSON values are YAML values, None is 0."""
-    parameters = {"run_path": str(scene.run.path.resolve()), **selection.as_parameters()}
-    lines = [f"{name}: {_to_yaml(0.0 if value is None else value)}" for name, value in parameters.items()]
-    return "# kdviz rerun 02_explore -f THIS_FILE\n" + "\n".join(lines) + "\n"
+    """Write the settings as parameters of ``02_explore``, whose word for None is 0."""
+    chosen = {name: 0.0 if value is None else value for name, value in selection.as_parameters().items()}
+    parameters = {"run_path": str(scene.run.path.resolve()), **chosen}
+    return "# kdviz rerun 02_explore -f THIS_FILE\n" + yaml.safe_dump(parameters, sort_keys=False)
 
 
-def _to_yaml(value: str | int | float | list[str]) -> str:
-    text = json.dumps(value)
-    small = isinstance(value, float) and "e" in text and "." not in text
-    return text.replace("e", ".0e") if small else text  # YAML 1.1 takes 1e-05 for a word
-
-
-def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure:
+def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
     """Draw the view as one figure, settings below."""
     canvas, looks = view.canvas, selection.looks
     titles = name_panels(selection.overlay, canvas.inside)
@@ -109,8 +102,9 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
         if name not in hidden and value is not None
     ]
     scale = describe_scale(view.networks[0], selection.overlay)
-    note = "\n".join([scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
-    return render.view_figure(
+    shapes = [f"{canvas.legend}    cross: tried and dropped    {canvas.edge}"] if scene.has_points else []
+    note = "\n".join([*shapes, scale, ", ".join(values), *(textwrap.fill(text, 180) for text in view.notes)])
+    return view_figure(
         canvas.draw_input(looks, _PANEL),
         networks,
         [scene.trace(one, view.sample, selection.histogram, selection.place) for one in view.networks],
@@ -119,5 +113,4 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> render.Figure
         quantity="entropy (nat)" if selection.histogram == "entropy" else "log10 gain",
         title=f"{view.sample} {view.label}".strip(),
         note=note,
-        legend=canvas.legend if scene.has_points else "",
     )

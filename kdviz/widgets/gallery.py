@@ -4,15 +4,14 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from kdviz import render
 from kdviz.render.looks import Looks
+from kdviz.widgets.drawing import send_panel
 from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
 PAGE = 12  # samples
 _SIZE, _WIDE = 72, 374  # pixels of a picture, and of a button that holds words
-_DRAWN = 2 * _SIZE  # pixels; what is drawn for the page is then made smaller
 
 
 class Gallery(widgets.VBox):
@@ -98,9 +97,8 @@ class Gallery(widgets.VBox):
             cell.layout.display = "flex" if place < len(here) else "none"
         for place, (name, button) in enumerate(zip(here, self.buttons, strict=False)):
             canvas = self._scene.canvas(name)
-            drawn = canvas.draw_input(Looks(), _DRAWN)
-            if not isinstance(drawn, render.Text):
-                self.pictures[place].value = render.encode_png(render.shrink(drawn, _SIZE))
+            if self.pictures:
+                send_panel(self.pictures[place], canvas.draw_input(Looks(), 2 * _SIZE))
             button.description = ": ".join(filter(None, (self._scene.labels[name], canvas.caption))) or name
             button.tooltip = name
         self.by_name["earlier"].disabled = first == 0

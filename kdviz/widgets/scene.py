@@ -10,13 +10,14 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from kdviz.analysis import Settings, tabulate_counts
 from kdviz.errors import StoreError
-from kdviz.render import NetworkStyle, Panel, Trace
-from kdviz.render.canvases import Canvas, choose_kind
-from kdviz.render.looks import ENTROPY, Bools, NetworkView
+from kdviz.render.canvas import Canvas
+from kdviz.render.canvases import choose_kind
+from kdviz.render.charts import Trace
+from kdviz.render.looks import ENTROPY, NetworkView
+from kdviz.render.style import NetworkStyle
 from kdviz.store import Run
 from kdviz.widgets.derivation import Derivation, Derived, has_background
 from kdviz.widgets.lineup import Lineup
@@ -59,21 +60,6 @@ class View:
     networks: Sequence[NetworkView]
     styles: Mapping[str, NetworkStyle]
     notes: Sequence[str]
-
-    @property
-    def coordinates(self) -> Mapping[str, NDArray]:
-        """By name, each ``(U,)``: ``unit``, and where it lies: row and col, token, or x, y and z."""
-        return self.canvas.coordinates
-
-    @property
-    def foreground(self) -> Bools:
-        """Shape ``(U,)``; all False where the run has none."""
-        return self.canvas.foreground
-
-    @property
-    def picture(self) -> Panel:
-        """The input: an image as stored or a cloud as drawn, ``(H, W, 3)``, uint8; or words."""
-        return self.canvas.draw_input()
 
 
 class Scene:
@@ -149,7 +135,7 @@ class Scene:
         last epoch. Both fall back to the order as stored where there is no such network or no point.
         """
         chosen = [name for name in self.samples if label in ("", self.labels[name])]
-        learners = self.lineup.learners(place.layer, place.networks)
+        learners = self.lineup.learners(place.networks)
         if not self.has_points:
             return chosen
         if order == "most changed":
@@ -230,7 +216,7 @@ class Scene:
         self, network: str, derived: Derived, sample: str, epoch: int, overlay: str, place: Place
     ) -> NetworkView:
         at, ds, epochs = self.samples.index(sample), derived.ds, derived.ds["epoch"].values
-        learners = self.lineup.learners(place.layer, place.networks)
+        learners = self.lineup.learners(place.networks)
         finished = learners and network not in learners
         now = len(epochs) - 1 if finished else max(int(np.searchsorted(epochs, epoch, "right")) - 1, 0)
         valid = ds["valid"].values[at]
@@ -250,7 +236,7 @@ class Scene:
                 for end in ("", "_low", "_high")
             }
         return NetworkView(
-            role=self.lineup.role(place.layer, network),
+            role=self.lineup.role(network),
             network=network,
             epoch=int(epochs[now]),
             gain=ds["gain"].values[now, at][valid],
@@ -286,7 +272,6 @@ class Scene:
             )
         if not self.has_points:
             notes.append("No background, or no masks, in this run: entropies only, no knowledge points.")
-        notes += self.overlays.notes
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
         return notes

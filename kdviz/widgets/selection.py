@@ -1,10 +1,9 @@
 """The state of the app: what is selected, and nothing else."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from traitlets import Enum, Float, HasTraits, Instance, Int, List, TraitError, Unicode, observe, validate
+from traitlets import Enum, Float, HasTraits, Instance, Int, List, Unicode, observe, validate
 
 from kdviz.analysis import Settings
 from kdviz.arguments import one_of, suggest
@@ -14,7 +13,7 @@ from kdviz.widgets.scene import Place, Scene
 
 
 class Selection(HasTraits):
-    """What is shown of a run. Setting a trait to what the run does not have raises ``TraitError``.
+    """What is shown of a run. Setting a trait to what the run does not have raises ``ValueError``.
 
     Changing `layer` or `networks` moves the other traits to what is there. What cannot be read is refused
     with the error of reading it.
@@ -48,14 +47,21 @@ class Selection(HasTraits):
     histogram = Enum(("entropy", "gain"), "entropy")
 
     def __init__(self, scene: Scene, **asked: Any) -> None:
+        """Select what is asked for by name of the trait, for None what is shown first."""
         self._scene = scene
         super().__init__()
-        self.layer = asked.pop("layer", None) or self._first_layer()
-        self.networks = asked.pop("networks", self.networks)
-        self.epoch = asked.pop("epoch", self.epochs[-1])
-        self.sample = asked.pop("sample", scene.samples[0])
-        self.settings = asked.pop("settings", self.settings)
-        for name, value in asked.items():
+        chosen = {name: value for name, value in asked.items() if value is not None}
+        layers = [chosen.pop("layer")] if "layer" in chosen else scene.layers
+        for layer in layers:  # the first of which some epoch is finished
+            try:
+                self.layer = layer
+                break
+            except UnfinishedError:
+                if layer == layers[-1]:
+                    raise
+        self.networks = [*chosen.pop("networks", self.networks)]
+        first = {"epoch": self.epochs[-1], "sample": scene.samples[0], "settings": self.settings}
+        for name, value in (first | chosen).items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -63,17 +69,6 @@ class Selection(HasTraits):
         if not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"a selection has no {name!r}; {suggest(name, sorted(self.trait_names()))}")
         super().__setattr__(name, value)
-
-    def _first_layer(self) -> str:
-        """Choose the first layer of which some epoch is finished."""
-        *others, last = self._scene.layers
-        for layer in others:
-            try:
-                self._scene.lineup.start(layer)
-            except UnfinishedError:
-                continue
-            return layer
-        return last
 
     @property
     def epochs(self) -> list[int]:
@@ -100,49 +95,28 @@ class Selection(HasTraits):
         """Move networks and epoch to what there is: the nearest epoch at or before the selected one."""
         with self.hold_trait_notifications():  # whoever listens sees all of it together
             if change.name == "layer":
-                self.networks = self._carry(change.old, change.new)
+                self.networks = self._scene.lineup.carry(self.networks, change.new)
             earlier = [epoch for epoch in self.epochs if epoch <= self.epoch]
             self.epoch = earlier[-1] if earlier else self.epochs[0]
 
-    def _carry(self, before: str, layer: str) -> list[str]:
-        lineup = self._scene.lineup
-        return lineup.carry(self.networks, before, layer) if before else lineup.start(layer)
-
     @validate("layer")
-    def _check_layer(self, proposal: dict) -> str:
-        layer = _among("layer", proposal["value"], self._scene.layers)
-        self._scene.lineup.epochs(
-            layer, self._carry(self.layer, layer)
-        )  # what cannot be read is not selected
+    def _check_layer(self, proposal: Any) -> str:
+        layer, lineup = one_of("layer", proposal.value, self._scene.layers), self._scene.lineup
+        lineup.epochs(layer, lineup.carry(self.networks, layer))  # what cannot be read is not selected
         return layer
 
     @validate("networks")
-    def _check_networks(self, proposal: dict) -> list[str]:
-        try:
-            return self._scene.lineup.check(self.layer, proposal["value"])
-        except ValueError as error:
-            raise TraitError(str(error)) from error
+    def _check_networks(self, proposal: Any) -> list[str]:
+        return self._scene.lineup.check(self.layer, proposal.value)
 
     @validate("settings")
-    def _check_settings(self, proposal: dict) -> Settings:
-        _among("coarsening", proposal["value"].coarsening, [*self._scene.grids.values()])
-        return self._scene.resolve(proposal["value"], self.layer, self.networks[0])
+    def _check_settings(self, proposal: Any) -> Settings:
+        one_of("coarsening", proposal.value.coarsening, [*self._scene.grids.values()])
+        return self._scene.resolve(proposal.value, self.layer, self.networks[0])
 
-    @validate("sample")
-    def _check_sample(self, proposal: dict) -> str:
-        return _among("sample", proposal["value"], self._scene.samples)
-
-    @validate("epoch")
-    def _check_epoch(self, proposal: dict) -> int:
-        return _among("epoch", proposal["value"], self.epochs)
-
-    @validate("overlay")
-    def _check_overlay(self, proposal: dict) -> str:
-        return _among("overlay", proposal["value"], self._scene.overlays.names)
-
-
-def _among(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    try:
-        return one_of(name, value, allowed)
-    except ValueError as error:
-        raise TraitError(str(error)) from error
+    @validate("sample", "epoch", "overlay")
+    def _check_choice(self, proposal: Any) -> Any:
+        scene, name = self._scene, proposal.trait.name
+        allowed: dict[str, list[Any]] = {"sample": scene.samples, "epoch": self.epochs}
+        allowed["overlay"] = scene.overlays.names
+        return one_of(name, proposal.value, allowed[name])

@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kdviz import render
-from kdviz.render.text import note_words
+from kdviz.render import charts, layout, style, writing
+from kdviz.render.text import note_word
 
 WORDS = ["a", "very", "<script>alert('&')</script>", "film", "."]
 INSIDE = np.array([False, True, False, False, True])
 VALUES = np.array([0.0, 0.25, 1.0, 7.0, np.nan])
-YELLOW, PINK, BLUE = render.FOREGROUND_COLOUR, render.BACKGROUND_COLOUR, render.DROPPED_COLOUR
+YELLOW, PINK, BLUE = style.DISC.colour, style.DIAMOND.colour, style.CROSS.colour
 
 
-def spans(text: render.Text) -> list[tuple[str, dict[str, str], str]]:
+def spans(text: writing.Text) -> list[tuple[str, dict[str, str], str]]:
     """Read the HTML of a text as a browser would: words, their styles, what they say on hover."""
     found = []
     for span in ElementTree.fromstring(text.to_html()).iter("span"):
@@ -36,7 +37,7 @@ def text_of(words: list[str], inside: np.ndarray) -> render.WordCanvas:
 
 def values(
     opacity: float = 1.0, limits: tuple[float, float] = (0.0, 1.0), colours: str = "viridis_r"
-) -> render.Text:
+) -> writing.Text:
     looks = render.Looks(opacity=opacity)
     return text_of(WORDS, INSIDE).draw_values(VALUES, render.Scale(limits, colours), looks)
 
@@ -80,7 +81,7 @@ def test_word_values__letters_are_read_on_every_colour(colours: str) -> None:
 def test_html__escapes_words_and_notes() -> None:
     said = ['"><img src=x>', "", "a & b", "", ""]
     words = zip(text_of(WORDS, INSIDE).draw_input().words, said, strict=True)
-    text = render.Text(tuple(replace(word, note=note) for word, note in words))
+    text = writing.Text(tuple(replace(word, note=note) for word, note in words))
     assert "<script>" not in text.to_html() and "<img" not in text.to_html()
     assert [(word, note) for word, _, note in spans(text)] == list(zip(WORDS, said, strict=True))
 
@@ -101,18 +102,13 @@ def test_word_detours__discs_for_held_crosses_for_dropped_nothing_on_the_backgro
     assert [style.get("background") for _, style, _ in found] == [None, YELLOW, None, None, BLUE]
 
 
-def test_note_words__say_the_numbers_and_what_a_word_is() -> None:
-    notes = note_words(
-        np.array([-1.23456, 0.5]),
-        np.array([0.01234, 20.0]),
-        np.array([True, False]),
-        np.array([True, False]),
-        np.array([False, True]),
+def test_note_word__says_the_numbers_and_what_a_word_is() -> None:
+    assert note_word(-1.23456, 0.01234, True, True, False) == (
+        "entropy -1.235 nat, gain 0.0123, foreground, knowledge point"
     )
-    assert notes == [
-        "entropy -1.235 nat, gain 0.0123, foreground, knowledge point",
-        "entropy 0.500 nat, gain 20, background, too close to the threshold to call",
-    ]
+    assert note_word(0.5, 20.0, False, False, True) == (
+        "entropy 0.500 nat, gain 20, background, too close to the threshold to call"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,9 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
     renderer = FigureCanvasAgg(figure).get_renderer()
     axis = figure.add_axes((0, 0, 1, 1))
     words = ["unforgettable", "mess", "at", "best"]
-    text_of(words, np.zeros(4, bool)).draw_values([0.0, 0.4, 0.6, 1.0], render.Scale((0, 1))).show_on(axis)
+    text_of(words, np.zeros(4, bool)).draw_values([0.0, 0.4, 0.6, 1.0], render.Scale((0, 1))).show_on(
+        axis, 14.0
+    )
     figure.draw(renderer)
     boxes = [one for one in axis.patches if isinstance(one, Rectangle)]
     letters = {one.get_text(): one for one in axis.artists + axis.texts if hasattr(one, "get_text")}
@@ -157,13 +155,13 @@ def test_show_on__letters_fill_their_boxes_whatever_the_size(inches: float) -> N
 
 def test_view_figure__takes_words_for_pictures() -> None:
     text = text_of(["good", "film"], np.array([True, False])).draw_points(np.array([True, False]))
-    trace = render.Trace(
+    trace = charts.Trace(
         "teacher",
-        render.style_networks({"teacher": "teacher"})["teacher"],
+        style.style_networks({"teacher": "teacher"})["teacher"],
         None,
         np.array([0.0, 1.0, np.nan]),
     )
-    figure = render.view_figure(
+    figure = layout.view_figure(
         text_of(["good", "film"], np.array([True, False])).draw_input(),
         {"teacher": {"points": text}},
         [trace],
@@ -173,5 +171,5 @@ def test_view_figure__takes_words_for_pictures() -> None:
         title="",
         note="",
     )
-    svg = render.encode_figure(figure, "svg").decode()
+    svg = layout.encode_figure(figure, "svg").decode()
     assert ">●\xa0good<" in svg and svg.count(">film<") == 2

@@ -245,7 +245,7 @@ def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_pat
         expect(page.reading("sample")).to_have_text("text-1", timeout=MOVE)
         app = kdviz.explore(invented.run, sample="text-1")
         one = app.view.networks[1]
-        place = [*app.view.coordinates["token"]].index("<b>manufactured</b>")
+        place = [*app.view.canvas.coordinates["token"]].index("<b>manufactured</b>")
         said = f"entropy {one.entropy[place]:.3f} nat, gain {one.gain[place]:.3g}"
         words = page.app.locator(f"span[title^='{said}']")
         expect(words).to_have_count(3, timeout=MOVE)  # in the map, the points and the detours
@@ -253,7 +253,7 @@ def test_words__are_seen_marked_and_say_their_numbers(chromium: Browser, tmp_pat
         assert shown == ["<b>manufactured</b>"] * 3
         expect(page.app.locator("b", has_text="manufactured")).to_have_count(0)
         marks = len(page.app.get_by_text(re.compile("^[\u25cf\u25c6]\xa0")).all())
-        held = [int((one.points & app.view.foreground).sum()) for one in app.view.networks]
+        held = [int((one.points & app.view.canvas.foreground).sum()) for one in app.view.networks]
         assert marks == sum(int(one.points.sum()) for one in app.view.networks) + sum(held)
         page.press("threshold b", "End")  # so far below the mean lies nothing
         expect(page.heading("student-hidden-s0")).to_contain_text("0 foreground", timeout=MOVE)

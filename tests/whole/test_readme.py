@@ -54,7 +54,10 @@ def test_readme__python_runs(
     assert re.search(r"d_mean +0 +H2", capsys.readouterr().out)
     exec(third, names)
     assert "student-s0" in Path("view.svg").read_text()
-    assert names["app"].view.networks[0].role == "student" and not (names["app"].view.picture == 128).all()
+    assert (
+        names["app"].view.networks[0].role == "student"
+        and not (names["app"].view.canvas.draw_input() == 128).all()
+    )
     assert {"input_gradient", "grad_cam"} <= set(names["maps"]["attribution_method"].values)
     exec(fourth, names)
     assert (names["words"]["token"].values[0] != "").sum() == len(names["texts"].words[0])

@@ -13,8 +13,10 @@ from kdviz.widgets.scene import Place, Scene
 
 
 class Selection(HasTraits):
-    """What is shown of a run. Setting a trait to what the run does not have raises ``ValueError``.
+    """What is shown of a run.
 
+    Setting a trait to what the run does not have raises ``ValueError``, to a value of another type or out of
+    range ``TraitError``.
     Changing `layer` or `networks` moves the other traits to what is there. What cannot be read is refused
     with the error of reading it.
 

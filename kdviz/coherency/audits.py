@@ -7,7 +7,6 @@ divided by its own largest value hides a uniform factor.
 Symbols: ``B`` samples, ``C`` channels, ``U`` units, ``D`` entries of a feature.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from kdviz.arguments import one_of
 from kdviz.attribution import METHODS
 from kdviz.coherency.maps import INPUT, Maps, compare_maps, compare_points, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
@@ -28,7 +28,7 @@ from kdviz.coherency.rescaling import (
     in_double,
     output_difference,
     prove_equal,
-    rescale_in_place,
+    rescale,
 )
 from kdviz.measuring import measure
 from kdviz.units import Grid
@@ -130,7 +130,7 @@ def audit(
     survey = find_pairs(original, inputs)
     groups = _check_pairs(survey, pairs)
     names = _check_layers(survey, [pair for group in groups for pair in group], layers)
-    wanted = _check_methods(methods)
+    wanted = [one_of("methods", method, AUDITED) for method in (AUDITED if methods is None else methods)]
     changes = list(_plan(groups, factors, spread, seed))
 
     def look(one: nn.Module) -> tuple[Maps, dict[str, xr.Dataset]]:
@@ -156,15 +156,15 @@ def audit(
         return drawn, measured
 
     maps, measured = look(original)
-    if missing := set(wanted) - {method for _, method in maps} - (set() if methods else set(AUDITED)):
+    if methods and (missing := set(methods) - {method for _, method in maps}):
         raise ValueError(
             f"methods has {', '.join(sorted(missing))}, of which this network has no map at {names}"
         )
     rows = []
     for change in tqdm(changes, desc="rescaling", unit="network", disable=not progress):
-        rescaled = copy.deepcopy(original)
+        rescaled = original
         for pair, factor in change.steps:
-            rescale_in_place(rescaled, pair, factor)
+            rescaled = rescale(rescaled, pair, factor)
         prove_equal(original, rescaled, inputs)
         outputs = output_difference(original, rescaled, inputs)
         other_maps, other_measured = look(rescaled)
@@ -266,17 +266,9 @@ def _check_layers(survey: Survey, pairs: Sequence[Pair], layers: Sequence[str] |
     if layers is None:
         of_pairs = {name for pair in pairs for name in (pair.first, pair.second)}
         return sorted(of_pairs, key=survey.order.index)
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a sequence of names, got the one string {layers!r}")
     if unknown := [name for name in layers if survey.order.count(name) != 1]:
         raise ValueError(
             f"layers has {', '.join(map(repr, unknown))}, which the forward pass does not call exactly once; "
             "kdviz.list_layers(network) names the layers"
         )
     return list(layers)
-
-
-def _check_methods(methods: Sequence[str] | None) -> list[str]:
-    if isinstance(methods, str) or not set(methods or ()) <= set(AUDITED):
-        raise ValueError(f"methods must be some of {', '.join(AUDITED)}; got {methods!r}")
-    return list(AUDITED if methods is None else methods)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from kdviz.analysis import find_points
-from kdviz.attribution.maps import LAYERED, METHODS, draw_map, list_methods, read_gradient
+from kdviz.analysis import find_points, rank_correlation
+from kdviz.attribution.maps import LAYERED, draw_map, list_methods, read_gradient
 from kdviz.networks.features import frozen, resolve_layers, same_random_state
 
 INPUT = "input"
@@ -52,23 +52,23 @@ def draw_maps(
     LayerError
         For an unknown layer.
     """
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise ValueError(f"methods has {', '.join(map(repr, unknown))}; allowed: {', '.join(METHODS)}")
-    names = resolve_layers(network, layers)
-    maps: Maps = {}
+    drawn: dict[tuple[str, str], Tensor] = {}
     for method in methods:
         if method not in LAYERED:
-            maps[INPUT, method] = _to_array(draw_map(network, inputs, classes, method=method))
+            drawn[INPUT, method] = draw_map(network, inputs, classes, method=method)
     of_layers = [method for method in methods if method in LAYERED]
-    for layer in names if of_layers else ():
-        vectors = _read_vectors(network, inputs, classes, layer)
-        if vectors is not None:
-            maps |= {(layer, name): value for name, value in vectors.items() if name in of_layers}
-            continue
-        has = list_methods(network, inputs, layer=layer)
-        for method in (one for one in of_layers if one in has):
-            maps[layer, method] = _to_array(draw_map(network, inputs, classes, method=method, layer=layer))
-    return maps
+    for layer in resolve_layers(network, layers):
+        with same_random_state(network), frozen(network):
+            watched = inputs.detach().clone().requires_grad_(True)
+            output, gradient = read_gradient(network, watched, classes, layer)
+        if output.ndim == 4 and output.shape[2:].numel() > 1:
+            has = list_methods(network, inputs, layer=layer)
+            for method in (one for one in of_layers if one in has):
+                drawn[layer, method] = draw_map(network, inputs, classes, method=method, layer=layer)
+        else:
+            vectors = {"activation": output, "layer_gradient": gradient}
+            drawn |= {(layer, method): vectors[method] for method in of_layers if method in vectors}
+    return {key: tensor.detach().double().cpu().numpy() for key, tensor in drawn.items()}
 
 
 def compare_maps(before: ArrayLike, after: ArrayLike, *, absolute: bool = False) -> dict[str, Any]:
@@ -88,21 +88,19 @@ def compare_maps(before: ArrayLike, after: ArrayLike, *, absolute: bool = False)
         the sample that moved most by it; ``moved``, which a map with NaN on either side did.
     """
     first, second = (np.asarray(one, float).reshape(len(np.asarray(one)), -1) for one in (before, after))
+    norms = [np.linalg.norm(one, axis=1) for one in (first, second)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.linalg.norm(second, axis=1) / np.linalg.norm(first, axis=1)
-        change = np.abs(second - first).max(1)
-        size = np.ones(len(first)) if absolute else np.abs(first).max(1)
-        moved = ~(change <= TOLERANCE * size)  # so that NaN counts
+        ratio = norms[1] / norms[0]
         ratio = ratio[np.nanargmax(np.abs(np.log(ratio)))] if np.isfinite(ratio).any() else np.nan
-    centred = [
-        ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(one, axis=1) for one in (first, second))
-    ]
+        cosine = (first * second).sum(1) / norms[0] / norms[1]
+    change = np.abs(second - first).max(1)
+    size = np.ones(len(first)) if absolute else np.abs(first).max(1)
     return {
         "ratio": float(ratio),
-        "cosine": _least_cosine(first, second),
-        "rank_correlation": _least_cosine(*centred),
+        "cosine": float(pd.Series(cosine).min()),  # leaves out NaN, and may be NaN
+        "rank_correlation": float(pd.Series(rank_correlation(first, second)).min()),
         "difference": float(change.max()),
-        "moved": bool(moved.any()),
+        "moved": bool((~(change <= TOLERANCE * size)).any()),  # so that NaN counts
     }
 
 
@@ -116,25 +114,3 @@ def compare_points(before: xr.Dataset, after: xr.Dataset, threshold: float) -> d
         for name, where in (("n_fg", on_object), ("n_bg", ~on_object))
     }
     return {"jaccard": float(np.where(either, both / np.maximum(either, 1), 1.0).min()), **numbers}
-
-
-def _read_vectors(
-    network: nn.Module, inputs: Tensor, classes: Tensor, layer: str
-) -> dict[str, NDArray[np.float64]] | None:
-    """Give feature and gradient ``(B, D)`` of a layer without positions, None for a layer with a map."""
-    with same_random_state(network), frozen(network):
-        watched = inputs.detach().clone().requires_grad_(True)
-        output, gradient = read_gradient(network, watched, classes, layer)
-    if output.ndim == 4 and output.shape[2:].numel() > 1:
-        return None
-    return {"activation": _to_array(output), "layer_gradient": _to_array(gradient)}
-
-
-def _least_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-    return float(np.nanmin(cosine)) if np.isfinite(cosine).any() else np.nan
-
-
-def _to_array(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.detach().double().cpu().numpy()

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.nn import functional as F
 
 from kdviz.networks.features import frozen, same_random_state, unwrap
@@ -180,7 +181,7 @@ def trace(network: nn.Module, inputs: Tensor) -> fx.Graph:
             )
         try:
             graph = fx.Tracer().trace(network)
-            found = _ShapeNoter(fx.GraphModule(network, graph)).run(inputs.clone())
+            found = ShapeProp(fx.GraphModule(network, graph)).propagate(inputs.clone())
         except Exception as error:  # whatever a stand-in for a tensor runs into
             reason = textwrap.shorten(str(error), 120)
             raise ValueError(
@@ -193,16 +194,6 @@ def trace(network: nn.Module, inputs: Tensor) -> fx.Graph:
             "it does depends on the values; pass a part of it that is neither"
         )
     return graph
-
-
-class _ShapeNoter(fx.Interpreter):
-    """Runs a graph and notes at every node the shape of its tensor."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            n.meta["shape"] = tuple(result.shape)
-        return result
 
 
 class _Walker:
@@ -232,14 +223,13 @@ class _Walker:
             readers = [user for user in node.users if not _reads_no_value(user)]
             if len(readers) > 1:
                 names = sorted({self._name(reader) for reader in readers})
-                others = f" and {len(names) - 2} more" if len(names) > 2 else ""
-                return f"its output branches, to {', '.join(names[:2])}{others}: no single layer reads it"
+                return f"its output branches, to {', '.join(names)}: no single layer reads it"
             if not readers or readers[0].op == "output":
                 return None
             before, node = node, readers[0]
             if node.op == "call_module" and type(self.module(node)) in WEIGHTED:
                 break
-            if len([one for one in node.all_input_nodes if "shape" in one.meta]) > 1:
+            if len([one for one in node.all_input_nodes if "tensor_meta" in one.meta]) > 1:
                 return f"{self._name(node)} joins it with another branch, which keeps its scale"
             passed = self._pass(before, node, axis, cells)
             if isinstance(passed, str):
@@ -280,8 +270,6 @@ class _Walker:
             return cells
         if kind in _FLATTENING and axis == 1 and got == (given[0], math.prod(given[1:])):
             return cells * math.prod(given[2:])
-        if kind is F.pad and axis == 1 and _is_zero_padding(node, len(given)):
-            return cells
         if kind in ("mean", torch.mean) and axis == 1 and _is_mean_of_positions(node, len(given)):
             return cells
         if kind in NORMS:
@@ -296,7 +284,8 @@ class _Walker:
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Give the shape that :func:`trace` noted at a node; empty if it gives no tensor."""
-    return node.meta.get("shape", ())
+    noted = node.meta.get("tensor_meta")
+    return tuple(noted.shape) if isinstance(noted, TensorMetadata) else ()
 
 
 def _reads_no_value(node: fx.Node) -> bool:
@@ -306,16 +295,7 @@ def _reads_no_value(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _READS_NO_VALUE
 
 
-def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _is_zero_padding(node: fx.Node, dimensions: int) -> bool:
-    zero = _argument(node, 2, "mode", "constant") == "constant" and (_argument(node, 3, "value", 0) or 0) == 0
-    return zero and len(_argument(node, 1, "pad")) <= 2 * (dimensions - 2)
-
-
 def _is_mean_of_positions(node: fx.Node, dimensions: int) -> bool:
-    axes = _argument(node, 1, "dim")
+    axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     over = [axes] if isinstance(axes, int) else axes or range(dimensions)
     return {0, 1}.isdisjoint(axis % dimensions for axis in over)

@@ -65,7 +65,23 @@ def rescale(network: nn.Module, pair: Pair, factor: Factor) -> nn.Module:
     """
     factors = check_factor(pair, factor)
     rescaled = copy.deepcopy(unwrap(network))
-    rescale_in_place(rescaled, pair, factors)
+    modules = dict(rescaled.named_modules())
+    first: Any = modules.get(pair.first)
+    second: Any = modules.get(pair.second)
+    if (
+        not {type(first), type(second)} <= {*WEIGHTED}
+        or len(first.weight) != pair.channels
+        or second.weight.shape[1] * getattr(second, "groups", 1) != pair.channels * pair.cells
+    ):
+        raise ValueError(f"{pair} with {pair.channels} channels is a pair of another network")
+    down = factors.to(first.weight)
+    up = down.repeat_interleave(pair.cells)  # flattened, a channel's inputs are neighbours
+    with torch.no_grad():
+        first.weight.div_(down.view(-1, *[1] * (first.weight.ndim - 1)))
+        if first.bias is not None:
+            first.bias.div_(down)
+        by_group = second.weight.unflatten(0, (getattr(second, "groups", 1), -1))
+        by_group.mul_(up.view(len(by_group), 1, -1, *[1] * (second.weight.ndim - 2)))
     return rescaled
 
 
@@ -89,37 +105,6 @@ def check_factor(pair: Pair, factor: Factor) -> Tensor:
             f"got values from {float(factors.min()):g} to {float(factors.max()):g}"
         )
     return factors.expand(pair.channels)
-
-
-@torch.no_grad()
-def rescale_in_place(network: nn.Module, pair: Pair, factors: Tensor) -> None:
-    """Move scale, ``(C,)``, from the first layer of a pair to the second."""
-    first, second = _layers_of(network, pair)
-    down = factors.to(first.weight)
-    first.weight.div_(down.view(-1, *[1] * (first.weight.ndim - 1)))
-    if first.bias is not None:
-        first.bias.div_(down)
-    up = factors.to(second.weight).repeat_interleave(
-        pair.cells
-    )  # flattened, a channel's inputs are neighbours
-    groups = getattr(second, "groups", 1)
-    by_group = second.weight.unflatten(0, (groups, -1))
-    by_group.mul_(up.view(groups, 1, -1, *[1] * (second.weight.ndim - 2)))
-
-
-def _layers_of(network: nn.Module, pair: Pair) -> tuple[Any, Any]:
-    modules: dict[str, Any] = dict(unwrap(network).named_modules())
-    for name in (pair.first, pair.second):
-        if type(modules.get(name)) not in WEIGHTED:
-            raise ValueError(f"this network has no convolution or linear layer {name!r}, as {pair} says")
-    first, second = modules[pair.first], modules[pair.second]
-    inputs = second.in_features if isinstance(second, nn.Linear) else second.in_channels
-    if len(first.weight) != pair.channels or inputs != pair.channels * pair.cells:
-        raise ValueError(
-            f"{pair} is a pair of another network: it has {pair.channels} channels of {pair.cells} inputs "
-            f"each, here {pair.first!r} gives {len(first.weight)} and {pair.second!r} takes {inputs}"
-        )
-    return first, second
 
 
 def fold_batch_norm(network: nn.Module, inputs: Tensor) -> nn.Module:
@@ -181,9 +166,7 @@ def output_difference(network: nn.Module, other: nn.Module, inputs: Tensor) -> f
     return float(difference / size) if difference else 0.0
 
 
-def prove_equal(
-    network: nn.Module, other: nn.Module, inputs: Tensor, *, tolerance: float | None = None
-) -> float:
+def prove_equal(network: nn.Module, other: nn.Module, inputs: Tensor) -> float:
     """Compare what two networks compute, in double precision whatever theirs is.
 
     Parameters
@@ -192,24 +175,20 @@ def prove_equal(
         Left as they are; copies compute.
     inputs
         Shape ``(B, ...)``, such that the networks' features are alive.
-    tolerance
-        Largest difference of any output, as a share of the largest output. By default the root of the
-        precision of the weights, because factors that are no powers of 2 round them: 3e-4 in float32, 1.5e-8
-        in float64.
 
     Returns
     -------
     float
-        The difference found.
+        Largest difference of any output, as a share of the largest output.
 
     Raises
     ------
     ValueError
-        If it is larger than `tolerance`, or not a number.
+        If it is not a number, or larger than the root of the precision of the weights, because factors that
+        are no powers of 2 round them: 3e-4 in float32, 1.5e-8 in float64.
     """
-    if tolerance is None:
-        dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
-        tolerance = math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0))
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    tolerance = math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0))
     difference = output_difference(in_double(network), in_double(other), inputs.double())
     if not difference <= tolerance:
         raise ValueError(

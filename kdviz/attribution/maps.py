@@ -1,7 +1,7 @@
 """Attribution maps of one batch: gradients, CAMs and occlusion, each named exactly.
 
 Every map explains the *logit* of a class: the entry of the network's output ``(B, C)`` at the class, before
-any softmax. Maps are given raw: not normalised, not resized, no ReLU behind them, their sign kept where there
+any softmax. Maps are given raw: not normalised, not resized, no ReLU after them, their sign kept where there
 is one. A gradient over channels is a direction, so its maps are norms over channels, never negative; a
 contribution to the logit adds up, so its maps are sums over channels, of either sign.
 
@@ -9,7 +9,6 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 """
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from captum import attr
@@ -27,11 +26,8 @@ from kdviz.networks.features import (
     unwrap,
 )
 
-LAYER_METHODS = ("layer_gradient", "activation", "cam", "grad_cam")
-"""Those whose maps have the size of the layer; the others have that of the input."""
-
-LAYERED = (*LAYER_METHODS, "guided_grad_cam")
-"""Those that look at a layer."""
+LAYERED = ("layer_gradient", "activation", "cam", "grad_cam", "guided_grad_cam")
+"""Those that look at a layer; the maps of all but the last have the layer's size, others the input's."""
 
 STEPS = 50  # of the path of integrated gradients, captum's own number
 WINDOWS = 8  # of occlusion along each side of the image, side by side; they move by half of themselves
@@ -90,18 +86,19 @@ def draw_map(
         - ``integrated_gradients``: sum over channels of captum ``IntegratedGradients`` [4]_ from an input of
           zeros, the mean image where inputs are normalised, in 50 Gauss-Legendre steps;
         - ``guided_grad_cam``: norm over channels of captum ``GuidedGradCam`` [3]_: the guided gradient times
-          the Grad-CAM behind its ReLU, resized by nearest neighbour. Only ``nn.ReLU`` modules are guided, a
+          the Grad-CAM after its ReLU, resized by nearest neighbour. Only ``nn.ReLU`` modules are guided, a
           functional relu is not; without any such module it is refused;
         - ``occlusion``: how much the logit falls when a window of an eighth of the height and width, moving
           by half of itself, is set to zero (captum ``Occlusion`` [5]_); a pixel takes the mean of windows.
     layer
-        Name or module whose output is ``(B, K, h, w)``, for `LAYER_METHODS` and ``guided_grad_cam``; by
+        Name or module whose output is ``(B, K, h, w)``, for CAMs, ``activation`` and ``layer_gradient``; by
         default that of `find_map_layer`. Fully connected layers have no map.
 
     Returns
     -------
     Tensor
-        Shape ``(B, h, w)`` for `LAYER_METHODS`, else ``(B, H, W)``, float32, on the device of `inputs`.
+        Shape ``(B, H, W)``, of a layer ``(B, h, w)`` except ``guided_grad_cam``; float32, on the device of
+        `inputs`.
 
     Raises
     ------
@@ -128,7 +125,7 @@ def draw_map(
         check_classes(network, inputs, classes)
         place = check_layer(network, inputs, layer) if method in LAYERED else ""
         watched = inputs.detach().clone().requires_grad_(True)
-        drawn = _DRAWERS[method](network, watched, classes, place)
+        drawn = _draw(method, network, watched, classes, place)
     return drawn.detach().float()
 
 
@@ -206,42 +203,49 @@ def read_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: st
     return output, gradient
 
 
-def _input_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    return attr.Saliency(network).attribute(inputs, classes, abs=False).norm(dim=1)
-
-
-def _layer_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    return read_gradient(network, inputs, classes, layer)[1].norm(dim=1)
-
-
-def _activation(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    return attr.LayerActivation(network, name_modules(network)[layer]).attribute(inputs).sum(1)
+def _draw(method: str, network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+    module = name_modules(network)[layer]
+    if method == "input_gradient":
+        return attr.Saliency(network).attribute(inputs, classes, abs=False).norm(dim=1)
+    if method == "layer_gradient":
+        return read_gradient(network, inputs, classes, layer)[1].norm(dim=1)
+    if method == "activation":
+        return attr.LayerActivation(network, module).attribute(inputs).sum(1)
+    if method == "cam":
+        return _cam(network, inputs, classes, layer)
+    if method == "grad_cam":
+        explainer = attr.LayerGradCam(network, module)
+        return explainer.attribute(inputs, classes, relu_attributions=False, attr_dim_summation=True)[:, 0]
+    if method == "integrated_gradients":
+        options = {"n_steps": STEPS, "method": "gausslegendre", "internal_batch_size": max(len(inputs), 2)}
+        return attr.IntegratedGradients(network).attribute(inputs, 0, classes, **options).sum(1)
+    if method == "guided_grad_cam":
+        return _guided_grad_cam(network, inputs, classes, module)
+    return _occlusion(network, inputs, classes)
 
 
 def _cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
     weights = _class_weights(network, inputs, layer)
     if weights is None:
         raise LayerError(
-            "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet behind "
+            "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet after "
             "its last block; for this network and layer take grad_cam, which needs no such head"
         )
     (output,) = read_layers(network, inputs, [layer]).values()
     return torch.einsum("bk,bkhw->bhw", weights[classes], output)
 
 
-def _grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    explainer = attr.LayerGradCam(network, name_modules(network)[layer])
-    return explainer.attribute(inputs, classes, relu_attributions=False, attr_dim_summation=True)[:, 0]
+def _class_weights(network: nn.Module, inputs: Tensor, layer: str) -> Tensor | None:
+    """Return the weights ``(C, K)`` of logits that are linear in the layer's spatial mean, else None."""
+    heads = [part for part in network.modules() if isinstance(part, nn.Linear)]
+    output, logits = read_layers(network, inputs, [layer, ""]).values()
+    if not heads or heads[-1].weight.shape != (logits.shape[1], output.shape[1]):
+        return None
+    is_cam = torch.allclose(heads[-1](output.mean((2, 3))), logits, rtol=1e-4, atol=1e-5)
+    return heads[-1].weight if is_cam else None
 
 
-def _integrated_gradients(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    explainer = attr.IntegratedGradients(network)
-    return explainer.attribute(
-        inputs, 0, classes, n_steps=STEPS, method="gausslegendre", internal_batch_size=max(len(inputs), 2)
-    ).sum(1)
-
-
-def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: nn.Module) -> Tensor:
     if not _has_relu(network):
         raise LayerError(
             "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
@@ -249,11 +253,11 @@ def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer:
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # they come off again
-        explainer = attr.GuidedGradCam(network, name_modules(network)[layer])
+        explainer = attr.GuidedGradCam(network, layer)
         return explainer.attribute(inputs, classes, interpolate_mode="nearest").norm(dim=1)
 
 
-def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
+def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     channels, *size = inputs.shape[1:]
     window = [max(1, side // WINDOWS) for side in size]
     strides = [max(1, side // 2) for side in window]
@@ -262,37 +266,6 @@ def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) 
             inputs, (channels, *window), strides=(channels, *strides), baselines=0, target=classes
         )
     return falls[:, 0]  # a window covers all channels, so they hold the same
-
-
-_DRAWERS: dict[str, Callable[[nn.Module, Tensor, Tensor, str], Tensor]] = {
-    "input_gradient": _input_gradient,
-    "layer_gradient": _layer_gradient,
-    "activation": _activation,
-    "cam": _cam,
-    "grad_cam": _grad_cam,
-    "integrated_gradients": _integrated_gradients,
-    "guided_grad_cam": _guided_grad_cam,
-    "occlusion": _occlusion,
-}
-
-
-def _class_weights(network: nn.Module, inputs: Tensor, layer: str) -> Tensor | None:
-    """Give the weights ``(C, K)`` of logits that are linear in the layer's spatial mean, else None."""
-    heads = [part for part in network.modules() if isinstance(part, nn.Linear)]
-    if not heads:
-        return None
-    reads: list[Tensor] = []
-    handle = heads[-1].register_forward_hook(lambda _, args, output: reads.extend((args[0], output)))
-    try:
-        output, logits = read_layers(network, inputs, [layer, ""]).values()
-    finally:
-        handle.remove()
-    if len(reads) != 2 or reads[0].shape != output.shape[:2] or reads[1].shape != logits.shape:
-        return None
-    is_cam = torch.allclose(reads[0], output.mean((2, 3)), rtol=1e-4, atol=1e-5) and torch.equal(
-        reads[1], logits
-    )
-    return heads[-1].weight if is_cam else None
 
 
 def _has_relu(network: nn.Module) -> bool:

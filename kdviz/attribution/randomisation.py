@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
 from kdviz.arguments import one_of
 from kdviz.attribution.unit_maps import attribute
-from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.errors import KdvizWarning
 from kdviz.measuring import measure
 from kdviz.networks.features import resolve_layers, unwrap
 from kdviz.networks.reading import InputsLike
@@ -58,8 +58,8 @@ def randomise_weights(
         Layers whose entropies are checked too, as the methods ``"entropy LAYER"``, measured anew at every
         stage with the same noise.
     stages
-        Modules with weights of their own, in the order in which they are randomised; by default all, from the
-        output to the input, taken in the order of ``named_modules()`` reversed.
+        Modules with weights of their own, of more than one value, in the order in which they are randomised;
+        by default all, from the output to the input, taken in the order of ``named_modules()`` reversed.
     order
         ``"cascade"``: each stage keeps those before it randomised. ``"independent"``: one module at a time.
     seed
@@ -74,18 +74,12 @@ def randomise_weights(
     Dataset
         ``similarity`` and ``similarity_of_sizes`` with dims (attribution_method, stage, sample): Spearman's
         rank correlation over units of the map before and after, signed and of absolute values (entropies: of
-        their distance to the sample's mean). 1 means that the map did not move; NaN that it is constant, or
-        that there was nothing to draw: all the stage's own tensors have no spread.
+        their distance to the sample's mean). 1 means that the map did not move; NaN that it is constant.
 
     Raises
     ------
     ValueError, TypeError, LayerError, MemoryError
         As :func:`kdviz.attribute` and :func:`kdviz.measure`; also for unknown stages or an unknown `order`.
-
-    Warns
-    -----
-    DegenerateWarning
-        If there was nothing to draw at some stages, such as a norm still at its initial values: which.
 
     Notes
     -----
@@ -99,10 +93,14 @@ def randomise_weights(
     """
     one_of("order", order, ("cascade", "independent"))
     network = unwrap(network)
-    own = [name for name, part in network.named_modules() if name and [*part.parameters(recurse=False)]]
+    own = [
+        name
+        for name, part in network.named_modules()
+        if name and any(map(_has_spread, part.parameters(recurse=False)))
+    ]
     chosen = own[::-1] if stages is None else resolve_layers(network, stages)
     if without := [name for name in chosen if name not in own]:
-        raise ValueError(f"stages {without} have no weights of their own; allowed: {', '.join(own)}")
+        raise ValueError(f"stages {without} have no weights of their own to draw; allowed: {', '.join(own)}")
     pictures = list(inputs) if isinstance(inputs, Iterator) else inputs
     same: dict[str, Any] = {"inputs": pictures, "units": units, "device": device}
     same |= {"max_batch": max_batch, "progress": False}
@@ -111,15 +109,10 @@ def randomise_weights(
     generator = torch.Generator().manual_seed(seed)
     similar: list[list[NDArray[np.floating]]] = [[], []]
     changed = copy.deepcopy(network)
-    without_spread = []
     for stage in tqdm(chosen, desc="randomising", unit="stage", disable=not progress):
         if order == "independent":
             changed = copy.deepcopy(network)
-        if not _randomise(changed.get_submodule(stage), generator):
-            without_spread.append(stage)
-            for values in similar:
-                values.append(np.full(before.shape[:2], np.nan))
-            continue
+        _randomise(changed.get_submodule(stage), generator)
         maps = attribute(
             changed,
             explained=first["explained"].values,
@@ -130,13 +123,6 @@ def randomise_weights(
         after = _add_entropies(maps, changed, entropy_layers, same)
         similar[0].append(rank_correlation(before.values, after.values))
         similar[1].append(rank_correlation(abs(before.values), abs(after.values)))
-    if without_spread:
-        warnings.warn(
-            f"there is nothing to draw at {', '.join(without_spread)}: every tensor there has one value, "
-            "which its mean and spread only repeat; these stages are NaN",
-            DegenerateWarning,
-            stacklevel=2,
-        )
     signed, sizes = (np.stack(values, axis=1) for values in similar)
     return build(
         {"similarity": signed, "similarity_of_sizes": sizes},
@@ -167,12 +153,13 @@ def _add_entropies(
 
 
 @torch.no_grad()
-def _randomise(module: nn.Module, generator: torch.Generator) -> bool:
-    """Draw the module's own weights anew, with the mean and the spread of those it had, if any has one."""
-    has_spread = False
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the module's own weights anew, with the mean and the spread of those it had."""
     for weight in module.parameters(recurse=False):
         noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
-        if (weight != weight.ravel()[:1]).any():
+        if _has_spread(weight):
             weight.copy_(weight.mean() + weight.std(correction=0) * noise)
-            has_spread = True
-    return has_spread
+
+
+def _has_spread(weight: Tensor) -> bool:
+    return bool((weight != weight.ravel()[:1]).any())

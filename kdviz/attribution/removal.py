@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.analysis import collect_importance
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import check_classes
 from kdviz.attribution.unit_maps import batches, check_batch
 from kdviz.networks.features import frozen, same_random_state, unwrap
@@ -99,8 +99,7 @@ def remove_units(
        distribution).
     """
     one_of("reference", reference, ("blur", "mean"))
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units.count:
-        raise ValueError(f"steps must be an integer of 1 to the {units.count} units, got {steps!r}")
+    steps = whole_number("steps", steps, 1, units.count)
     schema.validate(attributions, require=("attribution", "row", "col"))
     grid = tuple(int(attributions[side].max()) + 1 for side in ("row", "col"))
     if grid != (units.rows, units.cols):
@@ -169,7 +168,7 @@ def _check_inputs(attributions: xr.Dataset, hashes: Sequence[str]) -> None:
 def _trace(
     network: nn.Module, start: Tensor, end: Tensor, changed: Sequence[Tensor], classes: Tensor
 ) -> NDArray[np.float32]:
-    """Give the probability of the class, ``(B, P)``, for `start` with the `changed` pixels as in `end`."""
+    """Return the probability of the class, ``(B, P)``, for `start` with the `changed` pixels as in `end`."""
     pictures = (torch.where(mask, end, start) for mask in changed)
     chances = [network(picture).softmax(1).cpu() for picture in pictures]
     return torch.stack([chance.gather(1, classes[:, None])[:, 0] for chance in chances], 1).numpy()

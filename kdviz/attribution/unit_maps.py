@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.arguments import whole_number
+from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import (
     LAYERED,
     METHODS,
@@ -92,7 +92,7 @@ def attribute(
         the network has not, or an output that is not ``(B, classes)``.
     LayerError
         If the layer is unknown, unused, reused or has no map, or a method asked for needs a network of
-        another kind: ``cam`` a linear head behind average pooling, ``guided_grad_cam`` ReLU modules.
+        another kind: ``cam`` a linear head after average pooling, ``guided_grad_cam`` ReLU modules.
     MemoryError
         If a pass does not fit; the message says what to lower.
 
@@ -111,7 +111,7 @@ def attribute(
     """
     epoch = whole_number("epoch", epoch)
     batch = check_batch(max_batch)
-    chosen = _check_methods(methods)
+    chosen = [one_of("methods", method, METHODS) for method in methods or ()]
     if layer is not None:  # by name, for a copy on another device holds another object
         (layer,) = resolve_layers(network, [layer])
     network = prepare_network(network, device)
@@ -194,17 +194,6 @@ def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[sl
 def check_batch(max_batch: int | None) -> int:
     """Return the number of samples in one pass."""
     return BATCH if max_batch is None else whole_number("max_batch", max_batch, 1)
-
-
-def _check_methods(methods: Sequence[str] | None) -> list[str]:
-    if methods is None:
-        return []
-    if isinstance(methods, str):
-        raise TypeError(f"methods must be a sequence of names, got the one string {methods!r}")
-    chosen = list(methods)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(METHODS):
-        raise ValueError(f"methods is {chosen}; allowed: each at most once of {', '.join(METHODS)}")
-    return chosen
 
 
 def _find_layer(network: nn.Module, images: Tensor, layer: str | None, chosen: Sequence[str]) -> str | None:

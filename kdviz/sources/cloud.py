@@ -7,20 +7,17 @@ Symbols: ``N`` clouds, ``n`` points, ``S`` surface points of a model.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field
 
 from kdviz import units
 from kdviz.arguments import one_of, whole_number
-from kdviz.errors import DataError, DegenerateWarning
-from kdviz.sources.files import find_data, read_arrays
+from kdviz.sources.files import read_arrays
 from kdviz.sources.samples import (
     PARTS,
     LazyArray,
@@ -75,12 +72,6 @@ class CloudSet(SampleSet):
     ValueError
         If shapes disagree, coordinates are not finite or outside the unit sphere, names repeat or a label
         is outside `classes`.
-
-    Warns
-    -----
-    DegenerateWarning
-        If points of a cloud coincide: noise on one of them moves it away from the other, so neither is a
-        unit of its own. ``duplicates`` counts them.
     """
 
     clouds: NDArray[np.float32] | LazyArray
@@ -94,48 +85,30 @@ class CloudSet(SampleSet):
         require_array("clouds", self.clouds, np.float32, ("N", "n", 3))
         require_array("masks", self.masks, np.bool_, self.clouds.shape[:2])
         super().__post_init__()
-        if not isinstance(self.clouds, LazyArray):  # composed here, inside the sphere
-            self._check_coordinates()
+        if isinstance(self.clouds, LazyArray):  # composed here, inside the sphere
+            return
+        inside = (np.linalg.norm(self.clouds, axis=2) <= _LARGEST_RADIUS).all(axis=1)  # NaN is not
+        if outside := [name for name, fits in zip(self.sample_ids, inside, strict=True) if not fits]:
+            raise ValueError(f"{len(outside)} clouds do not lie in the unit sphere: {list_some(outside)}")
 
     def prepare(self) -> Prepared:
         """Take every point as a unit."""
         return Prepared(self.clouds, units.cloud(self.clouds.shape[1]), self.masks)
 
-    def _check_coordinates(self) -> None:
-        if broken := self._name_where(~np.isfinite(self.clouds).all(axis=(1, 2))):
-            raise ValueError(f"clouds must be finite, {len(broken)} hold NaN or inf: {list_some(broken)}")
-        radii = np.linalg.norm(self.clouds, axis=2).max(axis=1)
-        if outside := self._name_where(radii > _LARGEST_RADIUS):
-            raise ValueError(
-                f"clouds must lie in the unit sphere, {len(outside)} do not: {list_some(outside)}"
-            )
-        if repeating := self._name_where(self.duplicates > 0):
-            message = f"{len(repeating)} clouds hold points that coincide (see duplicates): "
-            warnings.warn(message + list_some(repeating), DegenerateWarning, stacklevel=4)
 
-    def _name_where(self, chosen: ArrayLike) -> list[str]:
-        return [self.sample_ids[index] for index in np.flatnonzero(chosen)]
-
-    def __repr__(self) -> str:
-        """Say how many clouds of how many points, without printing any."""
-        return f"CloudSet({len(self)} clouds of {self.clouds.shape[1]} points, {self.source!r})"
-
-    @functools.cached_property
-    def duplicates(self) -> NDArray[np.int64]:
-        """How many points of each cloud coincide with an earlier one, ``(N,)``."""
-        points = pd.DataFrame(np.asarray(self.clouds).reshape(-1, 3))
-        points["cloud"] = np.repeat(np.arange(len(self)), self.clouds.shape[1])
-        return points.duplicated().to_numpy().reshape(self.clouds.shape[:2]).sum(axis=1)
-
-
-class Furniture(Source):
-    """The built-in clouds, as `furniture` composes them."""
+class CloudSource(Source):
+    """Clouds as a study composes them: objects with background."""
 
     modality: ClassVar[str] = "cloud"
 
-    kind: Literal["furniture"] = "furniture"
     points: int = Field(default=256, ge=2, description="points of the object")
     background: int = Field(default=128, ge=1, description="points around it")
+
+
+class Furniture(CloudSource):
+    """The built-in clouds, as `furniture` composes them."""
+
+    kind: Literal["furniture"] = "furniture"
     count: int = Field(default=5016, ge=22, description="clouds composed to train on")
 
     def load(self, part: Part) -> CloudSet:
@@ -203,11 +176,12 @@ def furniture(
     one_of("split", split, PARTS)
     whole_number("points", points, 2, _SURFACE_POINTS)
     whole_number("background", background, 0, PIECES * _SURFACE_POINTS)
-    surfaces, labels, names = _load_furniture(split)
-    members = [np.flatnonzero(labels == label) for label in range(len(FURNITURE_CLASSES))]
+    surfaces, labels, held_out, names = read_arrays("furniture.npz", "points", "labels", "held_out", "names")
+    chosen = held_out == (split == "held-out")
+    members = [np.flatnonzero(chosen & (labels == label)) for label in range(len(FURNITURE_CLASSES))]
     return attach_backgrounds(
         [[str(names[index]) for index in indices] for indices in members],
-        lambda label, item: surfaces[members[label][item]],
+        lambda label, item: surfaces[members[label][item]] / _STEPS,
         classes=FURNITURE_CLASSES,
         split=split,
         count=count,
@@ -216,18 +190,6 @@ def furniture(
         seed=seed,
         source="furniture",
     )
-
-
-def _load_furniture(split: str) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.str_]]:
-    """Read the models of a split: surfaces ``(M, 1536, 3)`` in the unit sphere, labels and names ``(M,)``."""
-    path = find_data("furniture.npz")
-    points, labels, held_out, names, classes = read_arrays(
-        path, "points", "labels", "held_out", "names", "classes"
-    )
-    if points.shape[1:] != (_SURFACE_POINTS, 3) or tuple(classes) != FURNITURE_CLASSES:
-        raise DataError(f"{path} holds other models than the furniture of this version of kdviz")
-    chosen = held_out == (split == "held-out")
-    return points[chosen] / _STEPS, labels[chosen], names[chosen]
 
 
 def attach_backgrounds(
@@ -249,12 +211,8 @@ def attach_backgrounds(
     names
         Names of the models, one sequence a class.
     read_surface
-        From (class, position in the class) to points ``(S, 3)`` centred in the unit sphere.
-
-    Raises
-    ------
-    DataError
-        If a model holds fewer points than asked.
+        From (class, position in the class) to points ``(S, 3)`` centred in the unit sphere, as many as are
+        asked for or more.
     """
     whole_number("seed", seed)
     if background and len(names) < 2:
@@ -267,10 +225,7 @@ def attach_backgrounds(
     views, members = np.divmod(np.arange(count) // len(names), class_sizes[labels])
 
     def draw_points(label: int, item: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        surface = read_surface(label, item)
-        if len(surface) < size:
-            raise DataError(f"model {names[label][item]!r} holds {len(surface)} points, {size} are asked for")
-        return _turn(rng.choice(surface, size, replace=False, shuffle=False), rng)
+        return _turn(rng.choice(read_surface(label, item), size, replace=False, shuffle=False), rng)
 
     @functools.cache
     def compose(k: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:

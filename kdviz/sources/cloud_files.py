@@ -8,8 +8,9 @@ Symbols: ``V`` vertices, ``F`` triangles, ``n`` points.
 import functools
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +18,8 @@ from pydantic import Field
 
 from kdviz.arguments import one_of, whole_number
 from kdviz.errors import DataError
-from kdviz.sources.cloud import PIECES, CloudSet, attach_backgrounds, fit_unit_sphere
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, Source, find_classes, list_some
+from kdviz.sources.cloud import PIECES, CloudSet, CloudSource, attach_backgrounds, fit_unit_sphere
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, find_classes, list_some
 
 _FOLDERS = {"train": "train", "held-out": "test"}
 
@@ -27,8 +28,8 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Read a mesh from a text file in the OFF format.
 
     The counts may stand on the line of the word ``OFF``, with or without a space between, as in parts
-    of ModelNet40. Polygons are cut into triangles from their first corner, lines and points among
-    the faces and colours after them are passed over, ``#`` starts a comment.
+    of ModelNet40. Polygons are cut into triangles from their first corner; colours after them are passed
+    over, ``#`` starts a comment.
 
     Parameters
     ----------
@@ -43,46 +44,36 @@ def read_off(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     Raises
     ------
     DataError
-        If the file is missing or no OFF text, ends early, has no faces (points alone have no areas to
-        sample by), NaN or infinite coordinates, or faces with corners that are not there.
+        If the file is missing or no OFF text, ends early, has no surface, NaN or infinite coordinates, or
+        faces with corners that are not there.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} is not a file")
     text = path.read_text(encoding="ascii", errors="replace")
-    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
-    if not lines or not lines[0].startswith("OFF"):
+    if not text.startswith("OFF"):
         raise DataError(f"{path} is no OFF file: its first line must start with OFF")
-    lines[0] = lines[0].removeprefix("OFF").strip()
-    if not lines[0]:
-        del lines[0]
+    lines = [line.partition("#")[0].split() for line in text.removeprefix("OFF").splitlines()]
     try:
-        vertex_count, face_count = (int(number) for number in lines[0].split()[:2])
-        rows = [line.split() for line in lines[1:]]
-        vertices = np.array([row[:3] for row in rows[:vertex_count]], dtype=float).reshape(-1, 3)
+        counts, *rows = filter(None, lines)
+        vertex_count, face_count = int(counts[0]), int(counts[1])
+        vertices = np.array([row[:3] for row in rows[:vertex_count]], dtype=float).reshape(vertex_count, 3)
         faces = [_read_face(row) for row in rows[vertex_count : vertex_count + face_count]]
-        fans = [(face[0], *face[k : k + 2]) for face in faces for k in range(1, len(face) - 1)]
+        fans = [(face[0], *pair) for face in faces for pair in pairwise(face[1:])]
         triangles = np.array(fans, dtype=np.int64).reshape(-1, 3)
+        edges = vertices[triangles[:, 1:]] - vertices[triangles[:, :1]]
     except (IndexError, OverflowError, ValueError) as error:
-        raise DataError(f"{path} is damaged: it holds no counts, vertices and faces of OFF") from error
-    if (len(vertices), len(faces)) != (vertex_count, face_count):
-        stated = f"it states {vertex_count} vertices and {face_count} faces"
-        raise DataError(f"{path} ends early: {stated} and holds {len(vertices)} and {len(faces)}")
-    if broken := int((~np.isfinite(vertices)).any(axis=1).sum()):
-        raise DataError(f"{path} has {broken} vertices with NaN or infinite coordinates")
-    if not len(triangles):
-        raise DataError(f"{path} has no faces, so its surface cannot be sampled by area")
-    if triangles.min() < 0 or triangles.max() >= vertex_count:
-        raise DataError(f"{path} has faces with corners outside of its {vertex_count} vertices")
+        raise DataError(f"{path} is damaged: its counts, vertices and faces do not fit together") from error
+    if len(faces) < face_count or triangles.min(initial=0) < 0 or not np.isfinite(vertices).all():
+        raise DataError(f"{path} is damaged: it ends early, or vertices are not there or not finite")
+    if not np.cross(edges[:, 0], edges[:, 1]).any():
+        raise DataError(f"{path} has no faces with an area, so its surface cannot be sampled")
     return vertices, triangles
 
 
 def _read_face(row: Sequence[str]) -> list[int]:
     """Read the corners of a face; after them there may be a colour."""
-    count = int(row[0])
-    if not 0 < count < len(row):
-        raise ValueError(f"a face of {count} corners has {len(row) - 1}")
-    return [int(corner) for corner in row[1 : count + 1]]
+    return [int(row[corner]) for corner in range(1, int(row[0]) + 1)]
 
 
 def sample_surface(
@@ -95,7 +86,7 @@ def sample_surface(
     vertices
         ``(V, 3)``, float.
     triangles
-        ``(F, 3)``, integers, positions in `vertices`.
+        ``(F, 3)``, integers, positions in `vertices`; some with an area.
     count
         How many points.
     seed
@@ -106,21 +97,11 @@ def sample_surface(
     NDArray[np.float64]
         ``(count, 3)``, in the mesh's own coordinates.
 
-    Raises
-    ------
-    ValueError
-        If shapes are others or the surface has no area.
     """
     vertices, triangles = np.asarray(vertices, dtype=float), np.asarray(triangles)
-    whole_number("count", count, 1)
-    for name, array in (("vertices", vertices), ("triangles", triangles)):
-        if array.ndim != 2 or array.shape[1] != 3:
-            raise ValueError(f"{name} must have shape (rows, 3), got {array.shape}")
     start, *others = (vertices[triangles[:, corner]] for corner in range(3))
     edges = [other - start for other in others]
     areas = np.linalg.norm(np.cross(*edges), axis=1) / 2
-    if not areas.sum() > 0:
-        raise ValueError("triangles must have an area; all of them are lines or points")
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(areas), count, p=areas / areas.sum())
     along = rng.random((2, count))
@@ -129,15 +110,11 @@ def sample_surface(
     return start[chosen] + along[0, :, None] * edges[0][chosen] + along[1, :, None] * edges[1][chosen]
 
 
-class ModelNet40(Source):
+class ModelNet40(CloudSource):
     """Meshes in the folders of ModelNet40, as `read_modelnet40` reads them."""
-
-    modality: ClassVar[str] = "cloud"
 
     kind: Literal["modelnet40"] = "modelnet40"
     folder: AbsolutePath = Field(description="folder with one folder of meshes a class")
-    points: int = Field(default=256, ge=2, description="points of the object")
-    background: int = Field(default=128, ge=1, description="points around it")
 
     def load(self, part: Part) -> CloudSet:
         """Find the meshes of a part."""
@@ -148,7 +125,6 @@ def read_modelnet40(
     root: str | Path,
     split: str = "train",
     *,
-    classes: Sequence[str] | None = None,
     count: int | None = None,
     points: int = 1024,
     background: int = 500,
@@ -164,11 +140,9 @@ def read_modelnet40(
     Parameters
     ----------
     root
-        Folder with one folder per class.
+        Folder with one folder per class; labels follow their names, sorted.
     split
         ``"train"``, or ``"held-out"``: the folders ``test``.
-    classes
-        Class folders to read, in the order of their labels; by default all, sorted by name.
     count
         How many clouds, classes taking turns; by default as many that every mesh comes at least once.
     points, background, seed
@@ -190,7 +164,7 @@ def read_modelnet40(
     whole_number("points", points, 2)
     whole_number("background", background)
     root = Path(root)
-    labels = find_classes(root, classes)
+    labels = find_classes(root)
     meshes = [sorted((root / label / _FOLDERS[split]).glob("*.off")) for label in labels]
     empty = [f"{label}/{_FOLDERS[split]}" for label, paths in zip(labels, meshes, strict=True) if not paths]
     if empty:
@@ -201,12 +175,7 @@ def read_modelnet40(
     def read_surface(label: int, item: int) -> NDArray[np.float32]:
         path = meshes[label][item]
         key = int.from_bytes(hashlib.sha256(path.stem.encode()).digest()[:8], "big")
-        vertices, triangles = read_off(path)
-        try:
-            surface = sample_surface(vertices, triangles, sampled, seed=key)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
-        return fit_unit_sphere(surface).astype(np.float32)
+        return fit_unit_sphere(sample_surface(*read_off(path), sampled, seed=key)).astype(np.float32)
 
     return attach_backgrounds(
         [[f"{path.parts[-3]}/{path.stem}" for path in paths] for paths in meshes],

@@ -13,7 +13,6 @@ from PIL import Image
 from pydantic import Field
 
 from kdviz.arguments import one_of, whole_number
-from kdviz.errors import DataError
 from kdviz.sources.files import find_data, read_arrays
 from kdviz.sources.image import ImageSet, open_upright
 from kdviz.sources.samples import PARTS, LazyArray, Part, Source
@@ -48,7 +47,6 @@ def fashion_composites(
     count: int | None = None,
     canvas: int = 48,
     seed: int = 0,
-    with_item: bool = True,
 ) -> ImageSet:
     """Compose Fashion-MNIST items over crops of real photographs, with the item's pixels as foreground.
 
@@ -68,9 +66,6 @@ def fashion_composites(
         Side of the square image in pixels, 28..128.
     seed
         Another seed gives the same items other places, sizes, colours and backgrounds.
-    with_item
-        False leaves the item out: the bare backgrounds, with unchanged labels and masks. Whatever a
-        classifier finds in them is a leak.
 
     Returns
     -------
@@ -95,7 +90,8 @@ def fashion_composites(
     one_of("split", split, PARTS)
     whole_number("canvas", canvas, 28, 128)
     whole_number("seed", seed)
-    pixels, labels, indices = _load_items(split)
+    names = (f"{split.replace('-', '_')}_{kind}" for kind in ("images", "labels", "indices"))
+    pixels, labels, indices = read_arrays("fashion_items.npz", *names)
     count = len(labels) if count is None else count
     whole_number("count", count, 1, len(labels))
     photographs = _load_photographs(split, canvas)
@@ -111,8 +107,7 @@ def fashion_composites(
         window = np.s_[top : top + height, left : left + width]
         mask = np.zeros((canvas, canvas), dtype=bool)
         mask[window] = outline
-        if with_item:
-            image[window][outline] = _colour_item(item[outline], rng)
+        image[window][outline] = _colour_item(item[outline], rng)
         return image, mask
 
     return ImageSet(
@@ -122,24 +117,8 @@ def fashion_composites(
         sample_ids=tuple(f"{split}-{index:05d}" for index in indices[:count]),
         classes=FASHION_CLASSES,
         split=np.full(count, split),
-        source=f"fashion composites, {split}, canvas {canvas}, scale 0.6..0.95, seed {seed}"
-        + ("" if with_item else ", backgrounds only"),
+        source=f"fashion composites, {split}, canvas {canvas}, scale 0.6..0.95, seed {seed}",
     )
-
-
-def _load_items(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Read the raw items of a split: pixels ``(N, 28, 28)``, labels and indices ``(N,)``."""
-    path = find_data("fashion_items.npz")
-    prefix = split.replace("-", "_")
-    pixels, labels, indices = read_arrays(
-        path, *(f"{prefix}_{name}" for name in ("images", "labels", "indices"))
-    )
-    count = len(pixels) if pixels.ndim else 0
-    shapes = (pixels.shape[1:], labels.shape, indices.shape)
-    kinds = pixels.dtype.str[1:] + labels.dtype.kind + indices.dtype.kind
-    if shapes != ((28, 28), (count,), (count,)) or kinds not in ("u1uu", "u1ui", "u1iu", "u1ii"):
-        raise DataError(f"{path} holds other arrays than the items of Fashion-MNIST")
-    return pixels, labels, indices
 
 
 def _outline_item(pixels: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
@@ -155,11 +134,8 @@ def _outline_item(pixels: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
 
 def _load_photographs(split: str, canvas: int) -> list[list[NDArray[np.uint8]]]:
     """Every photograph of the split at the sizes of the zoom steps that leave room for the canvas."""
-    path = find_data("photographs.json")
-    try:
-        names = [entry["name"] for entry in json.loads(path.read_bytes()) if entry["split"] == split]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    listing = json.loads(find_data("photographs.json").read_bytes())
+    names = [entry["name"] for entry in listing if entry["split"] == split]
     photographs = []
     for name in names:
         photograph = open_upright(find_data(f"photographs/{name}.png")).convert("RGB")
@@ -203,7 +179,7 @@ def _enlarge_item(
 
 
 def _colour_item(grey: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return an item's pixels ``(P,)`` a random mean, contrast and mild tint; returns ``(P, 3)``."""
+    """Draw mean, contrast and a mild tint of an item's pixels ``(P,)``; returns ``(P, 3)``."""
     standard = ((grey - grey.mean()) / max(float(grey.std()), 1.0)).clip(-2, 2)
     level = rng.uniform(80, 190) + rng.uniform(20, 45) * (standard - standard.mean())
     tint = 1 - rng.uniform(0, 0.5) * rng.random(3)

@@ -1,14 +1,16 @@
-"""Find the project's data files and check that they are intact. The only place that knows where they lie."""
+"""Find the project's data files and check that they are intact. The only place that knows where they lie.
 
-import json
+What a reader is given is the file that belongs to this version, so readers check nothing again.
+"""
+
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdviz.errors import DataError
-from kdviz.files import hash_file, shipped_folders
+from kdviz.files import hash_file, read_json, shipped_folders
 
 
 def find_data(name: str) -> Path:
@@ -30,26 +32,24 @@ def find_data(name: str) -> Path:
 
     Raises
     ------
-    ValueError
-        If `name` is absolute or leaves the data folder.
     DataError
         If the file is missing, not listed in ``checksums.json``, or not the file listed there.
+    StoreError
+        If ``checksums.json`` is missing or damaged.
     """
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        raise ValueError(f"name must be a path below the data folder, got {name!r}")
-    folders = _data_folders()
-    folder = next((folder for folder in folders if (folder / relative).is_file()), None)
+    chosen = os.environ.get("KDVIZ_DATA")
+    folders = [*([Path(chosen)] if chosen else []), *shipped_folders("data")]
+    folder = next((folder for folder in folders if (folder / name).is_file()), None)
     if folder is None:
         searched = " or ".join(str(folder) for folder in folders)
         raise DataError(
             f"data file {name!r} is not in {searched}; "
             "set KDVIZ_DATA to the data folder of a checkout of kdviz"
         )
-    expected = _read_checksums(folder).get(relative.as_posix())
+    expected = read_json(folder / "checksums.json").get(name)
     if expected is None:
         raise DataError(f"{folder / 'checksums.json'} does not list {name!r}; run data/make_checksums.py")
-    path = folder / relative
+    path = folder / name
     found = hash_file(path)
     if found != expected:
         raise DataError(
@@ -59,34 +59,7 @@ def find_data(name: str) -> Path:
     return path
 
 
-def read_arrays(path: Path, *names: str) -> list[NDArray]:
-    """Read arrays of a NumPy archive.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read or lacks one of them.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in names]
-    except Exception as error:  # a damaged archive makes NumPy raise nearly anything
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _data_folders() -> list[Path]:
-    chosen = os.environ.get("KDVIZ_DATA")
-    return [*([Path(chosen)] if chosen else []), *shipped_folders("data")]
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
-    path = folder / "checksums.json"
-    try:
-        checksums = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; copy the whole data folder of a checkout of kdviz") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {error}") from None
-    if not isinstance(checksums, dict):
-        raise DataError(f"{path} is damaged: it holds no names and checksums")
-    return checksums
+def read_arrays(name: str, *arrays: str) -> list[NDArray]:
+    """Read arrays of a NumPy archive among the data files."""
+    with np.load(find_data(name)) as archive:
+        return [archive[array] for array in arrays]

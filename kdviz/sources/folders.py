@@ -1,8 +1,6 @@
 """The user's own images: folders of images and of masks. NumPy and Pillow only."""
 
 import functools
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from kdviz.arguments import whole_number
-from kdviz.errors import DataError, DegenerateWarning
+from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright
 from kdviz.sources.samples import (
     AbsolutePath,
@@ -20,7 +18,6 @@ from kdviz.sources.samples import (
     Part,
     Source,
     find_classes,
-    find_repeated,
     list_some,
 )
 
@@ -47,8 +44,7 @@ def image_folder(
     root: str | Path,
     *,
     masks: str | Path,
-    size: int | tuple[int, int],
-    classes: Sequence[str] | None = None,
+    size: int,
 ) -> ImageSet:
     """Find the user's own images with their foreground masks; each is read when it is indexed.
 
@@ -60,14 +56,13 @@ def image_folder(
     Parameters
     ----------
     root
-        Folder with one folder per class. Hidden files, other suffixes and deeper folders are passed over.
+        Folder with one folder per class; labels follow their names, sorted. Hidden files, other suffixes and
+        deeper folders are passed over.
     masks
         Folder with the masks.
     size
-        Side, or (height, width), in pixels: images are resized to it with antialiased bilinear
-        interpolation, masks with the nearest pixel, the aspect ratio is not kept.
-    classes
-        Class folders to read, in the order of their labels; by default all, sorted by name.
+        Height and width in pixels: images are resized to it with antialiased bilinear interpolation, masks
+        with the nearest pixel, the aspect ratio is not kept.
 
     Returns
     -------
@@ -77,52 +72,31 @@ def image_folder(
     Raises
     ------
     ValueError
-        If `size` is not positive, or `classes` names folders that do not exist.
+        If `size` is not positive, or two images share a name.
     DataError
-        If a folder is missing or holds no classes or images, a mask is missing, or two images share a
-        name; on reading, if an image or mask is damaged or of another size than its partner.
-
-    Warns
-    -----
-    DegenerateWarning
-        On reading, if a mask holds no foreground or no background after resizing.
+        If a folder is missing or holds no classes or images, or a mask is missing; on reading, if an image
+        or mask is damaged or of another size than its partner.
     """
-    if masks is None:
-        raise TypeError("masks is None; image_folder reads images with masks, the folder of which is wanted")
     root, masks = Path(root), Path(masks)
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be one side or (height, width), got {size}")
-    height, width = (whole_number("size", side, 1) for side in sides)
-    names = find_classes(root, classes)
-    if not masks.is_dir():
-        raise DataError(f"masks is not a folder: {masks}")
+    whole_number("size", size, 1)
+    names = find_classes(root)
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
-    if repeated := find_repeated(sample_ids):
-        raise DataError(f"images of {root} would share a mask, their names repeat: {list_some(repeated)}")
-    if missing := [name for name in sample_ids if not (masks / f"{name}.png").is_file()]:
-        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing, '.png')}")
-
-    def read_mask(k: int) -> NDArray[np.bool_]:
-        mask = read_pair(k)[1]
-        if mask.all() or not mask.any():
-            missing = "foreground" if not mask.any() else "background"
-            warnings.warn(f"mask {sample_ids[k]}.png holds no {missing}", DegenerateWarning, stacklevel=2)
-        return mask
+    if missing := [f"{name}.png" for name in sample_ids if not (masks / f"{name}.png").is_file()]:
+        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing)}")
 
     @functools.lru_cache(maxsize=_KEPT)
     def read_pair(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        return _read_pair(paths[k], masks / f"{sample_ids[k]}.png", (width, height))
+        return _read_pair(paths[k], masks / f"{sample_ids[k]}.png", size)
 
     return ImageSet(
-        images=LazyArray(lambda k: read_pair(k)[0], len(paths), (height, width, 3), np.uint8),
-        masks=LazyArray(read_mask, len(paths), (height, width), np.bool_),
+        images=LazyArray(lambda k: read_pair(k)[0], len(paths), (size, size, 3), np.uint8),
+        masks=LazyArray(lambda k: read_pair(k)[1], len(paths), (size, size), np.bool_),
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
         classes=names,
         split=np.full(len(paths), "all"),
-        source=f"image folder {root.name}, {height} x {width}",
+        source=f"image folder {root.name}, {size} x {size}",
     )
 
 
@@ -134,10 +108,8 @@ def _list_images(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_pair(
-    image_path: Path, mask_path: Path, size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read an image and its mask at a size (width, height)."""
+def _read_pair(image_path: Path, mask_path: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read an image and its mask, resized to squares."""
     image, mask = open_upright(image_path), open_upright(mask_path)
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{image_path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
@@ -146,5 +118,5 @@ def _read_pair(
         raise DataError(f"{mask_path} is {mask.width} x {mask.height} pixels, {shown}; sizes must agree")
     values = np.asarray(mask.convert("RGB") if mask.mode in ("LA", "PA", "RGBA") else mask) > 0
     drawn = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values)
-    pixels = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(pixels), np.asarray(drawn.resize(size, Image.Resampling.NEAREST))
+    pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(pixels), np.asarray(drawn.resize((size, size), Image.Resampling.NEAREST))

@@ -66,11 +66,6 @@ class ImageSet(SampleSet):
         require_array("masks", self.masks, np.bool_, self.images.shape[:3])
         super().__post_init__()
 
-    def __repr__(self) -> str:
-        """Say how many images of which size, without printing any."""
-        height, width = self.images.shape[1:3]
-        return f"ImageSet({len(self)} images of {height} x {width}, {self.source!r})"
-
     def prepare(self, *, grid: int = 16) -> Prepared:
         """Normalise the images, and cut them into `grid` x `grid` units."""
         images, (count, height, width, _) = self.images, self.images.shape

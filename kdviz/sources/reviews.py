@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from kdviz.arguments import one_of, whole_number
-from kdviz.errors import DataError
 from kdviz.sources.files import find_data
 from kdviz.sources.samples import PARTS, Part
 from kdviz.sources.text import TextSet, TextSource
@@ -93,12 +92,9 @@ def movie_reviews(split: str = "train", *, count: int | None = None) -> TextSet:
 
 def _read_reviews() -> Iterator[tuple[float, str, float, str]]:
     """Yield (hash as a number in 0..1, name, mean rating, text) of every sentence."""
-    path = find_data("reviews.tsv.xz")
-    try:
-        for line in lzma.decompress(path.read_bytes()).decode("utf-8").splitlines():
-            number, rating, text = line.split("\t")
-            name = f"review-{int(number):05d}"
-            digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-            yield digest / 2**64, name, float(rating), text
-    except (lzma.LZMAError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    contents = lzma.decompress(find_data("reviews.tsv.xz").read_bytes()).decode("utf-8")
+    for line in contents.splitlines():
+        number, rating, text = line.split("\t")
+        name = f"review-{int(number):05d}"
+        digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+        yield digest / 2**64, name, float(rating), text

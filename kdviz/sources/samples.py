@@ -21,7 +21,6 @@ from kdviz import arguments
 from kdviz.errors import DataError
 from kdviz.units import ImageUnits, Units
 
-NAMES_SHOWN = 5
 PARTS = ("train", "held-out")
 _HELD_OUT = 5  # one in so many of the user's own samples
 _CHUNK = 256  # samples hashed at a time
@@ -129,6 +128,10 @@ class SampleSet(ABC):
         """Count the samples."""
         return len(self.sample_ids)
 
+    def __repr__(self) -> str:
+        """Say how many samples of what, without printing any."""
+        return f"{type(self).__name__}({len(self)} {self.plural}, {self.source!r})"
+
     def select(self, chosen: Sequence[int] | Sequence[str] | NDArray[np.integer]) -> Self:
         """Pick samples in the order given.
 
@@ -229,7 +232,7 @@ class SampleSet(ABC):
         require_array("split", self.split, np.str_, (count,))
         if len(self.sample_ids) != count:
             raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
-        if repeated := find_repeated(self.sample_ids):
+        if repeated := [name for name, times in Counter(self.sample_ids).items() if times > 1]:
             raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
         if count and not (0 <= self.labels.min() and self.labels.max() < classes):
             found = f"{self.labels.min()}..{self.labels.max()}"
@@ -297,13 +300,11 @@ def require_array(name: str, array: object, kind: type, shape: Sequence[int | st
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
 
 
-def find_classes(root: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Name the class folders to read: those asked for, or all, sorted.
+def find_classes(root: Path) -> tuple[str, ...]:
+    """Name the class folders, sorted.
 
     Raises
     ------
-    ValueError
-        If they are not different folders in `root`.
     DataError
         If `root` is missing or holds no folders.
     """
@@ -312,15 +313,7 @@ def find_classes(root: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
     found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise DataError(f"{root} holds no class folders; files belong into {root / '<class>'}")
-    names = tuple(found if classes is None else classes)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(found):
-        raise ValueError(f"classes must be different folders out of {list_some(found)}, got {list(names)}")
-    return names
-
-
-def find_repeated(names: Sequence[str]) -> list[str]:
-    """List the names that come more than once."""
-    return [name for name, count in Counter(names).items() if count > 1]
+    return tuple(found)
 
 
 def describe(value: object) -> str:
@@ -328,8 +321,8 @@ def describe(value: object) -> str:
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def list_some(names: Sequence[str], suffix: str = "") -> str:
+def list_some(names: Sequence[str], most: int = 5) -> str:
     """Join the first names, and count the others."""
-    shown = ", ".join(f"{name}{suffix}" for name in names[:NAMES_SHOWN])
-    more = len(names) - NAMES_SHOWN
+    shown = ", ".join(names[:most])
+    more = len(names) - most
     return f"{shown} and {more} more" if more > 0 else shown

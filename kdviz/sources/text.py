@@ -54,7 +54,7 @@ class TextSet(SampleSet):
     Raises
     ------
     TypeError
-        If words are no text, or an array has another data type.
+        If an array has another data type.
     ValueError
         If a text is empty, lengths disagree, names repeat or a label is outside `classes`.
     """
@@ -70,8 +70,6 @@ class TextSet(SampleSet):
         """Check lengths, kinds, names and labels."""
         super().__post_init__()
         for name, words in zip(self.sample_ids, self.words, strict=True):
-            if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-                raise TypeError(f"words of {name!r} must be a sequence of texts, such as from split_words")
             if not words or not all(map(str.strip, words)):
                 raise ValueError(f"{name!r} has no words, or an empty one; leave it out")
         self._check_masks("foreground", self.foreground, np.bool_)
@@ -148,11 +146,8 @@ class TextSet(SampleSet):
             masks = mark_polar(words)
         elif callable(foreground):
             masks = tuple(np.array([bool(foreground(word)) for word in text]) for text in words)
-        elif isinstance(foreground, (Sequence, np.ndarray)):
-            masks = tuple(np.asarray(mask) for mask in foreground)
         else:
-            got = f"got {describe(foreground)}; of a set of words, pass its .__contains__"
-            raise TypeError(f"foreground must be a function of a word or one mask a sentence, {got}")
+            masks = tuple(np.asarray(mask) for mask in foreground)
         return cls(
             words=words,
             foreground=masks,
@@ -162,11 +157,6 @@ class TextSet(SampleSet):
             split=np.full(len(words), "all"),
             source=source,
         )
-
-    def __repr__(self) -> str:
-        """Say how many texts of what length, without printing any."""
-        longest = max(map(len, self.words), default=0)
-        return f"TextSet({len(self)} texts of up to {longest} words, {self.source!r})"
 
     def prepare(self, *, length: int = 96, tokenizer: Any = None) -> Prepared:
         """Cut the texts into tokens, as `encode` does; `tokenizer` is `review_tokenizer` by default."""
@@ -235,7 +225,7 @@ class TextSource(Source):
         return {"length": self.length}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoding:
     """Texts as token identifiers; made by `encode`.
 
@@ -262,11 +252,6 @@ class Encoding:
     def units(self) -> Tokens:
         """The words as units, for ``kdviz.measure``."""
         return tokens(self.texts.words, self.word_of, self.lengths)
-
-    def __repr__(self) -> str:
-        """Say how many texts of how many tokens, without printing any."""
-        longest = self.word_of.shape[1]
-        return f"Encoding({len(self.texts)} texts of up to {longest} tokens, {self.texts.source!r})"
 
 
 def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:

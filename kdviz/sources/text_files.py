@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kdviz.errors import DataError
 from kdviz.sources.reviews import REVIEW_CLASSES
-from kdviz.sources.samples import AbsolutePath, Part, find_repeated, list_some
+from kdviz.sources.samples import AbsolutePath, Part
 from kdviz.sources.text import TextSet, TextSource
 from kdviz.sources.words import locate_words, mark_polar, split_words
 
@@ -98,8 +98,6 @@ def read_sst2(path: str | Path) -> TextSet:
         if len(row) != 2 or not row[0].strip() or row[1] not in ("0", "1"):
             got = f"got {lines[number - 2][:60]!r}"
             raise DataError(f"{path}, line {number}: expected a sentence, a tab and 0 or 1, {got}")
-    if not rows:
-        raise DataError(f"{path} holds no sentence")
     words = tuple(tuple(sentence.split()) for sentence, _ in rows)
     return TextSet(
         words=words,
@@ -151,8 +149,6 @@ def read_squad(path: str | Path) -> TextSet:
     if not samples:
         raise DataError(f"{path} holds no question")
     names, words, foreground, segments, labels = zip(*samples, strict=True)
-    if repeated := find_repeated(names):
-        raise DataError(f"{path}: question identifiers must differ, repeated: {list_some(repeated)}")
     return TextSet(
         words=words,
         foreground=foreground,
@@ -189,8 +185,5 @@ def _mark_answer(
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 text") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdviz.errors import DataError
 from kdviz.sources.files import find_data
 
 _POLARITY = 0.5  # about two standard errors of a lexicon entry, the mean of ten raters
@@ -38,7 +37,7 @@ def split_words(text: str) -> tuple[str, ...]:
 
 
 def locate_words(text: str) -> list[tuple[str, int, int]]:
-    """Cut a text as `split_words` does; give each word with its first character's position and its end."""
+    """Cut a text as `split_words` does: each word with its first character's position and its end."""
     return [(match.group(), *match.span()) for match in _WORD.finditer(text)]
 
 
@@ -50,8 +49,5 @@ def mark_polar(texts: Sequence[Sequence[str]]) -> tuple[NDArray[np.bool_], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _read_lexicon(path: Path) -> frozenset[str]:
-    try:
-        entries = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        return frozenset(word for word, rating in entries if abs(float(rating)) >= _POLARITY)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    entries = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return frozenset(word for word, rating in entries if abs(float(rating)) >= _POLARITY)

@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdviz.errors import DataError, DegenerateWarning
+from kdviz.errors import DataError
 from kdviz.sources import (
     FURNITURE_CLASSES,
     CloudSet,
@@ -58,9 +58,9 @@ def put(value, *, at=(1, 2, 0)):
         ({"clouds": np.zeros((3, 4, 3))}, TypeError, "clouds must be a NumPy array of float32, got an array"),
         ({"clouds": np.zeros((3, 3, 4), np.float32)}, ValueError, r"\(N, n, 3\).* got \(3, 3, 4\)"),
         ({"clouds": np.zeros((3, 0, 3), np.float32)}, ValueError, r"\(N, n, 3\), got \(3, 0, 3\)"),
-        ({"clouds": put(np.nan)}, ValueError, "clouds must be finite, 1 hold NaN or inf: b"),
-        ({"clouds": put(np.inf)}, ValueError, "clouds must be finite, 1 hold NaN or inf: b"),
-        ({"clouds": put(1.01)}, ValueError, "must lie in the unit sphere, 1 do not: b"),
+        ({"clouds": put(np.nan)}, ValueError, "1 clouds do not lie in the unit sphere: b"),
+        ({"clouds": put(np.inf)}, ValueError, "1 clouds do not lie in the unit sphere: b"),
+        ({"clouds": put(1.01)}, ValueError, "1 clouds do not lie in the unit sphere: b"),
         ({"masks": np.ones((3, 4))}, TypeError, "masks must be a NumPy array of bool"),
         ({"masks": np.ones((3, 3), bool)}, ValueError, r"shape \(3, 4\), got \(3, 3\)"),
         ({"labels": np.array([0, 1])}, ValueError, r"labels must have shape \(3,\), got \(2,\)"),
@@ -74,22 +74,13 @@ def test_cloud_set__refuses_what_does_not_fit_together(changes, error, message):
         make_set(**changes)
 
 
-def test_cloud_set__counts_points_that_coincide_and_warns():
-    clouds = make_set().clouds
-    clouds[1, 3] = clouds[1, 2] = clouds[1, 0]
-    clouds[2, 0] = clouds[2, 1] * np.float32([-1, 1, 1])  # two coordinates alike are no coincidence
-    with pytest.warns(DegenerateWarning, match="1 clouds hold points that coincide .*: b"):
-        cloud_set = make_set(clouds=clouds)
-    assert cloud_set.duplicates.tolist() == [0, 2, 0]
-
-
 def test_cloud_set__select_keeps_everything_together():
     cloud_set = make_set()
     picked = cloud_set.select(["c", "a"])
     assert picked.sample_ids == ("c", "a") and picked.labels.tolist() == [0, 0]
     np.testing.assert_array_equal(picked.clouds, cloud_set.clouds[[2, 0]])
     assert picked.fingerprint == cloud_set.select([-1, 0]).fingerprint != cloud_set.fingerprint
-    assert repr(picked) == "CloudSet(2 clouds of 4 points, 'test')" and len(cloud_set.select([])) == 0
+    assert repr(picked) == "CloudSet(2 clouds, 'test')" and len(cloud_set.select([])) == 0
     with pytest.raises(ValueError, match="names clouds that are not in the set: d"):
         cloud_set.select(["d"])
 
@@ -160,7 +151,7 @@ def held_out():
 
 def test_furniture__fills_the_unit_sphere_with_objects_and_backgrounds(training):
     assert training.clouds.shape == (TRAINED, 1524, 3) and training.classes == FURNITURE_CLASSES
-    assert (training.masks.sum(axis=1) == 1024).all() and (training.duplicates == 0).all()
+    assert (training.masks.sum(axis=1) == 1024).all()
     np.testing.assert_allclose(np.linalg.norm(training.clouds, axis=2).max(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(training.clouds.mean(axis=1), 0, atol=1e-6)
     assert set(training.split) == {"train"} and training.source.startswith("furniture, train, 1024 points")
@@ -214,21 +205,6 @@ def test_furniture__points_come_in_random_order(training):
 def test_furniture__refuses_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         furniture(**arguments)
-
-
-@pytest.mark.parametrize("content", [b"no archive", None])
-def test_furniture__says_when_the_file_is_not_the_one_expected(content, tmp_path, monkeypatch):
-    path = tmp_path / "furniture.npz"
-    if content is None:
-        names = ("points", "labels", "held_out", "names", "classes")
-        np.savez(path, **{name: np.zeros((2, 3)) for name in names})
-    else:
-        path.write_bytes(content)
-    listed = {"furniture.npz": hashlib.sha256(path.read_bytes()).hexdigest()}
-    (tmp_path / "checksums.json").write_text(json.dumps(listed))
-    monkeypatch.setenv("KDVIZ_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"furniture\.npz (cannot be read|holds other models)"):
-        furniture()
 
 
 # --- how backgrounds are attached, on models whose shapes tell what happened -----------------------------
@@ -299,11 +275,6 @@ def test_attach_backgrounds__pieces_are_small_and_around_the_object():
         assert abs(distance.mean() - 1.1) < 0.3
 
 
-def test_attach_backgrounds__names_a_model_with_too_few_points():
-    with pytest.raises(DataError, match="model 'a' holds 80 points, 81 are asked for"):
-        attach(screw, points=81)
-
-
 def test_attach_backgrounds__needs_another_class_for_a_background():
     with pytest.raises(ValueError, match="drawn from other classes, and there is only one class"):
         attach(screw, names=[["a"]])
@@ -363,7 +334,6 @@ SQUARE = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
         (f"OFF4 1 0\n{SQUARE}3 0 1 2", [[0, 1, 2]]),
         (f"OFF 4 1 0\r\n{SQUARE}3 0 1 2", [[0, 1, 2]]),
         (f"OFF\n# a square\n\n4 1 0 # counts\n{SQUARE}4 0 1 2 3 255 0 0\n", [[0, 1, 2], [0, 2, 3]]),
-        (f"OFF\n4 3 0\n{SQUARE}2 0 1\n1 3\n3 1 2 3\n", [[1, 2, 3]]),
     ],
 )
 def test_read_off__understands_the_usual_forms(text, triangles, tmp_path):
@@ -376,15 +346,17 @@ def test_read_off__understands_the_usual_forms(text, triangles, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"OFF\n4 0 0\n{SQUARE}", "has no faces, so its surface cannot be sampled by area"),
-        (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "has no faces"),
-        (f"OFF\n4 1 0\n{SQUARE.replace('1 1 0', 'nan 1 0')}3 0 1 2\n", "has 1 vertices with NaN or infinite"),
-        (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "corners outside of its 4 vertices"),
-        (f"OFF\n4 2 0\n{SQUARE}3 0 1 2\n", "ends early: it states 4 vertices and 2 faces and holds 4 and 1"),
+        (f"OFF\n4 0 0\n{SQUARE}", "has no faces with an area, so its surface cannot be sampled"),
+        (f"OFF\n4 1 0\n{SQUARE}3 0 0 1\n", "has no faces with an area"),
+        (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "has no faces with an area"),
+        (f"OFF\n4 1 0\n{SQUARE.replace('1 1 0', 'nan 1 0')}3 0 1 2\n", "is damaged: .* not finite"),
+        (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "is damaged"),
+        (f"OFF\n4 1 0\n{SQUARE}3 0 1 -2\n", "is damaged"),
+        (f"OFF\n4 2 0\n{SQUARE}3 0 1 2\n", "is damaged: it ends early"),
         (f"OFF\n4 1 0\n{SQUARE}3 0 1\n", "is damaged"),
         ("OFF\n2 1 0\n0 0\n1 1\n3 0 1 1\n", "is damaged"),
         ("OFF", "is damaged"),
-        ("OFF\n-1 1 0\n0 0 0\n", "is damaged|ends early"),
+        ("OFF\n-1 1 0\n0 0 0\n", "is damaged"),
         ("ply\nformat ascii 1.0\n", "no OFF file: its first line must start with OFF"),
         ("", "no OFF file"),
     ],
@@ -421,19 +393,6 @@ def test_sample_surface__draws_by_area_and_evenly_inside_a_triangle():
     np.testing.assert_array_equal(points, again)
 
 
-@pytest.mark.parametrize(
-    ("vertices", "triangles", "message"),
-    [
-        ([[0, 0, 0], [1, 0, 0]], [[0, 1, 1]], "triangles must have an area"),
-        ([[0, 0], [1, 0]], [[0, 1, 1]], r"vertices must have shape \(rows, 3\), got \(2, 2\)"),
-        ([[0, 0, 0], [1, 0, 0]], [[0, 1]], r"triangles must have shape \(rows, 3\), got \(1, 2\)"),
-    ],
-)
-def test_sample_surface__refuses_what_has_no_surface(vertices, triangles, message):
-    with pytest.raises(ValueError, match=message):
-        sample_surface(vertices, triangles, 10)
-
-
 # --- ModelNet40 ----------------------------------------------------------------------------------------
 
 TETRAHEDRON = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n"
@@ -460,8 +419,8 @@ def test_read_modelnet40__reads_meshes_of_one_split_by_class(meshes):
     assert found.classes == ("bed", "desk", "sofa") and found.labels.tolist() == [0, 1, 2] * 2
     assert found.sample_ids[:4] == ("bed/bed_1-0", "desk/desk_1-0", "sofa/sofa_1-0", "bed/bed_2-0")
     assert found.clouds.shape == (6, 114, 3) and (found.masks.sum(axis=1) == 64).all()
-    held_out = read_modelnet40(meshes, "held-out", classes=["sofa", "bed"], count=3, points=8, background=5)
-    assert held_out.sample_ids == ("sofa/sofa_3-0", "bed/bed_3-0", "sofa/sofa_3-1")
+    held_out = read_modelnet40(meshes, "held-out", count=4, points=8, background=5)
+    assert held_out.sample_ids == ("bed/bed_3-0", "desk/desk_3-0", "sofa/sofa_3-0", "bed/bed_3-1")
     assert set(held_out.split) == {"held-out"}
 
 
@@ -486,8 +445,6 @@ def test_read_modelnet40__does_not_care_where_and_how_large_meshes_are(meshes):
     [
         ({"split": "test"}, ValueError, "split is 'test'"),
         ({"points": 1}, ValueError, "points must be an integer of 2 or more, got 1"),
-        ({"classes": ["bed", "lamp"]}, ValueError, r"out of bed, desk, sofa, got \['bed', 'lamp'\]"),
-        ({"classes": ["bed"]}, ValueError, "there is only one class"),
         ({"root": "nowhere"}, DataError, "root is not a folder"),
     ],
 )
@@ -504,5 +461,5 @@ def test_read_modelnet40__names_the_folder_or_mesh_that_is_wrong(meshes):
     with pytest.raises(DataError, match=r"bed_1\.off has no faces"):
         read_modelnet40(meshes).read()
     (meshes / "bed" / "train" / "bed_1.off").write_text(f"OFF\n4 1 0\n{TETRAHEDRON}3 0 0 1")
-    with pytest.raises(DataError, match=r"bed_1\.off: triangles must have an area"):
+    with pytest.raises(DataError, match=r"bed_1\.off has no faces with an area"):
         read_modelnet40(meshes).read()

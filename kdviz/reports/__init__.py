@@ -4,7 +4,6 @@ from kdviz.reports.notebooks import (
     parse_parameters,
     prepare_notebook,
     read_parameter_file,
-    read_parameters,
     rerun,
     write_report,
 )
@@ -13,7 +12,6 @@ __all__ = [
     "parse_parameters",
     "prepare_notebook",
     "read_parameter_file",
-    "read_parameters",
     "rerun",
     "write_report",
 ]

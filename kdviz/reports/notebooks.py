@@ -1,14 +1,16 @@
 """Rerun notebooks with other parameters, and turn them into pages."""
 
 import ast
-import difflib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import kdviz
+from kdviz.arguments import suggest
 from kdviz.errors import DataError, MissingExtraError, StoreError
 from kdviz.files import make_folder, shipped_folders, write_bytes
 
@@ -43,11 +45,6 @@ def find_notebook(name: str | os.PathLike[str]) -> Path:
         known = ", ".join(path.stem for path in ours) or "none: this installation is not whole"
         raise DataError(f"there is no notebook {os.fspath(name)!r}; with kdviz come {known}")
     return found[0]
-
-
-def read_parameters(notebook: Path) -> dict[str, Any]:
-    """Give the parameters of a notebook and their defaults' source text, types and meanings."""
-    return papermill.inspect_notebook(str(notebook))
 
 
 def rerun(
@@ -88,7 +85,7 @@ def rerun(
     checked = _check_parameters(path, parameters)
     target = make_folder(folder)
     executed = target / f"{_name_results(path.stem, checked)}.ipynb"
-    _execute(path, executed, checked, progress)
+    _execute(path, executed, checked, progress_bar=progress)
     return _write_page(executed)
 
 
@@ -107,14 +104,8 @@ def prepare_notebook(
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
     prepared = make_folder(folder) / path.name
-    if prepared.exists():  # it may hold the user's own cells by now
-        return prepared
-    try:
-        papermill.execute_notebook(
-            str(path), str(prepared), parameters=checked, kernel_name="python3", prepare_only=True
-        )
-    except OSError as error:
-        raise StoreError(f"cannot write {prepared}: {error}") from error
+    if not prepared.exists():  # else it may hold the user's own cells by now
+        _execute(path, prepared, checked, prepare_only=True)
     return prepared
 
 
@@ -124,19 +115,18 @@ def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str
     Raises
     ------
     ValueError
-        If a text has no ``=``, or its value cannot be read as the parameter's type.
+        If a text has no ``=``.
     """
-    known = read_parameters(find_notebook(notebook))
+    known = papermill.inspect_notebook(str(find_notebook(notebook)))
     parsed: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"parameter {text!r} is not of the form name=value")
-        kind = known[name]["inferred_type_name"].split("[")[0] if name in known else "str"
-        try:
-            parsed[name] = value if kind == "str" else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            raise ValueError(f"parameter {name} needs a {kind}, got {value!r}") from None
+        parsed[name] = value
+        if name in known and known[name]["inferred_type_name"] != "str":
+            with suppress(ValueError, SyntaxError):  # `rerun` refuses what stays a text
+                parsed[name] = ast.literal_eval(value)
     return parsed
 
 
@@ -179,27 +169,28 @@ def write_report(
         raise StoreError(f"{opened.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
     target = make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress)
+    _execute(
+        find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress_bar=progress
+    )
     return _write_page(executed, code=False)
 
 
-def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], progress: bool) -> None:
+def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **options: bool) -> None:
     settings = {
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel warns on every start
         "KDVIZ_STRICT": "1",  # an error in a widget's callback is an error of the cell
     }
-    found = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)  # the kernel inherits them
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=progress,
-            cwd=str(Path.cwd()),
-            extra_arguments=["--log-level=ERROR"],  # the kernel warns of its own unencrypted connection
-        )
+        with patch.dict(os.environ, settings):  # the kernel inherits them
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=str(Path.cwd()),
+                extra_arguments=["--log-level=ERROR"],  # the kernel warns of its own unencrypted connection
+                **options,
+            )
     except OSError as error:
         raise StoreError(f"cannot write {executed}: {error}") from error
     except PapermillExecutionError as error:
@@ -207,12 +198,6 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], prog
             f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
             f"(see {executed})"
         ) from error
-    finally:
-        for name, value in found.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:
@@ -225,17 +210,15 @@ def _write_page(notebook: Path, code: bool = True) -> Path:
 
 
 def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    known = read_parameters(notebook)
+    known = papermill.inspect_notebook(str(notebook))
     checked = {}
     for name, value in parameters.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{notebook.name} has no parameter {name!r}{hint} (it has {', '.join(known)})")
+            raise ValueError(f"{notebook.name} has no parameter {name!r}; {suggest(name, known)}")
         kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and type(value) is int:
             value = float(value)
-        if kind is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        if kind is not None and type(value) is not kind:
             raise TypeError(
                 f"parameter {name} of {notebook.name} is {value!r}, a {type(value).__name__}; "
                 f"allowed: {kind.__name__}"

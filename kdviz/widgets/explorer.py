@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kdviz.render.charts import view_charts
 from kdviz.render.layout import encode_figure
-from kdviz.render.looks import DETOURS, MAP, POINTS, Looks
+from kdviz.render.looks import ENTROPY, MAP, Looks
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
 from kdviz.widgets.drawing import explain_view, head_network, name_panels, send_panel
@@ -233,12 +233,12 @@ class Explorer(widgets.VBox):
         """Make a column for each network; where there is no room beside the controls, below them."""
         for child in self._panels.children:
             _close(child)
-        kinds = (MAP, POINTS, DETOURS)
+        kinds = [*name_panels(ENTROPY, "")]
         self._titles = {kind: widgets.HTML() for kind in kinds}
         columns = range(networks)
         self.outputs["heads"] = [widgets.HTML(layout=_COLUMN) for _ in columns]
         self.outputs |= {kind: [self._make_panel(_COLUMN) for _ in columns] for kind in kinds}
-        shown = kinds if self._scene.has_points else (MAP,)
+        shown = kinds if self._scene.has_points else [MAP]
         rows = [row for kind in shown for row in (self._titles[kind], widgets.HBox(self.outputs[kind]))]
         self._panels.children = [widgets.HBox(self.outputs["heads"]), *rows]
         self._panels.layout.flex = f"1 1 {_NARROWEST * networks}px"

@@ -363,9 +363,10 @@ class Measurement:
         """List places of missing blocks; None if the layer is to be begun."""
         network = str(self.network)
         attrs = self.attrs(layer, _begun_with(run, network, layer))
-        if run.is_begun(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK):
-            return run.missing(network, layer)
-        return None
+        begun = run.create_group(
+            network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK, check_only=True
+        )
+        return run.missing(network, layer) if begun else None
 
     def _check_samples(self, run: Run) -> None:
         """Refuse a run that was made from anything but these inputs."""

@@ -13,7 +13,7 @@ value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed),
 ``migrations`` (what older versions wrote), ``files`` (the two formats, atomic replacement), ``layout``
-(names, empty arrays, comparing settings), ``export`` (what goes into one file), ``run`` (the public class).
+(names, empty arrays, comparing settings, what a compact file leaves out), ``run`` (the public class).
 No torch here: runs are viewed where none is installed.
 """
 

@@ -4,7 +4,7 @@ Zarr reads a chunk whose file is gone as the fill value, and leaves out chunks t
 a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault.
 
 The HDF5 library under netCDF may loop without end on a few flipped bits. An exported file therefore ends in
-its own SHA-256, behind the end that HDF5 knows, where other readers do not look and other writers cut it off.
+its own SHA-256, after the end that HDF5 knows, where other readers do not look and other writers cut it off.
 """
 
 import hashlib
@@ -49,10 +49,8 @@ def every_chunk_written() -> AbstractContextManager[object]:
     return zarr.config.set({"array.write_empty_chunks": True})
 
 
-def read_done(group: Path) -> NDArray[np.bool_] | None:
-    """Read the flags ``(epoch, block)`` of a measured layer; None for any other group."""
-    if not (group / "done" / "zarr.json").is_file():
-        return None
+def read_done(group: Path) -> NDArray[np.bool_]:
+    """Read the flags ``(epoch, block)`` of a measured layer."""
     return np.asarray(zarr.open_array(group / "done", mode="r", zarr_format=3)[...])
 
 

@@ -36,7 +36,10 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
     done, wanted = None, []
     try:
         if in_folder:
-            done = read_done(path / group)  # first: what is flagged now was written before the data are read
+            is_layer = (path / group / "done" / "zarr.json").is_file()
+            done = (
+                read_done(path / group) if is_layer else None
+            )  # first: what is flagged now was written before the data are read
         with xr.open_dataset(path, group=group, **exact) as ds:
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
@@ -55,50 +58,35 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
     return migrate(loaded, path)
 
 
-def children(path: Path, group: str) -> list[str]:
-    """Names of the groups directly below `group`, numbers in numeric order."""
+def list_groups(path: Path, top: str, depth: int = 99) -> dict[str, dict[str, Any]]:
+    """Attributes of the groups below `top`, so many levels of them, by their paths, in natural order."""
     if path.is_dir():
-        nodes = (path / group).glob("*/zarr.json")
-        found = [node.parent.name for node in nodes if _node_type(node) == "group"]
+        found = dict(_zarr_groups(path, path / top, depth))
     else:
         with _netcdf_file(path) as file:
-            found = list((file[group] if group else file).groups)
-    return sorted((name for name in found if not name.endswith(PARTIAL)), key=natural_order)
+            found = dict(_netcdf_groups(file[top] if top else file, depth))
+    order = sorted(found, key=lambda name: [natural_order(part) for part in name.split("/")])
+    return {name: plain(found[name]) for name in order}
 
 
-def read_catalogue(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Attributes of every group ``points/<network>/<layer>``, in natural order."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    if path.is_dir():
-        for network in children(path, "points"):
-            for layer in children(path, f"points/{network}"):
-                node = path / "points" / network / layer / "zarr.json"
-                found[network, layer] = plain(json.loads(node.read_bytes()).get("attributes", {}))
-    else:
-        with _netcdf_file(path) as file:
-            for network, layers in file["points"].groups.items():
-                for layer, group in layers.groups.items():
-                    found[network, layer] = plain({name: group.getncattr(name) for name in group.ncattrs()})
-    order = sorted(found, key=lambda key: tuple(map(natural_order, key)))
-    return {key: migrate(xr.Dataset(attrs=found[key]), path).attrs for key in order}
+def _zarr_groups(path: Path, folder: Path, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for node in folder.glob("*/zarr.json"):
+        try:
+            about = json.loads(node.read_bytes())
+            is_group = about["node_type"] == "group" and not node.parent.name.endswith(PARTIAL)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"{node} is damaged: {error}") from error
+        if is_group:
+            yield node.parent.relative_to(path).as_posix(), about.get("attributes", {})
+            if depth > 1:
+                yield from _zarr_groups(path, node.parent, depth - 1)
 
 
-def list_results(path: Path) -> list[str]:
-    """Names of all groups outside of ``points`` that hold data, in natural order."""
-    if path.is_dir():
-        found, pending = [], [name for name in children(path, "") if name != "points"]
-        while pending:
-            name = pending.pop()
-            pending += [f"{name}/{child}" for child in children(path, name)]
-            if any(_node_type(node) == "array" for node in (path / name).glob("*/zarr.json")):
-                found.append(name)
-    else:
-        with _netcdf_file(path) as file:  # opened once: that takes long
-            walk = [group for name, group in file.groups.items() if name != "points"]
-            for group in walk:
-                walk += group.groups.values()
-            found = [group.path.strip("/") for group in walk if group.variables]
-    return sorted(found, key=natural_order)
+def _netcdf_groups(parent: netCDF4.Dataset, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for group in parent.groups.values():
+        yield group.path.strip("/"), {name: group.getncattr(name) for name in group.ncattrs()}
+        if depth > 1:
+            yield from _netcdf_groups(group, depth - 1)
 
 
 def storable(ds: xr.Dataset) -> xr.Dataset:
@@ -225,13 +213,6 @@ def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(variables, attrs=plain(ds.attrs)).set_coords(
         [name for name in names if name in ds.coords]
     )
-
-
-def _node_type(node: Path) -> str:
-    try:
-        return json.loads(node.read_bytes())["node_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{node} is damaged: {error}") from error
 
 
 def _netcdf_encoding(array: xr.Variable) -> dict[str, Any]:

@@ -56,11 +56,10 @@ def group_attrs(
         raise ValueError(f"block is {block}; it must be 1 or more samples")
     if unknown := sorted(set(variables) - set(schema.MEASURED)):
         raise ValueError(f"variables holds {unknown}; allowed: {', '.join(schema.MEASURED)}")
-    for name, value in (("network", network), ("layer", layer)):
-        if attrs.get(name, value) != value:
-            raise ValueError(f"attrs say {name} {attrs[name]!r}, the call says {value!r}")
     stamp: dict[str, Attribute] = {"schema": "kdviz", "schema_version": schema.SCHEMA_VERSION}
-    return {**stamp, **attrs, "network": network, "layer": layer, "block": block}
+    asked = {**stamp, **attrs, "network": network, "layer": layer, "block": block}
+    schema.validate(xr.Dataset(attrs=asked))
+    return asked
 
 
 def make_arrays(
@@ -173,3 +172,13 @@ def prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.D
     prepared = storable(samples.assign_attrs(attrs))
     schema.validate(prepared)
     return prepared
+
+
+def make_compact(ds: xr.Dataset) -> xr.Dataset:
+    """Leave out what follows from gains, and round their errors to 14 significant bits, for `Run.export`."""
+    ds = ds.drop_vars(("entropy", "entropy_error", "noise_scale"), errors="ignore")
+    if "gain_error" in ds:
+        mantissa, exponent = np.frexp(ds["gain_error"])
+        rounded = np.ldexp(np.rint(mantissa * 2**14) / 2**14, exponent)  # what ends in zeros compresses well
+        ds["gain_error"] = rounded.assign_attrs(ds["gain_error"].attrs)
+    return ds

@@ -5,26 +5,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from kdviz import schema
-from kdviz.arguments import suggest
+from kdviz.arguments import suggest, whole_number
 from kdviz.errors import SchemaError, StoreError, UnfinishedError
 from kdviz.files import beside, exclusive, file_errors, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed
-from kdviz.store.export import cut_group, cut_result, find_rows
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed, read_done
 from kdviz.store.files import (
     PARTIAL,
-    children,
-    list_results,
+    list_groups,
     plain,
-    read_catalogue,
     read_group,
     replace_folder,
     storable,
@@ -32,9 +31,19 @@ from kdviz.store.files import (
     write_netcdf,
     write_zarr,
 )
+from kdviz.store.migrations import migrate
 
-_BOOKKEEPING = ("done",)
 _STUDY_RUN = "run.zarr"
+
+
+class _Layer(NamedTuple):
+    """A layer's arrays as they lie in a run directory."""
+
+    arrays: zarr.Group
+    block: int
+    epochs: list[int]
+    done: NDArray[np.bool_]
+    variables: list[str]
 
 
 def create_run(
@@ -112,8 +121,8 @@ class Run:
                 raise StoreError(
                     f"{self.path} is damaged: its content is not what was exported; export it anew"
                 )
-        names = partial(children, self.path)  # an exported file never changes, and opening it takes long
-        self._children = names if self._is_directory else cache(names)
+        groups = partial(list_groups, self.path)  # an exported file never changes, and opening it takes long
+        self._groups = groups if self._is_directory else cache(groups)
         self._lock = lock_beside(self.path)
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")
@@ -128,7 +137,7 @@ class Run:
     @property
     def networks(self) -> list[str]:
         """Names of the measured networks."""
-        return [*self._children("points")]
+        return [name.removeprefix("points/") for name in self._groups("points", 1)]
 
     def layers(self, network: str) -> list[str]:
         """Names of the measured layers of `network`.
@@ -139,7 +148,7 @@ class Run:
             If the run has no such network; the message names near ones.
         """
         self._check_known("network", network, self.networks)
-        return [*self._children(f"points/{network}")]
+        return [name.split("/")[-1] for name in self._groups(f"points/{network}", 1)]
 
     def dataset(self, network: str, layer: str, *, partial: bool = False) -> xr.Dataset:
         """Load everything measured on one layer, with the samples' coordinates and masks.
@@ -173,7 +182,7 @@ class Run:
             )
         if not finished.any():
             raise UnfinishedError(f"{network}/{layer} has no finished epoch yet")
-        group = group.drop_vars(_BOOKKEEPING).isel(epoch=finished)
+        group = group.drop_vars("done").isel(epoch=finished)
         try:
             ds = self.samples.drop_vars("thumbnail", errors="ignore").merge(group, combine_attrs="override")
         except ValueError as error:
@@ -187,8 +196,11 @@ class Run:
 
         ``block``, the samples of a block, is among them.
         """
-        with file_errors(f"cannot read {self.path}"):
-            return read_catalogue(self.path)
+        layers = {name: attrs for name, attrs in self._groups("points", 2).items() if name.count("/") == 2}
+        return {
+            (name.split("/")[1], name.split("/")[2]): migrate(xr.Dataset(attrs=attrs), self.path).attrs
+            for name, attrs in layers.items()
+        }
 
     def summary(self) -> pd.DataFrame:
         """Return one row per measured layer: network, role, layer, epochs, samples, share of blocks done.
@@ -218,8 +230,9 @@ class Run:
     @property
     def results(self) -> list[str]:
         """Names of the groups written by `write_result`."""
-        with file_errors(f"cannot read {self.path}"):
-            return list_results(self.path)
+        tops = [name for name in self._groups("", 1) if name != "points"]
+        names = [name for top in tops for name in (top, *self._groups(top))]
+        return [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
 
     def result(self, name: str) -> xr.Dataset:
         """Load the dataset written under `name` by `write_result`.
@@ -285,8 +298,7 @@ class Run:
             If another process writes the run (the message names host, process and start), if the run is an
             exported file, or if the folder cannot be written.
         """
-        if not self._is_directory:
-            raise StoreError(f"{self.path} is an exported file and cannot be written; use the run directory")
+        self._check_directory()
         nested = self._lock.is_locked
         with exclusive(self._lock, self.path):
             if not nested:
@@ -302,7 +314,8 @@ class Run:
         attrs: Mapping[str, Attribute],
         block: int,
         variables: Sequence[str] = schema.MEASURED,
-    ) -> None:
+        check_only: bool = False,
+    ) -> bool:
         """Make the empty arrays of one layer, or do nothing if they exist with the same settings.
 
         Arrays of other settings are replaced as long as no block of them is written.
@@ -319,6 +332,13 @@ class Run:
             Number of samples written at once.
         variables
             Measured variables that every block will hold.
+        check_only
+            Make nothing.
+
+        Returns
+        -------
+        bool
+            Whether the arrays existed with these settings.
 
         Raises
         ------
@@ -328,53 +348,20 @@ class Run:
             If the layer was already measured with other settings; the message names the first that differs.
         """
         asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
-        schema.validate(xr.Dataset(attrs=asked))
+        if check_only:
+            return self._is_begun(asked, epochs, variables)
         with self.writing(), file_errors(f"cannot write {self.path}"):
-            if self.is_begun(network, layer, epochs=epochs, attrs=attrs, block=block, variables=variables):
-                return
+            if self._is_begun(asked, epochs, variables):
+                return True
             zarr.open_group(self.path, path=f"points/{network}", mode="a")
             layout.make_arrays(self._pending, self.samples, epochs, asked, block, variables)
             replace_folder(self._pending, self.path / "points" / network / layer)
-
-    def is_begun(
-        self,
-        network: str,
-        layer: str,
-        *,
-        epochs: Sequence[int],
-        attrs: Mapping[str, Attribute],
-        block: int,
-        variables: Sequence[str] = schema.MEASURED,
-    ) -> bool:
-        """Whether the layer is there with these settings, which are checked as by `create_group`.
-
-        One of other settings is not there as long as no block of it is written, and refused after that.
-        """
-        asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
-        if layer not in self._children(f"points/{network}"):
             return False
-        group = self._group(network, layer, only=("done",))
-        arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r")
-        stored = {**group.attrs, "epochs": group["epoch"].values.tolist()}
-        stored["variables"] = sorted(name for name in schema.MEASURED if name in arrays)
-        more = {"epochs": list(epochs), "variables": sorted(variables)}
-        difference = layout.difference_of_settings(stored, {**asked, **more})
-        if difference and group["done"].values.any():
-            raise StoreError(
-                f"{network}/{layer} in {self.path} was already measured with {difference}; "
-                "use another network name or another run"
-            )
-        return not difference
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
-        done = self._group(network, layer, only=("done",))["done"].values
+        done = self._open_layer(network, layer).done
         return [(int(epoch), int(block)) for epoch, block in np.argwhere(~done)]
-
-    def block_samples(self, network: str, layer: str, block_index: int) -> slice:
-        """Return the positions in ``samples`` that the block holds."""
-        group = self._group(network, layer, only=("done",))
-        return self._block_slice(group, block_index)
 
     def write_block(
         self, network: str, layer: str, epoch_index: int, block_index: int, measured: xr.Dataset
@@ -388,8 +375,8 @@ class Run:
         epoch_index, block_index
             One pair of `missing`.
         measured
-            What `measure` returns for this one epoch and the samples at `block_samples`: every variable of
-            the group. The samples' own variables (masks, labels) are in the run already and left out.
+            What `measure` returns for this one epoch and the block's samples: every variable of the group.
+            The samples' own variables (masks, labels) are in the run already and left out.
 
         Raises
         ------
@@ -400,20 +387,21 @@ class Run:
             variable the group does not.
         """
         with self.writing():
-            group = self._group(network, layer, only=("done",))
-            rows = self._block_slice(group, block_index)
-            if not 0 <= epoch_index < group.sizes["epoch"]:
-                raise ValueError(f"epoch_index is {epoch_index}, allowed: 0 to {group.sizes['epoch'] - 1}")
+            stored = self._open_layer(network, layer, mode="r+")
+            epochs, blocks = stored.done.shape
+            whole_number("epoch_index", epoch_index, 0, epochs - 1)
+            whole_number("block_index", block_index, 0, blocks - 1)
+            first, count = block_index * stored.block, self.samples.sizes["sample"]
+            rows = slice(first, min(first + stored.block, count))
             masks = [name for name in ("valid", "foreground") if name in self.samples]
             expected = self.samples.reset_coords()[masks].isel(sample=rows)
-            expected = expected.assign_coords(epoch=group["epoch"].values[[epoch_index]])
-            arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode="r+")
-            names = [name for name in schema.MEASURED if name in arrays]
-            layout.check_block(measured, expected, names)
+            expected = expected.assign_coords(epoch=[stored.epochs[epoch_index]])
+            layout.check_block(measured, expected, stored.variables)
             with file_errors(f"cannot write {self.path}"), every_chunk_written():
-                if group["done"].values[epoch_index, block_index]:  # half replaced is not done
+                arrays = stored.arrays
+                if stored.done[epoch_index, block_index]:  # half replaced is not done
                     arrays["done"][epoch_index, block_index] = False  # type: ignore[index]
-                for name in names:
+                for name in stored.variables:
                     values = measured[name].values.astype(VARIABLES[name].dtype)
                     arrays[name][epoch_index : epoch_index + 1, rows] = values  # type: ignore[index]
                 arrays["done"][epoch_index, block_index] = True  # type: ignore[index]
@@ -435,14 +423,14 @@ class Run:
         ValueError
             If it has no name, is a measured variable, or its coordinates are not those of the group.
         """
-        if variable.name is None or variable.name in {*schema.MEASURED, *schema.SAMPLES, *_BOOKKEEPING}:
-            raise ValueError(f"variable is named {variable.name!r}; give the name of a derived variable")
+        if variable.name is None or variable.name in {*schema.MEASURED, *schema.SAMPLES, "done"}:
+            raise ValueError(f"variable is named {variable.name!r}; name it as a derived variable")
         name = layout.checked_name("variable", str(variable.name))
         with self.writing(), file_errors(f"cannot write {self.path}"):
-            group = self._group(network, layer, only=())
-            expected = {"epoch": group["epoch"], **{dim: self.samples[dim] for dim in ("sample", "unit")}}
+            expected = {dim: self.samples.get_index(dim) for dim in ("sample", "unit")}
+            expected["epoch"] = pd.Index(self._open_layer(network, layer).epochs)
             for dim in map(str, variable.dims):
-                if dim not in expected or not variable.get_index(dim).equals(expected[dim].to_index()):
+                if dim not in expected or not variable.get_index(dim).equals(expected[dim]):
                     raise ValueError(f"{name} has another {dim!r} than {network}/{layer}")
             ds = variable.to_dataset(name=name)
             schema.validate(ds)
@@ -491,9 +479,9 @@ class Run:
             if taken and not (overwrite and taken == [name]):
                 raise StoreError(f"{self.path} already holds the result {taken[0]!r}")
             write_zarr(storable(ds), self._pending)
-            if len(parts) > 1:
-                zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
             replace_folder(self._pending, self.path.joinpath(*parts))
+            if len(parts) > 1:  # last, so that every group without others in it is a result
+                zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
 
     def export(
         self,
@@ -528,28 +516,36 @@ class Run:
         Raises
         ------
         ValueError
-            If a sample to keep is unknown, or there is none.
+            If there is no sample to keep.
         StoreError
-            If a network to keep is unknown, the file exists and `overwrite` is not set, or it cannot be
-            written.
+            If a network or a sample to keep is unknown, the file exists and `overwrite` is not set, or it
+            cannot be written.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
         for network in networks or ():
             self._check_known("network", network, self.networks)
-        rows = find_rows(self.samples["sample"].values.tolist(), samples)
+        known = self.samples["sample"].values.tolist()
+        wanted = known if samples is None else [*samples]
+        for sample in wanted:
+            self._check_known("sample", sample, known)
+        if not wanted:
+            raise ValueError("samples is empty; name at least one")
         kept = self.networks if networks is None else list(networks)
         groups = ["points", *(f"points/{one}/{layer}" for one in kept for layer in self.layers(one))]
         results = self.results
         if networks is not None or samples is not None:
-            results = [name for name in results if name.split("/")[1:2] and name.split("/")[1] in kept]
+            results = [name for name in results if {*name.split("/")[1:2]} & {*kept}]
 
         def contents() -> Iterator[tuple[str, xr.Dataset]]:
             for group in groups:
-                yield group, cut_group(read_group(self.path, group), rows, compact=compact)
+                ds = read_group(self.path, group).isel(sample=np.isin(known, wanted), missing_dims="ignore")
+                yield group, layout.make_compact(ds) if compact else ds
             for name in results:
-                ds = cut_result(read_group(self.path, name), samples)
+                ds = read_group(self.path, name)
+                if samples is not None and "sample" in ds.dims:
+                    ds = ds.isel(sample=ds["sample"].isin(wanted).values)
                 if ds.sizes.get("sample", 1):
                     yield name, ds
 
@@ -564,8 +560,7 @@ class Run:
         """Load a layer's group, or only the named variables of it."""
         self._check_known("layer", layer, self.layers(network))
         group = read_group(self.path, f"points/{network}/{layer}", only)
-        wants_flags = only is None or "done" in only
-        if wants_flags and ("done" not in group or group["done"].dims != ("epoch", "block")):
+        if "done" not in group or group["done"].dims != ("epoch", "block"):
             raise StoreError(f"{network}/{layer} of {self.path} is damaged: it has no flags 'done'")
         return group
 
@@ -573,8 +568,39 @@ class Run:
         if name not in known:
             raise StoreError(f"{self.path} has no {kind} {name!r}; {suggest(name, known)}")
 
-    def _block_slice(self, group: xr.Dataset, block_index: int) -> slice:
-        if not 0 <= block_index < group.sizes["block"]:
-            raise ValueError(f"block_index is {block_index}, allowed: 0 to {group.sizes['block'] - 1}")
-        start = block_index * group.attrs["block"]
-        return slice(start, min(start + group.attrs["block"], self.samples.sizes["sample"]))
+    def _open_layer(self, network: str, layer: str, mode: Literal["r", "r+"] = "r") -> _Layer:
+        """Open a layer of a run directory, reading its epochs and flags alone."""
+        self._check_directory()
+        self._check_known("layer", layer, self.layers(network))
+        try:
+            arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode=mode)
+            done = read_done(self.path / "points" / network / layer)
+            epochs = [int(epoch) for epoch in arrays["epoch"][...]]  # type: ignore[index, union-attr]
+            block = int(arrays.attrs["block"])  # type: ignore[arg-type]
+            return _Layer(arrays, block, epochs, done, [name for name in schema.MEASURED if name in arrays])
+        except Exception as error:  # damaged metadata make zarr raise nearly anything
+            raise StoreError(f"{network}/{layer} of {self.path} is damaged: {error}") from error
+
+    def _is_begun(
+        self, asked: Mapping[str, Attribute], epochs: Sequence[int], variables: Sequence[str]
+    ) -> bool:
+        """Whether a layer is there as asked for; other settings are refused once a block is written."""
+        network, layer = str(asked["network"]), str(asked["layer"])
+        attrs = self.catalogue().get((network, layer))
+        if attrs is None:
+            return False
+        stored = self._open_layer(network, layer)
+        difference = layout.difference_of_settings(
+            {**attrs, "epochs": stored.epochs, "variables": sorted(stored.variables)},
+            {**asked, "epochs": [int(epoch) for epoch in epochs], "variables": sorted(variables)},
+        )
+        if difference and stored.done.any():
+            raise StoreError(
+                f"{network}/{layer} in {self.path} was already measured with {difference}; "
+                "use another network name or another run"
+            )
+        return not difference
+
+    def _check_directory(self) -> None:
+        if not self._is_directory:
+            raise StoreError(f"{self.path} is an exported file and cannot be written; use the run directory")

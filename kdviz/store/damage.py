@@ -12,12 +12,14 @@ import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from kdviz.errors import StoreError
 from kdviz.schema import MEASURED
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
@@ -49,9 +51,12 @@ def every_chunk_written() -> AbstractContextManager[object]:
     return zarr.config.set({"array.write_empty_chunks": True})
 
 
-def read_done(group: Path) -> NDArray[np.bool_]:
-    """Read the flags ``(epoch, block)`` of a measured layer."""
-    return np.asarray(zarr.open_array(group / "done", mode="r", zarr_format=3)[...])
+def read_array(group: Path, name: str) -> NDArray[Any]:
+    """Read one array of a run directory alone, such as the flags ``done`` (epoch, block) of a layer."""
+    try:
+        return np.asarray(zarr.open_array(group / name, mode="r", zarr_format=3)[...])
+    except Exception as error:  # damaged metadata make zarr raise nearly anything
+        raise StoreError(f"{group} is damaged: it has no readable {name!r}: {error}") from error
 
 
 def find_damage(

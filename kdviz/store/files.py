@@ -18,7 +18,7 @@ from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.files import beside
 from kdviz.schema import VARIABLES
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_done, seal
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array, seal
 from kdviz.store.migrations import migrate
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
@@ -38,7 +38,7 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
         if in_folder:
             is_layer = (path / group / "done" / "zarr.json").is_file()
             done = (
-                read_done(path / group) if is_layer else None
+                read_array(path / group, "done") if is_layer else None
             )  # first: what is flagged now was written before the data are read
         with xr.open_dataset(path, group=group, **exact) as ds:
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]

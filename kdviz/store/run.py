@@ -5,13 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 
 from kdviz import schema
 from kdviz.arguments import suggest, whole_number
@@ -19,7 +17,7 @@ from kdviz.errors import SchemaError, StoreError, UnfinishedError
 from kdviz.files import beside, exclusive, file_errors, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed, read_done
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed, read_array
 from kdviz.store.files import (
     PARTIAL,
     list_groups,
@@ -34,16 +32,6 @@ from kdviz.store.files import (
 from kdviz.store.migrations import migrate
 
 _STUDY_RUN = "run.zarr"
-
-
-class _Layer(NamedTuple):
-    """A layer's arrays as they lie in a run directory."""
-
-    arrays: zarr.Group
-    block: int
-    epochs: list[int]
-    done: NDArray[np.bool_]
-    variables: list[str]
 
 
 def create_run(
@@ -360,7 +348,7 @@ class Run:
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
-        done = self._open_layer(network, layer).done
+        done = read_array(self._folder(network, layer), "done")
         return [(int(epoch), int(block)) for epoch, block in np.argwhere(~done)]
 
     def write_block(
@@ -387,21 +375,21 @@ class Run:
             variable the group does not.
         """
         with self.writing():
-            stored = self._open_layer(network, layer, mode="r+")
-            epochs, blocks = stored.done.shape
-            whole_number("epoch_index", epoch_index, 0, epochs - 1)
-            whole_number("block_index", block_index, 0, blocks - 1)
-            first, count = block_index * stored.block, self.samples.sizes["sample"]
-            rows = slice(first, min(first + stored.block, count))
+            folder = self._folder(network, layer)
+            arrays, done = zarr.open_group(folder, mode="r+"), read_array(folder, "done")
+            whole_number("epoch_index", epoch_index, 0, len(done) - 1)
+            whole_number("block_index", block_index, 0, done.shape[1] - 1)
+            size, names = int(arrays.attrs["block"]), _measured_in(folder)  # type: ignore[arg-type]
+            first = block_index * size
+            rows = slice(first, min(first + size, self.samples.sizes["sample"]))
             masks = [name for name in ("valid", "foreground") if name in self.samples]
             expected = self.samples.reset_coords()[masks].isel(sample=rows)
-            expected = expected.assign_coords(epoch=[stored.epochs[epoch_index]])
-            layout.check_block(measured, expected, stored.variables)
+            expected = expected.assign_coords(epoch=read_array(folder, "epoch")[[epoch_index]])
+            layout.check_block(measured, expected, names)
             with file_errors(f"cannot write {self.path}"), every_chunk_written():
-                arrays = stored.arrays
-                if stored.done[epoch_index, block_index]:  # half replaced is not done
+                if done[epoch_index, block_index]:  # half replaced is not done
                     arrays["done"][epoch_index, block_index] = False  # type: ignore[index]
-                for name in stored.variables:
+                for name in names:
                     values = measured[name].values.astype(VARIABLES[name].dtype)
                     arrays[name][epoch_index : epoch_index + 1, rows] = values  # type: ignore[index]
                 arrays["done"][epoch_index, block_index] = True  # type: ignore[index]
@@ -428,7 +416,7 @@ class Run:
         name = layout.checked_name("variable", str(variable.name))
         with self.writing(), file_errors(f"cannot write {self.path}"):
             expected = {dim: self.samples.get_index(dim) for dim in ("sample", "unit")}
-            expected["epoch"] = pd.Index(self._open_layer(network, layer).epochs)
+            expected["epoch"] = pd.Index(read_array(self._folder(network, layer), "epoch"))
             for dim in map(str, variable.dims):
                 if dim not in expected or not variable.get_index(dim).equals(expected[dim]):
                     raise ValueError(f"{name} has another {dim!r} than {network}/{layer}")
@@ -568,18 +556,11 @@ class Run:
         if name not in known:
             raise StoreError(f"{self.path} has no {kind} {name!r}; {suggest(name, known)}")
 
-    def _open_layer(self, network: str, layer: str, mode: Literal["r", "r+"] = "r") -> _Layer:
-        """Open a layer of a run directory, reading its epochs and flags alone."""
+    def _folder(self, network: str, layer: str) -> Path:
+        """Return where a layer of a run directory lies."""
         self._check_directory()
         self._check_known("layer", layer, self.layers(network))
-        try:
-            arrays = zarr.open_group(self.path, path=f"points/{network}/{layer}", mode=mode)
-            done = read_done(self.path / "points" / network / layer)
-            epochs = [int(epoch) for epoch in arrays["epoch"][...]]  # type: ignore[index, union-attr]
-            block = int(arrays.attrs["block"])  # type: ignore[arg-type]
-            return _Layer(arrays, block, epochs, done, [name for name in schema.MEASURED if name in arrays])
-        except Exception as error:  # damaged metadata make zarr raise nearly anything
-            raise StoreError(f"{network}/{layer} of {self.path} is damaged: {error}") from error
+        return self.path / "points" / network / layer
 
     def _is_begun(
         self, asked: Mapping[str, Attribute], epochs: Sequence[int], variables: Sequence[str]
@@ -589,12 +570,16 @@ class Run:
         attrs = self.catalogue().get((network, layer))
         if attrs is None:
             return False
-        stored = self._open_layer(network, layer)
+        folder = self._folder(network, layer)
         difference = layout.difference_of_settings(
-            {**attrs, "epochs": stored.epochs, "variables": sorted(stored.variables)},
-            {**asked, "epochs": [int(epoch) for epoch in epochs], "variables": sorted(variables)},
+            {
+                **attrs,
+                "epochs": read_array(folder, "epoch").tolist(),
+                "variables": sorted(_measured_in(folder)),
+            },
+            {**asked, "epochs": [*map(int, epochs)], "variables": sorted(variables)},
         )
-        if difference and stored.done.any():
+        if difference and read_array(folder, "done").any():
             raise StoreError(
                 f"{network}/{layer} in {self.path} was already measured with {difference}; "
                 "use another network name or another run"
@@ -604,3 +589,7 @@ class Run:
     def _check_directory(self) -> None:
         if not self._is_directory:
             raise StoreError(f"{self.path} is an exported file and cannot be written; use the run directory")
+
+
+def _measured_in(folder: Path) -> list[str]:
+    return [name for name in schema.MEASURED if (folder / name).is_dir()]

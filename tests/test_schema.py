@@ -1,7 +1,7 @@
 """The data contract: every kind of fault is found, named and listed with the others."""
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -150,13 +150,12 @@ def test_annotate__writes_the_contract_and_keeps_the_rest() -> None:
 
 
 def test_make_attrs__writes_config_sorted_and_time_in_utc() -> None:
-    moment = datetime(2026, 1, 2, 1, 30, tzinfo=timezone(timedelta(hours=2)))
-    attrs = schema.make_attrs(network_role="student", seed=0, config={"b": [1], "a": None}, created_at=moment)
+    attrs = schema.make_attrs(network_role="student", seed=0, config={"b": [1], "a": None})
+    assert datetime.fromisoformat(str(attrs.pop("created_at"))).tzinfo == UTC
     assert attrs == {
         "schema": "kdviz",
         "schema_version": 2,
         "kdviz_version": "0.1.0",
-        "created_at": "2026-01-01T23:30:00+00:00",
         "network_role": "student",
         "seed": 0,
         "config": '{"a": null, "b": [1]}',
@@ -172,11 +171,6 @@ def test_make_attrs__stamps_the_present_moment() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"noise_space": "pixel"},
-            "noise_space is 'pixel'; did you mean 'pixels'?",
-        ),
-        ({"created_at": datetime(2026, 1, 1)}, "created_at has no time zone"),
         ({"seed": 2**64}, "attribute 'seed' is 18446744073709551616, beyond 64 bits"),
     ],
 )

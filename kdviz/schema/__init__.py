@@ -11,7 +11,7 @@ False there.
 
 # Each registers its variables, in the order in which they are listed and stored.
 from kdviz.schema import samples, measured, points, attribution  # noqa: F401  # isort: skip
-from kdviz.schema.attributes import NOISE_SPACES, SCHEMA_VERSION, make_attrs
+from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
 from kdviz.schema.variables import METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
@@ -23,7 +23,6 @@ MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured" and 
 __all__ = [
     "MEASURED",
     "METHODS",
-    "NOISE_SPACES",
     "QUARTILES",
     "SAMPLES",
     "SCHEMA_VERSION",

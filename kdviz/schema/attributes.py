@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from kdviz import __version__
-from kdviz.arguments import one_of
 from kdviz.schema.variables import Attribute
 
 SCHEMA_VERSION = 2
-NOISE_SPACES = ("pixels", "coordinates", "embedding", "relative embedding")
 
 # Names that xarray or the file formats read as instructions, not as attributes.
 _ATTRIBUTE_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
@@ -48,7 +46,6 @@ def make_attrs(
     config: Mapping[str, Any] | None = None,
     weights_fingerprint: str | None = None,
     input_fingerprint: str | None = None,
-    created_at: datetime | None = None,
 ) -> dict[str, Attribute]:
     """Make dataset attributes that say where a result comes from.
 
@@ -76,8 +73,6 @@ def make_attrs(
         Every further setting; written as one JSON string with sorted keys.
     weights_fingerprint, input_fingerprint
         Hashes of the network's weights and of the inputs.
-    created_at
-        Moment of making, with a time zone; now by default.
 
     Returns
     -------
@@ -88,22 +83,17 @@ def make_attrs(
     Raises
     ------
     ValueError
-        If a noise space is unknown, `created_at` has no time zone, or a value cannot be stored.
+        If a value cannot be stored.
     TypeError
         If `config` holds what JSON cannot.
     """
     given = dict(locals())
-    if noise_space is not None:
-        one_of("noise_space", noise_space, NOISE_SPACES)
-    moment = created_at or datetime.now(UTC)
-    if moment.tzinfo is None:
-        raise ValueError("created_at has no time zone; pass for example datetime.now(UTC)")
     attrs: dict[str, Attribute] = {
         "schema": "kdviz",
         "schema_version": SCHEMA_VERSION,
         "kdviz_version": __version__,
         **{name: value for name, value in given.items() if value is not None},
-        "created_at": moment.astimezone(UTC).isoformat(timespec="seconds"),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if config is not None:
         attrs["config"] = json.dumps(config, sort_keys=True)

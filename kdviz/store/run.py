@@ -201,17 +201,10 @@ class Run:
                 group = self._group(network, layer, only=("done", "zero_gain"))
                 idle = group["zero_gain"].values if "zero_gain" in group else np.full(units.shape, -1)
                 shares = (idle / units)[idle >= 0]
-                rows.append(
-                    {
-                        "network": network,
-                        "role": group.attrs.get("network_role", ""),
-                        "layer": layer,
-                        "epochs": group.sizes["epoch"],
-                        "samples": self.samples.sizes["sample"],
-                        "done": float(group["done"].values.mean()),
-                        "no_gain": float(shares.mean()) if shares.size else np.nan,
-                    }
-                )
+                done, samples = float(group["done"].values.mean()), self.samples.sizes["sample"]
+                no_gain = float(shares.mean()) if shares.size else np.nan
+                role = group.attrs.get("network_role", "")
+                rows.append((network, role, layer, group.sizes["epoch"], samples, done, no_gain))
         columns = ["network", "role", "layer", "epochs", "samples", "done", "no_gain"]
         return pd.DataFrame(rows, columns=columns)
 

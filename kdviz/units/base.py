@@ -51,9 +51,9 @@ class Units(ABC):
     def coordinates(self, inputs: NDArray) -> Coordinates:
         """Name and place the units of `inputs`, ``(B, ...)``."""
 
-    @abstractmethod
     def describe(self) -> str:
-        """Name the units in one word for files and titles."""
+        """Name the units in one word for files and titles, such as ``points-1024``."""
+        return f"{self.kind}-{self.count}"
 
     def length(self, sample: int) -> int | None:
         """Count the entries along an input's last axis that belong to a sample; None if all are cut alike."""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdviz.arguments import whole_number
 from kdviz.units.base import Coordinates, Units
 
 
@@ -62,10 +63,6 @@ class Cloud(Units):
         places = np.asarray(inputs, np.float32)
         return {name: (("sample", "unit"), places[..., axis]) for axis, name in enumerate("xyz")}
 
-    def describe(self) -> str:
-        """Name the units for files and titles, such as ``points-1024``."""
-        return f"{self.kind}-{self.points}"
-
 
 def cloud(points: int) -> Cloud:
     """Take every point of a cloud as a unit.
@@ -86,6 +83,4 @@ def cloud(points: int) -> Cloud:
     >>> units.cloud(2).index((2, 4)).tolist()
     [[0, 0, 0, -1], [1, 1, 1, -1]]
     """
-    if not isinstance(points, (int, np.integer)) or isinstance(points, bool) or points < 1:
-        raise ValueError(f"units.cloud: points must be a positive integer, got {points!r}")
-    return Cloud(int(points))
+    return Cloud(whole_number("units.cloud: points", points, 1))

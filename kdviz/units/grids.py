@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdviz.arguments import one_of, whole_number
 from kdviz.units.base import Coordinates, ImageUnits
 
 
@@ -87,8 +88,7 @@ class Grid(ImageUnits):
         ValueError
             If `mask` is not of rank 3, or `rule` is unknown.
         """
-        if rule not in ("nearest", "area"):
-            raise ValueError(f"rule must be 'nearest' or 'area', got {rule!r}")
+        one_of("rule", rule, ("nearest", "area"))
         mask = np.asarray(mask)
         if rule == "area" or mask.ndim != 3:
             return super().reduce_mask(mask)
@@ -126,7 +126,4 @@ def grid(rows: int, cols: int | None = None) -> Grid:
     [0, 0, 1, 1, 2, 2]
     """
     cols = rows if cols is None else cols
-    for name, value in (("rows", rows), ("cols", cols)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"units.grid: {name} must be a positive integer, got {value!r}")
-    return Grid(int(rows), int(cols))
+    return Grid(whole_number("units.grid: rows", rows, 1), whole_number("units.grid: cols", cols, 1))

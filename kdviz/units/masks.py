@@ -49,10 +49,6 @@ class Mask(ImageUnits):
         """Return none: parts of a partition have no place that one number tells."""
         return {}
 
-    def describe(self) -> str:
-        """Name the units in one word for files and titles, such as ``mask-40``."""
-        return f"{self.kind}-{self.count}"
-
     def length(self, sample: int) -> int | None:
         """Return the images' width where every sample is cut in its own way, and so is measured alone."""
         return None if self.labels.ndim == 2 else self.labels.shape[-1]

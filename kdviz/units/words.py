@@ -113,27 +113,19 @@ def tokens(words: Sequence[Sequence[str]], word_of: ArrayLike, lengths: ArrayLik
     """
     texts = tuple(tuple(str(word) for word in text) for text in words)
     pieces, sizes = np.asarray(word_of), np.asarray(lengths)
-    if pieces.ndim != 2 or pieces.dtype.kind not in "iu" or len(pieces) != len(texts):
+    whole = pieces.dtype.kind in "iu" and sizes.dtype.kind in "iu"
+    fitting = pieces.ndim == 2 and len(pieces) == len(texts) and sizes.shape == (len(texts),)
+    if not texts or not whole or not fitting:
         raise ValueError(
-            f"units.tokens: word_of must be integers of shape ({len(texts)}, tokens) for {len(texts)} texts, "
-            f"got {pieces.dtype} {pieces.shape}"
-        )
-    if sizes.shape != (len(texts),) or sizes.dtype.kind not in "iu" or not texts:
-        raise ValueError(
-            f"units.tokens: lengths must be one integer for each of one or more texts, got {sizes.shape} "
-            f"for {len(texts)}"
+            f"units.tokens: word_of must be integers of shape ({len(texts)}, tokens) and lengths one integer "
+            f"for each of {len(texts)} texts, at least one; got {pieces.dtype} {pieces.shape} and "
+            f"{sizes.dtype} {sizes.shape}"
         )
     for sample, (text, row, size) in enumerate(zip(texts, pieces, sizes, strict=True)):
-        if not text:
-            raise ValueError(f"units.tokens: text {sample} has no words; leave it out")
-        if not 0 < size <= pieces.shape[1] or (row[size:] != -1).any():
+        named = set(row[:size].tolist()) - {-1}
+        if not text or not 0 < size <= len(row) or (row[size:] != -1).any() or named != {*range(len(text))}:
             raise ValueError(
-                f"units.tokens: text {sample} has length {size} of {pieces.shape[1]} tokens, and word_of "
-                "must be -1 beyond it"
-            )
-        if set(row[row >= 0].tolist()) != set(range(len(text))) or row.min() < -1:
-            raise ValueError(
-                f"units.tokens: word_of must name each of the {len(text)} words of text {sample} at least "
-                f"once, and no other; got {sorted(set(row[row >= 0].tolist()))[:10]}"
+                f"units.tokens: text {sample} has {len(text)} words and {size} tokens; word_of must name "
+                f"each word, at least one, within these tokens, and be -1 elsewhere; got {row.tolist()[:10]}"
             )
     return Tokens(texts, pieces.astype(np.int64), sizes.astype(np.int64))

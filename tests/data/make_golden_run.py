@@ -4,7 +4,6 @@ Run as ``python tests/data/make_golden_run.py``. Keep the file of an older versi
 """
 
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import xarray as xr
 from kdviz import schema
 from kdviz.store import create_run
 
-CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+CREATED = {"created_at": "2026-01-01T00:00:00+00:00"}
 EPOCHS = [0, 10]
 
 
@@ -84,10 +83,11 @@ def golden_attribution() -> xr.Dataset:
 def main(path: Path) -> None:
     """Make the run in a temporary folder and export it to `path`."""
     with tempfile.TemporaryDirectory() as folder:
-        shared = schema.make_attrs(dataset_id="golden", modality="image", created_at=CREATED)
+        shared = schema.make_attrs(dataset_id="golden", modality="image") | CREATED
         run = create_run(Path(folder) / "golden.zarr", samples=golden_samples(), attrs=shared)
-        attrs = schema.make_attrs(
-            network_role="student", seed=7, base_noise=0.01, config={"probes": 64}, created_at=CREATED
+        attrs = (
+            schema.make_attrs(network_role="student", seed=7, base_noise=0.01, config={"probes": 64})
+            | CREATED
         )
         run.create_group("student-fc1-s0", "features.7", epochs=EPOCHS, attrs=attrs, block=2)
         for epoch_index, block_index in run.missing("student-fc1-s0", "features.7"):

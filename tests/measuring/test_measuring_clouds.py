@@ -162,5 +162,5 @@ def test_measure__clouds_of_another_shape(clouds, message):
 
 
 def test_cloud__bad_number():
-    with pytest.raises(ValueError, match="points must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="points must be an integer of 1 or more, got 0"):
         units.cloud(0)

@@ -132,18 +132,21 @@ def arguments_of(phase: str, study: Path, images: Path, plan: KillPlan) -> list[
         "masks": images / "masks",
         "size": plan.size,
         "layers": "conv,fc1",
-        "count": plan.images,
-        "epochs": plan.epochs,
         "teacher-epochs": plan.epochs,
-        "samples": plan.samples,
-        "grid": 8,
+    }
+    values = {
+        "training.count": plan.images,
+        "training.epochs": plan.epochs,
+        "measurement.samples": plan.samples,
+        "measurement.grid": 8,
+        "measurement.probes": plan.probes,
     }
     return [
         "train",
         str(study),
         "--no-progress",
         *(f"--{name}={value}" for name, value in options.items()),
-        f"--set=measurement.probes={plan.probes}",
+        *(f"--set={name}={value}" for name, value in values.items()),
     ]
 
 

@@ -71,3 +71,10 @@ def suggest(value: object, known: Iterable[object], most: int = 20) -> str:
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"allowed: {', '.join(names[:most]) or 'none'}{', ...' if len(names) > most else ''}"
+
+
+def name_some(names: Iterable[object], most: int = 5) -> str:
+    """Join the first names, and count the others."""
+    shown = [str(name) for name in names]
+    more = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")

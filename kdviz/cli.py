@@ -1,4 +1,4 @@
-"""The command line ``kdviz``: demo, train, measure, attribute, report, explore, rerun, info, export, lab.
+"""The command line ``kdviz``: demo, train, measure, attribute, report, rerun, info, export, explore.
 
 Every command prints where its results are and what to do next. A user's mistake gives one sentence and exit
 status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
@@ -10,9 +10,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -31,14 +30,7 @@ app = typer.Typer(
 _INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is what typer makes of Ctrl-C
 
 
-class Modality(StrEnum):
-    """Kinds of input."""
-
-    image = "image"
-    text = "text"
-    cloud = "cloud"
-
-
+Modality = Literal["image", "text", "cloud"]
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
 Device = Annotated[
@@ -51,25 +43,27 @@ def main() -> None:
     """Run the command line; the entry point of the ``kdviz`` script."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     warnings.simplefilter("default", KdvizWarning)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"kdviz: note: {message}", err=True)
     try:
         app()
     except SystemExit as ending:
         if ending.code in (_INTERRUPTED, _TERMINATED):
             typer.echo("\nkdviz: stopped; call the same command again to continue", err=True)
         raise
-    except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()
-        )
-        _fail("; ".join(faults).replace("settings: Value error, ", ""), error)
     except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
-        _fail(str(error), error)
+        if os.environ.get("KDVIZ_STRICT") == "1":
+            raise
+        message = str(error)
+        if isinstance(error, ValidationError):
+            faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+            message = "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults)
+            message = message.replace("Value error, ", "")
+        sys.exit(f"kdviz: {message}")
 
 
 @app.command()
 def demo(
-    modality: Annotated[Modality, typer.Option(help="Kind of input.")] = Modality.image,
+    modality: Annotated[Modality, typer.Option(help="Kind of input.")] = "image",
     folder: Annotated[
         Path | None, typer.Option(help="Where to put the study; runs/demo, runs/demo-text, ... by default.")
     ] = None,
@@ -84,8 +78,8 @@ def demo(
     from kdviz.reports import write_report
     from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
 
-    folder = folder or Path("runs") / ("demo" if modality is Modality.image else f"demo-{modality.value}")
-    asked = {"data": {"kind": BUILT_IN_DATA[modality.value]}, "training": {"seeds": tuple(range(seeds))}}
+    folder = folder or Path("runs") / ("demo" if modality == "image" else f"demo-{modality}")
+    asked = {"data": {"kind": BUILT_IN_DATA[modality]}, "training": {"seeds": tuple(range(seeds))}}
     study = Study(folder, StudyPlan.model_validate(asked), progress, device)
     typer.echo("1/3  training baseline and students beside the built-in teacher")
     study.train()
@@ -110,7 +104,6 @@ def train(
         Path | None, typer.Option(help="Your objects: OFF files as ModelNet40 has them.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
-    grid: Annotated[int | None, typer.Option(help="Units a side of images. [16]")] = None,
     architecture: Annotated[
         str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
     ] = None,
@@ -119,20 +112,18 @@ def train(
         typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden,cls; fc1,fc2]"),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
-    count: Annotated[int | None, typer.Option(help="Samples students and baselines see.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=2, help="Epochs of students and baselines. [12]")] = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher trained here. [30]")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples to measure.")] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("-s", "--set", help="NAME=VALUE of the plan, such as measurement.part=held-out."),
+        typer.Option("-s", "--set", help="NAME=VALUE of study.yaml, such as training.epochs=20; repeat it."),
     ] = None,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
     """Train teacher, baselines and students of a study; with the folder alone, continues where it stopped.
 
-    Options change single values of the plan in the file or, without one, of that in the folder.
+    Options change single values of the plan in the file or, without one, of that in the folder; -s changes
+    any line of it.
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
@@ -143,22 +134,18 @@ def train(
         "sst2": {"file": texts},
         "modelnet40": {"folder": clouds},
     }
-    data = {kind: _given(options) for kind, options in kinds.items() if _given(options)}
-    if modality and not data:
-        data = {BUILT_IN_DATA[modality.value]: {}}
+    data = [{"kind": kind, **given} for kind, options in kinds.items() if (given := _given(options))]
     if len(data) > 1:
-        raise ValueError("give one kind of data: --images and --masks, --texts, or --clouds")
+        raise ValueError("pass one kind of data: --images and --masks, --texts, or --clouds")
+    if modality and not data:
+        data = [{"kind": BUILT_IN_DATA[modality]}]
     options = {
-        "data": next(({"kind": kind} | options for kind, options in data.items()), None),
+        "data": data[0] if data else None,
         "data.size": size,
         "networks.architecture": architecture,
         "networks.layers": layers and [layer.strip() for layer in layers.split(",")],
         "networks.teacher": teacher_epochs and {"kind": "trained", "epochs": teacher_epochs},
         "training.seeds": seeds and list(range(seeds)),
-        "training.count": count,
-        "training.epochs": epochs,
-        "measurement.grid": grid,
-        "measurement.samples": samples,
     }
     study = Study(folder, make_plan(folder, plan, _given(options), change or []), progress, device)
     study.train()
@@ -284,38 +271,7 @@ def explore(
         "02_explore", {"run_path": str(path)}, folder=folder or path.with_name(f"{path.stem}-explore")
     )
     typer.echo(f"notebook  {notebook}\nrun all its cells to see the app; Ctrl-C here ends it")
-    _serve("voila" if voila else "jupyterlab", str(notebook))
-
-
-@app.command()
-def lab(folder: Annotated[Path, typer.Argument(help="Folder to open.")] = Path()) -> None:
-    """Open JupyterLab in a folder, such as that of a study with its report.
-
-    Example: kdviz lab runs/demo
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    _serve("jupyterlab", f"--ServerApp.root_dir={folder.resolve()}")
-
-
-def _serve(server: str, what: str) -> NoReturn:
-    """Run a Jupyter server until it ends; Lab wants to be told that it may run as root, as in a container."""
-    as_root = server == "jupyterlab" and hasattr(os, "geteuid") and os.geteuid() == 0
-    sys.exit(subprocess.call([sys.executable, "-m", server, *(["--allow-root"] if as_root else []), what]))
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    typer.echo(f"kdviz: note: {message}", err=True)
-
-
-def _fail(message: str, error: BaseException) -> None:
-    if os.environ.get("KDVIZ_STRICT") == "1":
-        raise error
-    sys.exit(f"kdviz: {message}")
+    # Lab wants to be told that it may run as root, as in a container.
+    as_root = not voila and hasattr(os, "geteuid") and os.geteuid() == 0
+    server = ["voila"] if voila else ["jupyterlab", *(["--allow-root"] if as_root else [])]
+    sys.exit(subprocess.call([sys.executable, "-m", *server, str(notebook)]))

@@ -66,11 +66,6 @@ def sample_coords(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(name): ds[name] for name in ds.coords if "unit" not in ds[name].dims}
 
 
-def name_some(names: np.ndarray, most: int = 5) -> str:
-    """List the first names, for a message."""
-    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
-
-
 def check_match(
     networks: Mapping[str, xr.Dataset], *, settings: Sequence[str] = (), require: Sequence[str] = ()
 ) -> None:

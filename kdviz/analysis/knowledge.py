@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import describe_points, name_some, read_masks, read_points, sample_coords
-from kdviz.arguments import finite_number, one_of
+from kdviz.analysis.inputs import describe_points, read_masks, read_points, sample_coords
+from kdviz.arguments import finite_number, name_some, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 from kdviz.schema import annotate, build, validate
 

@@ -7,15 +7,9 @@ import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import (
-    check_one_layer,
-    describe_points,
-    name_some,
-    read_distance,
-    read_masks,
-    read_points,
-)
+from kdviz.analysis.inputs import check_one_layer, describe_points, read_distance, read_masks, read_points
 from kdviz.analysis.metrics import DISTANCE_METRICS
+from kdviz.arguments import name_some
 from kdviz.errors import DegenerateWarning
 from kdviz.schema import build, validate
 

@@ -13,11 +13,11 @@ from kdviz.sources.cloud_files import ModelNet40, read_modelnet40, read_off, sam
 from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
-from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD, ImageSet, normalise
-from kdviz.sources.reviews import REVIEW_CLASSES, MovieReviews, movie_reviews
+from kdviz.sources.image import ImageSet, normalise
+from kdviz.sources.reviews import MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
-from kdviz.sources.text_files import ANSWER_CLASSES, Squad, Sst2, read_squad, read_sst2
+from kdviz.sources.text_files import Squad, Sst2, read_squad, read_sst2
 from kdviz.sources.words import split_words
 
 Data = Annotated[
@@ -27,12 +27,8 @@ Data = Annotated[
 """Every kind of data that a study can be about."""
 
 __all__ = [
-    "ANSWER_CLASSES",
     "FASHION_CLASSES",
     "FURNITURE_CLASSES",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "REVIEW_CLASSES",
     "CloudSet",
     "Data",
     "Encoding",

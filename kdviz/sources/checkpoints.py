@@ -50,10 +50,8 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
             raise DataError(f"{folder} holds two checkpoints of epoch {epoch}: {both}; pass pattern")
         found[epoch] = path
     if not found:
-        fitting = (
-            f"that fits {pattern!r}" if pattern else f"({', '.join(_SUFFIXES)}) with an epoch in its name"
-        )
-        raise DataError(f"{folder} holds no checkpoint {fitting}")
+        what = f"fits {pattern!r}" if pattern else "has an epoch in its name"
+        raise DataError(f"{folder} holds no checkpoint ({', '.join(_SUFFIXES)}) that {what}")
     return dict(sorted(found.items()))
 
 

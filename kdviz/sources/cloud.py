@@ -16,18 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdviz import units
-from kdviz.arguments import one_of, whole_number
+from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.sources.files import read_arrays
-from kdviz.sources.samples import (
-    PARTS,
-    LazyArray,
-    Part,
-    Prepared,
-    SampleSet,
-    Source,
-    list_some,
-    require_array,
-)
+from kdviz.sources.samples import PARTS, LazyArray, Part, Prepared, SampleSet, Source, require_array
 
 FURNITURE_CLASSES = (
     "chair", "table", "sofa", "bed", "storage", "lamp", "vessel", "plant", "door", "vehicle", "person"
@@ -89,7 +80,7 @@ class CloudSet(SampleSet):
             return
         inside = (np.linalg.norm(self.clouds, axis=2) <= _LARGEST_RADIUS).all(axis=1)  # NaN is not
         if outside := [name for name, fits in zip(self.sample_ids, inside, strict=True) if not fits]:
-            raise ValueError(f"{len(outside)} clouds do not lie in the unit sphere: {list_some(outside)}")
+            raise ValueError(f"{len(outside)} clouds do not lie in the unit sphere: {name_some(outside)}")
 
     def prepare(self) -> Prepared:
         """Take every point as a unit."""

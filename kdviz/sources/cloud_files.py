@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from kdviz.arguments import one_of, whole_number
+from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.cloud import PIECES, CloudSet, CloudSource, attach_backgrounds, fit_unit_sphere
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, find_classes, list_some
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, find_classes
 
 _FOLDERS = {"train": "train", "held-out": "test"}
 
@@ -168,7 +168,7 @@ def read_modelnet40(
     meshes = [sorted((root / label / _FOLDERS[split]).glob("*.off")) for label in labels]
     empty = [f"{label}/{_FOLDERS[split]}" for label, paths in zip(labels, meshes, strict=True) if not paths]
     if empty:
-        raise DataError(f"{root} holds no .off files in {list_some(empty)}")
+        raise DataError(f"{root} holds no .off files in {name_some(empty)}")
     sampled = 2 * max(points, -(-background // PIECES))
 
     @functools.cache

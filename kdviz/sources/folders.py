@@ -9,17 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from kdviz.arguments import whole_number
+from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright
-from kdviz.sources.samples import (
-    AbsolutePath,
-    LazyArray,
-    Part,
-    Source,
-    find_classes,
-    list_some,
-)
+from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, find_classes
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _KEPT = 64  # images in memory, so that a picture and its mask are one reading
@@ -83,7 +76,7 @@ def image_folder(
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
     if missing := [f"{name}.png" for name in sample_ids if not (masks / f"{name}.png").is_file()]:
-        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {list_some(missing)}")
+        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {name_some(missing)}")
 
     @functools.lru_cache(maxsize=_KEPT)
     def read_pair(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from kdviz import arguments
+from kdviz.arguments import name_some, one_of
 from kdviz.errors import DataError
 from kdviz.units import ImageUnits, Units
 
@@ -145,19 +145,19 @@ class SampleSet(ABC):
         TypeError
             If `chosen` holds anything else, a boolean mask included.
         ValueError
-            If a position or an identifier is not in the set, or comes twice.
+            If an identifier is not in the set, or one comes twice.
+        IndexError
+            If a position is not in the set.
         """
-        asked, count = np.asarray(chosen), len(self)
+        asked = np.asarray(chosen)
         if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iuUO"):
             raise TypeError(f"chosen must be a sequence of positions or identifiers, got {describe(asked)}")
         if asked.dtype.kind in "UO":
             position = {name: index for index, name in enumerate(self.sample_ids)}
             unknown = [str(name) for name in asked if name not in position]
             if unknown:
-                raise ValueError(f"chosen names {self.plural} that are not in the set: {list_some(unknown)}")
+                raise ValueError(f"chosen names {self.plural} that are not in the set: {name_some(unknown)}")
             asked = np.array([position[name] for name in asked])
-        elif asked.size and not -count <= asked.min() <= asked.max() < count:
-            raise ValueError(f"chosen must lie in 0..{count - 1}, got {asked.min()}..{asked.max()}")
         names = ("labels", "sample_ids", "split", *self.by_sample)
         return replace(self, **{name: _pick(getattr(self, name), asked.astype(int)) for name in names})
 
@@ -169,7 +169,7 @@ class SampleSet(ABC):
 
     def divide(self, part: Part) -> Self:
         """Hold out a fifth of the samples, class by class, by nothing but their number, and return a part."""
-        arguments.one_of("part", part, PARTS)
+        one_of("part", part, PARTS)
         order = np.random.default_rng(0).permutation(len(self))
         order = order[np.argsort(self.labels[order], kind="stable")]
         held_out = np.arange(len(order)) % _HELD_OUT == 0
@@ -193,13 +193,12 @@ class SampleSet(ABC):
     def describe(self, prepared: Prepared) -> xr.Dataset:
         """Describe the samples for a run: names, classes, units, foreground, and pictures where there are."""
         units, mask = prepared.units, np.asarray(prepared.foreground)
+        if isinstance(units, ImageUnits):
+            mask = units.reduce_mask(mask)
         ds = xr.Dataset(
             {
                 "valid": (("sample", "unit"), units.valid(len(self))),
-                "foreground": (
-                    ("sample", "unit"),
-                    units.reduce_mask(mask) if isinstance(units, ImageUnits) else mask,
-                ),
+                "foreground": (("sample", "unit"), mask),
             },
             coords={
                 "sample": list(self.sample_ids),
@@ -233,7 +232,7 @@ class SampleSet(ABC):
         if len(self.sample_ids) != count:
             raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
         if repeated := [name for name, times in Counter(self.sample_ids).items() if times > 1]:
-            raise ValueError(f"sample_ids must differ, repeated: {list_some(repeated)}")
+            raise ValueError(f"sample_ids must differ, repeated: {name_some(repeated)}")
         if count and not (0 <= self.labels.min() and self.labels.max() < classes):
             found = f"{self.labels.min()}..{self.labels.max()}"
             raise ValueError(f"labels must lie in 0..{classes - 1} of {classes} classes, got {found}")
@@ -319,10 +318,3 @@ def find_classes(root: Path) -> tuple[str, ...]:
 def describe(value: object) -> str:
     """Say what kind of thing an argument is."""
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def list_some(names: Sequence[str], most: int = 5) -> str:
-    """Join the first names, and count the others."""
-    shown = ", ".join(names[:most])
-    more = len(names) - most
-    return f"{shown} and {more} more" if more > 0 else shown

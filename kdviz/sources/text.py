@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from kdviz.arguments import whole_number
+from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError, KdvizWarning, MissingExtraError
 from kdviz.sources.files import find_data
-from kdviz.sources.samples import Prepared, SampleSet, Source, describe, list_some, require_array
+from kdviz.sources.samples import Prepared, SampleSet, Source, describe, require_array
 from kdviz.sources.words import mark_polar, split_words
 from kdviz.units import Tokens, tokens
 
@@ -120,7 +120,7 @@ class TextSet(SampleSet):
         TypeError
             If a sentence is neither text nor words, labels are no integers, or names are one text.
         ValueError
-            If there is no sentence or one is empty, lengths disagree, names repeat or a label is outside
+            If a sentence is empty, lengths disagree, names repeat or a label is outside
             `classes`.
 
         Examples
@@ -133,8 +133,6 @@ class TextSet(SampleSet):
             if isinstance(names, str):
                 raise TypeError(f"{name} must be a sequence, got the one text {names!r}")
         words = tuple(map(_cut, sentences))
-        if not words:
-            raise ValueError("sentences must hold at least one text, got none")
         numbers = np.zeros(len(words), dtype=np.int64) if labels is None else np.asarray(labels)
         if numbers.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, got {describe(numbers)}")
@@ -160,7 +158,7 @@ class TextSet(SampleSet):
 
     def prepare(self, *, length: int = 96, tokenizer: Any = None) -> Prepared:
         """Cut the texts into tokens, as `encode` does; `tokenizer` is `review_tokenizer` by default."""
-        encoding = self._encode(length, tokenizer)
+        encoding = encode(self, tokenizer or review_tokenizer(), length=length)
         return Prepared(encoding.ids, encoding.units, encoding.texts.foreground_mask)
 
     def choose(self, count: int, *, length: int = 96, tokenizer: Any = None) -> Self:
@@ -176,7 +174,7 @@ class TextSet(SampleSet):
         KdvizWarning
             If there are fewer than asked for.
         """
-        masks = self._encode(length, tokenizer).texts.foreground
+        masks = encode(self, tokenizer or review_tokenizer(), length=length).texts.foreground
         both = np.flatnonzero([bool(mask.any() and not mask.all()) for mask in masks])
         if not len(both):
             raise DataError(f"no text of {self.source} has foreground words and others to compare them with")
@@ -184,9 +182,6 @@ class TextSet(SampleSet):
             message = f"only {len(both)} texts have words of both kinds; these are measured, not {count}"
             warnings.warn(message, KdvizWarning, stacklevel=2)
         return self.select(both[:count])
-
-    def _encode(self, length: int, tokenizer: Any) -> "Encoding":
-        return encode(self, tokenizer or review_tokenizer(), length=length)
 
     @property
     def foreground_mask(self) -> NDArray[np.bool_]:
@@ -293,8 +288,6 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         raise TypeError(f"texts must be a kdviz.sources.TextSet, {got}")
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(f"tokenizer must be a fast tokenizer of transformers, got {type(tokenizer).__name__}")
-    if tokenizer.pad_token_id is None:
-        raise ValueError("tokenizer must have a padding token; set tokenizer.pad_token")
     spaced = tokenizer("a film", add_special_tokens=False)
     alone = tokenizer(["a", "film"], is_split_into_words=True, add_special_tokens=False)
     if spaced["input_ids"] != alone["input_ids"]:
@@ -341,10 +334,8 @@ def _leave_out(encoding: Encoding, length: int) -> TextSet:
         keep = (sizes > 0) & (np.cumsum(sizes) + (row < 0).sum() <= length)
         parts = np.zeros_like(sizes) if texts.segments is None else texts.segments[index]
         if set(parts[keep]) != set(parts):
-            needed = f"it has {len(row)} tokens, {(row < 0).sum()} of them special"
-            raise ValueError(
-                f"length={length} leaves no word of {texts.sample_ids[index]!r} or a part; {needed}"
-            )
+            text = f"{texts.sample_ids[index]!r} or a part: {len(row)} tokens, {(row < 0).sum()} special ones"
+            raise ValueError(f"length={length} leaves no word of {text}")
         kept.append(keep)
     dropped = [int((~keep).sum()) for keep in kept]
     if not any(dropped):
@@ -373,7 +364,7 @@ def _warn_of_unknown(encoding: Encoding, tokenizer: Any) -> None:
         unknown += [word for index, word in enumerate(words) if index not in known]
     if unknown:
         message = f"the tokenizer does not know {len(unknown)} words, which all look alike to the network: "
-        warnings.warn(message + list_some(list(dict.fromkeys(unknown))), KdvizWarning, stacklevel=3)
+        warnings.warn(message + name_some(list(dict.fromkeys(unknown))), KdvizWarning, stacklevel=3)
 
 
 def review_tokenizer() -> Any:

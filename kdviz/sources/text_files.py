@@ -13,9 +13,6 @@ from kdviz.sources.samples import AbsolutePath, Part
 from kdviz.sources.text import TextSet, TextSource
 from kdviz.sources.words import locate_words, mark_polar, split_words
 
-ANSWER_CLASSES = ("unanswerable", "answerable")
-"""The two classes of SQuAD: whether the context answers the question."""
-
 
 class Sst2(TextSource):
     """Sentences of the user's own, as `read_sst2` reads them; a fifth of every class is held out."""
@@ -154,7 +151,7 @@ def read_squad(path: str | Path) -> TextSet:
         foreground=foreground,
         labels=np.array(labels, dtype=np.int64),
         sample_ids=names,
-        classes=ANSWER_CLASSES,
+        classes=("unanswerable", "answerable"),
         split=np.full(len(names), path.stem),
         source=f"SQuAD, {path.name}",
         segments=segments,

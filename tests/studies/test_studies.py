@@ -524,8 +524,9 @@ def assert_same_files(ours: Path, theirs: Path) -> None:
 
 
 def test_train__killed_at_random_moments_ends_bit_equal(study: Study, images: dict, tmp_path: Path) -> None:
-    options = ["--size=16", "--grid=8", "--layers=fc1", "--count=10", "--epochs=2", "--teacher-epochs=2"]
-    options += ["--samples=4", "--images", images["images"], "--masks", images["masks"]]
+    options = ["--images", images["images"], "--masks", images["masks"], "--size=16", "--layers=fc1"]
+    options += ["--teacher-epochs=2", "--set=training.epochs=2", "--set=training.count=10"]
+    options += ["--set=measurement.grid=8", "--set=measurement.samples=4"]
     kills = kill_often(0.05, "train", tmp_path / "study", *options)
     assert kills >= 3
     assert_same_files(tmp_path / "study" / "networks", study.folder / "networks")

@@ -14,6 +14,16 @@ from kdviz.render.text import WordCanvas
 KINDS: tuple[type[Canvas], ...] = (GridCanvas, WordCanvas, CloudCanvas)
 
 
-def choose_kind(samples: xr.Dataset) -> type[Canvas] | None:
-    """Choose the canvas by the coordinates of samples; None where they are of no known kind."""
-    return next((kind for kind in KINDS if set(kind.needs) <= set(samples.variables)), None)
+def choose_kind(samples: xr.Dataset) -> type[Canvas]:
+    """Choose the canvas by the coordinates of samples.
+
+    Raises
+    ------
+    ValueError
+        If they are of no known kind.
+    """
+    for kind in KINDS:
+        if set(kind.needs) <= set(samples.variables):
+            return kind
+    known = "; ".join(", ".join(kind.needs) for kind in KINDS)
+    raise ValueError(f"the units are of no kind that can be drawn: they need the coordinates {known}")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.canvas import Canvas, Panel
-from kdviz.render.canvases import KINDS, choose_kind
+from kdviz.render.canvases import choose_kind
 from kdviz.render.layout import lay_out
 from kdviz.render.looks import OPAQUE, Looks
 from kdviz.render.style import Scale, choose_scale
@@ -265,9 +265,6 @@ def _open_sheet(
 
 def _open_cell(column: str, ds: xr.Dataset, name: str, samples: xr.Dataset | None = None) -> _Cell:
     kind = choose_kind(ds)
-    if kind is None:
-        known = "; ".join(", ".join(one.needs) for one in KINDS)
-        raise ValueError(f"the units are of no kind that can be drawn: they need the coordinates {known}")
     one = _pick(ds, [name])
     stored = one if samples is None else _pick(samples, [name])
     units = one if "valid" in one else one.assign(valid=stored["valid"])

@@ -68,7 +68,7 @@ class Explorer(widgets.VBox):
         self.gallery = Gallery(scene, selection, self._status)
         self.controls: dict[str, Any] = self._controls.by_name | self.gallery.by_name
         self.controls["save"].on_click(lambda _: self._save_asked())
-        self._draw_charts_later = Debounced(self._redraw_charts, _CHART_DELAY)
+        self._draw_charts_later = Debounced(self._draw_charts, _CHART_DELAY)
         self._beside = widgets.VBox(
             [self.outputs["input"], self.outputs["explanation"]],
             layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
@@ -206,28 +206,20 @@ class Explorer(widgets.VBox):
         return view
 
     def _make_panel(self, layout: dict[str, str]) -> widgets.Image | widgets.HTML:
-        """Make the widget that `_show` fills."""
+        """Make the widget that `send_panel` fills."""
         if self._scene.kind.is_text:
             return widgets.HTML(layout=layout | {"max_height": _TALLEST, "overflow": "auto"})
         return widgets.Image(format="png", layout=layout)
 
     def _draw_charts(self) -> None:
         chosen, charts = self.selection, self.outputs["charts"]
-        try:
-            traces = [
-                self._scene.trace(one, chosen.sample, chosen.histogram, chosen.place)
-                for one in self.view.networks
-            ]
-            quantity = "entropy (nat)" if chosen.histogram == "entropy" else "log10 gain"
-            figure = view_charts(traces, epoch=chosen.epoch, quantity=quantity)
-            charts.value = encode_figure(figure)
-        except Exception:
-            charts.layout.visibility = "hidden"
-            raise
-
-    def _redraw_charts(self) -> None:
         with self._status.showing_errors(fresh=False):
-            self._draw_charts()
+            try:
+                shown = self._scene.charts(self.view, chosen.epoch, chosen.histogram, chosen.place)
+                charts.value = encode_figure(view_charts(**shown))
+            except Exception:
+                charts.layout.visibility = "hidden"
+                raise
 
     def _lay_out_panels(self, networks: int) -> None:
         """Make a column for each network; where there is no room beside the controls, below them."""

@@ -107,10 +107,8 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
     return view_figure(
         canvas.draw_input(looks, _PANEL),
         networks,
-        [scene.trace(one, view.sample, selection.histogram, selection.place) for one in view.networks],
         captions=captions,
-        epoch=selection.epoch,
-        quantity="entropy (nat)" if selection.histogram == "entropy" else "log10 gain",
         title=f"{view.sample} {view.label}".strip(),
         note=note,
+        **scene.charts(view, selection.epoch, selection.histogram, selection.place),
     )

@@ -74,7 +74,6 @@ class Gallery(widgets.VBox):
         label.observe(self._sort, "value")
         order.observe(self._sort, "value")
         selection.observe(self._follow)
-        self._place = selection.place
         self._sort()
 
     def _sort(self, change: Any = None) -> None:
@@ -119,7 +118,4 @@ class Gallery(widgets.VBox):
         """Mark the selected sample; sort anew where the order follows from what is derived."""
         self.by_name["sample"].value = self._selection.sample
         self._mark()
-        if self._selection.place != self._place:
-            self._place = self._selection.place
-            if self.by_name["order"].value != ORDERS[0]:
-                self._sort()
+        self._sort()

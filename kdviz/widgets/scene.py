@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -80,18 +81,12 @@ class Scene:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        kind = choose_kind(run.samples)
-        if kind is None:
-            raise ValueError(
-                f"the units of {run.path} are no image grid, no words and no points in space, which "
-                "kdviz.explore shows: the samples need the coordinates row and col, or token, or x, y and z"
-            )
-        self.kind = kind
+        self.kind = choose_kind(run.samples)
         self._derivation = Derivation(run)
         self.lineup = Lineup(run, self._derivation)
         if not self.lineup.modules:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
-        self.overlays = Overlays(run, kind)
+        self.overlays = Overlays(run, self.kind)
         self.samples = [str(name) for name in run.samples["sample"].values]
         self.has_points = has_background(run.samples)
         self._limits = lru_cache(maxsize=6)(self._find_limits)
@@ -180,8 +175,14 @@ class Scene:
             ],
         )
 
+    def charts(self, view: View, epoch: int, quantity: str, place: Place) -> dict[str, Any]:
+        """Collect the arguments of `view_charts`: `quantity` is ``"entropy"`` or ``"gain"``."""
+        traces = [self.trace(one, view.sample, quantity, place) for one in view.networks]
+        label = "entropy (nat)" if quantity == ENTROPY else "log10 gain"
+        return {"traces": traces, "epoch": epoch, "quantity": label}
+
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
-        """Collect what the charts show of one network: `quantity` is ``"entropy"`` or ``"gain"``."""
+        """Collect what the charts show of one network."""
         at = self.samples.index(sample)
         derived = self._points(view.network, place)
         style = self.lineup.styles[place.layer][view.network]

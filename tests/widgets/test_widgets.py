@@ -151,7 +151,7 @@ def app(opened: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
 @pytest.fixture
 def charting(app: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
     """Give the app with its charts on."""
-    monkeypatch.setattr(app._draw_charts_later, "_call", app._redraw_charts)
+    monkeypatch.setattr(app._draw_charts_later, "_call", app._draw_charts)
     return app
 
 
@@ -473,7 +473,8 @@ def test_charts__wait_for_quiet_where_an_event_loop_runs(
     monkeypatch.delenv("KDVIZ_STRICT", raising=False)
     calls = []
     charts = charting._draw_charts
-    monkeypatch.setattr(charting, "_draw_charts", lambda: (calls.append(charting.selection.epoch), charts()))
+    record = lambda: (calls.append(charting.selection.epoch), charts())  # noqa: E731
+    monkeypatch.setattr(charting._draw_charts_later, "_call", record)
 
     async def step() -> None:
         before = charting.outputs["charts"].value
@@ -602,7 +603,7 @@ def test_explore__refuses_runs_with_nothing_to_show(tmp_path: Path) -> None:
         kdviz.explore(run)
     words = xr.Dataset(coords={"sample": ["a"], "unit": [0, 1]})
     attrs = schema.make_attrs(dataset_id="words")
-    with pytest.raises(ValueError, match="no image grid"):
+    with pytest.raises(ValueError, match="of no kind that can be drawn"):
         kdviz.explore(create_run(tmp_path / "words.zarr", samples=words, attrs=attrs))
     with pytest.raises(StoreError, match="there is no run"):
         kdviz.explore(tmp_path / "nothing.zarr")

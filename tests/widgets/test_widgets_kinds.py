@@ -244,7 +244,7 @@ def test_walk__through_every_control(kind: str, app: Explorer) -> None:
             control.value = value
             assert not app.failed, f"{name} {value}: {app.outputs['status'].value}"
         control.value = before
-    app._redraw_charts()
+    app._draw_charts()
     assert not app.failed
 
 
@@ -255,13 +255,15 @@ def test_close__leaves_no_model_behind(invented: dict[str, InventedRun], kind: s
 
 
 def test_choose_kind__by_the_coordinates() -> None:
-    def kind_of(*names: str) -> type | None:
+    def kind_of(*names: str) -> type:
         return choose_kind(xr.Dataset({name: ("unit", [0]) for name in names}))
 
     assert kind_of("row", "col") is GridCanvas
     assert kind_of("token") is WordCanvas
     assert kind_of("x", "y", "z") is CloudCanvas
-    assert kind_of("x", "y") is None and kind_of("row") is None
+    for names in (("x", "y"), ("row",)):
+        with pytest.raises(ValueError, match="they need the coordinates row, col; token; x, y, z"):
+            kind_of(*names)
 
 
 # -- words

@@ -15,12 +15,4 @@ from kdviz.models.text import TextNetwork
 PRESETS = MappingProxyType({**image.PRESETS, **text.PRESETS, **cloud.PRESETS})
 """Layers and constants of every network, by name; their ``modality`` says which kind of input it takes."""
 
-__all__ = [
-    "PRESETS",
-    "ArchitecturePreset",
-    "TextNetwork",
-    "build",
-    "cloud",
-    "image",
-    "text",
-]
+__all__ = ["PRESETS", "ArchitecturePreset", "TextNetwork", "build", "cloud", "image", "text"]

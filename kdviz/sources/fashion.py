@@ -42,11 +42,7 @@ class FashionComposites(Source):
 
 
 def fashion_composites(
-    split: str = "train",
-    *,
-    count: int | None = None,
-    canvas: int = 48,
-    seed: int = 0,
+    split: str = "train", *, count: int | None = None, canvas: int = 48, seed: int = 0
 ) -> ImageSet:
     """Compose Fashion-MNIST items over crops of real photographs, with the item's pixels as foreground.
 

@@ -33,12 +33,7 @@ class ImageFolder(Source):
         return image_folder(self.images, masks=self.masks, size=self.size).divide(part)
 
 
-def image_folder(
-    root: str | Path,
-    *,
-    masks: str | Path,
-    size: int,
-) -> ImageSet:
+def image_folder(root: str | Path, *, masks: str | Path, size: int) -> ImageSet:
     """Find the user's own images with their foreground masks; each is read when it is indexed.
 
     Images lie at ``root/<class>/<name>.jpg`` (or another common suffix), masks in a parallel tree at

@@ -10,8 +10,7 @@ from kdviz.models import cloud
 from kdviz.models.cloud import PRESETS, build, neighbours
 from kdviz.models.cloud.dgcnn import EdgeLayer
 from kdviz.models.cloud.layers import NormalisedLinear, PointLayers
-from kdviz.models.cloud.pointconv import PointConvolution
-from kdviz.models.cloud.pointnet2 import BallLevel
+from kdviz.models.cloud.levels import BallLevel, PointConvolution
 from kdviz.training import CrossEntropy, TrainingPlan, dividing, evaluate, train
 
 CLASSES = 40

@@ -14,9 +14,8 @@ import torch
 from kdviz.models.building import check_arguments, draw_weights, set_dropout
 from kdviz.models.cloud.dgcnn import DGCNN
 from kdviz.models.cloud.layers import CloudNetwork
-from kdviz.models.cloud.pointconv import PointConv
+from kdviz.models.cloud.levels import PointConv, PointNet2
 from kdviz.models.cloud.pointnet import Alignment, PointNet, SmallPointNet
-from kdviz.models.cloud.pointnet2 import PointNet2
 from kdviz.models.presets import ArchitecturePreset
 
 __all__ = ["PRESETS", "build"]

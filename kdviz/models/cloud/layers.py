@@ -1,9 +1,9 @@
-"""What the point networks share: layers applied to every point alike, neighbourhoods, and pooling.
+"""What the point networks share: layers applied to every point alike, and pooling.
 
 Points lie along the second axis and what is known of a point along the last, so that a layer for points is a
 layer for vectors. No layer works in place.
 
-Symbols: ``B`` clouds, ``n`` points, ``m`` centres, ``k`` neighbours, ``K`` numbers per point, ``C`` classes.
+Symbols: ``B`` clouds, ``n`` points, ``K`` numbers per point, ``C`` classes.
 """
 
 from abc import ABC, abstractmethod
@@ -12,11 +12,6 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-
-from kdviz.models.cloud.neighbours import gather
-
-LEVELS = ((64, 64, 128), (128, 128, 256), (256, 512, 1024))
-"""Widths of the layers of PointNet++ and PointConv, level by level."""
 
 
 class NormalisedLinear(nn.Linear):
@@ -89,15 +84,6 @@ class CloudNetwork(nn.Module, ABC):
             If `points` has another shape, or fewer points than the network needs.
         """
         return self.head(self.describe(check_clouds(points, self.fewest)))
-
-
-def surround(points: Tensor, features: Tensor, near: Tensor, centres: Tensor) -> Tensor:
-    """Put the place relative to its centre in front of the features of each neighbour, ``(B, m, k, 3 + K)``.
-
-    Of points ``(B, n, 3)``, features ``(B, n, K)``, indices ``(B, m, k)`` and centres ``(B, m, 3)``.
-    """
-    offsets = gather(points, near) - centres.unsqueeze(2)
-    return torch.cat([offsets, gather(features, near)], dim=-1)
 
 
 def pool(values: Tensor) -> Tensor:

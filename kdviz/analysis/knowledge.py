@@ -9,7 +9,7 @@ import xarray as xr
 from kdviz import points
 from kdviz.analysis.inputs import describe_points, read_masks, read_points, sample_coords
 from kdviz.arguments import finite_number, name_some, one_of
-from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
+from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.schema import annotate, build, validate
 
 Background = Literal["checkpoint", "sample"]
@@ -80,12 +80,7 @@ def find_points(
     >>> found.background_entropy.item(), found.knowledge_point.values.ravel().tolist()
     (-2.5, [True, False, True, False])
     """
-    validate(ds, require=("entropy",))
-    if "foreground" not in ds:
-        raise SchemaError(
-            "variable 'foreground' is missing, and knowledge points are told from the background: "
-            "measure with foreground=masks, or look at the units alone in ds['entropy']"
-        )
+    validate(ds, require=("entropy", "foreground"))
     threshold = finite_number("threshold", threshold, 0.0)
     one_of("background", background, get_args(Background))
     entropy = ds["entropy"].values

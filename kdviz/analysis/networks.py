@@ -2,15 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kdviz.store import Run
 
-# Two measurements with all of these in common are of one network.
+# Two measurements with these and the distilled layer in common are of one network.
 # Not its fingerprint: a repeat may hold fewer checkpoints, and then has another.
-_IDENTITY = ("network_role", "distillation_method", "distilled_layer", "architecture", "training_seed")
+_IDENTITY = ("network_role", "distillation_method", "architecture", "training_seed")
 
 
 @dataclass(frozen=True)
@@ -60,32 +60,26 @@ def list_networks(run: Run) -> dict[str, Network]:
     for (name, layer), attrs in run.catalogue().items():
         layers.setdefault(name, []).append(layer)
         about.setdefault(name, dict(attrs))
-    originals: dict[tuple[object, ...], str] = {}
+    networks, originals = {}, dict[tuple[str, ...], str]()
     for name in sorted(about, key=lambda name: int(about[name].get("seed", 0))):
-        recorded = str(about[name].get("distilled_layer", ""))
-        about[name]["distilled_layer"] = (
-            recorded if recorded in layers[name] else names.get(recorded, recorded)
-        )
-        originals.setdefault(tuple(map(about[name].get, _IDENTITY)), name)
-
-    def find_original(attrs: Mapping[str, Any]) -> str:
-        name = originals[tuple(map(attrs.get, _IDENTITY))]
-        return name if int(attrs.get("seed", 0)) > int(about[name].get("seed", 0)) else ""
-
-    return {
-        name: Network(
+        attrs = about[name]
+        recorded = str(attrs.get("distilled_layer", ""))
+        distilled = recorded if recorded in layers[name] else names.get(recorded, recorded)
+        identity = (distilled, *(str(attrs.get(part)) for part in _IDENTITY))
+        original = originals.setdefault(identity, name)
+        repeats = int(attrs.get("seed", 0)) > int(about[original].get("seed", 0))
+        networks[name] = Network(
             name=name,
             role=str(attrs.get("network_role", "")),
             method=str(attrs.get("distillation_method", "")),
-            distilled_layer=attrs["distilled_layer"],
+            distilled_layer=distilled,
             layers=tuple(layers[name]),
             seed=int(attrs.get("training_seed", 0)),
             architecture=str(attrs.get("architecture", "")),
             teacher=str(attrs.get("teacher", "")),
-            repeat_of=find_original(attrs),
+            repeat_of=original if repeats else "",
         )
-        for name, attrs in about.items()
-    }
+    return {name: networks[name] for name in about}
 
 
 class Group(NamedTuple):

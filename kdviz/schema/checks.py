@@ -12,7 +12,10 @@ from kdviz.errors import SchemaError
 from kdviz.schema.attributes import SCHEMA_VERSION, attribute_faults, is_utf8
 from kdviz.schema.variables import KINDS, SAMPLE_UNIT, VARIABLES, Variable
 
-_MAKERS = {"knowledge_point": "; kdviz.find_points(ds) makes it"}
+_MAKERS = {
+    "knowledge_point": "; kdviz.find_points(ds) makes it",
+    "foreground": "; points are told from the background: measure with foreground=masks",
+}
 
 
 def validate(ds: xr.Dataset, *, require: Iterable[str] = ()) -> None:

@@ -115,7 +115,8 @@ def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) ->
         got = measured.get_index(dim) if dim in measured.dims else pd.Index([])
         want = expected.get_index(dim)
         if not got.equals(want):
-            raise ValueError(f"block has {dim} {_few(got)}, its place in the run has {_few(want)}")
+            ours, theirs = (f"{index.tolist()[:4]} ({len(index)})" for index in (got, want))
+            raise ValueError(f"block has {dim} {ours}, its place in the run has {theirs}")
     for name, mask in expected.data_vars.items():
         if name in measured.variables and not measured.variables[name].equals(mask.variable):
             raise ValueError(f"block has another {name!r} than the run")
@@ -125,11 +126,6 @@ def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) ->
     if measured.sizes.get("quartile", QUARTILES) != QUARTILES:
         raise ValueError(f"block has {measured.sizes['quartile']} quartiles, must be {QUARTILES}")
     schema.validate(measured.assign(valid=expected["valid"].variable), require=names)
-
-
-def _few(index: pd.Index) -> str:
-    names = [str(name) for name in index[:4]]
-    return f"[{', '.join(names)}{', ...' if len(index) > 4 else ''}] ({len(index)})"
 
 
 def difference_of_samples(stored: xr.Dataset, asked: xr.Dataset) -> str:

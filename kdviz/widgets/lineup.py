@@ -32,9 +32,7 @@ class Lineup:
         self._derivation = derivation
         self.notes: dict[tuple[str, str], str] = {}
         self._networks = list_networks(run)
-        found = {module for one in self._networks.values() for module in one.layers}
-        named = {label: module for label, module in name_layers(run).items() if module in found}
-        self.modules = named | {module: module for module in sorted(found - {*named.values()})}
+        self.modules = name_layers(run)
         self._first: dict[str, list[str]] = {}
         self.styles: dict[str, dict[str, NetworkStyle]] = {}
         for label, module in self.modules.items():

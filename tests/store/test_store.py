@@ -620,7 +620,7 @@ def test_write_block__refuses_what_does_not_belong_there(fresh: Run) -> None:
     for wrong, message in (
         (
             make_block(samples, 0, slice(2, 4)),
-            r"block has sample \[bird-2é, bird-3é\] \(2\), its place in the run",
+            r"block has sample \['bird-2é', 'bird-3é'\] \(2\), its place in the run",
         ),
         (make_block(samples, 2, slice(0, 2)), r"block has epoch \[2\] \(1\), its place in the run has \[0\]"),
         (block.isel(sample=[1, 0]), "block has sample"),

@@ -15,11 +15,10 @@ from kdviz.analysis.inputs import (
     read_distance,
     read_entropy_settings,
     read_masks,
-    read_points,
     read_settings,
 )
 from kdviz.analysis.knowledge import count_points
-from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS
+from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.schema import build
 
@@ -61,9 +60,8 @@ def compare(
         ``training_seed`` where these differ, else the position; coordinates
         ``student_name``, ``baseline_name`` (seed) name the two sides.
         ``student``, ``baseline`` and ``difference`` (student minus baseline), and ``teacher`` where given,
-        each with ``_low`` and ``_high``; ``student_uncertain_low``, ``..._high`` (and for the baseline), the
-        range over every way of deciding units too close to the threshold, NaN for D. Coordinates
-        ``hypothesis`` and ``supporting_sign`` (metric): the sign of the difference that would speak for it.
+        each with ``_low`` and ``_high``. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the
+        sign of the difference that would speak for it.
         NaN where a metric is undefined; attribute ``note`` then says why. Attributes state the settings of
         the entropies and points, sample and seed numbers, the checkpoints, the definition of the weight
         distance, and as ``student_without_points``, ``baseline_without_points`` (JSON, one number a seed) how
@@ -112,24 +110,21 @@ def compare(
 
     # The first row is the data themselves.
     weights = np.concatenate([np.ones((1, n_samples), np.int64), drawn[: resamples if n_samples > 1 else 0]])
-    tables, ranges, without_points = {}, {}, {}
+    tables, without_points = {}, {}
     for role, networks in (("student", students), ("baseline", baselines)):
-        cases = list(zip(networks, map(count_points, networks), undefined, strict=True))
-        tables[role] = np.stack([_resample(ds, weights, why) for ds, _, why in cases], axis=1)
-        ranges[role] = np.stack([_range_uncertain(*case) for case in cases], axis=1)
-        numbers = [int(counts["n_without_points"][-1]) for _, counts, _ in cases]
-        without_points[f"{role}_without_points"] = json.dumps(numbers)
+        rows = [_resample(ds, weights, why) for ds, why in zip(networks, undefined, strict=True)]
+        tables[role] = np.stack(rows, axis=1)
+        empty = [int(count_points(ds)["n_without_points"][-1]) for ds in networks]
+        without_points[f"{role}_without_points"] = json.dumps(empty)
     tables["difference"] = tables["student"] - tables["baseline"]
     if teachers:
-        rows = np.stack([_resample(ds, weights, PATH_METRICS) for ds in teachers], axis=1)
-        tables["teacher"] = np.broadcast_to(rows, tables["student"].shape)
+        rows = [_resample(ds, weights, PATH_METRICS) for ds in teachers]
+        tables["teacher"] = np.broadcast_to(np.stack(rows, axis=1), tables["student"].shape)
 
     values: dict[str, np.ndarray] = {}
     for role, table in tables.items():
         low, high = _find_limits(table[..., 1:], confidence)
         values |= {role: table[..., 0], f"{role}_low": low, f"{role}_high": high}
-    for role, limits in ranges.items():
-        values |= {f"{role}_uncertain_low": limits[..., 0], f"{role}_uncertain_high": limits[..., 1]}
     result = build(
         values,
         coords={
@@ -223,17 +218,6 @@ def _resample(ds: xr.Dataset, weights: np.ndarray, undefined: Iterable[str]) -> 
     )
     unknown = np.full(len(weights), np.nan)
     return np.stack([unknown if name in undefined else metrics[name] for name in METRICS])
-
-
-def _range_uncertain(ds: xr.Dataset, counts: xr.Dataset, undefined: Iterable[str]) -> np.ndarray:
-    """Range of the metrics over every way of deciding the uncertain units, ``(metric, 2)``; NaN for D."""
-    limits = {
-        name: [counts[f"{name}_mean{end}"].values[-1] for end in ("_low", "_high")] for name in COUNT_METRICS
-    }
-    if "rho" not in undefined:
-        found, uncertain = (mask & read_masks(ds)[0] for mask in read_points(ds))
-        limits["rho"] = [bound.mean() for bound in points.bound_detours(found, uncertain)]
-    return np.array([limits.get(name, (np.nan, np.nan)) for name in METRICS])
 
 
 def _find_limits(resampled: np.ndarray, confidence: float) -> np.ndarray:

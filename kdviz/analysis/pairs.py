@@ -269,12 +269,7 @@ def _describe(comparison: xr.Dataset) -> dict[str, str]:
     epochs = [", ".join(map(str, one)) for one in json.loads(about["epochs"])]
     if len(set(epochs)) > 1:
         epochs = [f"{one} (seed {seed})" for one, seed in zip(epochs, seeds, strict=True)]
-    empty = [
-        f"{number} of {about['n_samples']} samples of the {side} of seed {seed}"
-        for side in ("student", "baseline")
-        for number, seed in zip(json.loads(about[f"{side}_without_points"]), seeds, strict=True)
-        if number
-    ]
+    empty = [about[f"{side}_without_points"] for side in ("student", "baseline")]
     settings = {name: about[name] for name in ENTROPY_SETTINGS if name in about}
     background = f"the mean entropy of the background of the {about['background']}"
     return {
@@ -285,6 +280,6 @@ def _describe(comparison: xr.Dataset) -> dict[str, str]:
         "Threshold": f"{about['threshold']:g} nat below {background}",
         "Intervals": f"{100 * about['confidence']:g} %, {about['resamples']} resamples, {about['interval']}",
         "Weight distance": about.get("weight_distance", "definition not recorded"),
-        "Without any point, fg_ratio 0": ", ".join(empty),
+        "Samples without any point by seed, fg_ratio 0": f"student {empty[0]}, baseline {empty[1]}",
         "Undefined": about.get("note", ""),
     }

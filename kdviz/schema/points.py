@@ -80,7 +80,6 @@ register(
 for _side in ("student", "baseline", "teacher", "difference"):
     _long = "student minus baseline" if _side == "difference" else f"metric of the {_side}"
     _values = {"": _long, "_low": f"{_long}, lower limit", "_high": f"{_long}, upper limit"}
-    _values |= {f"_uncertain{end}": f"{_long}, range over the uncertain units" for end in _ENDS[1:]}
     register(
         *(
             _result(f"{_side}{end}", ("metric", "seed"), "float64", long, may_be_nan=True)

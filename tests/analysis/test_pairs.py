@@ -398,7 +398,8 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
         "Threshold: 0.2 nat below the mean entropy of the background of the checkpoint. "
         "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
         "seeds are not pooled. Weight distance: per step. "
-        "Without any point, fg_ratio 0: 1 of 6 samples of the baseline of seed 1 (fc1)."
+        "Samples without any point by seed, fg_ratio 0: student [0], baseline [0] (conv), "
+        "student [0, 0], baseline [0, 1] (fc1)."
     )
 
 

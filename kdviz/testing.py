@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from kdviz.units import Grid, grid
 
-_TWO_PI_E = 2 * np.pi * np.e
-
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """A linear layer whose gains and entropies are known exactly; made by :func:`linear_problem`.
+    """A linear layer whose gains are known exactly; made by :func:`linear_problem`.
 
     Attributes
     ----------
@@ -42,14 +40,6 @@ class LinearProblem:
     units: Grid
     gain: NDArray[np.float64]
     layer: str = "linear"
-
-    def optimum_entropy(self, *, weight: float = 7.0, base_noise: float = 0.01) -> NDArray[np.float64]:
-        """Entropy in nat of every unit, ``(U,)``, where Eq. (4) of the TPAMI 2022 paper is smallest.
-
-        ``sigma_u^2 = weight / 2 * base_noise^2 * mean(gain) / gain_u``, for the entropy averaged over units.
-        """
-        variance = weight / 2 * base_noise**2 * self.gain.mean() / self.gain
-        return 0.5 * np.log(_TWO_PI_E * variance)
 
 
 def linear_problem(

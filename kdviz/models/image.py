@@ -118,6 +118,7 @@ def _preset(layers: str, weight: float, threshold: float = 0.2) -> ArchitectureP
 
 
 _BLOCKS = {"resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3], "resnet152": [3, 8, 36, 3]}
+_LEAST = {"alexnet": 63, "small_vgg": 8, "vgg11": 32, "vgg16": 32, "vgg19": 32}  # pixels a side, for pooling
 _VGG_HEAD = "classifier.0 classifier.3 classifier.6"
 PRESETS = MappingProxyType(
     {
@@ -196,7 +197,7 @@ def build(
     check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
     if name != "small_vgg" and _torchvision is None:
         raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
-    least = 8 if name == "small_vgg" else 1
+    least = _LEAST.get(name, 1)
     if len(size) != 2 or min(size) < least:
         raise ValueError(f"input_size must be one or two numbers of {least} or more, got {input_size}")
     with torch.device("meta"):
@@ -212,7 +213,6 @@ def build(
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    _check_size(network, name, size)
     if torch.device(device).type != "meta":
         draw_weights(network, seed, std=None if name == "small_vgg" else 0.01)
     return network.to(device)
@@ -244,13 +244,3 @@ def _scale_width(network: nn.Module, width: float) -> None:
             shape = (module.num_features,)
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             tensor.data = tensor.new_empty(shape[: tensor.ndim])  # a bias has the length of the first axis
-
-
-def _check_size(network: nn.Module, name: str, size: tuple[int, ...]) -> None:
-    """Run the network without values: pooling an image too small for it fails here, at no cost."""
-    network.eval()
-    try:
-        network(torch.empty(1, 3, *size, device="meta"))
-    except RuntimeError as error:
-        raise ValueError(f"input_size {size[0]} x {size[1]} is too small for {name}: {error}") from error
-    network.train()

@@ -208,10 +208,9 @@ class SampleSet(ABC):
                 **units.coordinates(np.asarray(prepared.inputs)),
             },
         )
-        if prepared.pictures is None:
-            return ds
-        pictures = np.asarray(prepared.pictures)
-        return ds.assign(thumbnail=(("sample", "y_pixel", "x_pixel", "channel"), pictures))
+        if prepared.pictures is not None:
+            ds["thumbnail"] = (("sample", "y_pixel", "x_pixel", "channel"), np.asarray(prepared.pictures))
+        return ds
 
     @property
     def fingerprint(self) -> str:

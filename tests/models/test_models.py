@@ -182,8 +182,7 @@ def test_build__dropout_replaces_every_probability():
         ({"classes": 0}, "classes must be an integer of 1 or more, got 0"),
         ({"width": 0.0}, "width must be a positive number"),
         ({"input_size": (48, 48, 3)}, "input_size must be one or two"),
-        ({"input_size": 16}, "16 x 16 is too small for vgg11"),
-        ({"name": "small_vgg", "input_size": 7}, "numbers of 8 or more, got 7"),
+        ({"input_size": 31}, "numbers of 32 or more, got 31"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
     ],
 )
@@ -191,6 +190,19 @@ def test_build__refuses_bad_input(options, message):
     arguments = {"name": "vgg11", "classes": 3, "input_size": 48, **options}
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("alexnet", 63), ("vgg16", 32), ("small_vgg", 8), ("resnet50", 1)]
+)
+def test_build__knows_the_smallest_image(name, least):
+    network = build(name, classes=3, input_size=least, device="meta").eval()
+    assert network(torch.empty(1, 3, least, least, device="meta")).shape == (1, 3)
+    with pytest.raises(ValueError, match=f"numbers of {least} or more, got {least - 1}"):
+        build(name, classes=3, input_size=least - 1)
+    if least > 1:
+        with pytest.raises(RuntimeError, match="too small"):
+            network(torch.empty(1, 3, least, least - 1, device="meta"))
 
 
 USE_BOTH = """

@@ -58,8 +58,7 @@ class DGCNN(CloudNetwork):
 
     def __init__(self, classes: int, width: float) -> None:
         super().__init__()
-        widths = scale(width, 64, 64, 128, 256)
-        (wide,) = scale(width, 1024)
+        *widths, wide = scale(width, 64, 64, 128, 256, 1024)
         pairs = zip((3, *widths[:-1]), widths, strict=True)
         self.edges = nn.ModuleList(EdgeLayer(before, after, neighbours=20) for before, after in pairs)
         self.points = NormalisedLinear(sum(widths), wide)

@@ -180,12 +180,13 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
         table = whole.dropna(subset=["accuracy"])
         if table.empty:
             continue
-        colour, marker = styles[name]
-        look = {"fmt": f"{marker}-", "linewidth": 1.2, "elinewidth": 0.5, "markersize": 5}
-        draw_bars(axis, table["accuracy"], table, "fg_ratio", colour, label=name, **look)
+        style = styles[name]
+        look = {"fmt": f"{style.marker}-", "linewidth": 1.2, "elinewidth": 0.5, "markersize": 5}
+        draw_bars(axis, table["accuracy"], table, "fg_ratio", style, label=name, **look)
         for epoch, row in table.iloc[[0, -1] if len(table) > 1 else [-1]].iterrows():
             at, aside = (row["accuracy"], row["fg_ratio"]), (5, -11 if place % 2 else 6)
-            axis.annotate(f"epoch {epoch}", at, aside, textcoords="offset points", fontsize=7, color=colour)
+            look = {"textcoords": "offset points", "fontsize": 7, "color": style.colour}
+            axis.annotate(f"epoch {epoch}", at, aside, **look)
     axis.set_xlabel("accuracy on held-out images")
     axis.set_ylabel("foreground ratio")
     axis.set_ylim(0, 1)

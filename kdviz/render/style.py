@@ -14,9 +14,20 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
+
+class NetworkStyle(NamedTuple):
+    """How a network is drawn: a colour as ``#rrggbb`` and a marker of matplotlib."""
+
+    colour: str
+    marker: str
+
+
 # Okabe and Ito's palette, distinguishable with every common colour vision.
-ROLE_COLOURS = {"teacher": "#009E73", "student": "#0072B2", "baseline": "#D55E00"}
-ROLE_MARKERS = {"teacher": "D", "student": "o", "baseline": "s"}
+ROLE_STYLES = {
+    "teacher": NetworkStyle("#009E73", "D"),
+    "student": NetworkStyle("#0072B2", "o"),
+    "baseline": NetworkStyle("#D55E00", "s"),
+}
 ENTROPY_COLOURS = "viridis_r"  # what the layer keeps is bright
 IMPORTANCE_COLOURS = "viridis"  # what matters is bright
 SIGNED_COLOURS = "RdBu_r"
@@ -37,13 +48,6 @@ _FURTHER_COLOURS = ("#882255", "#E69F00", "#56B4E9", "#999933", "#332288", "#CC7
 _FURTHER_MARKERS = "^vP*X"  # one fewer: a pair comes back after thirty networks
 
 
-class NetworkStyle(NamedTuple):
-    """How a network is drawn: a colour as ``#rrggbb`` and a marker of matplotlib."""
-
-    colour: str
-    marker: str
-
-
 def style_networks(roles: Mapping[str, str]) -> dict[str, NetworkStyle]:
     """Choose a colour and a marker for every network.
 
@@ -58,11 +62,10 @@ def style_networks(roles: Mapping[str, str]) -> dict[str, NetworkStyle]:
     dict
         ``{name: style}``, in the order given.
     """
-    styles, taken, others = {}, set(), count()
+    left, others, styles = dict(ROLE_STYLES), count(), {}
     for name, role in roles.items():
-        if role in ROLE_COLOURS and role not in taken:
-            taken.add(role)
-            styles[name] = NetworkStyle(ROLE_COLOURS[role], ROLE_MARKERS[role])
+        if role in left:
+            styles[name] = left.pop(role)
         else:
             at = next(others)
             colour = _FURTHER_COLOURS[at % len(_FURTHER_COLOURS)]
@@ -155,12 +158,13 @@ def open_axes(figure: Figure | SubFigure, columns: int, rows: int = 1, **shared:
 
 
 def draw_bars(
-    axis: Axes, places: ArrayLike, rows: pd.DataFrame, column: str, colour: str, **look: Any
+    axis: Axes, places: ArrayLike, rows: pd.DataFrame, column: str, style: NetworkStyle, **look: Any
 ) -> None:
-    """Draw a column of a table, with its ``_low`` and ``_high`` as ends of bars."""
+    """Draw a column of a table as dots, with its ``_low`` and ``_high`` as ends of bars."""
     values = rows[column]
     spread = [values - rows[f"{column}_low"], rows[f"{column}_high"] - values]
-    axis.errorbar(places, values, yerr=np.maximum(spread, 0), color=colour, **look)
+    dots: dict[str, Any] = {"color": style.colour, "fmt": style.marker, "markersize": 4, "linewidth": 1}
+    axis.errorbar(places, values, yerr=np.maximum(spread, 0), **dots | look)
 
 
 def name_lines(figure: Figure | SubFigure, axis: Axes) -> None:

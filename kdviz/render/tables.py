@@ -8,16 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from kdviz.render.style import (
-    DIAMOND,
-    DISC,
-    ROLE_COLOURS,
-    ROLE_MARKERS,
-    draw_bars,
-    name_lines,
-    open_figure,
-    style_networks,
-)
+from kdviz.render.style import DIAMOND, DISC, ROLE_STYLES, draw_bars, name_lines, open_figure, style_networks
 
 
 def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
@@ -39,8 +30,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         for place, layer in enumerate(layers):
             of_layer = rows[rows["layer"] == layer]
             offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * 0.16
-            look = {"fmt": ROLE_MARKERS["student"], "markersize": 4, "linewidth": 1}
-            draw_bars(axis, place + offsets, of_layer, "difference", ROLE_COLOURS["student"], **look)
+            draw_bars(axis, place + offsets, of_layer, "difference", ROLE_STYLES["student"])
         axis.axhline(0, color="black", linewidth=0.8)
         low, high = axis.get_ylim()
         reach = max(abs(low), abs(high))
@@ -73,8 +63,7 @@ def setting_dots(table: pd.DataFrame, *, title: str) -> Figure:
         for role, offset in (("student", -0.12), ("baseline", 0.12)):
             rows = table[table["metric"] == metric]
             places = rows["setting"].map(settings.index) + offset + 0.08 * rows["seed"].rank(method="dense")
-            look = {"fmt": ROLE_MARKERS[role], "markersize": 4, "linewidth": 1}
-            draw_bars(axis, places, rows, role, ROLE_COLOURS[role], label=role, **look)
+            draw_bars(axis, places, rows, role, ROLE_STYLES[role], label=role)
         axis.set_title(metric, fontsize=10)
         axis.set_ylim(bottom=0)
         axis.set_xticks(range(len(settings)), settings, rotation=60, ha="right", rotation_mode="anchor")

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import xarray as xr
 
@@ -41,17 +41,13 @@ class Derivation:
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self.measured = lru_cache(maxsize=24)(self._measure)
+        self.measured = lru_cache(maxsize=24)(partial(run.dataset, partial=True))
         self._entropies = lru_cache(maxsize=12)(self._derive)
         self.points = lru_cache(maxsize=24)(self._find)
 
     def entropies(self, network: str, module: str, settings: Settings) -> Derived:
         """Derive entropies alone; threshold and background make no difference."""
         return self._entropies(network, module, replace(settings, threshold=None, background="checkpoint"))
-
-    def _measure(self, network: str, module: str) -> xr.Dataset:
-        return self._run.dataset(network, module, partial=True)
 
     def _derive(self, network: str, module: str, settings: Settings) -> Derived:
         with _noting() as notes:

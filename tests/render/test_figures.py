@@ -224,9 +224,9 @@ def test_style_networks__roles_keep_their_looks_and_others_differ() -> None:
     }
     styles = style.style_networks(roles)
     assert list(styles) == list(roles)
-    assert styles["t"] == (style.ROLE_COLOURS["teacher"], "D")
-    assert styles["s-fc1"] == (style.ROLE_COLOURS["student"], "o")
-    assert styles["b"] == (style.ROLE_COLOURS["baseline"], "s")
+    assert styles["t"] == (style.ROLE_STYLES["teacher"].colour, "D")
+    assert styles["s-fc1"] == (style.ROLE_STYLES["student"].colour, "o")
+    assert styles["b"] == (style.ROLE_STYLES["baseline"].colour, "s")
     assert len({style.colour for style in styles.values()}) == len({*styles.values()}) == 6
     many = style.style_networks({str(k): "student" for k in range(31)})
     assert len({*many.values()}) == 31

@@ -197,7 +197,7 @@ def test_count_curves__lines_hold_the_counts_and_the_teacher_is_a_dashed_level(c
         assert [line.get_xdata().tolist() for line in networks] == [[0, 2, 5]] * 3
         expected = [np.array(row) * scale for row in ([1, 4, 6], [1, 5, 8], [1, 2, 3])]
         np.testing.assert_array_equal([line.get_ydata() for line in networks], expected)
-        colours = [style.ROLE_COLOURS[role] for role in ("student", "student", "baseline")]
+        colours = [style.ROLE_STYLES[role].colour for role in ("student", "student", "baseline")]
         assert [line.get_color() for line in networks] == colours
         assert [line.get_marker() for line in networks] == ["o", "o", "s"]
 

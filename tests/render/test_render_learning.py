@@ -47,8 +47,8 @@ def test_ratio_against_accuracy__is_a_path_with_named_ends_and_bars(table: pd.Da
     line, point = (container.lines[0] for container in axis.containers)
     assert line.get_xydata().tolist() == [[0.2, 0.3], [0.6, 0.7]], "the epoch of unknown accuracy is left out"
     assert point.get_xydata().tolist() == [[0.6, 0.7]]
-    assert line.get_color() == style.ROLE_COLOURS["student"] and line.get_marker() == "o"
-    assert point.get_color() == style.ROLE_COLOURS["teacher"] and point.get_marker() == "D"
+    assert line.get_color() == style.ROLE_STYLES["student"].colour and line.get_marker() == "o"
+    assert point.get_color() == style.ROLE_STYLES["teacher"].colour and point.get_marker() == "D"
     bars = axis.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.2, 0.5], [0.6, 0.7]])
     assert [text.get_text() for text in axis.texts] == ["epoch 2", "epoch 5", "epoch 5"]

@@ -117,7 +117,7 @@ def share_loss(
     surrogate
         Of this layer, from :func:`estimate_gain`.
     noise_scale
-        Shape ``(B, U)``: the noise at which to look, best half-way along the descent.
+        Shape ``(B, U)``, positive: the noise at which to look, best half-way along the descent.
     drift
         Shape ``(B, D)``: an estimate of ``m`` from other draws. Its size does not matter unless it is so
         small that its slope falls short of ``|m|^2``.
@@ -129,16 +129,7 @@ def share_loss(
     gain, gain_error
         Shape ``(B, U)``, float64. The error is that of probes and pairs; the chance in `drift` and in the two
         scales is not in it.
-
-    Raises
-    ------
-    ValueError
-        If `pairs` is below 2 or a noise scale is not positive.
     """
-    if pairs < 2:
-        raise ValueError(f"pairs must be 2 or more, got {pairs}")
-    if not (noise_scale > 0).all():
-        raise ValueError("noise_scale must be positive for every unit")
     noise_scale = noise_scale.cpu().double()
     scale, clean, width = bench.spread(noise_scale), bench.clean[layer], drift.shape[1]
     slopes = []

@@ -41,7 +41,11 @@ def measure_block(
     """
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
     for bench in make_benches(reader, inputs, rows, settings):
-        for layer, arrays in _measure_batch(bench, settings).items():
+        surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
+        base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
+        changes = measure_change(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
+        for layer, surrogate in surrogates.items():
+            arrays = _measure_layer(bench, layer, surrogate, changes[layer], settings)
             collected[layer].append(_pad(arrays, inputs.units.count))
     return {
         layer: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -69,7 +73,7 @@ def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: S
 
 
 def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
-    """Give the root mean square, over the units of all samples, of what noise falls on.
+    """Return the root mean square, over the units of all samples, of what noise falls on.
 
     One number for a network and checkpoint, from passes through its entry alone; the same for any order and
     batching of the samples.
@@ -97,16 +101,6 @@ def _pad(arrays: Arrays, units: int) -> Arrays:
     }
 
 
-def _measure_batch(bench: Bench, settings: Settings) -> dict[str, Arrays]:
-    surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
-    base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-    changes = measure_change(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
-    return {
-        layer: _measure_layer(bench, layer, surrogate, changes[layer], settings)
-        for layer, surrogate in surrogates.items()
-    }
-
-
 def _measure_layer(
     bench: Bench, layer: str, surrogate: Surrogate, change: Change, settings: Settings
 ) -> Arrays:
@@ -126,7 +120,9 @@ def _measure_layer(
     converged = solution.converged.copy()
     method = np.full(len(gain), METHODS.index("gain"), np.int8)
     alive = variance.numpy() > 0
-    rows = np.flatnonzero(alive & _needs_path(linearity, settings))
+    fits = (linearity >= LINEAR[0]) & (linearity <= LINEAR[1])
+    by_path = {"gain": np.zeros_like(alive), "auto": ~fits, "path": np.ones_like(alive)}[settings.method]
+    rows = np.flatnonzero(alive & by_path)
     if len(rows):
         part, chosen = bench.select(rows.tolist()), torch.from_numpy(rows)
         descent = descend(
@@ -208,13 +204,6 @@ def _require_finite(bench: Bench, layer: str, *measured: Tensor) -> None:
             f"layer {layer!r} gives NaN or infinite features or gradients under small noise for "
             f"{', '.join(names[:5])}; leave these samples out, or measure another layer"
         )
-
-
-def _needs_path(linearity: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
-    if settings.method == "auto":
-        low, high = LINEAR
-        return ~((linearity >= low) & (linearity <= high))
-    return np.full(linearity.shape, settings.method == "path")
 
 
 def _ratio(measured: Tensor, predicted: Tensor) -> NDArray[np.float64]:

@@ -3,13 +3,12 @@
 Symbols: ``B`` samples, ``U`` units.
 """
 
-import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from kdviz import schema
-from kdviz.errors import KdvizWarning, StoreError
+from kdviz.arguments import whole_number
+from kdviz.errors import StoreError
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import BLOCK, Settings
@@ -37,11 +37,10 @@ Store = str | os.PathLike[str] | Run
 
 
 class Task(NamedTuple):
-    """One block of samples at one epoch, and how many of them share a pass."""
+    """One block of samples at one epoch."""
 
     epoch: int
     block: int
-    micro_batch: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Measurement:
         Builds the network; called once in every process that does a task, and not at all where none is left.
         A function that can be imported, if the measurement is to be pickled.
     checkpoints
-        ``{epoch: path or state dict}``; None for weights as they are made.
+        ``{epoch: path or state dict}``; ``{epoch: None}`` for weights as they are made.
     inputs
         From :func:`kdviz.networks.prepare_inputs`.
     layers
@@ -113,13 +112,10 @@ class Measurement:
 
     def __post_init__(self) -> None:
         """Refuse epochs that are none."""
-        if not isinstance(self.checkpoints, Mapping):
-            raise TypeError(f"checkpoints must map epochs to weights, got {type(self.checkpoints).__name__}")
-        if not self.checkpoints or not all(_is_epoch(epoch) for epoch in self.checkpoints):
-            raise ValueError(
-                "checkpoints must map epochs (integers of 0 or more) to weights, got epochs "
-                f"{list(self.checkpoints)}"
-            )
+        if not isinstance(self.checkpoints, Mapping) or not self.checkpoints:
+            raise TypeError(f"checkpoints must map epochs to weights, got {self.checkpoints!r}")
+        for epoch in self.checkpoints:
+            whole_number("epoch", epoch)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network at work."""
@@ -141,10 +137,9 @@ class Measurement:
         count = len(self.inputs.ids)
         return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
-    def attrs(self, layer: str, micro_batch: int | None = None, **more: Any) -> dict[str, schema.Attribute]:
-        """Return the attributes stored with a layer, perhaps of other samples in a pass, and some more."""
-        batch = self.settings.micro_batch if micro_batch is None else micro_batch
-        values = replace(self.settings, micro_batch=batch).as_attrs(self.inputs.units) | {
+    def attrs(self, layer: str, **more: Any) -> dict[str, schema.Attribute]:
+        """Return the attributes stored with a layer, and some more."""
+        values = self.settings.as_attrs(self.inputs.units) | {
             **self.details,
             "network": self.network,
             "network_role": self.role,
@@ -158,33 +153,17 @@ class Measurement:
     def tasks(self, store: Store | None = None) -> list[Task]:
         """List what is to be done, or what the store lacks of it; builds no network and writes nothing.
 
-        Where the store holds a part of it, the tasks go on with the samples in a pass that it was begun with,
-        or with fewer if the settings say so.
-
         Raises
         ------
         StoreError
             If the store was measured with other settings, samples, masks, labels or pixels.
-
-        Warns
-        -----
-        KdvizWarning
-            If what is left would be measured with fewer samples in a pass.
         """
-        pairs = [(at, block) for at in range(len(self.epochs)) for block in range(len(self.blocks))]
-        batch, missing = self.settings.micro_batch, set(pairs)
-        if (run := _find_run(store)) is not None:
+        every = list(product(range(len(self.epochs)), range(len(self.blocks))))
+        missing, run = set(every), _find_run(store)
+        if run is not None:
             self._check_samples(run)
-            lacks = {name: self._lacks(run, name) for name in self.names}
-            missing = {place for places in lacks.values() for place in (pairs if places is None else places)}
-            begun = {
-                name: _begun_with(run, str(self.network), name)
-                for name, places in lacks.items()
-                if places is not None
-            }
-            _warn_of_smaller_batches({name: size for name, size in begun.items() if lacks[name]}, batch)
-            batch = min(batch, *(size for size in begun.values() if size), BLOCK)
-        return [Task(self.epochs[at], block, batch) for at, block in pairs if (at, block) in missing]
+            missing = {place for name in self.names for place in self._lacks(run, name, every)}
+        return [Task(self.epochs[at], block) for at, block in every if (at, block) in missing]
 
     def do(self, task: Task) -> Block:
         """Measure one block of samples at one epoch, as good as alone: the order of tasks changes no bit.
@@ -194,10 +173,9 @@ class Measurement:
         ValueError, TypeError, LayerError, DataError
             As :func:`kdviz.measure_checkpoints`.
         """
-        settings = replace(self.settings, micro_batch=task.micro_batch)
         with self.reading(task.epoch) as reader:
-            layers = measure_block(reader, self.inputs, self.blocks[task.block], settings)
-        unit = reader.noise_unit if settings.relative else None
+            layers = measure_block(reader, self.inputs, self.blocks[task.block], self.settings)
+        unit = reader.noise_unit if self.settings.relative else None
         return Block(task, layers, unit, str(device_of(reader.network)))
 
     def collect(
@@ -226,26 +204,27 @@ class Measurement:
         """
         pictures = None if thumbnails is None else check_pictures(thumbnails, len(self.inputs.ids))
         if store is None:
-            by_place = {(block.task.epoch, block.task.block): block for block in blocks}
-            return self._stack({name: self._join(name, by_place) for name in self.names})
+            by_task = {block.task: block for block in blocks}
+            return self._stack({name: self._join(name, by_task) for name in self.names})
         with ExitStack() as held:
-            run, begun, units = _find_run(store), False, dict[int, float]()
+            run, coming = _find_run(store), iter(blocks)
             if run is not None:
                 held.enter_context(run.writing())
-            for block in blocks:
-                if run is None:
-                    assert not isinstance(store, Run)
-                    run = self._make_run(store, pictures)
-                    held.enter_context(run.writing())
-                if not begun:
-                    self._begin(run, block)
-                    begun = True
-                self._write(run, block)
-                if block.noise_unit is not None:
-                    units[block.task.epoch] = block.noise_unit
+            first = next(coming, None)
             if run is None:
-                raise ValueError("blocks is empty, and there is no store that holds them already")
-            network = str(self.network)
+                if first is None:
+                    raise ValueError("blocks is empty, and there is no store that holds them already")
+                run = self._make_run(store, pictures)
+                held.enter_context(run.writing())
+            network, units = str(self.network), dict[int, float | None]()
+            if first is not None:
+                self._check_samples(run)
+                for layer in self.names:
+                    attrs = self.attrs(layer, device=first.device)
+                    run.create_group(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
+                for block in chain([first], coming):
+                    self._write(run, block)
+                    units[block.task.epoch] = block.noise_unit
             if self.settings.relative:
                 self._write_noise_units(run, units)
             return self._stack({name: run.dataset(network, name) for name in self.names})
@@ -254,73 +233,49 @@ class Measurement:
     def reading(self, epoch: int) -> Iterator[FeatureReader]:
         """Hold the network at an epoch, tried and ready to be read; it is left as it was found."""
         work = self._work
-        with same_random_state(work.network), frozen(work.network):
-            self._load(epoch)
-            if work.tried != epoch:
-                together = self.settings.micro_batch
-                try_network(work.reader, self.inputs, self.settings.base_noise, together, epoch)
-                work.tried = epoch
-            yield work.reader
-
-    # -- the network
+        reader, weights = work.reader, self.checkpoints[epoch]
+        with same_random_state(reader.network), frozen(reader.network):
+            if work.epoch != epoch:
+                work.epoch = None
+                if weights is not None:
+                    load_weights(reader.network, weights)
+                if self.settings.relative:
+                    reader.noise_unit = measure_noise_unit(reader, self.inputs)
+                try_network(reader, self.inputs, self.settings, epoch)
+                work.epoch = epoch
+            yield reader
 
     @cached_property
     def _work(self) -> "_Work":
-        network = prepare_network(self.make_network(), self.device)
-        entry = self.settings.entry
+        network, entry = prepare_network(self.make_network(), self.device), self.settings.entry
         names = resolve_layers(network, self.names)
         if entry is None:
             self.inputs.check_precision(network)
         else:
             resolve_layers(network, [entry])
-        return _Work(network, FeatureReader(network, names, self.settings.feature, entry))
-
-    def _load(self, epoch: int) -> None:
-        """Give the network at work the weights of an epoch, and its reader the unit of noise."""
-        work = self._work
-        if work.epoch == epoch:
-            return
-        work.epoch, work.tried = None, None
-        checkpoint = self.checkpoints[epoch]
-        if checkpoint is not None:
-            load_weights(work.network, checkpoint)
-        if self.settings.relative:
-            work.reader.noise_unit = measure_noise_unit(work.reader, self.inputs)
-        work.epoch = epoch
-
-    def _noise_unit(self, epoch: int) -> float:
-        work = self._work
-        with same_random_state(work.network), frozen(work.network):
-            self._load(epoch)
-            return work.reader.noise_unit
-
-    def _own_weights(self) -> dict[str, Any]:
-        return self._work.network.state_dict()
+        return _Work(FeatureReader(network, names, self.settings.feature, entry))
 
     @cached_property
     def _weights_fingerprint(self) -> str:
-        made = [
-            fingerprint_tensors(self._own_weights() if weights is None else read_checkpoint(weights))
-            for weights in (self.checkpoints[epoch] for epoch in self.epochs)
-        ]
-        return made[0] if None in self.checkpoints.values() else fingerprint("".join(made))
+        if [*self.checkpoints.values()] == [None]:
+            return fingerprint_tensors(self._work.reader.network.state_dict())
+        weights: list[Any] = [self.checkpoints[epoch] for epoch in self.epochs]
+        return fingerprint("".join(fingerprint_tensors(read_checkpoint(one)) for one in weights))
 
     # -- datasets
 
-    def _label(self, arrays: Arrays, epochs: Sequence[int], rows: range) -> xr.Dataset:
-        """Give arrays ``(epoch, sample, ...)`` the contract's dimensions and dtypes."""
-        variables = {
-            name: (spec.dims, arrays[name].astype(spec.dtype))
-            for name, spec in schema.VARIABLES.items()
-            if name in arrays
-        }
+    def _label(self, arrays: Arrays, epochs: Sequence[int], rows: range, **attrs: Any) -> xr.Dataset:
+        """Label arrays ``(epoch, sample, ...)`` as the contract says."""
+        values = {name: array.astype(schema.VARIABLES[name].dtype) for name, array in arrays.items()}
         coordinates = {"epoch": list(epochs), "quartile": np.arange(1, schema.QUARTILES + 1)}
         samples = self.inputs.samples.isel(sample=slice(rows.start, rows.stop))
-        return xr.Dataset(variables, coords=coordinates).merge(samples)
+        return schema.build(
+            values | dict(samples.data_vars), coords=coordinates | dict(samples.coords), attrs=attrs
+        )
 
-    def _join(self, layer: str, blocks: Mapping[tuple[int, int], Block]) -> xr.Dataset:
+    def _join(self, layer: str, blocks: Mapping[Task, Block]) -> xr.Dataset:
         """Put the blocks of a layer together."""
-        places = [[(epoch, block) for block in range(len(self.blocks))] for epoch in self.epochs]
+        places = [[Task(epoch, block) for block in range(len(self.blocks))] for epoch in self.epochs]
         if missing := [place for row in places for place in row if place not in blocks]:
             epoch, block = missing[0]
             raise ValueError(f"{len(missing)} blocks are missing, first block {block} of epoch {epoch}")
@@ -329,65 +284,56 @@ class Measurement:
             name: np.stack([np.concatenate([part[name] for part in row]) for row in parts])
             for name in parts[0][0]
         }
-        ds = self._label(arrays, self.epochs, range(len(self.inputs.ids)))
-        first = blocks[places[0][0]]
-        ds.attrs = self.attrs(layer, device=first.device)
         if self.settings.relative:
-            units = [blocks[row[0]].noise_unit for row in places]
-            ds = ds.assign(noise_unit=("epoch", np.array(units, "float32")))
-        ds = schema.annotate(ds)
+            arrays["noise_unit"] = np.array([blocks[row[0]].noise_unit for row in places])
+        attrs = self.attrs(layer, device=blocks[places[0][0]].device)
+        ds = self._label(arrays, self.epochs, range(len(self.inputs.ids)), **attrs)
         schema.validate(ds)
         return ds
 
     def _stack(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
-        """Put several layers side by side."""
+        """Put several layers side by side, with the variables that all of them have."""
         if isinstance(self.layers, str):
             return results[self.layers]
-        shared = {"noise_unit", "epoch"}
-        everywhere = set.intersection(*({*map(str, ds.data_vars)} for ds in results.values()))
-        own = {name for name in everywhere if "epoch" in next(iter(results.values()))[name].dims}
-        ds = xr.concat(
-            [ds.drop_vars({*ds.data_vars} - everywhere) for ds in results.values()],
+        first, *others = results.values()
+        names = [name for name in first.data_vars if all(name in ds for ds in others)]
+        return xr.concat(
+            [ds[names] for ds in results.values()],
             pd.Index(self.layers, name="layer"),
-            data_vars=sorted(own - shared),
+            data_vars=[name for name in names if "epoch" in first[name].dims and name != "noise_unit"],
             coords="minimal",
             compat="override",
             combine_attrs="drop_conflicts",
         )
-        schema.validate(ds)
-        return ds
 
     # -- the store
 
-    def _lacks(self, run: Run, layer: str) -> list[tuple[int, int]] | None:
-        """List places of missing blocks; None if the layer is to be begun."""
+    def _lacks(self, run: Run, layer: str, every: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """List places of missing blocks, of `every` one."""
         network = str(self.network)
-        attrs = self.attrs(layer, _begun_with(run, network, layer))
         begun = run.create_group(
-            network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK, check_only=True
+            network, layer, epochs=self.epochs, attrs=self.attrs(layer), block=BLOCK, check_only=True
         )
-        return run.missing(network, layer) if begun else None
+        return run.missing(network, layer) if begun else every
 
     def _check_samples(self, run: Run) -> None:
         """Refuse a run that was made from anything but these inputs."""
-        other, samples = f"the run at {run.path} was made with other", self.inputs.samples
-        if run.samples["sample"].values.tolist() != self.inputs.ids:
-            raise StoreError(f"{other} samples than these inputs; use another run")
-        for name, array in samples.variables.items():
-            given = name in ("foreground", "label")
-            if (given or name in run.samples) and not np.array_equal(run.samples.get(name, np.nan), array):
-                raise StoreError(
-                    f"{other} samples: {name!r} differs from what is passed here; use another run"
-                )
-        ours = self.inputs.fingerprint
-        for (network, layer), attrs in run.catalogue().items():
-            if (stored := attrs.get("input_fingerprint", ours)) != ours:
-                raise StoreError(
-                    f"{other} inputs: {network}/{layer} has input_fingerprint {stored}, these have {ours}, "
-                    "under the same sample_ids; use another run"
-                )
+        others = [
+            str(name)
+            for name, array in self.inputs.samples.variables.items()
+            if (name in run.samples or name in ("foreground", "label"))
+            and not np.array_equal(run.samples.get(name, np.nan), array)
+        ]
+        stored = {attrs.get("input_fingerprint") for attrs in run.catalogue().values()}
+        if stored - {None, self.inputs.fingerprint}:
+            others.append("input_fingerprint")
+        if others:
+            raise StoreError(
+                f"the run at {run.path} was made with other samples: {', '.join(others)} differ from what is "
+                "passed here; use another run"
+            )
 
-    def _make_run(self, path: str | os.PathLike[str], pictures: NDArray[np.uint8] | None) -> Run:
+    def _make_run(self, path: Any, pictures: NDArray[np.uint8] | None) -> Run:
         """Make the run, with pictures where the inputs are images or the user has some."""
         pictures = draw_inputs(self.inputs) if pictures is None else pictures
         samples = self.inputs.samples
@@ -395,29 +341,25 @@ class Measurement:
             samples = samples.assign(thumbnail=(schema.VARIABLES["thumbnail"].dims, pictures))
         return create_run(path, samples=samples)
 
-    def _begin(self, run: Run, first: Block) -> None:
-        """Make the groups of all layers that the run has not yet."""
-        self._check_samples(run)
-        network = str(self.network)
-        for layer in self.names:
-            batch = _begun_with(run, network, layer) if self._lacks(run, layer) is not None else None
-            attrs = self.attrs(layer, batch or first.task.micro_batch, device=first.device)
-            run.create_group(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
-
     def _write(self, run: Run, block: Block) -> None:
-        epoch, at, _ = block.task
+        epoch, at = block.task
         for layer, arrays in block.layers.items():
             by_epoch = {name: values[None] for name, values in arrays.items()}
             ds = self._label(by_epoch, [epoch], self.blocks[at])
             run.write_block(str(self.network), layer, self.epochs.index(epoch), at, ds)
 
-    def _write_noise_units(self, run: Run, known: dict[int, float]) -> None:
+    def _write_noise_units(self, run: Run, known: Mapping[int, float | None]) -> None:
         """Write the unit of noise at every epoch, found again where a writer was killed before it did."""
         network = str(self.network)
-        stored = [run.dataset(network, layer).get("noise_unit") for layer in self.names]
-        if not known and all(values is not None for values in stored):
+        if not known and all("noise_unit" in run.dataset(network, layer) for layer in self.names):
             return
-        units = [known[epoch] if epoch in known else self._noise_unit(epoch) for epoch in self.epochs]
+        units = []
+        for epoch in self.epochs:
+            unit = known.get(epoch)
+            if unit is None:
+                with self.reading(epoch) as reader:
+                    unit = reader.noise_unit
+            units.append(unit)
         array = xr.DataArray(np.array(units, "float32"), dims="epoch", coords={"epoch": self.epochs})
         for layer in self.names:
             run.write_variable(network, layer, array.rename("noise_unit"))
@@ -425,16 +367,10 @@ class Measurement:
 
 @dataclass
 class _Work:
-    """A network at work: the epoch whose weights it has, and the one at which it was tried."""
+    """A network at work: its reader, and the epoch whose weights it has and at which it was tried."""
 
-    network: nn.Module
     reader: FeatureReader
     epoch: int | None = None
-    tried: int | None = None
-
-
-def _is_epoch(epoch: object) -> bool:
-    return isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool) and bool(epoch >= 0)
 
 
 def _find_run(store: Store | None) -> Run | None:
@@ -442,21 +378,3 @@ def _find_run(store: Store | None) -> Run | None:
     if store is None or isinstance(store, Run):
         return store
     return open_run(store) if Path(store).exists() else None
-
-
-def _begun_with(run: Run, network: str, layer: str) -> int | None:
-    """Return the samples in one pass with which a layer in the run was begun."""
-    attrs = run.catalogue().get((network, layer), {})
-    return json.loads(str(attrs.get("config", "{}"))).get("micro_batch")
-
-
-def _warn_of_smaller_batches(begun: Mapping[str, int | None], batch: int) -> None:
-    larger = {layer: size for layer, size in begun.items() if size and size > batch}
-    if larger:
-        warnings.warn(
-            f"{', '.join(larger)}: begun with {max(larger.values())} samples in one pass, continued with "
-            f"{batch}; the remaining entropies equal those of an uninterrupted measurement to rounding "
-            "(about 1e-4 nat), not to the bit",
-            KdvizWarning,
-            stacklevel=4,
-        )

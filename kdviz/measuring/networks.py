@@ -1,9 +1,8 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
-import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 import xarray as xr
@@ -12,26 +11,22 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
-from kdviz.arguments import whole_number
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
-from kdviz.measuring.measurement import Block, Measurement, Store, Task
-from kdviz.measuring.settings import Method, Settings
+from kdviz.measuring.measurement import Measurement, Store
+from kdviz.measuring.settings import Method, Options, Settings
 from kdviz.networks.checkpoints import Checkpoint
 from kdviz.networks.features import Feature, plain_name, resolve_layers
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
-from kdviz.store import Run
 from kdviz.units import Units
-
-Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 def measure(
     network: nn.Module,
     inputs: InputsLike,
     *,
-    layers: Layers,
+    layers: str | nn.Module | Sequence[str | nn.Module],
     units: Units,
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
@@ -85,9 +80,9 @@ def measure(
         Completed training epochs of this network.
     entry
         Name or module at whose output noise is added; by default to the input. Words need it: the whole
-        embedding module, behind positions and LayerNorm. Gains, noise scales and entropies are then in units
-        of the root mean square of that output over the words of all samples, which is stored for every epoch
-        as ``noise_unit``; or in the output's own numbers, if `base_noise` is given.
+        embedding module, positions and LayerNorm included. Gains, noise scales and entropies are then in
+        units of the root mean square of that output over the words of all samples, which is stored for every
+        epoch as ``noise_unit``; or in the output's own numbers, if `base_noise` is given.
     feature
         ``"relu"`` as in the papers, ``"identity"``, or a callable from the layer's output to a tensor. By
         default the preset of `units`: identity for words, else relu.
@@ -169,13 +164,13 @@ def measure(
     >>> dict(ds.gain.sizes)
     {'epoch': 1, 'sample': 2, 'unit': 16}
     """
-    whole_number("epoch", epoch)
-    names, entry = name_layers(network, layers, entry)
+    names = resolve_layers(network, _list_layers(layers))
+    (entry_name,) = [None] if entry is None else resolve_layers(network, [entry])
     measurement = Measurement(
         lambda: network,
         {epoch: None},
-        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry),
-        names,
+        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry_name),
+        names[0] if isinstance(layers, (str, nn.Module)) else tuple(names),
         Settings.for_units(
             units,
             method=method,
@@ -187,7 +182,7 @@ def measure(
             seed=seed,
             max_batch=max_batch,
             feature=feature,
-            entry=entry,
+            entry=entry_name,
         ),
         device=device,
     )
@@ -201,26 +196,18 @@ def measure_checkpoints(
     *,
     network: str,
     role: str,
-    layers: Layers,
+    layers: str | Sequence[str],
     units: Units,
-    store: str | os.PathLike[str] | Run | None = None,
+    store: Store | None = None,
     foreground: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
     thumbnails: ArrayLike | None = None,
-    entry: str | nn.Module | None = None,
-    feature: Feature | None = None,
-    method: Method | None = None,
-    probes: int = 64,
-    draws: int | None = None,
-    base_noise: float | None = None,
-    weight: float = 7.0,
-    calibration: float = 0.386,
-    seed: int = 0,
+    details: Mapping[str, schema.Attribute] | None = None,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
     progress: bool = True,
-    details: Mapping[str, schema.Attribute] | None = None,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Measure a network at many epochs of its training, resumably.
 
@@ -231,21 +218,20 @@ def measure_checkpoints(
     checkpoints
         ``{epoch: path or state dict}``. Paths end in ``.safetensors``, or are read by ``torch.load`` with
         ``weights_only=True``: no pickled code is ever run.
-    inputs, layers, units, foreground, labels, sample_ids, entry, feature, method, probes, draws, base_noise
-        As in :func:`measure`.
-    weight, calibration, seed, device, max_batch, progress
+    inputs, units, foreground, labels, sample_ids, device, max_batch, progress
         As in :func:`measure`.
     network
         Free name of the network in the run, such as ``"student-fc1-s0"``.
     role
         ``"teacher"``, ``"student"`` or ``"baseline"``.
+    layers
+        Names as in :func:`measure`.
     store
         Run directory or :class:`kdviz.store.Run` to write to; made if it does not exist. Every block of 16
         samples is written as soon as it is measured; a killed measurement, called again with the same
-        arguments, goes on where it was and ends with the same bits on the same machine. It goes on with the
-        `max_batch` it was begun with, whatever larger one is passed; a smaller one, as after running out of
-        memory, is used for the blocks still missing, whose entropies then agree to rounding only (about 1e-4
-        nat by gain, 1e-4 by path).
+        arguments, goes on where it was and ends with the same bits on the same machine. After running out of
+        memory it may go on with a smaller `max_batch`: the entropies still missing then agree to rounding
+        (about 1e-4 nat).
     thumbnails
         Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8. By default images of 1 or 3
         channels are made from `inputs`: one range for all, the smallest pixel black and the largest white,
@@ -256,6 +242,9 @@ def measure_checkpoints(
         such as ``{"training_seed": 1}``, which tells networks of one role apart (0 if not given) and pairs
         each student with the baseline of the same; ``distilled_layer``, one of `layers`; ``teacher``,
         ``architecture``, ``distillation_method``, ``dataset_id``.
+    **options
+        As in :func:`measure`: ``entry`` (a name), ``feature``, ``method``, ``probes``, ``draws``,
+        ``base_noise``, ``weight``, ``calibration``, ``seed``.
 
     Returns
     -------
@@ -273,44 +262,39 @@ def measure_checkpoints(
         If the store was measured with other settings (the first that differs is named), other samples,
         masks, labels or pixels, or is being written by another process.
     MemoryError
-        As :func:`measure`; the same call goes on behind what is in the store.
+        As :func:`measure`; the same call goes on after what is in the store.
 
     Warns
     -----
-    DegenerateWarning, ConvergenceWarning
+    DegenerateWarning, ConvergenceWarning, KdvizWarning
         As :func:`measure`.
-    KdvizWarning
-        As :func:`measure`; also if an unfinished measurement goes on with a smaller `max_batch`.
     """
-    if isinstance(checkpoints, Mapping) and any(weights is None for weights in checkpoints.values()):
-        raise TypeError("a checkpoint must be a path or a state dict, got NoneType")
     if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: give store, or leave them out")
-    names, entry = name_layers(make_network, layers, entry)
+    names = tuple(plain_name(layer) for layer in _list_layers(layers))
+    noise = options.get("base_noise"), options.get("entry")
     measurement = Measurement(
         make_network,
         checkpoints,
-        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry),
-        names,
-        Settings.for_units(
-            units,
-            method=method,
-            probes=probes,
-            draws=draws,
-            base_noise=base_noise,
-            weight=weight,
-            calibration=calibration,
-            seed=seed,
-            max_batch=max_batch,
-            feature=feature,
-            entry=entry,
-        ),
+        prepare_inputs(inputs, units, foreground, labels, sample_ids, *noise),
+        names[0] if isinstance(layers, str) else names,
+        Settings.for_units(units, max_batch=max_batch, **options),
         network,
         role,
         dict(details or {}),
         device,
     )
     return _run(measurement, progress, store, thumbnails)
+
+
+def _list_layers(layers: Any) -> list[Any]:
+    listed = [layers] if isinstance(layers, (str, nn.Module)) else layers
+    if not isinstance(listed, Sequence) or not listed:
+        raise LayerError(
+            f"layers must be a name, a module or a sequence of them, got {layers!r} "
+            "(kdviz.list_layers(network) names them all)"
+        )
+    return list(listed)
 
 
 def _run(
@@ -320,60 +304,36 @@ def _run(
     thumbnails: ArrayLike | None = None,
 ) -> xr.Dataset:
     """Do all tasks that are left, here and one after the other."""
-    todo = measurement.tasks(store)
     name = f"measuring {measurement.network or ''}".strip()
-    together = todo[0].micro_batch if todo else measurement.settings.micro_batch
-    bar = tqdm(todo, desc=name, unit="block", disable=not progress)
-
-    def do(task: Task) -> Block:
-        bar.set_postfix_str(f"epoch {task.epoch}", refresh=False)
-        return measurement.do(task)
-
-    with memory_advice(together, stored=store is not None):
-        ds = measurement.collect(map(do, bar), store, thumbnails=thumbnails)
+    bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
+    with memory_advice(measurement.settings.micro_batch):
+        ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
     _warn_of_doubts(ds)
     return ds
 
 
-def name_layers(
-    network: nn.Module | Callable[[], nn.Module], layers: Layers, entry: str | nn.Module | None
-) -> tuple[str | tuple[str, ...], str | None]:
-    """Name layers and entry; a network is only made where modules are to be named."""
-    single = isinstance(layers, (str, nn.Module))
-    several: list[Any] = [*layers] if isinstance(layers, Iterable) and not single else [layers]
-    if not all(isinstance(layer, (str, nn.Module)) for layer in several):
-        raise TypeError(f"layers must be a name, a module or a sequence of them, got {layers!r}")
-    if not several:
-        raise LayerError("layers is empty; name at least one (kdviz.list_layers(network) names them all)")
-    entries = [] if entry is None else [entry]
-    made = network if isinstance(network, nn.Module) else None
-    if made is None and not all(isinstance(layer, str) for layer in several + entries):
-        made = network()
-    names, at = (
-        [plain_name(str(layer)) for layer in some] if made is None else resolve_layers(made, some)
-        for some in (several, entries)
-    )
-    return names[0] if single else tuple(names), at[0] if at else None
-
-
 def _warn_of_doubts(ds: xr.Dataset) -> None:
-    layers = ds["layer"].values.tolist() if "layer" in ds.dims else [ds.attrs["layer"]]
-    for layer in layers:
-        part = ds.sel(layer=layer) if "layer" in ds.dims else ds
-        size, dead = part["feature_variance"].size, part["feature_variance"] == 0
-        if dead.any():
-            warnings.warn(
-                f"layer {layer!r} does not react to noise at all for {int(dead.sum())} of {size} "
-                "sample epochs: every unit counts as discarded alike there (feature_variance is 0)",
-                DegenerateWarning,
-                stacklevel=4,
-            )
-        unmet = ~part["converged"] & ~dead
-        if unmet.any():
-            warnings.warn(
-                f"layer {layer!r} does not meet the calibration for {int(unmet.sum())} of {size} "
-                "sample epochs: their entropies are not comparable with others (converged is False); "
-                "measure with a smaller `calibration` or another weight",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+    layered = ds if "layer" in ds.dims else ds.expand_dims(layer=[ds.attrs["layer"]])
+    dead = layered["feature_variance"] == 0
+    doubts = {
+        "does not react to noise at all": (
+            dead,
+            "every unit counts as discarded alike there (feature_variance is 0)",
+            DegenerateWarning,
+        ),
+        "does not meet the calibration": (
+            ~layered["converged"] & ~dead,
+            "their entropies are not comparable with others (converged is False); measure with a smaller "
+            "`calibration` or another weight",
+            ConvergenceWarning,
+        ),
+    }
+    for layer in layered["layer"].values.tolist():
+        for what, (doubtful, so, category) in doubts.items():
+            here = doubtful.sel(layer=layer)
+            if here.any():
+                warnings.warn(
+                    f"layer {layer!r} {what} for {int(here.sum())} of {here.size} sample epochs: {so}",
+                    category,
+                    stacklevel=4,
+                )

@@ -1,12 +1,11 @@
 """What decides the numbers of a measurement, apart from network and inputs."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from kdviz.arguments import positive_number, whole_number
-from kdviz.entropy import NOISE_RATIO_LIMITS
+from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.networks.features import Feature
 from kdviz.units import Units
 
@@ -20,6 +19,20 @@ It names the engine as a whole: where ``"path"`` alone is asked for, the drift i
 Method = Literal["auto", "gain", "path"]
 
 
+class Options(TypedDict, total=False):
+    """Arguments of :func:`kdviz.measure` that decide numbers; None leaves one to the presets of the units."""
+
+    method: Method | None
+    probes: int
+    draws: int | None
+    base_noise: float | None
+    weight: float
+    calibration: float
+    seed: int
+    feature: Feature | None
+    entry: str | None
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the numbers, apart from network and inputs; stored with every result.
@@ -29,65 +42,34 @@ class Settings:
     """
 
     method: Method
-    probes: int
     draws: int
     base_noise: float
-    weight: float
-    calibration: float
-    seed: int
-    micro_batch: int
     feature: Feature
+    probes: int = 64
+    weight: float = 7.0
+    calibration: float = 0.386
+    seed: int = 0
+    micro_batch: int = BLOCK
     entry: str | None = None
     relative: bool = False
 
     @classmethod
-    def for_units(
-        cls,
-        units: Units,
-        *,
-        method: Method | None = None,
-        probes: int = 64,
-        draws: int | None = None,
-        base_noise: float | None = None,
-        weight: float = 7.0,
-        calibration: float = 0.386,
-        seed: int = 0,
-        max_batch: int | None = None,
-        feature: Feature | None = None,
-        entry: str | None = None,
-    ) -> "Settings":
+    def for_units(cls, units: Units, *, max_batch: int | None = None, **options: Unpack[Options]) -> Self:
         """Complete the arguments of :func:`kdviz.measure` with the presets of `units`."""
         batch = BLOCK if max_batch is None else whole_number("max_batch", max_batch, 1)
-        return cls(
-            method=units.method if method is None else method,
-            probes=probes,
-            draws=units.draws if draws is None else draws,
-            base_noise=units.base_noise if base_noise is None else base_noise,
-            weight=weight,
-            calibration=calibration,
-            seed=seed,
-            micro_batch=min(batch, BLOCK),
-            feature=units.feature if feature is None else feature,
-            entry=entry,
-            relative=entry is not None and base_noise is None,
-        )
+        given = {name: value for name, value in options.items() if value is not None}
+        presets = {name: getattr(units, name) for name in ("method", "draws", "base_noise", "feature")}
+        relative = "entry" in given and "base_noise" not in given
+        settings: dict[str, Any] = presets | given
+        return cls(**settings, micro_batch=min(batch, BLOCK), relative=relative)
 
     def __post_init__(self) -> None:
         """Refuse values that make no measurement."""
-        if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {self.method!r}")
-        for name, least in (("probes", 2), ("draws", 2), ("micro_batch", 1)):
+        one_of("method", self.method, get_args(Method))
+        for name, least in (("probes", 2), ("draws", 2), ("micro_batch", 1), ("seed", 0)):
             whole_number(name, getattr(self, name), least)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
         for name in ("base_noise", "weight", "calibration"):
             positive_number(name, getattr(self, name))
-        highest = np.log(NOISE_RATIO_LIMITS[1])
-        if self.calibration > highest:
-            raise ValueError(
-                f"calibration must be at most {highest:.3f}, the log of the largest noise ratio; "
-                f"got {self.calibration!r}"
-            )
 
     def as_attrs(self, units: Units) -> dict[str, Any]:
         """Return the settings as arguments of :func:`kdviz.schema.make_attrs`."""
@@ -95,17 +77,17 @@ class Settings:
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in vars(self).items()
         }
-        feature = self.feature
-        if not isinstance(feature, str):
-            feature = getattr(feature, "__qualname__", repr(feature))
-        noise_space = "relative embedding" if self.relative else "embedding"
         config = {name: values[name] for name in ("method", "probes", "draws", "micro_batch")}
+        noise_space = units.noise_space
+        if self.entry is not None:
+            config["entry"] = self.entry
+            noise_space = "relative embedding" if self.relative else "embedding"
         return {
-            "feature": feature,
+            "feature": getattr(self.feature, "__qualname__", str(self.feature)),
             "modality": units.modality,
             "unit_kind": units.describe(),
-            "noise_space": units.noise_space if self.entry is None else noise_space,
+            "noise_space": noise_space,
             "solver": "descent",
-            "config": config | {"estimator": ESTIMATOR} | ({"entry": self.entry} if self.entry else {}),
+            "config": config | {"estimator": ESTIMATOR},
             **{name: values[name] for name in ("base_noise", "weight", "calibration", "seed")},
         }

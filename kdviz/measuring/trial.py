@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from kdviz.errors import LayerError
+from kdviz.measuring.settings import Settings
 from kdviz.networks.features import Batch, FeatureReader, map_batch, to_device
-from kdviz.networks.inputs import Inputs, layout_hint
+from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of
 
 _NEGLIGIBLE = 0.01  # of the squared feature change that the base noise makes
 _ROUNDING = 100  # times the precision of a feature: what other kernels for another batch may change
 
 
-def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, together: int, epoch: int) -> None:
+def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch: int) -> None:
     """Run the network on a sample, twice, with noise, and beside another sample.
 
     Parameters
@@ -21,10 +21,9 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
         Reads the layers of a frozen network.
     inputs
         What will be measured.
-    base_noise
-        ``tau0``: differences count beside what this noise changes.
-    together
-        Samples that will share a pass; if it is one, they need not be independent of each other.
+    settings
+        Differences count beside what the base noise changes. If samples do not share passes, they need not
+        be independent of each other.
     epoch
         For the messages.
 
@@ -39,47 +38,36 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
         connects with the inputs, that differ between two passes of the same input, or that depend on the
         other samples of the batch.
     """
-    device = device_of(reader.network)
     _, first = next(inputs.batches(range(len(inputs.ids)), 1))
-    sample = to_device(first, device)
+    sample = to_device(first, device_of(reader.network))
     try:
         reader.check(sample)
         values = reader.enter(sample)
         inputs.units.index(tuple(values.shape[1:]), 0)
     except Exception as error:
-        if not isinstance(error, LayerError):
-            hint = layout_hint(inputs.shape)
-            error.add_note(f"while trying the network on one sample, of shape {inputs.shape}{hint}")
+        error.add_note(f"while trying the network on one sample, of shape {inputs.shape}")
         raise
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
-    noisy = values + base_noise * noise
     clean, slopes = _differentiate(reader, values, sample)
-    shaken, slopes_there = _differentiate(reader, noisy, sample)
+    shaken, slopes_there = _differentiate(reader, values + settings.base_noise * noise, sample)
+    one_by_one = len(inputs.ids) == 1 and inputs.units.length(0) is None
     with torch.no_grad():
-        again = reader(values, sample)
-        beside = clean
-        if together > 1 and inputs.units.length(0) is None:
-            beside = _read_beside_another(reader, inputs, device)
-        elif together > 1:
-            both = reader(
-                torch.cat([values, noisy]), map_batch(sample, lambda tensor: torch.cat([tensor, tensor]))
-            )
+        again = beside = reader(values, sample)
+        if settings.micro_batch > 1 and not one_by_one:
+            twice = map_batch(sample, lambda tensor: torch.cat([tensor, tensor]))
+            both = reader(torch.cat([values, noise]), twice)
             beside = {layer: feature[:1] for layer, feature in both.items()}
     for layer, feature in clean.items():
-        if not torch.isfinite(feature).all():
-            raise ValueError(
-                f"layer {layer!r} gives NaN or infinite features at epoch {epoch}; most likely the training "
-                "diverged: look at its loss, and measure earlier epochs or train with a smaller learning rate"
-            )
-        found = (shaken[layer], slopes[layer], slopes_there[layer])
-        if not all(torch.isfinite(values).all() for values in found):
-            raise ValueError(
-                f"layer {layer!r} gives NaN or infinite features or gradients under small noise, as behind "
-                "the root or the logarithm of zero; measure another layer, or the network without it"
-            )
         change = _distance(shaken[layer], feature)
         rounding = _ROUNDING * torch.finfo(feature.dtype).eps
         allowed = _NEGLIGIBLE * change + rounding**2 * _distance(feature, torch.zeros_like(feature))
+        found = (feature, shaken[layer], slopes[layer], slopes_there[layer])
+        if not all(torch.isfinite(values).all() for values in found):
+            raise ValueError(
+                f"layer {layer!r} gives NaN or infinite features or gradients, with small noise or without, "
+                f"at epoch {epoch}; if the training diverged, measure earlier epochs; beyond the root or "
+                "the logarithm of zero, measure another layer, or the network without it"
+            )
         if _distance(again[layer], feature) > allowed:
             raise ValueError(
                 f"layer {layer!r} gives another feature when the same input comes again, in eval mode too; "
@@ -93,7 +81,7 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
             )
         if change > allowed and not (slopes[layer].any() or slopes_there[layer].any()):
             raise ValueError(
-                f"layer {layer!r} moves with the inputs but its gradient is zero, as behind rounding or "
+                f"layer {layer!r} moves with the inputs but its gradient is zero, as beyond rounding or "
                 "quantisation, so its gain says nothing; measure the network without it, or an earlier layer"
             )
 
@@ -101,7 +89,7 @@ def try_network(reader: FeatureReader, inputs: Inputs, base_noise: float, togeth
 def _differentiate(
     reader: FeatureReader, values: Tensor, given: Batch
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give the features of a sample and the gradient of each, its entries weighted at random."""
+    """Return the features of a sample and the gradient of each, its entries weighted at random."""
     values = values.clone().requires_grad_(True)
     features = reader(values, given)
     slopes = {}
@@ -116,22 +104,13 @@ def _differentiate(
             weights = torch.randn(feature.shape, generator=torch.Generator().manual_seed(1)).to(feature)
             (slope,) = torch.autograd.grad(feature, values, weights, retain_graph=True, allow_unused=True)
         if slope is None:
-            start, other = "the inputs", "a layer before it"
-            if reader.entry is not None:
-                start, other = f"the output of entry {reader.entry!r}", "a layer behind the entry"
+            start = "the inputs" if reader.entry is None else f"the output of entry {reader.entry!r}"
             raise ValueError(
                 f"no gradient connects layer {layer!r} with {start}; take out what cuts it (no_grad, "
-                f"inference_mode, detach, quantised layers), or choose {other}"
+                "inference_mode, detach, quantised layers), or choose another layer"
             )
         slopes[layer] = slope
     return {layer: feature.detach() for layer, feature in features.items()}, slopes
-
-
-def _read_beside_another(reader: FeatureReader, inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
-    """Read the first sample in one batch with one that differs from it."""
-    others = (at for at, name in enumerate(inputs.hashes) if name != inputs.hashes[0])
-    pair = to_device(inputs.take([0, next(others, 0)]), device)
-    return {layer: feature[:1] for layer, feature in reader(reader.enter(pair), pair).items()}
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

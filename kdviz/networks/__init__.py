@@ -15,29 +15,23 @@ from kdviz.networks.features import (
     list_shapes,
     read_layers,
     resolve_layers,
-    unwrap,
 )
-from kdviz.networks.hashing import fingerprint, fingerprint_tensors
+from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, prepare_inputs
-from kdviz.networks.preparing import device_of, dtype_of, memory_advice, prepare_network
+from kdviz.networks.preparing import device_of
 
 __all__ = [
     "FeatureReader",
     "Inputs",
     "check_layers",
     "device_of",
-    "dtype_of",
-    "fingerprint",
     "fingerprint_tensors",
     "frozen",
     "list_layers",
     "list_shapes",
     "load_weights",
-    "memory_advice",
     "prepare_inputs",
-    "prepare_network",
     "read_checkpoint",
     "read_layers",
     "resolve_layers",
-    "unwrap",
 ]

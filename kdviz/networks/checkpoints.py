@@ -2,8 +2,7 @@
 
 import os
 import re
-import zipfile
-from collections.abc import Container, Hashable, Iterator, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _USUAL_NAMES = ("model", "state_dict", "model_state_dict")  # of the state dict in a training record
-_MOST_EXPANDED = 2**30  # bytes that tensors may take beyond those of the file, as views that repeat values
 
 
 def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Give the state dict of a checkpoint, whichever way it is kept.
+    """Return the state dict of a checkpoint, whichever way it is kept.
 
     Parameters
     ----------
@@ -95,23 +93,22 @@ def name_checkpoint(checkpoint: Checkpoint) -> str:
 
 
 def _find_weights(record: Any, origin: str) -> Mapping[str, Any]:
-    """Give the record itself if it is a state dict, else the one directly below it."""
-    if not isinstance(record, Mapping):
-        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    """Return the record itself if it is a state dict, else the one directly below it."""
+    entries = record if isinstance(record, Mapping) else {}
     below = [
         key
-        for key, value in record.items()
+        for key, value in entries.items()
         if isinstance(value, Mapping) and _has_weights(value) and not str(key).endswith("_extra_state")
     ]
-    if _has_weights(record) and not any(key in _USUAL_NAMES for key in below):
-        return record
+    if _has_weights(entries) and not any(key in _USUAL_NAMES for key in below):
+        return entries
     if len(below) > 1:
         raise DataError(
             f"{origin} holds {len(below)} sets of weights; pass one: {', '.join(map(repr, below))}"
         )
     if not below:
         raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
-    return record[below[0]]
+    return entries[below[0]]
 
 
 def _has_weights(record: Mapping[Any, Any]) -> bool:
@@ -125,17 +122,9 @@ def _read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        _refuse_compressed(path)
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except DataError:
-        raise
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise DataError(f"cannot read the checkpoint {path}: {_explain(error)}") from error
-    if (size := _expanded_size(record)) > path.stat().st_size + _MOST_EXPANDED:
-        raise DataError(
-            f"{path} is damaged: its tensors would take {size / 2**30:.0f} GiB, far more than the file"
-        )
-    return record
 
 
 def _explain(error: Exception) -> str:
@@ -146,36 +135,3 @@ def _explain(error: Exception) -> str:
         return f"it holds more than tensors and plain values ({code[1]}); save network.state_dict() instead"
     reason, _, _ = text.partition("WeightsUnpickler error: ")[-1].strip().partition("\n")
     return f"{type(error).__name__}: {reason or text.partition(chr(10))[0]}"
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Refuse a small file that would unpack to an endless one; torch compresses no tensors."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        is_torchscript = any(
-            entry.filename.endswith("/constants.pkl") for entry in entries
-        )  # torch refuses it
-        if not is_torchscript and any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise DataError(f"{path} is a compressed archive; write it with torch.save")
-
-
-def _expanded_size(record: Any) -> int:
-    """Bytes of the tensors of a record were each of their values written out, tied weights once."""
-    distinct = {_place_of(tensor): tensor for tensor in _tensors_of(record)}
-    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
-
-
-def _place_of(tensor: Tensor) -> Hashable:
-    """Tell tensors apart that do not show the same values of one storage."""
-    if tensor.layout != torch.strided:
-        return id(tensor)
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _tensors_of(record: Any) -> Iterator[Tensor]:
-    if isinstance(record, Tensor):
-        yield record
-    elif isinstance(record, (Mapping, list, tuple)):
-        for value in record.values() if isinstance(record, Mapping) else record:
-            yield from _tensors_of(value)

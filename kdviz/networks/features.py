@@ -6,7 +6,6 @@ last requested layer has spoken. This module must not know any particular archit
 Symbols: ``B`` samples, ``D`` feature entries of a layer.
 """
 
-import dataclasses
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,7 +81,7 @@ def list_layers(network: nn.Module) -> list[str]:
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """Give the plain module behind ``torch.compile``."""
+    """Return the plain module that ``torch.compile`` has wrapped."""
     if not isinstance(network, nn.Module):
         raise TypeError(
             f"network must be a torch.nn.Module, got {type(network).__name__}; of an exported or converted "
@@ -100,8 +99,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
     Raises
     ------
     LayerError
-        If a name is unknown (near names are listed), a module is not part of `network`, or a layer lies in
-        a scripted, traced or exported program.
+        If a name is unknown (near names are listed), or a module is not part of `network`.
     """
     modules = name_modules(network)
     names = []
@@ -120,21 +118,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             raise LayerError(f"unknown layer {layer!r}; {hint} (kdviz.list_layers(network) names them all)")
     if len(set(names)) != len(names):
         raise LayerError(f"a layer is named twice: {names}")
-    for name in names:
-        if isinstance(modules[name], torch.jit.ScriptModule) or _is_dissolved(unwrap(network), name):
-            raise LayerError(
-                f"layer {name!r} lies in a scripted, traced or exported program, where no hook can read it; "
-                "pass the plain network that it was made from, or choose a layer outside of it"
-            )
     return names
-
-
-def _is_dissolved(network: nn.Module, layer: str) -> bool:
-    """Tell whether a graph of operations, as ``torch.export`` gives, has no call of the layer any more."""
-    if not isinstance(network, torch.fx.GraphModule):
-        return False
-    called = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
-    return not any(f"{layer}.".startswith(f"{name}.") for name in called)
 
 
 def name_modules(network: nn.Module) -> dict[str, nn.Module]:
@@ -186,7 +170,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _not_compiled() -> AbstractContextManager[object]:
-    """Run the code behind ``torch.compile``, which need not call hooks set after compilation."""
+    """Run the code that ``torch.compile`` has wrapped, which need not call hooks set after compilation."""
     # loading the compiler takes seconds, and nothing is compiled where it is not loaded
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
@@ -295,8 +279,9 @@ def check_layers(network: nn.Module, inputs: Batch, layers: Sequence[str]) -> di
 def _explain_calls(layer: str, count: int) -> str:
     if count == 0:
         return (
-            f"layer {layer!r} takes no part in the forward pass of these inputs, or only its weights do; "
-            "choose a layer that is called, such as the one around it"
+            f"layer {layer!r} takes no part in the forward pass of these inputs, or only its weights do, or "
+            "it lies in a scripted, traced or exported program; choose a layer that is called, such as the "
+            "one around it, in the plain network"
         )
     return (
         f"layer {layer!r} is used {count} times in one forward pass, so its output is not unique; give each "
@@ -375,7 +360,7 @@ class FeatureReader:
 
     Notes
     -----
-    The feature is taken inside the hook as a new tensor, so that an in-place activation behind the
+    The feature is taken inside the hook as a new tensor, so that an in-place activation after the
     layer cannot change it. The network gets a copy of the inputs, so that one at its start cannot change
     those.
 
@@ -400,7 +385,7 @@ class FeatureReader:
         self.noise_unit = 1.0
 
     def enter(self, inputs: Batch) -> Tensor:
-        """Give what noise falls on, ``(B, ...)``: the network's `inputs`, or the output of `entry`.
+        """Return what noise falls on, ``(B, ...)``: the network's `inputs`, or the output of `entry`.
 
         Raises
         ------
@@ -419,10 +404,15 @@ class FeatureReader:
                 )
         except (IndexError, RuntimeError) as error:
             tensors = [inputs] if isinstance(inputs, Tensor) else inputs.values()
-            ids = next((tensor for tensor in tensors if not tensor.is_floating_point()), None)
-            if ids is None or isinstance(error, torch.OutOfMemoryError):
+            are_ids = any(not tensor.is_floating_point() for tensor in tensors)
+            if not are_ids or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(self._explain_entry(ids, error)) from error
+            reason, _, _ = str(error).partition("\n")
+            raise ValueError(
+                f"entry {self.entry!r} cannot embed these ids: {reason}. Most likely they come from another "
+                "tokenizer, or a text has more tokens than the network has positions: encode with the "
+                "network's own tokenizer, and a smaller length"
+            ) from error
         if not found:
             raise LayerError(f"entry {self.entry!r} takes no part in the forward pass of these inputs")
         (output,) = found.values()
@@ -434,20 +424,8 @@ class FeatureReader:
             )
         return output / self.noise_unit
 
-    def _explain_entry(self, inputs: Tensor, error: Exception) -> str:
-        """Say why token identifiers could not be embedded."""
-        tables = [module for module in self.network.modules() if isinstance(module, nn.Embedding)]
-        rows = ", ".join(str(table.num_embeddings) for table in tables) or "no"
-        reason, _, _ = str(error).partition("\n")
-        return (
-            f"entry {self.entry!r} cannot embed ids of {int(inputs.min())}..{int(inputs.max())} in texts of "
-            f"{inputs.shape[-1]} tokens: {reason} (the network's embeddings have {rows} rows). Most likely "
-            "the ids come from another tokenizer, or a text has more tokens than the network has positions: "
-            "encode with the network's own tokenizer, and a smaller length"
-        )
-
     def check(self, inputs: Batch) -> dict[str, int]:
-        """Run one whole forward pass of `inputs` and give ``{layer: D}``.
+        """Run one whole forward pass of `inputs` and return ``{layer: D}``.
 
         Raises
         ------
@@ -463,7 +441,7 @@ class FeatureReader:
             return {layer: feature.shape[1] for layer, feature in self(values, inputs).items()}
 
     def __call__(self, values: Tensor, inputs: Batch | None = None) -> dict[str, Tensor]:
-        """Give ``{layer: feature of shape (B, D)}``, differentiable with respect to `values`.
+        """Return ``{layer: feature of shape (B, D)}``, differentiable with respect to `values`.
 
         `values` are what noise falls on, as from `enter`. Where that is the output of `entry`, it takes the
         place of what comes out there for the network's `inputs`, which are needed then, or where these are
@@ -497,10 +475,9 @@ class FeatureReader:
             value = self._feature(output)
             value = value.clone() if isinstance(value, Tensor) else value
         elif not isinstance(output, Tensor):
-            path = _path_to_tensor(output) or "output[0]"
             raise LayerError(
                 f"layer {layer!r} returns a {type(output).__name__}, not a tensor; pass feature= a callable "
-                f"that picks the tensor, such as feature=lambda output: {path}.relu()"
+                "that picks the tensor, such as feature=lambda output: output[0].relu()"
             )
         else:
             value = output.relu() if self._feature == "relu" else output.clone()
@@ -511,17 +488,3 @@ class FeatureReader:
                 f"({samples} here), got {shape}"
             )
         return value.flatten(1) if value.ndim > 1 else value[:, None]
-
-
-def _path_to_tensor(output: Any, path: str = "output") -> str | None:
-    """Write where the first tensor of a structure is, as Python."""
-    if isinstance(output, Tensor):
-        return path
-    entries: Iterable[tuple[str, Any]] = ()
-    if isinstance(output, Mapping):
-        entries = [(f"[{key!r}]", value) for key, value in output.items()]
-    elif dataclasses.is_dataclass(output):
-        entries = [(f".{field.name}", getattr(output, field.name)) for field in dataclasses.fields(output)]
-    elif isinstance(output, (tuple, list)):
-        entries = [(f"[{at}]", value) for at, value in enumerate(output)]
-    return next(filter(None, (_path_to_tensor(value, path + step) for step, value in entries)), None)

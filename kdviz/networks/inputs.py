@@ -14,17 +14,18 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from kdviz import schema
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at
 from kdviz.networks.hashing import fingerprint
-from kdviz.networks.preparing import dtype_of
+from kdviz.networks.preparing import dtype_of, is_coarse
 from kdviz.networks.reading import Held, InputsLike, Source, find_source
-from kdviz.units import Grid, ImageUnits, Units
+from kdviz.units import ImageUnits, Units
 from kdviz.units.base import Coordinates
 
 _AT_ONCE = 64  # samples read together when all are checked
 
-_LARGE = 1000  # times the noise: normalised inputs come to about 100, pixels of 0 to 255 to about 10,000
+_LARGE = 10_000  # times the noise: normalised inputs come to some hundreds, pixels of 0 to 255 to 25,500
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,17 @@ class Inputs:
             yield part, _trim(self.take(part), self.units, part.start)
 
     def check_precision(self, network: nn.Module) -> None:
-        """Refuse inputs of another precision than that of a network's parameters, or of less than float32.
+        """Refuse inputs of another precision than that of a network's parameters.
 
         Raises
         ------
         TypeError
             If they are.
         """
-        dtype, ours = dtype_of(network), self.dtype
-        if dtype not in (None, ours):
+        dtype = dtype_of(network)
+        if dtype not in (None, self.dtype):
             raise TypeError(
-                f"inputs are {ours} and the network is {dtype}; convert them with inputs.to({dtype})"
-            )
-        if torch.finfo(ours).bits < 32:
-            raise TypeError(
-                f"inputs are {ours}, which is too coarse for the small noise of a measurement; pass "
-                "inputs.float()"
+                f"inputs are {self.dtype} and the network is {dtype}; convert them with inputs.to({dtype})"
             )
 
 
@@ -140,52 +136,55 @@ def prepare_inputs(
         )
     source = find_source(inputs)
     count = len(source)
-    if not count and not isinstance(source, Held):
-        raise TypeError("inputs must be an iterable of tensors or a dataset, got one of nothing")
+    if not count:
+        raise ValueError("inputs are empty; pass at least one sample")
     valid = units.valid(count)
-    found = _survey(source, units, entry)
-    ids = _unique(found.hashes) if sample_ids is None else _check_ids(sample_ids, count)
+    about, coordinates, classes = _survey(source, units, entry)
+    ids = _name(about["hashes"]) if sample_ids is None else [str(name) for name in sample_ids]
+    if len(ids) != count or len(set(ids)) != count:
+        raise ValueError(
+            f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
+        )
     samples = xr.Dataset(
         {"valid": (("sample", "unit"), valid)},
-        coords={"sample": ids, "unit": np.arange(units.count), **found.coordinates},
+        coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
     )
     if foreground is not None:
-        mask = _unit_mask(foreground, units, (count, *found.shape[-2:]), valid)
-        _warn_of_empty_masks(mask, valid, isinstance(units, Grid))
+        mask = _unit_mask(foreground, units, (count, *about["shape"][-2:]), valid.shape)
         samples["foreground"] = (("sample", "unit"), mask)
-    labels = found.classes if labels is None else labels
+        _warn_of_empty_masks(mask, valid)
+    labels = classes if labels is None else labels
     if labels is not None:
         samples = samples.assign_coords(label=("sample", check_labels("labels", labels, count)))
-    if base_noise is None and entry is None:
-        _warn_of_large_inputs(found.size, units.base_noise)
-    together = fingerprint("".join(found.hashes))
-    about = (found.shape, found.dtype, found.limits)
-    return Inputs(source, found.main, ids, units, samples, found.hashes, together, *about)
+    schema.validate(samples)
+    largest = max(map(abs, about["limits"]))
+    if base_noise is None and entry is None and largest > _LARGE * units.base_noise:
+        warnings.warn(
+            f"inputs are large (up to {largest:.3g}), noise of {units.base_noise:g} is lost in them; "
+            "normalise them as in training, or, if the network was trained on such inputs, pass a larger "
+            f"base_noise, such as {units.base_noise * 255:g} for pixels of 0 to 255",
+            KdvizWarning,
+            stacklevel=3,
+        )
+    return Inputs(source, ids=ids, units=units, samples=samples, **about)
 
 
-@dataclass
-class _Survey:
-    """What one reading of all samples shows."""
+def _survey(
+    source: Source, units: Units, entry: str | None
+) -> tuple[dict[str, Any], dict[str, Any], NDArray | None]:
+    """Read all samples once, some at a time, check their values and hash them.
 
-    main: str | None
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    hashes: list[str]
-    coordinates: dict[str, Any]
-    classes: NDArray | None
-    limits: tuple[float, float]
-    size: float
-
-
-def _survey(source: Source, units: Units, entry: str | None) -> _Survey:
-    """Read all samples once, some at a time, check their values and hash them."""
-    count = len(source)
-    main, squares, values_seen, limits = None, 0.0, 0, (math.inf, -math.inf)
+    Returns
+    -------
+    about, coordinates, classes
+        What `Inputs` holds of them; of the units; of the samples, or None.
+    """
+    count, main, limits = len(source), None, (math.inf, -math.inf)
     hashes: list[str] = []
     coordinates: list[Coordinates] = []
     classes: list[Any] = []
     shapes: set[tuple[int, ...]] = set()
-    for start in range(0, max(count, 1), _AT_ONCE):
+    for start in range(0, count, _AT_ONCE):
         batch, known = source.read(range(start, min(start + _AT_ONCE, count)))
         if start == 0:
             mapping = not isinstance(batch, Tensor)
@@ -193,27 +192,25 @@ def _survey(source: Source, units: Units, entry: str | None) -> _Survey:
         tensor = main_of(batch, main)
         _check_values(tensor, start, integers=entry is not None)
         if entry is None and start == 0:
-            _check_units(tensor, units)
+            _check_units(tuple(tensor.shape[1:]), units)
         shapes.add(tuple(tensor.shape[1:]))
         hashes += [_hash(rows_at(batch, at), units, start + at) for at in range(len(tensor))]
-        coordinates.append(units.coordinates(_as_array(tensor)))
+        coordinates.append(units.coordinates(tensor.numpy()))
         classes.append(known)
         low, high = (float(end) for end in torch.aminmax(tensor))
         limits = min(limits[0], low), max(limits[1], high)
-        squares += float(tensor.double().square().sum())
-        values_seen += tensor.numel()
     if len(shapes) > 1:
         raise ValueError(f"inputs must be batches of samples of one shape, got samples of {sorted(shapes)}")
-    return _Survey(
-        main,
-        shapes.pop(),
-        tensor.dtype,
-        hashes,
-        {name: _join_coordinate([some[name] for some in coordinates], count) for name in coordinates[0]},
-        None if any(known is None for known in classes) else np.concatenate(classes),
-        limits,
-        (squares / values_seen) ** 0.5,
-    )
+    about = {
+        "main": main,
+        "hashes": hashes,
+        "fingerprint": fingerprint("".join(hashes)),
+        "shape": shapes.pop(),
+        "dtype": tensor.dtype,
+        "limits": limits,
+    }
+    joined = {name: _join_coordinate([some[name] for some in coordinates], count) for name in coordinates[0]}
+    return about, joined, None if any(known is None for known in classes) else np.concatenate(classes)
 
 
 def _join_coordinate(parts: Sequence[tuple[Any, NDArray]], count: int) -> tuple[Any, NDArray]:
@@ -231,16 +228,14 @@ def _hash(sample: Batch, units: Units, at: int) -> str:
     return fingerprint(*parts, cut, digits=12)
 
 
-def _as_array(tensor: Tensor) -> NDArray:
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _check_units(tensor: Tensor, units: Units) -> None:
+def _check_units(shape: tuple[int, ...], units: Units) -> None:
     """Refuse inputs that the units do not fit."""
     try:
-        units.index(tuple(tensor.shape[1:]))
+        units.index(shape)
     except ValueError as error:
-        raise ValueError(f"{error}{layout_hint(tuple(tensor.shape[1:]))}") from error
+        channels_last = len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4)
+        hint = "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)" if channels_last else ""
+        raise ValueError(f"{error}{hint}") from error
 
 
 def _trim(batch: Batch, units: Units, sample: int) -> Batch:
@@ -248,54 +243,34 @@ def _trim(batch: Batch, units: Units, sample: int) -> Batch:
     length = units.length(sample)
     if length is None:
         return batch
-    width = max((tensor.shape[-1] for tensor in _tensors_of(batch) if tensor.ndim), default=0)
+    tensors = [batch] if isinstance(batch, Tensor) else batch.values()
+    width = max((tensor.shape[-1] for tensor in tensors if tensor.ndim), default=0)
     return map_batch(batch, lambda tensor: tensor[..., :length] if tensor.shape[-1:] == (width,) else tensor)
 
 
-def _tensors_of(batch: Batch) -> list[Tensor]:
-    return [batch] if isinstance(batch, Tensor) else list(batch.values())
-
-
-def layout_hint(shape: tuple[int, ...]) -> str:
-    """Continue a message about samples that do not fit: they look as if channels came last."""
-    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4):
-        return "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)"
-    return ""
-
-
 def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
-    if not tensor.is_floating_point() and not integers:
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if not tensor.is_floating_point() and not (integers and is_integer):
         raise TypeError(
             f"inputs must be floating point, normalised as in training; got {tensor.dtype}. For token ids, "
             "name the embedding module as entry"
         )
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"inputs must be real numbers, got {tensor.dtype}")
-    if tensor.ndim < 2 or not len(tensor):
-        raise ValueError(
-            f"inputs must have shape (B, ...) with at least one sample, got {tuple(tensor.shape)}"
+    if is_coarse(tensor):
+        raise TypeError(
+            f"inputs are {tensor.dtype}, too coarse for the small noise of a measurement; pass inputs.float()"
         )
+    if tensor.ndim < 2:
+        raise ValueError(f"inputs must have shape (B, ...), got {tuple(tensor.shape)}")
     finite = torch.isfinite(tensor.flatten(1)).all(1)
     if not finite.all():
         bad = [start + at for at in torch.nonzero(~finite).flatten().tolist()]
         raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
 
 
-def _unique(hashes: list[str]) -> list[str]:
+def _name(hashes: list[str]) -> list[str]:
+    """Make names of hashes, those that come again with a number."""
     before = pd.Series(hashes).groupby(hashes).cumcount()
     return [f"{name}-{count + 1}" if count else name for name, count in zip(hashes, before, strict=True)]
-
-
-def _check_ids(sample_ids: Sequence[str], count: int) -> list[str]:
-    if isinstance(sample_ids, str):
-        raise TypeError(f"sample_ids must be a sequence of names, got the one string {sample_ids!r}")
-    ids = [str(name) for name in sample_ids]
-    if len(ids) != count:
-        raise ValueError(f"sample_ids has {len(ids)} names for {count} inputs")
-    if len(set(ids)) != count:
-        repeated = sorted({name for name in ids if ids.count(name) > 1})
-        raise ValueError(f"sample_ids must be unique, repeated: {', '.join(repeated[:5])}")
-    return ids
 
 
 def check_labels(name: str, labels: ArrayLike, count: int) -> NDArray[np.int64]:
@@ -313,49 +288,25 @@ def check_labels(name: str, labels: ArrayLike, count: int) -> NDArray[np.int64]:
 
 
 def _unit_mask(
-    foreground: ArrayLike, units: Units, pixels: tuple[int, ...], valid: NDArray[np.bool_]
+    foreground: ArrayLike, units: Units, pixels: tuple[int, ...], flags: tuple[int, ...]
 ) -> NDArray[np.bool_]:
     mask = np.asarray(foreground)
     if mask.dtype.kind == "f" and not np.isfinite(mask).all():
         raise ValueError("foreground holds NaN or infinite values")
-    if mask.shape == valid.shape:
-        beyond = ((mask > 0) & ~valid).any(1)
-        if beyond.any():
-            raise ValueError(
-                f"foreground marks units that do not exist, first in sample {np.flatnonzero(beyond)[0]}, "
-                f"which has {valid[np.flatnonzero(beyond)[0]].sum()}"
-            )
+    if mask.shape == flags:
         return mask > 0
-    if not isinstance(units, ImageUnits):
-        raise ValueError(f"foreground has shape {mask.shape}; allowed: {valid.shape}, one flag a unit")
-    if mask.shape != pixels:
-        raise ValueError(
-            f"foreground has shape {mask.shape}; allowed: pixels {pixels} or units {valid.shape}"
-        )
-    return units.reduce_mask(mask > 0)
+    if isinstance(units, ImageUnits) and mask.shape == pixels:
+        return units.reduce_mask(mask > 0)
+    allowed = f"{flags}, one flag a unit" + (f", or pixels {pixels}" if isinstance(units, ImageUnits) else "")
+    raise ValueError(f"foreground has shape {mask.shape}; allowed: {allowed}")
 
 
-def _warn_of_empty_masks(mask: NDArray[np.bool_], valid: NDArray[np.bool_], on_grid: bool) -> None:
-    advice = "a finer grid sees smaller objects" if on_grid else "their ratio counts as 0"
-    for empty, what, so in (
-        (~mask.any(1), "no foreground", advice),
-        ((mask | ~valid).all(1), "no background", "nothing is left to compare their foreground with"),
-    ):
+def _warn_of_empty_masks(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+    for empty, what in ((~mask.any(1), "foreground"), ((mask | ~valid).all(1), "background")):
         if empty.any():
             warnings.warn(
-                f"{empty.sum()} of {len(mask)} samples have {what} in units, first those at "
-                f"{np.flatnonzero(empty)[:5].tolist()}; {so}",
+                f"{empty.sum()} of {len(mask)} samples have no {what} in units, first those at "
+                f"{np.flatnonzero(empty)[:5].tolist()}; what is counted on it says nothing of them",
                 DegenerateWarning,
                 stacklevel=4,
             )
-
-
-def _warn_of_large_inputs(size: float, base_noise: float) -> None:
-    if size > _LARGE * base_noise:
-        warnings.warn(
-            f"inputs are large (root mean square {size:.3g}), noise of {base_noise:g} is lost in them; "
-            "normalise them as in training, or, if the network was trained on such inputs, pass a larger "
-            f"base_noise, such as {base_noise * 255:g} for pixels of 0 to 255",
-            KdvizWarning,
-            stacklevel=4,
-        )

@@ -14,52 +14,48 @@ _NO_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory",
 
 
 def prepare_network(network: nn.Module, device: str | torch.device | None = None) -> nn.Module:
-    """Refuse a network whose parameters and buffers allow no measurement; give its plain self.
+    """Refuse a network whose parameters and buffers allow no measurement; return its plain self.
 
     Parameters
     ----------
     network
         As it came, compiled or not.
     device
-        If it lies on another one, a copy there is given; None leaves it where it is.
+        If it lies on another one, a copy there is returned; None leaves it where it is.
 
     Raises
     ------
     ValueError
-        If it is not initialised, holds no values, was made for inference only or is spread over devices, or
-        if the device is not there.
-    TypeError
-        If it is of lower precision than float32.
+        If it holds no values, is of lower precision than float32, was made for inference
+        only or is spread over devices, or if the device is not there.
     """
     network = unwrap(network)
-    for name, tensor in _tensors_of(network).items():
-        if nn.parameter.is_lazy(tensor):
-            raise ValueError(
-                f"the network is not initialised: {name!r} has no shape yet; run the network once on a batch"
-            )
-        if tensor.device.type == "meta":
-            raise ValueError(
-                f"the network holds no values: {name!r} is on the meta device; call "
-                "network.to_empty(device='cpu') and load weights"
-            )
-        if tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32:
-            raise TypeError(
-                f"the network is {tensor.dtype} ({name!r}), too coarse for the small noise of a measurement; "
-                "pass network.float(), and inputs that are no token ids as float32 too"
-            )
-        if tensor.is_inference():
-            raise ValueError(
-                f"{name!r} was made under torch.inference_mode() and lets no gradient pass; make or load the "
-                "network outside of it"
-            )
-    network = network if device is None else _on_device(network, device)
-    devices = sorted({str(tensor.device) for tensor in _tensors_of(network).values()})
+    if device is not None:
+        network = _on_device(network, device)
+    tensors = _tensors_of(network)
+    for name, tensor in tensors.items():
+        faults = {
+            "is on the meta device and holds no values; load weights": tensor.device.type == "meta",
+            f"is {tensor.dtype}, too coarse for the small noise of a measurement; pass network.float(), and "
+            "inputs that are no token ids as float32 too": is_coarse(tensor),
+            "was made under torch.inference_mode() and lets no gradient pass; make or load the network "
+            "outside of it": tensor.is_inference(),
+        }
+        for fault, is_there in faults.items():
+            if is_there:
+                raise ValueError(f"the network cannot be measured: {name!r} {fault}")
+    devices = sorted({str(tensor.device) for tensor in tensors.values()})
     if len(devices) > 1:
         raise ValueError(
             f"the network is spread over {', '.join(devices)}; move it to one, such as with "
             f"network.to({devices[0]!r})"
         )
     return network
+
+
+def is_coarse(tensor: Tensor) -> bool:
+    """Tell whether floating-point values are of less than float32, in which small noise is lost."""
+    return tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32
 
 
 def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
@@ -72,25 +68,23 @@ def _on_device(network: nn.Module, device: str | torch.device) -> nn.Module:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason, _, _ = str(error).partition("\n")
         raise ValueError(f"device {device!r} cannot be used here: {reason}") from error
-    if wanted.type == "meta":
-        raise ValueError("device 'meta' cannot be used here: it holds no values")
     places = {tensor.device for tensor in _tensors_of(network).values()} or {torch.device("cpu")}
     same = all(at.type == wanted.type and (at.type == "cpu" or at.index == wanted.index) for at in places)
     return network if same else copy.deepcopy(network).to(wanted)
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Give the device of a network's parameters and buffers, the CPU if it has none."""
+    """Return the device of a network's parameters and buffers, the CPU if it has none."""
     return next((tensor.device for tensor in _tensors_of(network).values()), torch.device("cpu"))
 
 
 def dtype_of(network: nn.Module) -> torch.dtype | None:
-    """Give the precision of a network's parameters, or None if it has none."""
+    """Return the precision of a network's parameters, or None if it has none."""
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
 
 @contextmanager
-def memory_advice(together: int, stored: bool) -> Iterator[None]:
+def memory_advice(together: int) -> Iterator[None]:
     """Turn running out of memory into the advice to take fewer samples at once.
 
     Raises
@@ -103,13 +97,10 @@ def memory_advice(together: int, stored: bool) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(str(error))):
             raise
-        smaller = (
-            f"pass a smaller max_batch, such as {together // 2}"
-            if together > 1
-            else "measure fewer layers at once, with fewer probes or on smaller images"
-        )
-        kept = "; what is in the store stays: the same call goes on behind it" if stored else ""
+        advice = "measure fewer layers at once, with fewer probes or on smaller images"
+        if together > 1:
+            advice = f"pass a smaller max_batch, such as {together // 2}"
         reason, _, _ = str(error).partition("\n")
         raise MemoryError(
-            f"out of memory with {together} samples in one pass; {smaller}{kept} ({reason})"
+            f"out of memory with {together} samples in one pass; {advice} ({reason})"
         ) from error

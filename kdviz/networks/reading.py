@@ -36,7 +36,7 @@ def find_source(inputs: Any) -> Source:
         If it is none of these.
     """
     if isinstance(inputs, (Tensor, Mapping)):
-        return Held(_values_of(inputs))
+        return Held(_split(inputs)[0])
     is_dataset = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     if is_dataset and not isinstance(inputs, (list, tuple)):
         return _Items(inputs)
@@ -76,9 +76,8 @@ class _Items:
         return len(self.dataset)
 
     def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
-        items = [self.dataset[row] for row in rows]
-        classes = [_classes_of(item) for item in items]
-        return _join([_values_of(item) for item in items], torch.stack), _all_or_none(classes)
+        values, classes = zip(*(_split(self.dataset[row]) for row in rows), strict=True)
+        return _join(values, torch.stack), _all_or_none(classes)
 
 
 class _Batches:
@@ -96,16 +95,16 @@ class _Batches:
 
     def __len__(self) -> int:
         if self._count is None:
-            self._count = sum(rows_of(_values_of(batch)) for batch in self.batches)
+            self._count = sum(rows_of(_split(batch)[0]) for batch in self.batches)
         return self._count
 
     def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
         values, classes = [], []
         for row in rows:
             at = self._go_to(row)
-            values.append(rows_at(_values_of(self._batch), slice(at, at + 1)))
-            some = _classes_of(self._batch)
-            classes.append(None if some is None else int(some[at]))
+            batch, some = self._batch
+            values.append(rows_at(batch, slice(at, at + 1)))
+            classes.append(None if some is None else some[at])
         return _join(values, torch.cat), _all_or_none(classes)
 
     def _go_to(self, row: int) -> int:
@@ -113,29 +112,22 @@ class _Batches:
         if self._walk is None or row < self._start:
             self._walk, self._start, self._end = iter(self.batches), 0, 0
         while row >= self._end:
-            self._batch = next(self._walk)
-            self._start, self._end = self._end, self._end + rows_of(_values_of(self._batch))
+            self._batch = _split(next(self._walk))
+            self._start, self._end = self._end, self._end + rows_of(self._batch[0])
         return row - self._start
 
 
-def _values_of(item: Any) -> Batch:
-    """Take the tensors of an item or a batch, on the CPU."""
-    if isinstance(item, (tuple, list)) and item:
-        item = item[0]
-    tensors = list(item.values()) if isinstance(item, Mapping) else [item]
+def _split(item: Any) -> tuple[Batch, Any]:
+    """Take the tensors of an item or a batch, on the CPU, and its classes if there are any."""
+    several = isinstance(item, (tuple, list)) and bool(item)
+    values, classes = (item[0], item[1] if len(item) > 1 else None) if several else (item, None)
+    tensors = list(values.values()) if isinstance(values, Mapping) else [values]
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise TypeError(
-            f"inputs must be {_ALLOWED}, got one of {type(item).__name__}; torch.from_numpy makes a tensor "
+            f"inputs must be {_ALLOWED}, got one of {type(values).__name__}; torch.from_numpy makes a tensor "
             "of an array"
         )
-    for tensor in tensors:
-        if tensor.device.type == "meta":
-            raise ValueError("inputs are on the meta device and hold no values")
-    return map_batch(item, lambda tensor: tensor.detach().cpu())
-
-
-def _classes_of(item: Any) -> Any:
-    return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    return map_batch(values, lambda tensor: tensor.detach().cpu()), classes
 
 
 def _all_or_none(classes: Sequence[Any]) -> Any:

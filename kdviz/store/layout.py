@@ -21,7 +21,7 @@ from kdviz.store.files import PARTIAL, plain, storable
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.
-_CIRCUMSTANCES = frozenset({"created_at", "kdviz_version", "torch_version", "device"})
+_CIRCUMSTANCES = frozenset({"created_at", "kdviz_version", "torch_version", "device", "config.micro_batch"})
 
 
 def checked_name(kind: str, name: str) -> str:
@@ -149,10 +149,11 @@ def difference_of_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 def _settings(attrs: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings as JSON, so that NaN equals itself and 1 is not 1.0; ``config`` is taken apart."""
-    settings = {name: value for name, value in attrs.items() if name not in _CIRCUMSTANCES}
+    settings = dict(attrs)
     config = json.loads(settings.pop("config", "{}"))
     settings |= {f"config.{name}": value for name, value in config.items()}
-    return {name: json.dumps(value, sort_keys=True) for name, value in plain(settings).items()}
+    kept = {name: value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+    return {name: json.dumps(value, sort_keys=True) for name, value in plain(kept).items()}
 
 
 def prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.Dataset:

@@ -3,7 +3,6 @@ import os
 import pickle
 import subprocess
 import sys
-import warnings
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from kdviz.errors import (
     ConvergenceWarning,
     DataError,
     DegenerateWarning,
-    KdvizWarning,
     LayerError,
     StoreError,
 )
@@ -566,21 +564,21 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
             TypeError,
             "floating point.*torch.uint8",
         ),
-        ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, r"at least one sample, got \(0, 3, 8, 8\)"),
-        ({"images": torch.zeros(3)}, ValueError, r"shape \(B, ...\) .* got \(3,\)"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, "inputs are empty"),
+        ({"images": torch.zeros(3)}, ValueError, r"shape \(B, ...\), got \(3,\)"),
         ({"images": torch.zeros(2, 8, 8)}, ValueError, r"\(channels, height, width\), got \(8, 8\)"),
         (
             {"images": [np.zeros((1, 3, 8, 8))]},
             TypeError,
             "inputs must be .* got one of ndarray",
         ),
-        ({"images": []}, TypeError, "inputs must be .* got one of nothing"),
+        ({"images": []}, ValueError, "inputs are empty"),
         ({"images": 5}, TypeError, "inputs must be .* got int"),
         ({"images": torch.zeros(1, 3, 8, 8).double()}, TypeError, r"inputs.to\(torch.float32\)"),
         (
             {"images": torch.zeros(1, 3, 8, 8).half()},
             TypeError,
-            "inputs are torch.float16 and the network is",
+            "inputs are torch.float16, too coarse",
         ),
         ({"images": torch.zeros(1, 3, 8, 8).bfloat16()}, TypeError, "inputs are torch.bfloat16"),
         (
@@ -598,14 +596,13 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"foreground": np.full((3, 8, 8), np.nan)}, ValueError, "foreground holds NaN"),
         ({"labels": [1, 2]}, ValueError, r"labels must be 3 integers, got shape \(2,\)"),
         ({"labels": [0.5, 1, 2]}, ValueError, "labels must be 3 integers, got .* float64"),
-        ({"sample_ids": ["a", "b"]}, ValueError, "sample_ids has 2 names for 3 inputs"),
-        ({"sample_ids": ["a", "b", "a"]}, ValueError, "sample_ids must be unique, repeated: a"),
+        ({"sample_ids": ["a", "b"]}, ValueError, "sample_ids must be 3 unique names, got 2, 2 different"),
         (
-            {"sample_ids": "abc"},
-            TypeError,
-            "sample_ids must be a sequence of names, got the one string 'abc'",
+            {"sample_ids": ["a", "b", "a"]},
+            ValueError,
+            "3 unique names, got 3, 2 different",
         ),
-        ({"method": "fast"}, ValueError, "method must be one of auto, gain, path; got 'fast'"),
+        ({"method": "fast"}, ValueError, "method is 'fast'; allowed: auto, gain, path"),
         ({"probes": 1}, ValueError, "probes must be an integer of 2 or more, got 1"),
         ({"probes": 8.0}, ValueError, "probes must be an integer of 2 or more, got 8.0"),
         ({"draws": 1}, ValueError, "draws must be an integer of 2 or more, got 1"),
@@ -613,22 +610,21 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"base_noise": "a"}, ValueError, "base_noise must be a positive number, got 'a'"),
         ({"weight": "x"}, ValueError, "weight must be a positive number, got 'x'"),
         ({"calibration": True}, ValueError, "calibration must be a positive number, got True"),
-        ({"calibration": 9}, ValueError, "calibration must be at most 4.605, .* got 9"),
         ({"weight": -1.0}, ValueError, "weight must be a positive number, got -1.0"),
         ({"calibration": np.nan}, ValueError, "calibration must be a positive number, got nan"),
-        ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
+        ({"seed": 1.5}, ValueError, "seed must be an integer of 0 or more, got 1.5"),
         ({"max_batch": 0}, ValueError, "max_batch must be .*1 or more, got 0"),
         ({"max_batch": 2.5}, ValueError, "max_batch must be an integer of 1 or more, got 2.5"),
         ({"max_batch": "8"}, ValueError, "max_batch must be an integer of 1 or more, got '8'"),
         ({"max_batch": True}, ValueError, "max_batch must be an integer of 1 or more, got True"),
         ({"device": "banana"}, ValueError, "device 'banana' cannot be used here: Expected one of cpu"),
         ({"device": 3.5}, ValueError, "device 3.5 cannot be used here"),
-        ({"layers": 3}, TypeError, "layers must be a name, a module or a sequence of them, got 3"),
-        ({"layers": ["fc1", ["fc2"]]}, TypeError, "layers must be a name, a module or a sequence of them"),
+        ({"layers": 3}, LayerError, "layers must be a name, a module or a sequence of them, got 3"),
+        ({"layers": ["fc1", ["fc2"]]}, LayerError, "unknown layer"),
         ({"epoch": -1}, ValueError, "epoch must be an integer of 0 or more, got -1"),
         ({"feature": "gelu"}, ValueError, "feature must be 'relu', 'identity' or a callable, got 'gelu'"),
         ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; did you mean 'fc"),
-        ({"layers": []}, LayerError, "layers is empty"),
+        ({"layers": []}, LayerError, r"layers must be .* got \[\]"),
     ],
 )
 def test_measure__refuses_bad_arguments(options, error, message):
@@ -789,10 +785,10 @@ MASKS = np.eye(5, 16, dtype=bool)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": random_images(5, seed=4)}, "student/fc1 has input_fingerprint .* the same sample_ids"),
-        ({"foreground": ~MASKS}, "other samples: 'foreground' differs"),
-        ({"labels": np.arange(5)[::-1]}, "other samples: 'label' differs"),
-        ({"sample_ids": list("abcdf")}, "other samples than these inputs"),
+        ({"images": random_images(5, seed=4)}, "other samples: input_fingerprint differ"),
+        ({"foreground": ~MASKS}, "other samples: foreground"),
+        ({"labels": np.arange(5)[::-1]}, "other samples: label differ"),
+        ({"sample_ids": list("abcdf")}, "other samples: sample"),
     ],
 )
 @pytest.mark.parametrize("network", ["student", "another"])
@@ -810,7 +806,7 @@ def test_measure_checkpoints__refuses_a_run_of_other_inputs_before_any_work(
 
 def test_measure_checkpoints__refuses_masks_that_the_run_has_not(states, tmp_path):
     measure_epochs(states, store=tmp_path / "run", layers="fc1")
-    with pytest.raises(StoreError, match="'foreground' differs"):
+    with pytest.raises(StoreError, match="other samples: foreground differ"):
         measure_epochs(states, store=open_run(tmp_path / "run"), layers="fc1", foreground=MASKS)
 
 
@@ -830,25 +826,10 @@ def begin(states, path, monkeypatch, blocks, **options):
             measure_epochs(states, store=path, **options)
 
 
-@pytest.mark.parametrize("later", [None, 16, 4, 3])
-def test_measure_checkpoints__continues_with_the_batch_it_was_begun_with(
-    states, tmp_path, monkeypatch, later
-):
-    whole = measure_epochs(states, max_batch=3)
-    begin(states, tmp_path / "run", monkeypatch, blocks=1, max_batch=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", KdvizWarning)
-        continued = measure_epochs(states, store=tmp_path / "run", max_batch=later)
-    for layer in whole:
-        assert_equal_arrays(continued[layer], whole[layer])
-        assert continued[layer].attrs["config"] == whole[layer].attrs["config"]
-
-
-def test_measure_checkpoints__continues_with_a_smaller_batch_and_says_so(states, tmp_path, monkeypatch):
+def test_measure_checkpoints__goes_on_with_other_samples_in_a_pass(states, tmp_path, monkeypatch):
     whole = measure_epochs(states)
     begin(states, tmp_path / "run", monkeypatch, blocks=1)
-    with pytest.warns(KdvizWarning, match="conv2, fc1: begun with 16 samples in one pass, continued with 2"):
-        continued = measure_epochs(states, store=tmp_path / "run", max_batch=2)
+    continued = measure_epochs(states, store=tmp_path / "run", max_batch=2)
     smaller = measure_epochs(states, max_batch=2)
     for layer in whole:
         first, rest = {"epoch": [0]}, {"epoch": [1, 2]}
@@ -860,9 +841,6 @@ def test_measure_checkpoints__continues_with_a_smaller_batch_and_says_so(states,
         for chosen, atol in ((~by_path, 1e-5), (by_path, 1e-4)):
             ours, theirs = (ds[layer]["entropy"].where(chosen) for ds in (continued, whole))
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
-    with warnings.catch_warnings():  # nothing is left to measure
-        warnings.simplefilter("error", KdvizWarning)
-        measure_epochs(states, store=tmp_path / "run", max_batch=1)
 
 
 class RunsCode:
@@ -921,7 +899,7 @@ def test_weight_distance__refuses_bad_files(tmp_path):
             weight_distance({1: tmp_path / name}, layer="fc1", initial=initial)
 
 
-@pytest.mark.parametrize("checkpoint", [None, 5, small_cnn()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("checkpoint", [5, small_cnn()], ids=lambda value: type(value).__name__)
 def test_measure_checkpoints__refuses_what_is_no_checkpoint(checkpoint):
     with pytest.raises(TypeError, match="must be a path or a state dict, got " + type(checkpoint).__name__):
         measure_epochs({0: checkpoint})
@@ -939,12 +917,12 @@ def test_measure_checkpoints__never_runs_pickled_code(tmp_path):
 @pytest.mark.parametrize(
     ("checkpoints", "error", "message"),
     [
-        ({}, ValueError, r"got epochs \[\]"),
-        ({-1: {}}, ValueError, r"0 or more.*got epochs \[-1\]"),
-        ({True: {}}, ValueError, r"integers of 0 or more.*got epochs \[True\]"),
-        ({"1": {}, 2: {}}, ValueError, r"integers of 0 or more.*got epochs \['1', 2\]"),
-        ({1.5: {}}, ValueError, r"got epochs \[1.5\]"),
-        ([{}], TypeError, "checkpoints must map epochs to weights, got list"),
+        ({}, TypeError, "checkpoints must map epochs to weights, got {}"),
+        ({-1: {}}, ValueError, "epoch must be an integer of 0 or more, got -1"),
+        ({True: {}}, ValueError, "epoch must be .* got True"),
+        ({"1": {}, 2: {}}, ValueError, "epoch must be .* got '1'"),
+        ({1.5: {}}, ValueError, "epoch must be .* got 1.5"),
+        ([{}], TypeError, r"checkpoints must map epochs to weights, got \[{}\]"),
     ],
 )
 def test_measure_checkpoints__refuses_bad_epochs(checkpoints, error, message):

@@ -206,10 +206,14 @@ def test_measure_checkpoints__stores_the_unit_of_noise_and_resumes_to_the_same_b
         (
             {"foreground": np.ones((3, 4), bool)},
             ValueError,
-            "marks units that do not exist, first in sample 1",
+            "'foreground' is True at 4 padded units",
         ),
         ({"foreground": np.ones((3, 7), bool)}, ValueError, r"allowed: \(3, 4\), one flag a unit"),
-        ({"rows": (0, 1), "sample_ids": ["a"]}, ValueError, "sample_ids has 1 names for 2 inputs"),
+        (
+            {"rows": (0, 1), "sample_ids": ["a"]},
+            ValueError,
+            "must be 2 unique names, got 1, 1 different",
+        ),
     ],
 )
 def test_measure__bad_arguments(options, error, message):
@@ -233,8 +237,8 @@ def test_measure__texts_of_another_number_than_the_units():
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        (VOCABULARY, r"ids of 0\.\.20 in texts of 7 tokens: index out of range"),
-        (None, r"ids of 1\.\.19 in texts of 33 tokens: The size of tensor a \(33\) must match .* \(32\)"),
+        (VOCABULARY, "index out of range"),
+        (None, r"The size of tensor a \(33\) must match .* \(32\)"),
     ],
     ids=["vocabulary", "positions"],
 )
@@ -246,7 +250,7 @@ def test_measure__ids_that_the_embedding_does_not_hold(changed, reason, base_noi
     else:
         ids[0, 0], ids[0, 1] = 0, changed
     network = Encoder()
-    message = f"entry 'embeddings' cannot embed {reason}.* have 20, 32 rows.* ids come from another tokenizer"
+    message = f"entry 'embeddings' cannot embed these ids: {reason}.* come from another tokenizer"
     with pytest.raises(ValueError, match=message) as caught:
         measure(
             network, ids, units=words, layers="hidden", entry="embeddings", base_noise=base_noise,
@@ -258,14 +262,14 @@ def test_measure__ids_that_the_embedding_does_not_hold(changed, reason, base_noi
 
 @pytest.mark.parametrize("layer", ["embeddings.word", "embeddings"])
 def test_measure__a_layer_in_front_of_the_entry(layer):
-    message = f"no gradient connects layer '{layer}' with the output of entry 'embeddings'.* a layer behind"
+    message = f"no gradient connects layer '{layer}' with the output of entry 'embeddings'"
     with pytest.raises(ValueError, match=message):
         run(layers=layer)
 
 
 def test_measure__half_precision_advice_leaves_token_ids_alone():
     with pytest.raises(
-        TypeError, match=r"pass network\.float\(\), and inputs that are no token ids"
+        ValueError, match=r"pass network\.float\(\), and inputs that are no token ids"
     ) as caught:
         run(Encoder().half())
     assert "inputs.float()" not in str(caught.value)

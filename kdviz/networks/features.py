@@ -111,7 +111,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str | nn.Module]) -> lis
             if not found[0]:
                 raise LayerError("the layer passed is the network itself; choose a layer inside it")
             names.append(found[0])
-        elif layer and (name := plain_name(layer)) and name in modules:
+        elif isinstance(layer, str) and (name := plain_name(layer)) and name in modules:
             names.append(name)
         else:
             hint = suggest(layer, filter(None, modules))

@@ -483,7 +483,7 @@ def test_remove_units__refuses() -> None:
         attribution.remove_units(network, inputs, ds, units=units.grid(2), reference="zero")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"steps must be an integer in 1\.\.4, got 5"):
         attribution.remove_units(network, inputs, ds, units=units.grid(2), steps=5)
-    with pytest.raises(ValueError, match="sample_ids has 1 names for 2 inputs"):
+    with pytest.raises(ValueError, match="sample_ids must be 2 unique names, got 1"):
         attribution.remove_units(network, inputs.repeat(2, 1, 1, 1), ds, units=units.grid(2), steps=2)
     wide = torch.ones(1, 1, 2, 4)
     with pytest.raises(ValueError, match="attributions are of 2 x 2 units, units are 1 x 4; pass the units"):

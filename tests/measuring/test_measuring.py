@@ -1099,7 +1099,7 @@ def test_measure_checkpoints__settings_of_a_group_without_a_block_are_replaced(s
 
 def test_measure__no_number_is_refused_before_the_work():
     network = nn.Sequential(OrderedDict(body=RootOfDistance(), root=nn.Identity()))
-    with pytest.raises(ValueError, match="'root' gives NaN or infinite features or gradients under"):
+    with pytest.raises(ValueError, match="'root' gives NaN or infinite features or gradients, with small"):
         measure_cnn(network, random_images(3, seed=3), layers="root")
 
 

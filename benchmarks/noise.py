@@ -15,7 +15,7 @@ import xarray as xr
 
 import kdviz
 from benchmarks.reports import show_table, write_result
-from kdviz.analysis import COUNT_METRICS, NetworkPair, measure_noise_floor
+from kdviz.analysis import NetworkPair, measure_noise_floor
 from kdviz.errors import DegenerateWarning
 from kdviz.models import PRESETS
 from kdviz.schema import METHODS
@@ -24,7 +24,7 @@ from kdviz.studies import Study, StudyPlan
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
 
-METRICS = (*COUNT_METRICS, "rho", "d_mean", "d_std")
+METRICS = ("n_fg", "n_bg", "fg_ratio", "rho", "d_mean", "d_std")
 
 Measured = dict[tuple[str, str], xr.Dataset]  # by layer and role
 

@@ -25,7 +25,7 @@ from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
-from kdviz.analysis.metrics import COUNT_METRICS, DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
+from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
 from kdviz.analysis.networks import Network, list_networks, name_layers
 from kdviz.analysis.pairs import (
     NetworkPair,
@@ -41,7 +41,6 @@ from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 
 __all__ = [
-    "COUNT_METRICS",
     "DISTANCE_METRICS",
     "METRICS",
     "PATH_METRICS",

@@ -52,7 +52,13 @@ def collect_importance(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
     maps = ds["attribution"].astype(np.float64)
     if entropy is not None:
         validate(entropy, require=("entropy",))
-        _check_inputs(ds, entropy)
+        if fault := other_inputs(ds, entropy):  # fingerprints would refuse a selection of the same samples
+            raise ValueError(f"attributions and entropies do not match: {fault}")
+        known = entropy["epoch"].values.tolist()
+        if missing := sorted(set(ds["epoch"].values.tolist()) - set(known)):
+            raise ValueError(
+                f"there are attributions of epochs {missing}; entropies were measured at {known}"
+            )
         kept = entropy["entropy"].sel(epoch=ds["epoch"]).astype(np.float64)
         if "valid" in ds:
             kept = kept.where(ds["valid"])
@@ -212,12 +218,3 @@ def _rank(values: Floats) -> NDArray[np.float64]:
     """Rank from 1 along the last axis, ties sharing the mean of their ranks; NaN stays NaN."""
     rows = pd.DataFrame(values.reshape(-1, values.shape[-1]))  # SciPy's takes long to import
     return rows.rank(axis=1).to_numpy(np.float64).reshape(values.shape)
-
-
-def _check_inputs(ds: xr.Dataset, entropy: xr.Dataset) -> None:
-    if fault := other_inputs(ds, entropy):  # fingerprints would refuse a selection of the same samples
-        raise ValueError(f"attributions and entropies do not match: {fault}")
-    missing = sorted(set(ds["epoch"].values.tolist()) - set(entropy["epoch"].values.tolist()))
-    if missing:
-        known = entropy["epoch"].values.tolist()
-        raise ValueError(f"there are attributions of epochs {missing}; entropies were measured at {known}")

@@ -147,8 +147,8 @@ def compare(
             "interval": "bootstrap over samples, per seed, for these networks only; seeds are not pooled",
         },
     )
-    moved = [ds["weight_distance"] for ds in students if "weight_distance" in ds]
-    if definitions := sorted({distance.attrs.get("definition", "") for distance in moved} - {""}):
+    moved = [ds["weight_distance"].attrs for ds in students if "weight_distance" in ds]
+    if definitions := sorted({str(attrs["definition"]) for attrs in moved if "definition" in attrs}):
         result.attrs["weight_distance"] = "; ".join(definitions)
     if notes:
         result.attrs["note"] = "; ".join(notes)

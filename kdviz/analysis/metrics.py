@@ -24,6 +24,5 @@ METRICS: dict[str, Metric] = {
     "d_std": Metric("H2", -1),
     "rho": Metric("H3", +1),
 }
-COUNT_METRICS = ("n_fg", "n_bg", "fg_ratio")  # of one checkpoint
 DISTANCE_METRICS = ("d_mean", "d_var", "d_std")  # of all checkpoints and the weight distance
 PATH_METRICS = (*DISTANCE_METRICS, "rho")  # of all checkpoints

@@ -1,6 +1,5 @@
 """What a run looks like inside: names of groups, their empty arrays, and whether settings are the same."""
 
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
+from kdviz.arguments import whole_number
 from kdviz.errors import SchemaError
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
@@ -48,12 +48,12 @@ def group_attrs(
     checked_name("layer", layer)
     if network in samples.variables:
         raise ValueError(f"network is named {network!r}, which is a variable of the samples")
-    if not len(epochs) or any(not isinstance(epoch, (int, np.integer)) for epoch in epochs):
-        raise ValueError(f"epochs is {epochs!r}; it needs at least one integer")
-    if epochs[0] < 0 or any(after <= before for before, after in itertools.pairwise(epochs)):
-        raise ValueError(f"epochs is {list(epochs)}; it must be 0 or more and increase")
-    if block < 1:
-        raise ValueError(f"block is {block}; it must be 1 or more samples")
+    whole = all(isinstance(epoch, (int, np.integer)) for epoch in epochs)
+    if not len(epochs) or not whole or epochs[0] < 0 or (np.diff(epochs) <= 0).any():
+        raise ValueError(
+            f"epochs is {list(epochs)}; allowed: integers of 0 or more that increase, at least one"
+        )
+    whole_number("block", block, 1)
     if unknown := sorted(set(variables) - set(schema.MEASURED)):
         raise ValueError(f"variables holds {unknown}; allowed: {', '.join(schema.MEASURED)}")
     stamp: dict[str, Attribute] = {"schema": "kdviz", "schema_version": schema.SCHEMA_VERSION}
@@ -158,6 +158,7 @@ def _settings(attrs: Mapping[str, Any]) -> dict[str, str]:
 
 def prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.Dataset:
     """Check the samples of a run and complete them to what is stored."""
+    samples = samples.assign_attrs(attrs)
     schema.validate(samples, require=("sample", "unit"))
     if "epoch" in samples.dims:
         raise SchemaError("samples has the dimension 'epoch'; it holds what all epochs share")
@@ -166,9 +167,7 @@ def prepare_samples(samples: xr.Dataset, attrs: Mapping[str, Attribute]) -> xr.D
     if "valid" not in samples.variables:
         everything = np.ones((samples.sizes["sample"], samples.sizes["unit"]), bool)
         samples = samples.assign(valid=(("sample", "unit"), everything))
-    prepared = storable(samples.assign_attrs(attrs))
-    schema.validate(prepared)
-    return prepared
+    return storable(samples)
 
 
 def make_compact(ds: xr.Dataset) -> xr.Dataset:

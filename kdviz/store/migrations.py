@@ -36,12 +36,11 @@ def migrate(ds: xr.Dataset, source: object) -> xr.Dataset:
         If it was written by a later kdviz, or says no version that there was.
     """
     version = ds.attrs.get("schema_version", 1)
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise SchemaError(
-            f"{source} has schema version {version}, this kdviz reads up to {SCHEMA_VERSION}: update kdviz"
+            f"{source} has schema version {version!r}, this kdviz reads 1 to {SCHEMA_VERSION}: a later one "
+            "needs a newer kdviz"
         )
-    if not isinstance(version, int) or version < 1:
-        raise SchemaError(f"{source} has schema version {version!r}, this kdviz reads 1 to {SCHEMA_VERSION}")
     for step in range(version, SCHEMA_VERSION):
         STEPS[step](ds)
     if "schema_version" in ds.attrs:

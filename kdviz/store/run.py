@@ -31,8 +31,6 @@ from kdviz.store.files import (
 )
 from kdviz.store.migrations import migrate
 
-_STUDY_RUN = "run.zarr"
-
 
 def create_run(
     path: str | os.PathLike[str], *, samples: xr.Dataset, attrs: Mapping[str, Attribute] | None = None
@@ -85,7 +83,7 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
     SchemaError
         If it was written with a schema version this kdviz does not know.
     """
-    inside = Path(path) / _STUDY_RUN
+    inside = Path(path) / "run.zarr"
     return Run(inside if inside.is_dir() else path)
 
 

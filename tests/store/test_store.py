@@ -574,9 +574,9 @@ def test_create_group__reopens_the_same_settings_and_refuses_others(fresh: Run) 
         ({"layer": "x.partial"}, "layer is named"),
         ({"layer": "zarr.json"}, "layer is named"),
         ({"epochs": []}, "epochs is"),
-        ({"epochs": [2, 1]}, "must be 0 or more and increase"),
-        ({"epochs": [0.5]}, "at least one integer"),
-        ({"block": 0}, "block is 0"),
+        ({"epochs": [2, 1]}, "integers of 0 or more that increase"),
+        ({"epochs": [0.5]}, r"epochs is \[0.5\]; allowed: integers"),
+        ({"block": 0}, "block must be an integer of 1 or more, got 0"),
         ({"variables": ["gain", "gian"]}, r"variables holds \['gian'\]"),
         ({"attrs": {"deep": None}}, "attribute 'deep' is a NoneType"),
     ],
@@ -834,7 +834,7 @@ def with_version(finished: Run, path: Path, version: int) -> Path:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has schema version 3, this kdviz reads up to 2: update kdviz"),
+        (3, "has schema version 3, this kdviz reads 1 to 2: a later one needs a newer kdviz"),
         (0, "version 0, this kdviz reads 1 to 2"),
     ],
 )

@@ -477,7 +477,7 @@ def test_open_run__newer_schema_of_a_folder_is_refused(copied: Run) -> None:
     content = json.loads(node.read_bytes())
     content["attributes"]["schema_version"] = 99
     node.write_text(json.dumps(content))
-    with pytest.raises(SchemaError, match="has schema version 99, this kdviz reads up to 2: update kdviz"):
+    with pytest.raises(SchemaError, match="has schema version 99, this kdviz reads 1 to 2"):
         open_run(copied.path)
 
 

@@ -75,7 +75,7 @@ def demo(
 
     Example: kdviz demo --modality text --seeds 3
     """
-    from kdviz.reports import write_report
+    import kdviz.reports  # noqa: F401 - what it needs is missed before the training, not after
     from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
 
     folder = folder or Path("runs") / ("demo" if modality == "image" else f"demo-{modality}")
@@ -86,10 +86,8 @@ def demo(
     typer.echo("2/3  measuring what each layer discards, epoch by epoch")
     run = study.measure()
     typer.echo("3/3  writing the report")
-    page = write_report(study.run_path, folder=folder / "report", progress=progress)
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
-    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {study.run_path}")
-    typer.echo(f"next      kdviz explore {folder}      look at it in JupyterLab")
+    report(folder, progress=progress)
 
 
 @app.command()

@@ -95,6 +95,19 @@ def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(contents, sort_keys=True, indent=1) + "\n").encode())
 
 
+def list_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Say in what one description differs from another: dotted names, and short values before and now."""
+    found: list[str] = []
+    for name in sorted({*stored, *asked}):
+        old, new = stored.get(name), asked.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += list_differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            values = f" {old}, now {new}"
+            found.append(f"{prefix}{name}{values if len(values) < 100 else ''}")
+    return found
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits; read once per process unless the file changes."""
     state = path.stat()

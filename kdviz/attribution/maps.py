@@ -142,7 +142,8 @@ def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
     """
     network = unwrap(network)
     first_names = {module: name for name, module in reversed(name_modules(network).items())}
-    candidates = [name for module, name in first_names.items() if name and _convolves(module)]
+    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
+    candidates = [name for part, name in first_names.items() if name and _contains(part, *convolutions)]
     with frozen(network):
         calls = list_shapes(network, inputs[:1], candidates)
     found = [name for name, shapes in calls.items() if len(shapes) == 1 and _is_map(shapes[0])]
@@ -160,7 +161,7 @@ def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> li
     with frozen(network):
         if layer and _class_weights(network, inputs[:1], layer) is None:
             possible.remove("cam")
-        if layer and not _has_relu(network):
+        if layer and not _contains(network, nn.ReLU):
             possible.remove("guided_grad_cam")
     return possible
 
@@ -246,7 +247,7 @@ def _class_weights(network: nn.Module, inputs: Tensor, layer: str) -> Tensor | N
 
 
 def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: nn.Module) -> Tensor:
-    if not _has_relu(network):
+    if not _contains(network, nn.ReLU):
         raise LayerError(
             "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
             "activations as modules, or take grad_cam"
@@ -268,12 +269,8 @@ def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     return falls[:, 0]  # a window covers all channels, so they hold the same
 
 
-def _has_relu(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.ReLU) for module in network.modules())
-
-
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) for part in module.modules())
+def _contains(network: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(module, kinds) for module in network.modules())
 
 
 def _is_map(shape: tuple[int, ...]) -> bool:

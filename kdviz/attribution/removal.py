@@ -18,7 +18,7 @@ from kdviz import schema
 from kdviz.analysis import collect_importance
 from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import check_classes
-from kdviz.attribution.unit_maps import batches, check_batch
+from kdviz.attribution.unit_maps import BATCH, batches
 from kdviz.networks.features import frozen, same_random_state, unwrap
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
@@ -107,7 +107,7 @@ def remove_units(
             f"attributions are of {grid[0]} x {grid[1]} units, units are {units.rows} x {units.cols}; pass "
             "the units that the maps were reduced to"
         )
-    batch = check_batch(max_batch)
+    batch = whole_number("max_batch", BATCH if max_batch is None else max_batch, 1)
     network = prepare_network(unwrap(network), device)
     ids = [str(name) for name in attributions["sample"].values]
     given = prepare_inputs(inputs, units, sample_ids=ids, base_noise=0.0, kind=Grid)

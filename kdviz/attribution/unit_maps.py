@@ -32,7 +32,7 @@ from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike
 from kdviz.units import Grid
 
-BATCH = 16  # samples in one pass unless the user says otherwise
+BATCH = 16  # samples in one pass, unless told otherwise
 
 
 def attribute(
@@ -110,7 +110,7 @@ def attribute(
     {'attribution_method': 7, 'epoch': 1, 'sample': 2, 'unit': 16}
     """
     epoch = whole_number("epoch", epoch)
-    batch = check_batch(max_batch)
+    batch = whole_number("max_batch", BATCH if max_batch is None else max_batch, 1)
     chosen = [one_of("methods", method, METHODS) for method in methods or ()]
     if layer is not None:  # by name, for a copy on another device holds another object
         (layer,) = resolve_layers(network, [layer])
@@ -189,11 +189,6 @@ def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[sl
     """Yield positions and images of `batch` samples at a time."""
     for rows, images in given.batches(range(len(given.ids)), batch):
         yield slice(rows.start, rows.stop), main_of(images, given.main).to(place)
-
-
-def check_batch(max_batch: int | None) -> int:
-    """Return the number of samples in one pass."""
-    return BATCH if max_batch is None else whole_number("max_batch", max_batch, 1)
 
 
 def _find_layer(network: nn.Module, images: Tensor, layer: str | None, chosen: Sequence[str]) -> str | None:

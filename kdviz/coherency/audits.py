@@ -242,16 +242,14 @@ def _draw_factors(pair: Pair, spread: float, seed: int) -> Tensor:
 
 
 def _check_pairs(survey: Survey, pairs: Sequence[Pair | Sequence[Pair]] | None) -> list[list[Pair]]:
-    """Give the groups of pairs that are rescaled at once."""
+    """Return the groups of pairs that are rescaled at once."""
     given = survey.pairs if pairs is None else pairs
     groups = [[group] if isinstance(group, Pair) else list(group) for group in given]
     unknown = [str(pair) for group in groups for pair in group if pair not in survey.pairs]
     if unknown or not groups or not all(groups):
-        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(survey.refusals.items())[:3])
         raise ValueError(
             f"pairs has {', '.join(unknown) or 'nothing in it'}; this network has "
-            f"{', '.join(map(str, survey.pairs)) or 'no pair that can be rescaled'}"
-            + (f" (refused: {reasons})" if reasons else "")
+            f"{', '.join(map(str, survey.pairs)) or f'no pair that can be rescaled: {survey.refusals}'}"
         )
     for group in groups:
         if list_disjoint(group) != group:

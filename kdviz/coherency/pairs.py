@@ -251,8 +251,6 @@ class _Walker:
         layer, name = self.module(node), self._name(node)
         if (count := self._calls[id(layer)]) > 1:
             return f"{name} is used {count} times in a pass"
-        if not isinstance(layer._parameters.get("weight"), Tensor):
-            return f"the weight of {name} is computed from other parameters; remove the parametrization"
         for kind, parameter in layer.named_parameters():
             holders = set(self._holders[parameter.untyped_storage().data_ptr()]) - {str(node.target)}
             if holders or f"{node.target}.{kind}" in self._read:

@@ -22,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from kdviz.arguments import one_of
 from kdviz.errors import StoreError
-from kdviz.files import make_folder, write_bytes
+from kdviz.files import list_differences, make_folder, write_bytes
 from kdviz.sources import Data, FashionComposites
 
 STUDY_FILE = "study.yaml"
@@ -35,13 +36,9 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
     "image": {
         "networks": {"architecture": "small_vgg"},
         "training": {"count": 4000},
-        "measurement": {"samples": 50, "grid": 16},
+        "measurement": {"grid": 16},
     },
-    "text": {
-        "networks": {"architecture": "small_bert"},
-        "training": {"count": 2000},
-        "measurement": {"samples": 50},
-    },
+    "text": {"networks": {"architecture": "small_bert"}},
     "cloud": {
         "networks": {"architecture": "small_pointnet"},
         "training": {"count": 836},
@@ -57,6 +54,8 @@ BUILT_IN_TEACHERS = {
     "furniture": "runs/teacher-furniture.safetensors",
 }
 """Data files of the teachers that come with kdviz, by kind of data; of the default architecture and size."""
+
+_TEACHER_SIZES = {"size": 48, "length": 96}  # pixels of their images, tokens of their texts
 
 # Absolute, so that a study can be continued from any folder.
 ResolvedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
@@ -102,7 +101,7 @@ class Networks(_Part):
     """
 
     architecture: str
-    layers: dict[str, str] = {}
+    layers: dict[str, str] = Field(default={}, min_length=1)
     teacher: BuiltInTeacher | TrainedTeacher | SavedTeacher = Field(
         default=BuiltInTeacher(), discriminator="kind"
     )
@@ -135,12 +134,10 @@ class StudentLoss(BaseModel):
         from kdviz.distillation import LOSSES
 
         options = {name: value for name, value in values.items() if name not in ("layered", "head")}
-        kind = options.pop("kind", "features")
-        if kind not in LOSSES:
-            raise ValueError(f"unknown loss {kind!r}; known: {', '.join(LOSSES)}")
+        kind = one_of("kind of loss", options.pop("kind", "features"), LOSSES)
         known = [*inspect.signature(LOSSES[kind]).parameters]
-        if unknown := [name for name in options if name not in known or name == "layer"]:
-            raise ValueError(f"loss {kind} has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+        for name in options:
+            one_of(f"option of {kind}", name, [option for option in known if option != "layer"])
         layered = "layer" in known
         loss = LOSSES[kind](**options | ({"layer": "layer"} if layered else {}))
         return {"kind": kind, "layered": layered, "head": loss.up_to is not None, **options}
@@ -171,7 +168,7 @@ class Training(_Part):
         Training samples of students and baselines; the teacher sees all.
     """
 
-    seeds: tuple[NonNegativeInt, ...] = (0,)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     epochs: int = Field(default=12, ge=2)
     head_epochs: int = Field(default=8, ge=1)
     rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -237,7 +234,7 @@ class StudyPlan(_Part):
         if data is None or not isinstance(given, (Mapping, BaseModel)):
             return given  # a fault that is reported elsewhere
         assert info.field_name is not None
-        values = {**_DEFAULTS[data.modality][info.field_name], **dict(given)}
+        values = _DEFAULTS[data.modality].get(info.field_name, {}) | dict(given)
         if info.field_name == "networks":
             built_in = data.kind in BUILT_IN_TEACHERS
             values.setdefault("teacher", BuiltInTeacher() if built_in else TrainedTeacher())
@@ -250,12 +247,10 @@ class StudyPlan(_Part):
         data, networks, measurement = self.data, self.networks, self.measurement
         if isinstance(networks.teacher, BuiltInTeacher):
             known = _DEFAULTS[data.modality]["networks"]["architecture"]
-            fixed = {name: type(data).model_fields.get(name) for name in ("size", "length")}
-            same = all(getattr(data, name) == field.default for name, field in fixed.items() if field)
-            if data.kind not in BUILT_IN_TEACHERS or networks.architecture != known or not same:
-                detail = {"image": "48 pixels", "text": "96 tokens", "cloud": "clouds"}[data.modality]
+            fits = data.kind in BUILT_IN_TEACHERS and networks.architecture == known
+            if not fits or any(getattr(data, name, size) != size for name, size in _TEACHER_SIZES.items()):
                 raise ValueError(
-                    f"the built-in teacher is a {known} for {detail} of the built-in data; train one for "
+                    f"the built-in teacher is a {known} for built-in data of the usual size; train one for "
                     "others: networks.teacher.kind = trained"
                 )
         if measurement.grid is not None:
@@ -266,11 +261,11 @@ class StudyPlan(_Part):
                 raise ValueError(
                     f"a grid of {measurement.grid} units a side does not fit pictures of {size} pixels"
                 )
-        for name, values in (("layers", (*networks.layers,)), ("seeds", self.training.seeds)):
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must hold at least one value, each once; got {values}")
+        seeds = self.training.seeds
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"training.seeds must be different ones, got {seeds}")
         teacher_seed = getattr(networks.teacher, "seed", TEACHER_SEED)
-        if teacher_seed in self.training.seeds:
+        if teacher_seed in seeds:
             raise ValueError(f"seed {teacher_seed} is the teacher's; student and baseline need another")
         return self
 
@@ -281,12 +276,10 @@ class StudyPlan(_Part):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides every result, by dotted names: what may grow, paths and the device are left out."""
-        every = _flatten(self.model_dump())
-        left_out = (*_GROWING, "device")
         return {
             name: value
-            for name, value in every.items()
-            if name not in left_out and not isinstance(value, Path)
+            for name, value in _flatten(self.model_dump()).items()
+            if name not in (*_GROWING, "device") and not isinstance(value, Path)
         }
 
     def save(self, folder: Path) -> None:
@@ -300,13 +293,10 @@ class StudyPlan(_Part):
         path = folder / STUDY_FILE
         if path.exists():
             stored, asked = (_flatten(plan.as_json()) for plan in (StudyPlan.load(folder), self))
-            for name in sorted({**stored, **asked}, key=lambda name: not name.endswith(".kind")):
-                old, new = stored.get(name), asked.get(name)
-                if old != new and name != "device" and not (name in _GROWING and _is_within(old, new)):
-                    raise StoreError(
-                        f"{folder} holds a study with {name} {_shown(old)}, now {_shown(new)}; choose "
-                        "another folder"
-                    )
+            grown = [name for name in _GROWING if _is_within(stored[name], asked[name])]
+            asked |= {name: stored[name] for name in (*grown, "device")}
+            if differing := list_differences(stored, asked):
+                raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
         make_folder(folder)
         write_bytes(path, yaml.safe_dump(self.as_json(), sort_keys=False).encode())
 
@@ -391,29 +381,11 @@ def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]
     """Look up the modules of named layers; without names, of all that a student can be distilled at."""
     from kdviz.models import PRESETS
 
-    if architecture not in PRESETS:
-        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(PRESETS))}")
-    preset = PRESETS[architecture]
-    if preset.modality != modality:
-        fitting = [name for name, other in PRESETS.items() if other.modality == modality]
-        raise ValueError(
-            f"{architecture} takes {preset.modality}s, this is a study of {modality}s; "
-            f"choose {', '.join(sorted(fitting))}"
-        )
-    below = [name for name in preset.layers if name != _LOGITS]
-    names = below if names is None else list(names)
-    if unknown := [name for name in names if name not in preset.layers]:
-        raise ValueError(
-            f"unknown layers {', '.join(unknown)}; {architecture} has {', '.join(preset.layers)}"
-        )
-    if _LOGITS in names:
-        raise ValueError(
-            f"{_LOGITS} gives the logits: nothing lies above it that a student could train; "
-            f"distil at {', '.join(below)}"
-        )
-    if len(set(names)) != len(names):
-        raise ValueError(f"layers must hold at least one value, each once; got {tuple(names)}")
-    return {name: preset.layers[name] for name in names}
+    fitting = [name for name, preset in PRESETS.items() if preset.modality == modality]
+    layers = PRESETS[one_of(f"architecture for {modality}s", architecture, fitting)].layers
+    below = [name for name in layers if name != _LOGITS]
+    chosen = below if names is None else names
+    return {one_of(f"layer of {architecture} below its logits", name, below): layers[name] for name in chosen}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -432,7 +404,3 @@ def _is_within(old: Any, new: Any) -> bool:
     """Whether everything of a list or mapping is in another."""
     one, two = (list(each.items()) if isinstance(each, Mapping) else each for each in (old, new))
     return all(item in two for item in one)
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple, Mapping)) else str(value)

@@ -16,8 +16,8 @@ from kdviz.networks import load_weights
 from kdviz.sources import Prepared, SampleSet, find_data, review_tokenizer
 from kdviz.sources.samples import Part
 from kdviz.store import Run, create_run, open_run
-from kdviz.studies.plans import BUILT_IN_TEACHERS, BuiltInTeacher, SavedTeacher, TrainedTeacher
-from kdviz.studies.tasks import Layout, Subject, Task
+from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, BuiltInTeacher, SavedTeacher
+from kdviz.studies.tasks import Study, Subject, Task
 from kdviz.training import (
     PLANS,
     CrossEntropy,
@@ -28,7 +28,6 @@ from kdviz.training import (
     probe_accuracy,
     train,
 )
-from kdviz.training.records import read_tensors
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
@@ -38,7 +37,7 @@ _DATA_FILE = "data.json"
 class Workshop:
     """Does the tasks of one study; what they share, such as samples, is loaded once."""
 
-    def __init__(self, study: Layout) -> None:
+    def __init__(self, study: Study) -> None:
         self.study, self.plan = study, study.plan
         self.device = study.device or self.plan.device
         self.loaded: dict[str, SampleSet] = {}
@@ -51,8 +50,10 @@ class Workshop:
         self.recognise()
 
     def do(self, task: Task) -> None:
-        """Do a task, or go on with it."""
+        """Do a task, or go on with it; the first of a new study begins it."""
         subject = task.subject
+        if not (self.study.folder / STUDY_FILE).exists():
+            self.begin()
         if task.action == "train":
             self.train(subject)
         elif task.action == "accuracy":
@@ -89,7 +90,7 @@ class Workshop:
     @cached_property
     def measured(self) -> Prepared:
         """What is measured, as networks and measuring take it."""
-        return self._prepare(self.measured_set)
+        return self.plan.data.prepare(self.measured_set, grid=self.plan.measurement.grid)
 
     @cached_property
     def student_data(self) -> tuple[Tensor, Tensor]:
@@ -125,12 +126,10 @@ class Workshop:
                 )
         write_json(path, known)
 
-    def _prepare(self, samples: SampleSet) -> Prepared:
-        return self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
-
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
         """Return samples as networks take them, and their labels."""
-        return torch.from_numpy(self._prepare(samples).inputs[:]), torch.from_numpy(samples.labels)
+        prepared = self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
+        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(samples.labels)
 
     # -- networks
 
@@ -141,15 +140,15 @@ class Workshop:
 
     def build(self, seed: int = 0) -> nn.Module:
         """Make an untrained network."""
-        architecture, shape = self.plan.networks.architecture, dict(self.plan.data)
-        options: dict[str, Any] = {"classes": len(self.training_set.classes), "seed": seed}
+        shape = dict(self.plan.data)
+        options = {"classes": len(self.training_set.classes), "seed": seed}
         if self.plan.data.modality == "image":
-            network = models.build(architecture, input_size=shape["size"], **options)
+            options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
             options |= {"vocabulary": self._vocabulary, "length": shape["length"]}
-            network = models.text.build(architecture, **options)
-        else:
-            network = models.cloud.build(architecture, **options)
+        network: nn.Module = getattr(models, self.plan.data.modality).build(
+            self.plan.networks.architecture, **options
+        )
         return network
 
     @cached_property
@@ -213,16 +212,14 @@ class Workshop:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
         known = plans.get(kind, plans["student"])
-        teacher = self.plan.networks.teacher
-        epochs = asked.head_epochs if kind == "head" else asked.epochs
-        if kind == "teacher" and isinstance(teacher, TrainedTeacher):
-            epochs = teacher.epochs
+        special = {"head": asked.head_epochs, "teacher": getattr(self.plan.networks.teacher, "epochs", 0)}
+        epochs = special.get(kind, asked.epochs)
         assert isinstance(known.learning_rate, tuple)
         first, last = known.learning_rate
         changes = {
             "epochs": epochs,
             "seed": seed,
-            "checkpoints": (0, epochs) if kind in ("teacher", "head") else (),
+            "checkpoints": (0, epochs) if kind in special else (),
             "learning_rate": (first * asked.rate_factor, last * asked.rate_factor),
         }
         return TrainingPlan(**known.model_dump() | changes)
@@ -272,11 +269,8 @@ class Workshop:
         write_json(self.study.accuracy_file(subject), about)
 
     def _find_accuracy(self, subject: Subject) -> tuple[dict[int, float], str]:
-        teacher = self.plan.networks.teacher
-        if subject.role == "teacher" and not isinstance(teacher, TrainedTeacher):
-            epoch, path = self.teacher_checkpoint
-            if isinstance(teacher, BuiltInTeacher):
-                return {epoch: read_tensors(path)[1]["held_out_accuracy"]}, _ITSELF
+        if subject.role == "teacher":
+            epoch, _ = self.teacher_checkpoint
             return {epoch: evaluate(self.teacher.to(self.device or "cpu"), *self.held_out_data)}, _ITSELF
         if subject.loss is not None and subject.loss.head:
             return self._probe(subject)

@@ -67,32 +67,25 @@ class _LeafTracer(fx.Tracer):
         return module_qualified_name == self.leaf or super().is_leaf_module(m, module_qualified_name)
 
 
-def cut(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """Divide a network after a layer into two that share its modules, so that head(body(x)) = network(x).
+def cut(network: nn.Module, layer: str) -> fx.GraphModule | None:
+    """Return what lies beyond a layer, sharing the network's modules, so that head(feature) = network(x).
 
     None where that cannot be done: the forward pass cannot be traced, or something passes around the layer.
     """
-    halves = []
-    for is_head in (False, True):
-        try:
-            graph = _LeafTracer(layer).trace(network)
-        except Exception:  # the trace runs the network's own code, which may fail in any way on a proxy
+    try:
+        graph = _LeafTracer(layer).trace(network)
+    except Exception:  # the trace runs the network's own code, which may fail in any way on a proxy
+        return None
+    cuts = graph.find_nodes(op="call_module", target=layer)
+    if len(cuts) != 1:
+        return None
+    with graph.inserting_before(cuts[0]):
+        cuts[0].replace_all_uses_with(graph.placeholder("feature"))
+    head = fx.GraphModule(network, graph)
+    head.graph.eliminate_dead_code()
+    for source in head.graph.find_nodes(op="placeholder")[:-1]:
+        if source.users:
             return None
-        cuts = graph.find_nodes(op="call_module", target=layer)
-        if len(cuts) != 1:
-            return None
-        if is_head:
-            with graph.inserting_before(cuts[0]):
-                feature = graph.placeholder("feature")
-            cuts[0].replace_all_uses_with(feature)
-        else:
-            graph.output_node().args = (cuts[0],)
-        half = fx.GraphModule(network, graph)
-        half.graph.eliminate_dead_code()
-        for source in half.graph.find_nodes(op="placeholder")[:-1] if is_head else ():
-            if source.users:
-                return None
-            half.graph.erase_node(source)
-        half.recompile()
-        halves.append(half)
-    return halves[0], halves[1]
+        head.graph.erase_node(source)
+    head.recompile()
+    return head

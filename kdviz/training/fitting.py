@@ -226,9 +226,9 @@ class _Run:
         return {"history": self.history, "weight_distance": self.odometer.distances}
 
     def _load(self, epoch: int) -> None:
-        self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch))[0])
+        self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch)))
         if self.task.parts.state_dict():
-            self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch))[0])
+            self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch)))
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:

@@ -44,13 +44,8 @@ def recall(
 
     def give(batch: Tensor, rows: Tensor) -> Outputs:
         if known is not None:
-            return on_device(Outputs({name: known[name][rows] for name in known}), batch.device)
+            return Outputs({name: known[name][rows].to(batch.device) for name in known})
         with frozen(owner), torch.no_grad():
             return read(batch)
 
     return give
-
-
-def on_device(outputs: Outputs, device: torch.device) -> Outputs:
-    """Move what was read."""
-    return Outputs({name: tensor.to(device) for name, tensor in outputs.items()})

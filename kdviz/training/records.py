@@ -17,15 +17,12 @@ from typing import Any, Self
 import pandas as pd
 import xarray as xr
 from pydantic import BaseModel, ValidationError, model_validator
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz.errors import StoreError
-from kdviz.files import read_json, write_bytes, write_json
+from kdviz.files import list_differences, read_json, write_bytes, write_json
 from kdviz.training.distances import BY_STEP, epoch_array
-
-_METADATA = "kdviz"  # one entry only: safetensors writes several in random order
 
 
 @dataclass(frozen=True)
@@ -146,19 +143,9 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(identity))
     if not path.exists():
         write_json(path, wanted)
-    stored = read_json(path)
-    differing = []
-    for key in sorted(stored.keys() | wanted.keys()):
-        ours, theirs = wanted.get(key), stored.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            changed = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-            told = ", ".join(f"{name} {theirs.get(name)} -> {ours.get(name)}" for name in changed)
-            differing += [f"{key} ({told})"] if changed else []
-        elif ours != theirs:
-            differing.append(key)
-    if differing:
+    if differing := list_differences(read_json(path), wanted):
         raise StoreError(
-            f"{path.parent} holds a run that differs in {', '.join(differing)}; name another folder, or pass "
+            f"{path.parent} holds a run that differs in {'; '.join(differing)}; name another folder, or pass "
             "what that run was started with (build networks and losses again for their initial weights)"
         )
 
@@ -166,20 +153,19 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file through `write_bytes`; same contents, same bytes."""
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(own, {_METADATA: json.dumps(metadata, sort_keys=True)}))
+    # one entry of metadata only: safetensors writes several in random order
+    write_bytes(path, save(own, {"kdviz": json.dumps(metadata, sort_keys=True)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors that `write_tensors` wrote.
 
     Raises
     ------
     StoreError
-        If it is missing or damaged.
+        If the file is missing or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()[_METADATA])
-        return load_file(path), metadata
+        return load_file(path)
     except Exception as error:  # a damaged file makes the reader raise nearly anything
         raise StoreError(f"cannot read {path}: {error}") from error

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdviz.distillation import LOGITS, Loss, Outputs, as_loss
-from kdviz.networks import device_of, fingerprint_tensors
+from kdviz.networks import device_of, fingerprint_tensors, frozen
 from kdviz.training.distances import Odometer
 from kdviz.training.dividing import cut, divide
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
-from kdviz.training.reading import apply, on_device, reader, recall
+from kdviz.training.reading import apply, reader, recall
 from kdviz.training.records import TrainingRecord
 
 
@@ -152,7 +152,8 @@ def train(
             layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
             guide = recall(reader(teacher, layers, inputs), teacher, inputs, plan)
         first = inputs[:1].to(device)
-        one = on_device(apply(read, network, first), device)
+        with frozen(network), torch.no_grad():
+            one = read(first)
         loss.check(one, guide and guide(first, torch.tensor([0])), len(inputs))
         trained, resting = divide(network, loss, inputs)
         learner = _read_beyond(network, loss, inputs, plan) or (lambda batch, rows: read(batch))
@@ -233,12 +234,11 @@ def _read_beyond(
     student: nn.Module, loss: Loss, inputs: Tensor, plan: TrainingPlan
 ) -> Callable[[Tensor, Tensor], Outputs] | None:
     """Run the frozen part apart, once if that can be, and only what lies beyond it at every step."""
-    halves = cut(student, loss.beyond) if loss.beyond and tuple(loss.layers) == (LOGITS,) else None
-    if halves is None:
+    layer = loss.beyond
+    if layer is None or tuple(loss.layers) != (LOGITS,) or (head := cut(student, layer)) is None:
         return None
-    body, head = halves
-    known = recall(lambda batch: Outputs({LOGITS: body(batch)}), student, inputs, plan)
-    return lambda batch, rows: Outputs({LOGITS: head(known(batch, rows).logits)})
+    known = recall(reader(student, [layer], inputs), student, inputs, plan)
+    return lambda batch, rows: Outputs({LOGITS: head(known(batch, rows)[layer])})
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_hint__with_a_regressor_takes_the_steps_of_its_definition(tmp_path, inpu
     np.testing.assert_allclose(record.history["loss"], losses, rtol=1e-12)
     assert torch.equal(student.head.weight, above), "beyond the layer, nothing is trained"
     for epoch, (_, regressor) in enumerate(path):
-        np.testing.assert_allclose(read_tensors(record.parts[epoch])[0]["weight"], regressor, rtol=1e-12)
+        np.testing.assert_allclose(read_tensors(record.parts[epoch])["weight"], regressor, rtol=1e-12)
 
 
 def test_function_of_logits__takes_the_steps_of_its_definition(tmp_path, inputs):
@@ -220,4 +220,4 @@ def test_distil__refuses_before_any_work(tmp_path, inputs, loss, error, message)
 def test_distil__training_is_a_record_like_any_other(tmp_path, inputs):
     record = run(Layers(2, seed=1), Layers(4, seed=2), inputs, Hint(2, 4), tmp_path)
     assert record == TrainingRecord.open(tmp_path)
-    assert read_tensors(record.checkpoints[2])[0].keys() == {"hidden.weight", "head.weight"}
+    assert read_tensors(record.checkpoints[2]).keys() == {"hidden.weight", "head.weight"}

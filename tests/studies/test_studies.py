@@ -72,19 +72,21 @@ def test_plan__defaults_are_the_demo() -> None:
         ({"data": {"kind": "birds"}}, "'birds'"),
         ({"data": {"kind": "image-folder", "images": "birds"}}, r"data.image-folder.masks\n.*required"),
         ({"data": {"kind": "fashion-composites", "size": 8}}, "size\n.*greater than or equal to 28"),
-        ({"data": {"kind": "fashion-composites", "size": 64}}, "the built-in teacher is a small_vgg for 48"),
         (
-            {"networks": {"architecture": "vgg"}},
-            r"unknown architecture 'vgg'; known: alexnet, .*small_vgg",
+            {"data": {"kind": "fashion-composites", "size": 64}},
+            "the built-in teacher is a small_vgg for built-in",
         ),
-        ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for 48 pixels"),
-        ({"networks": {"layers": ("fc1", "fc9")}}, "unknown layers fc9; small_vgg has conv, fc1, fc2, fc3"),
-        ({"networks": {"layers": ()}}, "layers must hold at least one value, each once"),
-        ({"networks": {"layers": ("fc1", "fc1")}}, "layers must hold at least one value, each once"),
-        ({"networks": {"layers": ("fc1", "fc3")}}, "fc3 gives the logits"),
+        ({"networks": {"architecture": "vgg"}}, "architecture for images is 'vgg'; did you mean 'vgg"),
+        ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for built-in"),
+        (
+            {"networks": {"layers": ("fc1", "fc9")}},
+            "layer of small_vgg below its logits is 'fc9'; did you mean 'fc2'",
+        ),
+        ({"networks": {"layers": ()}}, "layers\n.*at least 1 item"),
+        ({"networks": {"layers": ("fc1", "fc3")}}, "below its logits is 'fc3'"),
         ({"networks": {"teacher": {"kind": "mine"}}}, "'mine'"),
-        ({"training": {"seeds": ()}}, "seeds must hold at least one value, each once"),
-        ({"training": {"seeds": (0, 0)}}, r"seeds must hold at least one value, each once; got \(0, 0\)"),
+        ({"training": {"seeds": ()}}, "seeds\n.*at least 1 item"),
+        ({"training": {"seeds": (0, 0)}}, r"training.seeds must be different ones, got \(0, 0\)"),
         ({"training": {"seeds": (-1,)}}, r"seeds\.0\n.*greater than or equal to 0"),
         ({"training": {"seeds": (0, 100)}}, "seed 100 is the teacher's"),
         ({"training": {"epochs": 1}}, "epochs\n.*greater than or equal to 2"),
@@ -124,14 +126,17 @@ def test_plan__may_grow_in_seeds_and_layers_only(tmp_path: Path) -> None:
     grown.save(tmp_path)
     assert StudyPlan.load(tmp_path) == grown
     for other, message in (
-        (plan(training={"seeds": (0, 1)}), r"training.seeds 0, 1, 2, now 0, 1; choose another folder"),
-        (plan(layers=("fc1", "fc2")), r"networks.layers conv, fc1, now fc1, fc2"),
+        (
+            plan(training={"seeds": (0, 1)}),
+            r"training.seeds \[0, 1, 2\], now \[0, 1\]; choose another folder",
+        ),
+        (plan(layers=("fc1", "fc2")), "networks.layers"),
         (plan(training={"epochs": 13}), "training.epochs 12, now 13"),
         (plan(measurement={"part": "held-out"}), "measurement.part train, now held-out"),
         (plan(measurement={"seed": 5}), "measurement.seed 0, now 5"),
         (StudyPlan(data={"kind": "movie-reviews"}), "data.kind fashion-composites, now movie-reviews"),
     ):
-        with pytest.raises(StoreError, match=f"holds a study with {message}"):
+        with pytest.raises(StoreError, match=f"holds a study with .*{message}"):
             other.save(tmp_path)
     assert StudyPlan.load(tmp_path) == grown
     grown.model_copy(update={"device": "cuda"}).save(tmp_path)
@@ -458,9 +463,9 @@ def test_study__takes_students_of_another_loss_beside(
     record = TrainingRecord.open(grown.folder / "networks" / "student-kl-s0")
     accuracy = run.dataset("student-kl-s0", FC1)["accuracy"]
     np.testing.assert_array_equal(accuracy[1:], np.float32(record.history["validation_accuracy"]))
-    with pytest.raises(ValidationError, match="loss kl has no warmth; it has temperature"):
+    with pytest.raises(ValidationError, match="option of kl is 'warmth'; allowed: temperature"):
         make_plan(images, losses=[{"kind": "kl", "warmth": 2.0}])
-    with pytest.raises(ValidationError, match="unknown loss 'crd'; known: features, kl"):
+    with pytest.raises(ValidationError, match="kind of loss is 'crd'; allowed: features, kl"):
         make_plan(images, losses=[{"kind": "crd"}])
 
 

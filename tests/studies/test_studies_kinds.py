@@ -129,23 +129,23 @@ def test_study__measured_texts_have_words_of_both_kinds(tmp_path: Path) -> None:
         ({"data": {"kind": "fashion-composites", "points": 100}}, "points\n.*Extra inputs"),
         (
             {"data": {"kind": "movie-reviews"}, "networks": {"architecture": "small_vgg"}},
-            "small_vgg takes images, .* choose minilm, ",
+            "architecture for texts is 'small_vgg'; ",
         ),
         (
             {"data": {"kind": "furniture"}, "networks": {"architecture": "dgcnn"}},
-            "small_pointnet for clouds of the built-in data; train one",
+            "small_pointnet for built-in data of the usual size; train one",
         ),
         (
             {"data": {"kind": "movie-reviews", "length": 32}},
-            "a small_bert for 96 tokens of the built-in data",
+            "a small_bert for built-in data of the usual size",
         ),
         (
             {"data": {"kind": "furniture"}, "networks": {"layers": ["fc3"]}},
-            "fc3 gives the logits: .* distil at fc1, fc2",
+            "layer of small_pointnet below its logits is 'fc3'; did you mean 'fc2'",
         ),
         (
             {"data": {"kind": "movie-reviews"}, "networks": {"layers": ["fc1"]}},
-            "unknown layers fc1; small_bert has hidden, cls",
+            "layer of small_bert below its logits is 'fc1'; allowed: hidden, cls",
         ),
     ],
 )

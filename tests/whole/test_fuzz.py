@@ -238,7 +238,7 @@ def test_training_record__stands_damaged_files(tmp_path: Path) -> None:
 
     def read() -> tuple:
         record = TrainingRecord.open(tmp_path)
-        moved = record.weight_distance(None).values.tolist()
+        moved = record.weight_distance("fc1").values.tolist()
         return record.history.to_dict(), moved, [path.name for path in record.checkpoints.values()]
 
     try_files(read, [tmp_path / "history.json"], 150, checksummed=False)

@@ -270,7 +270,8 @@ class Study:
     def accuracies(self, subject: Subject) -> tuple[dict[int, float], str]:
         """Return a network's accuracy by epoch, and by which network it was told."""
         stored = read_json(self.accuracy_file(subject))
-        return {int(epoch): value for epoch, value in stored["accuracy"].items()}, stored["definition"]
+        by_epoch = {int(epoch): value for epoch, value in stored["accuracy"].items()}
+        return dict(sorted(by_epoch.items())), stored["definition"]  # JSON has "10" before "2"
 
 
 def is_trained(folder: Path) -> bool:

@@ -328,6 +328,18 @@ def test_study__accuracy_over_training_is_that_of_network_or_head(study: Study) 
     assert teacher["accuracy"].values.tolist() == [np.float32(teacher.attrs["accuracy"])]
 
 
+def test_study__of_more_than_nine_epochs_is_measured_whole(images: dict, tmp_path: Path) -> None:
+    training, measurement = {"epochs": 10, "head_epochs": 1}, {"samples": 2, "probes": 4, "draws": 2}
+    study = Study(tmp_path, make_plan(images, training=training, measurement=measurement), progress=False)
+    study.train()
+    run = study.measure()
+    for subject in study.subjects():
+        told = json.loads(study.accuracy_file(subject).read_text())["accuracy"]
+        stored = run.dataset(subject.name, FC1)["accuracy"]
+        assert stored["epoch"].values.tolist() == sorted(map(int, told))
+        assert stored.values.tolist() == pytest.approx([told[str(epoch)] for epoch in stored["epoch"].values])
+
+
 def test_study__a_probe_of_the_last_epoch_would_be_the_head(study: Study, tmp_path: Path) -> None:
     folder = study.folder / "networks" / "student-fc1-s0"
     last, workshop = study.plan.training.epochs, Workshop(study)

@@ -3,11 +3,13 @@
 A study is one folder: ``study.yaml`` (what is compared), ``networks/`` (checkpoints), ``run.zarr`` (what was
 measured) and ``report/`` (executed notebook and page). Every step may be killed and called again.
 
-Modules: ``plans`` (what a study compares), ``tasks`` (what there is to do, and what is done), ``work`` (do
-it). Only ``work`` needs torch; it is imported when there is something to do.
+Modules, each importing only from those before it: ``plans`` (what a study is), ``tasks`` (what there is to
+do, and what is done), ``work`` (do it), ``studies`` (the whole). Only ``work`` needs torch; it is imported
+when there is something to do.
 """
 
 from kdviz.studies.plans import BUILT_IN_DATA, StudentLoss, StudyPlan, make_plan
-from kdviz.studies.tasks import Study, Subject, Task
+from kdviz.studies.studies import Study
+from kdviz.studies.tasks import Subject, Task
 
 __all__ = ["BUILT_IN_DATA", "StudentLoss", "Study", "StudyPlan", "Subject", "Task", "make_plan"]

@@ -17,7 +17,7 @@ from kdviz.sources import Prepared, SampleSet, find_data, review_tokenizer
 from kdviz.sources.samples import Part
 from kdviz.store import Run, create_run, open_run
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, BuiltInTeacher, SavedTeacher
-from kdviz.studies.tasks import Study, Subject, Task
+from kdviz.studies.tasks import Layout, Subject, Task
 from kdviz.training import (
     PLANS,
     CrossEntropy,
@@ -37,7 +37,7 @@ _DATA_FILE = "data.json"
 class Workshop:
     """Does the tasks of one study; what they share, such as samples, is loaded once."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Layout) -> None:
         self.study, self.plan = study, study.plan
         self.device = study.device or self.plan.device
         self.loaded: dict[str, SampleSet] = {}

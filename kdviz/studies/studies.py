@@ -1,0 +1,112 @@
+"""Train and measure a study. What is finished is seen without torch; `work` is imported to do the rest."""
+
+import json
+from dataclasses import dataclass
+
+from kdviz.errors import StoreError
+from kdviz.files import list_differences
+from kdviz.store import Run, open_run
+from kdviz.studies.plans import STUDY_FILE
+from kdviz.studies.tasks import Layout, Task, is_trained
+
+
+@dataclass(frozen=True)
+class Study(Layout):
+    """One folder with a plan, its networks and its run.
+
+    Attributes
+    ----------
+    folder
+        Where everything lies.
+    plan
+        What is compared.
+    progress
+        Show progress bars.
+    device
+        Where to train and measure this time; that of the plan if None.
+    """
+
+    def train(self) -> None:
+        """Train what is not trained yet: teacher, baselines, students; then their accuracy over training.
+
+        Raises
+        ------
+        StoreError
+            If the folder holds another study.
+        DataError
+            If samples cannot be read.
+        """
+        if (self.folder / STUDY_FILE).exists():
+            self.plan.save(self.folder)
+        self._finish(self.tasks("train", "accuracy"))
+
+    def measure(self) -> Run:
+        """Measure every network at the plan's epochs, as far as that is not done yet.
+
+        The final network of each seed is measured a second time with another measurement seed: how far
+        its knowledge points move then is the noise floor of every metric. The held-out accuracy at every
+        epoch is stored beside: that of a student without a head of its own is told by one trained on top of
+        its frozen checkpoint.
+
+        Returns
+        -------
+        Run
+            With groups ``teacher``, ``baseline-s0``, ``student-fc1-s0``, ... and ``...-repeat``.
+
+        Raises
+        ------
+        StoreError
+            If training is not finished, or the run was measured otherwise.
+        """
+        for subject in self.subjects():  # nothing is measured before all are trained
+            for folder in self.training_folders(subject):
+                if not is_trained(folder):
+                    raise StoreError(f"no finished training run in {folder}; first kdviz train {self.folder}")
+        if self.run_path.is_dir():
+            config = json.loads(str(open_run(self.run_path).attrs.get("config", "{}")))
+            asked = json.loads(json.dumps(self.plan.identity))
+            if differing := list_differences(config.get("study", {}), asked):
+                raise StoreError(
+                    f"{self.run_path} was measured with {'; '.join(differing)}; use another folder"
+                )
+        self._finish(self.tasks("accuracy", "measure", "repeat"))
+        return open_run(self.run_path)
+
+    def attribute(self) -> Run:
+        """Draw the attribution maps of every network at the end of its training, as far as not done yet.
+
+        The class explained is the label. Students without a head of their own are explained with the one that
+        was trained on their frozen features: without it their logits mean nothing.
+
+        Returns
+        -------
+        Run
+            With results ``attribution/teacher``, ``attribution/baseline-s0``, ...
+
+        Raises
+        ------
+        StoreError
+            If training is not finished, or measuring not begun.
+        ValueError
+            If this is no study of images.
+        MissingExtraError
+            If captum is not installed.
+        """
+        modality = self.plan.data.modality
+        if modality != "image":
+            raise ValueError(
+                f"attribution maps are drawn for images, {self.folder} is a study of {modality}s"
+            )
+        if not self.run_path.is_dir():
+            raise StoreError(f"{self.folder} is not measured yet; first kdviz measure {self.folder}")
+        self._finish(self.tasks("attribute"))
+        return open_run(self.run_path)
+
+    def _finish(self, tasks: list[Task]) -> None:
+        run = open_run(self.run_path) if self.run_path.is_dir() else None
+        if missing := [task for task in tasks if not task.is_done(run)]:
+            from kdviz.studies.work import Workshop
+
+            workshop = Workshop(self)  # one for all: samples are loaded once
+            for task in missing:
+                workshop.do(task)

@@ -462,14 +462,6 @@ def test_share_loss__reported_error_tells_the_spread_over_seeds():
     assert 0.7 < float(moved / reported) < 1.4
 
 
-@pytest.mark.parametrize(("pairs", "size", "named"), [(1, 0.1, "pairs"), (2, 0.0, "noise_scale")])
-def test_share_loss__refuses_what_gives_no_number(pairs, size, named):
-    bench = cnn_bench()
-    surrogate = estimate_gain(bench)["fc1"]
-    with pytest.raises(ValueError, match=named):
-        share_loss(bench, "fc1", surrogate, equal_noise(bench, size), bench.clean["fc1"], pairs=pairs)
-
-
 def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
     samples, base_noise = 2, 0.2
     bench = cnn_bench(samples=samples, base_noise=base_noise)

@@ -116,7 +116,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         ("rerun 01 -p treshold=0.3", "has no parameter 'treshold'; did you mean 'threshold'?"),
-        ("rerun 01 -p threshold=high", "parameter threshold needs a float, got 'high'"),
+        ("rerun 01 -p threshold=high", "threshold of 01_report.ipynb is 'high', a str; allowed: float"),
         ("rerun 01 -p shown_samples=2.5", "shown_samples of 01_report.ipynb is 2.5, a float; allowed: int"),
         ("rerun 01 -p threshold", "parameter 'threshold' is not of the form name=value"),
     ],

@@ -381,7 +381,8 @@ def measure_growth(values: int, repeats: int) -> Iterator[dict[str, Any]]:
                     )
 
                 passes = trace_passes(network, call)
-                tried_forward, tried_backward = count_trial(at["layers"], at["max_batch"])
+                together = min(at["samples"], at["max_batch"])
+                tried_forward, tried_backward = count_trial(at["layers"], together)
                 forward = sum(one.samples for one in passes) - tried_forward
                 backward = sum(one.samples * one.backwards for one in passes) - tried_backward
                 seconds = statistics.median(time_of(call) for _ in range(repeats))

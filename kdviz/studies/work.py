@@ -212,7 +212,8 @@ class Workshop:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
         known = plans.get(kind, plans["student"])
-        special = {"head": asked.head_epochs, "teacher": getattr(self.plan.networks.teacher, "epochs", 0)}
+        taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
+        special = {"head": asked.head_epochs, "teacher": taught}
         epochs = special.get(kind, asked.epochs)
         assert isinstance(known.learning_rate, tuple)
         first, last = known.learning_rate

@@ -7,6 +7,7 @@ Symbols: ``N`` clouds, ``n`` points, ``S`` surface points of a model.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from kdviz import units
 from kdviz.arguments import name_some, one_of, whole_number
+from kdviz.errors import DegenerateWarning
 from kdviz.sources.files import read_arrays
 from kdviz.sources.samples import PARTS, LazyArray, Part, Prepared, SampleSet, Source, require_array
 
@@ -63,6 +65,11 @@ class CloudSet(SampleSet):
     ValueError
         If shapes disagree, coordinates are not finite or outside the unit sphere, names repeat or a label
         is outside `classes`.
+
+    Warns
+    -----
+    DegenerateWarning
+        If points of a cloud coincide: noise on one of them moves it away from the other.
     """
 
     clouds: NDArray[np.float32] | LazyArray
@@ -81,6 +88,10 @@ class CloudSet(SampleSet):
         inside = (np.linalg.norm(self.clouds, axis=2) <= _LARGEST_RADIUS).all(axis=1)  # NaN is not
         if outside := [name for name, fits in zip(self.sample_ids, inside, strict=True) if not fits]:
             raise ValueError(f"{len(outside)} clouds do not lie in the unit sphere: {name_some(outside)}")
+        pairs = zip(self.sample_ids, self.clouds, strict=True)
+        if repeating := [name for name, cloud in pairs if len(np.unique(cloud, axis=0)) < len(cloud)]:
+            message = f"{len(repeating)} clouds hold points that coincide, no units of their own: "
+            warnings.warn(message + name_some(repeating), DegenerateWarning, stacklevel=3)
 
     def prepare(self) -> Prepared:
         """Take every point as a unit."""

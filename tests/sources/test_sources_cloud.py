@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdviz.errors import DataError
+from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources import (
     FURNITURE_CLASSES,
     CloudSet,
@@ -72,6 +72,14 @@ def put(value, *, at=(1, 2, 0)):
 def test_cloud_set__refuses_what_does_not_fit_together(changes, error, message):
     with pytest.raises(error, match=message):
         make_set(**changes)
+
+
+def test_cloud_set__with_points_that_coincide_warns():
+    clouds = make_set().clouds
+    clouds[1, 3] = clouds[1, 2] = clouds[1, 0]
+    clouds[2, 0] = clouds[2, 1] * np.float32([-1, 1, 1])  # two coordinates alike are no coincidence
+    with pytest.warns(DegenerateWarning, match="1 clouds hold points that coincide.*: b$"):
+        make_set(clouds=clouds)
 
 
 def test_cloud_set__select_keeps_everything_together():

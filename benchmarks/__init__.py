@@ -1,4 +1,4 @@
-"""Measurements behind ``docs/validation.md``: accuracy, cost, faults and noise of the engine.
+"""Measurements of ``docs/validation.md``: accuracy, cost, faults and noise of the engine.
 
 ``python -m benchmarks NAME`` prints one of them and writes ``benchmarks/results/NAME.json``.
 """

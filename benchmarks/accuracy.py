@@ -124,7 +124,7 @@ def load_case(checkpoint: str, layer: str, plan: AccuracyPlan) -> Case:
 
 
 def describe_reference(case: Case) -> dict[str, Any]:
-    """Give the chance in the references, from the difference of two runs of the authors' procedure."""
+    """Return the chance in the references, from the difference of two runs of the authors' procedure."""
     one, other = case.runs["authors_a"], case.runs["authors_b"]
     between = float(np.abs(one - other).mean()) / 2**0.5
     draws = 2 * authors.DRAWS + LONG_DRAWS
@@ -139,7 +139,7 @@ def describe_reference(case: Case) -> dict[str, Any]:
 
 
 def compare_case(case: Case, plan: AccuracyPlan) -> Iterator[dict[str, Any]]:
-    """Give a row for every setting."""
+    """Return a row for every setting."""
     label = f"{case.checkpoint} {case.layer}"
     settings: list[tuple[str, dict[str, Any], AbstractContextManager]] = [
         ("kdviz default", {}, nullcontext()),

@@ -40,7 +40,7 @@ class Descent:
 
 
 def cut_head(network: nn.Module, layer: str) -> nn.Module:
-    """Give the part of a small VGG up to `layer`, with the ReLU that the authors put on every feature."""
+    """Return the part of a small VGG up to `layer`, with the ReLU that the authors put on every feature."""
     block, last = layer.split(".")
     part = getattr(network, block)
     until = part[: list(dict(part.named_children())).index(last) + 1]

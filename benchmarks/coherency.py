@@ -102,7 +102,7 @@ def audit_network(name: str, plan: CoherencyPlan, *, double: bool) -> pd.DataFra
 
 
 def load_case(name: str, samples: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """Give a network with inputs and masks, VGG-16 with biases drawn too: with zeros they test nothing."""
+    """Return a network with inputs and masks, VGG-16 with biases drawn too: with zeros they test nothing."""
     inputs, masks, _ = load_images(samples)
     if name == "small_vgg":
         return load_network("late"), inputs, masks
@@ -116,7 +116,7 @@ def load_case(name: str, samples: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def judge(audited: pd.DataFrame) -> dict[str, Any]:
-    """Give the largest move of any unit's entropy under uniform factors, and per channel out of the pair."""
+    """Return the largest moves of any entropy under uniform factors, and per channel out of the pair."""
     of_entropy = audited[audited["method"] == "entropy"]
     per_channel = of_entropy["factor"] == "per channel"
     uniform = of_entropy.loc[~per_channel, "difference"].max()

@@ -128,7 +128,7 @@ class Pass:
 
 
 def list_subjects(networks: Sequence[str], samples: int) -> Iterator[Subject]:
-    """Give the networks whose overhead is measured: the trained built-in one, and a larger one."""
+    """Return the networks whose overhead is measured: the trained built-in one, and a larger one."""
     images, _, _ = load_images(samples)
     if "small_vgg" in networks:
         for layer in LAYERS.values():
@@ -229,7 +229,7 @@ class _Reached(Exception):
 
 
 def read_bare(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
-    """Run the network up to one layer: its output behind ReLU, shape ``(B, D)``."""
+    """Run the network up to one layer: its output after ReLU, shape ``(B, D)``."""
     found = []
 
     def keep(module: nn.Module, args: object, output: Tensor) -> None:
@@ -400,7 +400,7 @@ def measure_growth(values: int, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def count_trial(layers: int, max_batch: int) -> tuple[int, int]:
-    """Give the passes, forward and backward, of the trial that precedes a measurement: measure's Notes."""
+    """Return the passes, forward and backward, of the trial that precedes a measurement: measure's Notes."""
     return 7 if max_batch > 1 else 5, 2 * layers  # samples that share no pass are not tried side by side
 
 

@@ -124,7 +124,7 @@ def write_images(place: Path, plan: KillPlan) -> Path:
 
 
 def arguments_of(phase: str, study: Path, images: Path, plan: KillPlan) -> list[str]:
-    """Give the arguments of ``kdviz`` for this command."""
+    """Return the arguments of ``kdviz`` for this command."""
     if phase == "measure":
         return ["measure", str(study), "--no-progress"]
     options: Mapping[str, object] = {

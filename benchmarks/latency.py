@@ -69,7 +69,7 @@ def run_latency(plan: LatencyPlan, folder: Path | None = None, *, name: str = "l
 
 
 def _controls(app: Explorer) -> list[tuple[str, str, list[Any]]]:
-    """Give kind, trait, and values to go through; where something is derived, each is new to the app."""
+    """Return kind, trait, and values to go through; where something is derived, each is new to the app."""
     steps = range(64)
     return [
         ("looking", "epoch", app.selection.epochs),

@@ -121,7 +121,7 @@ def open_study(plan: NoisePlan, folder: Path) -> Study:
 
 
 def list_networks(workshop: Workshop) -> Iterator[Subject]:
-    """Give teacher, student and baseline of the study's first training seed, at each of its layers."""
+    """Return teacher, student and baseline of the study's first training seed, at each of its layers."""
     plan, networks = workshop.plan, workshop.study.folder / "networks"
     seed, epochs = plan.training.seeds[0], list(plan.training.measured_epochs)
     teacher = dict([workshop.teacher_checkpoint])
@@ -173,7 +173,7 @@ def measure_all(
 
 
 def describe_metrics(seeds: list[Measured]) -> list[dict[str, Any]]:
-    """Give every metric over the seeds, and beside it what resampling the images would change."""
+    """Return every metric over the seeds, and beside it what resampling the images would change."""
     rows = []
     for label in dict.fromkeys(label for label, _ in seeds[0]):
         networks = {

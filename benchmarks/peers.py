@@ -125,7 +125,7 @@ def search_toy(toy: Toy, seeds: Sequence[int], steps: int = replicas.STEPS) -> r
 
 
 def solve_toy(toy: Toy, seed: int = 0) -> NDArray[np.float64]:
-    """Give kdviz's noise scales of the toy: the minimiser for the peers' weight and normaliser, ``(5,)``.
+    """Return kdviz's noise scales of the toy: the minimiser for the peers' weight and normaliser, ``(5,)``.
 
     One entry of an embedding stands for all 256, which are alike. kdviz divides by the feature variance at
     ``tau0``, the peers by the variance over sampled inputs; ``tau0`` is chosen so that these are the same.
@@ -239,7 +239,7 @@ def compare_points(subject: Subject, plan: PeerPlan) -> tuple[list[Outcome], Map
 
 
 def measure_kdviz(subject: Subject, plan: PeerPlan, name: str, **settings: Any) -> Iterator[Outcome]:
-    """Give what kdviz stores, and the minimiser of Eq. (4) from the same passes."""
+    """Return what kdviz stores, and the minimiser of Eq. (4) from the same passes."""
     start = time.process_time()
     with counted(subject.layer) as spent:
         measured = [
@@ -298,7 +298,7 @@ def counted(layer: nn.Module) -> Iterator[Spent]:
 
 
 def tabulate(subject: Subject, outcomes: Sequence[Outcome], settled: Maps) -> list[dict[str, Any]]:
-    """Give a row for every outcome: its cost, how far its seeds agree, and with what else."""
+    """Return a row for every outcome: its cost, how far its seeds agree, and with what else."""
     return [
         {
             "modality": subject.modality,
@@ -316,7 +316,7 @@ def tabulate(subject: Subject, outcomes: Sequence[Outcome], settled: Maps) -> li
 
 
 def likeness(maps: Maps, others: Maps) -> float:
-    """Give the mean rank correlation of single seeds' maps with another map, ``(1, U)`` for each sample."""
+    """Return the mean rank correlation of single seeds' maps with another map, ``(1, U)`` for each sample."""
     found = [
         spearmanr(seed, other[0]).statistic
         for seeds, other in zip(maps, others, strict=True)

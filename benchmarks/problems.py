@@ -22,7 +22,7 @@ CELLS = 16  # the papers' grid: 16 x 16 units
 
 
 def load_network(checkpoint: str) -> nn.Module:
-    """Give the built-in teacher after one epoch (``"early"``) or at its end (``"late"``), frozen."""
+    """Return the built-in teacher after one epoch (``"early"``) or at its end (``"late"``), frozen."""
     network = build("small_vgg", classes=10, input_size=48, seed=100, dropout=0.2)
     load_weights(network, CHECKPOINTS[checkpoint])
     return network.eval().requires_grad_(False)
@@ -30,7 +30,7 @@ def load_network(checkpoint: str) -> nn.Module:
 
 @functools.cache
 def load_images(count: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Give `count` training images spread over the built-in set: inputs, masks and names."""
+    """Return `count` training images spread over the built-in set: inputs, masks and names."""
     data = fashion_composites("train")
     rows = np.linspace(0, len(data.images) - 1, count).astype(int)
     inputs = torch.from_numpy(normalise(data.images[rows]))

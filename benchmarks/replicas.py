@@ -56,7 +56,7 @@ class Search:
 
 
 def find_spread(features: Sequence[Tensor]) -> Tensor:
-    """Give the standard deviation of every feature entry over sampled inputs, the text normaliser.
+    """Return the standard deviation of every feature entry over sampled inputs, the text normaliser.
 
     Where features have an axis of words, ``(1, T, D)``, its mean stands for a sentence, because sentences
     differ in length. Each is to be run at its own length: the padding that ``interpret-text`` lets in is a
@@ -142,7 +142,7 @@ def settle_words(
 
 
 def find_variance(phi: Phi, clouds: Tensor, *, seed: int = 0, passes: int = 20) -> tuple[float, int]:
-    """Give the mean of ``|df|^2`` at sigma 0.007, the cloud normaliser, and the passes of one cloud.
+    """Return the mean of ``|df|^2`` at sigma 0.007, the cloud normaliser, and the passes of one cloud.
 
     Over all clouds and 20 draws of each.
     """
@@ -172,7 +172,7 @@ def search_points(
     step; sigma is clipped to +-0.08 wherever it is used. Kept is the step at which the noisy feature loss of
     the batch is nearest 2, steps below 0.5 left out. Open in the description, and chosen: the clean
     feature is run once; the rate decays by 0.7 for every 40,000 clouds seen, so not before the end of a
-    batch of 16; sigma is left free behind the clip, where its gradient is zero.
+    batch of 16; sigma is left free beyond the clip, where its gradient is zero.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ def make_word_subject(sentences: int) -> Subject:
     reader = FeatureReader(network, [layer], preset.feature, entry)
 
     def enter(encoding: Encoding, at: int) -> tuple[Tensor, Phi]:
-        """Give a sentence's embeddings at its own length, and what leads from there to its features."""
+        """Return a sentence's embeddings at its own length, and what leads from there to its features."""
         ids = torch.from_numpy(encoding.ids[at : at + 1, : encoding.lengths[at]])
 
         def phi(embedded: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ KEPT = {"train": ("train", 1000), "held_out": ("t10k", 200)}  # our name: (name 
 
 
 def read_idx(path: Path, *, header: int) -> np.ndarray:
-    """Read the bytes of a gzipped IDX file behind its header."""
+    """Read the bytes of a gzipped IDX file after its header."""
     return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header)
 
 

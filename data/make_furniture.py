@@ -114,7 +114,7 @@ def find_class(identifier: str, entry: dict[str, str]) -> str | None:
 
 
 def read_notice(archive: zipfile.ZipFile, model: str, catalogue: str) -> dict[str, str]:
-    """Give licence and origin as the notice in the model's own folder states them, else the catalogue's."""
+    """Return licence and origin as the notice in the model's own folder states them, else the catalogue's."""
     folder = model.rpartition("/")[0]
     for name in archive.namelist():
         if name.startswith(f"{folder}/") and name.endswith("LICENSE.txt"):

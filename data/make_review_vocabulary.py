@@ -32,7 +32,7 @@ def count_words(texts: tuple[tuple[str, ...], ...]) -> Counter[str]:
 
 
 def learn_pieces(words: Counter[str], size: int) -> list[str]:
-    """Give all characters, then the pieces that joining makes, `size` in all."""
+    """Return all characters, then the pieces that joining makes, `size` in all."""
     spellings = {word: [word[0], *(f"##{letter}" for letter in word[1:])] for word in words}
     letters = Counter(dict.fromkeys(ASCII, RAREST))
     pairs: Counter[tuple[str, str]] = Counter()

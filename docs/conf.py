@@ -36,7 +36,7 @@ myst_heading_anchors = 3
 
 
 def tabulate_variables() -> str:
-    """Give the data contract as a Markdown table."""
+    """Return the data contract as a Markdown table."""
     lines = ["| name | dims | dtype | unit | meaning |", "|---|---|---|---|---|"]
     for v in VARIABLES.values():
         meaning = f"{v.long_name}; {v.comment}" if v.comment else v.long_name

@@ -94,7 +94,7 @@ def make_folder(folder: Path, *, shown: int, images: int, teacher_images: int, e
 
 
 def read_code() -> list[str]:
-    """Give the code blocks of the tutorial."""
+    """Return the code blocks of the tutorial."""
     return re.findall(
         r"^```python\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )

@@ -30,7 +30,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 def read_code() -> list[str]:
-    """Give the code blocks of the tutorial."""
+    """Return the code blocks of the tutorial."""
     return re.findall(
         r"^```python\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
-    """Give a whole number as an int.
+    """Return a whole number as an int.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def whole_number(name: str, value: object, least: int = 0, most: int | None = No
 
 
 def positive_number(name: str, value: object) -> float:
-    """Give a finite number above 0 as a float.
+    """Return a finite number above 0 as a float.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def finite_number(name: str, value: object, least: float = -math.inf) -> float:
 
 
 def one_of(name: str, value: T, allowed: Collection[T]) -> T:
-    """Give a value that is among those allowed.
+    """Return a value that is among those allowed.
 
     Raises
     ------

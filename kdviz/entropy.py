@@ -221,7 +221,7 @@ def _descend(
 
 
 def _phi_slope(x: Array) -> Array:
-    """Give the derivative of `_phi`: ``(exp(-x) (1 + x) - 1) / x^2``, -1/2 at 0."""
+    """Return the derivative of `_phi`: ``(exp(-x) (1 + x) - 1) / x^2``, -1/2 at 0."""
     small = x < 1e-3
     safe = np.where(small, 1.0, x)
     return np.where(small, -0.5 + x / 3, (np.exp(-safe) * (1 + safe) - 1) / safe**2)

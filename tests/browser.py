@@ -49,7 +49,7 @@ READ_PICTURES = """async (app, [wanted, patience]) => {
 
 
 def find_browser() -> str | None:
-    """Give the path of an installed Chromium."""
+    """Return the path of an installed Chromium."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -192,12 +192,12 @@ class AppPage:
 
 
 def digest(picture: bytes) -> str:
-    """Give the SHA-256 of a picture as `AppPage.pictures` does."""
+    """Return the SHA-256 of a picture as `AppPage.pictures` does."""
     return hashlib.sha256(picture).hexdigest()
 
 
 def _own_settings(folder: Path) -> dict[str, str]:
-    """Give an environment in which no setting of the user's counts, and this copy of kdviz is imported."""
+    """Return an environment in which no setting of the user's counts, and this copy of kdviz is imported."""
     settings = folder / "config" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(QUIET_LAB, encoding="utf-8")

@@ -91,7 +91,7 @@ def test_reduce_mask__refuses_a_wrong_rank_or_rule():
 
 
 def labels_of(grid: units.Grid, size: int) -> np.ndarray:
-    """Give the partition that a grid makes of square images."""
+    """Return the partition that a grid makes of square images."""
     return grid.index((1, size, size))[0]
 
 

@@ -25,7 +25,7 @@ from kdviz.networks.features import frozen, same_random_state, unwrap
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# What acts on every entry alone; on the axes behind the channels, with their number; and what flattens.
+# What acts on every entry alone; on the axes after the channels, with their number; and what flattens.
 _ENTRYWISE: set[Any] = {nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.AlphaDropout}
 _ENTRYWISE |= {nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout}
 _ENTRYWISE |= {F.relu, torch.relu, torch.relu_, "relu", "relu_", F.leaky_relu, F.leaky_relu_, F.prelu}
@@ -89,7 +89,7 @@ class Survey:
     order: tuple[str, ...]
 
     def tabulate(self) -> pd.DataFrame:
-        """Give a row for every weighted layer that another follows: ``layer``, ``next``, ``refused``."""
+        """Return a row for every weighted layer that another follows: ``layer``, ``next``, ``refused``."""
         rows = [(pair.first, pair.second, "") for pair in self.pairs]
         rows += [(layer, "", reason) for layer, reason in self.refusals.items()]
         return pd.DataFrame(rows, columns=["layer", "next", "refused"])
@@ -214,7 +214,7 @@ class _Walker:
         return self._network.get_submodule(str(node.target))
 
     def follow(self, first: fx.Node) -> Pair | str | None:
-        """Give the pair that begins with `first`, why there is none, or None if no layer follows."""
+        """Return the pair that begins with `first`, why there is none, or None if no layer follows."""
         layer = self.module(first)
         channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         axis = len(shape_of(first)) - 1 if isinstance(layer, nn.Linear) else 1
@@ -258,7 +258,7 @@ class _Walker:
         return None
 
     def _pass(self, before: fx.Node, node: fx.Node, axis: int, cells: int) -> int | str:
-        """Give the inputs that one channel has become behind `node`, or why a factor does not pass it."""
+        """Return the inputs that one channel has become after `node`, or why a factor does not pass it."""
         module = self.module(node) if node.op == "call_module" else None
         kind: Any = type(module) if module is not None else node.target
         given, got = shape_of(before), shape_of(node)
@@ -281,7 +281,7 @@ class _Walker:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Give the shape that :func:`trace` noted at a node; empty if it gives no tensor."""
+    """Return the shape that :func:`trace` noted at a node; empty if it gives no tensor."""
     noted = node.meta.get("tensor_meta")
     return tuple(noted.shape) if isinstance(noted, TensorMetadata) else ()
 

@@ -86,7 +86,7 @@ def rescale(network: nn.Module, pair: Pair, factor: Factor) -> nn.Module:
 
 
 def check_factor(pair: Pair, factor: Factor) -> Tensor:
-    """Give one positive factor for every channel of a pair, ``(C,)``, float64.
+    """Return one positive factor for every channel of a pair, ``(C,)``, float64.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def prove_equal(network: nn.Module, other: nn.Module, inputs: Tensor) -> float:
 
 
 def in_double(network: nn.Module) -> nn.Module:
-    """Give a copy of a network in float64, or the network itself if that is its precision."""
+    """Return a copy of a network in float64, or the network itself if that is its precision."""
     network = unwrap(network)
     precise = all(p.dtype == torch.float64 for p in network.parameters() if p.is_floating_point())
     return network if precise else copy.deepcopy(network).double()

@@ -116,7 +116,7 @@ class Bench:
         return noise.to(self.inputs)
 
     def spread(self, per_unit: Tensor) -> Tensor:
-        """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
+        """Spread the values of units over the input elements: ``(B, U)`` to ``(B, N)``."""
         padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
         return padded[:, self._unit_on_cpu].to(self.inputs.device)
 
@@ -126,7 +126,7 @@ class Bench:
         return sums.index_add_(-1, self._unit, per_element)[..., :-1]
 
     def select(self, rows: Sequence[int]) -> "Bench":
-        """Give the same bench for some of its samples; passes go on being counted here."""
+        """Return the same bench for some of its samples; passes go on being counted here."""
         if list(rows) == list(range(len(self.inputs))):
             return self
         part = copy.copy(self)

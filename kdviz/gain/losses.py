@@ -25,7 +25,7 @@ class Change:
     squared
         Shape ``(B,)``, float64: mean squared change over feature entries and draws.
     mean
-        Shape ``(B, D)``: mean change over draws, which noise of mean zero leaves behind in a curved network.
+        Shape ``(B, D)``: mean change over draws, which noise of mean zero leaves in a curved network.
     """
 
     squared: Tensor

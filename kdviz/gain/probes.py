@@ -43,7 +43,7 @@ class Surrogate:
     share: Tensor
 
     def select(self, samples: Tensor) -> "Surrogate":
-        """Give the surrogate of some samples."""
+        """Return the surrogate of some samples."""
         return Surrogate(
             self.gain[samples], self.gain_error[samples], self.rows[samples], self.share[samples]
         )
@@ -148,7 +148,7 @@ class _ProbePlan:
         self._signs = (torch.stack(signs) * 2 - 1).to(bench.inputs)
 
     def start(self, point: int) -> int:
-        """Give the place of the first probe of a noise point, or their number if there is no such point."""
+        """Return the place of the first probe of a noise point, or their number if there is no such point."""
         return self._starts[min(point, self.points)]
 
     def at(self, draw: int, like: Tensor) -> Iterator[Tensor]:
@@ -165,7 +165,7 @@ class _ProbePlan:
             yield self._signs * _hadamard_row(int(row), self.order)[: self.width].to(self._signs)
 
     def standard_error(self, contributions: Tensor) -> Tensor:
-        """Give the standard error of the mean of ``(B, P, U)`` contributions over ``P``.
+        """Return the standard error of the mean of ``(B, P, U)`` contributions over ``P``.
 
         Two things are left to chance. Rows are drawn without replacement, so their part ends when all are
         used. Noise points are not; their part is taken as one multiple of the rows' variance for all units
@@ -186,7 +186,7 @@ class _ProbePlan:
         return (within * (1 / self.count - 1 / self.order + of_points)).sqrt()
 
     def best_share(self, rows: Tensor) -> Tensor:
-        """Give the multiple of the surrogate that explains most, ``(B,)``, from raw rows ``(B, P, N)``.
+        """Return the multiple of the surrogate that explains most, ``(B,)``, from raw rows ``(B, P, N)``.
 
         It is ``tr(A A') / tr(A'^2)`` for ``A = J^T J / D`` and its estimate ``A'``. Both follow from the mean
         squared products of different rows and of rows with themselves, since `P` of `order` are drawn.

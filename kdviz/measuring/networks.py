@@ -270,7 +270,7 @@ def measure_checkpoints(
         As :func:`measure`.
     """
     if thumbnails is not None and store is None:
-        raise ValueError("thumbnails are stored with a run: give store, or leave them out")
+        raise ValueError("thumbnails are stored with a run: pass store, or leave them out")
     names = tuple(plain_name(layer) for layer in _list_layers(layers))
     noise = options.get("base_noise"), options.get("entry")
     measurement = Measurement(

@@ -247,7 +247,7 @@ def _open_sheet(
 ) -> dict[str, list[_Cell]]:
     """Prepare a cell for every dataset and sample."""
     if not networks:
-        raise ValueError("networks is empty; give {title: dataset}")
+        raise ValueError("networks is empty; pass {title: dataset}")
     first = next(iter(networks.values()))
     known = [str(name) for name in first["sample"].values.ravel()]
     chosen = known[:_FIRST] if names is None else [str(name) for name in names]

@@ -267,7 +267,7 @@ class Run:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run against other writers and clear what a killed one left behind; may be nested.
+        """Hold the run against other writers and clear what a killed one left; may be nested.
 
         Every writing method does this by itself. Hold it around a series of writes.
 

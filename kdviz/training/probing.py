@@ -82,7 +82,7 @@ def probe_accuracy(
     the part above, and one pass forward of `validation`.
     """
     if not checkpoints:
-        raise ValueError("checkpoints is empty; give {epoch: weights}")
+        raise ValueError("checkpoints is empty; pass {epoch: weights}")
     folder, epochs = make_folder(folder), sorted(map(int, checkpoints))
     data = dict(
         zip(("inputs", "labels", "held-out", "their labels"), (inputs, labels, *validation), strict=True)

@@ -34,7 +34,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    """In-place activations, each used several times, a linear head behind average pooling."""
+    """In-place activations, each used several times, a linear head after average pooling."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return torchvision.models.resnet18(num_classes=4)
@@ -149,7 +149,7 @@ def test_draw_map__cam_weighs_channels_by_the_class_and_is_grad_cam_times_positi
 def test_draw_map__is_the_same_whether_activations_work_in_place(
     resnet: nn.Module, plain: nn.Module, images: Tensor, method: str
 ) -> None:
-    # the relu behind bn1 overwrites its output
+    # the relu after bn1 overwrites its output
     ours, theirs = (
         draw_map(network, images, TARGETS, method=method, layer="bn1") for network in (resnet, plain)
     )

@@ -733,7 +733,7 @@ def test_measure_checkpoints__refuses_pictures_that_do_not_fit(states, tmp_path,
 
 
 def test_measure_checkpoints__pictures_need_a_store(states):
-    with pytest.raises(ValueError, match="thumbnails are stored with a run: give store"):
+    with pytest.raises(ValueError, match="thumbnails are stored with a run: pass store"):
         measure_epochs(states, thumbnails=np.zeros((5, 8, 8), np.uint8))
 
 

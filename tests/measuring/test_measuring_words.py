@@ -30,7 +30,7 @@ class Embedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A transformer layer behind an embedding; padding is masked. ``hidden`` gives all tokens."""
+    """A transformer layer after an embedding; padding is masked. ``hidden`` gives all tokens."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -314,7 +314,7 @@ def test_measure__entry_may_be_a_module():
     np.testing.assert_array_equal(run(network, entry=network.embeddings)["gain"], run(network)["gain"])
 
 
-@pytest.mark.parametrize("moment", ["second block", "behind the last block"])
+@pytest.mark.parametrize("moment", ["second block", "after the last block"])
 def test_measure_checkpoints__interrupted_goes_on_to_the_same_bits(tmp_path, monkeypatch, moment):
     checkpoints = {epoch: Encoder(seed=epoch).state_dict() for epoch in (0, 1)}
     ids, words = make_inputs()

@@ -66,7 +66,7 @@ def test_build__gives_the_logits_of_torchvisions_network():
 
 @pytest.fixture(scope="module", params=sorted(PRESETS))
 def thin(request):
-    """Give a name, its thin network for 64 x 72 pixels, the output, the papers' layers in order of use."""
+    """Return a name, its thin network for 64 x 72 pixels, the output, the papers' layers in order of use."""
     network = build(request.param, classes=7, input_size=(64, 72), width=0.05).eval()
     order = []
     for key, layer in PRESETS[request.param].layers.items():

@@ -555,7 +555,7 @@ def test_encode__refuses_other_tokenizers_and_no_texts(tokenizer) -> None:
 
 
 def make_byte_tokenizer(add_prefix_space: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes as of GPT-2, which joins a space to the word behind it."""
+    """A tokenizer of bytes as of GPT-2, which joins a space to the word after it."""
     pieces = [*pre_tokenizers.ByteLevel.alphabet(), "fi", "lm", "film", "Ġfilm", "Ġa"]
     merges = [("f", "i"), ("l", "m"), ("fi", "lm"), ("Ġ", "film"), ("Ġ", "a")]
     cut = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))

@@ -121,7 +121,7 @@ def test_train__adamw_takes_the_steps_of_its_definition(tmp_path):
     network.drop.p = 0.0
     train_tiny(network, tmp_path, plan=plan)
     moved = ((network.fc3.weight.detach() - before * (1 - 0.01 * 0.1)) / 0.01).abs()
-    assert (moved < 1e-3).any() and (moved > 0.999).sum() >= 4  # behind a dead unit there is no slope
+    assert (moved < 1e-3).any() and (moved > 0.999).sum() >= 4  # after a dead unit there is no slope
     assert ((moved < 1e-3) | ((moved - 1).abs() < 1e-3)).all()
 
 

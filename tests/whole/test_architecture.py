@@ -75,7 +75,7 @@ TORCH_PACKAGES = {"torch", "torchvision", "captum", "safetensors"}
 
 
 def read_modules() -> dict[str, str]:
-    """Give the source of every module of the package by its dotted name; a package by its own name."""
+    """Return the source of every module of the package by its dotted name; a package by its own name."""
     modules = {}
     for path in sorted((ROOT / "kdviz").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -101,12 +101,12 @@ def imported_names(source: str) -> Iterator[str]:
 
 
 def room_of(module: str) -> str:
-    """Give the room of a module: `store` for `kdviz.store.run`, empty for the package itself."""
+    """Return the room of a module: `store` for `kdviz.store.run`, empty for the package itself."""
     return f"{module}.".split(".")[1]
 
 
 def find_arrows(modules: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Give the arrows between rooms as (importing, imported), those inside a room left out."""
+    """Return the arrows between rooms as (importing, imported), those inside a room left out."""
     arrows = set()
     for module, source in modules.items():
         for name in imported_names(source):
@@ -134,7 +134,7 @@ def find_faults(modules: Mapping[str, str]) -> list[str]:
 
 
 def import_graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
-    """Give for every module the modules it imports; a package stands for names that are no module."""
+    """Return for every module the modules it imports; a package stands for names that are no module."""
     graph: dict[str, set[str]] = {}
     for module, source in modules.items():
         targets = {name if name in modules else name.rpartition(".")[0] for name in imported_names(source)}

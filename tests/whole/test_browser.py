@@ -86,7 +86,7 @@ def count(threshold: float) -> dict[str, xr.Dataset]:
 
 
 def head_columns(state: State) -> dict[str, str]:
-    """Give what stands above each network, as a regular expression: epoch, points and ratio."""
+    """Return what stands above each network, as a regular expression: epoch, points and ratio."""
     heads = {}
     for role, counts in count(state.threshold).items():
         here = counts.isel(epoch=-1) if role == "teacher" else counts.sel(epoch=state.epoch)
@@ -104,7 +104,7 @@ def head_columns(state: State) -> dict[str, str]:
 
 @functools.cache
 def draw(state: State) -> list[str]:
-    """Give the pictures of an app that is opened at this state rather than moved there."""
+    """Return the pictures of an app that is opened at this state rather than moved there."""
     app = kdviz.explore(
         stored_run(),
         layer=LAYER,
@@ -118,7 +118,7 @@ def draw(state: State) -> list[str]:
 
 
 def pictures_in(widget: ipywidgets.Widget) -> list[str]:
-    """Give the SHA-256 of every picture inside a widget, in the order of the page."""
+    """Return the SHA-256 of every picture inside a widget, in the order of the page."""
     if isinstance(widget, ipywidgets.Image):
         return [digest(widget.value)]
     return [one for child in getattr(widget, "children", ()) for one in pictures_in(child)]

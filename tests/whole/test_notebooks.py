@@ -28,7 +28,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w/.<:])~?/(?:[\w.-]+/)+[\w.-]*|\b[A-Za-z]:\\"
 
 
 def output_text(cell: NotebookNode) -> str:
-    """Give the text of a cell's outputs that nbval compares."""
+    """Return the text of a cell's outputs that nbval compares."""
     texts = [out.text for out in cell.outputs if out.output_type == "stream"]
     texts += [out.data["text/plain"] for out in cell.outputs if "text/plain" in out.get("data", {})]
     return "\n".join(texts)

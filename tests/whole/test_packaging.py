@@ -45,7 +45,7 @@ def workflow() -> dict:
 
 
 def requirements(setup: configparser.ConfigParser, *extras: str) -> list[Requirement]:
-    """Give what a plain install and these extras ask for, where it applies here."""
+    """Return what a plain install and these extras ask for, where it applies here."""
     texts = setup["options"]["install_requires"].split("\n")
     for extra in extras:
         texts += setup["options.extras_require"][extra].split("\n")
@@ -54,7 +54,7 @@ def requirements(setup: configparser.ConfigParser, *extras: str) -> list[Require
 
 
 def closure(wanted: list[Requirement]) -> dict[str, Distribution]:
-    """Give every installed distribution that an installer would fetch for these requirements."""
+    """Return every installed distribution that an installer would fetch for these requirements."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     pending = [(one.name, frozenset(one.extras)) for one in wanted]
@@ -73,7 +73,7 @@ def closure(wanted: list[Requirement]) -> dict[str, Distribution]:
 
 
 def third_party_imports() -> set[str]:
-    """Give the top-level packages that kdviz imports beyond the standard library."""
+    """Return the top-level packages that kdviz imports beyond the standard library."""
 
     def names(tree: ast.AST) -> Iterator[str]:
         for node in ast.walk(tree):
@@ -210,13 +210,13 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 
 def package_files() -> set[str]:
-    """Give the files of the package as the checkout has them."""
+    """Return the files of the package as the checkout has them."""
     files = {path.relative_to(ROOT) for path in (ROOT / "kdviz").rglob("*") if path.is_file()}
     return {file.as_posix() for file in files if file.suffix != ".pyc"}
 
 
 def shipped_files() -> set[str]:
-    """Give the files of the top-level folders that the wheel takes with it."""
+    """Return the files of the top-level folders that the wheel takes with it."""
     files = {path.relative_to(ROOT) for path in (ROOT / "data").rglob("*") if path.is_file()}
     files = {file for file in files if file.suffix not in (".py", ".pyc")}
     files |= {path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("*.ipynb")}
@@ -282,7 +282,7 @@ def python_without_torch(
 
 
 def outside_the_checkout() -> dict[str, str]:
-    """Give the environment without what would lead back to the checkout's package or data."""
+    """Return the environment without what would lead back to the checkout's package or data."""
     return {name: value for name, value in os.environ.items() if name not in ("KDVIZ_DATA", "PYTHONPATH")}
 
 

@@ -134,7 +134,7 @@ def opened(run: Run) -> Iterator[Explorer]:
 
 @pytest.fixture
 def app(opened: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
-    """Give one app for all tests, as if new, its slow charts switched off."""
+    """Return one app for all tests, as if new, its slow charts switched off."""
     monkeypatch.setattr(opened._draw_charts_later, "_call", lambda: None)
     chosen = opened.selection
     chosen.layer, chosen.networks, chosen.epoch, chosen.sample = "fc1", START, 5, "s0"
@@ -150,7 +150,7 @@ def app(opened: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
 
 @pytest.fixture
 def charting(app: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
-    """Give the app with its charts on."""
+    """Return the app with its charts on."""
     monkeypatch.setattr(app._draw_charts_later, "_call", app._draw_charts)
     return app
 

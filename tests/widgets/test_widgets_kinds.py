@@ -66,7 +66,7 @@ def opened(invented: dict[str, InventedRun], kind: str) -> Iterator[Explorer]:
 
 @pytest.fixture
 def app(opened: Explorer, kind: str, monkeypatch: pytest.MonkeyPatch) -> Explorer:
-    """Give the app as if new; errors in its callbacks are raised."""
+    """Return the app as if new; errors in its callbacks are raised."""
     monkeypatch.setenv("KDVIZ_STRICT", "1")
     monkeypatch.setattr(opened._draw_charts_later, "_call", lambda: None)  # slow, and the same for all kinds
     chosen = opened.selection

@@ -223,7 +223,7 @@ def measure_checkpoints(
     network
         Free name of the network in the run, such as ``"student-fc1-s0"``.
     role
-        ``"teacher"``, ``"student"`` or ``"baseline"``.
+        Free text; ``"teacher"``, ``"student"`` and ``"baseline"`` are what the papers' hypotheses are about.
     layers
         Names as in :func:`measure`.
     store
@@ -238,10 +238,9 @@ def measure_checkpoints(
         shrunk to at most 128 pixels on the longer side. They are written when the run is made; a run that
         exists keeps its pictures, or stays without.
     details
-        Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``,
-        such as ``{"training_seed": 1}``, which tells networks of one role apart (0 if not given) and pairs
-        each student with the baseline of the same; ``distilled_layer``, one of `layers`; ``teacher``,
-        ``architecture``, ``distillation_method``, ``dataset_id``.
+        Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``
+        (0 if not given), which pairs a student with the baseline of the same; ``distilled_layer``, one of
+        `layers`; ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
     **options
         As in :func:`measure`: ``entry`` (a name), ``feature``, ``method``, ``probes``, ``draws``,
         ``base_noise``, ``weight``, ``calibration``, ``seed``.
@@ -254,8 +253,10 @@ def measure_checkpoints(
     Raises
     ------
     ValueError
-        As :func:`measure`; also for no checkpoints, epochs that are not integers of 0 or more, an unknown
-        role, or thumbnails of another shape or without a store.
+        As :func:`measure`; also for epochs that are not integers of 0 or more, and thumbnails of another
+        shape or without a store.
+    TypeError
+        If `checkpoints` is empty or no mapping, or an option is unknown.
     DataError
         If a checkpoint is missing, damaged, or does not fit the network.
     StoreError

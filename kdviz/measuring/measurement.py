@@ -311,9 +311,7 @@ class Measurement:
     def _lacks(self, run: Run, layer: str, every: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """List places of missing blocks, of `every` one."""
         network = str(self.network)
-        begun = run.create_group(
-            network, layer, epochs=self.epochs, attrs=self.attrs(layer), block=BLOCK, check_only=True
-        )
+        begun = run.is_begun(network, layer, epochs=self.epochs, attrs=self.attrs(layer), block=BLOCK)
         return run.missing(network, layer) if begun else every
 
     def _check_samples(self, run: Run) -> None:

@@ -36,10 +36,9 @@ def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> x
     done, wanted = None, []
     try:
         if in_folder:
-            is_layer = (path / group / "done" / "zarr.json").is_file()
-            done = (
-                read_array(path / group, "done") if is_layer else None
-            )  # first: what is flagged now was written before the data are read
+            if (path / group / "done" / "zarr.json").is_file():  # a layer
+                # first: what is flagged now was written before the data are read
+                done = read_array(path / group, "done")
         with xr.open_dataset(path, group=group, **exact) as ds:
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
@@ -71,9 +70,11 @@ def list_groups(path: Path, top: str, depth: int = 99) -> dict[str, dict[str, An
 
 def _zarr_groups(path: Path, folder: Path, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for node in folder.glob("*/zarr.json"):
+        if node.parent.name.endswith(PARTIAL):  # it may be gone in a moment
+            continue
         try:
             about = json.loads(node.read_bytes())
-            is_group = about["node_type"] == "group" and not node.parent.name.endswith(PARTIAL)
+            is_group = about["node_type"] == "group"
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{node} is damaged: {error}") from error
         if is_group:

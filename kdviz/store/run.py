@@ -211,7 +211,11 @@ class Run:
         """Names of the groups written by `write_result`."""
         tops = [name for name in self._groups("", 1) if name != "points"]
         names = [name for top in tops for name in (top, *self._groups(top))]
-        return [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
+        ends = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
+        # whoever deletes the last result of a group by hand leaves the group
+        return [
+            name for name in ends if not self._is_directory or any((self.path / name).glob("*/zarr.json"))
+        ]
 
     def result(self, name: str) -> xr.Dataset:
         """Load the dataset written under `name` by `write_result`.
@@ -293,8 +297,7 @@ class Run:
         attrs: Mapping[str, Attribute],
         block: int,
         variables: Sequence[str] = schema.MEASURED,
-        check_only: bool = False,
-    ) -> bool:
+    ) -> None:
         """Make the empty arrays of one layer, or do nothing if they exist with the same settings.
 
         Arrays of other settings are replaced as long as no block of them is written.
@@ -311,13 +314,6 @@ class Run:
             Number of samples written at once.
         variables
             Measured variables that every block will hold.
-        check_only
-            Make nothing.
-
-        Returns
-        -------
-        bool
-            Whether the arrays existed with these settings.
 
         Raises
         ------
@@ -327,15 +323,26 @@ class Run:
             If the layer was already measured with other settings; the message names the first that differs.
         """
         asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
-        if check_only:
-            return self._is_begun(asked, epochs, variables)
         with self.writing(), file_errors(f"cannot write {self.path}"):
             if self._is_begun(asked, epochs, variables):
-                return True
+                return
             zarr.open_group(self.path, path=f"points/{network}", mode="a")
             layout.make_arrays(self._pending, self.samples, epochs, asked, block, variables)
             replace_folder(self._pending, self.path / "points" / network / layer)
-            return False
+
+    def is_begun(
+        self,
+        network: str,
+        layer: str,
+        *,
+        epochs: Sequence[int],
+        attrs: Mapping[str, Attribute],
+        block: int,
+        variables: Sequence[str] = schema.MEASURED,
+    ) -> bool:
+        """Whether a layer has arrays of these settings; arguments and errors are those of `create_group`."""
+        asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
+        return self._is_begun(asked, epochs, variables)
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
@@ -507,7 +514,7 @@ class Run:
             self._check_known("network", network, self.networks)
         known = self.samples["sample"].values.tolist()
         wanted = known if samples is None else [*samples]
-        for sample in wanted:
+        for sample in samples or ():
             self._check_known("sample", sample, known)
         if not wanted:
             raise ValueError("samples is empty; name at least one")
@@ -515,7 +522,7 @@ class Run:
         groups = ["points", *(f"points/{one}/{layer}" for one in kept for layer in self.layers(one))]
         results = self.results
         if networks is not None or samples is not None:
-            results = [name for name in results if {*name.split("/")[1:2]} & {*kept}]
+            results = [name for name in results if "/" in name and name.split("/")[1] in kept]
 
         def contents() -> Iterator[tuple[str, xr.Dataset]]:
             for group in groups:

@@ -546,8 +546,14 @@ def test_create_group__reopens_the_same_settings_and_refuses_others(fresh: Run) 
         arguments = {"epochs": EPOCHS, "attrs": ATTRS, "block": 2} | changed
         fresh.create_group("student", "fc1", **arguments)  # type: ignore[arg-type]
 
+    asked = {"epochs": EPOCHS, "attrs": ATTRS, "block": 2}
+    assert not fresh.is_begun("student", "fc1", **asked) and fresh.networks == []
     create()
+    assert fresh.is_begun("student", "fc1", **asked)
+    assert not fresh.is_begun("student", "fc1", **{**asked, "block": 3}), "nothing is written yet"
     fresh.write_block("student", "fc1", 0, 0, make_block(make_samples(), 0, slice(0, 2)))
+    with pytest.raises(StoreError, match="already measured with block 2, now 3"):
+        fresh.is_begun("student", "fc1", **{**asked, "block": 3})
     create(attrs={**ATTRS, "created_at": "2030-01-01T00:00:00+00:00", "torch_version": "9"})
     assert (0, 0) not in fresh.missing("student", "fc1")
     for changed, difference in (
@@ -726,6 +732,10 @@ def test_write_result__keeps_samples_of_its_own(fresh: Run) -> None:
     assert fresh.result("transfer/student/fc1").sizes["sample"] == 1
     with pytest.raises(ValueError, match="'points' is for measured layers"):
         fresh.write_result("points/student", ds)
+    shutil.rmtree(fresh.path / "transfer" / "student" / "fc1")  # by hand: what held it stays
+    assert fresh.results == []
+    fresh.write_result("transfer/student/fc1", ds)
+    assert fresh.results == ["transfer/student/fc1"]
     with pytest.raises(
         StoreError, match="no result 'transfer/studnt/fc1'; did you mean 'transfer/student/fc1'"
     ):

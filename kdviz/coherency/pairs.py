@@ -251,6 +251,8 @@ class _Walker:
         layer, name = self.module(node), self._name(node)
         if (count := self._calls[id(layer)]) > 1:
             return f"{name} is used {count} times in a pass"
+        if not isinstance(layer._parameters.get("weight"), Tensor):
+            return f"the weight of {name} is computed from other parameters; remove the parametrization"
         for kind, parameter in layer.named_parameters():
             holders = set(self._holders[parameter.untyped_storage().data_ptr()]) - {str(node.target)}
             if holders or f"{node.target}.{kind}" in self._read:
@@ -258,7 +260,7 @@ class _Walker:
         return None
 
     def _pass(self, before: fx.Node, node: fx.Node, axis: int, cells: int) -> int | str:
-        """Return the inputs that one channel has become after `node`, or why a factor does not pass it."""
+        """Count the inputs that one channel has become after `node`, or why a factor does not pass it."""
         module = self.module(node) if node.op == "call_module" else None
         kind: Any = type(module) if module is not None else node.target
         given, got = shape_of(before), shape_of(node)

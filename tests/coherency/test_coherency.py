@@ -157,6 +157,10 @@ REFUSED = {
         nn.Sequential(OrderedDict(first=nn.utils.parametrizations.weight_norm(conv()), second=conv(4))),
         "that is not called as a plain layer",
     ),
+    "computed": (
+        nn.Sequential(OrderedDict(first=nn.utils.spectral_norm(conv()), second=conv(4))),
+        "weight of first .* is computed from other parameters",
+    ),
 }  # fmt: skip
 
 

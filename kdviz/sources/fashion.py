@@ -119,9 +119,9 @@ def fashion_composites(
 
 def _outline_item(pixels: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
     """Which raw pixels ``(28, 28)`` are the item: bright ones, what they enclose, no openings."""
-    bright = pixels > _ITEM_THRESHOLD
     from scipy import ndimage  # heavy, and asked for when samples are made, not when a study is looked at
 
+    bright = pixels > _ITEM_THRESHOLD
     filled = ndimage.binary_fill_holes(bright)
     if label in _OPEN_CLASSES:
         filled &= ~ndimage.binary_opening(filled & ~bright, np.ones((3, 3)))

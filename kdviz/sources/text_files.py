@@ -95,6 +95,8 @@ def read_sst2(path: str | Path) -> TextSet:
         if len(row) != 2 or not row[0].strip() or row[1] not in ("0", "1"):
             got = f"got {lines[number - 2][:60]!r}"
             raise DataError(f"{path}, line {number}: expected a sentence, a tab and 0 or 1, {got}")
+    if not rows:
+        raise DataError(f"{path} holds no sentence")
     words = tuple(tuple(sentence.split()) for sentence, _ in rows)
     return TextSet(
         words=words,

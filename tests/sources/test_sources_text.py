@@ -335,6 +335,7 @@ def test_read_sst2__takes_a_byte_order_mark_and_foreign_line_ends(tmp_path) -> N
         (b"sentence\tlabel\n \t1\n", "line 2: expected a sentence"),
         (b"sentence\tlabel\n\na\t1\n", "line 2: expected a sentence"),
         (b"sentence\tlabel\na\t1\n\xff\t1\n", "cannot be read: .*utf-8"),
+        (b"sentence\tlabel\n", "holds no sentence"),
     ],
 )
 def test_read_sst2__names_file_line_and_fault(contents: bytes, message: str, tmp_path) -> None:

@@ -224,7 +224,7 @@ def points_over_distance(
     """
     if tables.keys() != peaks.keys():
         raise ValueError(
-            f"tables has {', '.join(tables)}, peaks {', '.join(peaks)}; give both the same names"
+            f"tables has {', '.join(tables)}, peaks {', '.join(peaks)}; both need the same names"
         )
     width = 4.6 * len(tables)
     figure, (axes,) = open_figure(title, width, 3.4, len(tables), sharex=True, sharey=True)

@@ -191,10 +191,12 @@ def turntable(ds: xr.Dataset, name: str, *, title: str = "") -> Figure:
     Raises
     ------
     ValueError
-        As in `plot_points`.
+        As in `plot_points`; or if the sample is no cloud.
     """
     cell = _open_cell("the dataset", ds, name)
     canvas = cell.canvas
+    if not canvas.turns:
+        raise ValueError(f"{name} is no cloud: its units have no x, y and z")
     sides = [Looks(opacity=1, azimuth=azimuth) for azimuth in _AZIMUTHS]
     lines = {"input": [canvas.draw_input(side, _SIZE) for side in sides]}
     scale, note = None, ""

@@ -70,7 +70,9 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
         "settings": json.dumps(selection.as_parameters(), sort_keys=True),
     }
     coordinates |= {name: (("unit",), values) for name, values in by_unit.items()}
-    return xr.Dataset(variables, coordinates, attrs)
+    ds = xr.Dataset(variables, coordinates, attrs)
+    ds["entropy"].attrs["units"] = "nat"
+    return ds
 
 
 def as_yaml(scene: Scene, selection: Selection) -> str:

@@ -52,8 +52,10 @@ class Lineup:
 
     def start(self, layer: str) -> list[str]:
         """Choose whom to show first: teacher, first student and its baseline, or the first few there are."""
-        finished = self._find_finished(layer, self._first[layer])
-        return finished or self.check(layer, self.names(layer)[:MOST])[:_FEW]
+        for names in (self._first[layer], self.names(layer)):
+            if finished := self._find_finished(layer, names):
+                return finished[:_FEW]
+        raise _unfinished(layer)
 
     def check(self, layer: str, names: Sequence[str]) -> list[str]:
         """Return those of a choice that have a finished epoch; the others are passed over with a note.
@@ -71,7 +73,7 @@ class Lineup:
             raise ValueError(f"networks is {[*names]}; choose 1 to {MOST} networks, each once")
         finished = self._find_finished(layer, names)
         if not finished:
-            raise UnfinishedError(f"{layer}: no epoch of any network is finished yet")
+            raise _unfinished(layer)
         return finished
 
     def carry(self, names: Sequence[str], layer: str) -> list[str]:
@@ -104,6 +106,10 @@ class Lineup:
             except UnfinishedError as error:
                 self.notes[layer, name] = str(error)
         return finished
+
+
+def _unfinished(layer: str) -> UnfinishedError:
+    return UnfinishedError(f"{layer}: no epoch of any network is finished yet")
 
 
 def _choose_first(here: Sequence[Network], module: str) -> list[str]:

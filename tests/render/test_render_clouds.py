@@ -242,3 +242,8 @@ def test_turntable__a_line_each_from_every_side(box: xr.Dataset) -> None:
     assert len(bare.axes) == 4
     with pytest.raises(ValueError, match="no kind that can be drawn"):
         render.turntable(box.drop_vars("x"), "box")
+    words = box.drop_vars(["x", "y", "z"]).assign_coords(
+        token=(box["x"].dims, np.full(box["x"].shape, "word"))
+    )
+    with pytest.raises(ValueError, match="box is no cloud"):
+        render.turntable(words, "box")

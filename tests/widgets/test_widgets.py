@@ -527,6 +527,7 @@ def test_save__units_as_table_and_dataset(app: Explorer, tmp_path: Path) -> None
         assert ds["network"].values.tolist() == ["teacher", "student-fc1-s0", "baseline-s0"]
         assert np.array_equal(ds["gain"].sel(network="baseline-s0"), app.view.networks[2].gain)
         assert json.loads(ds.attrs["settings"]) == app.selection.as_parameters()
+        assert ds["entropy"].attrs["units"] == "nat"
 
 
 def test_save__settings_lead_back_to_the_view(run: Run, app: Explorer, tmp_path: Path) -> None:
@@ -707,6 +708,14 @@ def test_run__being_measured_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     assert "baseline-s0/classifier.fc1 has no finished epoch yet" in app.outputs["notes"].value
     with pytest.raises(StoreError, match="no epoch of any network is finished yet"):
         app.selection.layer = "fc2"
+
+
+def test_run__with_more_begun_networks_than_are_shown_starts_with_the_finished_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for seed in range(7):
+        add_network(run, f"student-s{seed}", "student", "fc1", seed=seed, finished=1 if seed == 6 else 0)
+    app = kdviz.explore(run)
+    assert app.selection.networks == ["student-s6"] and app.selection.epochs == [0]
 
 
 def test_grid__of_one_row_has_no_coarser_one(tmp_path: Path) -> None:

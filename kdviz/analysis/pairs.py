@@ -204,8 +204,18 @@ def tally_hypotheses(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def describe_measurement(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
+def describe_measurement(
+    pairs: Mapping[str, NetworkPair], others: Mapping[str, Mapping[str, xr.Dataset]] | None = None
+) -> pd.DataFrame:
     """Say for each network how it fared in its last epoch, and how it was measured.
+
+    Parameters
+    ----------
+    pairs
+        From `pair_networks`.
+    others
+        Networks of further roles, with knowledge points: ``{layer: {name: Dataset}}``; listed last, with
+        their names as roles.
 
     Returns
     -------
@@ -214,18 +224,33 @@ def describe_measurement(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         over all epochs, ``path``: the share of samples measured by sampled descent, and ``met``: the share
         whose calibration was met; ``accuracy`` on held-out samples, NaN where not recorded.
     """
-    rows = []
-    for label, pair in pairs.items():
-        for role, networks in pair.by_role.items():
-            for seed, ds in networks.items():
-                last = tabulate_counts(ds).iloc[-1]
-                row = {"layer": label, "role": role, "seed": seed, "n_fg": last["n_fg"], "n_bg": last["n_bg"]}
-                row["uncertain"] = float(ds["uncertain"].isel(epoch=-1).sum("unit").mean())
-                row["path"] = float((ds["method"] == METHODS.index("path")).mean())
-                row["met"] = float(ds["converged"].mean())
-                row["accuracy"] = float(ds.attrs.get("accuracy", "nan"))
-                rows.append(row)
+    rows = [
+        _describe_one(label, role, seed, ds)
+        for label, pair in pairs.items()
+        for role, networks in pair.by_role.items()
+        for seed, ds in networks.items()
+    ]
+    rows += [
+        _describe_one(label, name, int(ds.attrs.get("training_seed", 0)), ds)
+        for label, networks in (others or {}).items()
+        for name, ds in networks.items()
+    ]
     return pd.DataFrame(rows)
+
+
+def _describe_one(label: str, role: str, seed: int, ds: xr.Dataset) -> dict[str, Any]:
+    last = tabulate_counts(ds).iloc[-1]
+    return {
+        "layer": label,
+        "role": role,
+        "seed": seed,
+        "n_fg": last["n_fg"],
+        "n_bg": last["n_bg"],
+        "uncertain": float(ds["uncertain"].isel(epoch=-1).sum("unit").mean()),
+        "path": float((ds["method"] == METHODS.index("path")).mean()),
+        "met": float(ds["converged"].mean()),
+        "accuracy": float(ds.attrs.get("accuracy", "nan")),
+    }
 
 
 def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:

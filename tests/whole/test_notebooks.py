@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -114,6 +115,40 @@ def test_report__without_masks_and_students_shows_entropies_only(tmp_path: Path)
     assert page.count("data:image/jpeg;base64") == 1
     assert "no masks: no points" in page and "nothing to compare" in page
     assert "checked 0 students at 0 layers" in page
+
+
+@pytest.mark.slow
+def test_report__counts_and_shows_networks_of_other_roles(tmp_path: Path) -> None:
+    masks = np.zeros((2, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    for name, role in {"alone": "baseline", "cut-30": "pruned", "cut-60": "pruned"}.items():
+        kdviz.measure_checkpoints(
+            small_cnn,
+            {4: small_cnn(seed=len(name)).state_dict()},
+            random_images(2, seed=3),
+            network=name,
+            role=role,
+            layers="fc1",
+            units=kdviz.units.grid(4),
+            foreground=masks,
+            store=tmp_path / "run",
+            probes=8,
+            draws=2,
+            progress=False,
+        )
+    page = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    text = page.read_text()
+    for name in ("baseline", "cut-30", "cut-60"):
+        assert re.search(rf" fc1 +{name} +0 +\d", text), name
+    cells = nbformat.read(page.with_suffix(".ipynb"), as_version=4).cells
+    figures = [
+        str(out.data)
+        for cell in cells
+        for out in cell.get("outputs", [])
+        if "image/jpeg" in out.get("data", {})
+    ]
+    assert len(figures) == 3 and "with 9 Axes" in figures[0], figures
+    assert "checked 0 students at 1 layers" in text
 
 
 # -- the checker itself

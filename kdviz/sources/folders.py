@@ -1,7 +1,6 @@
 """The user's own images: folders of images and of masks. NumPy and Pillow only."""
 
 import functools
-import warnings
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from kdviz.arguments import name_some, whole_number
-from kdviz.errors import DataError, DegenerateWarning
+from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright
 from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, find_classes
 
@@ -65,11 +64,6 @@ def image_folder(root: str | Path, *, masks: str | Path, size: int) -> ImageSet:
     DataError
         If a folder is missing or holds no classes or images, or a mask is missing; on reading, if an image
         or mask is damaged or of another size than its partner.
-
-    Warns
-    -----
-    DegenerateWarning
-        On reading, if a mask holds no foreground or no background after resizing.
     """
     root, masks = Path(root), Path(masks)
     whole_number("size", size, 1)
@@ -83,16 +77,9 @@ def image_folder(root: str | Path, *, masks: str | Path, size: int) -> ImageSet:
     def read_pair(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         return _read_pair(paths[k], masks / f"{sample_ids[k]}.png", size)
 
-    def read_mask(k: int) -> NDArray[np.bool_]:
-        mask = read_pair(k)[1]
-        if mask.all() or not mask.any():
-            missing = "foreground" if not mask.any() else "background"
-            warnings.warn(f"mask {sample_ids[k]}.png holds no {missing}", DegenerateWarning, stacklevel=2)
-        return mask
-
     return ImageSet(
         images=LazyArray(lambda k: read_pair(k)[0], len(paths), (size, size, 3), np.uint8),
-        masks=LazyArray(read_mask, len(paths), (size, size), np.bool_),
+        masks=LazyArray(lambda k: read_pair(k)[1], len(paths), (size, size), np.bool_),
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
         classes=names,

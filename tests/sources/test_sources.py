@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kdviz.errors import DataError, DegenerateWarning, StoreError
+from kdviz.errors import DataError, StoreError
 from kdviz.sources import (
     FASHION_CLASSES,
     ImageSet,
@@ -482,13 +482,6 @@ def test_image_folder__turns_images_as_exif_says(folder):
     Image.fromarray(np.eye(4, 2, dtype=np.uint8)).save(folder / "masks" / "cat" / "one.png")
     turned = read(folder).images[0].sum(axis=2)
     assert turned[0, 3] == 3 * 255 and not turned[1:, :2].any()  # white in the upper right corner
-
-
-@pytest.mark.parametrize(("value", "missing"), [(0, "foreground"), (1, "background")])
-def test_image_folder__warns_of_masks_without_foreground_or_background(folder, value, missing):
-    Image.fromarray(np.full((4, 4), value, np.uint8)).save(folder / "masks" / "cat" / "one.png")
-    with pytest.warns(DegenerateWarning, match=rf"cat/one\.png holds no {missing}"):
-        read(folder)
 
 
 def test_image_folder__lists_missing_masks(folder):

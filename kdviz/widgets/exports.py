@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 import yaml
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from kdviz import __version__
 from kdviz.files import file_errors
@@ -55,20 +56,18 @@ def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:
     if scene.has_points:
         fields |= {"knowledge_point": "points", "uncertain": "uncertain", "dropped": "dropped"}
         by_unit["foreground"] = canvas.foreground
-    by_network = {name: name for name in ("network", "role", "epoch")}
-    variables, coordinates = (
-        {
-            name: (dims, np.stack([getattr(one, field) for one in view.networks]))
-            for name, field in read.items()
-        }
-        for dims, read in ((("network", "unit"), fields), (("network",), by_network))
-    )
+
+    def stack(field: str) -> NDArray:
+        return np.stack([getattr(one, field) for one in view.networks])
+
     attrs = {
         "kdviz_version": __version__,
         "run": str(scene.run.path),
         "sample": view.sample,
         "settings": json.dumps(selection.as_parameters(), sort_keys=True),
     }
+    variables = {name: (("network", "unit"), stack(field)) for name, field in fields.items()}
+    coordinates = {name: (("network",), stack(name)) for name in ("network", "role", "epoch")}
     coordinates |= {name: (("unit",), values) for name, values in by_unit.items()}
     ds = xr.Dataset(variables, coordinates, attrs)
     ds["entropy"].attrs["units"] = "nat"

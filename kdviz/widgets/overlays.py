@@ -15,17 +15,25 @@ class Overlays:
     ----------
     names
         ``"entropy"``, and the methods of which there is a map.
+    notes
+        Results that were passed over, one sentence each.
     """
 
     def __init__(self, run: Run, kind: type[Canvas]) -> None:
         self._samples, self._kind = run.samples, kind
         self._maps: dict[str, xr.DataArray] = {}
+        self.notes: list[str] = []
         for name in run.results:
             room, _, network = name.partition("/")
-            of_network = room == "attribution" and network in run.networks
-            maps = run.result(name).get("attribution") if of_network else None
+            if room != "attribution":
+                continue
+            maps = run.result(name).get("attribution") if network in run.networks else None
             if maps is not None and maps.sizes.get("unit") == run.samples.sizes["unit"]:
                 self._maps[network] = maps
+            else:
+                self.notes.append(
+                    f"Result {name!r} is not shown: maps are named attribution/<network> and on these units."
+                )
         methods = [str(one) for maps in self._maps.values() for one in maps["attribution_method"].values]
         self.names = list(dict.fromkeys([ENTROPY, *methods]))
 

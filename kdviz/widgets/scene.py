@@ -273,6 +273,7 @@ class Scene:
             )
         if not self.has_points:
             notes.append("No background, or no masks, in this run: entropies only, no knowledge points.")
+        notes += self.overlays.notes
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
         return notes

@@ -744,7 +744,9 @@ def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path
     run.write_result(
         "attribution/scores", xr.Dataset({"area": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
     )
-    assert kdviz.explore(run)._scene.overlays.names == ["entropy"]
+    app = kdviz.explore(run)
+    assert app._scene.overlays.names == ["entropy"]
+    assert "Result &#x27;attribution/scores&#x27; is not shown" in app.outputs["notes"].value
 
 
 def test_datasets__are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,8 +85,8 @@ def demo(
     study.train()
     typer.echo("2/3  measuring what each layer discards, epoch by epoch")
     run = study.measure()
-    typer.echo("3/3  writing the report")
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
+    typer.echo("3/3  writing the report")
     report(folder, progress=progress)
 
 
@@ -197,7 +197,8 @@ def report(
 
     path = kdviz.open_run(run).path
     page = write_report(path, folder=folder or path.parent / "report", progress=progress)
-    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nnext      kdviz explore {run}")
+    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {path}")
+    typer.echo(f"next      kdviz explore {run}")
 
 
 @app.command()

@@ -111,7 +111,7 @@ def attribute(
     """
     epoch = whole_number("epoch", epoch)
     batch = whole_number("max_batch", BATCH if max_batch is None else max_batch, 1)
-    chosen = [one_of("methods", method, METHODS) for method in methods or ()]
+    chosen = [one_of("methods", method, METHODS) for method in dict.fromkeys(methods or ())]
     if layer is not None:  # by name, for a copy on another device holds another object
         (layer,) = resolve_layers(network, [layer])
     network = prepare_network(network, device)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kdviz.arguments import one_of
+from kdviz.arguments import name_some, one_of
 from kdviz.attribution import METHODS
 from kdviz.coherency.maps import INPUT, Maps, compare_maps, compare_points, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
@@ -247,9 +247,10 @@ def _check_pairs(survey: Survey, pairs: Sequence[Pair | Sequence[Pair]] | None) 
     groups = [[group] if isinstance(group, Pair) else list(group) for group in given]
     unknown = [str(pair) for group in groups for pair in group if pair not in survey.pairs]
     if unknown or not groups or not all(groups):
+        refused = name_some(f"{layer}: {reason}" for layer, reason in survey.refusals.items())
         raise ValueError(
             f"pairs has {', '.join(unknown) or 'nothing in it'}; this network has "
-            f"{', '.join(map(str, survey.pairs)) or f'no pair that can be rescaled: {survey.refusals}'}"
+            f"{', '.join(map(str, survey.pairs)) or f'no pair that can be rescaled ({refused})'}"
         )
     for group in groups:
         if list_disjoint(group) != group:

@@ -125,7 +125,7 @@ def tokens(words: Sequence[Sequence[str]], word_of: ArrayLike, lengths: ArrayLik
         named = set(row[:size].tolist()) - {-1}
         if not text or not 0 < size <= len(row) or (row[size:] != -1).any() or named != {*range(len(text))}:
             raise ValueError(
-                f"units.tokens: text {sample} has {len(text)} words and {size} tokens; word_of must name "
-                f"each word, at least one, within these tokens, and be -1 elsewhere; got {row.tolist()[:10]}"
+                f"units.tokens: text {sample} has {len(text)} words and {size} tokens; there must be a word, "
+                f"word_of must name every word at these tokens, and be -1 after them; got {row.tolist()[:10]}"
             )
     return Tokens(texts, pieces.astype(np.int64), sizes.astype(np.int64))

@@ -409,6 +409,13 @@ def test_attribute__refuses(change: dict, message: str) -> None:
         )
 
 
+def test_attribute__takes_a_method_named_twice_once() -> None:
+    network, images = testing.small_cnn(), testing.random_images(1)
+    named = ["input_gradient", "activation", "input_gradient"]
+    ds = kdviz.attribute(network, images, units=units.grid(4), methods=named, progress=False)
+    assert ds["attribution_method"].values.tolist() == ["input_gradient", "activation"]
+
+
 # -- remove_units
 
 

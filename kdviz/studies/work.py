@@ -28,6 +28,7 @@ from kdviz.training import (
     probe_accuracy,
     train,
 )
+from kdviz.training.stages import try_loss
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
@@ -43,9 +44,26 @@ class Workshop:
         self.loaded: dict[str, SampleSet] = {}
 
     def begin(self) -> None:
-        """Keep the plan of a new study, once its samples are read and a network is built."""
+        """Keep the plan of a new study, once its samples are read and each loss is tried.
+
+        Raises
+        ------
+        ValueError
+            If a loss fails on untrained networks: so no teacher is trained for students that cannot be.
+        """
         _ = self.measured_set
-        self.build()
+        student, teacher = self.build(), self.build()
+        inputs, labels = self.student_data
+        for subject in self.study.subjects():
+            if subject.loss is not None and subject.seed == self.plan.training.seeds[0]:
+                try_loss(
+                    student,
+                    inputs,
+                    None if subject.loss.head else labels,
+                    loss=self._make_loss(subject),
+                    teacher=teacher,
+                    plan=self.training_plan("baseline", 0),
+                )
         self.plan.save(self.study.folder)
         self.recognise()
 
@@ -225,6 +243,11 @@ class Workshop:
         }
         return TrainingPlan(**known.model_dump() | changes)
 
+    def _make_loss(self, subject: Subject) -> distillation.Loss:
+        assert subject.loss is not None
+        place = {} if subject.distilled is None else {"layer": self._module(subject.distilled)}
+        return distillation.LOSSES[subject.loss.kind](**place, **subject.loss.options)
+
     def train(self, subject: Subject) -> None:
         """Train a network, and the head of a student that needs one."""
         loss, layer = subject.loss, subject.distilled
@@ -235,10 +258,8 @@ class Workshop:
         same: dict[str, Any] = {"device": self.device, "progress": self.study.progress}
         to_learn: dict[str, Any] = {"labels": labels, "validation": self.held_out_data}
         if loss is not None:
-            place = {} if layer is None else {"layer": self._module(layer)}
             to_learn = {} if loss.head else to_learn
-            to_learn |= {"loss": distillation.LOSSES[loss.kind](**place, **loss.options)}
-            to_learn |= {"teacher": self.teacher}
+            to_learn |= {"loss": self._make_loss(subject), "teacher": self.teacher}
         train(
             network,
             inputs,

@@ -160,7 +160,9 @@ class _Run:
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
             self.epoch, self.history = state["epoch"], state["history"]
-            self.odometer.distances = state["weight_distance"]
+            self.odometer.distances = {
+                layer: state["weight_distance"][layer] for layer in self.odometer.distances
+            }
             self.task.network.load_state_dict(state["network"])
             self.task.parts.load_state_dict(state["parts"])
             self.optimiser.load_state_dict(state["optimiser"])

@@ -56,7 +56,10 @@ class TrainingRecord:
         try:
             return History.model_validate(read_json(path))
         except ValidationError as error:
-            raise StoreError(f"{path} is damaged: it is no whole history of a training run") from error
+            raise StoreError(
+                f"{path} is damaged, or of another version of kdviz: it is no whole history of a training "
+                f"run; remove {self.folder} to train anew"
+            ) from error
 
     @property
     def checkpoints(self) -> dict[int, Path]:

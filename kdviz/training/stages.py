@@ -8,6 +8,7 @@ the first stage; the second gives the accuracy.
 Symbols: ``N`` samples, ``B`` samples of a batch, ``C`` classes.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,11 +20,12 @@ from torch.nn import functional
 
 from kdviz.distillation import LOGITS, Loss, Outputs, as_loss
 from kdviz.networks import device_of, fingerprint_tensors, frozen
+from kdviz.networks.features import same_random_state
 from kdviz.training.distances import Odometer
 from kdviz.training.dividing import cut, divide
 from kdviz.training.fitting import Task, fit
 from kdviz.training.plans import TrainingPlan
-from kdviz.training.reading import apply, reader, recall
+from kdviz.training.reading import Read, apply, reader, recall
 from kdviz.training.records import TrainingRecord
 
 
@@ -91,7 +93,7 @@ def train(
         and returns the mean over the batch. Its parts end with the state of the last epoch; to resume, build
         the loss again as it was.
     teacher
-        For a loss that asks for one. Left unchanged, used in eval mode.
+        For a loss that asks for one, which is named with it. Left unchanged, used in eval mode.
     folder
         Of this run alone. If a run with equal arguments was interrupted there, it continues; if it was
         finished, its result is returned at once.
@@ -116,7 +118,8 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        If inputs, labels or networks do not fit each other or the loss.
+        If inputs, labels or networks do not fit each other or the loss, which is tried on a first batch
+        before any work.
     LayerError
         If a layer is unknown, a tracked one has no weight, or nothing is left to train.
     StoreError
@@ -128,6 +131,11 @@ def train(
     ----------
     .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
     """
+    if loss is None and teacher is not None:
+        raise ValueError(
+            "a teacher came without the loss by which to learn from it; pass loss=, such as "
+            "kdviz.distillation.Features(layer)"
+        )
     loss = CrossEntropy() if loss is None else as_loss(loss)
     _check_inputs(inputs, plan)
     if labels is None and loss.needs_labels:
@@ -146,15 +154,8 @@ def train(
             "teacher": teacher and fingerprint_tensors(teacher.state_dict()),
             "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
         }
-        read = reader(network, loss.layers, inputs)
-        guide = None
-        if teacher is not None:
-            layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
-            guide = recall(reader(teacher, layers, inputs), teacher, inputs, plan)
-        first = inputs[:1].to(device)
-        with frozen(network), torch.no_grad():
-            one = read(first)
-        loss.check(one, guide and guide(first, torch.tensor([0])), len(inputs))
+        read, watch = try_loss(network, inputs, labels, loss=loss, teacher=teacher, plan=plan)
+        guide = None if teacher is None or watch is None else recall(watch, teacher, inputs, plan)
         trained, resting = divide(network, loss, inputs)
         learner = _read_beyond(network, loss, inputs, plan) or (lambda batch, rows: read(batch))
 
@@ -175,6 +176,53 @@ def train(
         odometer = Odometer(network, tracked_layers)
         task = Task(network, parts, [*trained.values()], inputs, step, set_mode, validate, odometer, identity)
         return fit(task, plan=plan, folder=folder, progress=progress)
+
+
+def try_loss(
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor | None,
+    *,
+    loss: Loss,
+    teacher: nn.Module | None,
+    plan: TrainingPlan,
+) -> tuple[Read, Read | None]:
+    """Compute a loss on a first batch, which changes nothing; return what reads network and teacher for it.
+
+    Raises
+    ------
+    ValueError
+        If the networks do not suit the loss, or it fails, whatever it raises itself.
+    LayerError
+        If a layer is unknown, or nothing is left to train.
+    """
+    read = reader(network, loss.layers, inputs)
+    layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
+    watch = None if teacher is None else reader(teacher, layers, inputs)
+    device, parts = device_of(network), nn.Module() if loss.parts is None else loss.parts
+    known = copy.deepcopy(parts.state_dict())
+    rows = torch.arange(plan.batch_sizes(len(inputs))[0])
+    batch, wanted = inputs[rows].to(device), None if labels is None else labels[rows].to(device)
+    trained, _ = divide(network, loss, inputs)
+    with same_random_state(network), frozen(network):
+        with frozen(network if teacher is None else teacher), torch.no_grad():
+            guide = watch and watch(batch)
+            loss.check(read(batch[:1]), watch and watch(batch[:1]), len(inputs))
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        try:
+            value = loss(read(batch), guide, wanted, rows.to(device))
+            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                raise TypeError(f"it must return one number with a gradient, got {value!r}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the loss is the user's own code
+            about = loss.describe()
+            name = about.get("function", about["name"])
+            raise ValueError(f"the loss {name} fails on a first batch of {len(rows)}: {error}") from error
+        finally:
+            parts.load_state_dict(known)
+    return read, watch
 
 
 def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 256) -> float:

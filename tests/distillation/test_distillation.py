@@ -153,13 +153,14 @@ def test_loss__gets_maps_as_they_are_with_labels_and_rows(tmp_path, augment):
     )
     loss = Watching(teacher_layers=("0",))
     record = run(student, teacher, images, loss, tmp_path, labels, epochs=1, batch_size=5, augment=augment)
-    (ours, theirs, wanted, rows), _ = loss.seen.calls
+    _, *calls = loss.seen.calls  # the first was the trial
+    (ours, theirs, wanted, rows), _ = calls
     assert [tuple(tensor.shape) for tensor in ours.values()] == [(5, 4, 6, 6), (5, 4, 6, 6), (5, 2)]
     assert ours["0"].requires_grad and not torch.equal(ours["0"], ours["1"]), "read before the ReLU"
     assert list(theirs) == ["0"] and not theirs["0"].requires_grad
     assert torch.equal(wanted, labels[rows])
     assert torch.equal(theirs["0"], teacher[0](images[rows])) != augment
-    assert sorted(torch.cat([call[3] for call in loss.seen.calls]).tolist()) == list(range(10))
+    assert sorted(torch.cat([call[3] for call in calls]).tolist()) == list(range(10))
     assert "accuracy" in record.history
     with pytest.raises(KeyError, match="LOGITS"):
         _ = theirs.logits
@@ -206,6 +207,11 @@ def test_loss__settings_identify_it():
         (Features, TypeError, "loss must be"),
         ("features", TypeError, "loss must be"),
         (Watching(layers=(LOGITS,), needs_labels=True), ValueError, "needs labels"),
+        (Hint(3, 2), ValueError, f"the loss Hint fails on a first batch of {COUNT}: mat1 and mat2 shapes"),
+        (partial(soften, warmth=2), ValueError, "the loss .*soften.* fails .* keyword argument 'warmth'"),
+        (lambda student, *_: student.logits.sum(1), ValueError, r"must return one number .* got tensor\("),
+        (lambda *_: 3.0, ValueError, "must return one number with a gradient, got 3.0"),
+        (None, ValueError, "a teacher came without the loss by which to learn from it"),
     ],
 )
 def test_distil__refuses_before_any_work(tmp_path, inputs, loss, error, message):

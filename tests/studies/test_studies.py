@@ -481,6 +481,26 @@ def test_study__takes_students_of_another_loss_beside(
         make_plan(images, losses=[{"kind": "crd"}])
 
 
+class TooWide(Kl):
+    """A loss whose parts do not fit the logits."""
+
+    def __init__(self) -> None:
+        self.parts = torch.nn.Linear(99, 2)
+
+    def __call__(self, student, teacher, labels, rows):
+        return self.parts(student.logits).mean()
+
+
+def test_study__a_loss_that_fails_is_named_before_a_teacher_is_trained(
+    images: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "LOSSES", {"features": distillation.Features, "wide": TooWide})
+    plan = make_plan(images, losses=[{"kind": "features"}, {"kind": "wide"}])
+    with pytest.raises(ValueError, match="the loss TooWide fails on a first batch of 10: mat1 and mat2"):
+        Study(tmp_path / "study", plan, progress=False).train()
+    assert not (tmp_path / "study").exists()
+
+
 # -- kill -9
 
 

@@ -849,6 +849,16 @@ def test_weight_distance__refuses_bad_input(tmp_path):
         record.weight_distance("fc2")
 
 
+def test_record__of_a_former_layout_says_so(tmp_path):
+    train_tiny(TinyNetwork(), tmp_path)
+    path = tmp_path / "history.json"
+    stored = json.loads(path.read_text())
+    moved = stored["weight_distance"]
+    path.write_text(json.dumps(stored | {"weight_distance": {"step": moved, "epoch": moved}}))
+    with pytest.raises(StoreError, match=r"or of another version of kdviz: .*remove .* to train anew"):
+        TrainingRecord.open(tmp_path).weight_distance("fc1")
+
+
 # refusals
 
 

@@ -111,11 +111,13 @@ class Measurement:
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
-        """Refuse epochs that are none."""
+        """Refuse epochs that are none, and untrained weights among others, which would take their place."""
         if not isinstance(self.checkpoints, Mapping) or not self.checkpoints:
             raise TypeError(f"checkpoints must map epochs to weights, got {self.checkpoints!r}")
         for epoch in self.checkpoints:
             whole_number("epoch", epoch)
+        if len(self.checkpoints) > 1 and any(weights is None for weights in self.checkpoints.values()):
+            raise TypeError("a checkpoint must be a path or a state dict, got None among several")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network at work."""
@@ -252,7 +254,7 @@ class Measurement:
         if entry is None:
             self.inputs.check_precision(network)
         else:
-            resolve_layers(network, [entry])
+            (entry,) = resolve_layers(network, [entry])
         return _Work(FeatureReader(network, names, self.settings.feature, entry))
 
     @cached_property

@@ -253,10 +253,12 @@ def measure_checkpoints(
     Raises
     ------
     ValueError
-        As :func:`measure`; also for epochs that are not integers of 0 or more, and thumbnails of another
-        shape or without a store.
+        As :func:`measure`; also for epochs that are not integers of 0 or more, unknown options, or
+        thumbnails of another shape or without a store.
     TypeError
-        If `checkpoints` is empty or no mapping, or an option is unknown.
+        As :func:`measure`; also if `checkpoints` is empty or no mapping, or has None among several.
+    LayerError
+        As :func:`measure`; also for modules in place of names.
     DataError
         If a checkpoint is missing, damaged, or does not fit the network.
     StoreError
@@ -272,8 +274,13 @@ def measure_checkpoints(
     """
     if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: pass store, or leave them out")
-    names = tuple(plain_name(layer) for layer in _list_layers(layers))
-    noise = options.get("base_noise"), options.get("entry")
+    listed, noise = _list_layers(layers), (options.get("base_noise"), options.get("entry"))
+    for layer in (*listed, noise[1] or ""):
+        if not isinstance(layer, str):
+            raise LayerError(
+                f"layers and entry must be names, as the network is made anew, got a {type(layer).__name__}"
+            )
+    names = tuple(plain_name(layer) for layer in listed)
     measurement = Measurement(
         make_network,
         checkpoints,

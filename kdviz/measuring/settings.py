@@ -20,7 +20,7 @@ Method = Literal["auto", "gain", "path"]
 
 
 class Options(TypedDict, total=False):
-    """Arguments of :func:`kdviz.measure` that decide numbers; None leaves one to the presets of the units."""
+    """Arguments of :func:`kdviz.measure` that decide numbers; None leaves one that may be to the units."""
 
     method: Method | None
     probes: int
@@ -57,9 +57,11 @@ class Settings:
     def for_units(cls, units: Units, *, max_batch: int | None = None, **options: Unpack[Options]) -> Self:
         """Complete the arguments of :func:`kdviz.measure` with the presets of `units`."""
         batch = BLOCK if max_batch is None else whole_number("max_batch", max_batch, 1)
-        given = {name: value for name, value in options.items() if value is not None}
+        for name in options:
+            one_of("option of a measurement", name, Options.__annotations__)
         presets = {name: getattr(units, name) for name in ("method", "draws", "base_noise", "feature")}
-        relative = "entry" in given and "base_noise" not in given
+        given = {name: value for name, value in options.items() if value is not None or name not in presets}
+        relative = given.get("entry") is not None and "base_noise" not in given
         settings: dict[str, Any] = presets | given
         return cls(**settings, micro_batch=min(batch, BLOCK), relative=relative)
 

@@ -13,7 +13,7 @@ _ROUNDING = 100  # times the precision of a feature: what other kernels for anot
 
 
 def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch: int) -> None:
-    """Run the network on a sample, twice, with noise, and beside another sample.
+    """Run the network on a sample, twice, with noise, and beside what will share its passes.
 
     Parameters
     ----------
@@ -48,15 +48,15 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
         error.add_note(f"while trying the network on one sample, of shape {inputs.shape}")
         raise
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
+    noisy = values + settings.base_noise * noise
     clean, slopes = _differentiate(reader, values, sample)
-    shaken, slopes_there = _differentiate(reader, values + settings.base_noise * noise, sample)
+    shaken, slopes_there = _differentiate(reader, noisy, sample)
     one_by_one = len(inputs.ids) == 1 and inputs.units.length(0) is None
     with torch.no_grad():
         again = beside = reader(values, sample)
         if settings.micro_batch > 1 and not one_by_one:
-            twice = map_batch(sample, lambda tensor: torch.cat([tensor, tensor]))
-            both = reader(torch.cat([values, noise]), twice)
-            beside = {layer: feature[:1] for layer, feature in both.items()}
+            pair = _put_beside(reader, inputs, torch.cat([values, noisy]), sample)
+            beside = {layer: feature[:1] for layer, feature in reader(*pair).items()}
     for layer, feature in clean.items():
         change = _distance(shaken[layer], feature)
         rounding = _ROUNDING * torch.finfo(feature.dtype).eps
@@ -68,13 +68,13 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
                 f"at epoch {epoch}; if the training diverged, measure earlier epochs; beyond the root or "
                 "the logarithm of zero, measure another layer, or the network without it"
             )
-        if _distance(again[layer], feature) > allowed:
+        if not _distance(again[layer], feature) <= allowed:  # NaN is another feature, too
             raise ValueError(
                 f"layer {layer!r} gives another feature when the same input comes again, in eval mode too; "
                 "switch off what is random or remembers in the forward pass, such as functional dropout "
                 "without training=self.training"
             )
-        if _distance(beside[layer], feature) > allowed:
+        if not _distance(beside[layer], feature) <= allowed:
             raise ValueError(
                 f"the feature of layer {layer!r} depends on the other samples of the batch, as by batch norm "
                 "without running statistics; measure every sample by itself, with max_batch=1"
@@ -111,6 +111,19 @@ def _differentiate(
             )
         slopes[layer] = slope
     return {layer: feature.detach() for layer, feature in features.items()}, slopes
+
+
+def _put_beside(reader: FeatureReader, inputs: Inputs, itself: Tensor, sample: Batch) -> tuple[Tensor, Batch]:
+    """Put the first sample beside another one, or, where it shares passes with itself only, `itself` twice.
+
+    Not beside noise alone: attention over a batch would pass over that.
+    """
+    if inputs.units.length(0) is not None:
+        twice = map_batch(sample, lambda tensor: torch.cat([tensor, tensor]))
+        return itself, twice
+    others = (at for at, name in enumerate(inputs.hashes) if name != inputs.hashes[0])
+    pair = to_device(inputs.take([0, next(others, 1)]), itself.device)
+    return reader.enter(pair), pair
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

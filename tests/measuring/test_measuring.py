@@ -899,6 +899,28 @@ def test_weight_distance__refuses_bad_files(tmp_path):
             weight_distance({1: tmp_path / name}, layer="fc1", initial=initial)
 
 
+def test_measure_checkpoints__refuses_untrained_weights_among_others(states, monkeypatch):
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(TypeError, match="got None among several"):
+        measure_epochs(states | {9: None})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"layers": small_cnn().fc1}, LayerError, "layers and entry must be names, .* got a Linear"),
+        ({"layers": ["fc1", small_cnn().fc2]}, LayerError, "must be names"),
+        ({"entry": small_cnn().conv1}, LayerError, "must be names, .* got a Conv2d"),
+        ({"probs": 3}, ValueError, "'probs'; did you mean 'probes'"),
+        ({"micro_batch": 3}, ValueError, "'micro_batch'; allowed: method, probes"),
+        ({"calibration": None}, ValueError, "calibration must be a positive number, got None"),
+    ],
+)
+def test_measure_checkpoints__refuses_bad_options(states, options, error, message):
+    with pytest.raises(error, match=message):
+        measure_epochs(states, **options)
+
+
 @pytest.mark.parametrize("checkpoint", [5, small_cnn()], ids=lambda value: type(value).__name__)
 def test_measure_checkpoints__refuses_what_is_no_checkpoint(checkpoint):
     with pytest.raises(TypeError, match="must be a path or a state dict, got " + type(checkpoint).__name__):

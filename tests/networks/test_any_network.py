@@ -451,6 +451,11 @@ def reentrant():
     return network
 
 
+def attend(x):
+    flat = x.flatten(1)
+    return ((flat @ flat.T / 64).softmax(1) @ flat).view_as(x)
+
+
 INNER = {"layers": "inner.fc1"}
 REFUSED = {
     "half": (lambda: small_cnn().half(), {}, ValueError, r"pass network\.float\(\)"),
@@ -486,6 +491,14 @@ REFUSED = {
     ),
     "sample-mean": (
         lambda: Wrapped(after=lambda x: x - x.mean(0)), INNER, ValueError, "depends on the other samples",
+    ),
+    "attention-over-samples": (  # which are alike, and unlike mere noise
+        lambda: Wrapped(before=attend), {"layers": "inner.fc1", "images": IMAGES + 2}, ValueError,
+        "depends on the other samples",
+    ),
+    "sample-norm-of-log": (  # NaN beside what is below 0
+        lambda: Wrapped(before=lambda x: (x + 9).log(), after=lambda x: x - x.mean(0)), INNER, ValueError,
+        "depends on the other samples",
     ),
     "time-first": (
         lambda: Wrapped(after=lambda x: x[None, 0] if len(x) == 1 else x[:1]), INNER, LayerError,

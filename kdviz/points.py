@@ -163,8 +163,8 @@ def bound_detours(points: Bools, uncertain: Bools) -> tuple[Floats, Floats]:
 
 
 def overlap_points(first: Bools, second: Bools) -> Floats:
-    """Intersection over union of two point sets ``(S, U)``, per sample; 0 where both are empty."""
-    return divide_counts((first & second).sum(axis=-1), (first | second).sum(axis=-1))
+    """Intersection over union of two point sets ``(S, U)``, per sample; NaN where both are empty."""
+    return divide_counts((first & second).sum(axis=-1), (first | second).sum(axis=-1), np.nan)
 
 
 def resample_metrics(

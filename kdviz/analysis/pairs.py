@@ -260,8 +260,9 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     -------
     DataFrame
         A row for each layer, role and training seed: ``n_fg`` of the final checkpoint with either
-        measurement seed, the same for ``n_bg``, and ``overlap``: the mean share of foreground points that
-        both agree on (intersection over union).
+        measurement seed, the same for ``n_bg``, and ``overlap``: the share of foreground points that both
+        agree on (intersection over union), a mean over the samples where either has one; ``without`` counts
+        the other samples.
     """
     rows = []
     for label, pair in pairs.items():
@@ -276,8 +277,8 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
                 both = {f"{role} at {label}": ds, "repeat": repeats[seed]}
                 check_match(both, settings=ENTROPY_SETTINGS, require=("knowledge_point",))
                 found = [read_points(one)[0][-1] & read_masks(one)[0] for one in both.values()]
-                row["overlap"] = float(points.overlap_points(*found).mean())
-                rows.append(row)
+                overlap = pd.Series(points.overlap_points(*found))  # whose mean leaves out NaN
+                rows.append(row | {"overlap": overlap.mean(), "without": int(overlap.isna().sum())})
     return pd.DataFrame(rows)
 
 

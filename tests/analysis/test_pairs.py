@@ -1,5 +1,6 @@
 """Which network of a stored run is compared with which, and what the tables say of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -506,7 +507,23 @@ def test_measure_noise_floor__compares_the_two_measurements_by_hand(run: Run, pa
         both = (once & again & foreground).sum(axis=1)
         either = ((once | again) & foreground).sum(axis=1)
         assert row["overlap"] == pytest.approx((both / either).mean(), rel=1e-6)  # stored as float32 at most
+        assert row["without"] == 0
         assert 0.5 < row["overlap"] < 1, "the problem is such that noise moves some points, not most"
+
+
+def test_measure_noise_floor__leaves_out_samples_without_a_point(pairs: dict) -> None:
+    pair = pairs["fc1"]
+    networks = (pair.students[0], pair.student_repeats[0])
+    none = [
+        ds.assign(knowledge_point=ds["knowledge_point"] & (ds["sample"] != ds["sample"][1]))
+        for ds in networks
+    ]
+    cut = replace(pair, students={0: none[0]}, student_repeats={0: none[1]})
+    whole, left = (analysis.measure_noise_floor({"fc1": one}).iloc[0] for one in (pair, cut))
+    found = [(ds["knowledge_point"].isel(epoch=-1) & ds["foreground"]).values for ds in networks]
+    shares = np.delete((found[0] & found[1]).sum(1) / (found[0] | found[1]).sum(1), 1)
+    assert left["without"] == 1 and whole["without"] == 0
+    assert left["overlap"] == pytest.approx(shares.mean(), rel=1e-6)
 
 
 def test_measure_noise_floor__without_repeats_is_empty(pairs: dict) -> None:

@@ -194,14 +194,15 @@ def test_bound_detours__is_the_range_over_all_decisions(found, uncertain):
 def test_overlap_points__counted_by_hand():
     first = np.array([[True, True, False, False], [False] * 4, [True] * 4])
     second = np.array([[False, True, True, False], [False] * 4, [True] * 4])
-    np.testing.assert_array_equal(points.overlap_points(first, second), [1 / 3, 0.0, 1.0])
+    np.testing.assert_array_equal(points.overlap_points(first, second), [1 / 3, np.nan, 1.0])
 
 
 @given(hnp.arrays(bool, (3, 6)), hnp.arrays(bool, (3, 6)))
 def test_overlap_points__symmetric_and_between_0_and_1(first, second):
     overlap = points.overlap_points(first, second)
     np.testing.assert_array_equal(overlap, points.overlap_points(second, first))
-    assert ((overlap >= 0) & (overlap <= 1)).all()
+    empty = ~(first | second).any(axis=-1)
+    assert (np.isnan(overlap) == empty).all() and ((overlap >= 0) & (overlap <= 1))[~empty].all()
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

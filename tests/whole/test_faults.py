@@ -631,7 +631,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_full_disk__report_is_not_left_half_written(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def execute(notebook: Path, executed: Path, *rest: object) -> None:
+    def execute(notebook: Path, executed: Path, *rest: object, **options: object) -> None:
         nbformat.write(nbformat.v4.new_notebook(), executed)
 
     page = tmp_path / "report.html"

@@ -28,7 +28,7 @@ from kdviz.training import (
     probe_accuracy,
     train,
 )
-from kdviz.training.stages import try_loss
+from kdviz.training.stages import placed, try_loss
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
@@ -55,15 +55,12 @@ class Workshop:
         student, teacher = self.build(), self.build()
         inputs, labels = self.student_data
         for subject in self.study.subjects():
-            if subject.loss is not None and subject.seed == self.plan.training.seeds[0]:
-                try_loss(
-                    student,
-                    inputs,
-                    None if subject.loss.head else labels,
-                    loss=self._make_loss(subject),
-                    teacher=teacher,
-                    plan=self.training_plan("baseline", 0),
-                )
+            if subject.loss is None or subject.seed != self.plan.training.seeds[0]:
+                continue
+            loss, wanted = self._make_loss(subject), None if subject.loss.head else labels
+            plan = self.training_plan("baseline", 0)
+            with placed(self.device or "cpu", student, teacher, loss.parts):
+                try_loss(student, inputs, wanted, loss=loss, teacher=teacher, plan=plan)
         self.plan.save(self.study.folder)
         self.recognise()
 

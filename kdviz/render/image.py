@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
@@ -106,16 +107,15 @@ class _Pens:
 
     def blend(self, colour: NDArray[np.float64], opacity: NDArray[np.float64]) -> None:
         """Mix a colour (rows, cols, 3) into every cell with an opacity (rows, cols)."""
-        share = opacity[self._row_of, self._col_of, None]
-        mixed = (1 - share) * self.pixels + share * colour[self._row_of, self._col_of]
-        self.pixels = np.rint(mixed).astype(np.uint8)
+        where = self._row_of, self._col_of
+        kept, added = (1 - opacity[..., None]).astype("f4"), (opacity[..., None] * colour).astype("f4")
+        self.pixels = np.rint(kept[where] * self.pixels + added[where]).astype(np.uint8)
 
     def outline(self, on_object: Bools, *, cased: bool = False) -> None:
         """Draw a white line along the edge of a mask (rows, cols), `cased` in black to be seen anywhere."""
         whole = np.pad(on_object[self._row_of, self._col_of], self._line + 2)  # beyond the picture is outside
         for colour, width in ((0, self._line + 2), (255, self._line))[not cased :]:
-            shrunk = Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(2 * width + 1))
-            edge = whole & (np.asarray(shrunk) == 0)
+            edge = whole & ~ndimage.minimum_filter(whole, 2 * width + 1)
             self.pixels[edge[self._line + 2 : -self._line - 2, self._line + 2 : -self._line - 2]] = colour
 
     def mark(self, cells: NDArray[np.intp], mark: Mark) -> None:

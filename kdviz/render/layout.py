@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -173,8 +174,13 @@ def view_figure(
 
 def encode_png(picture: Picture) -> bytes:
     """Write a picture ``(H, W, 3)``, uint8, as PNG."""
+    return _encode_pixels(picture.shape[1::-1], picture.tobytes())
+
+
+@lru_cache(maxsize=64)  # the teacher's panels, say, stay the same from epoch to epoch
+def _encode_pixels(size: tuple[int, int], pixels: bytes) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", compress_level=1)  # speed before size
+    Image.frombytes("RGB", size, pixels).save(buffer, "png", compress_level=1)  # speed before size
     return buffer.getvalue()
 
 

@@ -38,7 +38,8 @@ def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".csv":
             table = to_dataset(scene, selection, view).to_dataframe().reset_index()
-            table.to_csv(path, index=False)
+            about = {"sample": view.sample, "layer": selection.layer}
+            table.assign(threshold=selection.settings.threshold, **about).to_csv(path, index=False)
         elif kind == ".nc":
             to_dataset(scene, selection, view).to_netcdf(path)
         elif kind == ".yaml":

@@ -523,6 +523,8 @@ def test_save__units_as_table_and_dataset(app: Explorer, tmp_path: Path) -> None
     assert rows["knowledge_point"].tolist() == student.points.tolist()
     assert rows["foreground"].tolist() == app.view.canvas.foreground.tolist()
     assert rows["epoch"].unique().tolist() == [2]
+    said = {name: rows[name].unique().tolist() for name in ("sample", "layer", "threshold")}
+    assert said == {"sample": [app.view.sample], "layer": ["fc1"], "threshold": [0.25]}
     with xr.open_dataset(app.save(tmp_path / "view.nc")) as ds:
         assert ds["network"].values.tolist() == ["teacher", "student-fc1-s0", "baseline-s0"]
         assert np.array_equal(ds["gain"].sel(network="baseline-s0"), app.view.networks[2].gain)

@@ -171,6 +171,11 @@ class Scene:
                     for one in views
                     if one.role != "teacher" and one.epoch > epoch
                 ),
+                *(
+                    f"{one.network}: no {overlay} of {sample} is stored."
+                    for one in views
+                    if np.isnan(one.values).all()
+                ),
                 *(f"{name}: {note}" for name, one in derived.items() for note in one.notes),
             ],
         )

@@ -17,7 +17,8 @@ import typer
 from pydantic import ValidationError
 
 import kdviz
-from kdviz.errors import KdvizWarning
+from kdviz.arguments import suggest
+from kdviz.errors import KdvizWarning, StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is what typer makes of Ctrl-C
+_CONTINUED = ("demo", "train", "measure", "attribute")  # where they stopped, when called again
 
 
 Modality = Literal["image", "text", "cloud"]
@@ -48,17 +50,27 @@ def main() -> None:
         app()
     except SystemExit as ending:
         if ending.code in (_INTERRUPTED, _TERMINATED):
-            typer.echo("\nkdviz: stopped; call the same command again to continue", err=True)
+            how = "; call the same command again to continue" if "".join(sys.argv[1:2]) in _CONTINUED else ""
+            typer.echo(f"\nkdviz: stopped{how}", err=True)
         raise
     except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
         if os.environ.get("KDVIZ_STRICT") == "1":
             raise
         message = str(error)
         if isinstance(error, ValidationError):
-            faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+            faults = ((".".join(map(str, fault["loc"])), _explain(fault)) for fault in error.errors())
             message = "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults)
-            message = message.replace("Value error, ", "")
+        elif isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors"):
+            message = f"this needs {error.name}: install kdviz[vision], or kdviz[text] for a study of texts"
         sys.exit(f"kdviz: {message}")
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    if fault["type"] != "extra_forbidden":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    from kdviz.studies.plans import names_beside  # nothing but plans is checked so
+
+    return f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
 
 
 @app.command()
@@ -118,14 +130,14 @@ def train(
     device: Device = None,
     progress: Progress = True,
 ) -> None:
-    """Train teacher, baselines and students of a study; with the folder alone, continues where it stopped.
+    """Train teacher, baselines and students of a study; with the folder of one alone, continues it.
 
     Options change single values of the plan in the file or, without one, of that in the folder; -s changes
     any line of it.
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
-    from kdviz.studies import BUILT_IN_DATA, Study, make_plan
+    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, make_plan
 
     kinds = {
         "image-folder": {"images": images, "masks": masks},
@@ -145,7 +157,13 @@ def train(
         "networks.teacher": teacher_epochs and {"kind": "trained", "epochs": teacher_epochs},
         "training.seeds": seeds and list(range(seeds)),
     }
-    study = Study(folder, make_plan(folder, plan, _given(options), change or []), progress, device)
+    given = _given(options)
+    if not (given or plan or change or (folder / STUDY_FILE).exists()):
+        raise StoreError(
+            f"{folder} holds no study to continue; begin one with --modality image (the built-in images), "
+            "--images with --masks, --texts, --clouds, or --plan FILE"
+        )
+    study = Study(folder, make_plan(folder, plan, given, change or []), progress, device)
     study.train()
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
@@ -156,7 +174,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @app.command()
 def measure(folder: Folder, device: Device = None, progress: Progress = True) -> None:
-    """Measure every saved epoch of a study's networks; continues where it was stopped.
+    """Measure a study's networks over their training; continues where it was stopped.
+
+    Students and baselines are measured at every epoch of the first half, every second later, and the last.
 
     Example: kdviz measure runs/birds
     """
@@ -186,7 +206,10 @@ def attribute(folder: Folder, device: Device = None, progress: Progress = True) 
 @app.command()
 def report(
     run: RunPath,
-    folder: Annotated[Path | None, typer.Option(help="Where to write; beside the run by default.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; STUDY/report, or beside RUN.zarr into RUN-report by default."),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Write figures and tables of a run as one HTML page.
@@ -194,9 +217,12 @@ def report(
     Example: kdviz report runs/demo
     """
     from kdviz.reports import write_report
+    from kdviz.studies import STUDY_FILE
 
     path = kdviz.open_run(run).path
-    page = write_report(path, folder=folder or path.parent / "report", progress=progress)
+    of_study = path.name == "run.zarr" and (path.parent / STUDY_FILE).exists()
+    beside = path.with_name("report" if of_study else f"{path.stem}-report")
+    page = write_report(path, folder=folder or beside, progress=progress)
     typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {path}")
     typer.echo(f"next      kdviz explore {run}")
 

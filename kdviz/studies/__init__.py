@@ -8,8 +8,17 @@ do, and what is done), ``work`` (do it), ``studies`` (the whole). Only ``work`` 
 when there is something to do.
 """
 
-from kdviz.studies.plans import BUILT_IN_DATA, StudentLoss, StudyPlan, make_plan
+from kdviz.studies.plans import BUILT_IN_DATA, STUDY_FILE, StudentLoss, StudyPlan, make_plan
 from kdviz.studies.studies import Study
 from kdviz.studies.tasks import Subject, Task
 
-__all__ = ["BUILT_IN_DATA", "StudentLoss", "Study", "StudyPlan", "Subject", "Task", "make_plan"]
+__all__ = [
+    "BUILT_IN_DATA",
+    "STUDY_FILE",
+    "StudentLoss",
+    "Study",
+    "StudyPlan",
+    "Subject",
+    "Task",
+    "make_plan",
+]

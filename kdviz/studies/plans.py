@@ -7,7 +7,7 @@ comes from the kind of input and from the presets of the architecture.
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -329,7 +329,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+        raise StoreError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(values, dict):
         raise StoreError(f"{path} is damaged: it holds no names and values")
     return values
@@ -375,6 +375,17 @@ def make_plan(
     if isinstance(values.get("data"), dict):
         values["data"].setdefault("kind", BUILT_IN_DATA["image"])
     return StudyPlan.model_validate(values)
+
+
+def names_beside(place: Sequence[str | int]) -> list[str]:
+    """List the settings in the part of a plan that a place of pydantic's lies in."""
+    part: Any = StudyPlan
+    for name in place[:-1]:
+        if kinds := get_args(part):  # told apart by their names
+            part = next(kind for kind in kinds if kind.model_fields["kind"].default == name)
+        else:
+            part = part.model_fields[name].annotation
+    return list(part.model_fields)
 
 
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:

@@ -23,6 +23,10 @@ from kdviz import cli, reports, studies
 from kdviz.errors import DegenerateWarning
 from kdviz.studies import Study, StudyPlan
 
+BEGIN = (
+    "out holds no study to continue; begin one with --modality image (the built-in images), --images with "
+    "--masks, --texts, --clouds, or --plan FILE"
+)
 COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "explore")
 
 
@@ -109,8 +113,16 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
             "measurement.samples: Input .*; measurement.grid: Input should be ",
         ),
         ("train out -s measurement.part=test", "measurement.part: Input should be 'train' or 'held-out'"),
+        ("train out -s training.epoch=4", "training.epoch: unknown; did you mean 'epochs' or 'head_epochs'?"),
+        ("train out -s trainin.x=4", "trainin: unknown; did you mean 'training'?"),
+        ("train out -s data.siz=4", "data.fashion-composites.siz: unknown; did you mean 'size'?"),
+        (
+            "train out -s networks.teacher.kind=trained -s networks.teacher.x=1",
+            "networks.teacher.trained.x: unknown; allowed: kind, epochs, seed",
+        ),
         ("train out -s epochs", "'epochs' is not of the form name=value"),
-        ("train out --plan none.yaml", "cannot read none.yaml"),
+        ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),
+        *[(command, BEGIN) for command in ("train out", "train out --device cpu --no-progress")],
         ("train out --texts a.tsv --clouds b", "pass one kind of data: --images and --masks, --texts, or"),
         ("train out --images photos", "data.image-folder.masks: Field required"),
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
@@ -157,6 +169,31 @@ def test_train__images_without_masks_are_named(call: Call, study: Study, tmp_pat
 def test_train__folder_alone_goes_on_with_its_plan(call: Call, study: Study) -> None:
     done = call("train", study.folder)
     assert done.status == 0 and f"next      kdviz measure {study.folder}" in done.out
+
+
+def test_train__built_in_images_are_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[StudyPlan] = []
+    monkeypatch.setattr(Study, "train", lambda self: asked.append(self.plan))
+    assert call("train", "out", "--modality", "image").status == 0
+    assert asked == [StudyPlan()]
+
+
+@pytest.mark.parametrize("options", [[], ["--modality", "image"]])
+def test_train__without_torch_names_the_extra(tmp_path: Path, options: list[str]) -> None:
+    if not options:
+        StudyPlan().save(tmp_path / "out")
+    script = "import sys; sys.modules['torch'] = None; from kdviz.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", "out", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "kdviz: this needs torch: install kdviz[vision], or kdviz[text] for a study of texts\n",
+    )
 
 
 def test_train__changed_plan_is_refused(call: Call, tmp_path: Path) -> None:
@@ -281,13 +318,19 @@ def test_main__diverged_training_is_one_line(call: Call, monkeypatch: pytest.Mon
     assert call("info", "any").err == "kdviz: the loss is NaN in epoch 3; lower the learning rate\n"
 
 
-def test_main__stopped_by_the_user_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(path: object) -> None:
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("train", "; call the same command again to continue"), ("explore", ""), ("info", "")],
+)
+def test_main__stopped_by_the_user_says_how_to_go_on(
+    call: Call, monkeypatch: pytest.MonkeyPatch, study: Study, command: str, how: str
+) -> None:
+    def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(kdviz, "open_run", interrupt)
-    done = call("info", "none")
-    assert done == (130, "", "\nkdviz: stopped; call the same command again to continue\n")
+    monkeypatch.setattr(Study, "train", interrupt)
+    assert call(command, study.folder) == (130, "", f"\nkdviz: stopped{how}\n")
 
 
 def test_main__warnings_are_notes_on_one_line(
@@ -370,6 +413,25 @@ def test_report__names_page_notebook_and_next_step(
     )
     call("report", study.run_path, "--folder", tmp_path / "mine")
     assert asked == {"run": study.run_path, "folder": tmp_path / "mine", "progress": True}
+
+
+def test_report__of_runs_in_one_folder_lies_apart(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(
+        reports,
+        "write_report",
+        lambda run, *, folder, progress: asked.append(folder) or folder / "report.html",
+    )
+    for name in ("a.zarr", "run.zarr"):
+        shutil.copytree(study.run_path, tmp_path / name)
+    kdviz.open_run("a.zarr").export("b.nc")
+    for name in ("a.zarr", "b.nc", "run.zarr"):
+        call("report", tmp_path / name)
+    call("report", study.run_path)
+    beside = [tmp_path / name for name in ("a-report", "b-report", "run-report")]
+    assert asked == [*beside, study.folder / "report"]
 
 
 def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,8 @@ def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Ne
         elsewhere = one.distilled_layer in one.layers and one.distilled_layer != layer
         if one.role != "student" or one.repeat_of or elsewhere:
             continue
-        for title in (one.method or "student", re.sub(rf"[-_.]?s(eed)?{one.seed}$", "", one.name), one.name):
+        own_name = re.sub(rf"[-_.]?s(eed)?{one.seed}$", "", one.name) or "student"
+        for title in (one.method or own_name, own_name, one.name):
             if all(one.seed != other.seed for other in series.setdefault(title, [])):
                 series[title].append(one)
                 break

@@ -1,5 +1,6 @@
 """From a stored run to comparable networks: which student belongs to which baseline and teacher."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import xarray as xr
 from kdviz import points
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_masks, read_points
-from kdviz.analysis.networks import group_networks
+from kdviz.analysis.networks import Group, group_networks, name_layers
 from kdviz.analysis.progress import tabulate_counts
 from kdviz.analysis.settings import Settings, apply_settings
+from kdviz.arguments import suggest
 from kdviz.schema import METHODS
 from kdviz.store import Run
 
@@ -80,17 +82,18 @@ def pair_networks(
         How points follow from the measured gains; by default those of the papers, at the weight of the
         measurement and the threshold of the run.
     layers
-        Names as in the result; by default all.
+        Names as in the result, or names of layers, each for all that the result holds at that layer; by
+        default all.
 
     Returns
     -------
     dict
         By layer, under the papers' name of it (``"fc1"``) where the run records one, in the order of those
         names. Where students of several methods were measured at a layer, each method is a pair,
-        ``"kl at fc1"``; further students of one method and seed make pairs under their own names, without
-        the seed. A student counts at the layer it was distilled at; if that is not recorded or was not
-        measured, at every layer it was measured at. Of several teachers or baselines of one seed, those that
-        share the students' teacher or architecture come first.
+        ``"kl at fc1"``; students whose method is not recorded, and further ones of one method and seed, make
+        pairs under their own names, without the seed. A student counts at the layer it was distilled at; if
+        that is not recorded or was not measured, at every layer it was measured at. Of several teachers or
+        baselines of one seed, those that share the students' teacher or architecture come first.
 
     Raises
     ------
@@ -101,10 +104,9 @@ def pair_networks(
     """
     chosen = (Settings() if settings is None else settings).of_run(run)
     groups = group_networks(run)
-    if unknown := [layer for layer in layers or () if layer not in groups]:
-        raise ValueError(f"layers holds {unknown}; the run has {', '.join(groups)}")
+    asked = [groups] if layers is None else [_find_labels(run, groups, one) for one in layers]
     pairs = {}
-    for label in groups if layers is None else layers:
+    for label in itertools.chain(*asked):
         layer, names = groups[label]
         found = {
             part: {seed: apply_settings(run.dataset(name, layer), chosen) for seed, name in networks.items()}
@@ -112,6 +114,18 @@ def pair_networks(
         }
         pairs[label] = NetworkPair(layer, **found)
     return pairs
+
+
+def _find_labels(run: Run, groups: Mapping[str, Group], layer: str) -> list[str]:
+    if layer in groups:
+        return [layer]
+    modules = name_layers(run)
+    found = [label for label, group in groups.items() if group.layer == modules.get(layer, layer)]
+    if not found:
+        measured = {group.layer for group in groups.values()}
+        known = [*(name for name, module in modules.items() if module in measured), *groups]
+        raise ValueError(f"no networks to compare at layer {layer!r}; {suggest(layer, dict.fromkeys(known))}")
+    return found
 
 
 def compare_layers(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
@@ -135,7 +149,7 @@ def compare_settings(run: Run, settings: Mapping[str, Settings], *, layer: str) 
     settings
         ``{label: Settings}``.
     layer
-        A layer with student and baseline, by the papers' name where the run records one.
+        A layer with student and baseline, or one label of it, as in `pair_networks`.
 
     Returns
     -------

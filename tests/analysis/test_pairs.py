@@ -253,6 +253,67 @@ def test_pair_networks__takes_any_number_of_networks_of_one_seed(tmp_path: Path)
     }
 
 
+@pytest.mark.parametrize(
+    ("students", "expected"),
+    [
+        ({"only-s0": {}}, {"fc1": {0: "only-s0"}}),
+        ({"fitnet-s0": {}, "fitnet-s1": {"training_seed": 1}}, {"fc1": {0: "fitnet-s0", 1: "fitnet-s1"}}),
+        ({"alpha": {}, "beta": {}}, {"alpha at fc1": {0: "alpha"}, "beta at fc1": {0: "beta"}}),
+        (
+            {"alpha": {}, "beta": {"training_seed": 1}},
+            {"alpha at fc1": {0: "alpha"}, "beta at fc1": {1: "beta"}},
+        ),
+        (
+            {"fitnet-s0": {}, "fitnet-s1": {"training_seed": 1}, "kd_seed0": {}},
+            {"fitnet at fc1": {0: "fitnet-s0", 1: "fitnet-s1"}, "kd at fc1": {0: "kd_seed0"}},
+        ),
+        (
+            {"alpha-s0": {}, "f": {"distillation_method": "features"}, "h": {"distillation_method": "hint"}},
+            {"alpha at fc1": {0: "alpha-s0"}, "features at fc1": {0: "f"}, "hint at fc1": {0: "h"}},
+        ),
+        (
+            {"kd": {}, "kd-s0": {}, "s0": {}},
+            {"kd at fc1": {0: "kd"}, "kd-s0 at fc1": {0: "kd-s0"}, "student at fc1": {0: "s0"}},
+        ),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_pair_networks__students_of_unknown_method_go_by_their_names(
+    students: dict, expected: dict, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    write_network(run, "scratch", "baseline", FC1)
+    for name, about in students.items():
+        write_network(run, name, "student", FC1, **about)
+    pairs = analysis.pair_networks(run)
+    assert {label: named(pair.students) for label, pair in pairs.items()} == expected
+    assert {tuple(named(pair.baselines).items()) for pair in pairs.values()} == {((0, "scratch"),)}
+
+
+def test_pair_networks__name_of_a_layer_stands_for_all_labels_at_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for layer in (CONV, FC1):
+        write_network(run, "scratch", "baseline", layer)
+    for name, clarity in (("alpha", 1.0), ("beta", 2.0)):
+        write_network(run, name, "student", FC1, clarity=clarity)
+
+    def asked(*layers: str) -> list[str]:
+        return list(analysis.pair_networks(run, layers=layers))
+
+    assert asked("fc1") == asked(FC1) == ["alpha at fc1", "beta at fc1"]
+    assert asked("beta at fc1") == ["beta at fc1"] and asked() == []
+    assert asked("fc1", "conv", "alpha at fc1") == ["alpha at fc1", "beta at fc1", "conv"]
+    with pytest.raises(ValueError, match="layer 'alfa at fc1'; did you mean 'alpha at fc1' or 'beta at fc1'"):
+        asked("alfa at fc1")
+    with pytest.raises(ValueError, match=r"layer 'x'; allowed: conv, fc1, alpha at fc1, beta at fc1$"):
+        asked("x")
+    table = analysis.compare_settings(run, {"as is": analysis.Settings()}, layer="fc1")
+    both = analysis.compare_layers(analysis.pair_networks(run, layers=["alpha at fc1", "beta at fc1"]))
+    pd.testing.assert_frame_equal(table.drop(columns="setting"), both)
+    points = table[table["metric"] == "n_fg"].set_index("layer")["student"]
+    assert points["alpha at fc1"] != points["beta at fc1"]
+
+
 def test_compare__two_students_of_one_seed_by_different_methods(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr")
     for name, method, clarity in (("kl", "kl", 1.0), ("hint", "hint", 2.0)):
@@ -309,11 +370,10 @@ def test_pair_networks__repeat_is_the_measurement_with_the_larger_seed(tmp_path:
     for name, seed in (("again", 5), ("first", 2)):
         write_network(run, f"s-{name}", "student", FC1, seed=seed, distilled_layer=FC1)
         write_network(run, f"b-{name}", "baseline", FC1, seed=seed)
-    write_network(run, "other", "student", FC1, training_seed=1, seed=5, distilled_layer=FC1)
+    write_network(run, "s-first-s1", "student", FC1, training_seed=1, seed=5, distilled_layer=FC1)
     pair = analysis.pair_networks(run)["fc1"]
-    assert named(pair.students) == {0: "s-first", 1: "other"} and named(pair.student_repeats) == {
-        0: "s-again"
-    }
+    assert named(pair.students) == {0: "s-first", 1: "s-first-s1"}
+    assert named(pair.student_repeats) == {0: "s-again"}
     assert named(pair.baselines) == {0: "b-first"} and named(pair.baseline_repeats) == {0: "b-again"}
     write_network(run, "s-third", "student", FC1, seed=7, distilled_layer=FC1)
     assert named(analysis.pair_networks(run)["fc1"].student_repeats) == {0: "s-again"}, "of several, one"
@@ -540,7 +600,7 @@ def test_pair_networks__of_one_layer_on_a_coarser_grid(tmp_path: Path) -> None:
     coarse = analysis.coarsen_grid(run.dataset("student-fc1-s0", FC1), 2)
     expected = kdviz.find_points(kdviz.derive_entropy(coarse, weight=7.0))
     assert pair.students[0]["knowledge_point"].equals(expected["knowledge_point"])
-    with pytest.raises(ValueError, match=r"layers holds \['fc9'\]; the run has"):
+    with pytest.raises(ValueError, match=r"no networks to compare at layer 'fc9'; did you mean 'fc1'\?$"):
         analysis.pair_networks(run, layers=["fc9"])
 
 

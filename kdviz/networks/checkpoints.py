@@ -6,15 +6,16 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from kdviz.arguments import name_some
 from kdviz.errors import DataError
 
 Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
 
-_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _USUAL_NAMES = ("model", "state_dict", "model_state_dict")  # of the state dict in a training record
 
 
@@ -61,15 +62,20 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     DataError
         If a file is missing or damaged, or the weights do not fit the network.
     """
-    weights = match_names(read_checkpoint(checkpoint), network.state_dict())
+    wanted = network.state_dict()
+    weights = match_names(read_checkpoint(checkpoint), wanted)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {error}") from error
+        misfit = _describe_misfit(weights, wanted) or str(error)
+        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {misfit}") from error
 
 
 def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    """Take off the prefix that DataParallel or torch.compile gave every name, unless any is `wanted` with it.
+    """Take off what all names begin with, as wrappers and trainers put it, until one of them is `wanted`.
+
+    Single numbers beside the prefix, such as a wrapper's counter, go with it. Names stay as they are where
+    that leads to none.
 
     Parameters
     ----------
@@ -79,12 +85,30 @@ def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str,
         Names that the reader knows, such as those of a network.
     """
     matched = dict(weights)
-    while matched and not any(name in wanted for name in matched):
-        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in matched)), None)
-        if prefix is None:
+    while not any(name in wanted for name in matched):
+        heads = {name.partition(".")[0] for name, value in matched.items() if np.ndim(value) or "." in name}
+        inside = {name.partition(".")[2]: value for name, value in matched.items() if "." in name}
+        if len(heads) != 1 or not inside:
             return dict(weights)
-        matched = {name.removeprefix(prefix): value for name, value in matched.items()}
+        matched = inside
     return matched
+
+
+def _describe_misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say what is missing, too much or of another shape, by a few names each."""
+    shapes = [
+        (name, tuple(np.shape(weights[name])), tuple(np.shape(wanted[name])))
+        for name in wanted
+        if name in weights
+    ]
+    faults = {
+        "missing": [name for name in wanted if name not in weights],
+        "unknown": [name for name in weights if name not in wanted],
+        "of another shape": [
+            f"{name} {ours} for {theirs}" for name, ours, theirs in shapes if ours != theirs
+        ],
+    }
+    return "; ".join(f"{len(names)} {what} ({name_some(names)})" for what, names in faults.items() if names)
 
 
 def name_checkpoint(checkpoint: Checkpoint) -> str:

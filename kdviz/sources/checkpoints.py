@@ -1,11 +1,13 @@
 """Find the checkpoints of a training run in a folder, by the epoch in their names. Reads no weights."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdviz.errors import DataError
 
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".pt.tar", ".pth.tar")
+_MILESTONE = re.compile("best|last|latest|final", re.IGNORECASE)  # whose number, if any, is the network's
 _PLACEHOLDER = "{epoch}"
 
 
@@ -15,12 +17,14 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
     Parameters
     ----------
     folder
-        Folder with one file per epoch, ending in ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors``. Deeper
-        folders, hidden files and files without a number in their name (``best.pt``) are passed over.
+        Folder with one file per epoch, ending in ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` or
+        ``.pth.tar``. Deeper folders, hidden files and files that name no epoch (``vgg8_best.pth``) are passed
+        over.
     pattern
         File name with ``{epoch}`` where the whole number stands and ``*`` for anything else, such as
         ``"student-s0-*-{epoch}.pt"``; files that do not fit are passed over. By default the number after the
-        word *epoch*, or the only number in the name.
+        word *epoch* or, where no name has that, *step*; else the last number, if those before it are the same
+        in all names.
 
     Returns
     -------
@@ -40,11 +44,13 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         raise ValueError(f"pattern must hold {_PLACEHOLDER} once, got {pattern!r}")
     if not folder.is_dir():
         raise DataError(f"there is no folder of checkpoints at {folder}")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if pattern is None:
+        epochs = _read_epochs([path for path in paths if path.name.endswith(_SUFFIXES)])
+    else:
+        epochs = {path: epoch for path in paths if (epoch := _match_epoch(path, pattern)) is not None}
     found: dict[int, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        epoch = _read_epoch(path) if pattern is None else _match_epoch(path, pattern)
-        if epoch is None:
-            continue
+    for path, epoch in epochs.items():
         if epoch in found:
             both = f"{found[epoch].name} and {path.name}"
             raise DataError(f"{folder} holds two checkpoints of epoch {epoch}: {both}; pass pattern")
@@ -55,15 +61,23 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
     return dict(sorted(found.items()))
 
 
-def _read_epoch(path: Path) -> int | None:
-    """Return the epoch that the name of a checkpoint states, None where it states none."""
-    if path.suffix not in _SUFFIXES:
-        return None
-    named = re.findall(r"epoch\D?(\d+)", path.stem, re.IGNORECASE)
-    numbers = named or re.findall(r"\d+", path.stem)
+def _read_epochs(paths: Sequence[Path]) -> dict[Path, int]:
+    """Read the epochs that names state: after *epoch*, else after *step*, else as their last number."""
+    for word in ("epoch", "step"):
+        named = {path: re.findall(rf"{word}\D?(\d+)", path.name, re.IGNORECASE) for path in paths}
+        if any(named.values()):
+            return {path: _only(path, numbers) for path, numbers in named.items() if numbers}
+    told = {path: re.findall(r"\d+", path.name) for path in paths if not _MILESTONE.search(path.name)}
+    told = {path: numbers for path, numbers in told.items() if numbers}
+    if len(told) > 1 and len({tuple(numbers[:-1]) for numbers in told.values()}) == 1:
+        told = {path: numbers[-1:] for path, numbers in told.items()}  # what is before is the same in all
+    return {path: _only(path, numbers) for path, numbers in told.items()}
+
+
+def _only(path: Path, numbers: Sequence[str]) -> int:
     if len(numbers) > 1:
         raise DataError(f"which number in {path.name} is the epoch? pass pattern, with {_PLACEHOLDER} for it")
-    return int(numbers[0]) if numbers else None
+    return int(numbers[0])
 
 
 def _match_epoch(path: Path, pattern: str) -> int | None:

@@ -33,7 +33,7 @@ from torch import nn
 import kdviz
 from kdviz import cli
 from kdviz.errors import DataError, SchemaError, StoreError
-from kdviz.networks.checkpoints import read_checkpoint
+from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.reports import notebooks, write_report
 from kdviz.sources import fashion_composites, image_folder
 from kdviz.store import Run, open_run
@@ -151,7 +151,9 @@ def test_read_checkpoint__weights_beside_a_mapping_are_taken() -> None:
         read_checkpoint({"epoch": 3, "metrics": scalars})
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model._orig_mod.", "_orig_mod.module.", "net.", "student.backbone."]
+)
 def test_load_weights__knows_the_prefixes_of_wrappers(prefix: str) -> None:
     weights = small_cnn(seed=1).state_dict()
     wrapped = {f"{prefix}{name}": value for name, value in weights.items()}
@@ -169,6 +171,27 @@ def test_load_weights__knows_the_prefixes_of_wrappers(prefix: str) -> None:
     }
     with pytest.raises(DataError, match="does not fit the network"):  # not every name: no wrapper's doing
         kdviz.measure_checkpoints(small_cnn, {0: some}, random_images(1), **options)
+
+
+def test_load_weights__of_an_averaged_model() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(small_cnn(seed=1)).state_dict()
+    assert averaged["n_averaged"] == 0
+    network = small_cnn(seed=2)
+    load_weights(network, averaged)
+    for name, value in small_cnn(seed=1).state_dict().items():
+        assert torch.equal(network.state_dict()[name], value)
+
+
+def test_load_weights__that_do_not_fit_says_why_in_a_few_names() -> None:
+    network, other = nn.ModuleList(nn.Linear(2, 2) for _ in range(9)), nn.ModuleList([nn.Linear(2, 3)])
+    with pytest.raises(DataError) as raised:
+        load_weights(network, other.state_dict())
+    assert str(raised.value) == (
+        "the state dict does not fit the network: 16 missing (1.weight, 1.bias, 2.weight, 2.bias, 3.weight "
+        "and 11 more); 2 of another shape (0.weight (3, 2) for (2, 2), 0.bias (3,) for (2,))"
+    )
+    with pytest.raises(DataError, match=r"18 missing .*; 1 unknown \(weights\)$"):
+        load_weights(network, {"weights": torch.ones(2)})
 
 
 def test_load_weights__a_network_with_a_part_called_module_keeps_its_names() -> None:

@@ -160,6 +160,10 @@ def touch(folder: Path, *names: str) -> Path:
         (["resnet18-seed3-epoch7.pth", "resnet18-seed3-epoch12.pth"], {7: 0, 12: 1}),
         (["0.pt", "5.pt", "best.pt", "notes-3.txt", ".epoch_4.pt"], {0: 0, 5: 1}),
         (["Epoch=3-loss=0.25.ckpt"], {3: 0}),
+        (["ckpt_epoch_40.pth", "vgg8_best.pth"], {40: 0}),
+        (["resnet56_10.pth", "resnet56_20.pth", "resnet56_last.pth"], {10: 0, 20: 1}),
+        (["vgg8-s1-3.pth.tar", "vgg8-s1-12.pth.tar"], {3: 0, 12: 1}),
+        (["run7-step=200.pt", "run7-step=50.pt", "run7-final.pt"], {50: 1, 200: 0}),
     ],
 )
 def test_find_checkpoints__reads_epochs_from_names(tmp_path: Path, names: list[str], epochs: dict) -> None:
@@ -188,6 +192,8 @@ def test_find_checkpoints__a_star_takes_no_digit_of_the_epoch(tmp_path: Path, pa
     [
         (["a.pt"], None, DataError, r"holds no checkpoint \(\.ckpt, \.pt.* that has an epoch in its name"),
         (["a.pt"], "b-{epoch}.pt", DataError, r"holds no checkpoint .* that fits 'b-\{epoch\}\.pt'"),
+        (["s0-12.pt", "s1-12.pt"], None, DataError, r"which number in s0-12\.pt is the epoch\? pass pattern"),
+        (["vgg8_best.pth"], None, DataError, "holds no checkpoint .* that has an epoch in its name"),
         (["s1-e2.pt"], None, DataError, r"which number in s1-e2\.pt is the epoch\? pass pattern"),
         (
             ["epoch_3.pt", "epoch_03.pth"],

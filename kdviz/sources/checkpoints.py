@@ -7,7 +7,7 @@ from pathlib import Path
 from kdviz.errors import DataError
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".pt.tar", ".pth.tar")
-_MILESTONE = re.compile("best|last|latest|final", re.IGNORECASE)  # whose number, if any, is the network's
+_MILESTONE = re.compile("(?<![a-z])(best|last|latest|final)(?![a-z])", re.IGNORECASE)  # names no epoch
 _PLACEHOLDER = "{epoch}"
 
 

@@ -162,6 +162,7 @@ def touch(folder: Path, *names: str) -> Path:
         (["Epoch=3-loss=0.25.ckpt"], {3: 0}),
         (["ckpt_epoch_40.pth", "vgg8_best.pth"], {40: 0}),
         (["resnet56_10.pth", "resnet56_20.pth", "resnet56_last.pth"], {10: 0, 20: 1}),
+        (["elastic_3.pt", "elastic_12.pt", "elastic_last.pt"], {3: 0, 12: 1}),
         (["vgg8-s1-3.pth.tar", "vgg8-s1-12.pth.tar"], {3: 0, 12: 1}),
         (["run7-step=200.pt", "run7-step=50.pt", "run7-final.pt"], {50: 1, 200: 0}),
     ],

@@ -1,10 +1,15 @@
 """Noise scales and entropies in closed form, from the measured gain of every unit.
 
 Everything here is NumPy and instant: the network was already measured by :mod:`kdviz.gain`. With
-``tau0`` the base noise, ``G_u`` the gain of unit ``u``, ``n`` the valid units and ``sigma_f^2`` the
-feature variance at ``tau0``, all that matters is the *gain ratio* ``r_u = n tau0^2 G_u / sigma_f^2``
-(1 on average for a linear layer). The result is the *noise ratio* ``s_u = sigma_u / tau0``; the entropy
-is ``H_u = log(s_u tau0) + log(2 pi e) / 2``.
+``tau0`` the base noise, ``G_u`` the gain of unit ``u``, ``n_u`` its size in parts (pieces of a word, pixels
+of a cell), ``N`` the parts of all valid units and ``sigma_f^2`` the feature variance at ``tau0``, all that
+matters is the *gain ratio* ``r_u = N tau0^2 (G_u / n_u) / sigma_f^2`` (1 on average over the parts for a
+linear layer). The result is the *noise ratio* ``s_u = sigma_u / tau0``; the entropy is
+``H_u = log(s_u tau0) + log(2 pi e) / 2``.
+
+With sizes, every part is a unit of the published objective and the parts of one unit share their noise.
+Without, every unit counts once, however large it is: a word of three pieces then moves the feature as three
+and is counted as one, so that in an untrained network such words hold all the knowledge points.
 
 Two solvers of Eq. (4) of Zhang et al., TPAMI 2022, in the mean form of the authors' code:
 
@@ -30,6 +35,7 @@ from kdviz.arguments import finite_number, one_of, positive_number
 
 Array = NDArray[np.float64]
 Solver = Literal["descent", "optimum"]
+UnitGain = Literal["mean", "sum"]
 
 STEP_RATE = 1 / 256  # learning rate 1e-4 over n tau0^2 = 256 x 0.01^2: the authors' setting, for every grid
 AUTHORS_STEPS = 80
@@ -61,8 +67,10 @@ class Solution:
     time: Array
 
 
-def gain_ratio(gain: ArrayLike, feature_variance: ArrayLike, valid: ArrayLike, base_noise: float) -> Array:
-    """Make gains dimensionless: ``r_u = n tau0^2 G_u / sigma_f^2``.
+def gain_ratio(
+    gain: ArrayLike, feature_variance: ArrayLike, valid: ArrayLike, base_noise: float, size: ArrayLike = 1.0
+) -> Array:
+    """Make gains dimensionless: ``r_u = N tau0^2 (G_u / n_u) / sigma_f^2``.
 
     Parameters
     ----------
@@ -75,12 +83,14 @@ def gain_ratio(gain: ArrayLike, feature_variance: ArrayLike, valid: ArrayLike, b
         Bool, broadcastable to `gain`; False at padded units.
     base_noise
         ``tau0``, in input units.
+    size
+        Broadcastable to `gain`, positive at valid units: parts of each unit. Equal sizes cancel.
     """
     valid = np.broadcast_to(np.asarray(valid, bool), np.shape(gain))
+    size = np.where(valid, size, np.nan)
     variance = np.asarray(feature_variance, np.float64)[..., None]
     scale = np.divide(base_noise**2, variance, out=np.zeros(variance.shape), where=variance > 0)
-    ratio = np.asarray(gain, np.float64) * valid.sum(-1, keepdims=True) * scale
-    return np.where(valid, ratio, np.nan)
+    return np.asarray(gain, np.float64) / size * np.nansum(size, -1, keepdims=True) * scale
 
 
 def solve(
@@ -91,6 +101,7 @@ def solve(
     calibration: float | None = 0.386,
     feature_loss: float | None = None,
     ratio_error: ArrayLike = 0.0,
+    size: ArrayLike = 1.0,
 ) -> Solution:
     """Find the noise ratio of every unit.
 
@@ -110,6 +121,8 @@ def solve(
         literal constraint of Eq. (1) with ``tau = 1.5 sigma_f^2``. Replaces `calibration`.
     ratio_error
         Standard error of `ratio`, broadcastable to it.
+    size
+        As in `gain_ratio`: means over units, in `calibration` and `feature_loss`, count each so many times.
 
     Returns
     -------
@@ -132,8 +145,9 @@ def solve(
     if np.any(ratio < 0):
         raise ValueError(f"gain ratios must not be negative, the smallest is {np.nanmin(ratio):.3g}")
     error = np.broadcast_to(np.asarray(ratio_error, np.float64), ratio.shape)
+    size = np.broadcast_to(np.asarray(size, np.float64), ratio.shape)
     run = _descend if solver == "descent" else _minimise
-    return run(ratio, error, weight, calibration, feature_loss)
+    return run(ratio, error, size, weight, calibration, feature_loss)
 
 
 def invert_descent(noise_ratio: ArrayLike, time: ArrayLike, *, weight: float) -> Array:
@@ -184,20 +198,32 @@ def _squared_ratio(ratio: Array, v: Array, weight: float) -> Array:
     return np.exp(-2 * ratio * v) + weight * v * _phi(2 * ratio * v)
 
 
+def _shares(size: Array, among: NDArray[np.bool_]) -> Array:
+    """Share of every unit in the size of those `among` which a mean is taken, 0 for the others."""
+    counted = np.where(among, size, 0.0)
+    total = counted.sum(-1, keepdims=True)
+    return counted / np.where(total > 0, total, 1.0)
+
+
 def _descend(
-    ratio: Array, error: Array, weight: float, calibration: float | None, feature_loss: float | None
+    ratio: Array,
+    error: Array,
+    size: Array,
+    weight: float,
+    calibration: float | None,
+    feature_loss: float | None,
 ) -> Solution:
     leading = ratio.shape[:-1]
-    ratio, error = ratio.reshape(-1, ratio.shape[-1]), error.reshape(-1, ratio.shape[-1])
+    ratio, error, size = (values.reshape(-1, ratio.shape[-1]) for values in (ratio, error, size))
     usable = np.isfinite(ratio)
     known = np.where(usable, ratio, 0.0)
-    count = np.maximum(usable.sum(-1), 1)
+    shares = _shares(size, usable)
     lower, upper = np.square(NOISE_RATIO_LIMITS)
 
     def excess(v: Array, rows: NDArray[np.intp]) -> Array:
         squared = np.clip(_squared_ratio(known[rows], v[:, None], weight), lower, upper)
         reached = squared * known[rows] if feature_loss is not None else 0.5 * np.log(squared)
-        return np.where(usable[rows], reached, 0.0).sum(-1) / count[rows] - goal
+        return (reached * shares[rows]).sum(-1) - goal
 
     goal = feature_loss if feature_loss is not None else calibration
     if goal is None:
@@ -256,17 +282,22 @@ def _first_crossing(
 
 
 def _minimise(
-    ratio: Array, error: Array, weight: float, calibration: float | None, feature_loss: float | None
+    ratio: Array,
+    error: Array,
+    size: Array,
+    weight: float,
+    calibration: float | None,
+    feature_loss: float | None,
 ) -> Solution:
     usable = np.isfinite(ratio) & (ratio > 0)
     any_usable = usable.any(-1)
     safe = np.where(usable, ratio, 1.0)
     if feature_loss is not None:
         # Units without gain count in the mean s^2 r and add nothing to it; the others must make up for them.
-        share = usable.sum(-1) / np.maximum(np.isfinite(ratio).sum(-1), 1)
+        share = np.where(usable, _shares(size, np.isfinite(ratio)), 0.0).sum(-1)
         chosen = 2 * feature_loss / np.where(any_usable, share, 1.0)
     elif calibration is not None:
-        mean_log = np.where(usable, np.log(safe), 0.0).sum(-1) / np.maximum(usable.sum(-1), 1)
+        mean_log = (np.log(safe) * _shares(size, usable)).sum(-1)
         chosen = 2 * np.exp(2 * calibration + mean_log)
     else:
         chosen = np.full(ratio.shape[:-1], weight)

@@ -44,7 +44,7 @@ def test_validate__lists_all_faults_at_once() -> None:
     ds["foreground"] = (("sample", "unit"), np.ones((3, 4), "int64"))
     ds.attrs |= {"schema_version": 7, "flag": True}
     assert faults_of(ds, require=("gain", "noise_scale")) == [
-        "schema_version is 7; kdviz 0.1.0 knows version 2",
+        "schema_version is 7; kdviz 0.1.0 knows version 3",
         "dataset: attribute 'flag' is a bool; allowed: str, int, float (write structures as one JSON string)",
         "variable 'noise_scale' is missing",
         "coordinate 'epoch' is [5, 0], must be 0 or more and increase",
@@ -154,7 +154,7 @@ def test_make_attrs__writes_config_sorted_and_time_in_utc() -> None:
     assert datetime.fromisoformat(str(attrs.pop("created_at"))).tzinfo == UTC
     assert attrs == {
         "schema": "kdviz",
-        "schema_version": 2,
+        "schema_version": 3,
         "kdviz_version": "0.1.0",
         "network_role": "student",
         "seed": 0,

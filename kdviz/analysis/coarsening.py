@@ -64,6 +64,8 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     stale = ({*solved, "quartile"} & {*ds.variables}) - {*_KEPT}
     coarse = ds.drop_vars(stale).drop_dims("unit")
     coarse = coarse.assign_coords(unit=np.arange(len(row)), row=("unit", row), col=("unit", col))
+    if "unit_size" in ds:
+        coarse["unit_size"] = ds["unit_size"].dims, merge("unit_size").sum(-1, dtype=np.int32)
     gain, error = merge("gain").astype(np.float64), merge("gain_error").astype(np.float64)
     coarse["gain"] = ds["gain"].dims, gain.sum(-1).astype(np.float32)
     coarse["gain_error"] = ds["gain"].dims, np.sqrt((error**2).sum(-1)).astype(np.float32)

@@ -1,11 +1,13 @@
 """Derive entropies from stored gains: any solver, weight or calibration, without the network."""
 
 import warnings
+from typing import get_args
 
 import numpy as np
 import xarray as xr
 
-from kdviz.entropy import Solver, entropy_of, gain_ratio, solve
+from kdviz.arguments import one_of
+from kdviz.entropy import Solver, UnitGain, entropy_of, gain_ratio, solve
 from kdviz.errors import ConvergenceWarning
 from kdviz.schema import annotate, validate
 
@@ -19,6 +21,7 @@ def derive_entropy(
     weight: float = 7.0,
     calibration: float | None = 0.386,
     feature_loss: float | None = None,
+    unit_gain: UnitGain = "mean",
 ) -> xr.Dataset:
     """Solve Eq. (4) of Zhang et al., TPAMI 2022, in closed form from measured gains.
 
@@ -42,6 +45,10 @@ def derive_entropy(
     feature_loss
         Calibrate on this predicted feature loss over feature variance instead, such as 1.5. It keeps the
         differences between layers, which a common mean entropy erases.
+    unit_gain
+        Of units of different sizes, such as words of one piece and of three. ``"mean"``: every piece is a
+        unit of the published objective, and those of one word share their noise. ``"sum"``: every word is
+        one, so that it counts as kept for its number of pieces alone. No difference where sizes are equal.
 
     Returns
     -------
@@ -65,17 +72,23 @@ def derive_entropy(
     validate(ds, require=_NEEDED)
     if "base_noise" not in ds.attrs:
         raise ValueError("ds has no attribute 'base_noise'; use a dataset from kdviz.measure or a stored run")
+    one_of("unit_gain", unit_gain, get_args(UnitGain))
     base_noise = float(ds.attrs["base_noise"])
     shape = ds["gain"].shape
     valid = np.broadcast_to(ds["valid"].values if "valid" in ds else True, shape)
     variance = ds["feature_variance"].values
+    size = ds["unit_size"].values if "unit_size" in ds and unit_gain == "mean" else 1.0
+    ratio, error = (
+        gain_ratio(ds[name].values, variance, valid, base_noise, size) for name in ("gain", "gain_error")
+    )
     solution = solve(
-        gain_ratio(ds["gain"].values, variance, valid, base_noise),
+        ratio,
         solver=solver,
         weight=weight,
         calibration=calibration,
         feature_loss=feature_loss,
-        ratio_error=gain_ratio(ds["gain_error"].values, variance, valid, base_noise),
+        ratio_error=error,
+        size=size,
     )
     converged = solution.converged & (variance > 0)
     if not converged.all():
@@ -90,7 +103,9 @@ def derive_entropy(
         settings["feature_loss"] = float(feature_loss)
     elif calibration is not None:
         settings["calibration"] = float(calibration)
-    measured = {name: ds.attrs.get(name) for name in ("solver", "weight", "calibration")}
+    if "unit_size" in ds:
+        settings["unit_gain"] = unit_gain
+    measured = {name: ds.attrs.get(name) for name in ("solver", "weight", "calibration", "unit_gain")}
     as_measured = settings == {name: value for name, value in measured.items() if value is not None}
     settings["extrapolated"] = int(not as_measured or "coarsened" in ds.attrs)
     scale = solution.noise_ratio * base_noise

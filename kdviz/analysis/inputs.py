@@ -11,7 +11,7 @@ from kdviz.arguments import whole_number
 from kdviz.points import Bools, Floats
 from kdviz.schema import validate
 
-ENTROPY_SETTINGS = ("solver", "weight", "calibration", "feature_loss")
+ENTROPY_SETTINGS = ("solver", "weight", "calibration", "feature_loss", "unit_gain")
 
 
 def read_masks(ds: xr.Dataset) -> tuple[Bools, Bools]:

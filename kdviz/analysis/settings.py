@@ -11,7 +11,7 @@ from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import Background, find_points
 from kdviz.arguments import finite_number, one_of, positive_number, whole_number
-from kdviz.entropy import Solver
+from kdviz.entropy import Solver, UnitGain
 from kdviz.store import Run
 
 THRESHOLD = 0.2
@@ -23,7 +23,7 @@ class Settings:
 
     Attributes
     ----------
-    solver, calibration, feature_loss
+    solver, calibration, feature_loss, unit_gain
         As in :func:`kdviz.derive_entropy`.
     weight
         Entropy weight; None for that of the measurement.
@@ -44,6 +44,7 @@ class Settings:
     weight: float | None = None
     calibration: float | None = 0.386
     feature_loss: float | None = None
+    unit_gain: UnitGain = "mean"
     threshold: float | None = None
     background: Background = "checkpoint"
     coarsening: int = 1
@@ -51,6 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values that no derivation takes."""
         one_of("solver", self.solver, get_args(Solver))
+        one_of("unit_gain", self.unit_gain, get_args(UnitGain))
         one_of("background", self.background, get_args(Background))
         whole_number("coarsening", self.coarsening, 1)
         for name in ("weight", "feature_loss"):
@@ -78,6 +80,7 @@ class Settings:
             weight=float(weight),
             calibration=self.calibration,
             feature_loss=self.feature_loss,
+            unit_gain=self.unit_gain,
         )
 
     def find(self, ds: xr.Dataset) -> xr.Dataset:

@@ -53,6 +53,9 @@ class Bench:
         What the network itself is given, where that is not what noise falls on, or not all of it.
     together
         Noise draws of every sample in one pass.
+    unit_size
+        Shape ``(U,)``, positive: what each unit counts in the objective, as in
+        :func:`kdviz.entropy.gain_ratio`.
 
     Attributes
     ----------
@@ -60,6 +63,8 @@ class Bench:
         Shape ``(B, N)``.
     clean
         Features without noise, ``{layer: (B, D)}``.
+    unit_size
+        Shape ``(U,)``, float64; all 1 if none were given.
     passes
         Network passes spent so far.
     """
@@ -76,6 +81,7 @@ class Bench:
         seed: int,
         given: Batch | None = None,
         together: int = 1,
+        unit_size: NDArray[np.int64] | None = None,
     ) -> None:
         self.reader = reader
         self.given = given
@@ -86,6 +92,7 @@ class Bench:
         self.unit_count = unit_count
         self.base_noise = base_noise
         self.seed = seed
+        self.unit_size = torch.as_tensor(np.ones(unit_count) if unit_size is None else unit_size).double()
         self.passes = Passes()
         unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
         unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none

@@ -51,9 +51,10 @@ def descend(
 ) -> Descent:
     """Run the authors' descent on sampled losses, with few draws and little noise.
 
-    A step is ``sigma -= lr dL/dsigma`` with their learning rate ``n tau0^2 / 256``, their clamp, and fresh
-    noise [1]_. One draw's gradient, ``eps J^T (f' - f*)``, is dominated by the noise on the *other* units;
-    the surrogate takes out what it can predict of that disturbance.
+    A step is ``sigma -= lr dL/dsigma`` with their learning rate ``N tau0^2 / 256``, their clamp, and fresh
+    noise [1]_; a unit of several parts takes the mean of their steps. One draw's gradient, ``eps J^T (f' -
+    f*)``, is dominated by the noise on the *other* units; the surrogate takes out what it can predict of that
+    disturbance.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def descend(
     .. [1] Cheng et al., CVPR 2020, published code, ``sigma/train_sigma.py``.
     """
     samples, units = surrogate.gain.shape
-    rate = STEP_RATE * units * bench.base_noise**2
+    size, parts = bench.unit_size, bench.unit_size.sum()
+    rate = STEP_RATE * parts * bench.base_noise**2
     lower, upper = (limit * bench.base_noise for limit in NOISE_RATIO_LIMITS)
     scale = torch.full((samples, units), bench.base_noise, dtype=torch.float64)
     mean_log = torch.zeros(samples, dtype=torch.float64)
@@ -93,9 +95,9 @@ def descend(
         fresh = range(step * draws, (step + 1) * draws)
         slope, slope_error = _loss_slope(bench, layer, surrogate, here, fresh)
         squared_error[running] += (slope_error / (2 * here)).square()
-        gradient = slope / feature_variance[running, None] - weight / (units * here)
+        gradient = slope / (size * feature_variance[running, None]) - weight / (parts * here)
         moved = (here - rate * gradient).clamp(lower, upper)
-        reached = (moved / bench.base_noise).log().mean(1)
+        reached = (moved / bench.base_noise).log() @ (size / parts)
         done = reached >= calibration
         share = (calibration - mean_log[running]) / (reached - mean_log[running])
         rows = running[done]

@@ -56,19 +56,22 @@ def measure_block(
 def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings) -> Iterator[Bench]:
     """Prepare the samples at `rows` for noise, batch by batch."""
     device = device_of(reader.network)
+    sizes = inputs.samples.get("unit_size") if settings.unit_gain == "mean" else None
     for part, batch in inputs.batches(rows, settings.micro_batch):
         given = to_device(batch, device)
         values = reader.enter(given)
+        count = int(inputs.samples["valid"].values[part.start].sum())
         yield Bench(
             reader,
             values,
             sample_ids=inputs.ids[part.start : part.stop],
             unit_index=inputs.units.index(tuple(values.shape[1:]), part.start),
-            unit_count=int(inputs.samples["valid"].values[part.start].sum()),
+            unit_count=count,
             base_noise=settings.base_noise,
             seed=settings.seed,
             given=None if values is given else given,
             together=1 if inputs.units.length(part.start) is None else settings.micro_batch,
+            unit_size=None if sizes is None else sizes.values[part.start, :count],
         )
 
 
@@ -106,16 +109,17 @@ def _measure_layer(
 ) -> Arrays:
     """Measure one layer; `surrogate` and `change` were taken at the base noise."""
     variance = change.squared
+    size = bench.unit_size.numpy()
     _require_finite(bench, layer, surrogate.gain, variance)
     gain, gain_error = surrogate.gain.numpy().copy(), surrogate.gain_error.numpy().copy()
     if settings.method != "path":  # the path finds the drift by itself
-        first = _solve(gain, gain_error, variance.numpy(), settings)
+        first = _solve(gain, gain_error, variance.numpy(), size, settings)
         half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
         pairs = max(2, settings.probes // PROBES_PER_PAIR)
         shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
         _require_finite(bench, layer, *shared)
         gain, gain_error = (part.numpy() for part in shared)
-    solution = _solve(gain, gain_error, variance.numpy(), settings)
+    solution = _solve(gain, gain_error, variance.numpy(), size, settings)
     loss, linearity, by_quartile = _check(bench, layer, surrogate, gain, solution, settings)
     converged = solution.converged.copy()
     method = np.full(len(gain), METHODS.index("gain"), np.int8)
@@ -135,15 +139,15 @@ def _measure_layer(
             draws=settings.draws,
         )
         ratio = invert_descent(descent.noise_ratio.numpy(), descent.time.numpy(), weight=settings.weight)
-        unit_gain = variance.numpy()[rows, None] / (bench.unit_count * settings.base_noise**2)
-        gain[rows], gain_error[rows] = ratio * unit_gain, descent.gain_error.numpy()
+        of_ratio = variance.numpy()[rows, None] * size / size.sum() / settings.base_noise**2
+        gain[rows], gain_error[rows] = ratio * of_ratio, descent.gain_error.numpy()
         method[rows] = METHODS.index("path")
         converged[rows] = descent.converged.numpy()
         end = {layer: surrogate.select(chosen)}
         scale = descent.noise_ratio * settings.base_noise
         found = measure_change(part, scale, draws=CHECK_DRAWS, purpose="check", surrogates=end)
         loss[rows] = found[layer].squared
-    final = _solve(gain, gain_error, variance.numpy(), settings)
+    final = _solve(gain, gain_error, variance.numpy(), size, settings)
     noise_scale = final.noise_ratio * settings.base_noise
     with np.errstate(divide="ignore", invalid="ignore"):
         feature_loss = np.where(alive, loss / variance.numpy(), np.nan)
@@ -164,11 +168,15 @@ def _measure_layer(
 
 
 def _solve(
-    gain: NDArray[np.float64], error: NDArray[np.float64], variance: NDArray[np.float64], settings: Settings
+    gain: NDArray[np.float64],
+    error: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    size: NDArray[np.float64],
+    settings: Settings,
 ) -> Solution:
-    ratio = gain_ratio(gain, variance, True, settings.base_noise)
-    ratio_error = gain_ratio(error, variance, True, settings.base_noise)
-    return solve(ratio, weight=settings.weight, calibration=settings.calibration, ratio_error=ratio_error)
+    ratio, ratio_error = (gain_ratio(one, variance, True, settings.base_noise, size) for one in (gain, error))
+    weight, calibration = settings.weight, settings.calibration
+    return solve(ratio, weight=weight, calibration=calibration, ratio_error=ratio_error, size=size)
 
 
 def _check(

@@ -146,6 +146,7 @@ class Measurement:
             "network": self.network,
             "network_role": self.role,
             "layer": layer,
+            "unit_gain": self.settings.unit_gain if "unit_size" in self.inputs.samples else None,
             "torch_version": torch.__version__,
             "weights_fingerprint": self._weights_fingerprint,
             "input_fingerprint": self.inputs.fingerprint,

@@ -11,6 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
+from kdviz.entropy import UnitGain
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
 from kdviz.measuring.measurement import Measurement, Store
 from kdviz.measuring.settings import Method, Options, Settings
@@ -40,6 +41,7 @@ def measure(
     base_noise: float | None = None,
     weight: float = 7.0,
     calibration: float = 0.386,
+    unit_gain: UnitGain = "mean",
     seed: int = 0,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
@@ -100,9 +102,10 @@ def measure(
     base_noise
         ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
         times the root mean square for words.
-    weight, calibration
-        Of the solution that is stored and checked: entropy weight and mean of ``log(sigma / tau0)``.
-        :func:`kdviz.derive_entropy` gives any other afterwards without the network.
+    weight, calibration, unit_gain
+        Of the solution that is stored and checked: entropy weight, mean of ``log(sigma / tau0)``, and what a
+        unit of several parts counts. :func:`kdviz.derive_entropy` gives any other afterwards without the
+        network.
     seed
         Measurement seed. The same noise is used for every epoch, network and role of one seed.
     device
@@ -179,6 +182,7 @@ def measure(
             base_noise=base_noise,
             weight=weight,
             calibration=calibration,
+            unit_gain=unit_gain,
             seed=seed,
             max_batch=max_batch,
             feature=feature,
@@ -243,7 +247,7 @@ def measure_checkpoints(
         `layers`; ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
     **options
         As in :func:`measure`: ``entry`` (a name), ``feature``, ``method``, ``probes``, ``draws``,
-        ``base_noise``, ``weight``, ``calibration``, ``seed``.
+        ``base_noise``, ``weight``, ``calibration``, ``unit_gain``, ``seed``.
 
     Returns
     -------

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 import numpy as np
 
 from kdviz.arguments import one_of, positive_number, whole_number
+from kdviz.entropy import UnitGain
 from kdviz.networks.features import Feature
 from kdviz.units import Units
 
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     base_noise: float | None
     weight: float
     calibration: float
+    unit_gain: UnitGain
     seed: int
     feature: Feature | None
     entry: str | None
@@ -48,6 +50,7 @@ class Settings:
     probes: int = 64
     weight: float = 7.0
     calibration: float = 0.386
+    unit_gain: UnitGain = "mean"
     seed: int = 0
     micro_batch: int = BLOCK
     entry: str | None = None
@@ -68,6 +71,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values that make no measurement."""
         one_of("method", self.method, get_args(Method))
+        one_of("unit_gain", self.unit_gain, get_args(UnitGain))
         for name, least in (("probes", 2), ("draws", 2), ("micro_batch", 1), ("seed", 0)):
             whole_number(name, getattr(self, name), least)
         for name in ("base_noise", "weight", "calibration"):

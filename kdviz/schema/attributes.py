@@ -11,7 +11,7 @@ import numpy as np
 from kdviz import __version__
 from kdviz.schema.variables import Attribute
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Names that xarray or the file formats read as instructions, not as attributes.
 _ATTRIBUTE_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
@@ -37,6 +37,7 @@ def make_attrs(
     solver: str | None = None,
     weight: float | None = None,
     calibration: float | None = None,
+    unit_gain: str | None = None,
     dataset_id: str | None = None,
     seed: int | None = None,
     training_seed: int | None = None,
@@ -63,8 +64,9 @@ def make_attrs(
         of an ``embedding`` in its own numbers, or ``relative embedding``, in units of its root mean square.
     base_noise
         Standard deviation of the base noise, in normalised input units.
-    solver, weight, calibration
-        Of the derived entropies: solver, entropy weight, and calibration in nat above the base noise.
+    solver, weight, calibration, unit_gain
+        Of the derived entropies: solver, entropy weight, calibration in nat above the base noise, and what
+        units of different sizes count: ``mean`` of their parts, or ``sum``.
     dataset_id, seed, device, torch_version
         Where the inputs, the noise of the measurement and the arithmetic come from.
     training_seed, accuracy

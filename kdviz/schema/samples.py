@@ -15,6 +15,13 @@ register(
     Variable("y", SAMPLE_UNIT, "float32", "normalised y position", "1", "point clouds only"),
     Variable("z", SAMPLE_UNIT, "float32", "normalised z position", "1", "point clouds only"),
     Variable("valid", SAMPLE_UNIT, "bool", "unit exists", comment="False where padded"),
+    Variable(
+        "unit_size",
+        SAMPLE_UNIT,
+        "int32",
+        "parts of the unit",
+        comment="pieces of a word, values of a part of an image; only where they differ",
+    ),
     Variable("foreground", SAMPLE_UNIT, "bool", "unit is annotated as part of the object"),
     Variable(
         "thumbnail",

@@ -19,7 +19,11 @@ def name_calibration_and_background(ds: xr.Dataset) -> None:
             attrs["background"] = attrs.pop("baseline")
 
 
-STEPS: dict[int, Callable[[xr.Dataset], None]] = {1: name_calibration_and_background}
+def keep_equal_sizes(ds: xr.Dataset) -> None:
+    """From 2 to 3: units have a ``unit_size``; without, as here, all count alike."""
+
+
+STEPS: dict[int, Callable[[xr.Dataset], None]] = {1: name_calibration_and_background, 2: keep_equal_sizes}
 
 
 def migrate(ds: xr.Dataset, source: object) -> xr.Dataset:

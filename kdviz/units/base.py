@@ -63,6 +63,15 @@ class Units(ABC):
         """Return what tells apart two cuts of one input, beyond what `describe` says."""
         return b""
 
+    def sizes(self, sample_shape: tuple[int, ...], samples: int) -> NDArray[np.int32]:
+        """Count the input elements of every unit, ``(B, U)``, 0 where there is no unit."""
+        alike = self.length(0) is None
+        counts = [
+            np.bincount(index[index >= 0], minlength=self.count)
+            for index in (self.index(sample_shape, at).ravel() for at in range(1 if alike else samples))
+        ]
+        return np.broadcast_to(np.array(counts, np.int32), (samples, self.count))
+
     def valid(self, samples: int) -> NDArray[np.bool_]:
         """Tell which units exist, ``(B, U)``, of so many samples."""
         return np.ones((samples, self.count), bool)

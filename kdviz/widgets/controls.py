@@ -64,6 +64,8 @@ class Controls:
             "histogram": _choice("histogram", {"entropy": "entropy", "gain": "gain"}),
             "epoch": epoch,
         }  # fmt: skip
+        if "unit_size" in scene.run.samples:
+            self._bound["unit_gain"] = _choice("of its parts", {"mean gain": "mean", "sum of gains": "sum"})
         if scene.kind.coarsens:
             self._bound["coarsening"] = _choice("grid", scene.grids)
         if scene.kind.turns:
@@ -72,7 +74,7 @@ class Controls:
             "Where": ["layer", "coarsening"],
             "Networks": ["networks"],
             "Knowledge points": ["threshold", "background"],
-            "Entropy": ["solver", "calibrate_on", "calibration", "feature_loss", "weight"],
+            "Entropy": ["solver", "calibrate_on", "calibration", "feature_loss", "weight", "unit_gain"],
             "Picture": ["overlay", "opacity", "histogram", "azimuth", "turn"],
         }
         play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)

@@ -1,4 +1,4 @@
-"""Write golden_run_v2.nc: the smallest run that holds every part of schema version 2.
+"""Write golden_run_v3.nc: the smallest run that holds every part of schema version 3.
 
 Run as ``python tests/data/make_golden_run.py``. Keep the file of an older version when the schema moves on.
 """
@@ -22,6 +22,7 @@ def golden_samples() -> xr.Dataset:
         {
             "valid": (("sample", "unit"), np.array([[1, 1, 1, 1], [1, 1, 1, 0]], bool)),
             "foreground": (("sample", "unit"), np.array([[1, 1, 0, 0], [0, 1, 0, 0]], bool)),
+            "unit_size": (("sample", "unit"), np.array([[4, 2, 4, 2], [4, 2, 4, 0]], np.int32)),
         },
         coords={
             "sample": ["cat-1", "dög-2"],
@@ -106,4 +107,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).with_name("golden_run_v2.nc"))
+    main(Path(__file__).with_name("golden_run_v3.nc"))

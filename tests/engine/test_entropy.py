@@ -401,3 +401,27 @@ def test_solve__refuses_settings(settings, message):
 def test_solve__refuses_negative_ratios():
     with pytest.raises(ValueError, match=r"gain ratios must not be negative, the smallest is -0\.5"):
         solve([1.0, -0.5, np.nan])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("level", [{"calibration": 0.2}, {"feature_loss": 1.5}, {"calibration": None}])
+def test_size__parts_are_units_that_share_their_noise(solver, level):
+    """Words of 1, 3 and 2 pieces end as their six pieces would, each with the mean gain of its word."""
+    size, gain, variance = np.array([1, 3, 2]), np.array([2.0, 9.0, 1.0]), 5.0
+    pieces = np.repeat(gain / size, size)
+    apart = solve(gain_ratio(pieces, variance, True, 0.1), solver=solver, **level)
+    ratio = gain_ratio(gain, variance, True, 0.1, size)
+    together = solve(ratio, solver=solver, size=size, ratio_error=0.1 * ratio, **level)
+    np.testing.assert_allclose(np.repeat(together.noise_ratio, size), apart.noise_ratio, rtol=1e-9)
+    assert together.converged == apart.converged
+    assert together.time == pytest.approx(apart.time)
+
+
+def test_size__equal_sizes_and_padding_change_nothing():
+    gain = np.array([[2.0, 9.0, 1.0, np.nan]])
+    valid = ~np.isnan(gain)
+    plain = gain_ratio(gain, [5.0], valid, 0.1)
+    sized = gain_ratio(gain, [5.0], valid, 0.1, [[4, 4, 4, 0]])
+    np.testing.assert_allclose(sized, plain)
+    found = solve(sized, size=[[4, 4, 4, 0]]).noise_ratio
+    np.testing.assert_allclose(found, solve(plain).noise_ratio)

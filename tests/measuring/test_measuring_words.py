@@ -46,12 +46,12 @@ class Encoder(nn.Module):
 
 
 class LinearOfWords(nn.Module):
-    """A linear feature of all embedded numbers of four tokens: its gains are known."""
+    """A linear feature of all embedded numbers, two a token: its gains are known."""
 
     def __init__(self, weights):
         super().__init__()
         self.embeddings = nn.Embedding(VOCABULARY, 2)
-        self.feature = nn.Linear(8, len(weights), bias=False)
+        self.feature = nn.Linear(weights.shape[1], len(weights), bias=False)
         with torch.no_grad():
             self.feature.weight.copy_(torch.as_tensor(weights))
 
@@ -108,7 +108,7 @@ def test_measure__entropies_of_words_follow_from_gains_as_for_images():
     derived = derive_entropy(ds)
     valid = ds["valid"].values[None]
     np.testing.assert_allclose(derived["entropy"].values[valid], ds["entropy"].values[valid], atol=2e-5)
-    means = np.log(ds["noise_scale"] / 0.01).where(ds["valid"]).mean("unit")
+    means = np.log(ds["noise_scale"] / 0.01).where(ds["valid"]).weighted(ds["unit_size"]).mean("unit")
     np.testing.assert_allclose(means, 0.386, atol=1e-4)
     assert np.isnan(ds["gain"].values[~valid]).all()
     assert ds["valid"].sum("unit").values.tolist() == [4, 1, 3]
@@ -378,3 +378,67 @@ def test_measure__another_cut_into_words_is_another_input(tmp_path):
         else:
             with pytest.raises(StoreError, match="input_fingerprint"):
                 measure_checkpoints(Encoder, weights, ids, units=words, **options)
+
+
+# -- words of several pieces
+
+
+def draw_words(pieces, seed=3):
+    """Random ids of one text whose words have so many pieces each."""
+    word_of = np.repeat(np.arange(len(pieces)), pieces)[None]
+    ids = torch.randint(1, VOCABULARY, (1, word_of.size), generator=torch.Generator().manual_seed(seed))
+    return ids, units.tokens([[f"w{at}" for at in range(len(pieces))]], word_of, [word_of.size])
+
+
+@pytest.mark.parametrize("method", ["gain", "path"])
+def test_unit_gain__pieces_that_weigh_alike_are_kept_alike(method):
+    """A feature that adds up all pieces: by the mean, words of 1 to 4 pieces end at one entropy."""
+    ids, words = draw_words([1, 2, 3, 4, 1, 1])
+    weights = torch.ones(3, 2 * ids.shape[1])
+    options = {"layers": "feature", "entry": "embeddings", "method": method, "progress": False}
+    by = {
+        unit_gain: measure(LinearOfWords(weights), ids, units=words, unit_gain=unit_gain, **options)
+        for unit_gain in ("mean", "sum")
+    }
+    np.testing.assert_allclose(by["mean"]["entropy"], by["mean"]["entropy"][0, 0, 0], atol=0.02)
+    assert by["mean"]["unit_size"].values.tolist() == [[1, 2, 3, 4, 1, 1]]
+    one, four = by["sum"]["entropy"].values[0, 0, [0, 3]]
+    assert one - four > 0.25
+    for unit_gain, ds in by.items():
+        derived = derive_entropy(ds, unit_gain=unit_gain)
+        np.testing.assert_allclose(derived["entropy"], ds["entropy"], atol=1e-5)
+        assert (derived["entropy"].attrs["unit_gain"], ds.attrs["unit_gain"]) == (unit_gain, unit_gain)
+        assert derived["entropy"].attrs["extrapolated"] == 0
+    other = derive_entropy(by["mean"], unit_gain="sum")
+    assert other["entropy"].attrs["extrapolated"] == 1
+    if method == "gain":
+        np.testing.assert_allclose(other["entropy"], by["sum"]["entropy"], atol=0.02)
+
+
+def test_unit_gain__no_point_comes_from_tokenisation_alone():
+    """An untrained encoder, as it was made; by the sum, all points are words of three pieces."""
+    ids, words = draw_words([1, 1, 3, 1, 2, 1, 1, 3, 1, 1])
+    foreground = np.zeros((1, 10), bool)
+    foreground[0, :2] = True
+    ds = measure(
+        Encoder(),
+        ids,
+        layers="hidden",
+        units=words,
+        entry="embeddings",
+        foreground=foreground,
+        progress=False,
+    )
+    kept = {
+        unit_gain: find_points(derive_entropy(ds, unit_gain=unit_gain))["knowledge_point"].values[0, 0]
+        for unit_gain in ("mean", "sum")
+    }
+    assert not kept["mean"].any()
+    assert {7} <= {*np.flatnonzero(kept["sum"])} <= {2, 7}
+
+
+def test_unit_gain__what_is_neither_is_refused():
+    with pytest.raises(ValueError, match="unit_gain is 'median'; did you mean 'mean'"):
+        run(unit_gain="median")
+    with pytest.raises(ValueError, match="unit_gain is 'median'; did you mean 'mean'"):
+        derive_entropy(run(), unit_gain="median")

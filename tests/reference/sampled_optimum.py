@@ -30,7 +30,8 @@ def minimise(bench, layer, feature_variance, *, weight=7.0, steps=400, draws=16)
             loss = bench.squared_change(features[layer], layer).sum()
             (gradient,) = torch.autograd.grad(loss, shifts)
             slope += bench.reduce(several * gradient).double().sum(0) / draws
-        log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - weight / units
+        of_entropy = weight * bench.unit_size / bench.unit_size.sum()
+        log_ratio.grad = slope * ratio * bench.base_noise / feature_variance[:, None] - of_entropy
         adam.step()
         schedule.step()
         with torch.no_grad():

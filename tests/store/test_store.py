@@ -27,7 +27,7 @@ from kdviz.errors import SchemaError, StoreError
 from kdviz.store import Run, create_run, open_run
 from kdviz.store.files import read_group
 
-GOLDEN_RUNS = [Path(__file__).parents[1] / "data" / f"golden_run_v{version}.nc" for version in (1, 2)]
+GOLDEN_RUNS = [Path(__file__).parents[1] / "data" / f"golden_run_v{version}.nc" for version in (1, 2, 3)]
 GOLDEN = GOLDEN_RUNS[-1]
 EPOCHS = [0, 2, 5]
 ATTRS = schema.make_attrs(network_role="student", seed=3, config={"probes": 64, "draws": 8})
@@ -358,6 +358,10 @@ def test_golden_run__is_read_as_it_was_written(path: Path) -> None:
     assert ds["epoch"].values.tolist() == [0, 10]
     assert ds["foreground"].values.tolist() == [[True, True, False, False], [False, True, False, False]]
     assert ds["valid"].values.tolist() == [[True] * 4, [True, True, True, False]]
+    if path.stem.endswith("3"):
+        assert ds["unit_size"].values.tolist() == [[4, 2, 4, 2], [4, 2, 4, 0]]
+    else:  # all units count alike
+        assert "unit_size" not in ds
     assert ds["linearity_quartile"].values[1, 1].tolist() == [0.5, 1.0, 1.5, 2.0]
     assert ds["method"].values.tolist() == [[1, 1], [1, 1]] and ds["method"].dtype == "int8"
     assert ds["gain"].attrs["long_name"] == "gain of the unit"
@@ -844,8 +848,8 @@ def with_version(finished: Run, path: Path, version: int) -> Path:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "has schema version 3, this kdviz reads 1 to 2: a later one needs a newer kdviz"),
-        (0, "version 0, this kdviz reads 1 to 2"),
+        (4, "has schema version 4, this kdviz reads 1 to 3: a later one needs a newer kdviz"),
+        (0, "version 0, this kdviz reads 1 to 3"),
     ],
 )
 def test_open_run__refuses_other_schema_versions_naming_both(

@@ -11,10 +11,11 @@ from kdviz.networks import device_of, frozen, read_layers, resolve_layers
 
 
 def modules_up_to(network: nn.Module, layer: str, inputs: Tensor) -> list[nn.Module]:
-    """List the modules whose forward pass has begun when the layer's ends: its feature depends on no other.
+    """List the modules on which a layer's feature depends: no other changes it.
 
-    The containers of the layer, the network itself included, have begun too. `LOGITS` stands for the
-    network's end.
+    They are those whose forward pass has begun when the layer's ends, its containers and the network itself
+    included, and those whose parameters it was all computed from without a call, as where a layer folds its
+    normalisation into its weight. `LOGITS` stands for the network's end.
     """
     layers = [LOGITS] if layer == LOGITS else resolve_layers(network, [layer])
     begun: dict[nn.Module, None] = {}
@@ -23,12 +24,16 @@ def modules_up_to(network: nn.Module, layer: str, inputs: Tensor) -> list[nn.Mod
         for module in network.modules()
     ]
     try:
-        with frozen(network), torch.no_grad():
-            read_layers(network, inputs[:1].to(device_of(network)), layers)
+        with frozen(network):
+            parameters = [p.requires_grad_(True) for p in network.parameters() if p.is_floating_point()]
+            (feature,) = read_layers(network, inputs[:1].to(device_of(network)), layers).values()
+            gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return list(begun)
+    used = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    own = {module: {id(p) for p in module.parameters(recurse=False)} for module in network.modules()}
+    return [module for module, theirs in own.items() if module in begun or (theirs and theirs <= used)]
 
 
 def names_up_to(network: nn.Module, layer: str, inputs: Tensor) -> set[str]:

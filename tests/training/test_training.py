@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from torch import nn
 from kdviz.distillation import LOGITS, Features, Loss
 from kdviz.errors import LayerError, StoreError
 from kdviz.files import exclusive, lock_beside, write_bytes
-from kdviz.models import build
+from kdviz.models import build, cloud
 from kdviz.networks import read_layers
 from kdviz.training import (
     CrossEntropy,
@@ -661,6 +662,24 @@ def test_names_up_to__are_those_of_the_frozen_part_and_of_weights_tied_to_it():
     assert dividing.names_up_to(network, "fc1", images) == below
     network.fc2.bias = network.fc1.bias
     assert dividing.names_up_to(network, "fc1", images) == below | {"fc2.bias"}
+
+
+def test_cloud_student__trains_and_freezes_normalisation_that_eval_mode_folds_away(tmp_path):
+    """`NormalisedLinear` calls no norm in eval mode; distillation must train it and the head leave it be."""
+    teacher, student = (cloud.build("small_pointnet", classes=3, width=0.25, seed=seed) for seed in (0, 1))
+    clouds, labels = torch.randn(8, 64, 3), torch.arange(8) % 3
+    norms = [name for name in student.state_dict() if ".norm." in name and not name.startswith("head.fc3")]
+    below = [name for name in norms if name.startswith(("points", "head.fc1"))]
+    plan = TrainingPlan(epochs=1, batch_size=4, learning_rate=0.1)
+    before = copy.deepcopy(student.state_dict())
+    train(student, clouds, loss=Features("head.fc1"), teacher=teacher, folder=tmp_path / "1", plan=plan)
+    between = copy.deepcopy(student.state_dict())
+    assert all(not torch.equal(before[name], between[name]) for name in below)
+    train(student, clouds, labels, loss=CrossEntropy("head.fc1"), folder=tmp_path / "2", plan=plan)
+    after = student.state_dict()
+    assert all(torch.equal(between[name], after[name]) for name in below)
+    beyond = [name for name in norms if name.startswith("head.fc2")]
+    assert beyond and all(not torch.equal(between[name], after[name]) for name in beyond)
 
 
 def test_probe_accuracy__goes_on_where_it_was_stopped(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def train(
     masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
     texts: Annotated[Path | None, typer.Option(help="Your sentences: a TSV file as SST-2 has them.")] = None,
     clouds: Annotated[
-        Path | None, typer.Option(help="Your objects: OFF files as ModelNet40 has them.")
+        Path | None, typer.Option(help="Your meshes: CLOUDS/<class>/train/ and test/, as ModelNet40.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
     architecture: Annotated[

@@ -9,11 +9,12 @@ from pydantic import Field
 
 from kdviz.sources.checkpoints import find_checkpoints
 from kdviz.sources.cloud import FURNITURE_CLASSES, CloudSet, Furniture, furniture
-from kdviz.sources.cloud_files import ModelNet40, read_modelnet40, read_off, sample_surface
+from kdviz.sources.cloud_files import ModelNet40, read_modelnet40
 from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
 from kdviz.sources.image import ImageSet, normalise
+from kdviz.sources.meshes import read_mesh
 from kdviz.sources.reviews import MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
@@ -53,11 +54,10 @@ __all__ = [
     "image_folder",
     "movie_reviews",
     "normalise",
+    "read_mesh",
     "read_modelnet40",
-    "read_off",
     "read_squad",
     "read_sst2",
     "review_tokenizer",
-    "sample_surface",
     "split_words",
 ]

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
@@ -18,8 +16,6 @@ from kdviz.sources import (
     CloudSet,
     furniture,
     read_modelnet40,
-    read_off,
-    sample_surface,
 )
 from kdviz.sources.cloud import attach_backgrounds
 
@@ -328,77 +324,6 @@ def test_furniture__objects_of_held_out_models_are_recognised(training, held_out
     assert linear.mean() > 0.4 and forest.mean() > 0.7
     by_class = [forest[held_out.labels == label].mean() for label in range(len(FURNITURE_CLASSES))]
     assert min(by_class) > 2 * CHANCE, dict(zip(FURNITURE_CLASSES, by_class, strict=True))
-
-
-# --- OFF files -----------------------------------------------------------------------------------------
-
-SQUARE = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "triangles"),
-    [
-        (f"OFF\n4 2 0\n{SQUARE}3 0 1 2\n3 0 2 3\n", [[0, 1, 2], [0, 2, 3]]),
-        (f"OFF4 1 0\n{SQUARE}3 0 1 2", [[0, 1, 2]]),
-        (f"OFF 4 1 0\r\n{SQUARE}3 0 1 2", [[0, 1, 2]]),
-        (f"OFF\n# a square\n\n4 1 0 # counts\n{SQUARE}4 0 1 2 3 255 0 0\n", [[0, 1, 2], [0, 2, 3]]),
-    ],
-)
-def test_read_off__understands_the_usual_forms(text, triangles, tmp_path):
-    (tmp_path / "square.off").write_text(text)
-    vertices, found = read_off(tmp_path / "square.off")
-    np.testing.assert_array_equal(vertices, [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
-    assert found.tolist() == triangles
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (f"OFF\n4 0 0\n{SQUARE}", "has no faces with an area, so its surface cannot be sampled"),
-        (f"OFF\n4 1 0\n{SQUARE}3 0 0 1\n", "has no faces with an area"),
-        (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "has no faces with an area"),
-        (f"OFF\n4 1 0\n{SQUARE.replace('1 1 0', 'nan 1 0')}3 0 1 2\n", "is damaged: .* not finite"),
-        (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "is damaged"),
-        (f"OFF\n4 1 0\n{SQUARE}3 0 1 -2\n", "is damaged"),
-        (f"OFF\n4 2 0\n{SQUARE}3 0 1 2\n", "is damaged: it ends early"),
-        (f"OFF\n4 1 0\n{SQUARE}3 0 1\n", "is damaged"),
-        ("OFF\n2 1 0\n0 0\n1 1\n3 0 1 1\n", "is damaged"),
-        ("OFF", "is damaged"),
-        ("OFF\n-1 1 0\n0 0 0\n", "is damaged"),
-        ("ply\nformat ascii 1.0\n", "no OFF file: its first line must start with OFF"),
-        ("", "no OFF file"),
-    ],
-)
-def test_read_off__says_what_is_wrong(text, message, tmp_path):
-    (tmp_path / "bad.off").write_text(text)
-    with pytest.raises(DataError, match=rf"bad\.off .*({message})"):
-        read_off(tmp_path / "bad.off")
-    with pytest.raises(DataError, match=r"gone\.off is not a file"):
-        read_off(tmp_path / "gone.off")
-
-
-@given(st.text("OF0123 -.#\nen", max_size=60))
-def test_read_off__raises_nothing_but_data_errors(tmp_path_factory, text):
-    path = tmp_path_factory.getbasetemp() / "any.off"
-    path.write_text(f"OFF {text}")
-    try:
-        vertices, triangles = read_off(path)
-    except DataError:
-        return
-    assert np.isfinite(vertices[triangles]).all()
-
-
-def test_sample_surface__draws_by_area_and_evenly_inside_a_triangle():
-    vertices = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 5], [3, 0, 5], [0, 1, 5]]
-    points = sample_surface(vertices, [[0, 1, 2], [3, 4, 5]], 20_000, seed=3)
-    low = points[points[:, 2] == 0]
-    assert abs(len(low) / 20_000 - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 20_000)
-    assert (low >= 0).all() and (low[:, :2].sum(axis=1) <= 1).all()
-    # x of a point drawn evenly from the triangle: mean 1/3, variance 1/18, below 0.5 in 3 of 4 cases
-    assert abs(low[:, 0].mean() - 1 / 3) < 4 * np.sqrt(1 / 18 / len(low))
-    assert abs((low[:, 0] < 0.5).mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / len(low))
-    again = sample_surface(vertices, [[0, 1, 2], [3, 4, 5]], 20_000, seed=3)
-    np.testing.assert_array_equal(points, again)
 
 
 # --- ModelNet40 ----------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from kdviz.sources.image import ImageSet, normalise
 from kdviz.sources.meshes import read_mesh
 from kdviz.sources.reviews import MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
-from kdviz.sources.text import Encoding, TextSet, encode, review_tokenizer
+from kdviz.sources.text import Encoding, TextSet, encode
 from kdviz.sources.text_files import Squad, Sst2, read_squad, read_sst2
+from kdviz.sources.tokenizing import review_tokenizer
 from kdviz.sources.words import split_words
 
 Data = Annotated[

@@ -11,7 +11,6 @@ from kdviz.arguments import one_of, whole_number
 from kdviz.sources.files import find_data
 from kdviz.sources.samples import PARTS, Part
 from kdviz.sources.text import TextSet, TextSource
-from kdviz.sources.words import mark_polar, split_words
 
 REVIEW_CLASSES = ("negative", "positive")
 """The two classes of the movie reviews and of SST-2, in the order of their labels."""
@@ -78,14 +77,12 @@ def movie_reviews(split: str = "train", *, count: int | None = None) -> TextSet:
     count = largest if count is None else count
     whole_number("count", count, 1, largest)
     chosen = [by_class[index % 2][index // 2] for index in range(count)]
-    words = tuple(split_words(text) for _, text in chosen)
-    return TextSet(
-        words=words,
-        foreground=mark_polar(words),
-        labels=np.arange(count) % 2,
-        sample_ids=tuple(name for name, _ in chosen),
+    return TextSet.from_sentences(
+        [text for _, text in chosen],
+        np.arange(count) % 2,
+        sample_ids=[name for name, _ in chosen],
         classes=REVIEW_CLASSES,
-        split=np.full(count, split),
+        split=split,
         source=f"movie reviews, {split}, margin {_MARGIN:g}",
     )
 

@@ -1,4 +1,4 @@
-"""Texts cut into words, with foreground words, and what a network reads of them.
+"""Texts and the words in them, with foreground words, and what a network reads of them.
 
 Any fast tokenizer of ``transformers`` will do; no torch.
 
@@ -8,9 +8,10 @@ Symbols: ``N`` texts, ``T`` tokens of the longest encoded text, ``U`` words of t
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,23 +19,28 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from kdviz.arguments import name_some, whole_number
-from kdviz.errors import DataError, KdvizWarning, MissingExtraError
-from kdviz.sources.files import find_data
+from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.samples import Prepared, SampleSet, Source, describe, require_array
-from kdviz.sources.words import mark_polar, split_words
+from kdviz.sources.tokenizing import Pieces, review_tokenizer, tokenize
+from kdviz.sources.words import as_spans, locate_words, mark_polar
 from kdviz.units import Tokens, tokens
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TextSet(SampleSet):
-    """Texts as words as shown, with their foreground, classes and stable names.
+    """Texts, or pairs of them, and where their words are, with foreground, classes and stable names.
 
     `TextSet.from_sentences` makes one of plain sentences.
 
     Parameters
     ----------
-    words
-        For each of ``N`` texts its words, at least one, none empty.
+    texts
+        ``N`` texts as networks are to read them; of pairs the first of each (question).
+    contexts
+        For pairs, the ``N`` second texts; they begin where the first end, without a space.
+    spans
+        For each text its words as ``(words, 2)``, int64: the first character of each, and the one after the
+        last, in order; at least one in each text, none without anything to be seen.
     foreground
         For each text a mask over its words, bool; all False where a text has no foreground word.
     labels
@@ -47,43 +53,44 @@ class TextSet(SampleSet):
         ``(N,)``, text: the partition each text belongs to.
     source
         Where the texts come from, for records and captions.
-    segments
-        For pairs of texts, for each pair an int64 array over its words: 0 in the first (question), 1 in the
-        second (context), in this order.
 
     Raises
     ------
     TypeError
         If an array has another data type.
     ValueError
-        If a text is empty, lengths disagree, names repeat or a label is outside `classes`.
+        If a text is empty, words lie outside their text, lengths disagree, names repeat or a label is
+        outside `classes`.
     """
 
-    words: tuple[tuple[str, ...], ...]
+    texts: tuple[str, ...]
+    spans: tuple[NDArray[np.int64], ...]
     foreground: tuple[NDArray[np.bool_], ...]
-    segments: tuple[NDArray[np.int64], ...] | None = None
+    contexts: tuple[str, ...] | None = None
 
     plural = "texts"
-    by_sample = ("words", "foreground", "segments")
+    by_sample = ("texts", "spans", "foreground", "contexts")
 
     def __post_init__(self) -> None:
         """Check lengths, kinds, names and labels."""
         super().__post_init__()
-        for name, words in zip(self.sample_ids, self.words, strict=True):
-            if not words or not all(map(str.strip, words)):
+        for field in self.by_sample:
+            entries = getattr(self, field)
+            if entries is not None and len(entries) != len(self):
+                raise ValueError(f"{field} must have {len(self)} entries, one a text, got {len(entries)}")
+        for at, (name, spans, mask) in enumerate(
+            zip(self.sample_ids, self.spans, self.foreground, strict=True)
+        ):
+            require_array(f"spans of {name!r}", spans, np.int64, ("N", 2))
+            require_array(f"foreground of {name!r}", mask, np.bool_, (len(spans),))
+            first, whole = len(self.texts[at]), len(self.whole(at))
+            starts, ends = spans.T
+            parts = {0} if self.contexts is None else {0, 1}
+            if {*(starts >= first).tolist()} != parts or not all(map(str.strip, self.words[at])):
                 raise ValueError(f"{name!r} has no words, or an empty one; leave it out")
-        self._check_masks("foreground", self.foreground, np.bool_)
-        if self.segments is not None:
-            self._check_masks("segments", self.segments, np.int64)
-            for name, part in zip(self.sample_ids, self.segments, strict=True):
-                if not np.isin(np.diff(part, prepend=0, append=1), (0, 1)).all():
-                    raise ValueError(f"segments of {name!r} must be 0 for the first text, then 1, got {part}")
-
-    def _check_masks(self, field: str, masks: Sequence[NDArray], kind: type) -> None:
-        if len(masks) != len(self):
-            raise ValueError(f"{field} must have {len(self)} masks, one a text, got {len(masks)}")
-        for name, words, mask in zip(self.sample_ids, self.words, masks, strict=True):
-            require_array(f"{field} of {name!r}", mask, kind, (len(words),))
+            inside = starts[0] >= 0 and ends[-1] <= whole and not ((starts < first) & (ends > first)).any()
+            if not inside or (np.diff(spans.ravel()) < 0).any():
+                raise ValueError(f"spans of {name!r} must lie in its text, one after the other, got {spans}")
 
     @classmethod
     def from_sentences(
@@ -91,27 +98,34 @@ class TextSet(SampleSet):
         sentences: Sequence[str | Sequence[str]],
         labels: ArrayLike | None = None,
         *,
+        contexts: Sequence[str | Sequence[str]] | None = None,
         foreground: Callable[[str], bool] | Sequence[ArrayLike] | None = None,
         classes: Sequence[str] | None = None,
         sample_ids: Sequence[str] | None = None,
+        split: str = "all",
         source: str = "own sentences",
     ) -> "TextSet":
-        """Make a set of sentences; its split is ``"all"``.
+        """Make a set of sentences.
 
         Parameters
         ----------
         sentences
-            ``N`` texts, cut by `split_words`, or sequences of words, taken as they are.
+            ``N`` texts, cut by :func:`kdviz.sources.split_words`, or sequences of words, which are joined by
+            spaces.
         labels
             ``N`` integers, position in `classes`; all 0 by default.
+        contexts
+            Of pairs (question and passage, premise and hypothesis) the ``N`` second texts, like `sentences`.
         foreground
             Which words ought to matter: a function of a word, such as ``{"good", "bad"}.__contains__``, or
-            for each sentence a mask over its words. By default the words that the English lexicon of
-            `movie_reviews` gives a polarity.
+            for each sentence a mask over its words, those of the second text after those of the first. By
+            default the words that the English lexicon of `movie_reviews` gives a polarity.
         classes
             Names of the classes, by default ``"class 0"`` and so on up to the largest label.
         sample_ids
             ``N`` different names, by default ``"sentence 0"`` and so on.
+        split
+            The partition of all of them.
         source
             Where the sentences come from.
 
@@ -120,40 +134,64 @@ class TextSet(SampleSet):
         TypeError
             If a sentence is neither text nor words, labels are no integers, or names are one text.
         ValueError
-            If a sentence is empty, lengths disagree, names repeat or a label is outside
-            `classes`.
+            If a sentence is empty, a word has a space in it, lengths disagree, names repeat or a label is
+            outside `classes`.
 
         Examples
         --------
         >>> texts = TextSet.from_sentences(["A fine film.", "It drags."], [1, 0], classes=("bad", "good"))
         >>> texts.words[0], texts.foreground[0].tolist()
         (('A', 'fine', 'film', '.'), [False, True, False, False])
+        >>> TextSet.from_sentences(["Who?"], contexts=["Ada was."]).words
+        (('Who', '?', 'Ada', 'was', '.'),)
         """
-        for name, names in (("sentences", sentences), ("classes", classes), ("sample_ids", sample_ids)):
+        named = {"sentences": sentences, "contexts": contexts, "classes": classes, "sample_ids": sample_ids}
+        for name, names in named.items():
             if isinstance(names, str):
                 raise TypeError(f"{name} must be a sequence, got the one text {names!r}")
-        words = tuple(map(_cut, sentences))
-        numbers = np.zeros(len(words), dtype=np.int64) if labels is None else np.asarray(labels)
+        texts, spans = _place_all("sentences", sentences)
+        if contexts is not None:
+            contexts, others = _place_all("contexts", contexts)
+            if len(contexts) != len(texts):
+                raise ValueError(f"contexts must be {len(texts)}, one a sentence, got {len(contexts)}")
+            spans = tuple(map(join_spans, texts, spans, others))
+        numbers = np.zeros(len(texts), dtype=np.int64) if labels is None else np.asarray(labels)
         if numbers.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, got {describe(numbers)}")
         if classes is None:
             classes = [f"class {number}" for number in range(numbers.max(initial=0) + 1)]
         if sample_ids is None:
-            sample_ids = [f"sentence {at}" for at in range(len(words))]
-        if foreground is None:
-            masks = mark_polar(words)
-        elif callable(foreground):
-            masks = tuple(np.array([bool(foreground(word)) for word in text]) for text in words)
-        else:
-            masks = tuple(np.asarray(mask) for mask in foreground)
-        return cls(
-            words=words,
-            foreground=masks,
+            sample_ids = [f"sentence {at}" for at in range(len(texts))]
+        unmarked = cls(
+            texts=texts,
+            contexts=contexts,
+            spans=spans,
+            foreground=tuple(np.zeros(len(places), dtype=bool) for places in spans),
             labels=numbers.astype(np.int64),
             sample_ids=tuple(sample_ids),
             classes=tuple(classes),
-            split=np.full(len(words), "all"),
+            split=np.full(len(texts), split),
             source=source,
+        )
+        if foreground is None:
+            masks = mark_polar(unmarked.words)
+        elif callable(foreground):
+            masks = tuple(np.array([bool(foreground(word)) for word in text]) for text in unmarked.words)
+        else:
+            masks = tuple(np.asarray(mask) for mask in foreground)
+        return replace(unmarked, foreground=masks)
+
+    def whole(self, at: int) -> str:
+        """Return a text, or a pair of them one after the other: what `spans` count in."""
+        return self.texts[at] + (self.contexts[at] if self.contexts is not None else "")
+
+    @cached_property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """The words of every text as they are shown."""
+        wholes = map(self.whole, range(len(self)))
+        return tuple(
+            tuple(whole[start:end] for start, end in places.tolist())
+            for whole, places in zip(wholes, self.spans, strict=True)
         )
 
     def prepare(self, *, length: int = 96, tokenizer: Any = None) -> Prepared:
@@ -194,19 +232,44 @@ class TextSet(SampleSet):
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
-        names = [self.sample_ids, self.classes, self.split.tolist(), self.labels.tolist(), self.words]
-        masks = [
-            [array.astype(int).tolist() for array in group]
-            for group in (self.foreground, self.segments or ())
+        names = [self.sample_ids, self.classes, self.split.tolist(), self.labels.tolist()]
+        texts = [
+            self.texts,
+            self.contexts,
+            *([each.tolist() for each in group] for group in (self.spans, self.foreground)),
         ]
-        return hashlib.sha256(json.dumps([names, masks]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([names, texts]).encode()).hexdigest()[:16]
 
 
-def _cut(sentence: str | Sequence[str]) -> tuple[str, ...]:
-    words = split_words(sentence) if isinstance(sentence, str) else sentence
-    if not isinstance(words, (Sequence, np.ndarray)) or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"sentences must be texts or sequences of words, got {words!r}")
-    return tuple(words)
+def _place_all(name: str, given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[NDArray[np.int64], ...]]:
+    """Return texts and where their words are, of texts or sequences of words."""
+    texts, spans = [], []
+    for at, text in enumerate(given):
+        if isinstance(text, str):
+            places = locate_words(text)
+        else:
+            if not isinstance(text, (Sequence, np.ndarray)) or not all(
+                isinstance(word, str) for word in text
+            ):
+                raise TypeError(f"{name} must be texts or sequences of words, got {text!r}")
+            if spaced := [word for word in text if any(map(str.isspace, word))]:
+                raise ValueError(
+                    f"{name}[{at}] is a sequence, hence of words, but {spaced[0]!r} has a space in it; pass "
+                    "a text as one string, and of a pair the first text in sentences, the second in contexts"
+                )
+            ends = np.cumsum([len(word) + 1 for word in text], dtype=np.int64) - 1
+            places = (
+                np.stack([ends - [len(word) for word in text], ends], axis=1) if len(text) else as_spans([])
+            )
+            text = " ".join(text)
+        texts.append(text)
+        spans.append(places)
+    return tuple(texts), tuple(spans)
+
+
+def join_spans(text: str, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Put the words of a second text after those of the first, `text`."""
+    return np.concatenate([first, second + len(text)])
 
 
 class TextSource(Source):
@@ -229,16 +292,20 @@ class Encoding:
     ids
         ``(N, T)``, int64, filled up with the padding token; for pairs of texts ``(N, 2, T)``: identifiers,
         and token types (0 in the first text, 1 in the second).
+    inputs
+        What the tokenizer's own network takes by name, each ``(N, T)``, int64: ``input_ids`` and, where it
+        knows them, ``attention_mask`` and ``token_type_ids``.
     word_of
         ``(N, T)``, int64: position in the text of the word that a token belongs to; -1 for special tokens and
         padding.
     lengths
         ``(N,)``, int64: tokens of each text, special ones included.
     texts
-        What was encoded: the texts without the words that were left out.
+        What was encoded: the texts up to the last word that fits; words that share a token are one word.
     """
 
     ids: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[np.int64]]
     word_of: NDArray[np.int64]
     lengths: NDArray[np.int64]
     texts: TextSet
@@ -250,7 +317,7 @@ class Encoding:
 
 
 def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
-    """Cut words into tokens, add the special tokens and fill up to the longest text.
+    """Cut texts into tokens, as the tokenizer does by itself, and tell which word each belongs to.
 
     Parameters
     ----------
@@ -258,147 +325,129 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
         Texts, or pairs of texts.
     tokenizer
         A fast tokenizer of transformers, such as `review_tokenizer` or the one that a pretrained network
-        comes with. It gets the words one by one, so one of bytes (RoBERTa, GPT-2) must be loaded with
-        ``add_prefix_space=True``.
+        comes with.
     length
-        Most tokens of a text, special ones included. Words at the end that do not fit whole are left out;
-        of a pair, words of the second text.
+        Most tokens of a text, special ones included. A longer text ends after the last word that fits; of a
+        pair, the second text does.
 
     Returns
     -------
     Encoding
-        ``T`` is the length of the longest text encoded, at most `length`.
+        ``T`` is the length of the longest text encoded, at most `length`. Its identifiers are those of
+        ``tokenizer(text)``, padding comes last.
 
     Raises
     ------
     TypeError
         If `texts` is no `TextSet`, `tokenizer` not a fast tokenizer, or `length` no integer.
     ValueError
-        If `texts` is empty, the tokenizer has no padding token or reads words one by one as if no space
-        stood between them, or not one word of a text fits.
+        If `texts` is empty, or not one word of a text fits.
 
     Warns
     -----
     KdvizWarning
         How many words were left out, as they did not fit or the tokenizer has no token for them; how many
         words the tokenizer does not know, with examples.
+
+    Notes
+    -----
+    Words are as small as both their boundaries and the tokens allow: a token that reaches over several words
+    makes them one, in the foreground if one of them is. So in scripts without spaces the tokens are the
+    words. A token of spaces alone belongs to the word after it.
     """
     if not isinstance(texts, TextSet):
         got = f"got {type(texts).__name__}; make one with TextSet.from_sentences"
         raise TypeError(f"texts must be a kdviz.sources.TextSet, {got}")
     if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(f"tokenizer must be a fast tokenizer of transformers, got {type(tokenizer).__name__}")
-    spaced = tokenizer("a film", add_special_tokens=False)
-    alone = tokenizer(["a", "film"], is_split_into_words=True, add_special_tokens=False)
-    if spaced["input_ids"] != alone["input_ids"]:
-        advice = "load it with add_prefix_space=True, as AutoTokenizer.from_pretrained takes it"
-        raise ValueError(f"tokenizer reads words one by one as if no space stood between them; {advice}")
+        raise TypeError(
+            f"tokenizer must be a fast tokenizer of transformers, which tells where its tokens lie, "
+            f"got {type(tokenizer).__name__}"
+        )
     whole_number("length", length, 1)
     if not len(texts):
         raise ValueError("texts must hold at least one text, got none")
-    encoding = _tokenize(texts, tokenizer)
-    fitting = _leave_out(encoding, length)
-    if fitting is not texts:
-        encoding = _tokenize(fitting, tokenizer)
-    _warn_of_unknown(encoding, tokenizer)
-    return encoding
-
-
-def _tokenize(texts: TextSet, tokenizer: Any) -> Encoding:
-    """Cut words into tokens, however many they become."""
-    firsts = [len(words) for words in texts.words]
-    if texts.segments is not None:
-        firsts = [int((segment == 0).sum()) for segment in texts.segments]
-    parts = [[list(words[:first]) for words, first in zip(texts.words, firsts, strict=True)]]
-    if texts.segments is not None:
-        parts.append([list(words[first:]) for words, first in zip(texts.words, firsts, strict=True)])
-    asked = {"return_token_type_ids": True, "return_attention_mask": True, "return_tensors": "np"}
-    padding = {"padding": True, "padding_side": "right"}
-    encoded = tokenizer(*parts, is_split_into_words=True, verbose=False, **padding, **asked)
-    word_of = np.full(encoded["input_ids"].shape, -1)
-    for index, first in enumerate(firsts):
-        places = zip(encoded.word_ids(index), encoded.sequence_ids(index), strict=True)
-        word_of[index] = [-1 if word is None else word + first * (part or 0) for word, part in places]
-    ids = encoded["input_ids"]
-    if texts.segments is not None:
-        ids = np.stack([ids, encoded["token_type_ids"]], axis=1)
-    return Encoding(ids, word_of, encoded["attention_mask"].sum(axis=1), texts)
-
-
-def _leave_out(encoding: Encoding, length: int) -> TextSet:
-    """Leave out words without token and words beyond `length`; the same set if there are none."""
-    texts, kept = encoding.texts, []
-    for index, words in enumerate(texts.words):
-        row = encoding.word_of[index, : encoding.lengths[index]]
-        sizes = np.bincount(row[row >= 0], minlength=len(words))
-        keep = (sizes > 0) & (np.cumsum(sizes) + (row < 0).sum() <= length)
-        parts = np.zeros_like(sizes) if texts.segments is None else texts.segments[index]
-        if set(parts[keep]) != set(parts):
-            text = f"{texts.sample_ids[index]!r} or a part: {len(row)} tokens, {(row < 0).sum()} special ones"
-            raise ValueError(f"length={length} leaves no word of {text}")
-        kept.append(keep)
-    dropped = [int((~keep).sum()) for keep in kept]
-    if not any(dropped):
-        return texts
-    message = f"{sum(dropped)} words of {np.count_nonzero(dropped)} texts were left out: "
-    message += f"they lie beyond length={length} tokens, or the tokenizer has no token for them"
-    warnings.warn(message, KdvizWarning, stacklevel=3)
-
-    def shorten(group: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
-        return tuple(values[keep] for values, keep in zip(group, kept, strict=True))
-
-    return replace(
-        texts,
-        words=tuple(tuple(compress(words, keep)) for words, keep in zip(texts.words, kept, strict=True)),
-        foreground=shorten(texts.foreground),
-        segments=texts.segments and shorten(texts.segments),
+    cut, pieces = texts, tokenize(tokenizer, texts.texts, texts.contexts, texts.spans)
+    while too_long := [at for at, row in enumerate(pieces) if len(row.ids) > length]:
+        cut = _shorten(cut, pieces, length)
+        again = cut.select(too_long)
+        for at, row in zip(
+            too_long, tokenize(tokenizer, again.texts, again.contexts, again.spans), strict=True
+        ):
+            pieces[at] = row
+    marks = [
+        np.isin(np.arange(len(row.spans)), row.unit_of[mask])
+        for row, mask in zip(pieces, cut.foreground, strict=True)
+    ]
+    seen = replace(cut, spans=tuple(row.spans for row in pieces), foreground=tuple(marks))
+    _warn_of_left_out(texts, pieces, length)
+    _warn_of_unknown(seen, pieces, tokenizer)
+    known = {
+        "input_ids": _pad([row.ids for row in pieces], tokenizer.pad_token_id or 0),
+        "attention_mask": _pad([[1] * len(row.ids) for row in pieces], 0),
+        "token_type_ids": _pad([row.types for row in pieces], 0),
+    }
+    ids = known["input_ids"]
+    return Encoding(
+        ids if texts.contexts is None else np.stack([ids, known["token_type_ids"]], axis=1),
+        {name: known[name] for name in known if name in ("input_ids", *tokenizer.model_input_names)},
+        _pad([row.word_of for row in pieces], -1),
+        known["attention_mask"].sum(axis=1),
+        seen,
     )
 
 
-def _warn_of_unknown(encoding: Encoding, tokenizer: Any) -> None:
+def _shorten(texts: TextSet, pieces: Sequence[Pieces], length: int) -> TextSet:
+    """End every text that has more tokens than `length` after the last word that fits."""
+    firsts, seconds, spans, foreground = [], [], [], []
+    for at, row in enumerate(pieces):
+        word_of = np.array(row.word_of)
+        special = int((word_of < 0).sum())
+        fits = np.cumsum(np.bincount(word_of[word_of >= 0])) + special <= length
+        end = int(row.spans[: len(fits)][fits][:, 1].max(initial=0))
+        first = 0 if texts.contexts is None else len(texts.texts[at])
+        if end <= first:
+            text = f"{texts.sample_ids[at]!r} or a part: {len(row.ids)} tokens, {special} special ones"
+            raise ValueError(f"length={length} leaves no word of {text}")
+        whole, kept = texts.whole(at), texts.spans[at][:, 1] <= end
+        if fits.all():
+            end = len(whole)
+        firsts.append(whole[: first or end])
+        seconds.append(whole[first:end])
+        spans.append(texts.spans[at][kept])
+        foreground.append(texts.foreground[at][kept])
+    return replace(
+        texts,
+        texts=tuple(firsts),
+        contexts=texts.contexts and tuple(seconds),
+        spans=tuple(spans),
+        foreground=tuple(foreground),
+    )
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> NDArray[np.int64]:
+    """Put rows of different length into one array ``(N, T)``."""
+    return np.array(list(zip_longest(*rows, fillvalue=value)), dtype=np.int64).T
+
+
+def _warn_of_left_out(texts: TextSet, pieces: Sequence[Pieces], length: int) -> None:
+    """Warn of the words that have no token, or lie where none fits."""
+    left = [
+        len(spans) - int((row.unit_of >= 0).sum()) for spans, row in zip(texts.spans, pieces, strict=True)
+    ]
+    if any(left):
+        message = f"{sum(left)} words of {np.count_nonzero(left)} texts were left out: "
+        message += f"they lie beyond length={length} tokens, or the tokenizer has no token for them"
+        warnings.warn(message, KdvizWarning, stacklevel=3)
+
+
+def _warn_of_unknown(texts: TextSet, pieces: Sequence[Pieces], tokenizer: Any) -> None:
     """Warn once of the words that became nothing but the unknown token."""
     unknown: list[str] = []
-    ids = encoding.ids if encoding.ids.ndim == 2 else encoding.ids[:, 0]
-    for words, row, word_of in zip(encoding.texts.words, ids, encoding.word_of, strict=True):
-        known = {*word_of[row != tokenizer.unk_token_id].tolist()}
+    for words, row in zip(texts.words, pieces, strict=True):
+        known = {
+            word for word, piece in zip(row.word_of, row.ids, strict=True) if piece != tokenizer.unk_token_id
+        }
         unknown += [word for index, word in enumerate(words) if index not in known]
     if unknown:
         message = f"the tokenizer does not know {len(unknown)} words, which all look alike to the network: "
         warnings.warn(message + name_some(list(dict.fromkeys(unknown))), KdvizWarning, stacklevel=3)
-
-
-def review_tokenizer() -> Any:
-    """Return the tokenizer of the built-in movie reviews: 4,000 lower-case word pieces learned from them.
-
-    Only the training split was read for it. ``len(tokenizer)`` is the `vocabulary` that
-    ``kdviz.models.text.build`` asks for.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerFast
-        ``[CLS] words [SEP]``, and ``[CLS] question [SEP] context [SEP]`` for pairs.
-
-    Raises
-    ------
-    MissingExtraError
-        If transformers is not installed.
-    DataError
-        If the vocabulary is missing or damaged.
-    """
-    try:
-        import tokenizers
-        from transformers import PreTrainedTokenizerFast
-    except ModuleNotFoundError:
-        raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
-    lines = find_data("review_vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    pieces = {piece: index for index, piece in enumerate(lines)}
-    cut = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    cut.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    cut.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    cut.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, pieces[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=cut, **special)

@@ -1,5 +1,6 @@
 """Readers of text data sets in their published file formats: SST-2 and SQuAD. NumPy only."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 from kdviz.errors import DataError
 from kdviz.sources.reviews import REVIEW_CLASSES
 from kdviz.sources.samples import AbsolutePath, Part
-from kdviz.sources.text import TextSet, TextSource
-from kdviz.sources.words import locate_words, mark_polar, split_words
+from kdviz.sources.text import TextSet, TextSource, join_spans
+from kdviz.sources.words import as_spans, locate_words, mark_polar
 
 
 class Sst2(TextSource):
@@ -97,10 +98,12 @@ def read_sst2(path: str | Path) -> TextSet:
             raise DataError(f"{path}, line {number}: expected a sentence, a tab and 0 or 1, {got}")
     if not rows:
         raise DataError(f"{path} holds no sentence")
-    words = tuple(tuple(sentence.split()) for sentence, _ in rows)
+    sentences = [sentence for sentence, _ in rows]
+    spans = tuple(as_spans([word.span() for word in re.finditer(r"\S+", text)]) for text in sentences)
     return TextSet(
-        words=words,
-        foreground=mark_polar(words),
+        texts=tuple(sentences),
+        spans=spans,
+        foreground=mark_polar([sentence.split() for sentence in sentences]),
         labels=np.array([int(label) for _, label in rows], dtype=np.int64),
         sample_ids=tuple(f"{path.stem}-{number:06d}" for number in range(2, len(rows) + 2)),
         classes=REVIEW_CLASSES,
@@ -120,7 +123,7 @@ def read_squad(path: str | Path) -> TextSet:
     Returns
     -------
     TextSet
-        Words of the question, then of the context, told apart by `segments`; samples have the file's own
+        Pairs of question and context; samples have the file's own
         question identifiers. Foreground: the context's words that the first answer touches. Class
         ``answerable``, or ``unanswerable`` (2.0 only) with no foreground word.
 
@@ -143,33 +146,32 @@ def read_squad(path: str | Path) -> TextSet:
         raise DataError(f"{path}, {place}: {first['msg']}") from error
     samples = []
     for paragraph in (paragraph for article in contents.data for paragraph in article.paragraphs):
-        spans = locate_words(paragraph.context)
-        samples += [_mark_answer(question, paragraph.context, spans, path) for question in paragraph.qas]
+        places = locate_words(paragraph.context)
+        samples += [_mark_answer(question, paragraph.context, places, path) for question in paragraph.qas]
     if not samples:
         raise DataError(f"{path} holds no question")
-    names, words, foreground, segments, labels = zip(*samples, strict=True)
+    names, questions, texts, spans, foreground, labels = zip(*samples, strict=True)
     return TextSet(
-        words=words,
+        texts=questions,
+        contexts=texts,
+        spans=spans,
         foreground=foreground,
         labels=np.array(labels, dtype=np.int64),
         sample_ids=names,
         classes=("unanswerable", "answerable"),
         split=np.full(len(names), path.stem),
         source=f"SQuAD, {path.name}",
-        segments=segments,
     )
 
 
 def _mark_answer(
-    question: _Question, context: str, spans: list[tuple[str, int, int]], path: Path
-) -> tuple[str, tuple[str, ...], NDArray[np.bool_], NDArray[np.int64], int]:
-    """Return name, words, foreground, segments and label of a question, given the words of its context."""
-    place, asked = f"{path}, question {question.id!r}", split_words(question.question)
-    if not asked or not spans:
-        raise DataError(f"{place}: the {'context' if asked else 'question'} is empty")
-    words = asked + tuple(word for word, _, _ in spans)
-    segments = np.repeat([0, 1], [len(asked), len(spans)])
-    foreground = np.zeros(len(words), dtype=bool)
+    question: _Question, context: str, spans: NDArray[np.int64], path: Path
+) -> tuple[str, str, str, NDArray[np.int64], NDArray[np.bool_], int]:
+    """Return name, texts, spans, foreground and label of a question, given the spans of its context."""
+    place, asked = f"{path}, question {question.id!r}", locate_words(question.question)
+    if not len(asked) or not len(spans):
+        raise DataError(f"{place}: the {'context' if len(asked) else 'question'} is empty")
+    marked = np.zeros(len(spans), dtype=bool)
     if not question.is_impossible:
         if not question.answers:
             raise DataError(f"{place}: it has no answer and is not marked is_impossible")
@@ -177,8 +179,15 @@ def _mark_answer(
         end = start + len(text)
         if not text or start < 0 or context[start:end] != text:
             raise DataError(f"{place}: the answer {text[:60]!r} is not at character {start} of the context")
-        foreground[len(asked) :] = [first < end and start < last for _, first, last in spans]
-    return str(question.id), words, foreground, segments, int(not question.is_impossible)
+        marked = (spans[:, 0] < end) & (start < spans[:, 1])
+    return (
+        str(question.id),
+        question.question,
+        context,
+        join_spans(question.question, asked, spans),
+        np.concatenate([np.zeros(len(asked), dtype=bool), marked]),
+        int(not question.is_impossible),
+    )
 
 
 def _read_text(path: Path) -> str:

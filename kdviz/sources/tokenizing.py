@@ -1,0 +1,127 @@
+"""What tokenizers make of texts: pieces, and the words that each belongs to. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdviz.errors import MissingExtraError
+from kdviz.sources.files import find_data
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a tokenizer makes of one text.
+
+    Attributes
+    ----------
+    ids, types
+        Identifier and type of every token.
+    word_of
+        The word seen through the tokens that each belongs to; -1: none, of special ones.
+    spans
+        Where those words lie in the text.
+    unit_of
+        For every word of the text the one of `spans` that it is part of; -1 of those without a token.
+    """
+
+    ids: list[int]
+    types: list[int]
+    word_of: list[int]
+    spans: NDArray[np.int64]
+    unit_of: NDArray[np.int64]
+
+
+def tokenize(
+    tokenizer: Any,
+    texts: Sequence[str],
+    contexts: Sequence[str] | None,
+    spans: Sequence[NDArray[np.int64]],
+) -> list[Pieces]:
+    """Cut texts, or pairs of them, into tokens, however many they become, and give each token to a word.
+
+    Parameters
+    ----------
+    tokenizer
+        A fast one.
+    texts, contexts, spans
+        As of :class:`kdviz.sources.TextSet`.
+    """
+    parts = [list(texts)] if contexts is None else [list(texts), list(contexts)]
+    asked = {"return_offsets_mapping": True, "return_token_type_ids": True, "verbose": False}
+    encoded = tokenizer(*parts, padding=False, truncation=False, **asked)
+    rows = []
+    for at, (text, words) in enumerate(zip(texts, spans, strict=True)):
+        part = np.array([-1 if part is None else part for part in encoded.sequence_ids(at)])
+        places = np.array(encoded["offset_mapping"][at]) + len(text) * (part > 0)[:, None]
+        found = _give_words(places, part, words)
+        rows.append(Pieces(encoded["input_ids"][at], encoded["token_type_ids"][at], *found))
+    return rows
+
+
+def _give_words(
+    places: NDArray[np.int64], part: NDArray[np.int64], words: NDArray[np.int64]
+) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
+    """Return `word_of`, `spans` and `unit_of`, given where tokens and words begin and end.
+
+    Tokens of spaces alone, or without a place, go to the next word that has one, else to the one before.
+    """
+    starts, ends = words.T
+    low = np.searchsorted(ends, places[:, 0], side="right")
+    high = np.searchsorted(starts, places[:, 1], side="left") - 1
+    touching = (part >= 0) & (low <= high)
+    joined = np.zeros(len(words), dtype=bool)  # to the word before
+    for first, last in zip(low[touching], high[touching], strict=True):
+        joined[first + 1 : last + 1] = True
+    group = np.cumsum(~joined) - 1
+    group_of = np.full(len(part), -1)
+    for tokens in (np.flatnonzero(part == 0), np.flatnonzero(part == 1)):
+        known = tokens[touching[tokens]]
+        if len(known):
+            nearest = np.searchsorted(known, tokens).clip(max=len(known) - 1)
+            group_of[tokens] = group[low[known[nearest]]]
+    groups = np.unique(group_of[group_of >= 0])
+    number = np.full(len(words) + 1, -1)  # and -1 for none, by its last entry
+    number[groups] = np.arange(len(groups))
+    unit_of = number[group]
+    bounds = [np.searchsorted(group, groups), np.searchsorted(group, groups, side="right") - 1]
+    return number[group_of].tolist(), np.stack([starts[bounds[0]], ends[bounds[1]]], axis=1), unit_of
+
+
+def review_tokenizer() -> Any:
+    """Return the tokenizer of the built-in movie reviews: 4,000 lower-case word pieces learned from them.
+
+    Only the training split was read for it. ``len(tokenizer)`` is the `vocabulary` that
+    ``kdviz.models.text.build`` asks for.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerFast
+        ``[CLS] words [SEP]``, and ``[CLS] question [SEP] context [SEP]`` for pairs.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    DataError
+        If the vocabulary is missing or damaged.
+    """
+    try:
+        import tokenizers
+        from transformers import PreTrainedTokenizerFast
+    except ModuleNotFoundError:
+        raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
+    lines = find_data("review_vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    pieces = {piece: index for index, piece in enumerate(lines)}
+    cut = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
+    cut.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    cut.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    cut.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, pieces[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=cut, **special)

@@ -65,7 +65,9 @@ class Controls:
             "epoch": epoch,
         }  # fmt: skip
         if "unit_size" in scene.run.samples:
-            self._bound["unit_gain"] = _choice("of its parts", {"mean gain": "mean", "sum of gains": "sum"})
+            self._bound["unit_gain"] = _choice(
+                "unit gain", {"mean of its parts": "mean", "sum of its parts": "sum"}
+            )
         if scene.kind.coarsens:
             self._bound["coarsening"] = _choice("grid", scene.grids)
         if scene.kind.turns:

@@ -21,7 +21,6 @@ from kdviz.arguments import suggest
 from kdviz.errors import KdvizWarning, StoreError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="See what knowledge distillation changed. Start with: kdviz demo",
@@ -47,7 +46,7 @@ def main() -> None:
     warnings.simplefilter("default", KdvizWarning)
     warnings.showwarning = lambda message, *_, **__: typer.echo(f"kdviz: note: {message}", err=True)
     try:
-        app()
+        app(sys.argv[1:] or ["--help"])
     except SystemExit as ending:
         if ending.code in (_INTERRUPTED, _TERMINATED):
             how = "; call the same command again to continue" if "".join(sys.argv[1:2]) in _CONTINUED else ""

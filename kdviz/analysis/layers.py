@@ -1,4 +1,4 @@
-"""Layers of one network side by side: how much of object and background each discards."""
+"""Layers of one network side by side: how much of foreground and background each discards."""
 
 from collections.abc import Mapping, Sequence
 
@@ -45,7 +45,7 @@ def order_layers(run: Run, network: str, layers: Sequence[str] = ()) -> dict[str
 
 
 def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Set the mean entropies of object and background at every layer side by side, at the last checkpoint.
+    """Set the mean entropies of foreground and background side by side, by layer, at the last checkpoint.
 
     Entropies of different layers can only be compared under ``derive_entropy(..., feature_loss=1.5)``:
     calibrated on their mean they have the same mean at every layer by construction [1]_.
@@ -62,7 +62,7 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         Index ``layer``. ``foreground``, ``background`` and ``difference`` (background minus foreground) in
         nat: means over the samples that have both, of their means over units; each with ``_error``, its
         standard error over samples. ``ahead``: the share of samples whose background is discarded more than
-        their object. ``met``: the share of samples whose calibration was met.
+        their foreground. ``met``: the share of samples whose calibration was met.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         If a dataset breaks the data contract.
     ValueError
         If there is no layer, samples, units or the calibration differ between
-        layers, or no sample has both object and background.
+        layers, or no sample has both foreground and background.
 
     References
     ----------
@@ -91,7 +91,7 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         both = np.isfinite(means["difference"])
         count = both.sum()
         if not count:
-            raise ValueError(f"no sample has both object and background units at layer {label!r}")
+            raise ValueError(f"no sample has both foreground and background units at layer {label!r}")
         row = rows[label] = {}
         for name, values in means.items():
             row[name] = values[both].mean()

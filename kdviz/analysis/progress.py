@@ -33,7 +33,7 @@ def tabulate_counts(ds: xr.Dataset, counts: xr.Dataset | None = None) -> pd.Data
 
 
 def tabulate_peaks(ds: xr.Dataset) -> pd.DataFrame:
-    """Say of every sample when it had its most points on the object, and what became of those it tried.
+    """Say of every sample when it had its most points on the foreground, and what became of those it tried.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def tabulate_peaks(ds: xr.Dataset) -> pd.DataFrame:
     -------
     DataFrame
         Index ``sample``; ``peak_epoch``; ``distance``, the weight distance there, NaN without
-        ``weight_distance``; ``n_fg``, the points on the object there; ``kept``, those of the last checkpoint;
+        ``weight_distance``; ``n_fg``, its foreground points there; ``kept``, those of the last checkpoint;
         ``dropped``, those met before and not kept; ``rho``, the share kept of all ever met.
     """
     learning = measure_learning(ds)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdviz.render.looks import DETOURS, MAP, OPAQUE, POINTS, Bools, Floats, Looks, NetworkView, Picture
 from kdviz.render.style import CROSS, DIAMOND, DISC, Mark, Scale
 from kdviz.render.writing import Text
+from kdviz.schema import Vocabulary
 
 Panel = Picture | Text
 
@@ -35,8 +36,8 @@ class Canvas(ABC):
         Coordinates that make a run one of this kind.
     coarsens, turns, is_text
         Whether units can be merged, whether an azimuth changes the picture, whether panels are words.
-    inside, edge
-        What the foreground is called, and how panels show it.
+    vocabulary, edge
+        What its parts are called, and how panels show the foreground.
     """
 
     coordinates: Mapping[str, NDArray]
@@ -46,7 +47,7 @@ class Canvas(ABC):
     coarsens: ClassVar[bool] = False
     turns: ClassVar[bool] = False
     is_text: ClassVar[bool] = False
-    inside: ClassVar[str] = "object"
+    vocabulary: ClassVar[Vocabulary]
     edge: ClassVar[str]
 
     @classmethod
@@ -81,7 +82,7 @@ class Canvas(ABC):
     @property
     def legend(self) -> str:
         """What the shapes of knowledge points mean."""
-        return f"disc: knowledge point on the {self.inside}    diamond: on the background"
+        return f"disc: knowledge point on the {self.vocabulary.foreground}    diamond: on the background"
 
     @property
     def caption(self) -> str:
@@ -114,7 +115,7 @@ class Canvas(ABC):
         """
 
     def draw_points(self, points: ArrayLike, looks: Looks = OPAQUE, size: int = 240) -> Panel:
-        """Draw knowledge points, bool: discs on the object, diamonds on the background; the rest is dimmed.
+        """Draw knowledge points, bool: discs on the foreground, diamonds elsewhere; the rest is dimmed.
 
         Raises
         ------
@@ -128,7 +129,7 @@ class Canvas(ABC):
     def draw_detours(
         self, points: ArrayLike, dropped: ArrayLike, looks: Looks = OPAQUE, size: int = 240
     ) -> Panel:
-        """Draw which points of the object are held and which were tried and dropped: discs and crosses.
+        """Draw which points of the foreground are held and which were tried and dropped: discs and crosses.
 
         Points on the background are left out, as in Eq. (9) of the TPAMI paper.
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from kdviz.render.style import NetworkStyle, draw_bars, name_lines, open_axes, open_figure, style_networks
+from kdviz.schema import Vocabulary
 
 _COUNT_TITLES = {
     "n_fg": "points on the foreground",
@@ -53,11 +54,11 @@ class Trace:
     cutoff
         Where on the histogram's axis knowledge points begin; NaN for none.
     n_fg
-        Shape ``(E,)``: object points of this sample at the epochs of `counts`.
+        Shape ``(E,)``: foreground points of this sample at the epochs of `counts`.
     distance
         Shape ``(E,)``: weight distance of those epochs; None if not recorded.
     peak_epoch
-        First epoch with the most object points; None if undefined.
+        First epoch with the most foreground points; None if undefined.
     """
 
     network: str
@@ -70,7 +71,7 @@ class Trace:
     peak_epoch: int | None = None
 
 
-def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str) -> Figure:
+def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str, vocabulary: Vocabulary) -> Figure:
     """Draw beside each other: counts over epochs, a histogram of units, and points over weight distance.
 
     Parameters
@@ -81,25 +82,34 @@ def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str) -> Figure
         Shown epoch, marked in the curves.
     quantity
         Label of the histogram's axis.
+    vocabulary
+        Of the kind of samples.
     """
     figure = Figure(figsize=(13.2, 2.7), layout="constrained")
-    draw_view_charts(figure, traces, epoch=epoch, quantity=quantity)
+    draw_view_charts(figure, traces, epoch=epoch, quantity=quantity, vocabulary=vocabulary)
     return figure
 
 
 def draw_view_charts(
-    figure: Figure | SubFigure, traces: Sequence[Trace], *, epoch: int, quantity: str
+    figure: Figure | SubFigure,
+    traces: Sequence[Trace],
+    *,
+    epoch: int,
+    quantity: str,
+    vocabulary: Vocabulary,
 ) -> None:
     """Draw `view_charts` into a part of a larger figure."""
     styles = {one.network: one.style for one in traces}
     counts = {one.network: [one.counts] for one in traces if one.counts is not None}
     axes = open_axes(figure, 5 if counts else 1)[0]
     _draw_histogram(axes[-1], traces, quantity)
+    axes[-1].set_title(f"{vocabulary.unit}s of this {vocabulary.sample}", fontsize=10)
     if counts:
         _draw_counts(axes[:3], counts, styles)
         for axis in axes[:3]:
             axis.axvline(epoch, color="black", linewidth=0.8, linestyle=":")
         _draw_distance(axes[3], traces, epoch)
+        axes[3].set_title(f"its points on the {vocabulary.foreground}", fontsize=10)
     name_lines(figure, axes[-1])
 
 
@@ -138,12 +148,10 @@ def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
         colour = trace.style.colour
         axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.network)
         axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")  # NaN draws nothing
-    axis.set_title("units of this sample", fontsize=10)
     axis.set_xlabel(quantity)
 
 
 def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
-    axis.set_title("its object points", fontsize=10)
     axis.set_xlabel("weight distance; star: peak after epoch 0", fontsize=8)
     for trace in traces:
         if trace.counts is None or trace.n_fg is None or trace.distance is None or len(trace.n_fg) < 2:
@@ -187,7 +195,7 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
             at, aside = (row["accuracy"], row["fg_ratio"]), (5, -11 if place % 2 else 6)
             look = {"textcoords": "offset points", "fontsize": 7, "color": style.colour}
             axis.annotate(f"epoch {epoch}", at, aside, **look)
-    axis.set_xlabel("accuracy on held-out images")
+    axis.set_xlabel("accuracy on held-out samples")
     axis.set_ylabel("foreground ratio")
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)
@@ -201,7 +209,7 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
 def points_over_distance(
     tables: Mapping[str, pd.DataFrame], peaks: Mapping[str, pd.DataFrame], *, title: str
 ) -> Figure:
-    """Draw the points on the object over the movement of the weights, and where each sample had its most.
+    """Draw the points on the foreground over the movement of the weights, and where each sample had its most.
 
     The line is the mean over samples at every checkpoint. A small marker is one sample at its peak, so that
     markers stand in columns at the checkpoints; the larger they stand together, the more simultaneously the
@@ -213,7 +221,7 @@ def points_over_distance(
         ``{name: table}`` with index epoch and the columns ``role``, ``weight_distance``, ``n_fg``.
     peaks
         Under the same names, a row a sample: ``distance``, the weight distance at the sample's peak, and
-        ``n_fg``, its points on the object there.
+        ``n_fg``, its points on the foreground there.
     title
         Shown above.
 
@@ -240,7 +248,7 @@ def points_over_distance(
         axis.plot(table["weight_distance"], table["n_fg"], **look)
         axis.set_title(f"{name}: D_mean {mean:.2f}, D_std {std:.2f}", fontsize=10)
         axis.set_xlabel("weight distance")
-    axes[0].set_ylabel("knowledge points on the object")
+    axes[0].set_ylabel("knowledge points on the foreground")
     axes[0].set_ylim(bottom=0)
     axes[0].set_xlim(left=0)
     return figure

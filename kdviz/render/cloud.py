@@ -19,6 +19,7 @@ from PIL import Image
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Looks, Picture
 from kdviz.render.style import DIAMOND, DISC, Mark, Scale
+from kdviz.schema import VOCABULARIES
 
 _DISTANCE = 4.0  # of the viewer from the middle, in radii of the cloud
 _FINE = 2  # drawn so much larger, then shrunk, for smooth edges
@@ -68,6 +69,7 @@ class CloudCanvas(Canvas):
 
     needs = ("x", "y", "z")
     turns = True
+    vocabulary = VOCABULARIES["cloud"]
     edge = "large: object, small: background"
 
     @property

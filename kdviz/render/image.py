@@ -16,6 +16,7 @@ from scipy import ndimage
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
 from kdviz.render.style import DIAMOND, DISC, Mark, Scale
+from kdviz.schema import VOCABULARIES
 
 _DIMMED = 0.6  # of the light of units without a mark
 
@@ -38,6 +39,7 @@ class GridCanvas(Canvas):
 
     needs = ("row", "col")
     coarsens = True
+    vocabulary = VOCABULARIES["image"]
     edge = "white line: edge of the object"
 
     @classmethod

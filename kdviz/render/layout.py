@@ -16,6 +16,7 @@ from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, clear
 from kdviz.render.writing import Text, fit_line
+from kdviz.schema import Vocabulary
 
 _LINE = 18.0  # length of a line of words in heights of a letter
 _WORDS, _PICTURE = 2.6, 1.75  # inches that a panel is wide
@@ -133,6 +134,7 @@ def view_figure(
     captions: Sequence[str],
     epoch: int,
     quantity: str,
+    vocabulary: Vocabulary,
     title: str,
     note: str,
 ) -> Figure:
@@ -144,7 +146,7 @@ def view_figure(
         The input, ``(H, W, 3)``, uint8, or as words.
     networks
         ``{heading: {row: panel}}``; every network has the same rows, panels are pictures or words.
-    traces, epoch, quantity
+    traces, epoch, quantity, vocabulary
         As in `view_charts`.
     captions
         Below each network, a line or more.
@@ -167,7 +169,7 @@ def view_figure(
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):
         axis.set_xlabel(caption, fontsize=8)
     top.suptitle(title, fontsize=12)
-    draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity)
+    draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity, vocabulary=vocabulary)
     bottom.supxlabel(note, fontsize=8)
     return figure
 

@@ -61,7 +61,7 @@ class NetworkView:
     limits
         Ends of the overlay's colour scale, equal for all epochs and samples.
     points, dropped, uncertain
-        Shape ``(U,)``: points now; object points tried and dropped; too close to the threshold to call.
+        Shape ``(U,)``: points now; foreground points tried and dropped; too close to the threshold to call.
     counts
         ``n_fg``, ``n_bg``, ``fg_ratio``, each also with ``_low`` and ``_high``; empty without foreground.
     """

@@ -40,7 +40,7 @@ class Mark(NamedTuple):
     shape: str
 
 
-DISC = Mark("#F0E442", "\u25cf")  # a knowledge point on the object
+DISC = Mark("#F0E442", "\u25cf")  # a knowledge point on the foreground
 DIAMOND = Mark("#CC79A7", "\u25c6")  # one on the background
 CROSS = Mark("#56B4E9", "\u2715")  # a point tried before and dropped
 

@@ -74,7 +74,7 @@ def setting_dots(table: pd.DataFrame, *, title: str) -> Figure:
 
 
 def layer_curves(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
-    """Draw the mean entropy of object and background over the layers, one panel a calibration.
+    """Draw the mean entropy of foreground and background over the layers, one panel a calibration.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.looks import OPAQUE, Bools, Looks, NetworkView
 from kdviz.render.style import Mark, Scale
 from kdviz.render.writing import Text, Word
+from kdviz.schema import VOCABULARIES
 
 _DIMMED = {"ink": "#767676"}  # readable on white
 _FIRST_WORDS = 48  # letters
@@ -28,7 +29,7 @@ class WordCanvas(Canvas):
 
     needs = ("token",)
     is_text = True
-    inside = "foreground"
+    vocabulary = VOCABULARIES["text"]
     edge = "underlined: foreground"
 
     @property

@@ -38,8 +38,7 @@ def find_notebook(name: str | os.PathLike[str]) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    folders = [sorted(folder.glob("[0-9][0-9]_*.ipynb")) for folder in shipped_folders("notebooks")]
-    ours = next(filter(None, folders), [])
+    ours = _shipped()
     found = [path for path in ours if str(name) in (path.stem, path.name, path.stem[:2])]
     if len(found) != 1:
         known = ", ".join(path.stem for path in ours) or "none: this installation is not whole"
@@ -175,6 +174,12 @@ def write_report(
     return _write_page(executed, code=False)
 
 
+def _shipped() -> list[Path]:
+    """List the notebooks that come with kdviz."""
+    folders = [sorted(folder.glob("[0-9][0-9]_*.ipynb")) for folder in shipped_folders("notebooks")]
+    return next(filter(None, folders), [])
+
+
 def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **options: bool) -> None:
     settings = {
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel warns on every start
@@ -214,7 +219,9 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
     checked = {}
     for name, value in parameters.items():
         if name not in known:
-            raise ValueError(f"{notebook.name} has no parameter {name!r}; {suggest(name, known)}")
+            others = [path.stem for path in _shipped() if name in papermill.inspect_notebook(str(path))]
+            taken = f"; {', '.join(others)} take it" if others else ""
+            raise ValueError(f"{notebook.name} has no parameter {name!r}{taken}; {suggest(name, known)}")
         kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])
         if kind is float and type(value) is int:
             value = float(value)

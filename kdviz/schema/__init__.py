@@ -15,6 +15,7 @@ from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
 from kdviz.schema.variables import METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
+from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary
 
 # Names by part; `epoch` and `quartile` are coordinates of the networks.
 SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.dims != ("epoch",))
@@ -27,8 +28,10 @@ __all__ = [
     "SAMPLES",
     "SCHEMA_VERSION",
     "VARIABLES",
+    "VOCABULARIES",
     "Attribute",
     "Variable",
+    "Vocabulary",
     "annotate",
     "build",
     "make_attrs",

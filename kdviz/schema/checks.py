@@ -14,7 +14,7 @@ from kdviz.schema.variables import KINDS, SAMPLE_UNIT, VARIABLES, Variable
 
 _MAKERS = {
     "knowledge_point": "; kdviz.find_points(ds) makes it",
-    "foreground": "; measure with foreground=masks",
+    "foreground": "; measure with foreground=",
 }
 
 

@@ -22,7 +22,7 @@ register(
         "parts of the unit",
         comment="pieces of a word, values of a part of an image; only where they differ",
     ),
-    Variable("foreground", SAMPLE_UNIT, "bool", "unit is annotated as part of the object"),
+    Variable("foreground", SAMPLE_UNIT, "bool", "unit is annotated as foreground"),
     Variable(
         "thumbnail",
         ("sample", "y_pixel", "x_pixel", "channel"),

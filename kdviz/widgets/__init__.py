@@ -42,10 +42,10 @@ def explore(
     """Look at a run: its networks side by side, every setting live.
 
     Shows, for the selected sample (an image, a text, or a cloud of points), the input, the entropies, the
-    knowledge points on object and background, and the points tried and dropped so far; below, the counts over
-    epochs, a histogram of the units, and this sample's object points over the weight distance. The last
-    expression of a notebook cell puts it on the page; it works the same in JupyterLab and as a Voila page,
-    and needs no extension.
+    knowledge points on foreground and background, and the points tried and dropped so far; below, the counts
+    over epochs, a histogram of the units, and this sample's foreground points over the weight distance. The
+    last expression of a notebook cell puts it on the page; it works the same in JupyterLab and as a Voila
+    page, and needs no extension.
 
     Parameters
     ----------

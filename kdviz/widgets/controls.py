@@ -36,6 +36,7 @@ class Controls:
     def __init__(self, scene: Scene, selection: Selection, status: Status) -> None:
         self._scene, self._selection, self._status = scene, selection, status
         self._following = False
+        sample = scene.kind.vocabulary.sample
         epoch = widgets.SelectionSlider(
             description="epoch",
             options=selection.epochs,
@@ -50,7 +51,7 @@ class Controls:
             ),
             "threshold": _slider("threshold b", 0.0, 1.0, 0.01),
             "background": _choice(
-                "background", {"mean of all samples": "checkpoint", "this sample's own": "sample"}
+                "background", {f"mean of all {sample}s": "checkpoint", f"this {sample}'s own": "sample"}
             ),
             "solver": _choice("solver", {"descent (papers)": "descent", "optimum": "optimum"}),
             "calibrate_on": _choice(
@@ -77,7 +78,7 @@ class Controls:
             "Networks": ["networks"],
             "Knowledge points": ["threshold", "background"],
             "Entropy": ["solver", "calibrate_on", "calibration", "feature_loss", "weight", "unit_gain"],
-            "Picture": ["overlay", "opacity", "histogram", "azimuth", "turn"],
+            "Look": ["overlay", "opacity", "histogram", "azimuth", "turn"],
         }
         play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)
         folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})

@@ -64,7 +64,8 @@ def explain_view(view: View, looks: Looks) -> str:
     stops = ", ".join(colour_stops(looks.colours))
     ends = (f"{low:.2f}", f"{high:.2f} nat") if looks.overlay == ENTROPY else ("negative", "positive")
     words = ("kept", "discarded") if looks.overlay == ENTROPY else ("", "")
-    shapes = {DISC: f"knowledge point on the {view.canvas.inside}", DIAMOND: "on the background"}
+    inside = view.canvas.vocabulary.foreground
+    shapes = {DISC: f"knowledge point on the {inside}", DIAMOND: "on the background"}
     shapes |= {CROSS: "tried and dropped"}
     counted = any(one.counts for one in view.networks)
     legend = "".join(

@@ -188,7 +188,7 @@ class Explorer(widgets.VBox):
         view = self._scene.look(chosen.sample, chosen.epoch, chosen.overlay, chosen.place)
         if len(out.get("heads", ())) != len(view.networks):
             self._lay_out_panels(len(view.networks))
-        inside, notes = view.canvas.inside, [*view.notes]
+        inside, notes = view.canvas.vocabulary.foreground, [*view.notes]
         for kind, title in name_panels(chosen.overlay, inside).items():
             self._titles[kind].value = f"<i>{escape(title)}</i>"
         for column, one in enumerate(view.networks):

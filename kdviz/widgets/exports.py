@@ -19,9 +19,9 @@ from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 
 KINDS = {
-    ".png": "picture (PNG)",
-    ".svg": "picture (SVG)",
-    ".pdf": "picture (PDF)",
+    ".png": "figure (PNG)",
+    ".svg": "figure (SVG)",
+    ".pdf": "figure (PDF)",
     ".csv": "units (CSV)",
     ".nc": "units (netCDF)",
     ".yaml": "settings (YAML)",
@@ -85,7 +85,8 @@ def as_yaml(scene: Scene, selection: Selection) -> str:
 def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
     """Draw the view as one figure, settings below."""
     canvas, looks = view.canvas, selection.looks
-    titles = name_panels(selection.overlay, canvas.inside)
+    inside = canvas.vocabulary.foreground
+    titles = name_panels(selection.overlay, inside)
     kinds = titles if scene.has_points else (MAP,)
     networks, captions = {}, []
     width = 120 // (len(view.networks) + 1)  # letters that a column has room for
@@ -93,7 +94,7 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
         drawn = canvas.draw_panels(one, looks, _PANEL)
         heading = textwrap.fill(f"{one.network}, epoch {one.epoch}", width)
         networks[heading] = {titles[kind]: drawn[kind] for kind in kinds}
-        captions.append("\n".join(describe_counts(one, canvas.inside)))
+        captions.append("\n".join(describe_counts(one, inside)))
     hidden = {"networks", "sample", "epoch", "histogram"}  # seen in the figure
     hidden |= set() if canvas.coarsens else {"coarsening"}
     hidden |= set() if canvas.turns else {"azimuth"}

@@ -126,8 +126,8 @@ class Scene:
         """List the samples of one class (all if empty) in one of `ORDERS`.
 
         ``"most changed"``: by the units that are a point at only one of the first and last epochs, in the
-        first learner shown. ``"apart"``: by the difference between the object points of the first two, at the
-        last epoch. Both fall back to the order as stored where there is no such network or no point.
+        first learner shown. ``"apart"``: by the difference between the foreground points of the first two, at
+        the last epoch. Both fall back to the order as stored where there is no such network or no point.
         """
         chosen = [name for name in self.samples if label in ("", self.labels[name])]
         learners = self.lineup.learners(place.networks)
@@ -184,7 +184,7 @@ class Scene:
         """Collect the arguments of `view_charts`: `quantity` is ``"entropy"`` or ``"gain"``."""
         traces = [self.trace(one, view.sample, quantity, place) for one in view.networks]
         label = "entropy (nat)" if quantity == ENTROPY else "log10 gain"
-        return {"traces": traces, "epoch": epoch, "quantity": label}
+        return {"traces": traces, "epoch": epoch, "quantity": label, "vocabulary": self.kind.vocabulary}
 
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
         """Collect what the charts show of one network."""
@@ -277,7 +277,7 @@ class Scene:
                 "chose b = 0.2."
             )
         if not self.has_points:
-            notes.append("No background, or no masks, in this run: entropies only, no knowledge points.")
+            notes.append("No foreground, or no background, in this run: entropies only, no knowledge points.")
         notes += self.overlays.notes
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")

@@ -371,7 +371,9 @@ def test_view_charts__cursor_threshold_peak_and_place() -> None:
         "student", [0, 2, 5], [1, 6, 4], cutoff=0.25, distance=np.array([0.0, 0.5, 1.5]), peak_epoch=2
     )
     teacher = make_trace("teacher", [9], [8], cutoff=np.nan)
-    counts, _, _, distance, histogram = charts.view_charts([teacher, student], epoch=3, quantity="nat").axes
+    counts, _, _, distance, histogram = charts.view_charts(
+        [teacher, student], epoch=3, quantity="nat", vocabulary=render.CloudCanvas.vocabulary
+    ).axes
     level, curve, cursor = counts.lines
     assert level.get_ydata()[0] == 8 and level.get_linestyle() == "--"
     assert curve.get_xdata().tolist() == [0, 2, 5] and curve.get_ydata().tolist() == [1, 6, 4]
@@ -382,15 +384,17 @@ def test_view_charts__cursor_threshold_peak_and_place() -> None:
     assert peak.get_xydata().tolist() == [[0.5, 6]] and peak.get_marker() == "*"
     cutoffs = [line.get_xdata()[0] for line in histogram.lines]
     np.testing.assert_array_equal(cutoffs, [np.nan, 0.25])  # a line at NaN is not seen
-    assert histogram.get_xlabel() == "nat"
+    assert histogram.get_xlabel() == "nat" and distance.get_title() == "its points on the object"
 
 
 def test_view_charts__without_counts_shows_the_histogram_alone() -> None:
     trace = charts.Trace(
         "teacher", style.style_networks({"teacher": "teacher"})["teacher"], None, np.array([0.0, 1.0])
     )
-    (histogram,) = charts.view_charts([trace], epoch=3, quantity="nat").axes
-    assert histogram.get_title() == "units of this sample"
+    (histogram,) = charts.view_charts(
+        [trace], epoch=3, quantity="nat", vocabulary=render.CloudCanvas.vocabulary
+    ).axes
+    assert histogram.get_title() == "points of this cloud"
 
 
 def test_view_figure__holds_input_panels_headings_and_charts() -> None:
@@ -403,6 +407,7 @@ def test_view_figure__holds_input_panels_headings_and_charts() -> None:
         captions=["6 object\n2 background"],
         epoch=2,
         quantity="nat",
+        vocabulary=render.GridCanvas.vocabulary,
         title="a bird",
         note="threshold 0.2",
     )

@@ -168,8 +168,10 @@ def test_view_figure__takes_words_for_pictures() -> None:
         captions=[""],
         epoch=0,
         quantity="nat",
+        vocabulary=render.WordCanvas.vocabulary,
         title="",
         note="",
     )
     svg = layout.encode_figure(figure, "svg").decode()
     assert ">●\xa0good<" in svg and svg.count(">film<") == 2
+    assert ">words of this text<" in svg

@@ -16,7 +16,8 @@ from nbval.plugin import get_sanitize_patterns
 
 import kdviz
 from kdviz import analysis, sources
-from kdviz.reports import write_report
+from kdviz.errors import DataError
+from kdviz.reports import rerun, write_report
 from kdviz.testing import random_images, small_cnn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,42 @@ def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
     numbers = r"\s+".join(re.escape(f"{first[one]:.2f}") for one in ("student", "baseline", "difference"))
     assert re.search(rf"n_fg\s+0\s+{numbers}", page), "the threshold is that of the run"
     assert f"checked {sum(len(one.students) for one in pairs.values())} students" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("notebook", "name", "layer"),
+    [
+        ("03", "reviews", "hidden"),
+        ("06", "furniture", "fc1"),
+        ("06", "reviews", "hidden"),
+        ("07", "furniture", ""),
+        ("07", "reviews", ""),
+    ],
+)
+def test_notebook__of_words_and_of_points_calls_them_so(
+    notebook: str, name: str, layer: str, tmp_path: Path
+) -> None:
+    run = sources.find_data(f"runs/{name}.nc")
+    given = {"run_path": str(run)} | ({"layer": layer} if layer else {})
+    page = rerun(notebook, given, folder=tmp_path, progress=False)
+    cells = nbformat.read(page.with_suffix(".ipynb"), as_version=4).cells
+    said = " ".join(output_text(cell) for cell in cells if cell.cell_type == "code")
+    assert re.search(r"\d", said) and not re.search(r"\b(image|pixel|picture|object)s?\b", said)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("reviews", "texts"), ("furniture", "clouds")])
+def test_notebook_of_maps__says_which_run_it_needs_and_which_notebooks_serve(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    run = sources.find_data(f"runs/{name}.nc")
+    with pytest.raises(
+        DataError, match=f"needs a run of images, .* this one is of {kind}: take 01_report"
+    ) as told:
+        rerun("04", {"run_path": str(run)}, folder=tmp_path, progress=False)
+    named = re.findall(r"\b\d\d_[a-z_]+", str(told.value).partition("take ")[2].partition(" (see")[0])
+    assert named == [path.stem for path in NOTEBOOKS if path.stem[:2] not in ("04", "05")][: len(named)]
+    assert len(named) == 5  # each is run with words and points above, or as report and app
 
 
 @pytest.mark.slow

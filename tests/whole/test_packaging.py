@@ -307,6 +307,32 @@ def test_view__works_where_torch_is_not_installed(python_without_torch: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 0, "Start with: kdviz demo"),
+        (["--help"], 0, "Start with: kdviz demo"),
+        (["info", ROOT / "tests" / "data" / "golden_run_v2.nc"], 0, "2 samples"),
+        (["train", "birds", "--modality", "image"], 1, "install kdviz["),
+        (["explore", ROOT / "tests" / "data" / "golden_run_v2.nc"], 1, "install kdviz[lab]"),
+    ],
+)
+def test_python_m_kdviz__works_anywhere_and_without_torch(
+    python_without_torch: Path, tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    result = subprocess.run(
+        [python_without_torch, "-m", "kdviz", *arguments],
+        cwd=tmp_path,
+        env=outside_the_checkout(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == status, result.stderr
+    assert said in result.stdout + result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
 def test_measure__names_the_extra_where_torch_is_not_installed(python_without_torch: Path) -> None:
     result = subprocess.run(
         [python_without_torch, "-c", "import kdviz; kdviz.measure"],

@@ -23,7 +23,7 @@ from traitlets import TraitError
 import kdviz
 from kdviz import render
 from kdviz.analysis import Settings
-from kdviz.render import charts
+from kdviz.render import charts, layout
 from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
 from kdviz.widgets import Explorer, explorer
 
@@ -134,11 +134,11 @@ def test_explore__limits_and_histogram_leave_padding_out(
     assert app.view.networks[0].limits == pytest.approx(tuple(np.quantile(known, (0.01, 0.99))))
     sample = app._scene.samples[1]
     trace = app._scene.trace(app.view.networks[0], sample, "entropy", app.selection.place)
-    figure = charts.view_charts([trace], epoch=5, quantity="nat")
+    figure = charts.view_charts([trace], epoch=5, quantity="nat", vocabulary=app.view.canvas.vocabulary)
     app.selection.sample = sample
     for quantity in ("entropy", "gain"):
         trace = app._scene.trace(app.view.networks[1], sample, quantity, app.selection.place)
-        figure = charts.view_charts([trace], epoch=5, quantity="nat")
+        figure = charts.view_charts([trace], epoch=5, quantity="nat", vocabulary=app.view.canvas.vocabulary)
         (bars,) = figure.axes[-1].patches
         heights = bars.get_xy()[:, 1]
         assert len(trace.values) == len(valid_units(one, sample))
@@ -246,6 +246,29 @@ def test_walk__through_every_control(kind: str, app: Explorer) -> None:
         control.value = before
     app._draw_charts()
     assert not app.failed
+
+
+FOREIGN = {"text": "object|image|picture|pixel|cloud|mask", "cloud": "image|picture|pixel|text|word|mask"}
+
+
+def words_of(widget: widgets.Widget) -> Iterator[str]:
+    """Yield every text that a widget and what is inside it show."""
+    for name in ("value", "description", "tooltip", "title"):
+        yield str(getattr(widget, name, ""))
+    yield from map(str, getattr(widget, "_options_labels", ()))
+    for child in getattr(widget, "children", ()):
+        yield from words_of(child)
+
+
+def test_explore__calls_things_by_the_words_of_their_kind(kind: str, app: Explorer) -> None:
+    svg = layout.encode_figure(app.figure(), "svg").decode()
+    figure = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
+    said = f"{' '.join(words_of(app))} {figure}"
+    said = re.sub(r"<[^>]*>|b'.*?'", " ", said)  # tags of HTML, and pictures
+    own = render.choose_kind(app._scene.run.samples).vocabulary
+    assert f"{own.unit}s of this {own.sample}" in said and f"mean of all {own.sample}s" in said
+    assert f"knowledge point on the {own.foreground}" in said
+    assert re.findall(rf"\b(?:{FOREIGN[kind]})s?\b", said) == []
 
 
 def test_close__leaves_no_model_behind(invented: dict[str, InventedRun], kind: str) -> None:

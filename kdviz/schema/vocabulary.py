@@ -1,0 +1,30 @@
+"""What people call the parts of each kind of input: the one place where messages, pages and app find it."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of one modality.
+
+    Attributes
+    ----------
+    sample, unit
+        One input, and one unit of it; both make their plural with an s.
+    foreground
+        What the annotated units of a sample are together.
+    """
+
+    sample: str
+    unit: str
+    foreground: str
+
+
+VOCABULARIES = MappingProxyType(
+    {
+        "image": Vocabulary("image", "cell", "object"),
+        "text": Vocabulary("text", "word", "foreground"),
+        "cloud": Vocabulary("cloud", "point", "object"),
+    }
+)

@@ -108,7 +108,23 @@ def train(
     modality: Annotated[Modality | None, typer.Option(help="Built-in data of this kind. [image]")] = None,
     images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
     masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
-    texts: Annotated[Path | None, typer.Option(help="Your sentences: a TSV file as SST-2 has them.")] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your texts: a table with tabs, of a column label, and one of texts or two of pairs."
+        ),
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Words in them that ought to matter, one a line; a lexicon's by default."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a pretrained encoder and its tokenizer: the teacher is made from it."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a tokenizer; that of the encoder.")
+    ] = None,
     clouds: Annotated[
         Path | None, typer.Option(help="Your meshes: CLOUDS/<class>/train/ and test/, as ModelNet40.")
     ] = None,
@@ -140,7 +156,7 @@ def train(
 
     kinds = {
         "image-folder": {"images": images, "masks": masks},
-        "sst2": {"file": texts},
+        "texts": {"file": texts, "foreground": words},
         "modelnet40": {"folder": clouds},
     }
     data = [{"kind": kind, **given} for kind, options in kinds.items() if (given := _given(options))]
@@ -148,12 +164,14 @@ def train(
         raise ValueError("pass one kind of data: --images and --masks, --texts, or --clouds")
     if modality and not data:
         data = [{"kind": BUILT_IN_DATA[modality]}]
+    teacher = _given({"encoder": encoder, "epochs": teacher_epochs})
     options = {
         "data": data[0] if data else None,
         "data.size": size,
         "networks.architecture": architecture,
         "networks.layers": layers and [layer.strip() for layer in layers.split(",")],
-        "networks.teacher": teacher_epochs and {"kind": "trained", "epochs": teacher_epochs},
+        "data.tokenizer": tokenizer or encoder,
+        "networks.teacher": {"kind": "trained", **teacher} if teacher else None,
         "training.seeds": seeds and list(range(seeds)),
     }
     given = _given(options)

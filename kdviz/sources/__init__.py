@@ -18,12 +18,12 @@ from kdviz.sources.meshes import read_mesh
 from kdviz.sources.reviews import MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode
-from kdviz.sources.text_files import Squad, Sst2, read_squad, read_sst2
+from kdviz.sources.text_files import LabelledTexts, Squad, Sst2, read_squad, read_sst2, read_texts
 from kdviz.sources.tokenizing import review_tokenizer
 from kdviz.sources.words import split_words
 
 Data = Annotated[
-    FashionComposites | ImageFolder | MovieReviews | Sst2 | Squad | Furniture | ModelNet40,
+    FashionComposites | ImageFolder | MovieReviews | LabelledTexts | Sst2 | Squad | Furniture | ModelNet40,
     Field(discriminator="kind"),
 ]
 """Every kind of data that a study can be about."""
@@ -38,6 +38,7 @@ __all__ = [
     "Furniture",
     "ImageFolder",
     "ImageSet",
+    "LabelledTexts",
     "LazyArray",
     "ModelNet40",
     "MovieReviews",
@@ -59,6 +60,7 @@ __all__ = [
     "read_modelnet40",
     "read_squad",
     "read_sst2",
+    "read_texts",
     "review_tokenizer",
     "split_words",
 ]

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError, KdvizWarning
-from kdviz.sources.samples import Prepared, SampleSet, Source, describe, require_array
-from kdviz.sources.tokenizing import Pieces, review_tokenizer, tokenize
+from kdviz.sources.samples import AbsolutePath, Prepared, SampleSet, Source, describe, require_array
+from kdviz.sources.tokenizing import Pieces, load_tokenizer, review_tokenizer, tokenize
 from kdviz.sources.words import as_spans, locate_words, mark_polar
 from kdviz.units import Tokens, tokens
 
@@ -273,14 +273,19 @@ def join_spans(text: str, first: NDArray[np.int64], second: NDArray[np.int64]) -
 
 
 class TextSource(Source):
-    """Texts as a study reads them: cut into the pieces of `review_tokenizer`."""
+    """Texts as a study reads them: cut into the pieces of `review_tokenizer` or of one's own."""
 
     modality: ClassVar[str] = "text"
 
     length: int = Field(default=96, ge=3, le=512, description="the most tokens of a text")
+    tokenizer: AbsolutePath | None = Field(default=None, description="folder of a tokenizer of transformers")
 
     def _options(self) -> dict[str, Any]:
-        return {"length": self.length}
+        return {"length": self.length, "tokenizer": self.load_tokenizer()}
+
+    def load_tokenizer(self) -> Any:
+        """Return what cuts the texts into tokens."""
+        return load_tokenizer(self.tokenizer) if self.tokenizer else review_tokenizer()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,9 @@
-"""Readers of text data sets in their published file formats: SST-2 and SQuAD. NumPy only."""
+"""Readers of texts: SST-2 and SQuAD as published, and labelled tables. NumPy only."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +15,7 @@ from kdviz.errors import DataError
 from kdviz.sources.reviews import REVIEW_CLASSES
 from kdviz.sources.samples import AbsolutePath, Part
 from kdviz.sources.text import TextSet, TextSource, join_spans
-from kdviz.sources.words import as_spans, locate_words, mark_polar
+from kdviz.sources.words import as_spans, locate_words, mark_listed, mark_polar
 
 
 class Sst2(TextSource):
@@ -24,6 +27,23 @@ class Sst2(TextSource):
     def load(self, part: Part) -> TextSet:
         """Read the sentences of a part."""
         return read_sst2(self.file).divide(part)
+
+
+class LabelledTexts(TextSource):
+    """Texts or pairs of the user's own, as `read_texts` reads them; a fifth of every class is held out."""
+
+    kind: Literal["texts"] = "texts"
+    file: AbsolutePath = Field(description="texts and their classes")
+    foreground: AbsolutePath | None = Field(
+        default=None, description="words that ought to matter, one a line; a lexicon's by default"
+    )
+
+    def load(self, part: Part) -> TextSet:
+        """Read the texts of a part."""
+        listed = None
+        if self.foreground is not None:
+            listed = [word.strip() for word in _read_text(self.foreground).split("\n") if word.strip()]
+        return read_texts(self.file, foreground=listed).divide(part)
 
 
 class Squad(TextSource):
@@ -64,6 +84,69 @@ class _Contents(BaseModel):
     data: list[_Article]
 
 
+def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> TextSet:
+    """Read a table of texts and their classes: a header, then one sample a line, between tabs.
+
+    Parameters
+    ----------
+    path
+        One column is named ``label``. One other column holds the texts; of two, the first and second texts of
+        pairs. The stem of the file is the `split`.
+    foreground
+        Words, or several in a row, that ought to matter, in any case of letters; by default those of the
+        lexicon of `movie_reviews`.
+
+    Returns
+    -------
+    TextSet
+        Classes are the labels that occur: in the order of numbers if all are numbers, else of the alphabet.
+        Samples are named by file and line (the header is line 1).
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, has other columns, or a line lacks a text or its label.
+    """
+    path = Path(path)
+    columns, rows = _read_table(path)
+    texts = [name for name in columns if name != "label"]
+    if len(texts) not in (1, 2) or len(columns) != len(texts) + 1:
+        raise DataError(
+            f"{path}, line 1: the header must name a column label and one or two of texts, got {columns}"
+        )
+    by_name = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    labels = by_name["label"]
+    numbered = all(re.fullmatch(r"\d+", label) for label in labels)
+    classes = sorted({*labels}, key=lambda label: (int(label) if numbered else 0, label))
+    found = TextSet.from_sentences(
+        by_name[texts[0]],
+        [classes.index(label) for label in labels],
+        contexts=by_name[texts[1]] if len(texts) == 2 else None,
+        classes=classes,
+        sample_ids=[f"{path.stem}-{number:06d}" for number in range(2, len(rows) + 2)],
+        split=path.stem,
+        source=f"texts, {path.name}",
+    )
+    if foreground is None:
+        return found
+    wholes = map(found.whole, range(len(found)))
+    return replace(found, foreground=tuple(map(mark_listed, wholes, found.spans, repeat(foreground))))
+
+
+def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the rows of a table, each with something in every column."""
+    header, *lines = _read_text(path).removesuffix("\n").split("\n")
+    columns = header.split("\t")
+    rows = [line.split("\t") for line in lines]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(columns) or not all(map(str.strip, row)):
+            wanted, got = "<TAB>".join(columns), lines[number - 2][:60]
+            raise DataError(f"{path}, line {number}: expected {wanted}, got {got!r}")
+    if not rows:
+        raise DataError(f"{path} holds no sentence")
+    return columns, rows
+
+
 def read_sst2(path: str | Path) -> TextSet:
     """Read a labelled file of SST-2 as in GLUE: the header ``sentence<TAB>label``, then one text a line.
 
@@ -88,16 +171,12 @@ def read_sst2(path: str | Path) -> TextSet:
        EMNLP 2013.
     """
     path = Path(path)
-    header, *lines = _read_text(path).removesuffix("\n").split("\n")
-    if header != "sentence\tlabel":
-        raise DataError(f"{path}, line 1: the header must be sentence<TAB>label, got {header[:60]!r}")
-    rows = [line.split("\t") for line in lines]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != 2 or not row[0].strip() or row[1] not in ("0", "1"):
-            got = f"got {lines[number - 2][:60]!r}"
-            raise DataError(f"{path}, line {number}: expected a sentence, a tab and 0 or 1, {got}")
-    if not rows:
-        raise DataError(f"{path} holds no sentence")
+    columns, rows = _read_table(path)
+    if columns != ["sentence", "label"]:
+        raise DataError(f"{path}, line 1: the header must be sentence<TAB>label, got {'<TAB>'.join(columns)}")
+    for number, (_, label) in enumerate(rows, start=2):
+        if label not in ("0", "1"):
+            raise DataError(f"{path}, line {number}: the label of SST-2 is 0 or 1, got {label!r}")
     sentences = [sentence for sentence, _ in rows]
     spans = tuple(as_spans([word.span() for word in re.finditer(r"\S+", text)]) for text in sentences)
     return TextSet(

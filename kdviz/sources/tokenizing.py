@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdviz.errors import MissingExtraError
+from kdviz.errors import DataError, MissingExtraError
 from kdviz.sources.files import find_data
 
 
@@ -88,6 +90,29 @@ def _give_words(
     unit_of = number[group]
     bounds = [np.searchsorted(group, groups), np.searchsorted(group, groups, side="right") - 1]
     return number[group_of].tolist(), np.stack([starts[bounds[0]], ends[bounds[1]]], axis=1), unit_of
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder, as ``save_pretrained`` of transformers leaves it.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    DataError
+        If there is none in the folder.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError:
+        raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
+    if not folder.is_dir():
+        raise DataError(f"tokenizer is not a folder: {folder}")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no tokenizer as save_pretrained writes it: {error}") from error
 
 
 def review_tokenizer() -> Any:

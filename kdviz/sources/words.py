@@ -65,6 +65,15 @@ def mark_polar(texts: Sequence[Sequence[str]]) -> tuple[NDArray[np.bool_], ...]:
     return tuple(np.array([word.lower() in polar for word in words], dtype=bool) for words in texts)
 
 
+def mark_listed(text: str, spans: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which words of a text lie in one of `words`, of which each may be several in a row."""
+    marked = np.zeros(len(spans), dtype=bool)
+    listed = regex.compile(r"\b\L<words>\b", regex.WORD | regex.IGNORECASE, words=list(words))
+    for match in listed.finditer(text):
+        marked |= (spans[:, 0] < match.end()) & (match.start() < spans[:, 1])
+    return marked
+
+
 @functools.lru_cache(maxsize=2)
 def _read_lexicon(path: Path) -> frozenset[str]:
     entries = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]

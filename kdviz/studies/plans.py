@@ -30,6 +30,8 @@ from kdviz.sources import Data, FashionComposites
 STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley
 _LOGITS = "fc3"  # in every network of the papers that has this layer
+_OWN_ENCODER = "encoder"  # the architecture of the teacher's own encoder
+_NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder")  # where things lie
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
 
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
@@ -72,11 +74,27 @@ class BuiltInTeacher(_Part):
 
 
 class TrainedTeacher(_Part):
-    """A teacher trained here, on all training samples."""
+    """A teacher trained here, on all training samples.
+
+    Attributes
+    ----------
+    encoder
+        Of texts: folder of a pretrained encoder, as ``save_pretrained`` of transformers leaves it, from which
+        the training starts; it gets a new linear layer.
+    epochs, seed
+        30 epochs, or 4 of a pretrained encoder.
+    """
 
     kind: Literal["trained"] = "trained"
+    encoder: ResolvedPath | None = None
     epochs: int = Field(default=30, ge=1)
     seed: NonNegativeInt = TEACHER_SEED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_less(cls, values: Any) -> Any:
+        pretrained = isinstance(values, dict) and values.get("encoder") is not None
+        return {"epochs": 4} | values if pretrained else values
 
 
 class SavedTeacher(_Part):
@@ -93,7 +111,10 @@ class Networks(_Part):
     Attributes
     ----------
     architecture
-        From :data:`kdviz.models.PRESETS`.
+        From :data:`kdviz.models.PRESETS`; ``"encoder"``, the default with one, is that of the teacher's own
+        encoder.
+    depth
+        How many layers of that encoder students and baselines have; all by default.
     layers
         Modules by the papers' names of layers; given as a list, names are looked up.
     teacher
@@ -101,6 +122,7 @@ class Networks(_Part):
     """
 
     architecture: str
+    depth: int | None = Field(default=None, ge=1)
     layers: dict[str, str] = Field(default={}, min_length=1)
     teacher: BuiltInTeacher | TrainedTeacher | SavedTeacher = Field(
         default=BuiltInTeacher(), discriminator="kind"
@@ -235,9 +257,14 @@ class StudyPlan(_Part):
             return given  # a fault that is reported elsewhere
         assert info.field_name is not None
         values = _DEFAULTS[data.modality].get(info.field_name, {}) | dict(given)
+        architecture = getattr(info.data.get("networks"), "architecture", None)
+        if info.field_name == "training" and architecture == _OWN_ENCODER:
+            values.setdefault("rate_factor", 0.1)  # the rates are those of small networks
         if info.field_name == "networks":
             built_in = data.kind in BUILT_IN_TEACHERS
             values.setdefault("teacher", BuiltInTeacher() if built_in else TrainedTeacher())
+            if _encoder_of(given) is not None and "architecture" not in given:
+                values["architecture"] = _OWN_ENCODER
             if not isinstance(values.get("layers"), Mapping):
                 values["layers"] = _find_layers(data.modality, values["architecture"], values.get("layers"))
         return values
@@ -248,11 +275,23 @@ class StudyPlan(_Part):
         if isinstance(networks.teacher, BuiltInTeacher):
             known = _DEFAULTS[data.modality]["networks"]["architecture"]
             fits = data.kind in BUILT_IN_TEACHERS and networks.architecture == known
-            if not fits or any(getattr(data, name, size) != size for name, size in _TEACHER_SIZES.items()):
+            fits = fits and all(getattr(data, name, size) == size for name, size in _TEACHER_SIZES.items())
+            if not fits or getattr(data, "tokenizer", None) is not None:
                 raise ValueError(
                     f"the built-in teacher is a {known} for built-in data of the usual size; train one for "
                     "others: networks.teacher.kind = trained"
                 )
+        encoder = _encoder_of(networks)
+        if encoder is not None and getattr(data, "tokenizer", None) is None:
+            raise ValueError(
+                "networks.teacher.encoder reads other tokens: data.tokenizer must name its folder"
+            )
+        if encoder is None and (networks.architecture == _OWN_ENCODER or networks.depth is not None):
+            raise ValueError(
+                "architecture 'encoder' and depth are those of networks.teacher.encoder: name one"
+            )
+        if networks.depth is not None and networks.architecture != _OWN_ENCODER:
+            raise ValueError(f"depth is that of architecture 'encoder', got {networks.architecture!r}")
         if measurement.grid is not None:
             if data.modality != "image":
                 raise ValueError(f"grid cuts images into units, this is a study of {data.modality}s")
@@ -279,7 +318,9 @@ class StudyPlan(_Part):
         return {
             name: value
             for name, value in _flatten(self.model_dump()).items()
-            if name not in (*_GROWING, "device") and not isinstance(value, Path)
+            if name not in (*_GROWING, *_NOT_DECIDING)
+            and not isinstance(value, Path)
+            and not (name == "networks.depth" and value is None)  # as before it could be said
         }
 
     def save(self, folder: Path) -> None:
@@ -386,6 +427,13 @@ def names_beside(place: Sequence[str | int]) -> list[str]:
         else:
             part = part.model_fields[name].annotation
     return list(part.model_fields)
+
+
+def _encoder_of(networks: Any) -> Any:
+    """Return the folder of the teacher's encoder, of networks as given or as checked; None without one."""
+    for name in ("teacher", "encoder"):
+        networks = networks.get(name) if isinstance(networks, Mapping) else getattr(networks, name, None)
+    return networks
 
 
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:

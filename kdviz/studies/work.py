@@ -1,6 +1,7 @@
 """Do the tasks of a study: the only part of it that loads samples, builds networks and needs torch."""
 
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from kdviz import distillation, models, schema
 from kdviz.errors import StoreError
 from kdviz.files import make_folder, read_json, write_json
 from kdviz.measuring import measure_checkpoints
+from kdviz.models import TextNetwork, encoders
 from kdviz.networks import load_weights
-from kdviz.sources import Prepared, SampleSet, find_data, review_tokenizer
+from kdviz.sources import Prepared, SampleSet, find_data
 from kdviz.sources.samples import Part
+from kdviz.sources.text import TextSource
 from kdviz.store import Run, create_run, open_run
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, BuiltInTeacher, SavedTeacher
 from kdviz.studies.tasks import Layout, Subject, Task
@@ -52,7 +55,7 @@ class Workshop:
             If a loss fails on untrained networks: so no teacher is trained for students that cannot be.
         """
         _ = self.measured_set
-        student, teacher = self.build(), self.build()
+        student, teacher = self.build(), self.build(teacher=True)
         inputs, labels = self.student_data
         for subject in self.study.subjects():
             if subject.loss is None or subject.seed != self.plan.training.seeds[0]:
@@ -153,27 +156,42 @@ class Workshop:
         """Constants of the architecture."""
         return models.PRESETS[self.plan.networks.architecture]
 
-    def build(self, seed: int = 0) -> nn.Module:
-        """Make an untrained network."""
-        shape = dict(self.plan.data)
-        options = {"classes": len(self.training_set.classes), "seed": seed}
+    @cached_property
+    def _stand_ins(self) -> Mapping[str, str]:
+        """Module whose weight stands for a layer that has none, of students and baselines."""
+        network = self.build() if self.plan.networks.architecture == "encoder" else None
+        return encoders.last_weights(network) if isinstance(network, TextNetwork) else self.preset.weights
+
+    def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
+        """Return what makes an untrained network of this kind."""
+        return partial(self.build, teacher=subject.role == "teacher")
+
+    def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
+        """Make an untrained network, or the teacher as its training starts."""
+        shape, asked = dict(self.plan.data), self.plan.networks
+        options: dict[str, Any] = {"classes": len(self.training_set.classes), "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
-            options |= {"vocabulary": self._vocabulary, "length": shape["length"]}
+            options |= {"vocabulary": len(self._tokenizer), "length": shape["length"]}
+        encoder = getattr(asked.teacher, "encoder", None)
+        if encoder is not None and (teacher or asked.architecture == "encoder"):
+            options |= {"pad": self._tokenizer.pad_token_id, "depth": None if teacher else asked.depth}
+            return encoders.build(encoder, trained=pretrained, **options)
         network: nn.Module = getattr(models, self.plan.data.modality).build(
             self.plan.networks.architecture, **options
         )
         return network
 
     @cached_property
-    def _vocabulary(self) -> int:
-        return len(review_tokenizer())
+    def _tokenizer(self) -> Any:
+        assert isinstance(self.plan.data, TextSource)
+        return self.plan.data.load_tokenizer()
 
     @cached_property
     def teacher(self) -> nn.Module:
         """The finished teacher."""
-        network = self.build()
+        network = self.build(teacher=True)
         _, weights = self.teacher_checkpoint
         load_weights(network, weights)
         return network
@@ -219,16 +237,22 @@ class Workshop:
             modules = [layers[subject.distilled]]
         else:
             modules = [*self.preset.layers.values(), *layers.values()]
-        return list(dict.fromkeys(self.preset.weights.get(module, module) for module in modules))
+        return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
     # -- training
+
+    @property
+    def _taught(self) -> str:
+        """Name the plan of the teacher's training."""
+        pretrained = getattr(self.plan.networks.teacher, "encoder", None) is not None
+        return "fine_tuning" if pretrained else "teacher"
 
     def training_plan(self, kind: str, seed: int) -> TrainingPlan:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
         known = plans.get(kind, plans["student"])
         taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
-        special = {"head": asked.head_epochs, "teacher": taught}
+        special = {"head": asked.head_epochs, "teacher": taught, "fine_tuning": taught}
         epochs = special.get(kind, asked.epochs)
         assert isinstance(known.learning_rate, tuple)
         first, last = known.learning_rate
@@ -250,7 +274,7 @@ class Workshop:
         loss, layer = subject.loss, subject.distilled
         seed = getattr(self.plan.networks.teacher, "seed", 0) if subject.seed is None else subject.seed
         folder, *heads = self.study.training_folders(subject)
-        network = self.build(seed)
+        network = self.build(seed, teacher=subject.seed is None, pretrained=subject.seed is None)
         inputs, labels = self.as_tensors(self.training_set) if subject.seed is None else self.student_data
         same: dict[str, Any] = {"device": self.device, "progress": self.study.progress}
         to_learn: dict[str, Any] = {"labels": labels, "validation": self.held_out_data}
@@ -261,7 +285,7 @@ class Workshop:
             network,
             inputs,
             folder=folder,
-            plan=self.training_plan("teacher" if subject.seed is None else layer or "baseline", seed),
+            plan=self.training_plan(self._taught if subject.seed is None else layer or "baseline", seed),
             tracked_layers=self._weights(subject),
             **to_learn,
             **same,
@@ -352,7 +376,7 @@ class Workshop:
         modules = self.study.modules(subject)
         samples, prepared = self.measured_set, self.measured
         measure_checkpoints(
-            self.build,
+            self.build_for(subject),
             {last: checkpoints[last]} if repeat else checkpoints,
             torch.from_numpy(prepared.inputs[:]),
             network=f"{subject.name}-repeat" if repeat else subject.name,
@@ -379,7 +403,7 @@ class Workshop:
         values = accuracy_array(list(accuracies.values()), list(accuracies), definition)
         for module in modules:
             if subject.role != "teacher":
-                weight = self.preset.weights.get(module, module)
+                weight = self._stand_ins.get(module, module)
                 distance = self._record(subject).weight_distance(weight).sel(epoch=list(checkpoints))
                 self.run.write_variable(subject.name, module, distance)
             self.run.write_variable(subject.name, module, values)
@@ -399,7 +423,7 @@ class Workshop:
         from kdviz.attribution import attribute  # an extra that training and measuring do without
 
         epoch, weights = self.finished(subject)
-        network, samples, prepared = self.build(), self.measured_set, self.measured
+        network, samples, prepared = self.build_for(subject)(), self.measured_set, self.measured
         load_weights(network, weights)
         assert isinstance(prepared.units, Grid)
         ds = attribute(

@@ -99,6 +99,7 @@ _HEAD: dict[str, Any] = {"epochs": 8, "checkpoints": (0, 8)}
 _TEXT = _name_plans(
     {"batch_size": 32, "optimiser": "adamw", "learning_rate": (1e-3, 1e-4), "weight_decay": 0.01},
     teacher={"epochs": 4, "seed": 100, "checkpoints": (0, 4)},
+    fine_tuning={"epochs": 4, "seed": 100, "checkpoints": (0, 4), "learning_rate": (5e-5, 5e-6)},
     baseline={},
     student={"learning_rate": (3e-3, 3e-4), "weight_decay": 0.0},
     head={"learning_rate": (3e-3, 3e-4), **_HEAD},
@@ -143,5 +144,5 @@ _IMAGE = _name_plans(
 
 PLANS = MappingProxyType({"image": _IMAGE, "text": _TEXT, "cloud": _CLOUD})
 """Plans for small networks on the built-in data, by modality: ``"teacher"``, ``"baseline"``, ``"student"``,
-``"head"``, and those of students at single layers. Of another seed:
-``plan.model_copy(update={"seed": seed})``."""
+``"head"``, those of students at single layers, and of texts ``"fine_tuning"`` of a pretrained teacher. Of
+another seed: ``plan.model_copy(update={"seed": seed})``."""

@@ -118,7 +118,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out -s data.siz=4", "data.fashion-composites.siz: unknown; did you mean 'size'?"),
         (
             "train out -s networks.teacher.kind=trained -s networks.teacher.x=1",
-            "networks.teacher.trained.x: unknown; allowed: kind, epochs, seed",
+            "networks.teacher.trained.x: unknown; allowed: kind, encoder, epochs, seed",
         ),
         ("train out -s epochs", "'epochs' is not of the form name=value"),
         ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),

@@ -1,0 +1,107 @@
+"""Classifiers on an encoder of the user's own: a folder as ``save_pretrained`` of transformers leaves it."""
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdviz.errors import DataError, MissingExtraError
+from kdviz.models.presets import ArchitecturePreset
+from kdviz.models.text import TextNetwork
+
+PRESET = ArchitecturePreset(
+    layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
+    weight=6.0,  # that of the small text networks
+    threshold=0.2,
+    modality="text",
+    entry="encoder.embeddings",
+    feature="identity",
+)
+"""Layers and constants, but for the weights that stand for a layer: see `last_weights`."""
+
+
+def build(
+    folder: str | Path,
+    *,
+    classes: int,
+    vocabulary: int = 1,
+    length: int = 1,
+    pad: int | None = None,
+    depth: int | None = None,
+    trained: bool = False,
+    seed: int = 0,
+) -> TextNetwork:
+    """Make a classifier on an encoder's architecture, untrained or with the encoder's weights.
+
+    Parameters
+    ----------
+    folder
+        Config and weights of a network of the kinds of BERT; a classifier's own head is left out.
+    classes
+        Number of logits.
+    vocabulary, length
+        Tokens that it must know, and read at once.
+    pad
+        Token identifier of padding; that of the config by default.
+    depth
+        How many of its layers there are; all by default.
+    trained
+        Whether the encoder has the weights in the folder; the linear layer on top is new.
+    seed
+        Decides the weights that are new; no global random state is changed.
+
+    Returns
+    -------
+    TextNetwork
+        In train mode, float32.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    DataError
+        If there is no such network in the folder, or it is too small for the texts.
+    """
+    try:
+        from transformers import AutoConfig, AutoModel
+    except ModuleNotFoundError:
+        raise MissingExtraError("text networks need transformers: install kdviz[text]") from None
+    same: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if depth is not None:
+            config.num_hidden_layers = depth
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if trained:
+                encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, **same)
+            else:
+                encoder = AutoModel.from_config(config, **same)
+            network = TextNetwork(encoder, classes, pad=pad)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no encoder as save_pretrained writes it: {error}") from error
+    if not hasattr(encoder, "embeddings"):
+        name = type(encoder).__name__
+        raise DataError(f"{folder} holds a {name} without a module 'embeddings', where noise enters words")
+    positions = getattr(encoder.embeddings, "position_embeddings", None)
+    unused = getattr(positions, "padding_idx", None)  # RoBERTa counts from the one after that of padding
+    reads = getattr(config, "max_position_embeddings", length) - (0 if unused is None else unused + 1)
+    if vocabulary > config.vocab_size or length > reads:
+        known = f"{folder} knows {config.vocab_size} tokens and reads {reads} at once"
+        raise DataError(
+            f"{known}, the texts have {vocabulary} and up to {length}; take the tokenizer it was trained "
+            "with, and a smaller data.length"
+        )
+    return network.train()
+
+
+def last_weights(network: TextNetwork) -> dict[str, str]:
+    """Name the module whose weight stands for each layer of `PRESET`: the encoder's last linear one."""
+    linear = [
+        name
+        for name, module in network.encoder.named_modules()
+        if isinstance(module, nn.Linear) and "pooler" not in name
+    ]
+    return dict.fromkeys(PRESET.layers, f"encoder.{linear[-1]}")

@@ -1,0 +1,233 @@
+"""Studies of the user's own texts: any number of classes, tokenizer and pretrained encoder in a folder."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+import kdviz
+import kdviz.models  # before networks of transformers
+from kdviz import cli
+from kdviz.errors import DataError
+from kdviz.networks import read_checkpoint
+from kdviz.sources import LabelledTexts, read_texts
+from kdviz.studies import Study, StudyPlan
+from kdviz.studies.work import Workshop
+
+torch.set_num_threads(1)
+TOPICS = {"sport": "match", "food": "soup", "music": "song"}
+
+
+def write_table(path: Path, count: int = 45) -> Path:
+    topics = list(TOPICS.items())
+    rows = [topics[at % 3] for at in range(count)]
+    lines = [f"It is a {word} that I saw {at}.\t{topic}" for at, (topic, word) in enumerate(rows)]
+    path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    path.with_name("words.txt").write_text("\n".join([*TOPICS.values(), ""]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained RoBERTa with its tokenizer of bytes, as save_pretrained leaves them; and a table."""
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+    folder = tmp_path_factory.mktemp("own")
+    texts = read_texts(write_table(folder / "topics.tsv")).texts
+    cut = Tokenizer(models.BPE())
+    cut.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    cut.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    cut.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cut, **names)
+    tokenizer.save_pretrained(folder / "encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=40, type_vocab_size=1, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(folder / "encoder")
+    return folder
+
+
+SHORT = {"epochs": 2, "head_epochs": 1, "count": 30}
+QUICK = {"samples": 4, "probes": 8, "draws": 2}
+
+
+def run_shell(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdviz", *map(str, words)])
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    assert ending.value.code in (0, None)
+
+
+def test_shell__own_texts_tokenizer_and_encoder(folder, tmp_path, monkeypatch) -> None:
+    """Three classes by name; the teacher starts from the encoder, students are a copy of two layers."""
+    own = folder / "encoder"
+    study = tmp_path / "study"
+    settings = {f"training.{name}": value for name, value in SHORT.items()}
+    settings |= {f"measurement.{name}": value for name, value in QUICK.items()}
+    settings |= {"data.length": 24, "networks.depth": 2, "training.rate_factor": 1}
+    changes = [word for name, value in settings.items() for word in ("-s", f"{name}={value}")]
+    options = ("--texts", folder / "topics.tsv", "--words", folder / "words.txt", "--encoder", own)
+    run_shell(
+        monkeypatch,
+        "train",
+        study,
+        *options,
+        "--teacher-epochs",
+        1,
+        "--layers",
+        "cls",
+        *changes,
+        "--no-progress",
+    )
+    run_shell(monkeypatch, "measure", study, "--no-progress")
+    run = kdviz.open_run(study)
+    assert run.summary()["done"].eq(1).all()
+    assert {"teacher", "baseline-s0", "student-cls-s0"} <= {*run.networks}
+
+    plan = StudyPlan.load(study)
+    assert plan.networks.architecture == "encoder" and plan.data.tokenizer == own
+    workshop = Workshop(Study(study, plan, progress=False))
+    assert workshop.training_set.classes == ("food", "music", "sport")
+    tokens = run.samples["token"].values
+    text = workshop.measured_set.texts[0]
+    from transformers import AutoTokenizer
+
+    pieces = AutoTokenizer.from_pretrained(own)(text)["input_ids"]
+    assert workshop.measured.inputs[0][: len(pieces)].tolist() == pieces
+    shown = {word for word, mark in zip(tokens[0], run.samples["foreground"].values[0], strict=True) if mark}
+    assert shown <= {*TOPICS.values()} and shown
+
+    start = read_checkpoint(sorted((study / "networks" / "teacher").rglob("*0.safetensors"))[0])
+    pretrained = read_checkpoint(own / "model.safetensors")
+    name = "encoder.layer.2.output.dense.weight"
+    torch.testing.assert_close(start[f"encoder.{name}"], pretrained[f"roberta.{name}"], atol=0, rtol=0)
+    student = workshop.build()
+    assert len(student.encoder.encoder.layer) == 2 and len(workshop.teacher.encoder.encoder.layer) == 3
+    assert student.head.out_features == 3
+    followed = run.dataset("student-cls-s0", "cls")["weight_distance"].values
+    assert followed[0] == 0 and (followed[1:] > 0).all()
+
+
+@pytest.mark.parametrize("architecture", ["small_bert", "minilm"])
+def test_study__own_tokenizer_with_a_network_of_ours(folder, tmp_path, architecture: str) -> None:
+    data = {"kind": "texts", "file": folder / "topics.tsv", "foreground": folder / "words.txt", "length": 24}
+    plan = StudyPlan(
+        data=data | {"tokenizer": folder / "encoder"},
+        networks={"architecture": architecture, "teacher": {"kind": "trained", "epochs": 1}},
+        measurement=QUICK,
+    )
+    network = Workshop(Study(tmp_path / "none", plan, progress=False)).build()
+    assert network.encoder.config.vocab_size == 326
+    inputs, labels = Workshop(Study(tmp_path / "none", plan, progress=False)).student_data
+    assert network(inputs[:2]).shape == (2, 3) and set(labels.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("networks", "tokenizer", "message"),
+    [
+        ({"teacher": {"kind": "trained", "encoder": "x"}}, False, "data.tokenizer must name its folder"),
+        ({"architecture": "encoder"}, True, "are those of networks.teacher.encoder: name one"),
+        ({"depth": 2}, True, "are those of networks.teacher.encoder: name one"),
+        (
+            {"architecture": "minilm", "depth": 2, "teacher": {"kind": "trained", "encoder": "x"}},
+            True,
+            "depth is that of architecture 'encoder', got 'minilm'",
+        ),
+    ],
+)
+def test_plan__says_what_an_encoder_of_ones_own_wants(folder, networks, tokenizer, message) -> None:
+    data = {"kind": "texts", "file": folder / "topics.tsv"}
+    data |= {"tokenizer": folder / "encoder"} if tokenizer else {}
+    with pytest.raises(ValidationError, match=message):
+        StudyPlan(data=data, networks=networks)
+
+
+def test_study__says_what_is_wrong_with_a_folder(folder, tmp_path) -> None:
+    def prepare(length: int = 24, tokenizer: Path = folder / "encoder", encoder: Path = folder / "encoder"):
+        data = {"kind": "texts", "file": folder / "topics.tsv", "foreground": folder / "words.txt"}
+        plan = StudyPlan(
+            data=data | {"tokenizer": tokenizer, "length": length},
+            networks={"teacher": {"kind": "trained", "encoder": encoder}},
+        )
+        assert plan.networks.teacher.epochs == 4 and plan.training.rate_factor == 0.1
+        return Workshop(Study(tmp_path / "none", plan, progress=False)).build(teacher=True)
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"tokenizer is not a folder: .*missing"):
+        prepare(tokenizer=tmp_path / "missing")
+    with pytest.raises(DataError, match="empty holds no tokenizer as save_pretrained writes it"):
+        prepare(tokenizer=tmp_path / "empty")
+    with pytest.raises(DataError, match="empty holds no encoder as save_pretrained writes it"):
+        prepare(encoder=tmp_path / "empty")
+    with pytest.raises(
+        DataError, match=r"reads 38 at once, the texts have 326 and up to 39; .* a smaller data.length"
+    ):
+        prepare(length=39)
+    network = prepare(length=38)  # as it says
+    assert network(torch.full((1, 38), 7)).shape == (1, 3)
+
+
+# --- tables of texts -----------------------------------------------------------------------------------
+
+
+def test_read_texts__classes_by_name_and_by_number(tmp_path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("label\ttext\nten\tOne film.\ntwo\tA song\nten\t好\n", encoding="utf-8")
+    texts = read_texts(path)
+    assert (texts.classes, texts.labels.tolist()) == (("ten", "two"), [0, 1, 0])
+    assert texts.words == (("One", "film", "."), ("A", "song"), ("好",))
+    assert texts.sample_ids == ("a-000002", "a-000003", "a-000004")
+    path.write_text("text\tlabel\na\t10\nb\t2\nc\t10\n", encoding="utf-8")
+    assert (read_texts(path).classes, read_texts(path).labels.tolist()) == (("2", "10"), [1, 0, 1])
+
+
+def test_read_texts__pairs(tmp_path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("premise\thypothesis\tlabel\nIt rains.\tIt is dry.\tno\n", encoding="utf-8")
+    texts = read_texts(path)
+    assert (texts.texts, texts.contexts, texts.classes) == (("It rains.",), ("It is dry.",), ("no",))
+
+
+def test_read_texts__marks_listed_words_in_any_script(tmp_path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\nNot Bad, badly made\t0\n这部电影很好。\t1\n", encoding="utf-8")
+    listed = tmp_path / "words.txt"
+    listed.write_text("not bad\n很好\n", encoding="utf-8")
+    texts = read_texts(path, foreground=["not bad", "很好"])
+    marked = [[*np.array(words)[mask]] for words, mask in zip(texts.words, texts.foreground, strict=True)]
+    assert marked == [["Not", "Bad"], ["很", "好"]]
+    loaded = LabelledTexts(file=path, foreground=listed).load("train")
+    assert {*map(np.sum, loaded.foreground)} <= {2}
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (
+            "sentence\nfilm\n",
+            r"line 1: the header must name a column label and one or two of texts, got \['sen",
+        ),
+        ("a\tb\tc\tlabel\n1\t2\t3\t4\n", "line 1: the header must name a column label"),
+        ("text\tlabel\na\t\n", "line 2: expected text<TAB>label, got 'a"),
+        ("text\tlabel\nfilm\n", "line 2: expected text<TAB>label, got 'film'"),
+        ("text\tlabel\n", "holds no sentence"),
+    ],
+)
+def test_read_texts__names_file_line_and_fault(contents: str, message: str, tmp_path) -> None:
+    (tmp_path / "a.tsv").write_text(contents, encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.tsv.*" + message):
+        read_texts(tmp_path / "a.tsv")

@@ -24,7 +24,7 @@ expect = playwright.expect
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SERVERS = ("lab", "voila")
-START, MOVE = 120_000, 30_000  # ms that a start and a move may take on a busy machine
+START, MOVE = 600_000, 120_000  # ms that a start and a move may take on a busy machine
 TOKEN = "test"
 QUIET_LAB = """{
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false},
@@ -234,7 +234,7 @@ def _stop(process: subprocess.Popen) -> None:
     """End a server; asked to, it ends its kernels, and those of one that had to be killed notice and end."""
     process.terminate()
     try:
-        process.wait(20)
+        process.wait(120)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -192,6 +192,7 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **op
                 str(executed),
                 parameters=parameters,
                 kernel_name="python3",
+                start_timeout=600,  # seconds: a busy machine is no error
                 cwd=str(Path.cwd()),
                 extra_arguments=["--log-level=ERROR"],  # the kernel warns of its own unencrypted connection
                 **options,

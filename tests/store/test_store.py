@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import netCDF4
@@ -71,7 +71,9 @@ def make_block(samples: xr.Dataset, epoch: int, rows: slice) -> xr.Dataset:
     return block
 
 
-def measure_all(path: Path, *, layers: tuple[str, ...] = ("fc1",), pause: float = 0.0) -> Run:
+def measure_all(
+    path: Path, *, layers: tuple[str, ...] = ("fc1",), after_block: Callable[[], object] = bool
+) -> Run:
     """What the measuring side does: create, go through what is missing, write."""
     samples = make_samples()
     run = create_run(path, samples=samples, attrs=schema.make_attrs(dataset_id="birds"))
@@ -82,7 +84,7 @@ def measure_all(path: Path, *, layers: tuple[str, ...] = ("fc1",), pause: float 
                 rows = slice(2 * block_index, 2 * block_index + 2)
                 block = make_block(samples, EPOCHS[epoch_index], rows)
                 run.write_block("student", layer, epoch_index, block_index, block)
-                time.sleep(pause)
+                after_block()
             distance = xr.DataArray(
                 np.arange(3, dtype="float32"),
                 dims="epoch",
@@ -391,9 +393,16 @@ def start_writer(path: Path) -> subprocess.Popen[bytes]:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; import test_store\n"
-        f"print('ready', flush=True); test_store.measure_all(Path({str(path)!r}), pause=0.01)"
+        f"test_store.measure_all(Path({str(path)!r}), after_block=lambda: [print(flush=True), input()])"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def let_go_on(writer: subprocess.Popen[bytes]) -> None:
+    """Let a writer that waits after a block write the next one."""
+    assert writer.stdin is not None
+    writer.stdin.write(b"\n")
+    writer.stdin.flush()
 
 
 def test_run__killed_at_random_moments_ends_bit_equal(
@@ -403,12 +412,14 @@ def test_run__killed_at_random_moments_ends_bit_equal(
     moments = random.Random(0)
     kills = 0
     for _ in range(4):
-        writer = start_writer(path)
-        assert writer.stdout is not None
-        writer.stdout.readline()  # imports are over: the kill hits the writing
-        time.sleep(moments.uniform(0.05, 0.3))
-        writer.kill()
-        kills += writer.wait() == -signal.SIGKILL
+        with start_writer(path) as writer:
+            assert writer.stdout is not None
+            for _ in range(moments.randrange(1, 3)):
+                if writer.stdout.readline():
+                    let_go_on(writer)
+            time.sleep(moments.uniform(0, 0.02))  # the kill hits the next block, begun, written or neither
+            writer.kill()
+        kills += writer.returncode == -signal.SIGKILL
     assert kills >= 1, "no writer was interrupted"
     run = measure_all(path)
     assert run.missing("student", "fc1") == []

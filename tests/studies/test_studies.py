@@ -533,7 +533,7 @@ while True:
 def kill_often(patience: float, *arguments: str | Path) -> int:
     """Call the command line until it ends by itself, killing it before; how often it was killed."""
     command = [sys.executable, "-c", KILL_OFTEN, str(patience), *map(str, arguments), "--no-progress"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr
     found = re.search(r"kills (\d+)", done.stdout)
     assert found, done.stdout

@@ -483,7 +483,8 @@ def test_charts__wait_for_quiet_where_an_event_loop_runs(
         charting.selection.epoch = 0
         charting.selection.epoch = 2
         assert charting.outputs["charts"].value == before and not calls
-        await asyncio.sleep(0.3)
+        while not calls:
+            await asyncio.sleep(0.01)
         assert calls == [2] and charting.outputs["charts"].value != before
         monkeypatch.setenv("KDVIZ_STRICT", "1")
         charting.selection.epoch = 5

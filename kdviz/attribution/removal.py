@@ -124,7 +124,8 @@ def remove_units(
     classes = torch.from_numpy(attributions["explained"].values)
     place = device_of(network)
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
-    with same_random_state(network), frozen(network), memory_advice(batch), torch.no_grad():
+    advice = memory_advice(batch, "take smaller images")
+    with same_random_state(network), frozen(network), advice, torch.no_grad():
         check_classes(network, given.read([0]).to(place), classes)
         blocks = tqdm(
             batches(given, batch, place),

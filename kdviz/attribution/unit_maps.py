@@ -118,7 +118,7 @@ def attribute(
     given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise=0.0, kind=Grid)
     given.check_precision(network)
     place = device_of(network)
-    with same_random_state(network), memory_advice(batch):
+    with same_random_state(network), memory_advice(batch, "take smaller images"):
         classes = find_classes(network, given, explained, batch)
         first = given.read([0]).to(place)
         with frozen(network):

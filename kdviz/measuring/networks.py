@@ -1,7 +1,7 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -318,10 +318,20 @@ def _run(
     """Do all tasks that are left, here and one after the other."""
     name = f"measuring {measurement.network or ''}".strip()
     bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
-    with memory_advice(measurement.settings.micro_batch):
+    with memory_advice(measurement.settings.micro_batch, *_save_memory(measurement)):
         ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
     _warn_of_doubts(ds)
     return ds
+
+
+def _save_memory(measurement: Measurement) -> Iterator[str]:
+    """List what takes less memory than this measurement with one sample in a pass."""
+    layers, probes = measurement.names, measurement.settings.probes
+    if len(layers) > 1:
+        yield f"measure fewer layers at once than {len(layers)}"
+    if probes >= 8:  # as many backward passes are kept; fewer give larger errors
+        yield f"pass probes={probes // 4}"
+    yield f"take {schema.VOCABULARIES[measurement.inputs.units.modality].less}"
 
 
 def _warn_of_doubts(ds: xr.Dataset) -> None:

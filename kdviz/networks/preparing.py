@@ -84,8 +84,8 @@ def dtype_of(network: nn.Module) -> torch.dtype | None:
 
 
 @contextmanager
-def memory_advice(together: int) -> Iterator[None]:
-    """Turn running out of memory into the advice to take fewer samples at once.
+def memory_advice(together: int, *others: str) -> Iterator[None]:
+    """Turn running out of memory into the advice to take fewer samples at once, then to do one of `others`.
 
     Raises
     ------
@@ -97,10 +97,6 @@ def memory_advice(together: int) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(str(error))):
             raise
-        advice = "measure fewer layers at once, with fewer probes or on smaller images"
-        if together > 1:
-            advice = f"pass a smaller max_batch, such as {together // 2}"
+        advice = f"pass max_batch={together // 2}" if together > 1 else " or ".join(others)
         reason, _, _ = str(error).partition("\n")
-        raise MemoryError(
-            f"out of memory with {together} samples in one pass; {advice} ({reason})"
-        ) from error
+        raise MemoryError(f"out of memory with max_batch={together}; {advice} ({reason})") from error

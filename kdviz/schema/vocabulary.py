@@ -14,17 +14,20 @@ class Vocabulary:
         One input, and one unit of it; both make their plural with an s.
     foreground
         What the annotated units of a sample are together.
+    less
+        Inputs that take less memory.
     """
 
     sample: str
     unit: str
     foreground: str
+    less: str
 
 
 VOCABULARIES = MappingProxyType(
     {
-        "image": Vocabulary("image", "cell", "object"),
-        "text": Vocabulary("text", "word", "foreground"),
-        "cloud": Vocabulary("cloud", "point", "object"),
+        "image": Vocabulary("image", "cell", "object", "smaller images"),
+        "text": Vocabulary("text", "word", "foreground", "texts cut to a shorter `length`"),
+        "cloud": Vocabulary("cloud", "point", "object", "clouds of fewer points"),
     }
 )

@@ -1009,7 +1009,7 @@ def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_p
     root = Path(kdviz.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "killed"), "7", "4"],
-        capture_output=True, text=True, timeout=1200, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=900, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 2  # kills that met a running measurement

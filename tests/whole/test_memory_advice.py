@@ -1,0 +1,78 @@
+"""Out of memory: what the message advises is done, under a real limit, until it works."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import re, resource, sys, torch
+from torch import nn
+import kdviz
+from kdviz import units
+torch.set_num_threads(1)
+torch.manual_seed(0)
+network = nn.Sequential(
+    nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+    nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 10),
+).eval()
+MORE = int(sys.argv[1]) * 2**20
+
+def measure(count, size, layers, **options):
+    options = {"units": units.grid(8), "draws": 2, "method": "gain", "progress": False} | options
+    return kdviz.measure(network, torch.rand(count, 3, size, size), layers=layers, **options)
+
+def attribute(count, size, **options):
+    options = {"units": units.grid(8), "methods": ["input_gradient"], "progress": False} | options
+    return kdviz.attribute(network, torch.rand(count, 3, size, size), **options)
+
+def do_as_told(call, *arguments, **options):
+    for _ in range(8):
+        try:
+            call(*arguments, **options)
+            return print("done with", options)
+        except MemoryError as error:
+            said = str(error)
+            print(said.splitlines()[0])
+        if found := re.search(r"pass (max_batch|probes)=(\\d+)", said):
+            options[found[1]] = int(found[2])
+        if "fewer layers" in said:
+            arguments = (*arguments[:2], arguments[2][-1:])
+        elif "smaller images" in said and not found:
+            arguments = (arguments[0], arguments[1] // 2, *arguments[2:])
+    sys.exit("no advice helped")
+
+measure(1, 16, ["5"]), attribute(1, 16)  # everything is imported
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MORE, -1))
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads how much memory a process has")
+@pytest.mark.parametrize(
+    ("limit", "call", "first", "done"),
+    [
+        (250, 'do_as_told(measure, 16, 160, ["5"])', "pass max_batch=8", "max_batch"),
+        (300, 'do_as_told(measure, 1, 320, ["0", "2", "5"], max_batch=1)', "measure fewer layers at", "max_"),
+        (120, 'do_as_told(measure, 1, 320, ["5"], max_batch=1)', "pass probes=16", "probes"),
+        (200, 'do_as_told(attribute, 16, 224)', "pass max_batch=8", "max_batch"),
+        (60, 'do_as_told(attribute, 1, 640, max_batch=1)', "take smaller images", "max_batch"),
+    ],
+)  # fmt: skip
+def test_out_of_memory__doing_as_told_works(limit: int, call: str, first: str, done: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(limit), call],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = ended.stdout.splitlines()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert first in said[0], said
+    assert "done with" in said[-1] and done in said[-1]

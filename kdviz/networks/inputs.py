@@ -165,7 +165,7 @@ def prepare_inputs(
         warnings.warn(
             f"inputs are large (up to {largest:.3g}), noise of {units.base_noise:g} is lost in them; "
             "normalise them as in training, or, if the network was trained on such inputs, pass a larger "
-            f"base_noise, such as {units.base_noise * 255:g} for pixels of 0 to 255",
+            f"base_noise, such as {units.base_noise * largest:.3g}",
             KdvizWarning,
             stacklevel=3,
         )

@@ -1,0 +1,448 @@
+"""What messages advise is carried out: each row fails with the advice, and works when it is taken."""
+
+import re
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import kdviz
+from kdviz import analysis, attribution, coherency, render, units
+from kdviz.analysis import Settings
+from kdviz.errors import ConvergenceWarning, KdvizWarning
+from kdviz.store import open_run
+from kdviz.testing import random_images, small_cnn
+
+GRID = units.grid(4)
+IMAGES = random_images(3, seed=3)
+MASKS = np.zeros((3, 8, 8), bool)
+MASKS[:, :4] = True
+FAST = {"units": GRID, "method": "gain", "probes": 4, "draws": 2, "progress": False}
+NAMED = {"network": "n", "role": "student", "layers": "fc1"}
+
+
+def measure(network=None, inputs=IMAGES, *, layers="fc1", **options):
+    return kdviz.measure(network or small_cnn(), inputs, layers=layers, **(FAST | options))
+
+
+@cache
+def measured() -> xr.Dataset:
+    return measure(foreground=MASKS)
+
+
+@cache
+def found() -> xr.Dataset:
+    return kdviz.find_points(kdviz.derive_entropy(measured()))
+
+
+@cache
+def maps() -> xr.Dataset:
+    return kdviz.attribute(small_cnn(), IMAGES, units=GRID, methods=["input_gradient"], progress=False)
+
+
+def without(ds: xr.Dataset, name: str) -> xr.Dataset:
+    return ds.drop_attrs(deep=False).assign_attrs(
+        {key: value for key, value in ds.attrs.items() if key != name}
+    )
+
+
+class Net(nn.Module):
+    """A convolution and what `forward` makes of it."""
+
+    def __init__(self, forward: Callable[[torch.Tensor], object], **parts: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.act, self.then = nn.Linear(192, 5), nn.ReLU(), forward
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, images: torch.Tensor) -> object:
+        return self.then(self.act(self.fc1(images.flatten(1))))
+
+
+class First(nn.Module):
+    """A layer that gives several things."""
+
+    def forward(self, images):
+        return images.flatten(1), 1, "two"
+
+
+def tokens_of(width: int = 4) -> SimpleNamespace:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Embedding(9, width), nn.Linear(width, 3), nn.Flatten(), nn.Linear(12, 2)
+    ).eval()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    words = units.tokens([["a", "b"]], [[-1, 0, 1, -1]], [4])
+    return SimpleNamespace(network=network, ids=ids, words=words)
+
+
+def measure_words(**options):
+    given = tokens_of()
+    return measure(given.network, given.ids, layers="1", units=given.words, **options)
+
+
+class Row(NamedTuple):
+    """A failing call, the advice in its message, and the call as advised; calls take an empty folder."""
+
+    advice: str
+    wrong: Callable[[Path], object]
+    right: Callable[[Path], object]
+
+
+def store(folder: Path, **options) -> Path:
+    states = {0: small_cnn().state_dict()}
+    path = options.pop("path", folder / "run")
+    given = NAMED | FAST | {"store": path, "foreground": MASKS} | options
+    kdviz.measure_checkpoints(small_cnn, states, given.pop("inputs", IMAGES), **given)
+    return path
+
+
+def store_twice(folder: Path, **second) -> object:
+    store(folder)
+    return store(folder, **second)
+
+
+def exported(folder: Path, **options) -> Path:
+    run = open_run(store(folder))
+    run.export(folder / "run.nc")
+    return run.export(folder / "run.nc", **options)
+
+
+@cache
+def two_layers() -> xr.Dataset:
+    states = {epoch: small_cnn(seed=epoch).state_dict() for epoch in (0, 1)}
+    given = NAMED | FAST | {"layers": ["conv2", "fc1"], "foreground": MASKS}
+    return kdviz.find_points(kdviz.measure_checkpoints(small_cnn, states, IMAGES, **given))
+
+
+ROWS = {
+    # analysis
+    "one layer": Row(
+        r"take one with ds.sel\(layer='conv2'\)",
+        lambda _: kdviz.measure_learning(two_layers()),
+        lambda _: kdviz.measure_learning(two_layers().sel(layer="conv2")),
+    ),
+    "no base noise": Row(
+        "use a dataset from kdviz.measure",
+        lambda _: kdviz.derive_entropy(without(measured(), "base_noise")),
+        lambda _: kdviz.derive_entropy(measured()),
+    ),
+    "no weight": Row(
+        r"pass Settings\(weight=...\)",
+        lambda _: analysis.apply_settings(without(measured(), "weight"), Settings()),
+        lambda _: analysis.apply_settings(without(measured(), "weight"), Settings(weight=7.0)),
+    ),
+    "points of hand": Row(
+        "make it with find_points",
+        lambda _: kdviz.count_points(
+            found().assign(knowledge_point=found()["knowledge_point"].drop_attrs())
+        ),
+        lambda _: kdviz.count_points(found()),
+    ),
+    "no points": Row(
+        r"kdviz.find_points\(ds\) makes it",
+        lambda _: kdviz.count_points(measured()),
+        lambda _: kdviz.count_points(kdviz.find_points(measured())),
+    ),
+    "no foreground": Row(
+        "measure with foreground=",
+        lambda _: kdviz.find_points(measure()),
+        lambda _: kdviz.find_points(measure(foreground=MASKS)),
+    ),
+    "full masks, left out": Row(
+        "leave them out",
+        lambda _: kdviz.find_points(half_full(), background="sample"),
+        lambda _: kdviz.find_points(half_full().isel(sample=[1, 2]), background="sample"),
+    ),
+    "full masks, by checkpoint": Row(
+        "use background='checkpoint'",
+        lambda _: kdviz.find_points(half_full(), background="sample"),
+        lambda _: quietly(lambda: kdviz.find_points(half_full(), background="checkpoint")),
+    ),
+    # store
+    "export again": Row(
+        "pass overwrite=True",
+        lambda folder: exported(folder),
+        lambda folder: exported(folder, overwrite=True),
+    ),
+    "other settings, another name": Row(
+        "use another network name",
+        lambda folder: store_twice(folder, probes=8),
+        lambda folder: store_twice(folder, probes=8, network="other"),
+    ),
+    "other settings, another run": Row(
+        "or another run",
+        lambda folder: store_twice(folder, probes=8),
+        lambda folder: store_twice(folder, probes=8, path=folder / "other"),
+    ),
+    "other samples": Row(
+        "use another run",
+        lambda folder: store_twice(folder, inputs=random_images(3, seed=4)),
+        lambda folder: store_twice(folder, inputs=random_images(3, seed=4), path=folder / "other"),
+    ),
+    "written export": Row(
+        "use the run directory",
+        lambda folder: exported_run(folder).write_result("attribution/n", maps()),
+        lambda folder: open_run(store(folder)).write_result("attribution/n", maps()),
+    ),
+    # measuring and networks
+    "thumbnails": Row(
+        "pass store, or leave them out",
+        lambda folder: store(folder, thumbnails=PICTURES, path=None),
+        lambda folder: (store(folder, path=None), store(folder, thumbnails=PICTURES)),
+    ),
+    "random layer": Row(
+        "switch off what is random .* without training=self.training",
+        lambda _: measure(Net(lambda x: x, act=nn.Sequential(Dropping())), layers="act"),
+        lambda _: measure(Net(lambda x: x, act=nn.Sequential(Dropping(True))).eval(), layers="act"),
+    ),
+    "batch mates": Row(
+        "measure every sample by itself, with max_batch=1",
+        lambda _: measure(Net(lambda x: x, act=Centred()), layers="act"),
+        lambda _: measure(Net(lambda x: x, act=Centred()), layers="act", max_batch=1),
+    ),
+    "rounded": Row(
+        "measure the network without it, or an earlier layer",
+        lambda _: measure(Net(lambda x: x, act=Rounding()), layers="act"),
+        lambda _: measure(Net(lambda x: x, act=Rounding()), layers="fc1"),
+    ),
+    "cut gradient": Row(
+        "take out what cuts it",
+        lambda _: measure(Net(lambda x: x, act=Detached()), layers="act"),
+        lambda _: measure(Net(lambda x: x), layers="act"),
+    ),
+    "infinite": Row(
+        "measure another layer",
+        lambda _: measure(Net(lambda x: x, act=Infinite()), layers="act"),
+        lambda _: measure(Net(lambda x: x, act=Infinite()), layers="fc1"),
+    ),
+    "half precision": Row(
+        r"pass network.float\(\)",
+        lambda _: measure(small_cnn().half()),
+        lambda _: measure(small_cnn().half().float()),
+    ),
+    "half inputs": Row(
+        r"pass inputs.float\(\)",
+        lambda _: measure(inputs=IMAGES.half()),
+        lambda _: measure(inputs=IMAGES.half().float()),
+    ),
+    "wrapped": Row(
+        "pass its .module",
+        lambda _: measure(nn.DataParallel(small_cnn())),
+        lambda _: measure(nn.DataParallel(small_cnn()).module),
+    ),
+    "array": Row(
+        "torch.from_numpy makes a tensor",
+        lambda _: measure(inputs=[IMAGES.numpy()]),
+        lambda _: measure(inputs=[torch.from_numpy(IMAGES.numpy())]),
+    ),
+    "large inputs, base noise": Row(
+        "pass a larger base_noise, such as 2.55",
+        lambda _: strictly(lambda: measure(inputs=PIXELS)),
+        lambda _: strictly(lambda: measure(inputs=PIXELS, base_noise=2.55)),
+    ),
+    "large inputs, normalised": Row(
+        "normalise them as in training",
+        lambda _: strictly(lambda: measure(inputs=PIXELS)),
+        lambda _: strictly(lambda: measure(inputs=(PIXELS - PIXELS.mean()) / PIXELS.std())),
+    ),
+    "large cloud": Row(
+        "such as 2.1$",  # no word of pixels
+        lambda _: strictly(lambda: measure_cloud()),
+        lambda _: strictly(lambda: measure_cloud(base_noise=2.1)),
+    ),
+    "words without entry": Row(
+        "needs entry: the name of the module",
+        lambda _: measure_words(),
+        lambda _: measure_words(entry="0"),
+    ),
+    "no layers": Row(
+        r"kdviz.list_layers\(network\) names them all",
+        lambda _: measure(layers=[]),
+        lambda _: measure(layers=list(kdviz.list_layers(small_cnn()))[:1]),
+    ),
+    # units
+    "no channels": Row(
+        r"pass inputs of shape \(B, C, H, W\)",
+        lambda _: measure(Net(lambda x: x, fc1=nn.Linear(64, 5)), IMAGES[:, 0]),
+        lambda _: measure(Net(lambda x: x, fc1=nn.Linear(64, 5)), IMAGES[:, :1]),
+    ),
+    "fine grid": Row(
+        "choose a coarser grid",
+        lambda _: measure(units=units.grid(16)),
+        lambda _: measure(units=units.grid(8)),
+    ),
+    "partition of another size": Row(
+        "pass labels of the inputs' height and width",
+        lambda _: measure(units=units.mask(np.arange(16).reshape(4, 4))),
+        lambda _: measure(units=units.mask(np.arange(64).reshape(8, 8))),
+    ),
+    "partitions of other samples": Row(
+        r"pass labels of shape \(H, W\) to divide all alike",
+        lambda _: measure(units=units.mask(np.arange(128).reshape(2, 8, 8) % 64)),
+        lambda _: measure(units=units.mask(np.arange(64).reshape(8, 8))),
+    ),
+    # attribution and coherency
+    "logits in a tuple": Row(
+        "wrap it in one that does",
+        lambda _: attribute(Net(lambda x: [x, x])),
+        lambda _: attribute(nn.Sequential(Net(lambda x: [x, x]), Pick())),
+    ),
+    "no rectifier": Row(
+        "or take grad_cam",
+        lambda _: attribute(SMOOTH, methods=["guided_grad_cam"]),
+        lambda _: attribute(SMOOTH, methods=["grad_cam"]),
+    ),
+    "no linear head": Row(
+        "take grad_cam",
+        lambda _: attribute(small_cnn(), methods=["cam"]),
+        lambda _: attribute(small_cnn(), methods=["grad_cam"]),
+    ),
+    "other units": Row(
+        "pass the units that the maps were reduced to",
+        lambda _: remove(units=units.grid(2)),
+        lambda _: remove(units=GRID),
+    ),
+    "other inputs": Row(
+        "pass the same, in the same order",
+        lambda _: remove(IMAGES.flip(0)),
+        lambda _: remove(IMAGES),
+    ),
+    "unknown layers": Row(
+        r"kdviz.list_layers\(network\) names the layers",
+        lambda _: audit(["none"]),
+        lambda _: audit([next(name for name in kdviz.list_layers(small_cnn()) if name == "fc1")]),
+    ),
+    # render and widgets
+    "no networks": Row(
+        r"pass \{title: dataset\}",
+        lambda _: render.plot_points({}),
+        lambda _: render.plot_points({"student": found()}),
+    ),
+    "pictures of no entropies": Row(
+        "which kdviz.find_points adds",
+        lambda _: render.plot_points({"student": measured()}),
+        lambda _: render.plot_points({"student": kdviz.find_points(measured())}),
+    ),
+    "misspelt trait": Row(
+        "did you mean 'epoch'",
+        lambda folder: setattr(kdviz.explore(store(folder)).selection, "epok", 0),
+        lambda folder: setattr(kdviz.explore(store(folder)).selection, "epoch", 0),
+    ),
+    "no network shown": Row(
+        "choose 1 to 6 networks",
+        lambda folder: kdviz.explore(store(folder), networks=[]),
+        lambda folder: kdviz.explore(store(folder), networks=["n"]),
+    ),
+}  # fmt: skip
+
+PICTURES = np.zeros((3, 4, 4, 3), np.uint8)
+PIXELS = torch.linspace(0, 255, 576).view(3, 3, 8, 8)
+SMOOTH = nn.Sequential(
+    nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)
+).eval()
+
+
+class Dropping(nn.Module):
+    """Functional dropout, of which one forgets to say that it is for training."""
+
+    def __init__(self, told: bool = False) -> None:
+        super().__init__()
+        self.told = told
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=self.training if self.told else True)
+
+
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0) if len(x) > 1 else x
+
+
+class Rounding(nn.Module):
+    def forward(self, x):
+        return (x * 1e4).round()
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+class Infinite(nn.Module):
+    def forward(self, x):
+        return (x - x).log() + x
+
+
+class Pick(nn.Module):
+    def forward(self, several):
+        return several[0]
+
+
+def quietly(call: Callable[[], object]) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KdvizWarning)
+        return call()
+
+
+def strictly(call: Callable[[], object]) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KdvizWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return call()
+
+
+def measure_cloud(**options) -> xr.Dataset:
+    network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
+    cloud = torch.linspace(-30, 30, 24).view(2, 4, 3) * 10
+    return measure(network, cloud, layers="1", units=units.cloud(4), **options)
+
+
+@cache
+def half_full() -> xr.Dataset:
+    masks = MASKS.copy()
+    masks[0] = True
+    return quietly(lambda: measure(foreground=masks))
+
+
+def exported_run(folder: Path):
+    run = open_run(store(folder))
+    return open_run(run.export(folder / "run.nc"))
+
+
+def attribute(network: nn.Module, **options) -> xr.Dataset:
+    given = {"units": GRID, "methods": ["input_gradient"], "progress": False} | options
+    return kdviz.attribute(network.eval(), IMAGES, **given)
+
+
+def remove(inputs: torch.Tensor = IMAGES, **options) -> xr.Dataset:
+    given = {"units": GRID, "steps": 2, "progress": False} | options
+    return attribution.remove_units(small_cnn(), inputs, maps(), **given)
+
+
+def audit(layers: list[str]) -> object:
+    return coherency.audit(
+        small_cnn().eval(), IMAGES[:1], torch.zeros(1, dtype=torch.long), units=GRID, layers=layers,
+        factors=[2.0], probes=4, progress=False,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::kdviz.errors.DegenerateWarning")
+@pytest.mark.filterwarnings("ignore::kdviz.errors.ConvergenceWarning")
+@pytest.mark.parametrize("name", ROWS)
+def test_advice__is_said_and_helps(name: str, tmp_path: Path) -> None:
+    row = ROWS[name]
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "right").mkdir()
+    with pytest.raises(Exception) as told:  # which kind, the rooms' own tests say
+        row.wrong(tmp_path / "wrong")
+    assert re.search(row.advice, str(told.value)), f"{type(told.value).__name__}: {told.value}"
+    row.right(tmp_path / "right")

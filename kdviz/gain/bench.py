@@ -92,7 +92,7 @@ class Bench:
         self.unit_count = unit_count
         self.base_noise = base_noise
         self.seed = seed
-        self.unit_size = torch.as_tensor(np.ones(unit_count) if unit_size is None else unit_size).double()
+        self.unit_size = torch.tensor(np.ones(unit_count) if unit_size is None else unit_size).double()
         self.passes = Passes()
         unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
         unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none

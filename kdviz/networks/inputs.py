@@ -146,12 +146,9 @@ def prepare_inputs(
             f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
         )
     samples = xr.Dataset(
-        {"valid": (("sample", "unit"), valid)},
+        units.describe_units(count, about["shape"] if entry is None else None),
         coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
     )
-    sizes = units.sizes(about["shape"], count) if entry is None or units.needs_entry else None
-    if sizes is not None and len(np.unique(sizes[valid])) > 1:
-        samples["unit_size"] = (("sample", "unit"), sizes)
     if foreground is not None:
         mask = _unit_mask(foreground, units, (count, *about["shape"][-2:]), valid.shape)
         samples["foreground"] = (("sample", "unit"), mask)

@@ -197,7 +197,7 @@ class SampleSet(ABC):
             mask = units.reduce_mask(mask)
         ds = xr.Dataset(
             {
-                "valid": (("sample", "unit"), units.valid(len(self))),
+                **units.describe_units(len(self), np.shape(prepared.inputs)[1:]),
                 "foreground": (("sample", "unit"), mask),
             },
             coords={

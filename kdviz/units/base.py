@@ -63,14 +63,31 @@ class Units(ABC):
         """Return what tells apart two cuts of one input, beyond what `describe` says."""
         return b""
 
-    def sizes(self, sample_shape: tuple[int, ...], samples: int) -> NDArray[np.int32]:
-        """Count the input elements of every unit, ``(B, U)``, 0 where there is no unit."""
+    def sizes(self, samples: int, sample_shape: tuple[int, ...] | None) -> NDArray[np.int32]:
+        """Count the input elements of every unit, ``(B, U)``: 0 for no unit, 1 for no shape."""
+        if sample_shape is None:
+            return self.valid(samples).astype(np.int32)
         alike = self.length(0) is None
         counts = [
             np.bincount(index[index >= 0], minlength=self.count)
             for index in (self.index(sample_shape, at).ravel() for at in range(1 if alike else samples))
         ]
         return np.broadcast_to(np.array(counts, np.int32), (samples, self.count))
+
+    def describe_units(self, samples: int, sample_shape: tuple[int, ...] | None) -> Coordinates:
+        """Tell which units exist, ``valid``, and, where they differ, their sizes, ``unit_size``.
+
+        Parameters
+        ----------
+        samples
+            How many there are.
+        sample_shape
+            Of the input that noise falls on; None where that is the output of a module.
+        """
+        valid, sizes = self.valid(samples), self.sizes(samples, sample_shape)
+        dims = ("sample", "unit")
+        differ = len(np.unique(sizes[valid])) > 1
+        return {"valid": (dims, valid)} | ({"unit_size": (dims, sizes)} if differ else {})
 
     def valid(self, samples: int) -> NDArray[np.bool_]:
         """Tell which units exist, ``(B, U)``, of so many samples."""

@@ -70,7 +70,7 @@ class Tokens(Units):
         """Return the word of every token of a sample."""
         return self.word_of[sample, : self.length(sample)].tobytes()
 
-    def sizes(self, sample_shape: tuple[int, ...], samples: int) -> NDArray[np.int32]:
+    def sizes(self, samples: int, sample_shape: tuple[int, ...] | None) -> NDArray[np.int32]:
         """Count the pieces of every word, ``(B, U)``, 0 where there is no word."""
         counts = [np.bincount(row[row >= 0], minlength=self.count) for row in self.word_of]
         return np.array(counts, np.int32)

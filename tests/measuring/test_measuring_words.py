@@ -10,6 +10,7 @@ from kdviz import derive_entropy, find_points, measure, measure_checkpoints, ope
 from kdviz.errors import DegenerateWarning, LayerError, StoreError
 from kdviz.measuring import Measurement, Settings, measurement
 from kdviz.networks import prepare_inputs
+from kdviz.sources import TextSet
 from kdviz.store import Run
 
 torch.set_num_threads(1)
@@ -442,3 +443,14 @@ def test_unit_gain__what_is_neither_is_refused():
         run(unit_gain="median")
     with pytest.raises(ValueError, match="unit_gain is 'median'; did you mean 'mean'"):
         derive_entropy(run(), unit_gain="median")
+
+
+def test_unit_gain__studies_and_measuring_describe_units_alike():
+    """A run made by a study holds the sizes by which its entropies were solved."""
+    texts = TextSet.from_sentences(["An unlikely film.", "Memorable."], [0, 1])
+    prepared = texts.prepare()
+    ours = texts.describe(prepared)
+    theirs = prepare_inputs(torch.as_tensor(prepared.inputs), prepared.units, entry="embeddings").samples
+    for name in ("valid", "unit_size", "token"):
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert ours["unit_size"].values.max() > 1

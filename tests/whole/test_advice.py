@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,14 +13,20 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tiny_study import draw_images, make_plan
 from torch import nn
 
 import kdviz
-from kdviz import analysis, attribution, coherency, render, units
+from kdviz import analysis, attribution, coherency, render, training, units
 from kdviz.analysis import Settings
+from kdviz.distillation import Features
 from kdviz.errors import ConvergenceWarning, KdvizWarning
+from kdviz.reports import prepare_notebook
+from kdviz.sources import find_checkpoints
 from kdviz.store import open_run
+from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
+from kdviz.training import TrainingPlan
 
 GRID = units.grid(4)
 IMAGES = random_images(3, seed=3)
@@ -342,6 +349,79 @@ ROWS = {
         lambda folder: kdviz.explore(store(folder), networks=[]),
         lambda folder: kdviz.explore(store(folder), networks=["n"]),
     ),
+    # training
+    "teacher without loss": Row(
+        r"pass loss=, such as kdviz.distillation.Features\(layer\)",
+        lambda folder: teach(folder, teacher=small_cnn(seed=1)),
+        lambda folder: teach(folder, teacher=small_cnn(seed=1), loss=Features("fc1")),
+    ),
+    "diverged": Row(
+        "lower learning_rate",
+        lambda folder: teach(folder, learning_rate=1e30),
+        lambda folder: teach(folder, learning_rate=1e-3),
+    ),
+    "other training, another folder": Row(
+        "name another folder",
+        lambda folder: teach_twice(folder, seed=5),
+        lambda folder: teach_twice(folder, seed=5, name="other"),
+    ),
+    "other training, as it was": Row(
+        "pass what that run was started with",
+        lambda folder: teach_twice(folder, seed=5),
+        lambda folder: teach_twice(folder),
+    ),
+    "damaged history": Row(
+        "remove .* to train anew",
+        lambda folder: (teach(folder), spoil(folder / "trained"), teach(folder).history),
+        lambda folder: (teach(folder), spoil(folder / "trained"), rmtree(folder / "trained"), teach(folder).history),
+    ),
+    "foreign files": Row(
+        "name an empty folder",
+        lambda folder: (clutter(folder / "trained"), teach(folder)),
+        lambda folder: (clutter(folder / "trained"), teach(folder, name="empty")),
+    ),
+    # checkpoints
+    "two numbers": Row(
+        r"pass pattern, with \{epoch\} for it",
+        lambda folder: find_checkpoints(name_files(folder, "a1-2.pth", "b3-4.pth")),
+        lambda folder: find_checkpoints(name_files(folder, "a1-2.pth", "b3-4.pth"), pattern="*-{epoch}.pth"),
+    ),
+    "two of one epoch": Row(
+        "pass pattern",
+        lambda folder: find_checkpoints(name_files(folder, "a-1.pth", "b-1.pth")),
+        lambda folder: find_checkpoints(name_files(folder, "a-1.pth", "b-1.pth"), pattern="a-{epoch}.pth"),
+    ),
+    "pattern": Row(
+        r"must hold \{epoch\} once",
+        lambda folder: find_checkpoints(name_files(folder, "a-1.pth"), pattern="a-*.pth"),
+        lambda folder: find_checkpoints(name_files(folder, "a-1.pth"), pattern="a-{epoch}.pth"),
+    ),
+    # notebooks, studies and the shell
+    "misspelt parameter": Row(
+        "did you mean 'threshold'",
+        lambda folder: prepare_notebook("01", {"treshold": 0.3}, folder=folder),
+        lambda folder: prepare_notebook("01", {"threshold": 0.3}, folder=folder),
+    ),
+    "parameter of another notebook": Row(
+        "01_report, .* take it",
+        lambda folder: prepare_notebook("05", {"run_path": "run"}, folder=folder),
+        lambda folder: prepare_notebook("01", {"run_path": "run"}, folder=folder),
+    ),
+    "no such notebook": Row(
+        "come 01_report",
+        lambda folder: prepare_notebook("report", {}, folder=folder),
+        lambda folder: prepare_notebook("01_report", {}, folder=folder),
+    ),
+    "not trained": Row(
+        "first kdviz train",
+        lambda folder: tiny(folder).measure(),
+        lambda folder: (tiny(folder).train(), tiny(folder).measure()),
+    ),
+    "not measured": Row(
+        "first kdviz measure",
+        lambda folder: (tiny(folder).train(), tiny(folder).attribute()),
+        lambda folder: (tiny(folder).train(), tiny(folder).measure(), tiny(folder).attribute()),
+    ),
 }  # fmt: skip
 
 PICTURES = np.zeros((3, 4, 4, 3), np.uint8)
@@ -385,6 +465,37 @@ class Infinite(nn.Module):
 class Pick(nn.Module):
     def forward(self, several):
         return several[0]
+
+
+def teach(folder: Path, *, name: str = "trained", learning_rate: float = 1e-3, seed: int = 0, **options):
+    plan = TrainingPlan(epochs=1, batch_size=2, learning_rate=learning_rate, seed=seed)
+    given = {"plan": plan, "folder": folder / name, "progress": False} | options
+    return training.train(small_cnn(), IMAGES, torch.arange(3), **given)
+
+
+def teach_twice(folder: Path, **second):
+    teach(folder)
+    return teach(folder, **second)
+
+
+def spoil(folder: Path) -> None:
+    for path in folder.glob("history*"):
+        path.write_text("{")
+
+
+def clutter(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+
+
+def name_files(folder: Path, *names: str) -> Path:
+    for name in names:
+        torch.save(small_cnn().state_dict(), folder / name)
+    return folder
+
+
+def tiny(folder: Path) -> Study:
+    return Study(folder / "study", make_plan(draw_images(folder)), progress=False)
 
 
 def quietly(call: Callable[[], object]) -> object:

@@ -22,7 +22,7 @@ from kdviz.analysis import Settings
 from kdviz.distillation import Features
 from kdviz.errors import ConvergenceWarning, KdvizWarning
 from kdviz.reports import prepare_notebook
-from kdviz.sources import find_checkpoints
+from kdviz.sources import TextSet, find_checkpoints
 from kdviz.store import open_run
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
@@ -276,6 +276,42 @@ ROWS = {
         lambda _: measure(layers=[]),
         lambda _: measure(layers=list(kdviz.list_layers(small_cnn()))[:1]),
     ),
+    "other precision": Row(
+        r"convert them with inputs.to\(torch.float64\)",
+        lambda _: measure(small_cnn().double()),
+        lambda _: measure(small_cnn().double(), IMAGES.to(torch.float64)),
+    ),
+    "several things": Row(
+        r"pass feature= a callable .* feature=lambda output: output\[0\].relu\(\)",
+        lambda _: measure(SEVERAL, layers="0"),
+        lambda _: measure(SEVERAL, layers="0", feature=lambda output: output[0].relu()),
+    ),
+    "the network itself": Row(
+        "choose a layer inside it",
+        lambda _: (network := small_cnn(), measure(network, layers=network)),
+        lambda _: (network := small_cnn(), measure(network, layers=network.fc1)),
+    ),
+    "no network": Row(
+        "pass the module that it was made from",
+        lambda _: measure(small_cnn().forward),
+        lambda _: measure(small_cnn()),
+    ),
+    "no samples": Row(
+        "pass at least one sample",
+        lambda _: measure(inputs=IMAGES[:0]),
+        lambda _: measure(inputs=IMAGES[:1]),
+    ),
+    "same names": Row(
+        "must be 3 unique names",
+        lambda _: measure(sample_ids=["a", "a", "b"]),
+        lambda _: measure(sample_ids=["a", "c", "b"]),
+    ),
+    # texts
+    "a pair for words": Row(
+        "of a pair the first text in sentences, the second in contexts",
+        lambda _: TextSet.from_sentences([("Where is it?", "It is here.")]),
+        lambda _: TextSet.from_sentences(["Where is it?"], contexts=["It is here."]),
+    ),
     # units
     "no channels": Row(
         r"pass inputs of shape \(B, C, H, W\)",
@@ -322,6 +358,21 @@ ROWS = {
         "pass the same, in the same order",
         lambda _: remove(IMAGES.flip(0)),
         lambda _: remove(IMAGES),
+    ),
+    "no map": Row(
+        "choose among the methods that need none: input_gradient, integrated_gradients, occlusion",
+        lambda _: attribute(Net(lambda x: x), methods=["grad_cam"]),
+        lambda _: attribute(Net(lambda x: x), methods=WITHOUT_LAYER),
+    ),
+    "untraceable": Row(
+        "pass a part of it that has no control flow",
+        lambda _: coherency.find_pairs(Net(lambda x: x if x.sum() > -1e9 else -x).eval(), IMAGES),
+        lambda _: coherency.find_pairs(nn.Sequential(nn.Flatten(), Net(lambda x: x).fc1).eval(), IMAGES),
+    ),
+    "traced to several": Row(
+        "wrap it in a module that gives one tensor",
+        lambda _: coherency.find_pairs(Net(lambda x: [x, x]).eval(), IMAGES),
+        lambda _: coherency.find_pairs(nn.Sequential(Net(lambda x: [x, x]), Pick()).eval(), IMAGES),
     ),
     "unknown layers": Row(
         r"kdviz.list_layers\(network\) names the layers",
@@ -373,7 +424,7 @@ ROWS = {
     "damaged history": Row(
         "remove .* to train anew",
         lambda folder: (teach(folder), spoil(folder / "trained"), teach(folder).history),
-        lambda folder: (teach(folder), spoil(folder / "trained"), rmtree(folder / "trained"), teach(folder).history),
+        lambda folder: teach_anew(folder).history,
     ),
     "foreign files": Row(
         "name an empty folder",
@@ -478,9 +529,16 @@ def teach_twice(folder: Path, **second):
     return teach(folder, **second)
 
 
+def teach_anew(folder: Path):
+    teach(folder)
+    spoil(folder / "trained")
+    rmtree(folder / "trained")
+    return teach(folder)
+
+
 def spoil(folder: Path) -> None:
     for path in folder.glob("history*"):
-        path.write_text("{")
+        path.write_text("{}")
 
 
 def clutter(folder: Path) -> None:
@@ -496,6 +554,10 @@ def name_files(folder: Path, *names: str) -> Path:
 
 def tiny(folder: Path) -> Study:
     return Study(folder / "study", make_plan(draw_images(folder)), progress=False)
+
+
+SEVERAL = nn.Sequential(First(), Pick(), nn.Linear(192, 4))
+WITHOUT_LAYER = ["input_gradient", "integrated_gradients", "occlusion"]
 
 
 def quietly(call: Callable[[], object]) -> object:

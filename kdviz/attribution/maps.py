@@ -8,21 +8,34 @@ contribution to the logit adds up, so its maps are sums over channels, of either
 Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels and size of the layer.
 """
 
+import copy
 import warnings
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from captum import attr
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from kdviz.arguments import one_of
+from kdviz.attribution.layouts import ASK, FIRST, Layout, Turn, find_layout
 from kdviz.errors import LayerError
 from kdviz.networks.features import (
+    Batch,
+    answer,
     check_layers,
     frozen,
     list_shapes,
+    main_of,
+    map_batch,
     name_modules,
+    noisy_part,
     read_layers,
     resolve_layers,
+    rows_at,
     unwrap,
 )
 
@@ -35,9 +48,9 @@ WINDOWS = 8  # of occlusion along each side of the image, side by side; they mov
 OPTIONS: dict[str, dict[str, str | int | bool]] = {
     "input_gradient": {"captum": "Saliency", "abs": False, "channels": "norm"},
     "layer_gradient": {"channels": "norm"},
-    "activation": {"captum": "LayerActivation", "channels": "sum"},
+    "activation": {"channels": "sum"},
     "cam": {"channels": "sum with the class weights"},
-    "grad_cam": {"captum": "LayerGradCam", "relu_attributions": False, "channels": "sum"},
+    "grad_cam": {"channels": "sum with the gradient's spatial mean"},
     "integrated_gradients": {
         "captum": "IntegratedGradients",
         "baselines": 0,
@@ -45,7 +58,7 @@ OPTIONS: dict[str, dict[str, str | int | bool]] = {
         "method": "gausslegendre",
         "channels": "sum",
     },
-    "guided_grad_cam": {"captum": "GuidedGradCam", "interpolate_mode": "nearest", "channels": "norm"},
+    "guided_grad_cam": {"captum": "GuidedBackprop", "interpolate_mode": "nearest", "channels": "norm"},
     "occlusion": {"captum": "Occlusion", "baselines": 0, "windows_along_a_side": WINDOWS, "overlap": "half"},
 }
 """How every map is made, as stored with it."""
@@ -53,22 +66,33 @@ OPTIONS: dict[str, dict[str, str | int | bool]] = {
 METHODS = tuple(OPTIONS)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the maps of a layer are taken: its name, and how its output becomes a map."""
+
+    layer: str
+    layout: Layout
+
+
 def draw_map(
     network: nn.Module,
-    inputs: Tensor,
+    inputs: Batch,
     classes: Tensor,
     *,
     method: str,
-    layer: str | nn.Module | None = None,
+    layer: str | nn.Module | Place | None = None,
+    layout: Turn | None = None,
 ) -> Tensor:
     """Draw the map of one attribution method for a batch.
 
     Parameters
     ----------
     network
-        Maps images to logits ``(B, C)``. Held in eval mode; left exactly as found.
+        Maps images to logits ``(B, C)``, or to a structure that has them (:func:`kdviz.networks.answer`).
+        Held in eval mode; left exactly as found.
     inputs
-        Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device.
+        Shape ``(B, channels, H, W)``, floating point, normalised as in training, on the network's device; or
+        a mapping of such a tensor and others, passed by name, which stay as they are.
     classes
         Class to explain for every sample, ``(B,)``, int64.
     method
@@ -80,19 +104,22 @@ def draw_map(
         - ``activation``: sum over channels of A, "CAM without the class weights"; looks at no class;
         - ``cam``: sum over channels of A times the class's weight [2]_. Defined only where the logits are one
           linear layer of the spatial mean of A, and refused elsewhere;
-        - ``grad_cam``: sum over channels of A times the spatial mean of dy/dA [3]_ (captum ``LayerGradCam``,
-          ``relu_attributions=False``, while [3]_ ends in a ReLU). Of a network that has a ``cam`` it is that
-          map divided by the number of positions;
+        - ``grad_cam``: sum over channels of A times the spatial mean of dy/dA [3]_, without the ReLU in
+          which [3]_ ends. Of a network that has a ``cam`` it is that map divided by the number of positions;
         - ``integrated_gradients``: sum over channels of captum ``IntegratedGradients`` [4]_ from an input of
           zeros, the mean image where inputs are normalised, in 50 Gauss-Legendre steps;
-        - ``guided_grad_cam``: norm over channels of captum ``GuidedGradCam`` [3]_: the guided gradient times
-          the Grad-CAM after its ReLU, resized by nearest neighbour. Only ``nn.ReLU`` modules are guided, a
+        - ``guided_grad_cam``: norm over channels of the guided gradient (captum ``GuidedBackprop``) times the
+          Grad-CAM after its ReLU, resized by nearest neighbour [3]_. Only ``nn.ReLU`` modules are guided, a
           functional relu is not; without any such module it is refused;
         - ``occlusion``: how much the logit falls when a window of an eighth of the height and width, moving
           by half of itself, is set to zero (captum ``Occlusion`` [5]_); a pixel takes the mean of windows.
     layer
-        Name or module whose output is ``(B, K, h, w)``, for CAMs, ``activation`` and ``layer_gradient``; by
-        default that of `find_map_layer`. Fully connected layers have no map.
+        Name or module whose output is ``(B, K, h, w)``, ``(B, h, w, K)`` or tokens ``(B, k + h * w, K)``, for
+        CAMs, ``activation`` and ``layer_gradient``; by default that of `find_map_layer`. Fully connected
+        layers have no map. Tokens that stand for no position, such as class tokens, are left out.
+    layout
+        Turns the layer's output to ``(B, K, h, w)``; by default as :mod:`kdviz.attribution.layouts` finds,
+        which says so where it cannot.
 
     Returns
     -------
@@ -105,7 +132,8 @@ def draw_map(
     ValueError
         For an unknown method, inputs that are no images, or classes that are not one for each.
     LayerError
-        If the layer is unknown, unused, reused or has no map, or the network has no map of this method.
+        If the layer is unknown, unused, reused or has no map, its layout cannot be known, its positions reach
+        the logit no more, or the network has no map of this method.
 
     References
     ----------
@@ -116,79 +144,181 @@ def draw_map(
     .. [5] Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2.
     """
     one_of("method", method, METHODS)
-    if classes.shape != inputs.shape[:1] or classes.dtype != torch.int64:
+    main = name_images(inputs)
+    images = main_of(inputs, main)
+    if classes.shape != images.shape[:1] or classes.dtype != torch.int64:
         raise ValueError(
-            f"classes must be {len(inputs)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
+            f"classes must be {len(images)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
         )
     network = unwrap(network)
     with frozen(network):
         check_classes(network, inputs, classes)
-        place = check_layer(network, inputs, layer) if method in LAYERED else ""
-        watched = inputs.detach().clone().requires_grad_(True)
+        place = None
+        if method in LAYERED:
+            place = (
+                layer if isinstance(layer, Place) else check_layer(network, inputs, layer, layout, [method])
+            )
+        watched = map_batch(inputs, lambda tensor: tensor.detach().clone())
+        main_of(watched, main).requires_grad_(True)
         drawn = _draw(method, network, watched, classes, place)
     return drawn.detach().float()
 
 
-def find_map_layer(network: nn.Module, inputs: Tensor) -> str:
-    """Name the deepest layer with a map: where CAM and Grad-CAM look by default.
+def find_map_layer(network: nn.Module, inputs: Batch) -> str:
+    """Name the deepest layer with a map that the logits see: where CAM and Grad-CAM look by default.
 
-    It is the last module to return, blocks of modules counted, that is called once, has a convolution in it
-    and gives ``(B, K, h, w)`` with more than one position: ``layer4`` of a ResNet, ``features`` of a VGG.
+    It is the last module to return, blocks of modules counted, that has weights, is no single ``nn.Linear``,
+    is called once and gives a map of more than one position: ``layer4`` of a ResNet, ``features`` of a VGG,
+    the final norm of a Swin, the last block's first norm of a ViT, whose class token alone goes on after the
+    attention. Where that map has channels first, the module has a convolution in it.
 
     Raises
     ------
     LayerError
         If there is none.
     """
-    network = unwrap(network)
-    first_names = {module: name for name, module in reversed(name_modules(network).items())}
-    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
-    candidates = [name for part, name in first_names.items() if name and _contains(part, *convolutions)]
-    with frozen(network):
-        calls = list_shapes(network, inputs[:1], candidates)
-    found = [name for name, shapes in calls.items() if len(shapes) == 1 and _is_map(shapes[0])]
-    if not found:
-        raise LayerError(
-            "no layer of this network gives a map (B, channels, height, width) with more than one position; "
-            "choose among the methods that need none: input_gradient, integrated_gradients, occlusion"
-        )
-    return found[-1]
+    return _find_place(unwrap(network), inputs).layer
 
 
-def list_methods(network: nn.Module, inputs: Tensor, *, layer: str | None) -> list[str]:
-    """Name those of `METHODS` that this network has; `layer` as checked, None for a network without maps."""
-    possible = [method for method in METHODS if layer or method not in LAYERED]
+def list_methods(network: nn.Module, inputs: Batch, place: Place | None) -> list[str]:
+    """Name those of `METHODS` that this network has; `place` as checked, None for a network without maps."""
+    possible = [method for method in METHODS if place or method not in LAYERED]
     with frozen(network):
-        if layer and _class_weights(network, inputs[:1], layer) is None:
+        if place and _class_weights(network, rows_at(inputs, slice(1)), place) is None:
             possible.remove("cam")
-        if layer and not _contains(network, nn.ReLU):
+        if place and not _contains(network, nn.ReLU):
             possible.remove("guided_grad_cam")
     return possible
 
 
-def check_layer(network: nn.Module, inputs: Tensor, layer: str | nn.Module | None) -> str:
-    """Name the layer whose maps are asked for, after one pass that shows that it has some."""
+def check_layer(
+    network: nn.Module,
+    inputs: Batch,
+    layer: str | nn.Module | None,
+    layout: Turn | None = None,
+    methods: Collection[str] = LAYERED,
+) -> Place:
+    """Return the place of the maps that `methods` want, after passes that show that it has some."""
+    with frozen(network):
+        return _check_layer(network, inputs, layer, layout, methods)
+
+
+def _check_layer(
+    network: nn.Module,
+    inputs: Batch,
+    layer: str | nn.Module | None,
+    layout: Turn | None,
+    methods: Collection[str],
+) -> Place:
+    one = rows_at(inputs, slice(1))
     if layer is None:
-        return find_map_layer(network, inputs)
+        place = _find_place(network, one)
+        return place if layout is None else _give_layout(network, one, place.layer, layout)
     (name,) = resolve_layers(network, [layer])
-    (shape,) = check_layers(network, inputs[:1], [name]).values()
-    if not _is_map(shape):
+    (shape,) = check_layers(network, one, [name]).values()
+    if layout is not None:
+        return _give_layout(network, one, name, layout)
+    survey = list_shapes(network, one, name_modules(network))
+    found = find_layout(name, survey, name_modules(network), _size_of(one))
+    if found is None:
         raise LayerError(
-            f"layer {name!r} gives {shape}; a map needs (B, channels, height, width) with more than one "
-            f"position, such as {find_map_layer(network, inputs)!r} gives"
+            f"layer {name!r} gives {shape}; a map needs (B, channels, height, width), (B, height, width, "
+            f"channels) or (B, tokens, channels) with more than one position, such as "
+            f"{_find_place(network, one).layer!r} gives; where it has one, {ASK}"
         )
-    return name
+    place = Place(name, found)
+    if {*methods} - {"activation"} and not _is_seen(network, one, place):
+        raise LayerError(
+            f"the positions of layer {name!r} reach the logits no more, only tokens beside them do, so that "
+            f"its map is zero; take an earlier layer, such as {_find_place(network, one).layer!r}"
+        )
+    return place
 
 
-def check_classes(network: nn.Module, inputs: Tensor, classes: Tensor) -> None:
-    """Refuse classes that do not pick one logit of each sample; the network must be frozen."""
-    if inputs.ndim != 4:
-        raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(inputs.shape)}")
+def _find_place(network: nn.Module, inputs: Batch) -> Place:
+    """Find the place that `find_map_layer` describes."""
+    modules, one = name_modules(network), rows_at(inputs, slice(1))
+    first_names = {module: name for name, module in reversed(modules.items())}
+    with frozen(network):
+        shapes = list_shapes(network, one, modules)
+        for name in reversed([name for name in shapes if name and first_names[modules[name]] == name]):
+            part, layout = modules[name], None
+            if len(shapes[name]) > 1 or type(part) is nn.Linear or not any(True for _ in part.parameters()):
+                continue
+            with suppress(LayerError):  # what cannot be known is not chosen
+                layout = find_layout(name, shapes, modules, _size_of(one))
+            if layout is None or (layout is FIRST and not _contains(part, nn.Conv2d, nn.ConvTranspose2d)):
+                continue
+            if _is_seen(network, one, place := Place(name, layout)):
+                return place
+    raise LayerError(
+        "no layer of this network gives a map (B, channels, height, width), (B, height, width, channels) or "
+        "tokens, with more than one position; choose among the methods that need none: input_gradient, "
+        "integrated_gradients, occlusion"
+    )
+
+
+def _give_layout(network: nn.Module, inputs: Batch, layer: str, turn: Turn) -> Place:
+    """Return the place of a layer whose layout the user gives."""
+    with frozen(network), torch.no_grad():
+        (output,) = read_layers(network, inputs, [layer]).values()
+        turned = turn(output)
+    if turned.ndim != 4 or turned.shape[0] != 1 or turned.shape[2:].numel() < 2:
+        raise LayerError(
+            f"layout turns what layer {layer!r} gives, {tuple(output.shape)}, to {tuple(turned.shape)}; a "
+            "map needs (B, channels, height, width) with more than one position"
+        )
+    return Place(layer, Layout("given", turn))
+
+
+def _is_seen(network: nn.Module, inputs: Batch, place: Place) -> bool:
+    """Tell whether the logits see the positions of a layer, where there are other tokens beside them."""
+    if not place.layout.others:
+        return True
+    seeing = _draw_zero_weights(network)
+    with frozen(seeing):
+        watched = map_batch(inputs, lambda tensor: tensor.detach().clone())
+        main_of(watched, name_images(watched)).requires_grad_(True)
+        classes = answer(seeing, watched).argmax(1)
+        _, gradient = read_gradient(seeing, watched, classes, place.layer)
+    return bool(place.layout.turn(gradient).any())
+
+
+def _draw_zero_weights(network: nn.Module) -> nn.Module:
+    """Give weights to what was initialised with zeros, such as a new head, through which nothing is seen."""
+    generator = torch.Generator().manual_seed(0)
+    zeros = [name for name, weight in network.named_parameters() if weight.ndim > 1 and not weight.any()]
+    if not zeros:
+        return network
+    seeing = copy.deepcopy(network)
     with torch.no_grad():
-        logits = network(inputs[:1].clone())
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the network must give logits (B, classes), got {got}; wrap it in one that does")
+        for name in zeros:
+            weight = seeing.get_parameter(name)
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return seeing
+
+
+def name_images(inputs: Batch) -> str | None:
+    """Name the images of several inputs: the floating-point tensor, or of these the one with four axes."""
+    return noisy_part(inputs, lambda tensor: tensor.ndim == 4)
+
+
+def _size_of(inputs: Batch) -> tuple[int, ...]:
+    """Return height and width of images."""
+    return tuple(main_of(inputs, name_images(inputs)).shape[2:])
+
+
+def check_classes(network: nn.Module, inputs: Batch, classes: Tensor) -> None:
+    """Refuse classes that do not pick one logit of each sample; the network must be frozen."""
+    images = main_of(inputs, name_images(inputs))
+    if images.ndim != 4:
+        raise ValueError(f"inputs must be images (B, channels, height, width), got {tuple(images.shape)}")
+    with torch.no_grad():
+        logits = answer(network, rows_at(inputs, slice(1)))
+    if logits.ndim != 2:
+        raise ValueError(
+            f"the network must give logits (B, classes), got {tuple(logits.shape)}; wrap it in one that does"
+        )
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(
@@ -196,7 +326,7 @@ def check_classes(network: nn.Module, inputs: Tensor, classes: Tensor) -> None:
         )
 
 
-def read_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+def read_gradient(network: nn.Module, inputs: Batch, classes: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """Read a layer's output and the gradient of the logit with respect to it; the network must be frozen."""
     output, logits = read_layers(network, inputs, [layer, ""]).values()
     score = logits.gather(1, classes[:, None]).sum()
@@ -204,74 +334,103 @@ def read_gradient(network: nn.Module, inputs: Tensor, classes: Tensor, layer: st
     return output, gradient
 
 
-def _draw(method: str, network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    module = name_modules(network)[layer]
+class _Answer(nn.Module):
+    """A network as captum wants it: a function of images, and of what else it is given, to logits."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, images: Tensor, *others: Tensor) -> Tensor:
+        given = dict(zip(self.names, (images, *others), strict=True)) if self.names else images
+        return answer(self.network, given)
+
+
+def _draw(method: str, network: nn.Module, inputs: Batch, classes: Tensor, place: Place | None) -> Tensor:
+    if place is not None:
+        return _draw_layer(method, network, inputs, classes, place)
+    captum, images, given = _for_captum(network, inputs, classes)
     if method == "input_gradient":
-        return attr.Saliency(network).attribute(inputs, classes, abs=False).norm(dim=1)
-    if method == "layer_gradient":
-        return read_gradient(network, inputs, classes, layer)[1].norm(dim=1)
-    if method == "activation":
-        return attr.LayerActivation(network, module).attribute(inputs).sum(1)
-    if method == "cam":
-        return _cam(network, inputs, classes, layer)
-    if method == "grad_cam":
-        explainer = attr.LayerGradCam(network, module)
-        return explainer.attribute(inputs, classes, relu_attributions=False, attr_dim_summation=True)[:, 0]
+        return attr.Saliency(captum).attribute(images, abs=False, **given).norm(dim=1)
     if method == "integrated_gradients":
-        options = {"n_steps": STEPS, "method": "gausslegendre", "internal_batch_size": max(len(inputs), 2)}
-        return attr.IntegratedGradients(network).attribute(inputs, 0, classes, **options).sum(1)
-    if method == "guided_grad_cam":
-        return _guided_grad_cam(network, inputs, classes, module)
-    return _occlusion(network, inputs, classes)
+        options = {"n_steps": STEPS, "method": "gausslegendre", "internal_batch_size": max(len(images), 2)}
+        return attr.IntegratedGradients(captum).attribute(images, 0, **options, **given).sum(1)
+    return _occlusion(captum, images, given)
 
 
-def _cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: str) -> Tensor:
-    weights = _class_weights(network, inputs, layer)
+def _for_captum(
+    network: nn.Module, inputs: Batch, classes: Tensor
+) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """Return what captum calls, the images it looks at, and the arguments that go with them."""
+    if isinstance(inputs, Tensor):
+        return _Answer(network), inputs, {"target": classes}
+    main = name_images(inputs)
+    others = {name: tensor for name, tensor in inputs.items() if name != main}
+    names = [str(main), *others]
+    given = {"target": classes, "additional_forward_args": tuple(others.values())}
+    return _Answer(network, names), main_of(inputs, main), given
+
+
+def _draw_layer(method: str, network: nn.Module, inputs: Batch, classes: Tensor, place: Place) -> Tensor:
+    both = read_gradient(network, inputs, classes, place.layer)
+    output, gradient = (place.layout.turn(tensor) for tensor in both)
+    if method == "layer_gradient":
+        return gradient.norm(dim=1)
+    if method == "activation":
+        return output.sum(1)
+    if method == "cam":
+        return _cam(network, inputs, classes, place)
+    cam = (output * gradient.mean((2, 3), keepdim=True)).sum(1)
+    return cam if method == "grad_cam" else _guide(network, inputs, classes, cam)
+
+
+def _cam(network: nn.Module, inputs: Batch, classes: Tensor, place: Place) -> Tensor:
+    weights = _class_weights(network, inputs, place)
     if weights is None:
         raise LayerError(
             "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet after "
             "its last block; for this network and layer take grad_cam, which needs no such head"
         )
-    (output,) = read_layers(network, inputs, [layer]).values()
-    return torch.einsum("bk,bkhw->bhw", weights[classes], output)
+    (output,) = read_layers(network, inputs, [place.layer]).values()
+    return torch.einsum("bk,bkhw->bhw", weights[classes], place.layout.turn(output))
 
 
-def _class_weights(network: nn.Module, inputs: Tensor, layer: str) -> Tensor | None:
+def _class_weights(network: nn.Module, inputs: Batch, place: Place) -> Tensor | None:
     """Return the weights ``(C, K)`` of logits that are linear in the layer's spatial mean, else None."""
     heads = [part for part in network.modules() if isinstance(part, nn.Linear)]
-    output, logits = read_layers(network, inputs, [layer, ""]).values()
-    if not heads or heads[-1].weight.shape != (logits.shape[1], output.shape[1]):
+    output, logits = read_layers(network, inputs, [place.layer, ""]).values()
+    means = place.layout.turn(output).mean((2, 3))
+    if not heads or heads[-1].weight.shape != (logits.shape[1], means.shape[1]):
         return None
-    is_cam = torch.allclose(heads[-1](output.mean((2, 3))), logits, rtol=1e-4, atol=1e-5)
+    is_cam = torch.allclose(heads[-1](means), logits, rtol=1e-4, atol=1e-5)
     return heads[-1].weight if is_cam else None
 
 
-def _guided_grad_cam(network: nn.Module, inputs: Tensor, classes: Tensor, layer: nn.Module) -> Tensor:
+def _guide(network: nn.Module, inputs: Batch, classes: Tensor, cam: Tensor) -> Tensor:
+    """Multiply the guided gradient by a Grad-CAM, resized to the images."""
     if not _contains(network, nn.ReLU):
         raise LayerError(
             "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
             "activations as modules, or take grad_cam"
         )
+    captum, images, given = _for_captum(network, inputs, classes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # they come off again
-        explainer = attr.GuidedGradCam(network, layer)
-        return explainer.attribute(inputs, classes, interpolate_mode="nearest").norm(dim=1)
+        guided = attr.GuidedBackprop(captum).attribute(images, **given)
+    resized = interpolate(cam.relu().detach()[:, None], size=images.shape[2:], mode="nearest")
+    return (guided * resized).norm(dim=1)
 
 
-def _occlusion(network: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
-    channels, *size = inputs.shape[1:]
+def _occlusion(captum: nn.Module, images: Tensor, given: dict[str, Any]) -> Tensor:
+    channels, *size = images.shape[1:]
     window = [max(1, side // WINDOWS) for side in size]
     strides = [max(1, side // 2) for side in window]
     with torch.no_grad():
-        falls = attr.Occlusion(network).attribute(
-            inputs, (channels, *window), strides=(channels, *strides), baselines=0, target=classes
+        falls = attr.Occlusion(captum).attribute(
+            images, (channels, *window), strides=(channels, *strides), baselines=0, **given
         )
     return falls[:, 0]  # a window covers all channels, so they hold the same
 
 
 def _contains(network: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, kinds) for module in network.modules())
-
-
-def _is_map(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[2] * shape[3] > 1

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
 from kdviz.arguments import one_of
+from kdviz.attribution.layouts import Turn
 from kdviz.attribution.unit_maps import attribute
 from kdviz.errors import KdvizWarning
 from kdviz.measuring import measure
@@ -37,6 +38,7 @@ def randomise_weights(
     explained: ArrayLike | None = None,
     methods: Sequence[str] | None = None,
     layer: str | nn.Module | None = None,
+    layout: Turn | None = None,
     entropy_layers: Sequence[str] = (),
     stages: Sequence[str] | None = None,
     order: Order = "cascade",
@@ -52,7 +54,7 @@ def randomise_weights(
 
     Parameters
     ----------
-    network, inputs, units, labels, explained, methods, layer
+    network, inputs, units, labels, explained, methods, layer, layout
         As in :func:`kdviz.attribute`. The class explained stays that of the trained network.
     entropy_layers
         Layers whose entropies are checked too, as the methods ``"entropy LAYER"``, measured anew at every
@@ -104,7 +106,8 @@ def randomise_weights(
     pictures = list(inputs) if isinstance(inputs, Iterator) else inputs
     same: dict[str, Any] = {"inputs": pictures, "units": units, "device": device}
     same |= {"max_batch": max_batch, "progress": False}
-    first = attribute(network, labels=labels, explained=explained, methods=methods, layer=layer, **same)
+    where: dict[str, Any] = {"layer": layer, "layout": layout}
+    first = attribute(network, labels=labels, explained=explained, methods=methods, **where, **same)
     before = _add_entropies(first, network, entropy_layers, same)
     generator = torch.Generator().manual_seed(seed)
     similar: list[list[NDArray[np.floating]]] = [[], []]
@@ -118,6 +121,7 @@ def randomise_weights(
             explained=first["explained"].values,
             methods=first["attribution_method"].values.tolist(),
             layer=first.attrs.get("layer"),
+            layout=layout,
             **same,
         )
         after = _add_entropies(maps, changed, entropy_layers, same)

@@ -3,7 +3,7 @@
 Symbols: ``B`` samples, ``U`` units, ``P`` shares of units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,16 @@ from kdviz.analysis import collect_importance
 from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import check_classes
 from kdviz.attribution.unit_maps import BATCH, batches
-from kdviz.networks.features import frozen, same_random_state, unwrap
+from kdviz.networks.features import (
+    Batch,
+    answer,
+    frozen,
+    main_of,
+    put_main,
+    same_random_state,
+    to_device,
+    unwrap,
+)
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike
@@ -126,7 +135,7 @@ def remove_units(
     curves: dict[str, list[NDArray[np.float32]]] = {name: [] for name in orders}
     advice = memory_advice(batch, "take smaller images")
     with same_random_state(network), frozen(network), advice, torch.no_grad():
-        check_classes(network, given.read([0]).to(place), classes)
+        check_classes(network, to_device(given.take([0]), place), classes)
         blocks = tqdm(
             batches(given, batch, place),
             total=-(-len(ids) // batch),
@@ -134,13 +143,17 @@ def remove_units(
             unit="batch",
             disable=not progress,
         )
-        for rows, images in blocks:
+        for rows, shown in blocks:
+            images = main_of(shown, given.main)
             blank = _make_reference(images.cpu(), reference).to(place)
             for name, order in orders.items():
                 rank = torch.from_numpy(order[rows].argsort(1))
                 changed = [(rank < count)[:, index].to(place) for count in counts]
-                ends = ((images, blank), (blank, images))
-                both = [_trace(network, *pair, changed, classes[rows]) for pair in ends]
+                both = []
+                for start, end in ((images, blank), (blank, images)):
+                    pictures = (torch.where(mask, end, start) for mask in changed)
+                    versions = (put_main(shown, given.main, picture) for picture in pictures)
+                    both.append(_trace(network, versions, classes[rows]))
                 curves[name].append(np.stack(both))
     values = np.stack([np.concatenate(parts, axis=1) for parts in curves.values()])
     ds = schema.build(
@@ -166,12 +179,9 @@ def _check_inputs(attributions: xr.Dataset, hashes: Sequence[str]) -> None:
         )
 
 
-def _trace(
-    network: nn.Module, start: Tensor, end: Tensor, changed: Sequence[Tensor], classes: Tensor
-) -> NDArray[np.float32]:
-    """Return the probability of the class, ``(B, P)``, for `start` with the `changed` pixels as in `end`."""
-    pictures = (torch.where(mask, end, start) for mask in changed)
-    chances = [network(picture).softmax(1).cpu() for picture in pictures]
+def _trace(network: nn.Module, pictures: Iterable[Batch], classes: Tensor) -> NDArray[np.float32]:
+    """Return the probability of the class, ``(B, P)``, for `P` versions of the inputs."""
+    chances = [answer(network, picture).softmax(1).cpu() for picture in pictures]
     return torch.stack([chance.gather(1, classes[:, None])[:, 0] for chance in chances], 1).numpy()
 
 

@@ -15,17 +15,19 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.arguments import one_of, whole_number
+from kdviz.attribution.layouts import Turn
 from kdviz.attribution.maps import (
     LAYERED,
     METHODS,
     OPTIONS,
+    Place,
     check_classes,
     check_layer,
     draw_map,
     list_methods,
 )
 from kdviz.errors import LayerError
-from kdviz.networks.features import frozen, main_of, resolve_layers, same_random_state
+from kdviz.networks.features import Batch, answer, frozen, resolve_layers, same_random_state, to_device
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, check_labels, prepare_inputs
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
@@ -44,6 +46,7 @@ def attribute(
     explained: ArrayLike | None = None,
     methods: Sequence[str] | None = None,
     layer: str | nn.Module | None = None,
+    layout: Turn | None = None,
     foreground: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
     epoch: int = 0,
@@ -60,8 +63,9 @@ def attribute(
     Parameters
     ----------
     network
-        Any classifier of images in float32 or finer: one tensor in, logits ``(B, classes)`` out. Left exactly
-        as found: mode, parameters, gradients, hooks and global random state.
+        Any classifier of images in float32 or finer that gives logits ``(B, classes)``, or a structure that
+        has them, as those of transformers. Left exactly as found: mode, parameters, gradients, hooks and
+        global random state.
     inputs, units, foreground, labels, sample_ids
         As in :func:`kdviz.measure`: pass the same, and the units are the same.
     explained
@@ -70,8 +74,12 @@ def attribute(
     methods
         Some of ``kdviz.attribution.METHODS``; by default all that this network has.
     layer
-        Where the layer maps are taken: the name or module of a layer that gives ``(B, channels, h, w)``; by
-        default that of :func:`kdviz.attribution.find_map_layer`.
+        Where the layer maps are taken: the name or module of a layer that gives ``(B, channels, h, w)``,
+        ``(B, h, w, channels)`` as in a Swin, or tokens as in a ViT; by default that of
+        :func:`kdviz.attribution.find_map_layer`: a ResNet's last block, the first norm in the last block of a
+        ViT.
+    layout
+        As in :func:`kdviz.attribution.draw_map`: needed only where the layer's layout cannot be known.
     epoch
         Completed training epochs of this network.
     device, max_batch, progress
@@ -120,10 +128,10 @@ def attribute(
     place = device_of(network)
     with same_random_state(network), memory_advice(batch, "take smaller images"):
         classes = find_classes(network, given, explained, batch)
-        first = given.read([0]).to(place)
+        first = to_device(given.take([0]), place)
         with frozen(network):
-            found = _find_layer(network, first, layer, chosen)
-        chosen = chosen or list_methods(network, first, layer=found)
+            found = _find_place(network, first, layer, layout, chosen)
+        chosen = chosen or list_methods(network, first, found)
         values = np.empty((len(chosen), 1, len(given.ids), units.count), np.float32)
         for at, method in enumerate(tqdm(chosen, desc="attributing", unit="method", disable=not progress)):
             for rows, images in batches(given, batch, place):
@@ -141,14 +149,15 @@ def attribute(
     )
     ds = samples.assign(attribution=(schema.VARIABLES["attribution"].dims, values))
     ds.attrs = schema.make_attrs(
-        layer=found,
+        layer=None if found is None else found.layer,
         modality=units.modality,
         unit_kind=units.describe(),
         config={
             "methods": {name: OPTIONS[name] for name in chosen},
             "explained": "given" if explained is not None else "labels" if labels is not None else "answer",
             "max_batch": batch,
-        },
+        }
+        | ({} if found is None else {"layout": found.layout.name}),
         device=str(place),
         torch_version=torch.__version__,
         weights_fingerprint=fingerprint_tensors(network.state_dict()),
@@ -178,23 +187,25 @@ def find_classes(network: nn.Module, given: Inputs, explained: ArrayLike | None,
         known = check_labels("explained", explained, len(given.ids))
     classes = torch.zeros(1, dtype=torch.int64) if known is None else torch.from_numpy(known)
     with frozen(network), torch.no_grad():
-        check_classes(network, given.read([0]).to(place), classes)
+        check_classes(network, to_device(given.take([0]), place), classes)
         if known is not None:
             return classes
-        answers = [network(images.clone()).argmax(1).cpu() for _, images in batches(given, batch, place)]
+        answers = [answer(network, images).argmax(1).cpu() for _, images in batches(given, batch, place)]
     return torch.cat(answers)
 
 
-def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """Yield positions and images of `batch` samples at a time."""
-    for rows, images in given.batches(range(len(given.ids)), batch):
-        yield slice(rows.start, rows.stop), main_of(images, given.main).to(place)
+def batches(given: Inputs, batch: int, place: torch.device) -> Iterator[tuple[slice, Batch]]:
+    """Yield positions and inputs of `batch` samples at a time."""
+    for rows, inputs in given.batches(range(len(given.ids)), batch):
+        yield slice(rows.start, rows.stop), to_device(inputs, place)
 
 
-def _find_layer(network: nn.Module, images: Tensor, layer: str | None, chosen: Sequence[str]) -> str | None:
-    """Name the layer of the maps, None for a network without any where none was asked for."""
+def _find_place(
+    network: nn.Module, inputs: Batch, layer: str | None, layout: Turn | None, chosen: Sequence[str]
+) -> Place | None:
+    """Find the place of the maps, None for a network without any where none was asked for."""
     try:
-        return check_layer(network, images, layer)
+        return check_layer(network, inputs, layer, layout, chosen or LAYERED)
     except LayerError:
         if layer is not None or any(name in LAYERED for name in chosen):
             raise

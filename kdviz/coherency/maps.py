@@ -4,6 +4,7 @@ Symbols: ``B`` samples, ``D`` entries of a feature, ``U`` units.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from kdviz.analysis import find_points, rank_correlation
-from kdviz.attribution.maps import LAYERED, draw_map, list_methods, read_gradient
+from kdviz.attribution.maps import LAYERED, check_layer, draw_map, list_methods, read_gradient
+from kdviz.errors import LayerError
 from kdviz.networks.features import frozen, resolve_layers, same_random_state
 
 INPUT = "input"
@@ -61,10 +63,14 @@ def draw_maps(
         with same_random_state(network), frozen(network):
             watched = inputs.detach().clone().requires_grad_(True)
             output, gradient = read_gradient(network, watched, classes, layer)
-        if output.ndim == 4 and output.shape[2:].numel() > 1:
-            has = list_methods(network, inputs, layer=layer)
+        place = None
+        if output.ndim > 2:
+            with suppress(LayerError):  # what has no map is compared entry by entry
+                place = check_layer(network, inputs, layer)
+        if place is not None:
+            has = list_methods(network, inputs, place)
             for method in (one for one in of_layers if one in has):
-                drawn[layer, method] = draw_map(network, inputs, classes, method=method, layer=layer)
+                drawn[layer, method] = draw_map(network, inputs, classes, method=method, layer=place)
         else:
             vectors = {"activation": output, "layer_gradient": gradient}
             drawn |= {(layer, method): vectors[method] for method in of_layers if method in vectors}

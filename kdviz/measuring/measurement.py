@@ -141,7 +141,7 @@ class Measurement:
 
     def attrs(self, layer: str, **more: Any) -> dict[str, schema.Attribute]:
         """Return the attributes stored with a layer, and some more."""
-        values = self.settings.as_attrs(self.inputs.units) | {
+        values = self.settings.as_attrs(self.inputs.units, self.inputs.main) | {
             **self.details,
             "network": self.network,
             "network_role": self.role,
@@ -256,7 +256,8 @@ class Measurement:
             self.inputs.check_precision(network)
         else:
             (entry,) = resolve_layers(network, [entry])
-        return _Work(FeatureReader(network, names, self.settings.feature, entry))
+        main = self.inputs.main if entry is None else None
+        return _Work(FeatureReader(network, names, self.settings.feature, entry, main))
 
     @cached_property
     def _weights_fingerprint(self) -> str:

@@ -60,10 +60,13 @@ def measure(
         hooks and global random state.
     inputs
         Shape ``(B, ...)``, normalised as in training. Floating point: images ``(B, C, H, W)``, clouds
-        ``(B, n, 3)``; with `entry`, anything the network takes, such as token ids. Or a mapping of such
-        tensors, passed by name; noise falls on the one that is floating point. Or a dataset (a length, and an
+        ``(B, n, 3)`` or ``(B, 3, n)``; with `entry`, anything the network takes, such as token ids. Or a
+        mapping of such tensors, as from a tokenizer, passed by name; noise falls on the one that is floating
+        point, of several on the one that `units` fit or that `entry` names. Or a dataset (a length, and an
         item for every position) or an iterable of batches, such as a `DataLoader` without shuffling, both
-        read block by block; of pairs, the second entry gives `labels`.
+        read block by block. Classes in them give `labels`: the second entry of pairs, or the entry named
+        ``label``, ``labels``, ``label_ids``, ``y``, ``target`` or ``targets`` of a mapping, of one integer a
+        sample. Other targets are left out: no network is given any.
     layers
         Name from ``network.named_modules()`` (:func:`kdviz.list_layers`), a module, or several of them,
         which then share forward passes.
@@ -81,13 +84,17 @@ def measure(
     epoch
         Completed training epochs of this network.
     entry
-        Name or module at whose output noise is added; by default to the input. Words need it: the whole
+        Name or module at whose output noise is added, or the name of one of several inputs; by default noise
+        is added to the input. Words need it: the whole
         embedding module, positions and LayerNorm included. Gains, noise scales and entropies are then in
         units of the root mean square of that output over the words of all samples, which is stored for every
         epoch as ``noise_unit``; or in the output's own numbers, if `base_noise` is given.
     feature
-        ``"relu"`` as in the papers, ``"identity"``, or a callable from the layer's output to a tensor. By
-        default the preset of `units`: identity for words, else relu.
+        ``"relu"`` as in the papers or ``"identity"``, both of the layer's output or of the one tensor in it;
+        of layers that give a vector a token, the ``"first"``, the ``"last"`` or the ``"mean"``: the first of
+        an encoder, where it knows the whole text, the last of a decoder, such as GPT-2 or Llama, whose first
+        token knows nothing of the others. Or a callable from the layer's output to a tensor. By default the
+        preset of `units`: identity for words, else relu.
     method
         ``"gain"``: probe gains, completed by the drift of the mean (:mod:`kdviz.gain`). ``"path"``: the
         authors' descent, sampled. ``"auto"``: gain first, path for the few samples whose loss at the solution
@@ -168,11 +175,15 @@ def measure(
     {'epoch': 1, 'sample': 2, 'unit': 16}
     """
     names = resolve_layers(network, _list_layers(layers))
-    (entry_name,) = [None] if entry is None else resolve_layers(network, [entry])
+    if isinstance(entry, nn.Module):
+        (entry,) = resolve_layers(network, [entry])
+    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry)
+    if entry is not None and entry != given.main:
+        (entry,) = resolve_layers(network, [entry])
     measurement = Measurement(
         lambda: network,
         {epoch: None},
-        prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry_name),
+        given,
         names[0] if isinstance(layers, (str, nn.Module)) else tuple(names),
         Settings.for_units(
             units,
@@ -186,7 +197,7 @@ def measure(
             seed=seed,
             max_batch=max_batch,
             feature=feature,
-            entry=entry_name,
+            entry=None if entry == given.main else entry,
         ),
         device=device,
     )
@@ -285,10 +296,13 @@ def measure_checkpoints(
                 f"layers and entry must be names, as the network is made anew, got a {type(layer).__name__}"
             )
     names = tuple(plain_name(layer) for layer in listed)
+    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, *noise)
+    if noise[1] is not None and noise[1] == given.main:
+        options = options | {"entry": None}
     measurement = Measurement(
         make_network,
         checkpoints,
-        prepare_inputs(inputs, units, foreground, labels, sample_ids, *noise),
+        given,
         names[0] if isinstance(layers, str) else names,
         Settings.for_units(units, max_batch=max_batch, **options),
         network,

@@ -77,8 +77,8 @@ class Settings:
         for name in ("base_noise", "weight", "calibration"):
             positive_number(name, getattr(self, name))
 
-    def as_attrs(self, units: Units) -> dict[str, Any]:
-        """Return the settings as arguments of :func:`kdviz.schema.make_attrs`."""
+    def as_attrs(self, units: Units, main: str | None = None) -> dict[str, Any]:
+        """Return the arguments of :func:`kdviz.schema.make_attrs`; `main` of several inputs takes noise."""
         values = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in vars(self).items()
@@ -88,6 +88,9 @@ class Settings:
         if self.entry is not None:
             config["entry"] = self.entry
             noise_space = "relative embedding" if self.relative else "embedding"
+        elif main is not None:
+            config["input"] = main
+            noise_space = "embedding" if units.needs_entry else noise_space
         return {
             "feature": getattr(self.feature, "__qualname__", str(self.feature)),
             "modality": units.modality,

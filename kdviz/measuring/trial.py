@@ -79,6 +79,13 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
                 f"the feature of layer {layer!r} depends on the other samples of the batch, as by batch norm "
                 "without running statistics; measure every sample by itself, with max_batch=1"
             )
+        known, count = _count_units(inputs, *found[2:]), int(inputs.samples["valid"].values[0].sum())
+        if inputs.units.needs_entry and known < 2 <= count:
+            raise ValueError(
+                f"the feature of layer {layer!r} moves with {known} of the {count} words of a text: a token "
+                "of a decoder, such as GPT-2 or Llama, sees no later one, so that the first knows itself "
+                "alone; pass feature='last' or feature='mean', or, before the first attention, a later layer"
+            )
         if change > allowed and not (slopes[layer].any() or slopes_there[layer].any()):
             raise ValueError(
                 f"layer {layer!r} moves with the inputs but its gradient is zero, as beyond rounding or "
@@ -111,6 +118,13 @@ def _differentiate(
             )
         slopes[layer] = slope
     return {layer: feature.detach() for layer, feature in features.items()}, slopes
+
+
+def _count_units(inputs: Inputs, *slopes: Tensor) -> int:
+    """Count the units of the first sample on which one of the slopes is not zero."""
+    index = inputs.units.index(tuple(slopes[0].shape[1:]), 0)
+    felt = torch.stack([slope[0] != 0 for slope in slopes]).any(0).cpu().numpy()
+    return len({*index[felt].tolist()} - {-1})
 
 
 def _put_beside(reader: FeatureReader, inputs: Inputs, itself: Tensor, sample: Batch) -> tuple[Tensor, Batch]:

@@ -8,11 +8,12 @@ Symbols: ``B`` texts, ``T`` tokens of the longest, ``K`` width of the encoder, `
 """
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kdviz.arguments import one_of
 from kdviz.errors import MissingExtraError
 from kdviz.models.building import check_arguments, draw_weights
 from kdviz.models.presets import ArchitecturePreset
@@ -30,16 +31,23 @@ class HiddenTokens(nn.Module):
         return nn.functional.pad(states, (0, 0, 0, missing)).masked_fill(~mask[:, :, None], 0.0)
 
 
-class FirstToken(nn.Module):
-    """The vector of the first token, ``[CLS]`` of BERT."""
+class Pooling(nn.Module):
+    """One vector a text: that of its first token (``"cls"``), of its last, or the mean of all."""
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map ``(B, T, K)`` to ``(B, K)``."""
-        return hidden[:, 0]
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Map ``(B, T, K)``, 0 at padding, to ``(B, K)``; mask ``(B, T)``, bool."""
+        lengths = mask.sum(1)
+        if self.kind == "mean":
+            return hidden.sum(1) / lengths[:, None]
+        return hidden[:, 0] if self.kind == "cls" else hidden[torch.arange(len(hidden)), lengths - 1]
 
 
 class TextNetwork(nn.Module):
-    """A classifier of texts: encoder, all token vectors, the first of them, one linear layer.
+    """A classifier of texts: encoder, all token vectors, one of them or their mean, one linear layer.
 
     Columns that are padding in the whole batch are not computed, attention ignores the rest of the padding,
     and the hidden layer is 0 there. So a text's output depends on no other text and on no padding.
@@ -53,15 +61,18 @@ class TextNetwork(nn.Module):
         Number of logits ``C``.
     pad
         Token identifier of padding; by default that of the encoder's config.
+    pooling
+        What the linear layer reads: ``"cls"``, the first token's vector; ``"last"``, that of the last, for
+        decoders such as GPT-2 and Llama, whose first token sees no other; or the ``"mean"`` of all.
     dropout
-        Probability with which an entry of the first token's vector is set to 0 in training.
+        Probability with which an entry of that vector is set to 0 in training.
 
     Raises
     ------
     TypeError
         If `encoder` is a network with an encoder inside, such as a classifier.
     ValueError
-        If neither `pad` nor the encoder's config says what padding is.
+        If neither `pad` nor the encoder's config says what padding is, or `pooling` is another one.
 
     Attributes
     ----------
@@ -69,14 +80,23 @@ class TextNetwork(nn.Module):
         As given; noise on words is added to the output of ``encoder.embeddings``.
     hidden
         Gives the token vectors of the last hidden layer, ``(B, T, K)``, 0 at padding.
-    cls
-        Gives the first token's vector, ``(B, K)``.
+    cls, last or mean
+        Named as `pooling`; gives the vector that it says, ``(B, K)``.
     head
         ``nn.Linear`` from ``K`` to ``C``.
     """
 
-    def __init__(self, encoder: Any, classes: int, *, pad: int | None = None, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: Any,
+        classes: int,
+        *,
+        pad: int | None = None,
+        pooling: Literal["cls", "last", "mean"] = "cls",
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
+        self.pooling = one_of("pooling", pooling, ("cls", "last", "mean"))
         if getattr(encoder, "base_model", encoder) is not encoder:
             raise TypeError(
                 f"encoder must be a transformers encoder without anything on top, got "
@@ -87,7 +107,7 @@ class TextNetwork(nn.Module):
             raise ValueError("the encoder's config names no padding token; pass pad=tokenizer.pad_token_id")
         self.encoder = encoder
         self.hidden = HiddenTokens()
-        self.cls = FirstToken()
+        self.add_module(pooling, Pooling(pooling))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.hidden_size, classes)
 
@@ -100,7 +120,8 @@ class TextNetwork(nn.Module):
         longest = int(mask.sum(1).max())  # padding is at the end
         inputs = {"input_ids": ids, "attention_mask": mask.long(), **types}
         states = self.encoder(**{name: tensor[:, :longest] for name, tensor in inputs.items()})
-        return self.head(self.dropout(self.cls(self.hidden(states.last_hidden_state, mask))))
+        hidden = self.hidden(states.last_hidden_state, mask)
+        return self.head(self.dropout(self.get_submodule(self.pooling)(hidden, mask)))
 
 
 _SETTINGS: dict[str, dict[str, int]] = {

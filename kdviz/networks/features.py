@@ -15,14 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from kdviz.arguments import suggest
+from kdviz.arguments import name_some, one_of, suggest
 from kdviz.errors import LayerError
 
 Batch = Tensor | Mapping[str, Tensor]
 """What a network is given: one tensor ``(B, ...)``, or several, passed as keyword arguments."""
 
 Feature = str | Callable[[Any], Tensor]
+
+TOKEN_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "first": lambda tokens: tokens[:, 0].clone(),
+    "last": lambda tokens: tokens[:, -1].clone(),
+    "mean": lambda tokens: tokens.mean(1),
+}
+"""Features of layers that give tokens ``(B, T, K)`` without padding, ``(B, K)`` each."""
+
+_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "identity": Tensor.clone,
+    **TOKEN_FEATURES,
+}
 
 
 def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -55,23 +69,29 @@ def rows_of(batch: Batch) -> int:
     return len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
 
 
-def noisy_part(batch: Batch) -> str | None:
-    """Name the one floating-point tensor of a mapping, on which noise falls; None for a tensor.
+def put_main(batch: Batch, name: str | None, tensor: Tensor) -> Batch:
+    """Put another tensor in the place of the one that `main_of` returns."""
+    return tensor if isinstance(batch, Tensor) else {**batch, str(name): tensor}
+
+
+def noisy_part(batch: Batch, fits: Callable[[Tensor], bool] = lambda tensor: True) -> str | None:
+    """Name the floating-point tensor of a mapping on which noise falls; None for a tensor.
 
     Raises
     ------
     ValueError
-        If there is none, or more than one.
+        If there is none, or more than one and not exactly one of them `fits`.
     """
     if isinstance(batch, Tensor):
         return None
     found = [name for name, tensor in batch.items() if tensor.is_floating_point()]
-    if len(found) != 1:
+    fitting = [name for name in found if fits(batch[name])] if len(found) > 1 else found
+    if len(fitting) != 1:
         raise ValueError(
             f"inputs are {', '.join(batch)}, of which {len(found)} are floating point; noise needs one, or "
-            "an entry"
+            f"entry= the name of one of them ({', '.join(found) or 'none'}) or of a module"
         )
-    return found[0]
+    return fitting[0]
 
 
 def list_layers(network: nn.Module) -> list[str]:
@@ -216,16 +236,17 @@ def read_layers(network: nn.Module, inputs: Batch, layers: Sequence[str]) -> dic
     Raises
     ------
     LayerError
-        If a layer is unknown, not reached, used twice on the way or gives no tensor.
+        If a layer is unknown, not reached, used twice on the way or gives no tensor (:func:`pick_tensor`).
     """
     modules = name_modules(network)
     if unknown := [layer for layer in layers if layer not in modules]:
         resolve_layers(network, unknown)
 
-    def keep(layer: str, output: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(output, Tensor):
-            raise LayerError(f"layer {layer!r} returns a {type(output).__name__}, not a tensor")
-        return output, output.clone()
+    def keep(layer: str, output: Any) -> tuple[Tensor, Any]:
+        tensor = pick_tensor(output, rows_of(inputs))
+        if tensor is None:
+            raise LayerError(f"{_explain_structure(layer, output)}; choose a layer that gives one")
+        return tensor, _put_tensor(output, tensor, tensor.clone())
 
     with _not_compiled():
         kept = _collect(unwrap(network), inputs, {layer: modules[layer] for layer in layers}, keep)
@@ -233,6 +254,62 @@ def read_layers(network: nn.Module, inputs: Batch, layers: Sequence[str]) -> dic
         if layer not in kept:
             raise LayerError(_explain_calls(layer, 0))
     return {layer: kept[layer] for layer in layers}
+
+
+def pick_tensor(output: Any, samples: int) -> Tensor | None:
+    """Pick what counts out of what a module gives: its logits, or its one floating-point tensor.
+
+    Parameters
+    ----------
+    output
+        A tensor, which is returned as it is; or tuples, lists and dictionaries of tensors, such as the
+        output classes of transformers.
+    samples
+        ``B``: what is picked has as many rows.
+
+    Returns
+    -------
+    Tensor or None
+        None if there is no such tensor, or more than one, or what there is has other rows.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = {id(part): part for part in _list_tensors(output) if part.shape[:1] == (samples,)}
+    if isinstance(logits, Tensor):
+        return logits
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def answer(network: nn.Module, inputs: Batch) -> Tensor:
+    """Return what a network gives, picked as by :func:`pick_tensor`, such as its logits.
+
+    Raises
+    ------
+    LayerError
+        If it gives no tensor, or several.
+    """
+    return read_layers(network, inputs, [""])[""]
+
+
+def _list_tensors(output: Any) -> list[Tensor]:
+    return [
+        leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+
+def _put_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
+    """Put another tensor in the place of one in a structure."""
+    return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
+
+
+def _explain_structure(layer: str, output: Any) -> str:
+    who = f"layer {layer!r}" if layer else "the network"
+    shapes = [str(tuple(part.shape)) for part in _list_tensors(output)]
+    return (
+        f"{who} returns a {type(output).__name__} of {len(shapes)} floating-point tensors "
+        f"({name_some(shapes)}), not one"
+    )
 
 
 def list_shapes(network: nn.Module, inputs: Batch, layers: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
@@ -248,13 +325,14 @@ def list_shapes(network: nn.Module, inputs: Batch, layers: Iterable[str]) -> dic
     Returns
     -------
     dict
-        A shape for every call, empty for what is no tensor, in the order in which layers first return; none
-        for layers that take no part.
+        A shape for every call, that of what :func:`pick_tensor` picks and else empty, in the order in which
+        layers first return; none for layers that take no part.
     """
     modules, shapes = name_modules(network), dict[str, list[tuple[int, ...]]]()
 
     def note(layer: str, output: Any) -> None:
-        shapes.setdefault(layer, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+        tensor = pick_tensor(output, rows_of(inputs))
+        shapes.setdefault(layer, []).append(() if tensor is None else tuple(tensor.shape))
 
     with torch.no_grad(), _not_compiled(), _hooked({layer: modules[layer] for layer in layers}, note):
         _run(unwrap(network), inputs)
@@ -345,11 +423,14 @@ class FeatureReader:
     layers
         Names checked by :func:`resolve_layers`.
     feature
-        ``"relu"`` (the authors' choice, [1]_), ``"identity"``, or a callable from the layer's raw
-        output to a tensor whose first axis is the sample.
+        ``"relu"`` (the authors' choice, [1]_); ``"identity"``; of layers that give tokens, ``"first"``,
+        ``"last"`` or the ``"mean"`` of all; each of the tensor that :func:`pick_tensor` finds. Or a callable
+        from the layer's raw output to a tensor whose first axis is the sample.
     entry
         Name of the module at whose output noise enters, checked by :func:`resolve_layers`; None for the
         network's input.
+    main
+        Of several inputs the one on which noise falls; by default the one that is floating point.
 
     Attributes
     ----------
@@ -371,10 +452,15 @@ class FeatureReader:
     """
 
     def __init__(
-        self, network: nn.Module, layers: Sequence[str], feature: Feature = "relu", entry: str | None = None
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        feature: Feature = "relu",
+        entry: str | None = None,
+        main: str | None = None,
     ) -> None:
-        if not (callable(feature) or feature in ("relu", "identity")):
-            raise ValueError(f"feature must be 'relu', 'identity' or a callable, got {feature!r}")
+        if not callable(feature):
+            one_of("feature", feature, _FEATURES)
         self.network = unwrap(network)
         self.layers = tuple(layers)
         modules = name_modules(network)  # once: walking a large network takes as long as a small pass
@@ -382,6 +468,7 @@ class FeatureReader:
         self._feature = feature
         self._entry = None if entry is None else modules[entry]
         self.entry = entry
+        self._main = main
         self.noise_unit = 1.0
 
     def enter(self, inputs: Batch) -> Tensor:
@@ -396,7 +483,7 @@ class FeatureReader:
             positions.
         """
         if self._entry is None:
-            return main_of(inputs, noisy_part(inputs))
+            return main_of(inputs, self._main or noisy_part(inputs))
         try:
             with torch.no_grad():
                 found = _collect(
@@ -415,9 +502,10 @@ class FeatureReader:
             ) from error
         if not found:
             raise LayerError(f"entry {self.entry!r} takes no part in the forward pass of these inputs")
-        (output,) = found.values()
-        if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != rows_of(inputs):
-            came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        (given,) = found.values()
+        output = pick_tensor(given, rows_of(inputs))
+        if output is None or not output.is_floating_point() or len(output) != rows_of(inputs):
+            came = type(given).__name__ if output is None else tuple(output.shape)
             raise LayerError(
                 f"entry {self.entry!r} must give a floating-point tensor whose first axis is the "
                 f"sample, got {came}; name the module that embeds the inputs"
@@ -452,7 +540,7 @@ class FeatureReader:
         elif self._entry is not None:
             given = inputs
         else:
-            given = values if isinstance(inputs, Tensor) else {**inputs, str(noisy_part(inputs)): values}
+            given = put_main(inputs, self._main or noisy_part(inputs), values)
 
         def take(layer: str, output: Any) -> tuple[Tensor, None]:
             return self._read(layer, output, len(values)), None
@@ -467,20 +555,31 @@ class FeatureReader:
             yield
             return
         scaled = values * self.noise_unit
-        with _hooked({"entry": self._entry}, lambda _, __: scaled):
+
+        def replace(_: str, output: Any) -> Any:
+            tensor = pick_tensor(output, len(values))
+            assert tensor is not None
+            return _put_tensor(output, tensor, scaled)
+
+        with _hooked({"entry": self._entry}, replace):
             yield
 
     def _read(self, layer: str, output: Any, samples: int) -> Tensor:
         if callable(self._feature):
             value = self._feature(output)
             value = value.clone() if isinstance(value, Tensor) else value
-        elif not isinstance(output, Tensor):
+        elif (tensor := pick_tensor(output, samples)) is None:
             raise LayerError(
-                f"layer {layer!r} returns a {type(output).__name__}, not a tensor; pass feature= a callable "
-                "that picks the tensor, such as feature=lambda output: output[0].relu()"
+                f"{_explain_structure(layer, output)}; pass feature= a callable that picks one, such as "
+                "feature=lambda output: output[0].relu()"
+            )
+        elif self._feature in TOKEN_FEATURES and tensor.ndim != 3:
+            raise LayerError(
+                f"feature={self._feature!r} is for layers that give tokens (B, tokens, channels); "
+                f"{layer!r} gives {tuple(tensor.shape)}; pass feature='identity'"
             )
         else:
-            value = output.relu() if self._feature == "relu" else output.clone()
+            value = _FEATURES[self._feature](tensor)
         if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != samples:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise LayerError(

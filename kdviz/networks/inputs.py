@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from kdviz import schema
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at
+from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at, rows_of
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.preparing import dtype_of, is_coarse
 from kdviz.networks.reading import Held, InputsLike, Source, find_source
@@ -37,7 +38,8 @@ class Inputs:
     source
         Where they are read from, block by block.
     main
-        Name of the tensor that is described, of several: that of the noise, else the first.
+        Name of the tensor that is described, of several: that of the noise, or, where noise falls on the
+        output of a module, the first.
     ids
         ``B`` unique names.
     units
@@ -75,7 +77,7 @@ class Inputs:
         """
         batch, _ = self.source.read(rows)
         for at, row in enumerate(() if isinstance(self.source, Held) else rows):
-            if _hash(rows_at(batch, at), self.units, row) != self.hashes[row]:
+            if _hash(rows_at(batch, slice(at, at + 1)), self.units, row) != self.hashes[row]:
                 raise ValueError(
                     f"inputs change between two readings, first sample {self.ids[row]}; switch off what is "
                     "random in them, such as augmentation and shuffling"
@@ -121,7 +123,8 @@ def prepare_inputs(
 ) -> Inputs:
     """Check and name inputs; the arguments and errors are those of :func:`kdviz.measure`.
 
-    `base_noise` is None if it was left to `units`; `kind` the units that the caller can work with.
+    `base_noise` is None if it was left to `units`; `entry` the name of a module, or of one of several inputs;
+    `kind` the units that the caller can work with.
     """
     if not isinstance(units, Units):
         raise TypeError(
@@ -158,7 +161,7 @@ def prepare_inputs(
         samples = samples.assign_coords(label=("sample", check_labels("labels", labels, count)))
     schema.validate(samples)
     largest = max(map(abs, about["limits"]))
-    if base_noise is None and entry is None and largest > _LARGE * units.base_noise:
+    if base_noise is None and entry in (None, about["main"]) and largest > _LARGE * units.base_noise:
         warnings.warn(
             f"inputs are large (up to {largest:.3g}), noise of {units.base_noise:g} is lost in them; "
             "normalise them as in training, or, if the network was trained on such inputs, pass a larger "
@@ -187,14 +190,15 @@ def _survey(
     for start in range(0, count, _AT_ONCE):
         batch, known = source.read(range(start, min(start + _AT_ONCE, count)))
         if start == 0:
-            mapping = not isinstance(batch, Tensor)
-            main = noisy_part(batch) if entry is None else next(iter(batch)) if mapping else None
+            main = _find_main(batch, units, entry)
+            entry = None if main == entry else entry
         tensor = main_of(batch, main)
         _check_values(tensor, start, integers=entry is not None)
+        _check_padding(batch, units, start)
         if entry is None and start == 0:
-            _check_units(tuple(tensor.shape[1:]), units)
+            _check_units(tuple(_trim_tensor(tensor[:1], units, 0).shape[1:]), units)
         shapes.add(tuple(tensor.shape[1:]))
-        hashes += [_hash(rows_at(batch, at), units, start + at) for at in range(len(tensor))]
+        hashes += [_hash(rows_at(batch, slice(at, at + 1)), units, start + at) for at in range(len(tensor))]
         coordinates.append(units.coordinates(tensor.numpy()))
         classes.append(known)
         low, high = (float(end) for end in torch.aminmax(tensor))
@@ -238,14 +242,62 @@ def _check_units(shape: tuple[int, ...], units: Units) -> None:
         raise ValueError(f"{error}{hint}") from error
 
 
+def _find_main(batch: Batch, units: Units, entry: str | None) -> str | None:
+    """Name the tensor of several that is described: the one named, or that on which noise falls."""
+    if isinstance(batch, Tensor) or (entry is not None and entry not in batch):
+        return None if isinstance(batch, Tensor) else next(iter(batch))
+
+    def fits(tensor: Tensor) -> bool:
+        with suppress(ValueError):
+            return units.index(tuple(_trim_tensor(tensor[:1], units, 0).shape[1:])) is not None
+        return False
+
+    return entry or noisy_part(batch, fits)
+
+
 def _trim(batch: Batch, units: Units, sample: int) -> Batch:
-    """Cut the padding of a ragged sample off the last axis, where a tensor has it."""
-    length = units.length(sample)
-    if length is None:
-        return batch
-    tensors = [batch] if isinstance(batch, Tensor) else batch.values()
-    width = max((tensor.shape[-1] for tensor in tensors if tensor.ndim), default=0)
-    return map_batch(batch, lambda tensor: tensor[..., :length] if tensor.shape[-1:] == (width,) else tensor)
+    """Cut the padding of a ragged sample off."""
+    return map_batch(batch, lambda tensor: _trim_tensor(tensor, units, sample))
+
+
+def _trim_tensor(tensor: Tensor, units: Units, sample: int) -> Tensor:
+    """Cut every axis that is as long as a padded text, but for that of the samples.
+
+    Masks of attention have two of them, at the end; what embeds tokens has its width after theirs.
+    """
+    length, width = units.length(sample), units.width
+    axes = [axis for axis in range(1, tensor.ndim) if width is not None and tensor.shape[axis] == width]
+    for axis in axes[:1] if tensor.is_floating_point() and tensor.ndim == 3 else axes[-2:]:
+        assert length is not None
+        tensor = tensor.narrow(axis, 0, length)
+    return tensor
+
+
+def _check_padding(batch: Batch, units: Units, start: int) -> None:
+    """Refuse texts that do not begin at their first token: padding at the left would be read as text."""
+    width = units.width
+    tensors = {"": batch} if isinstance(batch, Tensor) else batch
+    if width is None:
+        return
+    if not any(width in tensor.shape[1:] for tensor in tensors.values()):
+        shapes = sorted({tuple(tensor.shape[1:]) for tensor in tensors.values()})
+        raise ValueError(
+            f"units are of texts of {width} tokens, padding included; inputs have shapes {shapes}"
+        )
+    mask = tensors.get("attention_mask")
+    ids = [tensor for tensor in tensors.values() if tensor.ndim == 2 and not tensor.is_floating_point()]
+    for at in range(rows_of(batch)):
+        length = units.length(start + at)
+        if mask is not None and mask.shape[1:] == (width,):
+            text = mask[at] != 0
+            wrong = not text[:length].all() or bool(text[length:].any())
+        else:
+            wrong = any(len(row[at, length:].unique()) > 1 for row in ids if row.shape[1] == width)
+        if wrong:
+            raise ValueError(
+                f"text {start + at} is not its first {length} tokens, as units.tokens says; pad after texts, "
+                "not before them: set tokenizer.padding_side = 'right', or encode with kdviz.sources.encode"
+            )
 
 
 def _check_values(tensor: Tensor, start: int, integers: bool) -> None:

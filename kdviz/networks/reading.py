@@ -1,7 +1,8 @@
 """What inputs come as, read some samples at a time: tensors in memory, a dataset, or batches in turn.
 
-Items of a dataset, and batches, are a tensor, a mapping of tensors, or a pair of one and its class or
-classes.
+Items of a dataset, and batches, are a tensor, a mapping of tensors, or a pair of one and its target. Classes
+are a target, or an entry of a mapping with a name in `CLASSES`, that is one integer a sample; other targets,
+and texts, are left out, so that a network is given none of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdviz.networks.features import Batch, main_of, map_batch, rows_at, rows_of
@@ -17,13 +19,17 @@ InputsLike = Batch | Iterable[Any]
 """A tensor ``(B, ...)``, a mapping of such tensors, a dataset, or an iterable of batches."""
 
 
+CLASSES = ("label", "labels", "label_ids", "y", "target", "targets")
+"""Names of what a mapping holds beside inputs; transformers would compute a loss of it."""
+
+
 class Source(Protocol):
     """Inputs of which some can be read; not more than these are held."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
+    def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
         """Return the inputs at increasing positions, on the CPU, and their classes or None."""
 
 
@@ -36,7 +42,7 @@ def find_source(inputs: Any) -> Source:
         If it is none of these.
     """
     if isinstance(inputs, (Tensor, Mapping)):
-        return Held(_split(inputs)[0])
+        return Held(*_split(inputs, rows=True))
     is_dataset = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     if is_dataset and not isinstance(inputs, (list, tuple)):
         return _Items(inputs)
@@ -51,19 +57,20 @@ _ALLOWED = "a tensor or an iterable of tensors, a mapping of tensors or a datase
 class Held:
     """Tensors in memory."""
 
-    def __init__(self, values: Batch) -> None:
-        self.values = values
+    def __init__(self, values: Batch, classes: NDArray | None = None) -> None:
+        self.values, self.classes = values, classes
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return rows_of(self.values)
 
-    def read(self, rows: Sequence[int]) -> tuple[Batch, None]:
+    def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
         """As `Source.read`; a view where rows follow each other."""
         if not len(rows):
-            return self.values, None
+            return self.values, self.classes
         part = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] + 1 - rows[0] else list(rows)
-        return map_batch(rows_at(self.values, part), Tensor.contiguous), None
+        values = map_batch(rows_at(self.values, part), Tensor.contiguous)
+        return values, None if self.classes is None else self.classes[part]
 
 
 class _Items:
@@ -75,8 +82,8 @@ class _Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
-        values, classes = zip(*(_split(self.dataset[row]) for row in rows), strict=True)
+    def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
+        values, classes = zip(*(_split(self.dataset[row], rows=False) for row in rows), strict=True)
         return _join(values, torch.stack), _all_or_none(classes)
 
 
@@ -95,10 +102,10 @@ class _Batches:
 
     def __len__(self) -> int:
         if self._count is None:
-            self._count = sum(rows_of(_split(batch)[0]) for batch in self.batches)
+            self._count = sum(rows_of(_split(batch, rows=True)[0]) for batch in self.batches)
         return self._count
 
-    def read(self, rows: Sequence[int]) -> tuple[Batch, Any]:
+    def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
         values, classes = [], []
         for row in rows:
             at = self._go_to(row)
@@ -112,27 +119,56 @@ class _Batches:
         if self._walk is None or row < self._start:
             self._walk, self._start, self._end = iter(self.batches), 0, 0
         while row >= self._end:
-            self._batch = _split(next(self._walk))
+            self._batch = _split(next(self._walk), rows=True)
             self._start, self._end = self._end, self._end + rows_of(self._batch[0])
         return row - self._start
 
 
-def _split(item: Any) -> tuple[Batch, Any]:
-    """Take the tensors of an item or a batch, on the CPU, and its classes if there are any."""
+def _split(item: Any, *, rows: bool) -> tuple[Batch, NDArray | None]:
+    """Take the tensors of an item or, of several `rows`, a batch, on the CPU, and its classes."""
     several = isinstance(item, (tuple, list)) and bool(item)
-    values, classes = (item[0], item[1] if len(item) > 1 else None) if several else (item, None)
+    values, *beside = item if several else (item,)
+    if isinstance(values, Mapping):
+        named = [values[name] for name in CLASSES if name in values]
+        inputs = {
+            name: value for name, value in values.items() if name not in CLASSES and not _is_text(value)
+        }
+        values, beside = (inputs, [*beside, *named]) if inputs else (values, beside)
     tensors = list(values.values()) if isinstance(values, Mapping) else [values]
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        came = next((value for value in tensors if not isinstance(value, Tensor)), values)
         raise TypeError(
-            f"inputs must be {_ALLOWED}, got one of {type(values).__name__}; torch.from_numpy makes a tensor "
-            "of an array"
+            f"inputs must be {_ALLOWED}, got one of {type(came).__name__}; torch.from_numpy makes a tensor "
+            "of an array, and return_tensors='pt' lets a tokenizer give tensors"
         )
-    return map_batch(values, lambda tensor: tensor.detach().cpu()), classes
+    batch = map_batch(values, lambda tensor: tensor.detach().cpu())
+    shape = (rows_of(batch),) if rows else ()
+    classes = [known for known in map(_as_integers, beside) if known is not None and known.shape == shape]
+    if several and len(item) > 2 and len(classes) < len(beside):
+        raise TypeError(
+            f"inputs come as tuples of {len(item)}, and which of them the network takes as what is unknown; "
+            "pass mappings by the names of its arguments, such as ({'input_ids': ids, 'attention_mask': "
+            "mask, 'labels': label} for ids, mask, label in loader)"
+        )
+    return batch, classes[0] if classes else None
 
 
-def _all_or_none(classes: Sequence[Any]) -> Any:
-    known = [one for one in classes if one is not None]
-    return np.array([int(one) for one in known]) if known and len(known) == len(classes) else None
+def _is_text(value: Any) -> bool:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return isinstance(first, (str, bytes)) or first is None
+
+
+def _as_integers(target: Any) -> NDArray | None:
+    """Return a target as an array if it is whole numbers."""
+    if isinstance(target, Mapping) or target is None:
+        return None
+    array = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target)
+    return array if array.dtype.kind in "iub" else None
+
+
+def _all_or_none(classes: Sequence[Any]) -> NDArray | None:
+    known = [int(one) for one in classes if one is not None]
+    return np.array(known) if known and len(known) == len(classes) else None
 
 
 def _join(parts: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
@@ -143,5 +179,8 @@ def _join(parts: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Bat
     cut = 1 if join is torch.cat else 0
     shapes = sorted({tuple(part.shape[cut:]) for part in parts if isinstance(part, Tensor)})
     if len(shapes) > 1 or first.ndim < cut:
-        raise ValueError(f"inputs must be batches of samples of one shape, got samples of {shapes}")
+        raise ValueError(
+            f"inputs must be batches of samples of one shape, got samples of {shapes}; pad texts to one "
+            "length, as by padding='max_length' of a tokenizer"
+        )
     return join(list(parts))  # type: ignore[arg-type]

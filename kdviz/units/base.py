@@ -55,8 +55,13 @@ class Units(ABC):
         """Name the units in one word for files and titles, such as ``points-1024``."""
         return f"{self.kind}-{self.count}"
 
+    @property
+    def width(self) -> int | None:
+        """Entries of a padded input along its axis of differing length; None if there is no such axis."""
+        return None
+
     def length(self, sample: int) -> int | None:
-        """Count the entries along an input's last axis that belong to a sample; None if all are cut alike."""
+        """Count the entries along that axis that belong to a sample; None if samples are cut alike."""
         return None
 
     def cut(self, sample: int) -> bytes:

@@ -9,18 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdviz.arguments import whole_number
+from kdviz.arguments import one_of, whole_number
 from kdviz.units.base import Coordinates, Units
 
 
 @dataclass(frozen=True)
 class Cloud(Units):
-    """The points of a cloud ``(n, channels)``: x, y, z share one noise scale, further channels get no noise.
+    """The points of a cloud, ``(n, channels)`` or ``(channels, n)``: x, y, z share one noise scale.
 
-    Make one with :func:`cloud`.
+    Further channels get no noise. Make one with :func:`cloud`.
     """
 
     points: int
+    axis: Literal[0, 1] | None = None
     kind: str = "points"
     modality: str = "cloud"
     noise_space: str = "coordinates"
@@ -39,48 +40,68 @@ class Cloud(Units):
         Parameters
         ----------
         sample_shape
-            ``(n, channels)``.
+            ``(n, channels)`` or ``(channels, n)``.
         sample
             Any: all samples are cut alike.
 
         Raises
         ------
         ValueError
-            If a sample is no list of so many points.
+            If a sample is no list of so many points, or it may be read both ways.
         """
-        if len(sample_shape) != 2 or sample_shape[0] != self.points or sample_shape[1] < 3:
-            last = " (the coordinates seem to come first)" if sample_shape == (3, self.points) else ""
-            raise ValueError(
-                f"units.cloud({self.points}) needs samples of shape ({self.points}, 3 or more), "
-                f"got {sample_shape}{last}; pass inputs of shape (B, points, 3)"
-            )
         index = np.full(sample_shape, -1, np.int64)
-        index[:, :3] = np.arange(self.points)[:, None]
+        np.moveaxis(index, self._find_axis(sample_shape), 0)[:, :3] = np.arange(self.points)[:, None]
         return index
 
     def coordinates(self, inputs: NDArray) -> Coordinates:
         """Return ``x``, ``y`` and ``z`` of every point, each ``(B, U)``, float32."""
-        places = np.asarray(inputs, np.float32)
-        return {name: (("sample", "unit"), places[..., axis]) for axis, name in enumerate("xyz")}
+        axis = self._find_axis(inputs.shape[1:])
+        places = np.moveaxis(np.asarray(inputs, np.float32), 1 + axis, 1)
+        return {name: (("sample", "unit"), places[..., at]) for at, name in enumerate("xyz")}
+
+    def _find_axis(self, sample_shape: tuple[int, ...]) -> int:
+        """Tell along which axis of a sample its points lie."""
+        possible = [
+            axis
+            for axis in (0, 1)
+            if len(sample_shape) == 2 and sample_shape[axis] == self.points and sample_shape[1 - axis] >= 3
+        ]
+        if self.axis in possible:
+            return self.axis
+        if len(possible) != 1 or self.axis is not None:
+            n = self.points
+            asked = f"; pass units.cloud({n}, axis=0) for points first, axis=1 for coordinates first"
+            raise ValueError(
+                f"units.cloud({n}) needs samples of shape ({n}, 3 or more) or (3 or more, {n}), got "
+                f"{sample_shape}{asked if len(possible) > 1 else ''}"
+            )
+        return possible[0]
 
 
-def cloud(points: int) -> Cloud:
+def cloud(points: int, axis: Literal[0, 1] | None = None) -> Cloud:
     """Take every point of a cloud as a unit.
 
     Parameters
     ----------
     points
         Points of every cloud; positive.
+    axis
+        Along which axis of a sample they lie: 0 for ``(n, 3)``, 1 for ``(3, n)``, as most PointNets take
+        them; by default the one that has so many entries.
 
     Raises
     ------
     ValueError
-        If it is no positive integer.
+        If `points` is no positive integer, or `axis` another one.
 
     Examples
     --------
     >>> from kdviz import units
     >>> units.cloud(2).index((2, 4)).tolist()
     [[0, 0, 0, -1], [1, 1, 1, -1]]
+    >>> units.cloud(2).index((3, 2)).tolist()
+    [[0, 1], [0, 1], [0, 1]]
     """
-    return Cloud(whole_number("units.cloud: points", points, 1))
+    return Cloud(
+        whole_number("units.cloud: points", points, 1), one_of("units.cloud: axis", axis, (None, 0, 1))
+    )

@@ -62,6 +62,11 @@ class Tokens(Units):
             )
         return np.broadcast_to(self.word_of[sample, : sample_shape[0], None], sample_shape)
 
+    @property
+    def width(self) -> int:
+        """Number of tokens of a padded text."""
+        return self.word_of.shape[1]
+
     def length(self, sample: int) -> int:
         """Return the number of tokens of a sample, special ones included and padding not."""
         return int(self.lengths[sample])

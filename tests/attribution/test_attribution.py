@@ -18,7 +18,7 @@ import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
 from kdviz import analysis, attribution, testing, units
 from kdviz.attribution import METHODS, draw_map, find_map_layer, randomisation
-from kdviz.attribution.maps import list_methods
+from kdviz.attribution.maps import check_layer, list_methods
 from kdviz.attribution.unit_maps import reduce_map
 from kdviz.errors import LayerError
 
@@ -360,7 +360,7 @@ def test_attribute__of_a_torchvision_network_scores_beside_its_entropy(
     ds = kdviz.attribute(resnet, images, labels=[1, 3], methods=quick, **shared)
     assert snapshot(resnet) == before
     assert ds["attribution_method"].values.tolist() == quick and ds.attrs["layer"] == "layer4"
-    assert list_methods(resnet, images, layer="layer4") == list(METHODS)
+    assert list_methods(resnet, images, check_layer(resnet, images, "layer4")) == list(METHODS)
     for method in quick:
         drawn = draw_map(resnet, images, TARGETS, method=method)
         layered = drawn.shape[1:] == (2, 2)

@@ -622,7 +622,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         ({"layers": 3}, LayerError, "layers must be a name, a module or a sequence of them, got 3"),
         ({"layers": ["fc1", ["fc2"]]}, LayerError, "unknown layer"),
         ({"epoch": -1}, ValueError, "epoch must be an integer of 0 or more, got -1"),
-        ({"feature": "gelu"}, ValueError, "feature must be 'relu', 'identity' or a callable, got 'gelu'"),
+        ({"feature": "gelu"}, ValueError, "feature is 'gelu'; did you mean 'relu'"),
         ({"layers": "fc7"}, LayerError, "unknown layer 'fc7'; did you mean 'fc"),
         ({"layers": []}, LayerError, r"layers must be .* got \[\]"),
     ],

@@ -146,10 +146,10 @@ def test_measure_checkpoints__cloud_run_opens_without_pictures(tmp_path):
     ("clouds", "message"),
     [
         (
-            torch.rand(2, 3, 5),
-            r"needs samples of shape \(5, 3 or more\), got \(3, 5\) \(the coordinates seem",
+            torch.rand(2, 4, 3),
+            r"units.cloud\(5\) needs samples of shape \(5, 3 or more\) or \(3 or more, 5\), got \(4, 3\)$",
         ),
-        (torch.rand(2, 4, 3), r"units.cloud\(5\) needs samples of shape \(5, 3 or more\), got \(4, 3\)"),
+        (torch.rand(2, 5, 5), r"got \(5, 5\); pass units.cloud\(5, axis=0\) for points first, axis=1 for"),
         (
             torch.full((1, 5, 3), torch.nan),
             r"inputs hold NaN or infinite values, first in the samples at \[0\]",

@@ -1,9 +1,22 @@
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+)
 
 from kdviz.errors import LayerError
-from kdviz.networks.features import FeatureReader, frozen, list_layers, read_layers, resolve_layers, unwrap
+from kdviz.networks.features import (
+    FeatureReader,
+    answer,
+    frozen,
+    list_layers,
+    read_layers,
+    resolve_layers,
+    unwrap,
+)
 from kdviz.testing import random_images, small_cnn
 
 
@@ -148,9 +161,67 @@ def test_reader__callable_picks_from_a_structure():
     assert torch.equal(features["inner"], 3 * inputs)
 
 
-def test_reader__refuses_a_structure_and_says_what_to_do():
-    with pytest.raises(LayerError, match=r"'inner' returns a tuple, not a tensor; pass feature= a callable"):
-        FeatureReader(Structured(), ["inner"])(torch.randn(2, 4))
+class Gives(nn.Module):
+    """Gives what a function makes of its inputs, by a layer named ``inner``."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.inner = nn.Identity()
+        self.inner.forward = make
+
+    def forward(self, inputs):
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda x: (3 * x,), lambda x: 3 * x),
+        (lambda x: (3 * x, None, 7, torch.arange(len(x))), lambda x: 3 * x),
+        (lambda x: {"out": [x - 1]}, lambda x: x - 1),
+        (lambda x: ImageClassifierOutput(logits=2 * x, hidden_states=(x, x)), lambda x: 2 * x),
+        (lambda x: {"logits": 2 * x, "features": x}, lambda x: 2 * x),
+        (lambda x: BaseModelOutput(last_hidden_state=x + 1), lambda x: x + 1),
+        (lambda x: (x, x[:1]), lambda x: x),  # the other is one for all samples
+    ],
+    ids=["tuple", "cache", "dict", "logits", "logits-of-a-dict", "dataclass", "rows"],
+)
+def test_reader__takes_the_logits_or_the_one_tensor_of_a_structure(make, expected):
+    inputs, network = torch.randn(2, 4, requires_grad=True), Gives(make)
+    assert torch.equal(FeatureReader(network, ["inner"], "identity")(inputs)["inner"], expected(inputs))
+    assert torch.equal(answer(network, inputs), expected(inputs))
+    read = read_layers(network, inputs, ["inner", ""])
+    assert torch.equal(read[""], read["inner"])
+    (slope,) = torch.autograd.grad(read[""].sum(), read["inner"])
+    assert slope.eq(1).all(), "the layer lies on the way to the output"
+
+
+def test_reader__refuses_a_structure_of_several_and_the_advice_helps():
+    network = Gives(lambda x: BaseModelOutputWithPooling(last_hidden_state=x - 1, pooler_output=x + 1))
+    match = (
+        r"'inner' returns a \w+ of 2 floating-point tensors \(\(2, 4\), \(2, 4\)\), not one; pass feature= a"
+    )
+    with pytest.raises(LayerError, match=match) as told:
+        FeatureReader(network, ["inner"])(torch.randn(2, 4))
+    advice = str(told.value).rpartition("feature=")[2]
+    inputs = torch.randn(2, 4)
+    read = FeatureReader(network, ["inner"], eval(advice))(inputs)
+    assert torch.equal(read["inner"], (inputs - 1).relu())
+    with pytest.raises(LayerError, match="the network returns a BaseModelOutputWithPooling of 2"):
+        answer(network, inputs)
+
+
+@pytest.mark.parametrize(
+    ("feature", "expected"),
+    [("first", [[0.0, -1.0]]), ("last", [[4.0, -5.0]]), ("mean", [[2.0, -3.0]])],
+)
+def test_reader__features_of_tokens(feature, expected):
+    tokens = torch.tensor([[[0.0, -1.0], [2.0, -3.0], [4.0, -5.0]]])
+    assert FeatureReader(nn.Sequential(nn.Identity()), ["0"], feature)(tokens)["0"].tolist() == expected
+    with pytest.raises(
+        LayerError, match=rf"feature='{feature}' is for layers that give tokens .* feature='identity'"
+    ):
+        FeatureReader(nn.Sequential(nn.Identity()), ["0"], feature)(tokens[0])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +233,8 @@ def test_reader__refuses_a_callable_that_gives_no_feature(feature, came):
 
 
 def test_reader__refuses_an_unknown_feature():
-    with pytest.raises(ValueError, match="'relu', 'identity' or a callable, got 'gelu'"):
-        FeatureReader(small_cnn(), ["fc1"], "gelu")
+    with pytest.raises(ValueError, match="feature is 'silu'; allowed: relu, identity, first, last, mean"):
+        FeatureReader(small_cnn(), ["fc1"], "silu")
 
 
 def test_check__gives_the_widths():
@@ -234,7 +305,7 @@ def test_read_layers__mapping_is_passed_by_name():
     ("network", "layers", "message"),
     [
         (small_cnn(size=4), ["fc7"], "unknown layer 'fc7'"),
-        (Structured(), ["inner"], "'inner' returns a tuple"),
+        (Gives(lambda x: (x, -x)), ["inner"], "'inner' returns a tuple of 2 floating-point tensors"),
         (Reused(), ["linear", ""], "'linear' is used 2 times"),
         (Reused(), ["unused"], "'unused' takes no part"),
     ],

@@ -1,15 +1,21 @@
 import pickle
+from collections import UserDict
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import kdviz
+import kdviz.models  # before transformers: makes torchvision importable beside a CPU build of torch
 from kdviz import schema, units
+from kdviz.errors import StoreError
 from kdviz.networks import prepare_inputs
 from kdviz.testing import random_images, small_cnn
+
+transformers = pytest.importorskip("transformers")
 
 GRID = units.grid(4)
 IMAGES = random_images(40, seed=3)
@@ -117,24 +123,205 @@ def test_measure__noise_falls_on_the_one_floating_point_tensor():
         np.testing.assert_allclose(ours["gain"], theirs["gain"], rtol=1e-3)
     names = [set(prepare_inputs(given | {"shift": shift + by}, GRID).ids) for by in (0, 1)]
     assert names[0].isdisjoint(names[1]), "every tensor counts"
-    with pytest.raises(ValueError, match="images, shift, of which 2 are floating point"):
-        measure(Named(), {"images": IMAGES[:5], "shift": shift.float()}, layers="inner.fc1")
+
+
+def test_measure__of_several_floating_point_tensors_noise_falls_on_what_the_units_fit_or_entry_names():
+    class Added(Named):
+        def forward(self, images, shift, mask):
+            return self.inner((images + shift) * mask + 0 * images)
+
+    options = {"layers": "inner.fc1", "sample_ids": list("abcde")}
+    images, shift = IMAGES[:5], torch.zeros(5, 1, 1, 1)
+    plain = measure(small_cnn(seed=1), images, **options | {"layers": "fc1"})
+    given = {"mask": torch.ones(5, 1, 1, 1), "shift": shift, "images": images}
+    ours = measure(Added(), given, **options)  # a grid of 4 x 4 fits the images only
+    np.testing.assert_allclose(ours["gain"], plain["gain"], rtol=1e-3)
+    assert '"input": "images"' in ours.attrs["config"]
+    twice = given | {"shift": torch.zeros_like(images)}
+    with pytest.raises(
+        ValueError, match=r"mask, shift, images, of which 3 .* entry= the name of one of them"
+    ):
+        measure(Added(), twice, **options)
+    by_images, by_shift = (measure(Added(), twice, **options, entry=name) for name in ("images", "shift"))
+    np.testing.assert_array_equal(by_images["gain"], ours["gain"])
+    np.testing.assert_allclose(by_shift["gain"], ours["gain"], rtol=1e-3)  # they are added
+    assert '"input": "shift"' in by_shift.attrs["config"]
+    by_layer = measure(Added(), twice, **options, entry="inner.conv1", method="gain")
+    assert '"entry": "inner.conv1"' in by_layer.attrs["config"]
+
+
+def test_measure_checkpoints__goes_on_with_the_same_input_named_only(tmp_path):
+    class Added(Named):
+        def forward(self, images, other):
+            return self.inner(images + other)
+
+    given = {"images": IMAGES[:3], "other": IMAGES[3:6]}
+    options = {
+        "layers": "inner.fc1",
+        "units": GRID,
+        "method": "gain",
+        "probes": 4,
+        "draws": 2,
+        "progress": False,
+    }
+    options |= {"network": "one", "role": "teacher", "store": tmp_path / "run.zarr"}
+    states = {0: Added().state_dict()}
+    ds = kdviz.measure_checkpoints(Added, states, given, entry="other", **options)
+    assert '"input": "other"' in ds.attrs["config"]
+    with pytest.raises(StoreError, match="config"):
+        kdviz.measure_checkpoints(Added, states, given, entry="images", **options)
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "label_ids", "y", "target", "targets"])
+def test_measure__classes_in_a_mapping_are_labels_and_are_not_passed_on(name):
+    images, ids = IMAGES[:5], list("abcde")
+    items = [{"images": image, name: at % 3, "text": "words"} for at, image in enumerate(images)]
+    forms = [
+        {"images": images, name: torch.arange(5) % 3},
+        UserDict({"images": images, name: torch.arange(5) % 3}),
+        items,
+        DataLoader(items, batch_size=2),
+        [({"images": images}, torch.arange(5) % 3)],
+        TensorDict(items),
+    ]
+    expected = measure(small_cnn(seed=1), images, sample_ids=ids)
+    for form in forms[:2] + forms[3:]:
+        ds = measure(Named(), form, layers="inner.fc1", sample_ids=ids)
+        np.testing.assert_array_equal(ds["gain"], expected["gain"])
+        assert ds["label"].values.tolist() == [0, 1, 2, 0, 1]
+    ds = measure(Named(), forms[0], layers="inner.fc1", sample_ids=ids, labels=[4, 3, 2, 1, 0])
+    assert ds["label"].values.tolist() == [4, 3, 2, 1, 0], "those passed are taken"
+
+
+class TensorDict(Dataset):
+    """A dataset of mappings."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        torch.rand(5),
+        torch.rand(5, 3),
+        torch.zeros(5, 8, 8, dtype=torch.int64),
+        ["cat"] * 5,
+        {"boxes": IMAGES},
+    ],
+    ids=["regression", "soft", "segmentation", "names", "boxes"],
+)
+def test_measure__other_targets_are_left_out(target):
+    ds = measure(small_cnn(seed=1), [(IMAGES[:5], target)])
+    assert_equal(ds, measure(small_cnn(seed=1), IMAGES[:5]))
+    assert "label" not in ds.coords
+    by_name = measure(Named(), {"images": IMAGES[:5], "labels": torch.rand(5)}, layers="inner.fc1")
+    assert "label" not in by_name.coords
+
+
+def test_measure__tuples_of_several_inputs_are_asked_for_by_name_and_the_advice_helps():
+    shift, classes = torch.arange(5), torch.tensor([3, 1, 2, 0, 3])
+    loader = DataLoader(TensorDataset(IMAGES[:5], torch.stack([shift, shift], 1), classes), batch_size=2)
+    with pytest.raises(
+        TypeError, match=r"tuples of 3, .* pass mappings .* \(\{'input_ids': ids, .* in loader\)"
+    ):
+        measure(Named(), loader, layers="inner.fc1")
+    named = ({"images": images, "shift": two[:, 0], "labels": label} for images, two, label in loader)
+    ds = measure(Named(), named, layers="inner.fc1")
+    together = measure(Named(), {"images": IMAGES[:5], "shift": shift}, layers="inner.fc1")
+    np.testing.assert_array_equal(ds["gain"], together["gain"])
+    assert ds["label"].values.tolist() == classes.tolist()
+    triples = [(IMAGES[:5], classes, torch.arange(5))]  # images, classes, positions in the data
+    assert measure(small_cnn(seed=1), triples)["label"].values.tolist() == classes.tolist()
+
+
+class Masked(nn.Module):
+    """Reads ids and several masks, all of one length and without padding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.embeddings, self.hidden = nn.Embedding(9, 6), nn.Linear(6, 5)
+
+    def forward(self, attention_mask, input_ids, square=None):
+        assert attention_mask.all() and attention_mask.shape == input_ids.shape
+        length = input_ids.shape[1]
+        assert square is None or square.shape == (len(input_ids), 1, length, length)
+        return self.hidden(self.embeddings(input_ids).tanh()).mean(1)
+
+
+WORDS = units.tokens([["a", "b", "c"], ["d", "e"]], [[0, 1, 2], [0, 1, -1]], [3, 2])
+IDS = torch.tensor([[1, 2, 3], [4, 5, 0]])
+TEXTS = {"layers": "hidden", "units": WORDS, "entry": "embeddings", "sample_ids": ["one", "two"]}
 
 
 def test_measure__padding_of_every_tensor_is_cut_off():
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(2)
-            self.embeddings, self.hidden = nn.Embedding(9, 6), nn.Linear(6, 5)
+    given = {"input_ids": IDS, "attention_mask": (IDS > 0).long()}
+    ds = measure(Masked(), given, **TEXTS)
+    assert ds["gain"].notnull().sum() == 5
+    assert ds["token"].values.tolist() == [["a", "b", "c"], ["d", "e", ""]]
+    square = measure(Masked(), given | {"square": (IDS > 0)[:, None, None].expand(-1, 1, 3, -1)}, **TEXTS)
+    np.testing.assert_array_equal(square["gain"], ds["gain"])
+    batch = transformers.BatchEncoding(
+        {name: tensor.tolist() for name, tensor in given.items()}, tensor_type="pt"
+    )
+    np.testing.assert_array_equal(measure(Masked(), batch, **TEXTS)["gain"], ds["gain"])
+    with pytest.raises(
+        TypeError, match=r"got one of list; .* return_tensors='pt' lets a tokenizer give tensors"
+    ):
+        measure(
+            Masked(), transformers.BatchEncoding({"input_ids": [[1, 2]], "attention_mask": [[1, 1]]}), **TEXTS
+        )
 
-        def forward(self, attention_mask, input_ids):
-            assert attention_mask.all() and attention_mask.shape == input_ids.shape
-            return self.hidden(self.embeddings(input_ids).tanh()).mean(1)
 
-    words = units.tokens([["a", "b", "c"], ["d"]], [[0, 1, 2], [0, -1, -1]], [3, 1])
-    ids = torch.tensor([[1, 2, 3], [4, 0, 0]])
-    options = {"layers": "hidden", "units": words, "entry": "embeddings"}
-    ds = measure(Masked(), {"input_ids": ids, "attention_mask": (ids > 0).long()}, **options)
-    assert ds["gain"].notnull().sum() == 4
-    assert ds["token"].values.tolist() == [["a", "b", "c"], ["d", "", ""]]
+def test_measure__embeddings_are_cut_along_their_tokens():
+    class Embedded(Masked):
+        def forward(self, inputs_embeds, attention_mask):
+            assert attention_mask.all() and attention_mask.shape == inputs_embeds.shape[:2]
+            return self.hidden(inputs_embeds.tanh()).mean(1)
+
+    network = Embedded()
+    vectors = network.embeddings(IDS).detach()
+    options = TEXTS | {"entry": "inputs_embeds", "base_noise": 0.01}
+    masked = {"attention_mask": (IDS > 0).float()}  # floating point, and no place for noise on words
+    ds = measure(network, masked | {"inputs_embeds": vectors}, **options)
+    by_ids = {"input_ids": IDS, "attention_mask": (IDS > 0).long()}
+    expected = measure(Masked(), by_ids, **TEXTS, base_noise=0.01)
+    np.testing.assert_allclose(ds["gain"], expected["gain"], rtol=1e-5)
+
+
+def test_measure__texts_padded_at_the_left_are_seen_and_the_advice_helps():
+    flipped = torch.tensor([[1, 2, 3], [0, 4, 5]])
+    mask = (flipped > 0).long()
+    message = r"text 1 is not its first 2 tokens, .* tokenizer.padding_side = 'right'"
+    with pytest.raises(ValueError, match=message):
+        measure(Masked(), {"input_ids": flipped, "attention_mask": mask}, **TEXTS)
+    with pytest.raises(ValueError, match="text 0 is not its first 1 tokens"):
+        one = units.tokens([["a"]], [[0, -1, -1]], [1])
+        measure(
+            Masked(), torch.tensor([[0, 4, 5]]), **(TEXTS | {"units": one, "sample_ids": None})
+        )  # padding is one id, alone
+    with pytest.raises(ValueError, match=r"units are of texts of 3 tokens, padding included; .*\(4,\)"):
+        measure(Masked(), torch.zeros(2, 4, dtype=torch.int64), **TEXTS)
+    vocabulary = {"[PAD]": 0, **{word: at for at, word in enumerate("abcde", 1)}}
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[PAD]"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", padding_side="left"
+    )
+    texts, options = (
+        ["a b c", "d e"],
+        {"padding": True, "return_tensors": "pt", "return_token_type_ids": False},
+    )
+    with pytest.raises(ValueError, match=message):
+        measure(Masked(), tokenizer(texts, **options), **TEXTS)
+    tokenizer.padding_side = "right"
+    ds = measure(Masked(), tokenizer(texts, **options), **TEXTS)
+    expected = measure(Masked(), {"input_ids": IDS, "attention_mask": (IDS > 0).long()}, **TEXTS)
+    np.testing.assert_array_equal(ds["gain"], expected["gain"])

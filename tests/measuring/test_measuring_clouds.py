@@ -164,3 +164,21 @@ def test_measure__clouds_of_another_shape(clouds, message):
 def test_cloud__bad_number():
     with pytest.raises(ValueError, match="points must be an integer of 1 or more, got 0"):
         units.cloud(0)
+
+
+def test_measure__coordinates_that_come_first_are_those_of_the_turned_clouds():
+    class First(Farthest):
+        def forward(self, clouds):
+            return super().forward(clouds.transpose(1, 2))
+
+    clouds, options = make_clouds(), {"layers": "fc1", "feature": "identity", "progress": False}
+    ours, theirs = (
+        measure(network, given, units=units.cloud(POINTS), method="gain", draws=16, **options)
+        for network, given in ((First(), clouds.transpose(1, 2).contiguous()), (Farthest(), clouds))
+    )
+    for name in "xyz":
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(ours["gain"], theirs["gain"], rtol=0.5, atol=1e-6)  # of other probes
+    np.testing.assert_array_equal(ours["gain"] > 0, theirs["gain"] > 0)
+    square = units.cloud(5, axis=1)
+    assert square.index((5, 5))[:, 2].tolist() == [2, 2, 2, -1, -1]

@@ -325,3 +325,19 @@ def test_measure__texts_padded_at_the_left_are_seen_and_the_advice_helps():
     ds = measure(Masked(), tokenizer(texts, **options), **TEXTS)
     expected = measure(Masked(), {"input_ids": IDS, "attention_mask": (IDS > 0).long()}, **TEXTS)
     np.testing.assert_array_equal(ds["gain"], expected["gain"])
+
+
+def test_measure__the_first_token_of_a_decoder_is_refused_and_the_advice_helps():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    network = transformers.GPT2Model(config)
+    options = TEXTS | {"layers": "h.1", "entry": "drop"}
+    with pytest.raises(ValueError, match=r"moves with 1 of the 3 words .* feature='last' or feature='mean'"):
+        measure(network, IDS, **options, feature="first")
+    for feature in ("last", "mean"):
+        ds = measure(network, IDS, **options, feature=feature)
+        assert (ds["gain"].values[0, 0] > 0).all()
+    own = kdviz.models.text.TextNetwork(network, 2, pad=0, pooling="last")
+    by_name = measure(own, IDS, **(options | {"layers": "last", "entry": "encoder.drop"}))
+    picked = measure(network, IDS, **(options | {"layers": "ln_f"}), feature="last")
+    np.testing.assert_allclose(by_name["gain"], picked["gain"], rtol=1e-4)

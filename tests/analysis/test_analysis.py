@@ -169,7 +169,7 @@ def test_find_points__bad_threshold_raises(threshold):
 def test_find_points__bad_baseline_or_dataset_raises():
     with pytest.raises(ValueError, match="background is 'image'; allowed: checkpoint, sample"):
         analysis.find_points(random_network(0), background="image")
-    with pytest.raises(SchemaError, match=r"'foreground' is missing.*measure with foreground=masks"):
+    with pytest.raises(SchemaError, match=r"'foreground' is missing.*measure with foreground="):
         analysis.find_points(random_network(0).drop_vars("foreground"))
     hole = random_network(0)
     hole["entropy"][1, 2, int(np.flatnonzero(hole["valid"][2])[0])] = np.nan

@@ -60,7 +60,7 @@ def test_tabulate_layers__one_sample_has_no_error() -> None:
             },
             "conv and fc1 do not match",
         ),
-        ({"conv": make_entropies(FIRST).isel(sample=[2])}, "no sample has both object and background"),
+        ({"conv": make_entropies(FIRST).isel(sample=[2])}, "no sample has both foreground and background"),
         (
             {"conv": make_entropies(FIRST), "fc1": make_entropies(FIRST).isel(sample=[0, 1])},
             "samples differ",

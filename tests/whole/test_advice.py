@@ -78,7 +78,7 @@ class First(nn.Module):
     """A layer that gives several things."""
 
     def forward(self, images):
-        return images.flatten(1), 1, "two"
+        return images.flatten(1), 2 * images.flatten(1)
 
 
 def tokens_of(width: int = 4) -> SimpleNamespace:
@@ -334,10 +334,10 @@ ROWS = {
         lambda _: measure(units=units.mask(np.arange(64).reshape(8, 8))),
     ),
     # attribution and coherency
-    "logits in a tuple": Row(
+    "logits of three axes": Row(
         "wrap it in one that does",
-        lambda _: attribute(Net(lambda x: [x, x])),
-        lambda _: attribute(nn.Sequential(Net(lambda x: [x, x]), Pick())),
+        lambda _: attribute(Net(lambda x: x[..., None])),
+        lambda _: attribute(nn.Sequential(Net(lambda x: x[..., None]), nn.Flatten())),
     ),
     "no rectifier": Row(
         "or take grad_cam",

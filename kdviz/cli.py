@@ -107,7 +107,7 @@ def train(
     plan: Annotated[Path | None, typer.Option(help="YAML file of a plan, as study.yaml of a study.")] = None,
     modality: Annotated[Modality | None, typer.Option(help="Built-in data of this kind. [image]")] = None,
     images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Their masks: MASKS/<class>/<name>.png")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks, if any: MASKS/<class>/<name>.png")] = None,
     texts: Annotated[
         Path | None,
         typer.Option(

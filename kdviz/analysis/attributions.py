@@ -12,10 +12,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from kdviz.analysis.inputs import draw_resamples, other_inputs, read_masks, sample_coords
+from kdviz.analysis.inputs import draw_resamples, other_inputs, sample_coords
 from kdviz.errors import DegenerateWarning
 from kdviz.points import Bools, Floats, divide_counts
-from kdviz.schema import build, validate
+from kdviz.schema import build, read_sides, validate
 
 SCORES = ("pointing", "foreground_mass", "auc", "auc_of_size", "entropy_correlation")
 """The scores of `score_attributions`, each larger for a map more on the object (or more like the entropy)."""
@@ -99,7 +99,7 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
 
         and ``foreground_share`` (sample): the share of units on the foreground, which is the expected
         pointing and mass of a map that knows nothing. The first three are undefined for samples without
-        foreground or without background.
+        foreground or without background. Void units do not count.
 
     Raises
     ------
@@ -122,13 +122,13 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
     """
     validate(ds, require=("attribution", "foreground"))
     importance = collect_importance(ds, entropy=entropy)
-    foreground, valid = read_masks(ds)
-    on, off = foreground & valid, ~foreground & valid
+    on, off = read_sides(ds)
+    judged = on | off
     usable = np.asarray(on.any(1) & off.any(1))
     values = importance.values
-    positive = np.where(valid, np.maximum(values, 0), 0)
+    positive = np.where(judged, np.maximum(values, 0), 0)
     found = {
-        "pointing": _point(values, on, valid),
+        "pointing": _point(values, on, judged),
         "foreground_mass": divide_counts((positive * on).sum(-1), positive.sum(-1), np.nan),
         "auc": _mann_whitney(values, on, off),
         "auc_of_size": _mann_whitney(abs(values), on, off),
@@ -145,7 +145,7 @@ def score_attributions(ds: xr.Dataset, *, entropy: xr.Dataset | None = None) -> 
             DegenerateWarning,
             stacklevel=2,
         )
-    scores["foreground_share"] = on.sum(1) / valid.sum(1)
+    scores["foreground_share"] = divide_counts(on.sum(1), judged.sum(1))
     return build(scores, coords={**sample_coords(ds), _DIMS[0]: methods}, attrs=ds.attrs)
 
 
@@ -202,8 +202,8 @@ def rank_correlation(ours: Floats, theirs: Floats) -> Floats:
     return divide_counts(np.nansum(left * right, axis=-1), np.sqrt(spread), np.nan)
 
 
-def _point(values: Floats, on: Bools, valid: Bools) -> NDArray[np.float64]:
-    largest = values == np.max(np.where(valid, values, -np.inf), axis=-1, keepdims=True)
+def _point(values: Floats, on: Bools, judged: Bools) -> NDArray[np.float64]:
+    largest = judged & (values == np.max(np.where(judged, values, -np.inf), axis=-1, keepdims=True))
     return (largest & on).sum(-1) / np.maximum(largest.sum(-1), 1)
 
 

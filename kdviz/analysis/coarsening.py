@@ -20,17 +20,18 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     ----------
     ds
         A measured dataset: ``gain``, ``gain_error`` (epoch, sample, unit) and coordinates ``row``, ``col``
-        (unit); optionally ``foreground`` and ``valid`` (sample, unit).
+        (unit); optionally ``foreground``, ``void`` and ``valid`` (sample, unit).
     factor
         1 or more; must divide the rows and the columns.
 
     Returns
     -------
     Dataset
-        On the coarser grid. A merged unit is foreground if at least half of its cells are, and valid if all
-        are. Gain errors add in quadrature, as if they were independent. What belongs to a solution on the
-        finer grid (entropies, linearity, points) is left out: :func:`kdviz.derive_entropy` follows. Attribute
-        ``coarsened``: cells a side of a merged unit, on the grid that was measured.
+        On the coarser grid. A merged unit is void if more than half of its cells are, else foreground if at
+        least half of the others are; and valid if all are. Gain errors add in quadrature, as if they were
+        independent. What belongs to a solution on the finer grid (entropies, linearity, points) is left out:
+        :func:`kdviz.derive_entropy` follows. Attribute ``coarsened``: cells a side of a merged unit, on the
+        grid that was measured.
 
     Raises
     ------
@@ -72,7 +73,14 @@ def coarsen_grid(ds: xr.Dataset, factor: int) -> xr.Dataset:
     if "zero_gain" in coarse:
         coarse["zero_gain"] = ds["gain"].dims[:-1], (gain.sum(-1) == 0).sum(-1).astype(np.int32)
     if "foreground" in ds:
-        coarse["foreground"] = ds["foreground"].dims, 2 * merge("foreground").sum(-1) >= factor**2
+        void = merge("void").sum(-1) if "void" in ds else np.int64(0)
+        most = 2 * void > factor**2
+        coarse["foreground"] = (
+            ds["foreground"].dims,
+            ~most & (2 * merge("foreground").sum(-1) >= factor**2 - void),
+        )
+        if "void" in ds:
+            coarse["void"] = ds["void"].dims, most
     if "valid" in ds:
         coarse["valid"] = ds["valid"].dims, merge("valid").all(-1)
     coarse.attrs["unit_kind"] = f"grid-{shape[0]}x{shape[2]}"

@@ -14,13 +14,12 @@ from kdviz.analysis.inputs import (
     draw_resamples,
     read_distance,
     read_entropy_settings,
-    read_masks,
     read_settings,
 )
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.schema import build
+from kdviz.schema import build, read_sides
 
 
 def compare(
@@ -205,11 +204,11 @@ def _find_undefined(student: xr.Dataset, baseline: xr.Dataset) -> dict[str, str]
 def _resample(ds: xr.Dataset, weights: np.ndarray, undefined: Iterable[str]) -> np.ndarray:
     """Metrics of every resample, ``(metric, R)``; NaN for the `undefined` ones."""
     settings = read_settings(ds)
-    foreground, valid = read_masks(ds)
+    foreground, background = read_sides(ds)
     metrics = points.resample_metrics(
         ds["entropy"].values,
         foreground,
-        valid,
+        foreground | background,
         weights,
         threshold=settings["threshold"],
         per_sample=settings["background"] == "sample",

@@ -14,12 +14,6 @@ from kdviz.schema import validate
 ENTROPY_SETTINGS = ("solver", "weight", "calibration", "feature_loss", "unit_gain")
 
 
-def read_masks(ds: xr.Dataset) -> tuple[Bools, Bools]:
-    """Read ``foreground`` and ``valid``, both (sample, unit); without ``valid`` every unit is."""
-    foreground = ds["foreground"].values
-    return foreground, ds["valid"].values if "valid" in ds else np.ones_like(foreground)
-
-
 def read_points(ds: xr.Dataset) -> tuple[Bools, Bools]:
     """Read ``knowledge_point`` and ``uncertain``; without ``uncertain`` no unit is."""
     found = ds["knowledge_point"].values
@@ -105,10 +99,12 @@ def other_inputs(ours: xr.Dataset, theirs: xr.Dataset) -> str:
             same = sorted(names.tolist()) == sorted(others.tolist())
             how = "stand in another order" if same else f"differ ({len(names)} and {len(others)} of them)"
             return f"{dim}s {how}; measure both on the same inputs, or select common ones with .sel"
-    for mask in ("foreground", "valid"):
-        left, right = (ds[mask].values if mask in ds else np.True_ for ds in (ours, theirs))
-        known = mask == "valid" or (mask in ours and mask in theirs)
-        if known and (count := np.sum(left != right)):
+    absent = {"valid": True}
+    if "foreground" in ours and "foreground" in theirs:
+        absent |= {"foreground": False, "void": False}
+    for mask, missing in absent.items():
+        left, right = (ds[mask].values if mask in ds else np.bool_(missing) for ds in (ours, theirs))
+        if count := np.sum(left != right):
             return f"{mask} differs at {count} units; measure both with one mask"
     return ""
 

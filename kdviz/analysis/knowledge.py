@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import describe_points, read_masks, read_points, sample_coords
+from kdviz.analysis.inputs import describe_points, read_points, sample_coords
 from kdviz.arguments import finite_number, name_some, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.schema import annotate, build, validate
+from kdviz.schema import annotate, build, read_sides, validate
 
 Background = Literal["checkpoint", "sample"]
 
@@ -22,14 +22,14 @@ def find_points(
 
     A unit is a knowledge point if the mean background entropy exceeds its own entropy by more than
     `threshold` [1]_. The comparison is strict and done in the precision of the stored entropies, so an
-    entropy on the threshold is no point. A padded unit never is.
+    entropy on the threshold is no point. Padded and void units never are.
 
     Parameters
     ----------
     ds
-        With ``entropy`` (epoch, sample, unit) and ``foreground`` (sample, unit); optionally ``valid``
-        (sample, unit) and ``entropy_error`` (epoch, sample, unit). A leading ``layer`` stays: points of every
-        layer are told from its own background.
+        With ``entropy`` (epoch, sample, unit) and ``foreground`` (sample, unit); optionally ``valid`` and
+        ``void`` (sample, unit) and ``entropy_error`` (epoch, sample, unit). A leading ``layer`` stays: points
+        of every layer are told from its own background.
     threshold
         Margin ``b`` in nat, 0 or more. 0.2 is the papers' value for images and belongs to
         ``solver="descent"``.
@@ -43,7 +43,7 @@ def find_points(
         `ds` with ``background_entropy`` (epoch) in nat; ``knowledge_point`` (epoch, sample, unit), whose
         attributes hold the threshold and the background; and ``uncertain`` (epoch, sample, unit): within two
         standard errors of the threshold. Where ``entropy_error`` is absent or NaN nothing is uncertain;
-        attribute ``known_error`` of ``uncertain`` is the share of valid entries whose error is known. With
+        attribute ``known_error`` of ``uncertain`` is the share of their entries whose error is known. With
         ``background="sample"`` also ``sample_background_entropy`` (epoch, sample).
 
     Raises
@@ -84,12 +84,12 @@ def find_points(
     threshold = finite_number("threshold", threshold, 0.0)
     one_of("background", background, get_args(Background))
     entropy = ds["entropy"].values
-    foreground, valid = read_masks(ds)
-    outside = valid & ~foreground
+    foreground, outside = read_sides(ds)
+    judged = foreground | outside
     names = ds["sample"].values
     empty = np.asarray(~outside.any(axis=1))
     if empty.all():
-        raise ValueError("no sample has background units to compare with: foreground covers every valid unit")
+        raise ValueError("no sample has background units to compare with: foreground covers every unit")
     if empty.any():
         some = f"{empty.sum()} of {len(empty)} samples have no background units: {name_some(names[empty])}"
         if background == "sample":
@@ -104,14 +104,14 @@ def find_points(
     uncertain, known_error = np.zeros(entropy.shape, dtype=bool), 0.0
     if "entropy_error" in ds:
         error = ds["entropy_error"].values
-        uncertain = points.find_uncertain(entropy, error, valid, cutoff)
-        known_error = float((~np.isnan(error) & valid).sum() / np.broadcast_to(valid, error.shape).sum())
+        uncertain = points.find_uncertain(entropy, error, judged, cutoff)
+        known_error = float((~np.isnan(error) & judged).sum() / np.broadcast_to(judged, error.shape).sum())
 
     settings = {"threshold": threshold, "background": background}
     dims = ds["entropy"].dims
     found = ds.assign(
         background_entropy=(dims[:-2], mean.astype(entropy.dtype)),
-        knowledge_point=(dims, points.find_points(entropy, valid, cutoff), settings),
+        knowledge_point=(dims, points.find_points(entropy, judged, cutoff), settings),
         uncertain=(dims, uncertain, {"known_error": known_error}),
     ).drop_vars("sample_background_entropy", errors="ignore")
     if background == "sample":
@@ -144,8 +144,7 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     """
     validate(ds, require=("knowledge_point", "foreground"))
     found, uncertain = read_points(ds)
-    foreground, valid = read_masks(ds)
-    background = valid & ~foreground
+    foreground, background = read_sides(ds)
     choices = {"": found, "_low": found & ~uncertain, "_high": found | uncertain}
     n_fg = {end: (mask & foreground).sum(axis=-1) for end, mask in choices.items()}
     n_bg = {end: (mask & background).sum(axis=-1) for end, mask in choices.items()}

@@ -7,8 +7,9 @@ import pandas as pd
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_masks
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match
 from kdviz.analysis.networks import name_layers
+from kdviz.schema import read_sides
 from kdviz.store import Run
 
 
@@ -81,11 +82,11 @@ def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     check_match(layers, settings=ENTROPY_SETTINGS, require=("converged",))
     rows: dict[str, dict[str, float]] = {}
     for label, ds in layers.items():
-        foreground, valid = read_masks(ds)
+        foreground, background = read_sides(ds)
         entropy = ds["entropy"].values[-1]
         means = {
-            "foreground": points.average_units(entropy, valid & foreground),
-            "background": points.average_units(entropy, valid & ~foreground),
+            "foreground": points.average_units(entropy, foreground),
+            "background": points.average_units(entropy, background),
         }
         means["difference"] = means["background"] - means["foreground"]
         both = np.isfinite(means["difference"])

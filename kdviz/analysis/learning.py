@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import check_one_layer, describe_points, read_distance, read_masks, read_points
+from kdviz.analysis.inputs import check_one_layer, describe_points, read_distance, read_points
 from kdviz.analysis.metrics import DISTANCE_METRICS
 from kdviz.arguments import name_some
 from kdviz.errors import DegenerateWarning
-from kdviz.schema import build, validate
+from kdviz.schema import build, read_sides, validate
 
 
 def measure_learning(ds: xr.Dataset) -> xr.Dataset:
@@ -66,7 +66,7 @@ def measure_learning(ds: xr.Dataset) -> xr.Dataset:
             f"epochs are {epochs.tolist()}; learning needs at least one checkpoint after epoch 0"
         )
     distance = read_distance(ds)
-    foreground, _ = read_masks(ds)
+    foreground, _ = read_sides(ds)
     found, uncertain = (mask & foreground for mask in read_points(ds))
     met = np.logical_or.accumulate(found, axis=0)
     n_union = met[-1].sum(axis=-1)

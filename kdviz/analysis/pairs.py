@@ -13,12 +13,12 @@ import xarray as xr
 
 from kdviz import points
 from kdviz.analysis.comparison import compare
-from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_masks, read_points
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_points
 from kdviz.analysis.networks import Group, group_networks, name_layers
 from kdviz.analysis.progress import tabulate_counts
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.arguments import suggest
-from kdviz.schema import METHODS
+from kdviz.schema import METHODS, read_sides
 from kdviz.store import Run
 
 
@@ -290,7 +290,7 @@ def measure_noise_floor(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
                     row |= {name: once[name], f"{name} again": again[name]}
                 both = {f"{role} at {label}": ds, "repeat": repeats[seed]}
                 check_match(both, settings=ENTROPY_SETTINGS, require=("knowledge_point",))
-                found = [read_points(one)[0][-1] & read_masks(one)[0] for one in both.values()]
+                found = [read_points(one)[0][-1] & read_sides(one)[0] for one in both.values()]
                 overlap = pd.Series(points.overlap_points(*found))  # whose mean leaves out NaN
                 rows.append(row | {"overlap": overlap.mean(), "without": int(overlap.isna().sum())})
     return pd.DataFrame(rows)

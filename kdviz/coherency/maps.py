@@ -17,6 +17,7 @@ from kdviz.analysis import find_points, rank_correlation
 from kdviz.attribution.maps import LAYERED, check_layer, draw_map, list_methods, read_gradient
 from kdviz.errors import LayerError
 from kdviz.networks.features import frozen, resolve_layers, same_random_state
+from kdviz.schema import read_sides
 
 INPUT = "input"
 """In place of a layer, where a map has none."""
@@ -113,10 +114,9 @@ def compare_maps(before: ArrayLike, after: ArrayLike, *, absolute: bool = False)
 def compare_points(before: xr.Dataset, after: xr.Dataset, threshold: float) -> dict[str, float]:
     """Compare knowledge points: overlap of the sample with the least, largest changes of their numbers."""
     points = [find_points(ds, threshold=threshold)["knowledge_point"].values[0] for ds in (before, after)]
-    on_object = before["foreground"].values
+    sides = zip(("n_fg", "n_bg"), read_sides(before), strict=True)
     either, both = (points[0] | points[1]).sum(1), (points[0] & points[1]).sum(1)
     numbers = {
-        name: np.abs((points[0] & where).sum(1) - (points[1] & where).sum(1)).max()
-        for name, where in (("n_fg", on_object), ("n_bg", ~on_object))
+        name: np.abs((points[0] & where).sum(1) - (points[1] & where).sum(1)).max() for name, where in sides
     }
     return {"jaccard": float(np.where(either, both / np.maximum(either, 1), 1.0).min()), **numbers}

@@ -323,7 +323,7 @@ class Measurement:
         others = [
             str(name)
             for name, array in self.inputs.samples.variables.items()
-            if (name in run.samples or name in ("foreground", "label", "unit_size"))
+            if (name in run.samples or name in ("foreground", "void", "label", "unit_size"))
             and not np.array_equal(run.samples.get(name, np.nan), array)
         ]
         stored = {attrs.get("input_fingerprint") for attrs in run.catalogue().values()}

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from kdviz import schema
-from kdviz.errors import DegenerateWarning, KdvizWarning
+from kdviz.errors import KdvizWarning
 from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at, rows_of
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.preparing import dtype_of, is_coarse
 from kdviz.networks.reading import Held, InputsLike, Source, find_source
-from kdviz.units import ImageUnits, Units
+from kdviz.units import Units
 from kdviz.units.base import Coordinates
 
 _AT_ONCE = 64  # samples read together when all are checked
@@ -153,9 +153,8 @@ def prepare_inputs(
         coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
     )
     if foreground is not None:
-        mask = _unit_mask(foreground, units, (count, *about["shape"][-2:]), valid.shape)
-        samples["foreground"] = (("sample", "unit"), mask)
-        _warn_of_empty_masks(mask, valid)
+        pixels = (count, *about["shape"][-2:])
+        samples = samples.assign(units.place_masks(foreground, valid, pixels))
     labels = classes if labels is None else labels
     if labels is not None:
         samples = samples.assign_coords(label=("sample", check_labels("labels", labels, count)))
@@ -337,28 +336,3 @@ def check_labels(name: str, labels: ArrayLike, count: int) -> NDArray[np.int64]:
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be {count} integers, got shape {array.shape} of {array.dtype}")
     return array.astype(np.int64)
-
-
-def _unit_mask(
-    foreground: ArrayLike, units: Units, pixels: tuple[int, ...], flags: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    mask = np.asarray(foreground)
-    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
-        raise ValueError("foreground holds NaN or infinite values")
-    if mask.shape == flags:
-        return mask > 0
-    if isinstance(units, ImageUnits) and mask.shape == pixels:
-        return units.reduce_mask(mask > 0)
-    allowed = f"{flags}, one flag a unit" + (f", or pixels {pixels}" if isinstance(units, ImageUnits) else "")
-    raise ValueError(f"foreground has shape {mask.shape}; allowed: {allowed}")
-
-
-def _warn_of_empty_masks(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-    for empty, what in ((~mask.any(1), "foreground"), ((mask | ~valid).all(1), "background")):
-        if empty.any():
-            warnings.warn(
-                f"{empty.sum()} of {len(mask)} samples have no {what} in units, first those at "
-                f"{np.flatnonzero(empty)[:5].tolist()}; what is counted on it says nothing of them",
-                DegenerateWarning,
-                stacklevel=4,
-            )

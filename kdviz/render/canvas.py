@@ -29,7 +29,7 @@ class Canvas(ABC):
     Attributes
     ----------
     coordinates
-        By name, each ``(U,)``: ``unit``, and where it lies.
+        By name, each ``(U,)``: ``unit``, where it lies, and ``void`` where some unit is on neither side.
     foreground
         Shape ``(U,)``; all False where the run has none.
     needs
@@ -64,7 +64,7 @@ class Canvas(ABC):
             Shape ``(P,)``.
         """
         valid = ds["valid"].values[at]
-        places = {name: ds[name].values for name in ("unit", *cls.needs)}
+        places = {name: ds[name].values for name in ("unit", *cls.needs, "void") if name in ds}
         here = {name: values if values.ndim == 1 else values[at] for name, values in places.items()}
         coordinates = {name: values[valid] for name, values in here.items()}
         return cls(coordinates, foreground[valid], **cls._details(samples, ds, at))

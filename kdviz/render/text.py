@@ -60,7 +60,9 @@ class WordCanvas(Canvas):
 
     def draw_panels(self, one: NetworkView, looks: Looks, size: int) -> dict[str, Panel]:
         """Draw as other canvases do; pointing at a word tells its numbers."""
-        columns = (one.entropy, one.gain, self.foreground, one.points, one.uncertain)
+        sides = np.where(self.foreground, "foreground", "background")
+        sides[self.coordinates.get("void", np.zeros_like(self.foreground))] = "void"
+        columns = (one.entropy, one.gain, sides, one.points, one.uncertain)
         notes = [note_word(*values) for values in zip(*columns, strict=True)]
         return {
             kind: Text(tuple(replace(word, note=note) for word, note in zip(drawn.words, notes, strict=True)))
@@ -81,9 +83,9 @@ class WordCanvas(Canvas):
         return Text(tuple(Word(word, underlined=bool(inside), **style) for word, inside, style in rows))
 
 
-def note_word(entropy: float, gain: float, inside: bool, point: bool, doubtful: bool) -> str:
+def note_word(entropy: float, gain: float, side: str, point: bool, doubtful: bool) -> str:
     """Say of a word its entropy, its gain, and what it is."""
-    what = "foreground" if inside else "background"
+    what = side
     what += ", knowledge point" if point else ""
     what += ", too close to the threshold to call" if doubtful else ""
     return f"entropy {entropy:.3f} nat, gain {gain:.3g}, {what}"

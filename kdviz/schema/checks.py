@@ -14,7 +14,7 @@ from kdviz.schema.variables import KINDS, SAMPLE_UNIT, VARIABLES, Variable
 
 _MAKERS = {
     "knowledge_point": "; kdviz.find_points(ds) makes it",
-    "foreground": "; measure with foreground=",
+    "foreground": "; measure with foreground=, or kdviz.store.add_masks(run, masks) adds them",
 }
 
 

@@ -1,5 +1,9 @@
 """What all networks of a run share: epochs, samples, units and masks."""
 
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
 from kdviz.schema.variables import EPOCH, SAMPLE, SAMPLE_UNIT, UNIT, Variable, register
 
 register(
@@ -24,6 +28,13 @@ register(
     ),
     Variable("foreground", SAMPLE_UNIT, "bool", "unit is annotated as foreground"),
     Variable(
+        "void",
+        SAMPLE_UNIT,
+        "bool",
+        "unit is annotated as neither object nor background",
+        comment="only where some unit is",
+    ),
+    Variable(
         "thumbnail",
         ("sample", "y_pixel", "x_pixel", "channel"),
         "uint8",
@@ -31,3 +42,14 @@ register(
         comment="RGB or grey, 0 to 255; for viewing without the data",
     ),
 )
+
+
+def read_sides(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which units are foreground and which are background, (sample, unit) each.
+
+    Void units, and those that only pad a sample, are on neither side; without masks all are on none.
+    """
+    none = np.zeros((ds.sizes["sample"], ds.sizes["unit"]), bool)
+    foreground, void = (ds[name].values if name in ds else none for name in ("foreground", "void"))
+    valid = ds["valid"].values if "valid" in ds else ~none
+    return foreground, valid & ~foreground & ~void if "foreground" in ds else none

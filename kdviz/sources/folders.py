@@ -1,6 +1,8 @@
-"""The user's own images: folders of images and of masks. NumPy and Pillow only."""
+"""The user's own images: folders of images and, where there are any, of masks. NumPy and Pillow only."""
 
 import functools
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,9 +15,9 @@ from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright
 from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, find_classes
+from kdviz.units.regions import MaskRule, as_tuple
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_KEPT = 64  # images in memory, so that a picture and its mask are one reading
 
 
 class ImageFolder(Source):
@@ -25,21 +27,35 @@ class ImageFolder(Source):
 
     kind: Literal["image-folder"] = "image-folder"
     images: AbsolutePath = Field(description="folder with one folder of images a class")
-    masks: AbsolutePath = Field(description="folder with the masks, under the same names")
+    masks: AbsolutePath | None = Field(
+        default=None, description="folder with the masks, under the same names"
+    )
     size: int = Field(default=48, ge=16, le=512, description="height and width in pixels")
+    foreground: tuple[int, ...] = Field(default=(), description="values of the object in masks")
+    void: tuple[int, ...] = Field(default=(), description="values of neither object nor background")
+    threshold: float | None = Field(default=None, description="smallest value of the object")
 
     def load(self, part: Part) -> ImageSet:
         """Find the images of a part."""
-        return image_folder(self.images, masks=self.masks, size=self.size).divide(part)
+        options = self.model_dump(include={"masks", "size", "foreground", "void", "threshold"})
+        return image_folder(self.images, **options).divide(part)
 
 
-def image_folder(root: str | Path, *, masks: str | Path, size: int) -> ImageSet:
-    """Find the user's own images with their foreground masks; each is read when it is indexed.
+def image_folder(
+    root: str | Path,
+    *,
+    masks: str | Path | None = None,
+    size: int,
+    foreground: Collection[float] | float = (),
+    void: Collection[float] | float = (),
+    threshold: float | None = None,
+) -> ImageSet:
+    """Find the user's own images and their foreground masks; each is read when it is indexed.
 
     Images lie at ``root/<class>/<name>.jpg`` (or another common suffix), masks in a parallel tree at
-    ``masks/<class>/<name>.png``, of the same size as the image. In a mask, pixels above 0 are
-    foreground: grey values, palette indices (so that the VOC palette reads as drawn) or any of the three
-    colours; transparency is not looked at, in images neither. Images are turned as their EXIF data says.
+    ``masks/<class>/<name>.png`` (or another), of the same size as the image. Both are turned as their EXIF
+    data says; transparency is not looked at. Masks hold grey values of 1 to 32 bits, palette indices, or
+    colours, of which the largest of the three counts.
 
     Parameters
     ----------
@@ -47,43 +63,66 @@ def image_folder(root: str | Path, *, masks: str | Path, size: int) -> ImageSet:
         Folder with one folder per class; labels follow their names, sorted. Hidden files, other suffixes and
         deeper folders are passed over.
     masks
-        Folder with the masks.
+        Folder with the masks; None for images whose foreground is unknown.
     size
         Height and width in pixels: images are resized to it with antialiased bilinear interpolation, masks
         with the nearest pixel, the aspect ratio is not kept.
+    foreground, void, threshold
+        What the values of the masks mean, as in :func:`kdviz.units.read_mask`. Without them the values of all
+        masks together tell, which are read for it once, when the first mask is.
 
     Returns
     -------
     ImageSet
-        In the order of classes, then names; identifiers are ``<class>/<name>``.
+        In the order of classes, then names; identifiers are ``<class>/<name>``. Masks are int8: 1 on the
+        object, 0 beside it, -1 void.
 
     Raises
     ------
     ValueError
-        If `size` is not positive, or two images share a name.
+        If `size` is not positive, two images share a name, or `foreground`, `void` and `threshold` contradict
+        each other.
     DataError
         If a folder is missing or holds no classes or images, or a mask is missing; on reading, if an image
-        or mask is damaged or of another size than its partner.
+        or mask is damaged or of another size than its partner, or values of masks are of no known kind.
     """
-    root, masks = Path(root), Path(masks)
+    root = Path(root)
     whole_number("size", size, 1)
+    given = MaskRule(as_tuple(foreground), as_tuple(void), threshold)
     names = find_classes(root)
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
-    if missing := [f"{name}.png" for name in sample_ids if not (masks / f"{name}.png").is_file()]:
-        raise DataError(f"{masks} lacks the masks of {len(missing)} images: {name_some(missing)}")
+    found = None if masks is None else _find_masks(Path(masks), sample_ids)
 
-    @functools.lru_cache(maxsize=_KEPT)
-    def read_pair(k: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        return _read_pair(paths[k], masks / f"{sample_ids[k]}.png", size)
+    @functools.cache
+    def learn_rule() -> MaskRule:
+        assert found is not None
+        if given.foreground or given.threshold is not None:
+            return given
+        counted = Counter[float]()
+        for path in found:
+            values, counts = np.unique(_read_values(path), return_counts=True)
+            counted.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        values = np.array(sorted(counted))
+        try:
+            return given.settle(
+                values, np.array([counted[value] for value in values.tolist()]), f"{masks} hold"
+            )
+        except ValueError as error:
+            raise DataError(f"the masks in {error} (in study.yaml, of data)") from error
 
+    def read_mask(k: int) -> NDArray[np.int8]:
+        assert found is not None
+        return _read_mask(found[k], paths[k], size, learn_rule())
+
+    count = len(paths)
     return ImageSet(
-        images=LazyArray(lambda k: read_pair(k)[0], len(paths), (size, size, 3), np.uint8),
-        masks=LazyArray(lambda k: read_pair(k)[1], len(paths), (size, size), np.bool_),
+        images=LazyArray(lambda k: _read_image(paths[k], size), count, (size, size, 3), np.uint8),
+        masks=None if found is None else LazyArray(read_mask, count, (size, size), np.int8),
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
         classes=names,
-        split=np.full(len(paths), "all"),
+        split=np.full(count, "all"),
         source=f"image folder {root.name}, {size} x {size}",
     )
 
@@ -96,15 +135,41 @@ def _list_images(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_pair(image_path: Path, mask_path: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read an image and its mask, resized to squares."""
-    image, mask = open_upright(image_path), open_upright(mask_path)
+def _find_masks(folder: Path, sample_ids: Collection[str]) -> list[Path]:
+    """Find the mask of every image, of several the first by suffix."""
+    here = sorted(folder.glob("*/*"), reverse=True)
+    known = {
+        f"{path.parent.name}/{path.stem}": path for path in here if path.suffix.lower() in _IMAGE_SUFFIXES
+    }
+    if missing := [f"{name}.png" for name in sample_ids if name not in known]:
+        raise DataError(f"{folder} lacks the masks of {len(missing)} images: {name_some(missing)}")
+    return [known[name] for name in sample_ids]
+
+
+def _read_image(path: Path, size: int) -> NDArray[np.uint8]:
+    """Read an image, resized to a square."""
+    image = open_upright(path)
     if image.mode.startswith(("I", "F")):
-        raise DataError(f"{image_path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
-    if image.size != mask.size:
+        raise DataError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _read_values(path: Path) -> NDArray:
+    """Read a mask, ``(H, W)``: grey of 1 to 32 bits, palette indices, the largest of colours."""
+    mask = open_upright(path)
+    if mask.mode in ("LA", "PA"):
+        return np.asarray(mask)[..., 0]
+    if mask.mode in ("1", "L", "P") or mask.mode.startswith(("I", "F")):
+        return np.asarray(mask)
+    return np.asarray(mask.convert("RGB")).max(axis=2)
+
+
+def _read_mask(path: Path, image_path: Path, size: int, rule: MaskRule) -> NDArray[np.int8]:
+    """Read the mask of an image as marks, resized to a square."""
+    marks, image = rule.mark(_read_values(path)), open_upright(image_path)
+    height, width = marks.shape
+    if image.size != (width, height):
         shown = f"its image {image_path.name} is {image.width} x {image.height} as displayed"
-        raise DataError(f"{mask_path} is {mask.width} x {mask.height} pixels, {shown}; sizes must agree")
-    values = np.asarray(mask.convert("RGB") if mask.mode in ("LA", "PA", "RGBA") else mask) > 0
-    drawn = Image.fromarray(values.any(axis=2) if values.ndim == 3 else values)
-    pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(pixels), np.asarray(drawn.resize((size, size), Image.Resampling.NEAREST))
+        raise DataError(f"{path} is {width} x {height} pixels, {shown}; sizes must agree")
+    drawn = Image.fromarray(marks.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(drawn).view(np.int8)

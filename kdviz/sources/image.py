@@ -1,4 +1,4 @@
-"""Images with foreground masks, and what networks are fed of them. NumPy and Pillow only.
+"""Images, with foreground masks or without, and what networks are fed of them. NumPy and Pillow only.
 
 How a mask falls on units is the business of ``kdviz.units``.
 
@@ -27,14 +27,14 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may st
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ImageSet(SampleSet):
-    """Images of one size with their foreground, classes and stable names.
+    """Images of one size with their classes and stable names, and, where known, their foreground.
 
     Parameters
     ----------
     images
         ``(N, H, W, 3)``, uint8, red, green, blue: an array, or one whose rows are read when indexed.
     masks
-        ``(N, H, W)``, bool, True on the object, the same.
+        ``(N, H, W)``, the same: bool, True on the object; or int8, 1, 0, and -1 where it is neither; or None.
     labels
         ``(N,)``, int64, position in `classes`.
     sample_ids
@@ -55,7 +55,7 @@ class ImageSet(SampleSet):
     """
 
     images: NDArray[np.uint8] | LazyArray
-    masks: NDArray[np.bool_] | LazyArray
+    masks: NDArray[np.bool_] | NDArray[np.int8] | LazyArray | None = None
 
     plural = "images"
     by_sample = ("images", "masks")
@@ -63,7 +63,9 @@ class ImageSet(SampleSet):
     def __post_init__(self) -> None:
         """Check shapes, data types, names and labels."""
         require_array("images", self.images, np.uint8, _SHAPE)
-        require_array("masks", self.masks, np.bool_, self.images.shape[:3])
+        if self.masks is not None:
+            kind = np.int8 if self.masks.dtype == np.int8 else np.bool_
+            require_array("masks", self.masks, kind, self.images.shape[:3])
         super().__post_init__()
 
     def prepare(self, *, grid: int = 16) -> Prepared:

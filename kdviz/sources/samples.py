@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from kdviz.arguments import name_some, one_of
 from kdviz.errors import DataError
-from kdviz.units import ImageUnits, Units
+from kdviz.units import Units
 
 PARTS = ("train", "held-out")
 _HELD_OUT = 5  # one in so many of the user's own samples
@@ -84,14 +84,14 @@ class Prepared:
     units
         What shares one noise scale.
     foreground
-        ``(N, U)``, bool; of images pixels, ``(N, H, W)``.
+        ``(N, U)``, bool; of images pixels, ``(N, H, W)``, or int8 with -1 for void; or None, where unknown.
     pictures
         ``(N, H, W, 3)``, uint8, to be stored for viewing; None where units show themselves.
     """
 
     inputs: NDArray[Any] | LazyArray
     units: Units
-    foreground: NDArray[np.bool_] | LazyArray
+    foreground: NDArray[np.bool_] | NDArray[np.int8] | LazyArray | None
     pictures: NDArray[np.uint8] | LazyArray | None = None
 
 
@@ -192,13 +192,12 @@ class SampleSet(ABC):
 
     def describe(self, prepared: Prepared) -> xr.Dataset:
         """Describe the samples for a run: names, classes, units, foreground, and pictures where there are."""
-        units, mask = prepared.units, np.asarray(prepared.foreground)
-        if isinstance(units, ImageUnits):
-            mask = units.reduce_mask(mask)
+        units, valid = prepared.units, prepared.units.valid(len(self))
+        masks = {} if prepared.foreground is None else units.place_masks(prepared.foreground, valid)
         ds = xr.Dataset(
             {
                 **units.describe_units(len(self), np.shape(prepared.inputs)[1:]),
-                "foreground": (("sample", "unit"), mask),
+                **masks,
             },
             coords={
                 "sample": list(self.sample_ids),
@@ -216,6 +215,7 @@ class SampleSet(ABC):
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of everything but `source`."""
         arrays = [getattr(self, name) for name in (*self.by_sample, "labels")]
+        arrays = [array for array in arrays if array is not None]
         names = [self.sample_ids, self.classes, self.split.tolist(), arrays[0].shape]
         digest = hashlib.sha256(json.dumps(names).encode())
         for array in arrays:

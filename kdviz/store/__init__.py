@@ -13,10 +13,12 @@ value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``damage`` (chunks that are missing or changed),
 ``migrations`` (what older versions wrote), ``files`` (the two formats, atomic replacement), ``layout``
-(names, empty arrays, comparing settings, what a compact file leaves out), ``run`` (the public class).
+(names, empty arrays, comparing settings, what a compact file leaves out), ``run`` (the public class),
+``masks`` (which come later).
 No torch here: runs are viewed where none is installed.
 """
 
+from kdviz.store.masks import add_masks
 from kdviz.store.run import Run, create_run, open_run
 
-__all__ = ["Run", "create_run", "open_run"]
+__all__ = ["Run", "add_masks", "create_run", "open_run"]

@@ -43,8 +43,8 @@ def create_run(
         Directory to make; folders above it are made too. A lock file appears beside it.
     samples
         Coordinates ``sample`` and ``unit``; as far as known ``label``, ``split``, ``row``, ``col``,
-        ``token``, ``x``, ``y``, ``z``, ``valid``, ``foreground``, ``thumbnail``. Without ``valid`` every
-        unit is valid.
+        ``token``, ``x``, ``y``, ``z``, ``valid``, ``foreground``, ``void``, ``thumbnail``. Without ``valid``
+        every unit is valid.
     attrs
         From `schema.make_attrs`: what all networks share, such as ``dataset_id`` and ``modality``.
 
@@ -380,7 +380,7 @@ class Run:
             size, names = int(arrays.attrs["block"]), _measured_in(folder)  # type: ignore[arg-type]
             first = block_index * size
             rows = slice(first, min(first + size, self.samples.sizes["sample"]))
-            masks = [name for name in ("valid", "foreground") if name in self.samples]
+            masks = [name for name in ("valid", "foreground", "void") if name in self.samples]
             expected = self.samples.reset_coords()[masks].isel(sample=rows)
             expected = expected.assign_coords(epoch=read_array(folder, "epoch")[[epoch_index]])
             layout.check_block(measured, expected, names)

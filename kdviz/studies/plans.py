@@ -31,7 +31,8 @@ STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley
 _LOGITS = "fc3"  # in every network of the papers that has this layer
 _OWN_ENCODER = "encoder"  # the architecture of the teacher's own encoder
-_NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder")  # where things lie
+_OF_MASKS = ("data.masks", "data.foreground", "data.void", "data.threshold")  # masks are compared themselves
+_NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder", *_OF_MASKS)  # where things lie
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
 
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan

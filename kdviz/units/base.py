@@ -3,12 +3,16 @@
 Symbols: ``B`` samples, ``U`` units, ``C, H, W`` channels, height and width of an image.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from kdviz.errors import DegenerateWarning
+from kdviz.units.regions import Marks, read_mask
 
 Coordinates = Mapping[str, tuple[str | tuple[str, str], NDArray]]
 """Dimensions and values of every coordinate, by the names of :mod:`kdviz.schema`."""
@@ -98,6 +102,65 @@ class Units(ABC):
         """Tell which units exist, ``(B, U)``, of so many samples."""
         return np.ones((samples, self.count), bool)
 
+    def place_masks(
+        self, foreground: ArrayLike, valid: NDArray[np.bool_], pixels: tuple[int, ...] | None = None
+    ) -> dict[str, Any]:
+        """Read masks of units, or of the pixels of images, as variables of samples.
+
+        Parameters
+        ----------
+        foreground
+            ``(B, U)``, or of images ``(B, H, W)``; values as :func:`kdviz.units.read_mask` takes them.
+        valid
+            ``(B, U)``: which units exist.
+        pixels
+            The only shape that masks of pixels may have.
+
+        Returns
+        -------
+        dict
+            ``foreground`` and, where a unit is neither, ``void``, each with dimensions (sample, unit).
+
+        Raises
+        ------
+        ValueError
+            If the shape is another, or values are of no known kind.
+
+        Warns
+        -----
+        DegenerateWarning
+            If samples have no unit on one of the sides.
+        """
+        shape, (count, _) = np.shape(foreground), valid.shape
+        by_pixel = (
+            shape == (pixels or (count, *shape[1:])) and len(shape) == 3 and isinstance(self, ImageUnits)
+        )
+        if shape != valid.shape and not by_pixel:
+            sizes = f"({', '.join(map(str, pixels or (count, 'H', 'W')))})"
+            allowed = f", or pixels {sizes}" if isinstance(self, ImageUnits) else ""
+            raise ValueError(
+                f"foreground has shape {shape}; allowed: {valid.shape}, one flag a unit{allowed}"
+            )
+        try:
+            marks = read_mask(foreground)
+        except ValueError as error:
+            raise ValueError(
+                f"foreground: {error}; pass foreground=kdviz.units.read_mask(masks, ...) with these"
+            ) from error
+        if shape != valid.shape:
+            marks = self.reduce_mask(marks)  # type: ignore[attr-defined]
+        found = {"foreground": valid & (marks > 0), "void": valid & (marks < 0)}
+        background = valid & ~found["foreground"] & ~found["void"]
+        for what, side in (("foreground", found["foreground"]), ("background", background)):
+            if (empty := ~side.any(axis=1)).any():
+                warnings.warn(
+                    f"{empty.sum()} of {count} samples have no {what} in units, first those at "
+                    f"{np.flatnonzero(empty)[:5].tolist()}; what is counted on it says nothing of them",
+                    DegenerateWarning,
+                    stacklevel=4,
+                )
+        return {name: (("sample", "unit"), one) for name, one in found.items() if name != "void" or one.any()}
+
 
 class ImageUnits(Units):
     """Units that are parts of images ``(C, H, W)``, all channels of a pixel in one."""
@@ -106,33 +169,41 @@ class ImageUnits(Units):
     noise_space = "pixels"
     base_noise = 0.01
 
-    def reduce_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def reduce_mask(self, mask: ArrayLike) -> Marks:
         """Reduce pixel masks to units: on the object are units with more than half of their pixels on it.
+
+        Units with more than half of their pixels void are void; in others void pixels do not count.
 
         Parameters
         ----------
         mask
-            Shape ``(B, H, W)``, True on the object.
+            Shape ``(B, H, W)``, values as :func:`kdviz.units.read_mask` takes them.
 
         Returns
         -------
         ndarray
-            Shape ``(B, U)``, bool.
+            Shape ``(B, U)``: bool, or, where some unit is void, int8: 1, 0, and -1 for void.
 
         Raises
         ------
         ValueError
-            If `mask` is not of rank 3.
+            If `mask` is not of rank 3, or its values are of no known kind.
         """
-        mask = np.asarray(mask)
-        if mask.ndim != 3:
-            raise ValueError(f"masks must have shape (B, H, W), got {mask.shape}")
-        reduced = np.zeros((len(mask), self.count), bool)
-        for sample, one in enumerate(mask > 0):
+        marks = self._read_pixels(mask)
+        reduced = np.zeros((len(marks), self.count), np.int8)
+        for sample, one in enumerate(marks):
             index = self.index((1, *one.shape), sample)[0]
-            pixels = np.bincount(index[index >= 0], minlength=self.count)
-            reduced[sample] = 2 * np.bincount(index[one & (index >= 0)], minlength=self.count) > pixels
-        return reduced
+            on, off, void = (
+                np.bincount(index[(index >= 0) & (one == mark)], minlength=self.count) for mark in (1, 0, -1)
+            )
+            reduced[sample] = np.where(void > on + off, -1, on > off)
+        return reduced if (reduced < 0).any() else reduced > 0
+
+    @staticmethod
+    def _read_pixels(mask: ArrayLike) -> Marks:
+        if np.ndim(mask) != 3:
+            raise ValueError(f"masks must have shape (B, H, W), got {np.shape(mask)}")
+        return read_mask(mask)
 
     @staticmethod
     def _check_shape(sample_shape: tuple[int, ...], maker: str) -> tuple[int, ...]:

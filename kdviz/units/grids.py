@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdviz.arguments import one_of, whole_number
 from kdviz.units.base import Coordinates, ImageUnits
+from kdviz.units.regions import Marks
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,36 @@ class Grid(ImageUnits):
         row, col = np.divmod(np.arange(self.count), self.cols)
         return {"row": ("unit", row), "col": ("unit", col)}
 
-    def reduce_mask(
-        self, mask: NDArray[np.bool_], rule: Literal["nearest", "area"] = "nearest"
-    ) -> NDArray[np.bool_]:
+    def reduce_mask(self, mask: ArrayLike, rule: Literal["nearest", "area"] = "nearest") -> Marks:
         """Reduce pixel masks to units.
 
         Parameters
         ----------
         mask
-            Shape ``(B, H, W)``, True on the object.
+            Shape ``(B, H, W)``, values as :func:`kdviz.units.read_mask` takes them.
         rule
             ``"nearest"``: the pixel at the middle of the cell decides, as in the authors' code.
-            ``"area"``: more than half of the cell's pixels.
+            ``"area"``: more than half of the cell's pixels; see `ImageUnits`.
 
         Returns
         -------
         ndarray
-            Shape ``(B, U)``, bool.
+            Shape ``(B, U)``: bool, or, where some unit is void, int8: 1, 0, and -1 for void.
 
         Raises
         ------
         ValueError
-            If `mask` is not of rank 3, or `rule` is unknown.
+            If `mask` is not of rank 3, its values are of no known kind, or `rule` is unknown.
         """
         one_of("rule", rule, ("nearest", "area"))
-        mask = np.asarray(mask)
-        if rule == "area" or mask.ndim != 3:
+        if rule == "area":
             return super().reduce_mask(mask)
-        _, height, width = mask.shape
+        marks = self._read_pixels(mask)
+        _, height, width = marks.shape
         rows = ((np.arange(self.rows) + 0.5) * height / self.rows).astype(int)
         cols = ((np.arange(self.cols) + 0.5) * width / self.cols).astype(int)
-        return (mask[:, rows[:, None], cols] > 0).reshape(len(mask), self.count)
+        reduced = marks[:, rows[:, None], cols].reshape(len(marks), self.count)
+        return reduced if (reduced < 0).any() else reduced > 0
 
     def describe(self) -> str:
         """Name the units in one word for files and titles, such as ``grid-16x16``."""

@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 import xarray as xr
 
 from kdviz.analysis import Settings, count_points, measure_learning
+from kdviz.schema import read_sides
 from kdviz.store import Run
 
 
@@ -66,7 +67,7 @@ class Derivation:
 
 def has_background(samples: xr.Dataset) -> bool:
     """Whether points can be told from a background: there are masks, and some unit lies outside of them."""
-    return "foreground" in samples and bool((samples["valid"] & ~samples["foreground"]).any())
+    return bool(read_sides(samples)[1].any())
 
 
 @contextmanager

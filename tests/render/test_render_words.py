@@ -103,10 +103,10 @@ def test_word_detours__discs_for_held_crosses_for_dropped_nothing_on_the_backgro
 
 
 def test_note_word__says_the_numbers_and_what_a_word_is() -> None:
-    assert note_word(-1.23456, 0.01234, True, True, False) == (
+    assert note_word(-1.23456, 0.01234, "foreground", True, False) == (
         "entropy -1.235 nat, gain 0.0123, foreground, knowledge point"
     )
-    assert note_word(0.5, 20.0, False, False, True) == (
+    assert note_word(0.5, 20.0, "background", False, True) == (
         "entropy 0.500 nat, gain 20, background, too close to the threshold to call"
     )
 

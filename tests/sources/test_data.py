@@ -64,7 +64,7 @@ def test_data__comes_back_from_json_and_keeps_absolute_paths(folders, monkeypatc
         ({"kind": "photographs"}, "kind"),
         ({"kind": "furniture", "size": 48}, "size"),
         ({"kind": "fashion-composites", "size": 20}, "size"),
-        ({"kind": "image-folder", "images": "here"}, "masks"),
+        ({"kind": "image-folder", "masks": "here"}, "images"),
     ],
 )
 def test_data__refuses_what_is_not_its_own(values, subject):

@@ -449,7 +449,7 @@ def test_image_folder__resizes_to_the_size_asked(folder):
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "I;16"])
 def test_image_folder__reads_masks_of_every_common_kind(folder, mode):
     values = np.zeros((4, 4), np.uint8)
-    values[0] = [0, 1, 2, 255]
+    values[0] = [0, 1, 2, 255]  # 255 is the border between classes
     if mode == "P":  # index 1 is painted black and index 0 white: the index counts, not the colour
         mask = Image.fromarray(values).convert("L")
         mask = Image.frombytes("P", mask.size, mask.tobytes())
@@ -465,7 +465,8 @@ def test_image_folder__reads_masks_of_every_common_kind(folder, mode):
         mask = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values)
     assert mask.mode == mode
     mask.save(folder / "masks" / "cat" / "one.png")
-    assert read(folder).masks[0].tolist() == [[False, True, True, True]] + [[False] * 4] * 3
+    expected = [0, 1, 1, 1 if mode == "1" else -1]
+    assert read(folder).masks[0].tolist() == [expected] + [[0] * 4] * 3
 
 
 def test_image_folder__turns_images_as_exif_says(folder):
@@ -532,3 +533,55 @@ def test_image_folder__refuses_folders_without_content(folder):
 def test_image_folder__refuses_other_sizes(folder, size, message):
     with pytest.raises(ValueError, match=message):
         read(folder, size=size)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_image_folder__turns_masks_as_it_turns_images(folder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.arange(16, dtype=np.uint8).reshape(4, 4) == 1
+    for tree in ("images", "masks"):
+        Image.fromarray(255 * values.astype(np.uint8)).save(folder / tree / "cat" / "one.png", exif=exif)
+    found = read(folder, threshold=1)
+    assert found.masks[0].sum() == 1
+    np.testing.assert_array_equal(found.images[0, ..., 0] == 255, found.masks[0] == 1)
+
+
+def test_image_folder__understands_all_masks_together(folder):
+    """{0, 255} alone would be an object; beside class numbers it is their border."""
+    trimap = np.array([[1, 2, 3, 3]] * 4, np.uint8)
+    border = np.array([[0, 255, 0, 0]] * 4, np.uint8)
+    Image.fromarray(border).save(folder / "masks" / "cat" / "one.png")
+    assert read(folder).masks[0].tolist() == [[0, -1, 0, 0]] * 4
+    Image.fromarray(trimap).save(folder / "masks" / "cat" / "one.png")
+    with pytest.raises(
+        DataError, match=r"the masks in .*masks hold the values 0, 1, 2, 3.*foreground=\[1\], void=\[3\]"
+    ):
+        read(folder)
+    assert read(folder, foreground=[1], void=[3]).masks[0].tolist() == [[1, 0, -1, -1]] * 4
+
+
+def test_image_folder__reads_compressed_masks_and_instances(folder):
+    for path in sorted((folder / "masks").glob("*/*.png")):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, :37] = 255
+        path.unlink()
+        Image.fromarray(mask).save(path.with_suffix(".jpg"), quality=40)
+        name = folder / "images" / path.relative_to(folder / "masks")
+        Image.new("RGB", (64, 64)).save(name)
+    found = read(folder, size=64).masks[0]
+    assert (found[:, :35] == 1).all() and not found[:, 39:].any()
+    (folder / "masks" / "cat" / "one.jpg").unlink()
+    Image.fromarray(np.array([[0, 1, 2, 1003]], np.uint16).repeat(4, 0)).save(
+        folder / "masks" / "cat" / "one.png"
+    )
+    Image.new("RGB", (4, 4)).save(folder / "images" / "cat" / "one.png")
+    assert read(folder, threshold=1).masks[0].tolist() == [[0, 1, 1, 1]] * 4
+
+
+def test_image_folder__does_without_masks(folder):
+    found = read(folder, masks=None)
+    prepared = found.prepare(grid=2)
+    assert found.masks is None and prepared.foreground is None
+    assert "foreground" not in found.describe(prepared) and len(found.fingerprint) == 16
+    assert found.select([1]).divide("train").masks is None

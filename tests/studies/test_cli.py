@@ -124,7 +124,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),
         *[(command, BEGIN) for command in ("train out", "train out --device cpu --no-progress")],
         ("train out --texts a.tsv --clouds b", "pass one kind of data: --images and --masks, --texts, or"),
-        ("train out --images photos", "data.image-folder.masks: Field required"),
+        ("train out --masks photos", "data.image-folder.images: Field required"),
         ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         (

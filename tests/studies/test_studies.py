@@ -70,7 +70,7 @@ def test_plan__defaults_are_the_demo() -> None:
     ("changes", "message"),
     [
         ({"data": {"kind": "birds"}}, "'birds'"),
-        ({"data": {"kind": "image-folder", "images": "birds"}}, r"data.image-folder.masks\n.*required"),
+        ({"data": {"kind": "image-folder", "masks": "birds"}}, r"data.image-folder.images\n.*required"),
         ({"data": {"kind": "fashion-composites", "size": 8}}, "size\n.*greater than or equal to 28"),
         (
             {"data": {"kind": "fashion-composites", "size": 64}},

@@ -54,7 +54,7 @@ class Workshop:
         ValueError
             If a loss fails on untrained networks: so no teacher is trained for students that cannot be.
         """
-        _ = self.measured_set
+        _ = self.measured_set.fingerprint  # reads what is measured, masks included
         student, teacher = self.build(), self.build(teacher=True)
         inputs, labels = self.student_data
         for subject in self.study.subjects():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 import kdviz
@@ -12,6 +13,7 @@ from kdviz import analysis, sources
 from kdviz.errors import DataError, StoreError
 from kdviz.models import PRESETS
 from kdviz.networks import load_weights
+from kdviz.store import add_masks
 from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
@@ -236,3 +238,44 @@ def test_study__other_plan_in_the_folder_is_refused(study: Study) -> None:
     other = "cloud" if study.plan.data.modality == "text" else "text"
     with pytest.raises(StoreError, match=f"data.kind {study.plan.data.kind}, now {BUILT_IN_DATA[other]}"):
         Study(study.folder, make_plan(other), progress=False).train()
+
+
+def test_study__images_without_masks_and_trimaps_that_must_be_explained(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for label in ("red", "blue"):
+        for tree in ("images", "masks"):
+            (tmp_path / tree / label).mkdir(parents=True)
+        for index in range(14):
+            pixels = generator.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+            pixels[4:12, 4:12] = (200, 30, 30) if label == "red" else (30, 30, 200)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{index}.jpg")
+            trimap = np.full((16, 16), 2, np.uint8)
+            trimap[2:14, 2:14], trimap[4:12, 4:12] = 3, 1
+            Image.fromarray(trimap).save(tmp_path / "masks" / label / f"{index}.png")
+    images = {"kind": "image-folder", "images": tmp_path / "images", "size": 16}
+    masked = images | {"masks": tmp_path / "masks"}
+
+    def study(folder: str, data: dict) -> Study:
+        plan = StudyPlan(
+            data=data,
+            networks={"layers": ("fc1",), "teacher": {"kind": "trained", "epochs": 1}},
+            training={"epochs": 2, "head_epochs": 1, "count": 20},
+            measurement={"samples": 4, "grid": 8, "probes": 8, "draws": 2},
+        )
+        return Study(tmp_path / folder, plan, progress=False)
+
+    with pytest.raises(DataError, match=r"hold the values 1, 2, 3.*foreground=\[1\], void=\[3\]"):
+        study("masked", masked).train()
+    assert not (tmp_path / "masked" / "study.yaml").exists()  # so that what the message says can be done
+    runs = {}
+    for folder, data in (("bare", images), ("masked", masked | {"foreground": [1], "void": [3]})):
+        study(folder, data).train()
+        runs[folder] = study(folder, data).measure()
+    assert "foreground" not in runs["bare"].samples
+    masks = runs["masked"].samples
+    assert (masks["foreground"].sum("unit") == 16).all() and (masks["void"].sum("unit") == 20).all()
+    marks = masks["foreground"].astype(np.int8) - masks["void"]
+    add_masks(runs["bare"], marks.values)
+    again = study("bare", images).measure()  # finished, and the added masks stay
+    one, other = (kdviz.analysis.pair_networks(run)["fc1"].students[0] for run in (again, runs["masked"]))
+    assert kdviz.count_points(one).drop_attrs().equals(kdviz.count_points(other).drop_attrs())

@@ -144,9 +144,7 @@ class Units(ABC):
         try:
             marks = read_mask(foreground)
         except ValueError as error:
-            raise ValueError(
-                f"foreground: {error}; pass foreground=kdviz.units.read_mask(masks, ...) with these"
-            ) from error
+            raise ValueError(f"foreground: {error}") from error
         if shape != valid.shape:
             marks = self.reduce_mask(marks)  # type: ignore[attr-defined]
         found = {"foreground": valid & (marks > 0), "void": valid & (marks < 0)}

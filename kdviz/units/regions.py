@@ -71,9 +71,10 @@ class MaskRule:
             shown = ", ".join(f"{value:g}" for value in values[:_SHOWN].astype(float).tolist())
             more = ", ..." if len(values) > _SHOWN else ""
             raise ValueError(
-                f"{name} the values {shown}{more}: a trimap, classes, instances or a soft mask; say "
-                "what they mean: foreground=[1], void=[3] for a trimap of object 1 and border 3, "
-                "threshold=1 where all above 0 is the object, threshold=128 for a soft mask"
+                f"{name} the values {shown}{more}: a trimap, classes, instances or a soft mask; say what "
+                "they mean, of arrays with kdviz.units.read_mask: foreground=[1], void=[3] for a trimap of "
+                "object 1 and border 3, threshold=1 where all above 0 is the object, threshold=128 for a "
+                "soft mask"
             )
         return MaskRule(found.foreground, (*self.void, *found.void), found.threshold)
 
@@ -134,9 +135,7 @@ def read_mask(
     array = np.asarray(mask)
     given = MaskRule(as_tuple(foreground), as_tuple(void), threshold)
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise ValueError(
-            f"masks must hold finite numbers, got {array.dtype} or NaN and infinite values among them"
-        )
+        raise ValueError(f"masks hold NaN, infinite values or no numbers ({array.dtype})")
     if array.dtype.kind == "b" and given == MaskRule():
         return array
     marks = given.settle(*np.unique(array, return_counts=True), name="masks hold").mark(array)

@@ -593,7 +593,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
             ValueError,
             r"foreground has shape \(3, 4, 4\); .*\(3, 8, 8\)",
         ),
-        ({"foreground": np.full((3, 8, 8), np.nan)}, ValueError, "foreground holds NaN"),
+        ({"foreground": np.full((3, 8, 8), np.nan)}, ValueError, "foreground: masks hold NaN"),
         ({"labels": [1, 2]}, ValueError, r"labels must be 3 integers, got shape \(2,\)"),
         ({"labels": [0.5, 1, 2]}, ValueError, "labels must be 3 integers, got .* float64"),
         ({"sample_ids": ["a", "b"]}, ValueError, "sample_ids must be 3 unique names, got 2, 2 different"),

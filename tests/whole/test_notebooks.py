@@ -150,7 +150,7 @@ def test_report__without_masks_and_students_shows_entropies_only(tmp_path: Path)
     )
     page = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
     assert page.count("data:image/jpeg;base64") == 1
-    assert "no masks: no points" in page and "nothing to compare" in page
+    assert "no masks: entropies only, nothing is counted" in page and "nothing to compare" in page
     assert "checked 0 students at 0 layers" in page
 
 

@@ -73,6 +73,14 @@ def write_bytes(path: Path, contents: bytes) -> None:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
+def find_weights(folder: Path) -> list[Path]:
+    """List the files that hold a network's weights in a folder as Hugging Face writes it; indices first."""
+    for pattern in ("*.safetensors.index.json", "*.safetensors", "*.bin.index.json", "*model*.bin"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 

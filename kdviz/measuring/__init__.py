@@ -1,9 +1,9 @@
 """Measure networks: inputs and masks in, labelled datasets out, with a store that survives a kill.
 
-Modules, each importing only from those before it: ``settings`` (what decides the numbers), ``trial`` (refuses
-a network that allows no measurement, before the work), ``blocks`` (one batch through the engine, and which
-method a sample needs), ``pictures`` (of the inputs), ``measurement`` (a measurement as a value, cut into
-tasks), ``networks`` (the public verbs).
+Modules, each importing only from those before it: ``features`` (says what a callable feature is by what it
+does), ``settings`` (what decides the numbers), ``trial`` (refuses what allows no measurement),
+``blocks`` (one batch through the engine, and which method a sample needs), ``pictures`` (of the
+inputs), ``measurement`` (a measurement as a value, cut into tasks), ``networks`` (the public verbs).
 """
 
 from kdviz.measuring.measurement import Block, Measurement, Task

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain, product, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +23,18 @@ from kdviz import schema
 from kdviz.arguments import whole_number
 from kdviz.errors import StoreError
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
+from kdviz.measuring.features import identify_feature, name_feature
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import BLOCK, Settings
 from kdviz.measuring.trial import try_network
-from kdviz.networks.checkpoints import Checkpoint, load_weights, read_checkpoint
-from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state
-from kdviz.networks.hashing import fingerprint, fingerprint_tensors
+from kdviz.networks.checkpoints import load_weights, read_checkpoint
+from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state, to_device
+from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of, prepare_network
+from kdviz.networks.saved import Checkpoint
 from kdviz.store import Run, create_run, open_run
+from kdviz.store.layout import checked_name
 
 Store = str | os.PathLike[str] | Run
 
@@ -87,6 +90,8 @@ class Measurement:
         :func:`kdviz.measure_checkpoints`.
     device
         Where to compute; by default where the network is.
+    part
+        Which of several networks in one checkpoint, as in :func:`kdviz.networks.load_weights`.
 
     Examples
     --------
@@ -109,6 +114,7 @@ class Measurement:
     role: str | None = None
     details: Mapping[str, schema.Attribute] = field(default_factory=dict)
     device: str | torch.device | None = None
+    part: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse epochs that are none, and untrained weights among others, which would take their place."""
@@ -146,6 +152,7 @@ class Measurement:
             "network": self.network,
             "network_role": self.role,
             "layer": layer,
+            "feature": self._features[layer],
             "unit_gain": self.settings.unit_gain if "unit_size" in self.inputs.samples else None,
             "torch_version": torch.__version__,
             "weights_fingerprint": self._weights_fingerprint,
@@ -154,19 +161,23 @@ class Measurement:
         return schema.make_attrs(**(values | more))
 
     def tasks(self, store: Store | None = None) -> list[Task]:
-        """List what is to be done, or what the store lacks of it; builds no network and writes nothing.
+        """List what is to be done, or what the store lacks of it; writes nothing.
+
+        Builds no network, but where a store is there and the feature is a callable.
 
         Raises
         ------
         StoreError
             If the store was measured with other settings, samples, masks, labels or pixels.
         """
-        every = list(product(range(len(self.epochs)), range(len(self.blocks))))
-        missing, run = set(every), _find_run(store)
-        if run is not None:
-            self._check_samples(run)
-            missing = {place for name in self.names for place in self._lacks(run, name, every)}
-        return [Task(self.epochs[at], block) for at, block in every if (at, block) in missing]
+        every, run = list(starmap(Task, product(self.epochs, range(len(self.blocks))))), _find_run(store)
+        if run is None:
+            if store is not None:
+                self._check_names()
+            return every
+        self._check_samples(run)
+        missing = {task for name in self.names for task in self._lacks(run, name, every)}
+        return [task for task in every if task in missing]
 
     def do(self, task: Task) -> Block:
         """Measure one block of samples at one epoch, as good as alone: the order of tasks changes no bit.
@@ -217,20 +228,17 @@ class Measurement:
             if run is None:
                 if first is None:
                     raise ValueError("blocks is empty, and there is no store that holds them already")
+                self._check_names()
                 run = self._make_run(store, pictures)
                 held.enter_context(run.writing())
-            network, units = str(self.network), dict[int, float | None]()
             if first is not None:
                 self._check_samples(run)
                 for layer in self.names:
                     attrs = self.attrs(layer, device=first.device)
-                    run.create_group(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
+                    run.create_group(str(self.network), layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
                 for block in chain([first], coming):
                     self._write(run, block)
-                    units[block.task.epoch] = block.noise_unit
-            if self.settings.relative:
-                self._write_noise_units(run, units)
-            return self._stack({name: run.dataset(network, name) for name in self.names})
+            return self._stack({name: self._read(run, name) for name in self.names})
 
     @contextmanager
     def reading(self, epoch: int) -> Iterator[FeatureReader]:
@@ -241,7 +249,7 @@ class Measurement:
             if work.epoch != epoch:
                 work.epoch = None
                 if weights is not None:
-                    load_weights(reader.network, weights)
+                    load_weights(reader.network, weights, self.part)
                 if self.settings.relative:
                     reader.noise_unit = measure_noise_unit(reader, self.inputs)
                 try_network(reader, self.inputs, self.settings, epoch)
@@ -260,11 +268,25 @@ class Measurement:
         return _Work(FeatureReader(network, names, self.settings.feature, entry, main))
 
     @cached_property
+    def _features(self) -> dict[str, str]:
+        """What is read of every layer; a callable is told by the shapes that the longest sample has."""
+        feature, units = self.settings.feature, self.inputs.units
+        if not callable(feature):
+            return dict.fromkeys(self.names, feature)
+        row = max(range(len(self.inputs.ids)), key=lambda row: units.length(row) or 0)
+        _, batch = next(self.inputs.batches(range(row, row + 1), 1))
+        reader = self._work.reader
+        with same_random_state(reader.network), frozen(reader.network):
+            sample = to_device(batch, device_of(reader.network))
+            return {layer: identify_feature(reader, layer, feature, sample) for layer in self.names}
+
+    @cached_property
     def _weights_fingerprint(self) -> str:
+        """One fingerprint an epoch, so that others can be added."""
         if [*self.checkpoints.values()] == [None]:
             return fingerprint_tensors(self._work.reader.network.state_dict())
         weights: list[Any] = [self.checkpoints[epoch] for epoch in self.epochs]
-        return fingerprint("".join(fingerprint_tensors(read_checkpoint(one)) for one in weights))
+        return " ".join(fingerprint_tensors(read_checkpoint(one, self.part)) for one in weights)
 
     # -- datasets
 
@@ -308,15 +330,29 @@ class Measurement:
             coords="minimal",
             compat="override",
             combine_attrs="drop_conflicts",
-        )
+        ).assign_attrs(feature=name_feature(self.settings.feature))
 
     # -- the store
 
-    def _lacks(self, run: Run, layer: str, every: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """List places of missing blocks, of `every` one."""
-        network = str(self.network)
-        begun = run.is_begun(network, layer, epochs=self.epochs, attrs=self.attrs(layer), block=BLOCK)
-        return run.missing(network, layer) if begun else every
+    def _lacks(self, run: Run, layer: str, every: Sequence[Task]) -> list[Task]:
+        """List the tasks whose block is not there yet."""
+        network, attrs = str(self.network), self.attrs(layer)
+        epochs = run.find_epochs(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
+        missing = run.missing(network, layer) if epochs else []
+        left = {Task(epochs[at], block) for at, block in missing}
+        return [task for task in every if task.epoch not in epochs or task in left]
+
+    def _read(self, run: Run, layer: str) -> xr.Dataset:
+        """Read the epochs that were asked for, of those that there are."""
+        unfinished = self._lacks(run, layer, self.tasks())
+        ds = run.dataset(str(self.network), layer, partial=not unfinished)
+        return ds.sel(epoch=self.epochs).assign_attrs(weights_fingerprint=self._weights_fingerprint)
+
+    def _check_names(self) -> None:
+        """Refuse names and attributes that no store takes, before anything is made."""
+        for kind, name in (("network", str(self.network)), *(("layer", name) for name in self.names)):
+            checked_name(kind, name)
+        self.attrs(self.names[0])
 
     def _check_samples(self, run: Run) -> None:
         """Refuse a run that was made from anything but these inputs."""
@@ -344,27 +380,14 @@ class Measurement:
         return create_run(path, samples=samples)
 
     def _write(self, run: Run, block: Block) -> None:
-        epoch, at = block.task
+        (epoch, at), network = block.task, str(self.network)
         for layer, arrays in block.layers.items():
+            if block.noise_unit is not None:
+                unit = xr.DataArray([block.noise_unit], {"epoch": [epoch]}, "epoch", name="noise_unit")
+                run.write_variable(network, layer, unit)  # first: a finished epoch has it
             by_epoch = {name: values[None] for name, values in arrays.items()}
             ds = self._label(by_epoch, [epoch], self.blocks[at])
-            run.write_block(str(self.network), layer, self.epochs.index(epoch), at, ds)
-
-    def _write_noise_units(self, run: Run, known: Mapping[int, float | None]) -> None:
-        """Write the unit of noise at every epoch, found again where a writer was killed before it did."""
-        network = str(self.network)
-        if not known and all("noise_unit" in run.dataset(network, layer) for layer in self.names):
-            return
-        units = []
-        for epoch in self.epochs:
-            unit = known.get(epoch)
-            if unit is None:
-                with self.reading(epoch) as reader:
-                    unit = reader.noise_unit
-            units.append(unit)
-        array = xr.DataArray(np.array(units, "float32"), dims="epoch", coords={"epoch": self.epochs})
-        for layer in self.names:
-            run.write_variable(network, layer, array.rename("noise_unit"))
+            run.write_block(network, layer, run.epochs(network, layer).index(epoch), at, ds)
 
 
 @dataclass

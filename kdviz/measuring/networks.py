@@ -15,11 +15,11 @@ from kdviz.entropy import UnitGain
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
 from kdviz.measuring.measurement import Measurement, Store
 from kdviz.measuring.settings import Method, Options, Settings
-from kdviz.networks.checkpoints import Checkpoint
 from kdviz.networks.features import Feature, plain_name, resolve_layers
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
+from kdviz.networks.saved import Checkpoint
 from kdviz.units import Units
 
 
@@ -219,6 +219,7 @@ def measure_checkpoints(
     sample_ids: Sequence[str] | None = None,
     thumbnails: ArrayLike | None = None,
     details: Mapping[str, schema.Attribute] | None = None,
+    part: str | None = None,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
     progress: bool = True,
@@ -231,8 +232,9 @@ def measure_checkpoints(
     make_network
         Builds the network; called once.
     checkpoints
-        ``{epoch: path or state dict}``. Paths end in ``.safetensors``, or are read by ``torch.load`` with
-        ``weights_only=True``: no pickled code is ever run.
+        ``{epoch: path or state dict}``: files of torch or safetensors and folders of Hugging Face, also of
+        wrapped networks and with other things beside the weights (:func:`kdviz.networks.load_weights`). No
+        pickled code is ever run. Steps do as well as epochs.
     inputs, units, foreground, labels, sample_ids, device, max_batch, progress
         As in :func:`measure`.
     network
@@ -244,9 +246,10 @@ def measure_checkpoints(
     store
         Run directory or :class:`kdviz.store.Run` to write to; made if it does not exist. Every block of 16
         samples is written as soon as it is measured; a killed measurement, called again with the same
-        arguments, goes on where it was and ends with the same bits on the same machine. After running out of
-        memory it may go on with a smaller `max_batch`: the entropies still missing then agree to rounding
-        (about 1e-4 nat).
+        arguments, goes on where it was and ends with the same bits on the same machine. Called with other
+        epochs, it adds them, as to follow a training that still runs: the bits are those of measuring all at
+        once. After running out of memory it may go on with a smaller `max_batch`: the entropies still missing
+        then agree to rounding (about 1e-4 nat).
     thumbnails
         Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8. By default images of 1 or 3
         channels are made from `inputs`: one range for all, the smallest pixel black and the largest white,
@@ -256,6 +259,9 @@ def measure_checkpoints(
         Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``
         (0 if not given), which pairs a student with the baseline of the same; ``distilled_layer``, one of
         `layers`; ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
+    part
+        Which of several networks in one checkpoint, such as ``"student"`` beside ``"teacher"`` or
+        ``"model_ema"`` beside ``"model"``; needed only where more than one fits.
     **options
         As in :func:`measure`: ``entry`` (a name), ``feature``, ``method``, ``probes``, ``draws``,
         ``base_noise``, ``weight``, ``calibration``, ``unit_gain``, ``seed``.
@@ -263,7 +269,7 @@ def measure_checkpoints(
     Returns
     -------
     Dataset
-        As :func:`measure`, with all epochs.
+        As :func:`measure`, with the epochs of `checkpoints`.
 
     Raises
     ------
@@ -277,8 +283,8 @@ def measure_checkpoints(
     DataError
         If a checkpoint is missing, damaged, or does not fit the network.
     StoreError
-        If the store was measured with other settings (the first that differs is named), other samples,
-        masks, labels or pixels, or is being written by another process.
+        If the store was measured with other settings (the first that differs is named), other weights at one
+        of these epochs, other samples, masks, labels or pixels, or is being written by another process.
     MemoryError
         As :func:`measure`; the same call goes on after what is in the store.
 
@@ -309,6 +315,7 @@ def measure_checkpoints(
         role,
         dict(details or {}),
         device,
+        part,
     )
     return _run(measurement, progress, store, thumbnails)
 

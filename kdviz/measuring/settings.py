@@ -7,6 +7,7 @@ import numpy as np
 
 from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.entropy import UnitGain
+from kdviz.measuring.features import name_feature
 from kdviz.networks.features import Feature
 from kdviz.units import Units
 
@@ -92,7 +93,7 @@ class Settings:
             config["input"] = main
             noise_space = "embedding" if units.needs_entry else noise_space
         return {
-            "feature": getattr(self.feature, "__qualname__", str(self.feature)),
+            "feature": name_feature(self.feature),
             "modality": units.modality,
             "unit_kind": units.describe(),
             "noise_space": noise_space,

@@ -1,161 +1,296 @@
-"""Read saved weights without running pickled code, and put them into networks."""
+"""Put saved weights into networks: the names in a file are matched to those that a network knows.
 
-import os
-import re
-from collections.abc import Container, Mapping
-from pathlib import Path
-from typing import Any
+A file may hold anything beside the weights: an optimiser, numbers, options, a second network. Every tensor in
+it has one dotted name, through records and wrappers alike: ``state_dict.student.fc.weight``. What stands
+before the names that the network knows is found by the names and shapes themselves.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdviz.arguments import name_some
+from kdviz.arguments import name_some, suggest
 from kdviz.errors import DataError
+from kdviz.networks.saved import Checkpoint, name_checkpoint, read_record
 
-Checkpoint = str | os.PathLike[str] | Mapping[str, Tensor]
+# What wrappers of a network or of a part of it put into names.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# Parts that read what a base model gives and change nothing in it, by the names they commonly have.
+_HEADS = frozenset(
+    "head heads head_dist fc classifier last_linear lm_head cls score qa_outputs decoder pooler "
+    "projector predictor projection_head".split()
+)
 
-_USUAL_NAMES = ("model", "state_dict", "model_state_dict")  # of the state dict in a training record
 
-
-def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the state dict of a checkpoint, whichever way it is kept.
+def read_checkpoint(checkpoint: Checkpoint, part: str | None = None) -> dict[str, Any]:
+    """Return all tensors of a checkpoint by dotted names, whichever way it is kept.
 
     Parameters
     ----------
     checkpoint
-        A state dict; or the path of one: ``.safetensors``, else a file for `torch.load`, which is read with
-        ``weights_only=True``. Of a larger record, such as ``{"model": ..., "optimizer": ..., "epoch": ...}``,
-        the one state dict in it is taken; what holds single numbers only, such as metrics, is none. A record
-        with tensors of its own is the state dict, unless there is one below it that is named ``model``,
-        ``state_dict`` or ``model_state_dict``.
+        A state dict, a record that holds one, or a path: of a ``.safetensors`` file, of one written by
+        ``torch.save``, of the index of several (``*.index.json``), or of a folder with one of these, as
+        ``save_pretrained`` and Hugging Face's `Trainer` leave it. No code from a file is run.
+    part
+        Read only what lies below this name, such as ``"model_ema"`` or ``"student"``.
 
     Returns
     -------
     dict
-        Names to tensors, and to whatever else the modules keep (``get_extra_state``).
+        ``{"fc.weight": tensor}`` for a state dict, ``{"model.fc.weight": tensor}`` for one in a record; names
+        as in the file, less `part` and what wrappers put into them. What modules keep beside tensors
+        (``get_extra_state``) is among them; numbers, options and what an optimiser keeps by number are not.
 
     Raises
     ------
     TypeError
         If `checkpoint` is neither a path nor a mapping.
     DataError
-        If the file is missing or damaged, holds objects that only pickled code could make, such as a whole
-        network, or there is no state dict in it, or more than one.
+        If a file is missing or damaged, is a whole pickled network, or holds no tensors by name.
     """
-    if not isinstance(checkpoint, (str, os.PathLike, Mapping)):
-        raise TypeError(f"a checkpoint must be a path or a state dict, got {type(checkpoint).__name__}")
+    weights = _without_wrappers(dict(_flatten(read_record(checkpoint))))
     origin = name_checkpoint(checkpoint)
-    record = checkpoint if isinstance(checkpoint, Mapping) else _read_file(Path(checkpoint))
-    weights = _find_weights(record, origin)
-    if not all(isinstance(name, str) for name in weights):
-        raise DataError(f"{origin} holds tensors without names; save network.state_dict()")
-    return dict(weights)
+    if part is not None:
+        weights = _below(weights, part, origin)
+    if not any(isinstance(value, Tensor) and value.ndim for value in weights.values()):
+        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
+    return weights
 
 
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint, saved from the network or a wrapper around it, into `network`.
+def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = None) -> None:
+    """Put the weights of a checkpoint into `network`, whatever the trainer put before their names.
+
+    The names in the file are the network's own after a prefix, which is found: of a wrapper (``module.``), a
+    trainer (``state_dict.model.``) or a larger network (``vit.`` beside its head). All parameters must be
+    there, but for those tied to another that is. Counters and indices, which nothing trains, may be missing
+    or too many, and so may a head that the network does not have.
+
+    Parameters
+    ----------
+    network
+        As built for these weights.
+    checkpoint
+        As for :func:`read_checkpoint`.
+    part
+        Which of several networks in one file, such as ``"student"`` beside ``"teacher"``, or ``"model_ema"``
+        beside ``"model"``; needed only where more than one fits.
 
     Raises
     ------
     DataError
-        If a file is missing or damaged, or the weights do not fit the network.
+        If a file is missing or damaged, or the weights of no network in it fit, or of several.
     """
-    wanted = network.state_dict()
-    weights = match_names(read_checkpoint(checkpoint), wanted)
+    weights, known = read_checkpoint(checkpoint, part), network.state_dict()
+    origin = name_checkpoint(checkpoint)
+    score, naming, places = -1, dict[str, str](), list[_Place]()
+    for names in _list_namings(network, known):
+        now, there = _find_places(weights, {name: known[own] for name, own in names.items()})
+        if now > score:
+            score, naming, places = now, names, there
+    wanted = {name: known[own] for name, own in naming.items()}
+    found, *others = (_take(weights, wanted, place) for place in places)
+    if misfit := _describe_misfit(weights, wanted, found, places[0], network):
+        raise DataError(f"{origin} does not fit the network{misfit}")
+    if not all(_equal(found[name], other[name]) for other in others for name in found):
+        several = ", ".join(repr(place.before[:-1]) for place in places)
+        raise DataError(f"{origin} holds {len(places)} networks that fit; name one with part: {several}")
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        misfit = _describe_misfit(weights, wanted) or str(error)
-        raise DataError(f"{name_checkpoint(checkpoint)} does not fit the network: {misfit}") from error
+        network.load_state_dict(known | {naming[name]: value for name, value in found.items()})
+    except RuntimeError as error:  # such as what a module keeps beside tensors
+        raise DataError(f"{origin} does not fit the network: {' '.join(str(error).split())}") from error
 
 
-def match_names(weights: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    """Take off what all names begin with, as wrappers and trainers put it, until one of them is `wanted`.
+def find_tensor(checkpoint: Checkpoint, name: str) -> Tensor | None:
+    """Return the tensor of a checkpoint that has a name, alone or after a prefix; None if there is none.
 
-    Single numbers beside the prefix, such as a wrapper's counter, go with it. Names stay as they are where
-    that leads to none.
-
-    Parameters
-    ----------
-    weights
-        A state dict.
-    wanted
-        Names that the reader knows, such as those of a network.
+    Raises
+    ------
+    DataError
+        As `read_checkpoint`; or if there are several.
     """
-    matched = dict(weights)
-    while not any(name in wanted for name in matched):
-        heads = {name.partition(".")[0] for name, value in matched.items() if np.ndim(value) or "." in name}
-        inside = {name.partition(".")[2]: value for name, value in matched.items() if "." in name}
-        if len(heads) != 1 or not inside:
-            return dict(weights)
-        matched = inside
-    return matched
+    weights = read_checkpoint(checkpoint)
+    found = _outermost({before for one in weights for before in _prefixes(one) if one == before + name})
+    if not all(torch.equal(weights[before + name], weights[found[0] + name]) for before in found):
+        several = ", ".join(before + name for before in found)
+        raise DataError(f"{name_checkpoint(checkpoint)} holds {len(found)} of {name}; say which: {several}")
+    return weights[found[0] + name] if found else None
 
 
-def _describe_misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say what is missing, too much or of another shape, by a few names each."""
-    shapes = [
-        (name, tuple(np.shape(weights[name])), tuple(np.shape(wanted[name])))
+# -- names in a file
+
+
+def _flatten(record: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every tensor, and every extra state of a module, below entries that have names."""
+    for name, value in record.items() if isinstance(record, Mapping) else ():
+        if not isinstance(name, str):
+            continue  # as an optimiser numbers its state
+        if isinstance(value, Tensor) or name.endswith("_extra_state"):
+            yield before + name, value
+        else:
+            yield from _flatten(value, f"{before}{name}.")
+
+
+def _without_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of names what wrappers put into them, unless two would be the same then."""
+    plain = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in weights]
+    return dict(zip(plain if len(set(plain)) == len(plain) else weights, weights.values(), strict=True))
+
+
+def _below(weights: Mapping[str, Any], part: str, origin: str) -> dict[str, Any]:
+    """Take what lies below a part, which may itself lie deeper in the file."""
+    every = {before for name in weights for before in _prefixes(name)}
+    found = _outermost(before for before in every if f".{before}".endswith(f".{part}."))
+    if len(found) != 1:
+        near = found or sorted(before for before in every if before.count(".") in (1, 2))
+        hint = suggest(part, [before[:-1] for before in near])
+        raise DataError(f"{origin} has {len(found) or 'no'} parts named {part!r}; {hint}")
+    (before,) = found
+    return {name.removeprefix(before): weights[name] for name in weights if name.startswith(before)}
+
+
+def _prefixes(name: str) -> list[str]:
+    """List what may stand before a shorter name: nothing, the first part, the first two, and so on."""
+    return [name[:at] for at in range(len(name)) if at == 0 or name[at - 1] == "."]
+
+
+def _outermost(prefixes: Iterable[str]) -> list[str]:
+    """Leave out what lies below another one."""
+    kept: list[str] = []
+    for prefix in sorted(prefixes):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
+
+
+# -- names in a file and in a network
+
+
+class _Place(NamedTuple):
+    """Where in a file a network's tensors are: after `before` there, and after `below` in the network."""
+
+    before: str = ""
+    below: str = ""
+
+
+def _list_namings(network: nn.Module, known: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield ``{name: its own name}`` of all tensors: the network's, then those that transformers saves."""
+    naming = _without_wrappers({name: name for name in known})
+    yield naming
+    rename = getattr(sys.modules.get("transformers.core_model_loading"), "revert_weight_conversion", None)
+    if rename is None:
+        return
+    models = {
+        f"{name}." if name else "": module for name, module in network.named_modules() if _is_saved(module)
+    }
+    for top in _outermost(models):
+        inside = [name for name in naming if name.startswith(top)]
+        with suppress(Exception):  # of tensors that it also puts together, or takes apart, there are no names
+            marks = {name.removeprefix(top): torch.tensor(at) for at, name in enumerate(inside)}
+            renamed = {
+                top + name: naming[inside[int(mark)]] for name, mark in rename(models[top], marks).items()
+            }
+            naming = {name: naming[name] for name in naming if not name.startswith(top)} | renamed
+    yield naming
+
+
+def _is_saved(module: nn.Module) -> bool:
+    return hasattr(module, "save_pretrained")
+
+
+def _find_places(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[int, list[_Place]]:
+    """Find the places where most tensors of the network are, by shape first; several where all fit alike.
+
+    Returns
+    -------
+    fitting, places
+        How many tensors fit there, and the places.
+    """
+    scores: dict[_Place, tuple[int, int]] = {}
+    shared = Counter(below for name in wanted for below in _prefixes(name))
+    for below in (one for one, count in shared.items() if 2 * count >= len(wanted)):
+        for name, value in weights.items():
+            for before in _prefixes(name):
+                if (full := below + name[len(before) :]) in wanted:
+                    place, fits = _Place(before, below), np.shape(value) == np.shape(wanted[full])
+                    fitting, named = scores.get(place, (0, 0))
+                    scores[place] = fitting + fits, named + 1
+    best = max(scores.values(), default=(0, 0))
+    if 2 * best[1] < len(wanted):
+        return 0, [_Place()]
+    places = [place for place, score in scores.items() if score == best]
+    below = min((place.below for place in places), key=len)
+    befores = _outermost(place.before for place in places if place.below == below)
+    return best[0], [_Place(before, below) for before in befores]
+
+
+def _take(weights: Mapping[str, Any], wanted: Mapping[str, Any], place: _Place) -> dict[str, Any]:
+    """Take a network's tensors from a place; one that is left out as tied to another is that one."""
+    found = {
+        name: weights[at]
         for name in wanted
-        if name in weights
-    ]
+        if name.startswith(place.below) and (at := place.before + name[len(place.below) :]) in weights
+    }
+    twins = {_memory(wanted[name]): found[name] for name in found}
+    return found | {
+        name: twins[_memory(value)]
+        for name, value in wanted.items()
+        if name not in found and _memory(value) in twins
+    }
+
+
+def _memory(value: Any) -> Any:
+    """Say where a tensor lies; other things are never the same."""
+    if not isinstance(value, Tensor) or not value.numel():
+        return object()
+    return value.data_ptr(), value.shape, value.stride()
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    return not isinstance(ours, Tensor) or torch.equal(ours, theirs)
+
+
+def _is_trained(value: Any) -> bool:
+    """Whether a value may be trained: no counter or index, which a network makes by itself."""
+    return not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex()
+
+
+def _describe_misfit(
+    weights: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    found: Mapping[str, Any],
+    place: _Place,
+    network: nn.Module,
+) -> str:
+    """Say what is missing, too much or of another shape, by a few names each; nothing if the rest fits."""
+    made = _without_wrappers(dict(network.named_buffers()))  # those that are not saved, too
+    beside = {
+        rest: value
+        for name, value in weights.items()
+        if name.startswith(place.before) and place.below + (rest := name[len(place.before) :]) not in wanted
+    }
     faults = {
-        "missing": [name for name in wanted if name not in weights],
-        "unknown": [name for name in weights if name not in wanted],
+        "missing": [name for name, value in wanted.items() if name not in found and _is_trained(value)],
+        "unknown": [
+            rest
+            for rest, value in beside.items()
+            if _is_trained(value) and place.below + rest not in made and rest.split(".")[0] not in _HEADS
+        ],
         "of another shape": [
-            f"{name} {ours} for {theirs}" for name, ours, theirs in shapes if ours != theirs
+            f"{name} {ours} for {theirs}"
+            for name, value in found.items()
+            if (ours := tuple(np.shape(value))) != (theirs := tuple(np.shape(wanted[name])))
         ],
     }
-    return "; ".join(f"{len(names)} {what} ({name_some(names)})" for what, names in faults.items() if names)
-
-
-def name_checkpoint(checkpoint: Checkpoint) -> str:
-    """Name a checkpoint in messages: its path, or "the state dict"."""
-    return "the state dict" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
-
-
-def _find_weights(record: Any, origin: str) -> Mapping[str, Any]:
-    """Return the record itself if it is a state dict, else the one directly below it."""
-    entries = record if isinstance(record, Mapping) else {}
-    below = [
-        key
-        for key, value in entries.items()
-        if isinstance(value, Mapping) and _has_weights(value) and not str(key).endswith("_extra_state")
-    ]
-    if _has_weights(entries) and not any(key in _USUAL_NAMES for key in below):
-        return entries
-    if len(below) > 1:
-        raise DataError(
-            f"{origin} holds {len(below)} sets of weights; pass one: {', '.join(map(repr, below))}"
-        )
-    if not below:
-        raise DataError(f"{origin} holds no weights (names to tensors); save network.state_dict()")
-    return entries[below[0]]
-
-
-def _has_weights(record: Mapping[Any, Any]) -> bool:
-    """Whether a record holds tensors, not only single numbers kept as such."""
-    return any(isinstance(value, Tensor) and value.ndim > 0 for value in record.values())
-
-
-def _read_file(path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(f"there is no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
-        raise DataError(f"cannot read the checkpoint {path}: {_explain(error)}") from error
-
-
-def _explain(error: Exception) -> str:
-    """Shorten what a reader says, and turn torch's advice to run code from the file into one not to."""
-    text = str(error).strip()
-    code = re.search(r"GLOBAL (\S+)", text) or re.search("(TorchScript) archive", text)
-    if code:
-        return f"it holds more than tensors and plain values ({code[1]}); save network.state_dict() instead"
-    reason, _, _ = text.partition("WeightsUnpickler error: ")[-1].strip().partition("\n")
-    return f"{type(error).__name__}: {reason or text.partition(chr(10))[0]}"
+    told = "; ".join(f"{len(names)} {what} ({name_some(names)})" for what, names in faults.items() if names)
+    if not told:
+        return ""
+    where = f" after {place.before!r}" * bool(place.before) + f" at its {place.below!r}" * bool(place.below)
+    headless = place.below and not any(name.startswith(place.below) for name in faults["missing"])
+    advice = "; it was saved without a head: build the network without it" if headless else ""
+    return f"{where}: {told}{advice}"

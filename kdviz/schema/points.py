@@ -33,7 +33,7 @@ register(
         "attribute `definition` says how it was summed",
     ),
     _maybe("accuracy", EPOCH, "share of held-out samples classified correctly", "1", _ACCURACY),
-    _number("noise_unit", EPOCH, "size of one unit of noise in the network's own numbers", "1", _ADDED),
+    _maybe("noise_unit", EPOCH, "size of one unit of noise in the network's own numbers", "1", _ADDED),
     _maybe("sample_background_entropy", EPOCH_SAMPLE, _OF_THE_SAMPLE, "nat"),
 )
 

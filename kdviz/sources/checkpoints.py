@@ -1,12 +1,15 @@
-"""Find the checkpoints of a training run in a folder, by the epoch in their names. Reads no weights."""
+"""Find the checkpoints of a training in a folder, by the epoch or step in their names. Reads no weights."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from kdviz.errors import DataError
+from kdviz.files import find_weights
 
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".pt.tar", ".pth.tar")
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin", ".pt.tar", ".pth.tar")
+_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of what torch writes, now and formerly
+_BESIDE = re.compile("(optimi[sz]er|scheduler|scaler|rng_state|random_states|training_args)")  # no network
 _MILESTONE = re.compile("(?<![a-z])(best|last|latest|final)(?![a-z])", re.IGNORECASE)  # names no epoch
 _PLACEHOLDER = "{epoch}"
 
@@ -17,11 +20,12 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
     Parameters
     ----------
     folder
-        Folder with one file per epoch, ending in ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` or
-        ``.pth.tar``. Deeper folders, hidden files and files that name no epoch (``vgg8_best.pth``) are passed
-        over.
+        Folder with one file per epoch, ending in ``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``,
+        ``.pth.tar`` or nothing, if it begins as such a file does; or with a folder each, as
+        ``checkpoint-500`` of Hugging Face's `Trainer`. Hidden files, states of optimisers and what names no
+        epoch (``vgg8_best.pth``) are passed over.
     pattern
-        File name with ``{epoch}`` where the whole number stands and ``*`` for anything else, such as
+        Name with ``{epoch}`` where the whole number stands and ``*`` for anything else, such as
         ``"student-s0-*-{epoch}.pt"``; files that do not fit are passed over. By default the number after the
         word *epoch* or, where no name has that, *step*; else the last number, if those before it are the same
         in all names.
@@ -44,9 +48,9 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         raise ValueError(f"pattern must hold {_PLACEHOLDER} once, got {pattern!r}")
     if not folder.is_dir():
         raise DataError(f"there is no folder of checkpoints at {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if pattern is None:
-        epochs = _read_epochs([path for path in paths if path.name.endswith(_SUFFIXES)])
+        epochs = _read_epochs([path for path in paths if _holds_network(path)])
     else:
         epochs = {path: epoch for path in paths if (epoch := _match_epoch(path, pattern)) is not None}
     found: dict[int, Path] = {}
@@ -59,6 +63,19 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         what = f"fits {pattern!r}" if pattern else "has an epoch in its name"
         raise DataError(f"{folder} holds no checkpoint ({', '.join(_SUFFIXES)}) that {what}")
     return dict(sorted(found.items()))
+
+
+def _holds_network(path: Path) -> bool:
+    """Tell whether a file or folder is a checkpoint: by its name, or without a suffix by its start."""
+    if path.is_dir():
+        return bool(find_weights(path))
+    if not path.is_file() or _BESIDE.match(path.name):
+        return False
+    if not re.fullmatch(r"(\.\d*)?", path.suffix):  # 0.25 ends in none
+        return path.name.endswith(_SUFFIXES)
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith(_STARTS) or start[8:] == b"{"  # the latter: safetensors
 
 
 def _read_epochs(paths: Sequence[Path]) -> dict[Path, int]:

@@ -26,7 +26,31 @@ REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new
 
 
 def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
-    """Load a group, or only some data variables of it, as it was before it was written."""
+    """Load a group, or only some data variables of it, as it was before it was written.
+
+    One that makes way for a new one while it is read, such as a layer that gets more epochs, is read again.
+    """
+    while True:
+        before = _identify(path / group)
+        try:
+            ds = _read_once(path, group, only)
+        except StoreError:
+            if _identify(path / group) == before:
+                raise
+        else:
+            if _identify(path / group) == before:
+                return ds
+
+
+def _identify(folder: Path) -> int:
+    """Return a number that another folder of this name does not have."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return 0  # none, or a part of a file
+
+
+def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Dataset:
     exact: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "mask_and_scale": False}
     in_folder = path.is_dir()
     if in_folder:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,98 @@ def make_arrays(
         dimension_names=("epoch", "block"),
         attributes={"long_name": "block is written"},
     )
+
+
+def difference_of_groups(
+    stored: Mapping[str, Any], epochs: Sequence[int], asked: Mapping[str, Any], more: Sequence[int]
+) -> str:
+    """Say which setting of a layer first differs, or nothing; weights count at epochs that both have."""
+    both = [epoch for epoch in more if epoch in epochs]
+    old, new = dict(stored), dict(asked)
+    for attrs, weights in ((old, _weights_of(stored, epochs)), (new, _weights_of(asked, more))):
+        if weights:
+            attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in both)
+        if more[-1] != epochs[-1]:
+            attrs.pop("accuracy", None)  # that of the last epoch, which is another one
+    return difference_of_settings(old, new)
+
+
+def join_groups(
+    stored: Mapping[str, Attribute],
+    epochs: Sequence[int],
+    asked: Mapping[str, Attribute],
+    more: Sequence[int],
+) -> tuple[list[int], dict[str, Attribute]]:
+    """Return the epochs and attributes of a layer that gets those of `more` that it has not."""
+    every, attrs = sorted({*epochs, *more}), dict(stored)
+    weights = _weights_of(asked, more) | _weights_of(stored, epochs)
+    if weights:
+        attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in every)
+    if "accuracy" in asked and more[-1] == every[-1]:
+        attrs["accuracy"] = asked["accuracy"]
+    return every, attrs
+
+
+def _weights_of(attrs: Mapping[str, Any], epochs: Sequence[int]) -> dict[int, str]:
+    """Tell the fingerprint of the weights at every epoch, which an attribute lists."""
+    listed = str(attrs.get("weights_fingerprint", "")).split()
+    return dict(zip(epochs, listed, strict=True)) if len(listed) == len(epochs) else {}
+
+
+def extend_group(
+    old: Path,
+    new: Path,
+    samples: xr.Dataset,
+    ds: xr.Dataset,
+    asked: Mapping[str, Attribute],
+    more: Sequence[int],
+    block: int,
+    variables: Sequence[str],
+) -> None:
+    """Make the arrays of a layer for more epochs and copy to them what is written of it, `ds`.
+
+    Its further variables by epoch become NaN at new epochs, or are left out where they must not be that.
+    """
+    epochs = ds["epoch"].values.tolist()
+    every, attrs = join_groups(ds.attrs, epochs, asked, more)
+    make_arrays(new, samples, every, attrs, block, variables)
+    for name in (*variables, "done"):
+        for at, epoch in enumerate(epochs):
+            chunks = old / name / "c" / str(at)
+            if chunks.is_dir():
+                shutil.copytree(chunks, new / name / "c" / str(every.index(epoch)))
+    further = ds.drop_vars([*schema.MEASURED, "done"], errors="ignore").data_vars.items()
+    kept = [key for key, array in further if "epoch" not in array.dims or may_be_unknown(array)]
+    for key, array in ds[kept].reindex(epoch=every).items():
+        write_array(new / str(key), array)
+
+
+def fill_epochs(variable: xr.DataArray, older: xr.DataArray | None, epochs: pd.Index) -> xr.DataArray:
+    """Complete a variable that may be unknown to all epochs, from the older one where it has none."""
+    if not may_be_unknown(variable) or not variable.get_index("epoch").isin(epochs).all():
+        return variable
+    others = variable[:0] if older is None else older[~older["epoch"].isin(variable["epoch"])]
+    return xr.concat([variable, others], "epoch").reindex(epoch=epochs)
+
+
+def may_be_unknown(variable: xr.DataArray) -> bool:
+    """Whether a variable by epoch need not have a value at every epoch."""
+    spec = VARIABLES.get(str(variable.name))
+    return spec is not None and spec.may_be_nan and variable.dims[:1] == ("epoch",)
+
+
+def write_array(path: Path, array: xr.DataArray) -> None:
+    """Write one array as a whole."""
+    with every_chunk_written():
+        zarr.create_array(
+            path,
+            overwrite=True,
+            data=array.values,
+            compressors=CHECKSUMMED,
+            dimension_names=[str(dim) for dim in array.dims],
+            attributes=plain(array.attrs),
+            zarr_format=3,
+        )
 
 
 def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) -> None:

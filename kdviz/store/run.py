@@ -17,7 +17,7 @@ from kdviz.errors import SchemaError, StoreError, UnfinishedError
 from kdviz.files import beside, exclusive, file_errors, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, is_changed, read_array
+from kdviz.store.damage import every_chunk_written, is_changed, read_array
 from kdviz.store.files import (
     PARTIAL,
     list_groups,
@@ -177,6 +177,10 @@ class Run:
         schema.validate(ds)
         return ds
 
+    def epochs(self, network: str, layer: str) -> list[int]:
+        """Return the epochs of a layer's arrays, measured or not yet; an unknown name is a `StoreError`."""
+        return self._group(network, layer, only=("done",))["epoch"].values.tolist()
+
     def catalogue(self) -> dict[tuple[str, str], dict[str, Attribute]]:
         """Return the attributes each layer's group was made with, by (network, layer), in one reading.
 
@@ -298,18 +302,21 @@ class Run:
         block: int,
         variables: Sequence[str] = schema.MEASURED,
     ) -> None:
-        """Make the empty arrays of one layer, or do nothing if they exist with the same settings.
+        """Make the empty arrays of one layer, or add epochs to those that exist with the same settings.
 
-        Arrays of other settings are replaced as long as no block of them is written.
+        Arrays of other settings are replaced as long as no block of them is written. What was written of a
+        layer stays as it is, at its epochs; a variable of `write_variable` by epoch is NaN at new ones where
+        the contract allows that, and left out otherwise, to be written again.
 
         Parameters
         ----------
         network, layer
             Letters, digits and ``_ . + -``; at most 100.
         epochs
-            Completed training epochs of the checkpoints, increasing.
+            Completed training epochs of the checkpoints, increasing; in any relation to those that are there.
         attrs
-            From `schema.make_attrs`: role, fingerprints, seed, ``config`` with every further setting.
+            From `schema.make_attrs`: role, fingerprints, seed, ``config`` with every further setting. Of the
+            weights, one fingerprint an epoch, with spaces between.
         block
             Number of samples written at once.
         variables
@@ -320,17 +327,23 @@ class Run:
         ValueError, SchemaError
             If a name, `epochs`, `block`, `variables` or `attrs` is not usable.
         StoreError
-            If the layer was already measured with other settings; the message names the first that differs.
+            If the layer was already measured with other settings, or other weights at one of `epochs`; the
+            message names the first that differs.
         """
         asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
         with self.writing(), file_errors(f"cannot write {self.path}"):
-            if self._is_begun(asked, epochs, variables):
+            there = self._find_epochs(asked, epochs, variables)
+            if there and {*epochs} <= {*there}:
                 return
             zarr.open_group(self.path, path=f"points/{network}", mode="a")
-            layout.make_arrays(self._pending, self.samples, epochs, asked, block, variables)
+            if there:
+                ds, folder = self._group(network, layer), self._folder(network, layer)
+                layout.extend_group(folder, self._pending, self.samples, ds, asked, epochs, block, variables)
+            else:
+                layout.make_arrays(self._pending, self.samples, epochs, asked, block, variables)
             replace_folder(self._pending, self.path / "points" / network / layer)
 
-    def is_begun(
+    def find_epochs(
         self,
         network: str,
         layer: str,
@@ -339,10 +352,13 @@ class Run:
         attrs: Mapping[str, Attribute],
         block: int,
         variables: Sequence[str] = schema.MEASURED,
-    ) -> bool:
-        """Whether a layer has arrays of these settings; arguments and errors are those of `create_group`."""
+    ) -> list[int]:
+        """Return the epochs for which a layer has arrays of these settings, those of `missing`; or none.
+
+        Arguments and errors are those of `create_group`.
+        """
         asked = layout.group_attrs(self.samples, network, layer, epochs, attrs, block, variables)
-        return self._is_begun(asked, epochs, variables)
+        return self._find_epochs(asked, epochs, variables)
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
@@ -400,7 +416,8 @@ class Run:
         network, layer
             As given to `create_group`.
         variable
-            Named; dims out of (epoch, sample, unit) with the coordinates of the group.
+            Named; dims out of (epoch, sample, unit) with the coordinates of the group. What may be unknown by
+            the contract, such as ``accuracy``, may have some of the epochs only: the others stay as they are.
 
         Raises
         ------
@@ -415,22 +432,14 @@ class Run:
         with self.writing(), file_errors(f"cannot write {self.path}"):
             expected = {dim: self.samples.get_index(dim) for dim in ("sample", "unit")}
             expected["epoch"] = pd.Index(read_array(self._folder(network, layer), "epoch"))
+            older = self._group(network, layer, only=(name, "done")).get(name)
+            variable = layout.fill_epochs(variable, older, expected["epoch"])
             for dim in map(str, variable.dims):
                 if dim not in expected or not variable.get_index(dim).equals(expected[dim]):
                     raise ValueError(f"{name} has another {dim!r} than {network}/{layer}")
             ds = variable.to_dataset(name=name)
             schema.validate(ds)
-            array = storable(ds)[name]
-            with every_chunk_written():
-                zarr.create_array(
-                    self._pending,
-                    overwrite=True,
-                    data=array.values,
-                    compressors=CHECKSUMMED,
-                    dimension_names=[str(dim) for dim in array.dims],
-                    attributes=array.attrs,
-                    zarr_format=3,
-                )
+            layout.write_array(self._pending, storable(ds)[name])
             replace_folder(self._pending, self.path / "points" / network / layer / name)
 
     def write_result(self, name: str, ds: xr.Dataset, *, overwrite: bool = False) -> None:
@@ -560,29 +569,25 @@ class Run:
         self._check_known("layer", layer, self.layers(network))
         return self.path / "points" / network / layer
 
-    def _is_begun(
+    def _find_epochs(
         self, asked: Mapping[str, Attribute], epochs: Sequence[int], variables: Sequence[str]
-    ) -> bool:
-        """Whether a layer is there as asked for; other settings are refused once a block is written."""
+    ) -> list[int]:
+        """Return the epochs of a layer as asked for; others are refused once a block is written."""
         network, layer = str(asked["network"]), str(asked["layer"])
-        attrs = self.catalogue().get((network, layer))
-        if attrs is None:
-            return False
+        stored = self.catalogue().get((network, layer))
+        if stored is None:
+            return []
         folder = self._folder(network, layer)
-        difference = layout.difference_of_settings(
-            {
-                **attrs,
-                "epochs": read_array(folder, "epoch").tolist(),
-                "variables": sorted(_measured_in(folder)),
-            },
-            {**asked, "epochs": [*map(int, epochs)], "variables": sorted(variables)},
-        )
+        there = read_array(folder, "epoch").tolist()
+        ours, theirs = (sorted(names) for names in (_measured_in(folder), variables))
+        old, new = {**stored, "variables": ours}, {**asked, "variables": theirs}
+        difference = layout.difference_of_groups(old, there, new, epochs)
         if difference and read_array(folder, "done").any():
             raise StoreError(
                 f"{network}/{layer} in {self.path} was already measured with {difference}; "
                 "use another network name or another run"
             )
-        return not difference
+        return [] if difference else there
 
     def _check_directory(self) -> None:
         if not self._is_directory:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from kdviz import schema
 from kdviz.errors import LayerError
-from kdviz.networks.checkpoints import Checkpoint, match_names, name_checkpoint, read_checkpoint
+from kdviz.networks.checkpoints import find_tensor
 from kdviz.networks.features import resolve_layers
+from kdviz.networks.saved import Checkpoint, name_checkpoint
 
 BY_STEP = "step: sum over mini-batches of the norm of the weight's update, over its initial norm"
 _BY_CHECKPOINT = "checkpoint: sum over checkpoints of the norm of the weight's change, over its initial norm"
@@ -126,8 +127,8 @@ def _norm(tensor: Tensor) -> Tensor:
 
 def _read_weight(checkpoint: Checkpoint, layer: str) -> Tensor:
     name = f"{layer}.weight"
-    weight = match_names(read_checkpoint(checkpoint), {name}).get(name)
-    if not isinstance(weight, Tensor):
+    weight = find_tensor(checkpoint, name)
+    if weight is None:
         raise ValueError(f"no weight {name!r} in {name_checkpoint(checkpoint)}")
     return weight.detach().cpu().double()
 

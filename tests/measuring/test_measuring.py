@@ -1,9 +1,11 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from kdviz.measuring.blocks import measure_block
 from kdviz.measuring.pictures import draw_inputs
 from kdviz.networks.features import FeatureReader
 from kdviz.networks.inputs import prepare_inputs
-from kdviz.store import create_run, open_run
+from kdviz.store import Run, create_run, open_run
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.training import weight_distance
 
@@ -929,7 +931,7 @@ def test_measure_checkpoints__refuses_what_is_no_checkpoint(checkpoint):
 
 def test_measure_checkpoints__never_runs_pickled_code(tmp_path):
     torch.save({"w": RunsCode(tmp_path / "code-ran")}, tmp_path / "0.pt")
-    with pytest.raises(DataError, match="cannot read the checkpoint"):
+    with pytest.raises(DataError, match="holds no weights"):
         measure_epochs({0: tmp_path / "0.pt"})
     assert not (tmp_path / "code-ran").exists()
     torch.load(tmp_path / "0.pt", weights_only=False)["w"].close()
@@ -1019,6 +1021,264 @@ def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_p
     killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
     assert len(uninterrupted) > 20
     assert killed == uninterrupted
+
+
+# -- a feature is what it does
+
+
+def make_feature(factor):
+    return lambda output: (output - factor).relu()
+
+
+def clipped(output, most):
+    return output.clamp(0, most)
+
+
+class Clipped:
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, output):
+        return output.clamp(0, self.most)
+
+    def clip(self, output):
+        return self(output)
+
+
+class Projected(nn.Module):
+    """Has weights of its own, in float32."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, output):
+        return self.linear(output)
+
+
+FEATURES = {
+    "closure": (make_feature, 0.0, 0.125, r"make_feature\.<locals>\.<lambda>"),
+    "partial": (lambda most: partial(clipped, most=most), 0.25, 0.5, "partial of clipped"),
+    "object": (Clipped, 0.25, 0.5, "Clipped"),
+    "method": (lambda most: Clipped(most).clip, 0.25, 0.5, r"Clipped\.clip"),
+    "module": (Projected, 0, 1, "Projected"),
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_measure_checkpoints__another_callable_is_another_feature(states, tmp_path, kind):
+    make, first, second, name = FEATURES[kind]
+    options = {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    done = measure_epochs({0: states[0]}, feature=make(first), **options)
+    assert re.fullmatch(f"{name} [0-9a-f]{{8}}", done.attrs["feature"])
+    assert_equal_arrays(measure_epochs({0: states[0]}, feature=make(first), **options), done)
+    with pytest.raises(
+        StoreError, match=f"already measured with feature .{name} [0-9a-f]{{8}}., now .{name}"
+    ):
+        measure_epochs({0: states[0]}, feature=make(second), **options)
+
+
+IDENTIFY = """
+import torch
+from test_measuring import FEATURES, describe
+torch.set_num_threads(2)
+for make, first, second, _ in FEATURES.values():
+    print(describe(make(first)), describe(make(second)))
+"""
+
+
+def describe(feature):
+    inputs, settings = prepare_inputs(random_images(1), GRID), Settings.for_units(GRID, feature=feature)
+    return Measurement(small_cnn, {0: None}, inputs, "fc1", settings).attrs("fc1")["feature"]
+
+
+def test_measurement__another_process_knows_a_callable_again(tmp_path):
+    here = "".join(
+        f"{describe(make(one))} {describe(make(other))}\n" for make, one, other, _ in FEATURES.values()
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", IDENTIFY], capture_output=True, text=True, cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+    )  # fmt: skip
+    assert found.stdout == here, found.stderr
+    assert len(set(here.replace("\n", " ").split())) > 2 * len(FEATURES), "each has a hash of its own"
+
+
+@dataclass
+class Output:
+    hidden: torch.Tensor
+    pooled: torch.Tensor
+
+
+class GivesMore(nn.Module):
+    """Its layer gives an object of tensors, as those of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.layer = small_cnn(seed=1), Packed()
+
+    def forward(self, x):
+        return self.layer(self.inner.conv1(x)).pooled
+
+
+class Packed(nn.Module):
+    def forward(self, x):
+        return Output(x, x.mean((2, 3)))
+
+
+def test_measurement__features_are_told_by_every_part_of_an_output():
+    inputs = prepare_inputs(random_images(2, seed=3), GRID)
+
+    def tell(feature, network=GivesMore, layer="layer"):
+        settings = Settings.for_units(GRID, feature=feature)
+        return Measurement(network, {0: None}, inputs, layer, settings).attrs(layer)["feature"].split()[-1]
+
+    told = [
+        tell(feature)
+        for feature in (
+            lambda output: output.pooled,
+            lambda output: output.hidden,
+            lambda output: output.hidden.mean((2, 3)),
+            lambda output: output.pooled * 2,
+        )
+    ]
+    assert len(set(told)) == 4
+    assert tell(lambda output: output.pooled.clone()) == told[0], "it does the same"
+    bare = [tell(make, small_cnn, "fc1") for make in (torch.relu, nn.ReLU(), lambda out: out.clamp(min=0))]
+    assert len(set(bare)) == 1
+    others = (torch.sqrt, torch.log, torch.abs, torch.nn.functional.gelu, lambda out: out * (out > 1e-3))
+    assert len({*bare, *(tell(one, small_cnn, "fc1") for one in others)}) == 6
+
+
+def test_measure__several_layers_keep_the_name_of_a_callable():
+    ds = measure(
+        small_cnn(seed=1),
+        random_images(2),
+        layers=["conv2", "fc1"],
+        units=GRID,
+        feature=torch.sigmoid,
+        **FAST,
+    )
+    assert ds.attrs["feature"] == "sigmoid"
+
+
+# -- a first call that fails leaves nothing in the way of the next
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"checkpoints": {0: {"student.conv1.weight": torch.zeros(6, 3, 3, 3)}}}, DataError),
+        ({"feature": lambda output: output.nothing}, AttributeError),
+        ({"feature": "gelu"}, ValueError),
+        ({"images": random_images(5, size=12, seed=3)}, RuntimeError),
+        ({"layers": "fc7"}, LayerError),
+        ({"network": "a/b"}, ValueError),
+        ({"details": {"distilled": "fc1"}}, TypeError),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_measure_checkpoints__after_a_first_call_that_fails_the_corrected_one_works(
+    states, tmp_path, wrong, error
+):
+    given = {"checkpoints": states} | {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    with pytest.raises(error):
+        measure_epochs(**given | wrong)
+    assert not (tmp_path / "run").exists()
+    right = {"seed": 3, "sample_ids": list("edcba"), "probes": 6}
+    assert measure_epochs(**given | right).sizes["epoch"] == 3
+
+
+def test_measure_checkpoints__after_running_out_of_memory_at_once_other_settings_may_be_taken(
+    states, tmp_path, monkeypatch
+):
+    begin(states, tmp_path / "run", monkeypatch, blocks=0)
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:  # killed after the arrays were made, and before a block was written
+        patch.setattr(Run, "write_block", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            measure_epochs(states, store=tmp_path / "run")
+    assert open_run(tmp_path / "run").networks == ["student"]
+    again = measure_epochs({7: states[5]}, store=tmp_path / "run", probes=6, seed=1)
+    assert again["fc1"]["epoch"].values.tolist() == [7]
+
+
+# -- a training that still runs
+
+
+@pytest.mark.parametrize(
+    "order", [[(0,), (2, 5)], [(5,), (0,), (2,)], [(0, 2), (0, 2, 5)], [(2,), (0, 2, 5)]]
+)
+def test_measure_checkpoints__epochs_added_are_those_of_measuring_all_at_once(states, tmp_path, order):
+    images, options = random_images(19, seed=3), {"method": "gain", "probes": 4}
+    whole = measure_epochs(states, images, store=tmp_path / "whole", **options)
+    for epochs in order:
+        some = measure_epochs(
+            {epoch: states[epoch] for epoch in epochs}, images, store=tmp_path / "run", **options
+        )
+        for layer, ds in some.items():
+            assert ds["epoch"].values.tolist() == list(epochs), "what was asked for"
+            assert_equal_arrays(ds, whole[layer].sel(epoch=list(epochs)))
+    assert arrays_of(tmp_path / "run") == arrays_of(tmp_path / "whole")
+    run = open_run(tmp_path / "run")
+    for layer in whole:
+        ds = run.dataset("student", layer)
+        assert ds.equals(whole[layer])
+        same = {"weights_fingerprint", "feature", "seed", "config", "block", "input_fingerprint"}
+        assert {name: ds.attrs[name] for name in same} == {name: whole[layer].attrs[name] for name in same}
+
+
+def test_measure_checkpoints__epochs_already_there_are_not_measured_again(states, tmp_path, monkeypatch):
+    options = {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    measure_epochs({0: states[0], 5: states[5]}, details={"accuracy": 0.25}, **options)
+    done = []
+
+    def count(*arguments):
+        done.append(1)
+        return measure_block(*arguments)
+
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", count)
+    measure_epochs(states, details={"accuracy": 0.25}, **options)
+    assert len(done) == 1
+    last = {9: changed_cnn(4).state_dict()}
+    assert measure_epochs(last, details={"accuracy": 0.75}, **options).attrs["accuracy"] == 0.75
+    assert open_run(tmp_path / "run").dataset("student", "fc1")["epoch"].values.tolist() == [0, 2, 5, 9]
+    with pytest.raises(StoreError, match="weights_fingerprint"):
+        measure_epochs({5: states[2]}, **options)
+    with pytest.raises(StoreError, match="seed 0, now 1"):
+        measure_epochs({12: states[2]}, seed=1, **options)
+
+
+def test_measure_checkpoints__an_epoch_that_fails_keeps_the_others(states, tmp_path):
+    options = {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    whole = measure_epochs(states, layers="fc1", method="gain")
+    measure_epochs({0: states[0]}, **options)
+    broken = {name: value * torch.nan for name, value in states[2].items()}
+    with pytest.raises(ValueError, match="NaN"):
+        measure_epochs({2: broken}, **options)
+    assert_equal_arrays(measure_epochs(states, **options), whole)
+
+
+MEASURE_MORE = MEASURE_TO_STORE.replace("def measure_to(path)", "def measure_to(path, epochs=(0, 1, 2, 3))")
+MEASURE_MORE = MEASURE_MORE.replace("for epoch in range(4)", "for epoch in epochs")
+
+
+def test_measure_checkpoints__killed_while_epochs_are_added_ends_with_the_same_bits(tmp_path):
+    namespace = {}
+    exec(MEASURE_MORE, namespace)
+    namespace["measure_to"](tmp_path / "killed", (1, 3))
+    script = tmp_path / "killed.py"
+    script.write_text(MEASURE_MORE + FORK_AND_KILL)
+    root = Path(kdviz.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "killed"), "3", "4"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    continued = namespace["measure_to"](tmp_path / "killed")
+    assert_equal_arrays(continued, namespace["measure_to"](tmp_path / "whole"))
+    assert arrays_of(tmp_path / "killed") == arrays_of(tmp_path / "whole")
 
 
 class RootOfDistance(nn.Module):

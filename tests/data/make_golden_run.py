@@ -22,6 +22,7 @@ def golden_samples() -> xr.Dataset:
         {
             "valid": (("sample", "unit"), np.array([[1, 1, 1, 1], [1, 1, 1, 0]], bool)),
             "foreground": (("sample", "unit"), np.array([[1, 1, 0, 0], [0, 1, 0, 0]], bool)),
+            "void": (("sample", "unit"), np.array([[0, 0, 0, 1], [0, 0, 0, 0]], bool)),
             "unit_size": (("sample", "unit"), np.array([[4, 2, 4, 2], [4, 2, 4, 0]], np.int32)),
         },
         coords={

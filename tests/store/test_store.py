@@ -362,8 +362,9 @@ def test_golden_run__is_read_as_it_was_written(path: Path) -> None:
     assert ds["valid"].values.tolist() == [[True] * 4, [True, True, True, False]]
     if path.stem.endswith("3"):
         assert ds["unit_size"].values.tolist() == [[4, 2, 4, 2], [4, 2, 4, 0]]
+        assert ds["void"].values.tolist() == [[False, False, False, True], [False] * 4]
     else:  # all units count alike
-        assert "unit_size" not in ds
+        assert not {"unit_size", "void"} & {*ds.variables}
     assert ds["linearity_quartile"].values[1, 1].tolist() == [0.5, 1.0, 1.5, 2.0]
     assert ds["method"].values.tolist() == [[1, 1], [1, 1]] and ds["method"].dtype == "int8"
     assert ds["gain"].attrs["long_name"] == "gain of the unit"

@@ -31,6 +31,8 @@ from kdviz.coherency.rescaling import (
     rescale,
 )
 from kdviz.measuring import measure
+from kdviz.networks.preparing import device_of
+from kdviz.networks.reading import InputsLike, read_all
 from kdviz.units import Grid
 
 AUDITED = (*METHODS, "entropy")
@@ -38,7 +40,7 @@ AUDITED = (*METHODS, "entropy")
 
 def audit(
     network: nn.Module,
-    inputs: Tensor,
+    inputs: InputsLike,
     classes: Tensor,
     *,
     units: Grid,
@@ -63,7 +65,8 @@ def audit(
         Maps images to logits ``(B, C)`` and can be traced by ``torch.fx``. Left as found: batch norms are
         folded into the layers before them on a copy, and that copy is audited.
     inputs
-        Shape ``(B, channels, H, W)``, normalised as in training.
+        Shape ``(B, channels, H, W)``, normalised as in training; or a dataset or batches of such, which are
+        read into memory.
     classes
         Class of each that the attribution methods explain, ``(B,)``, int64.
     units
@@ -124,10 +127,11 @@ def audit(
     .. [1] Zhang et al., "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
        Classification", TPAMI 2022, section 3.2 and Fig. 1(b).
     """
-    folded = fold_batch_norm(network, inputs)
+    images = read_all(inputs).to(device_of(network))
+    folded = fold_batch_norm(network, images)
     original = in_double(folded) if double else folded
-    inputs = inputs.double() if double else inputs
-    survey = find_pairs(original, inputs)
+    images = images.double() if double else images
+    survey = find_pairs(original, images)
     groups = _check_pairs(survey, pairs)
     names = _check_layers(survey, [pair for group in groups for pair in group], layers)
     wanted = [one_of("methods", method, AUDITED) for method in (AUDITED if methods is None else methods)]
@@ -137,7 +141,7 @@ def audit(
         measured = {
             layer: measure(  # one after the other: together, a pass for one layer goes on to the deepest
                 one,
-                inputs,
+                images,
                 layers=layer,
                 units=units,
                 foreground=foreground,
@@ -150,7 +154,7 @@ def audit(
             for layer in (names if "entropy" in wanted else ())
         }
         attributions = [method for method in wanted if method in METHODS]
-        drawn = draw_maps(one, inputs, classes, layers=names, methods=attributions)
+        drawn = draw_maps(one, images, classes, layers=names, methods=attributions)
         for layer, ds in measured.items():
             drawn[layer, "entropy"] = ds["entropy"].values[0].astype(float)
         return drawn, measured
@@ -165,8 +169,8 @@ def audit(
         rescaled = original
         for pair, factor in change.steps:
             rescaled = rescale(rescaled, pair, factor)
-        prove_equal(original, rescaled, inputs)
-        outputs = output_difference(original, rescaled, inputs)
+        prove_equal(original, rescaled, images)
+        outputs = output_difference(original, rescaled, images)
         other_maps, other_measured = look(rescaled)
         for (layer, method), before in maps.items():
             moved = compare_maps(before, other_maps[layer, method], absolute=method == "entropy")

@@ -54,6 +54,21 @@ def find_source(inputs: Any) -> Source:
 _ALLOWED = "a tensor or an iterable of tensors, a mapping of tensors or a dataset"
 
 
+def read_all(inputs: InputsLike) -> Tensor:
+    """Read inputs of one tensor a sample, whatever they come as, into one ``(B, ...)``, on the CPU.
+
+    Raises
+    ------
+    TypeError
+        If they are something else.
+    """
+    source = find_source(inputs)
+    tensor, _ = source.read(range(len(source)))
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"inputs must be one tensor a sample here, got a mapping of {', '.join(tensor)}")
+    return tensor
+
+
 class Held:
     """Tensors in memory."""
 

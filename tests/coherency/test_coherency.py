@@ -13,6 +13,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import kdviz
 import kdviz.attribution
@@ -422,6 +423,14 @@ def test_audit__per_channel_factors_move_the_entropy_between_the_pair_only(audit
         assert (at(outside, method=method)["cosine"] > 1 - 1e-6).all()
     for method in ("input_gradient", "integrated_gradients", "occlusion", "grad_cam", "guided_grad_cam"):
         assert not at(per_channel, method=method)["moved"].any()
+
+
+def test_audit__takes_batches_of_images_and_classes_as_measuring_does() -> None:
+    images, classes = random_images(3), torch.arange(3)
+    loader = DataLoader(TensorDataset(images, classes), batch_size=2)
+    options = {"units": kdviz.units.grid(4), "methods": ["input_gradient"], "progress": False}
+    tables = [coherency.audit(small_cnn(), given, classes, **options) for given in (loader, images)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_audit__entropy_between_a_linear_pair_moves_as_the_closed_form_says() -> None:

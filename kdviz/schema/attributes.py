@@ -58,7 +58,8 @@ def make_attrs(
     distillation_method, distilled_layer, teacher
         How, at which layer and from which network a student was distilled.
     layer, feature
-        Name from ``named_modules()``, and what was read there: ``relu``, ``identity`` or a callable's name.
+        Name from ``named_modules()``, and what was read there: ``relu``, ``identity``, or a
+        callable's name and a hash of what it does.
     modality, unit_kind, noise_space
         Kind of input, of its units, and where noise is added: ``pixels``, ``coordinates``, the output
         of an ``embedding`` in its own numbers, or ``relative embedding``, in units of its root mean square.
@@ -74,7 +75,7 @@ def make_attrs(
     config
         Every further setting; written as one JSON string with sorted keys.
     weights_fingerprint, input_fingerprint
-        Hashes of the network's weights and of the inputs.
+        Hashes of the network's weights, one an epoch with spaces between, and of the inputs.
 
     Returns
     -------

@@ -691,6 +691,67 @@ def test_write_variable__replaces_and_refuses(tmp_path: Path) -> None:
             run.write_variable("student", "fc1", wrong)
 
 
+def add_epochs(run: Run, epochs: list[int]) -> None:
+    """What the measuring side does when epochs have come."""
+    samples = make_samples()
+    run.create_group("student", "fc1", epochs=epochs, attrs=ATTRS, block=2)
+    there = run.epochs("student", "fc1")
+    for epoch_index, block_index in run.missing("student", "fc1"):
+        rows = slice(2 * block_index, 2 * block_index + 2)
+        block = make_block(samples, there[epoch_index], rows)
+        run.write_block("student", "fc1", epoch_index, block_index, block)
+
+
+def test_create_group__adds_epochs_and_keeps_what_is_written(fresh: Run) -> None:
+    expected = expected_dataset(make_samples())
+    add_epochs(fresh, [2])
+    per_epoch = xr.DataArray([0.5], {"epoch": [2]}, "epoch", "accuracy")
+    fresh.write_variable("student", "fc1", per_epoch)
+    fresh.write_variable("student", "fc1", per_epoch.rename("weight_distance"))
+    by_sample = xr.DataArray(np.arange(5.0), {"sample": fresh.samples["sample"].values}, "sample", "mine")
+    fresh.write_variable("student", "fc1", by_sample)
+    fresh.create_group("student", "fc1", epochs=[0, 5], attrs=ATTRS, block=2)
+    assert fresh.epochs("student", "fc1") == [0, 2, 5]
+    assert fresh.missing("student", "fc1") == [(k, block) for k in (0, 2) for block in range(3)]
+    before = fresh.dataset("student", "fc1", partial=True)
+    assert before["epoch"].values.tolist() == [2] and before["accuracy"].values.tolist() == [0.5]
+    add_epochs(fresh, [0])
+    ds = fresh.dataset("student", "fc1")
+    for name in schema.MEASURED:
+        np.testing.assert_array_equal(ds[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(ds["accuracy"], [np.nan, 0.5, np.nan])
+    assert "weight_distance" not in ds, "it is to be written again"
+    np.testing.assert_array_equal(ds["mine"], np.arange(5.0))
+    fresh.write_variable("student", "fc1", xr.DataArray([0.75], {"epoch": [5]}, "epoch", "accuracy"))
+    np.testing.assert_array_equal(fresh.dataset("student", "fc1")["accuracy"], [np.nan, 0.5, 0.75])
+
+
+def test_dataset__read_while_epochs_are_added_is_whole(tmp_path: Path) -> None:
+    path, samples = tmp_path / "run.zarr", make_samples()
+    add_epochs(create_run(path, samples=samples), [5])
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from kdviz.store import open_run; import test_store\n"
+        f"run = open_run({str(path)!r})\n"
+        "for epoch in (3, 9, 1, 7, 0, 8, 2, 6, 4): test_store.add_epochs(run, [epoch])"
+    )
+    expected = {epoch: make_block(samples, epoch, slice(0, 5)) for epoch in range(10)}
+    seen, run = set(), open_run(path)
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        while writer.poll() is None:
+            try:
+                ds = run.dataset("student", "fc1", partial=True)
+            except StoreError as error:
+                assert "no layer 'fc1'" in str(error), "between two renames"
+                continue
+            seen.add(ds.sizes["epoch"])
+            for position, epoch in enumerate(ds["epoch"].values.tolist()):
+                for name in ("gain", "converged", "linearity"):
+                    np.testing.assert_array_equal(ds[name][position], expected[epoch][name][0])
+    assert writer.returncode == 0
+    assert len(seen) > 1 and run.dataset("student", "fc1").sizes["epoch"] == 10
+
+
 def test_write_variable__large_one_is_read_in_chunks_of_its_own(tmp_path: Path) -> None:
     samples, epochs = make_samples(16, 4096), list(range(16))
     run = create_run(tmp_path / "run.zarr", samples=samples)

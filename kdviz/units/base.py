@@ -147,7 +147,7 @@ class Units(ABC):
             raise ValueError(f"foreground: {error}") from error
         if shape != valid.shape:
             marks = self.reduce_mask(marks)  # type: ignore[attr-defined]
-        found = {"foreground": valid & (marks > 0), "void": valid & (marks < 0)}
+        found = {"foreground": marks > 0, "void": marks < 0}
         background = valid & ~found["foreground"] & ~found["void"]
         for what, side in (("foreground", found["foreground"]), ("background", background)):
             if (empty := ~side.any(axis=1)).any():

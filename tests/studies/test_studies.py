@@ -48,6 +48,7 @@ def test_plan__defaults_are_the_demo() -> None:
         "data": {"kind": "fashion-composites", "size": 48},
         "networks": {
             "architecture": "small_vgg",
+            "depth": None,
             "layers": {"conv": "features.conv4", "fc1": FC1, "fc2": FC2},
             "teacher": {"kind": "built-in"},
         },

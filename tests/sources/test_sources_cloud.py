@@ -388,7 +388,7 @@ def test_read_modelnet40__refuses_bad_arguments(meshes, arguments, error, messag
 
 def test_read_modelnet40__names_the_folder_or_mesh_that_is_wrong(meshes):
     (meshes / "desk" / "test" / "desk_3.off").unlink()
-    with pytest.raises(DataError, match=r"no \.off files in desk/test"):
+    with pytest.raises(DataError, match=r"no meshes \(.obj, .off, .ply, .stl\) in desk/test"):
         read_modelnet40(meshes, "held-out")
     (meshes / "bed" / "train" / "bed_1.off").write_text(f"OFF\n4 0 0\n{TETRAHEDRON}")
     with pytest.raises(DataError, match=r"bed_1\.off has no faces"):

@@ -1450,3 +1450,21 @@ def test_measure_checkpoints__state_dict_in_a_training_record_is_taken() -> None
         for checkpoint in ({"epoch": 3, "state_dict": weights}, weights)
     )
     np.testing.assert_array_equal(ours["gain"].values, theirs["gain"].values)
+
+
+# -- units of different size
+
+
+def test_unit_gain__cells_of_other_sizes_are_kept_alike_and_coarsen_by_their_sizes():
+    """Every pixel weighs alike: cells of 3 x 3, 3 x 2 and 2 x 2 pixels end at one entropy, merged or not."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(25 * 4, 2, bias=False))
+    nn.init.constant_(network[1].weight, 0.1)
+    images = torch.zeros(2, 1, 10, 10)
+    ds = measure(network, images, layers="1", units=units.grid(4), feature="identity", progress=False)
+    assert ds["unit_size"].values[0, :4].tolist() == [9, 6, 9, 6]
+    np.testing.assert_allclose(ds["entropy"], ds["entropy"][0, 0, 0], atol=0.02)
+    by_sum = kdviz.derive_entropy(ds, unit_gain="sum")["entropy"]
+    assert float(by_sum.max() - by_sum.min()) > 0.1
+    coarse = kdviz.derive_entropy(analysis.coarsen_grid(ds, 2))
+    assert (coarse["unit_size"] == 25).all()
+    np.testing.assert_allclose(coarse["entropy"], ds["entropy"][0, 0, 0], atol=0.02)

@@ -60,7 +60,7 @@ class TextNetwork(nn.Module):
     classes
         Number of logits ``C``.
     pad
-        Token identifier of padding; by default that of the encoder's config.
+        Token identifier of padding, at the end of texts; by default that of the encoder's config.
     pooling
         What the linear layer reads: ``"cls"``, the first token's vector; ``"last"``, that of the last, for
         decoders such as GPT-2 and Llama, whose first token sees no other; or the ``"mean"`` of all.
@@ -104,7 +104,10 @@ class TextNetwork(nn.Module):
             )
         self.pad = encoder.config.pad_token_id if pad is None else pad
         if self.pad is None:
-            raise ValueError("the encoder's config names no padding token; pass pad=tokenizer.pad_token_id")
+            raise ValueError(
+                "the encoder's config names no padding token; pass pad=tokenizer.pad_token_id, after "
+                "tokenizer.pad_token = tokenizer.eos_token where it has none"
+            )
         self.encoder = encoder
         self.hidden = HiddenTokens()
         self.add_module(pooling, Pooling(pooling))
@@ -116,8 +119,8 @@ class TextNetwork(nn.Module):
         types = {}
         if ids.ndim == 3:
             ids, types["token_type_ids"] = ids.unbind(1)
-        mask = ids != self.pad
-        longest = int(mask.sum(1).max())  # padding is at the end
+        mask = (ids != self.pad).flip(1).cumsum(1).flip(1) > 0  # only at the end is it padding
+        longest = int(mask.sum(1).max())
         inputs = {"input_ids": ids, "attention_mask": mask.long(), **types}
         states = self.encoder(**{name: tensor[:, :longest] for name, tensor in inputs.items()})
         hidden = self.hidden(states.last_hidden_state, mask)
@@ -162,6 +165,7 @@ def build(
     classes: int,
     vocabulary: int,
     length: int = 64,
+    pad: int = 0,
     seed: int = 0,
     dropout: float | None = None,
     device: str | torch.device = "cpu",
@@ -180,6 +184,8 @@ def build(
         Number of tokens, ``len(tokenizer)``.
     length
         Longest text in tokens that it can read; 512 of the published MiniLM.
+    pad
+        Token identifier of padding, ``tokenizer.pad_token_id``.
     seed
         Same seed, same weights; no global random state is changed.
     dropout
@@ -190,7 +196,7 @@ def build(
     Returns
     -------
     TextNetwork
-        In train mode, float32. Padding has token identifier 0. ``PRESETS[name].layers`` names layers.
+        In train mode, float32. ``PRESETS[name].layers`` names layers.
 
     Raises
     ------
@@ -224,12 +230,13 @@ def build(
     options: dict[str, Any] = _SETTINGS[name] | {
         "vocab_size": vocabulary,
         "max_position_embeddings": length,
+        "pad_token_id": pad,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
     }
     with torch.random.fork_rng(devices=[]):  # the layers draw values that are overwritten
         encoder: Any = BertModel(BertConfig(**options), add_pooling_layer=False)
         encoder.set_attn_implementation("eager")
-        network = TextNetwork(encoder, classes, pad=0, dropout=dropout)
+        network = TextNetwork(encoder, classes, dropout=dropout)
     draw_weights(network, seed, std=0.02)
     return network.train().to(device)

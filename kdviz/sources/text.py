@@ -295,8 +295,8 @@ class Encoding:
     Attributes
     ----------
     ids
-        ``(N, T)``, int64, filled up with the padding token; for pairs of texts ``(N, 2, T)``: identifiers,
-        and token types (0 in the first text, 1 in the second).
+        ``(N, T)``, int64, filled up with the padding token, or 0 without one; for pairs of texts
+        ``(N, 2, T)``: identifiers, and token types (0 in the first text, 1 in the second).
     inputs
         What the tokenizer's own network takes by name, each ``(N, T)``, int64: ``input_ids`` and, where it
         knows them, ``attention_mask`` and ``token_type_ids``.

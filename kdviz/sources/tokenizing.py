@@ -96,6 +96,8 @@ def _give_words(
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer in a folder, as ``save_pretrained`` of transformers leaves it.
 
+    Without a padding token, as of GPT-2, it fills up with the token that ends texts.
+
     Raises
     ------
     MissingExtraError
@@ -110,9 +112,12 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise DataError(f"tokenizer is not a folder: {folder}")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no tokenizer as save_pretrained writes it: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def review_tokenizer() -> Any:

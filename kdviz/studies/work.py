@@ -173,11 +173,12 @@ class Workshop:
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
-            options |= {"vocabulary": len(self._tokenizer), "length": shape["length"]}
+            pad = self._tokenizer.pad_token_id or 0  # as encode fills up
+            options |= {"vocabulary": len(self._tokenizer), "length": shape["length"], "pad": pad}
         encoder = getattr(asked.teacher, "encoder", None)
         if encoder is not None and (teacher or asked.architecture == "encoder"):
-            options |= {"pad": self._tokenizer.pad_token_id, "depth": None if teacher else asked.depth}
-            return encoders.build(encoder, trained=pretrained, **options)
+            depth = None if teacher else asked.depth
+            return encoders.build(encoder, trained=pretrained, depth=depth, **options)
         network: nn.Module = getattr(models, self.plan.data.modality).build(
             self.plan.networks.architecture, **options
         )

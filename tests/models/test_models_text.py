@@ -129,6 +129,17 @@ def test_forward__depends_on_neither_padding_nor_batch_mates(layer: str, network
         torch.testing.assert_close(found, alone, rtol=0, atol=TOLERANCE)
 
 
+def test_forward__only_what_is_filled_up_at_the_end_is_padding() -> None:
+    """A tokenizer may fill up with the token that texts begin with, and text may name it."""
+    network = text.build("small_bert", classes=2, vocabulary=100, seed=3, pad=2).eval()
+    ids = torch.tensor([[2, 17, 2, 3], [2, 40, 2, 2]])
+    states = network.encoder(ids[:1]).last_hidden_state
+    torch.testing.assert_close(read(network, "hidden", ids)[:1], states, rtol=0, atol=TOLERANCE)
+    alone = network.encoder(ids[1:, :2]).last_hidden_state
+    torch.testing.assert_close(read(network, "hidden", ids)[1:, :2], alone, rtol=0, atol=TOLERANCE)
+    assert not read(network, "hidden", ids)[1, 2:].any()
+
+
 def test_forward__padding_alone_changes_no_bit(network) -> None:
     short, padded = batch(SHORT, LONG, length=7), batch(SHORT, LONG, length=50)
     with torch.no_grad():
@@ -219,6 +230,27 @@ def test_text_network__refuses_a_classifier_and_takes_the_encoder_inside() -> No
     network = TextNetwork(classifier.base_model, 2).eval()
     assert network.encoder is classifier.bert
     assert network(batch([*SHORT[:1], 17, 3], length=4)).isfinite().all()
+
+
+def test_text_network__advice_for_a_tokenizer_without_padding_helps() -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    tokenizer = review_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    decoder = GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=8, n_layer=1, n_head=2))
+    message = r"pass pad=tokenizer\.pad_token_id, after tokenizer\.pad_token = tokenizer\.eos_token where"
+    with pytest.raises(ValueError, match=message):
+        TextNetwork(decoder, 2, pad=tokenizer.pad_token_id, pooling="last")
+    tokenizer.pad_token = tokenizer.eos_token
+    network = TextNetwork(decoder, 2, pad=tokenizer.pad_token_id, pooling="mean").eval()
+    tokenizer.backend_tokenizer.post_processor = None  # as of GPT-2, no token after the text
+    texts = movie_reviews(count=2)
+    ids = torch.from_numpy(encode(texts, tokenizer, length=32).ids)
+    own = tokenizer(texts.texts[0])["input_ids"]
+    with torch.no_grad():
+        alone = network.head(decoder(torch.tensor([own])).last_hidden_state.mean(1))
+        torch.testing.assert_close(network(ids)[:1], alone)
 
 
 # --- with the rest of kdviz ----------------------------------------------------------------------------

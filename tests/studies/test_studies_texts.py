@@ -14,7 +14,7 @@ import kdviz.models  # before networks of transformers
 from kdviz import cli
 from kdviz.errors import DataError
 from kdviz.networks import read_checkpoint
-from kdviz.sources import LabelledTexts, read_texts
+from kdviz.sources import LabelledTexts, TextSet, encode, read_texts
 from kdviz.studies import Study, StudyPlan
 from kdviz.studies.work import Workshop
 
@@ -134,6 +134,33 @@ def test_study__own_tokenizer_with_a_network_of_ours(folder, tmp_path, architect
     assert network.encoder.config.vocab_size == 326
     inputs, labels = Workshop(Study(tmp_path / "none", plan, progress=False)).student_data
     assert network(inputs[:2]).shape == (2, 3) and set(labels.tolist()) == {0, 1, 2}
+    network.eval()
+    text = inputs[:1]
+    padded = torch.nn.functional.pad(text, (0, 3), value=1)  # here <pad> is 1, and 0 is <s>, which is [CLS]
+    assert text[0, 0] == 0 and not (text == 1).any()
+    with torch.no_grad():
+        first = network.encoder(text).last_hidden_state[:, 0]
+        torch.testing.assert_close(network(padded), network.head(first))
+    assert first.any()
+
+
+def test_study__tokenizer_without_padding_is_filled_up_with_the_end_of_text(folder, tmp_path) -> None:
+    """As of GPT-2, whose identifier 0 is a token like any other."""
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained(folder / "encoder")
+    own.pad_token = None
+    own.save_pretrained(tmp_path / "own")
+    data = {"kind": "texts", "file": folder / "topics.tsv", "foreground": folder / "words.txt", "length": 24}
+    plan = StudyPlan(
+        data=data | {"tokenizer": tmp_path / "own"},
+        networks={"architecture": "small_bert", "teacher": {"kind": "trained", "epochs": 1}},
+        measurement=QUICK,
+    )
+    workshop = Workshop(Study(tmp_path / "none", plan, progress=False))
+    two = TextSet.from_sentences(["It is a match that I saw.", "It is"])
+    assert encode(two, plan.data.load_tokenizer()).ids[1, -1] == own.eos_token_id
+    assert workshop.build().pad == own.eos_token_id == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdviz.arguments import name_some
 from kdviz.errors import DataError, MissingExtraError
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.text import TextNetwork
@@ -62,7 +63,7 @@ def build(
     MissingExtraError
         If transformers is not installed.
     DataError
-        If there is no such network in the folder, or it is too small for the texts.
+        If there is no such network in the folder, weights are missing, or it is too small for the texts.
     """
     try:
         from transformers import AutoConfig, AutoModel
@@ -76,15 +77,22 @@ def build(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if trained:
-                encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, **same)
+                encoder, found = AutoModel.from_pretrained(
+                    folder, config=config, local_files_only=True, output_loading_info=True, **same
+                )
             else:
-                encoder = AutoModel.from_config(config, **same)
+                encoder, found = AutoModel.from_config(config, **same), {"missing_keys": ()}
+            if not hasattr(encoder, "embeddings"):
+                raise ValueError(
+                    f"a {type(encoder).__name__} has no module 'embeddings', where noise enters words"
+                )
+            if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+                raise ValueError(
+                    f"the weights lack {name_some(missing)}; save the encoder with its own save_pretrained"
+                )
             network = TextNetwork(encoder, classes, pad=pad)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no encoder as save_pretrained writes it: {error}") from error
-    if not hasattr(encoder, "embeddings"):
-        name = type(encoder).__name__
-        raise DataError(f"{folder} holds a {name} without a module 'embeddings', where noise enters words")
+        raise DataError(f"{folder} holds no encoder of the kinds of BERT: {error}") from error
     positions = getattr(encoder.embeddings, "position_embeddings", None)
     unused = getattr(positions, "padding_idx", None)  # RoBERTa counts from the one after that of padding
     reads = getattr(config, "max_position_embeddings", length) - (0 if unused is None else unused + 1)

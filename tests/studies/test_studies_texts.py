@@ -1,5 +1,6 @@
 """Studies of the user's own texts: any number of classes, tokenizer and pretrained encoder in a folder."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 import kdviz
 import kdviz.models  # before networks of transformers
 from kdviz import cli
 from kdviz.errors import DataError
+from kdviz.models import encoders
 from kdviz.networks import read_checkpoint
 from kdviz.sources import LabelledTexts, TextSet, encode, read_texts
 from kdviz.studies import Study, StudyPlan
@@ -198,7 +201,7 @@ def test_study__says_what_is_wrong_with_a_folder(folder, tmp_path) -> None:
         prepare(tokenizer=tmp_path / "missing")
     with pytest.raises(DataError, match="empty holds no tokenizer as save_pretrained writes it"):
         prepare(tokenizer=tmp_path / "empty")
-    with pytest.raises(DataError, match="empty holds no encoder as save_pretrained writes it"):
+    with pytest.raises(DataError, match="empty holds no encoder of the kinds of BERT"):
         prepare(encoder=tmp_path / "empty")
     with pytest.raises(
         DataError, match=r"reads 38 at once, the texts have 326 and up to 39; .* a smaller data.length"
@@ -258,3 +261,30 @@ def test_read_texts__names_file_line_and_fault(contents: str, message: str, tmp_
     (tmp_path / "a.tsv").write_text(contents, encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.tsv.*" + message):
         read_texts(tmp_path / "a.tsv")
+
+
+def test_encoder__weights_of_other_names_are_no_teacher(folder, tmp_path) -> None:
+    """transformers leaves what the file lacks as it was drawn, and only logs it."""
+    from transformers import RobertaModel
+
+    shutil.copytree(folder / "encoder", tmp_path / "own")
+    weights = read_checkpoint(folder / "encoder" / "model.safetensors")
+    save_file(
+        {f"student.{name}": value for name, value in weights.items()}, tmp_path / "own/model.safetensors"
+    )
+    with pytest.raises(
+        DataError, match=r"the weights lack embeddings\.\S+, .*; save the encoder with its own"
+    ):
+        encoders.build(tmp_path / "own", classes=2, trained=True)
+    RobertaModel.from_pretrained(folder / "encoder").save_pretrained(tmp_path / "own")  # as it says
+    network = encoders.build(tmp_path / "own", classes=2, trained=True)
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(network.encoder.state_dict()[name], weights[f"roberta.{name}"])
+
+
+def test_encoder__a_decoder_is_told_apart(tmp_path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="of the kinds of BERT: a GPT2Model has no module 'embeddings'"):
+        encoders.build(tmp_path, classes=2)

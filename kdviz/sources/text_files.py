@@ -17,6 +17,8 @@ from kdviz.sources.samples import AbsolutePath, Part
 from kdviz.sources.text import TextSet, TextSource, join_spans
 from kdviz.sources.words import as_spans, locate_words, mark_listed, mark_polar
 
+_QUOTED = re.compile('"(?:[^"]|"")*"')
+
 
 class Sst2(TextSource):
     """Sentences of the user's own, as `read_sst2` reads them; a fifth of every class is held out."""
@@ -91,7 +93,7 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
     ----------
     path
         One column is named ``label``. One other column holds the texts; of two, the first and second texts of
-        pairs. The stem of the file is the `split`.
+        pairs. The stem of the file is the `split`. Entries may be quoted as pandas and spreadsheets do.
     foreground
         Words, or several in a row, that ought to matter, in any case of letters; by default those of the
         lexicon of `movie_reviews`.
@@ -134,10 +136,16 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the rows of a table, each with something in every column."""
+    """Return the columns and the rows of a table, each with something in every column.
+
+    Quotation marks mean themselves, unless all stand as in exported tables: around entries, doubled inside.
+    """
     header, *lines = _read_text(path).removesuffix("\n").split("\n")
     columns = header.split("\t")
     rows = [line.split("\t") for line in lines]
+    marked = [entry for row in rows for entry in row if '"' in entry]
+    if all(map(_QUOTED.fullmatch, marked)) and any('""' in entry[1:-1] for entry in marked):
+        rows = [[e[1:-1].replace('""', '"') if '"' in e else e for e in row] for row in rows]
     for number, row in enumerate(rows, start=2):
         if len(row) != len(columns) or not all(map(str.strip, row)):
             wanted, got = "<TAB>".join(columns), lines[number - 2][:60]

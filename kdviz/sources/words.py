@@ -1,6 +1,7 @@
 """Cut texts of any script into words, and tell which of them people rate as good or bad."""
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def mark_polar(texts: Sequence[Sequence[str]]) -> tuple[NDArray[np.bool_], ...]:
 def mark_listed(text: str, spans: NDArray[np.int64], words: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which words of a text lie in one of `words`, of which each may be several in a row."""
     marked = np.zeros(len(spans), dtype=bool)
-    listed = regex.compile(r"\b\L<words>\b", regex.WORD | regex.IGNORECASE, words=list(words))
+    forms = [unicodedata.normalize(form, word) for word in words for form in ("NFC", "NFD")]
+    listed = regex.compile(r"\b\L<words>\b", regex.WORD | regex.IGNORECASE, words=[*words, *forms])
     for match in listed.finditer(text):
         marked |= (spans[:, 0] < match.end()) & (match.start() < spans[:, 1])
     return marked

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
@@ -242,6 +243,26 @@ def test_read_texts__marks_listed_words_in_any_script(tmp_path) -> None:
     assert marked == [["Not", "Bad"], ["很", "好"]]
     loaded = LabelledTexts(file=path, foreground=listed).load("train")
     assert {*map(np.sum, loaded.foreground)} <= {2}
+
+
+def test_read_texts__listed_words_may_be_composed_otherwise(tmp_path) -> None:
+    """Accents as signs of their own, or not: what looks the same is the same word."""
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\nle cafe\u0301 ouvert\t0\nle caf\u00e9 ouvert\t1\n", encoding="utf-8")
+    for listed in ("cafe\u0301", "CAF\u00c9"):
+        marks = read_texts(path, foreground=[listed]).foreground
+        assert [mask.tolist() for mask in marks] == [[False, True, False]] * 2
+
+
+def test_read_texts__quoted_as_tables_are_exported(tmp_path) -> None:
+    """By pandas and spreadsheets; files such as those of GLUE have quotation marks that mean themselves."""
+    texts = ['He said "no" twice.', "A plain one.", '"Bravo"']
+    table = pd.DataFrame({"text": texts, "label": ["x", "y", "x"]})
+    table.to_csv(tmp_path / "own.tsv", sep="\t", index=False)
+    assert read_texts(tmp_path / "own.tsv").texts == tuple(texts)
+    rows = "".join(f"{text}\tx\n" for text in texts)
+    (tmp_path / "glue.tsv").write_text(f"text\tlabel\n{rows}")
+    assert read_texts(tmp_path / "glue.tsv").texts == tuple(texts)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def prepare_inputs(
             f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
         )
     samples = xr.Dataset(
-        units.describe_units(count, about["shape"] if entry is None else None),
+        units.describe_units(count, about["shape"] if entry in (None, about["main"]) else None),
         coords={"sample": ids, "unit": np.arange(units.count), **coordinates},
     )
     if foreground is not None:

@@ -150,6 +150,18 @@ def test_measure__of_several_floating_point_tensors_noise_falls_on_what_the_unit
     assert '"entry": "inner.conv1"' in by_layer.attrs["config"]
 
 
+def test_measure__an_input_named_as_entry_has_the_sizes_of_its_units():
+    grid = units.grid(3)  # of 8 x 8 pixels: cells of 4, 6 and 9
+    options = {"layers": "inner.fc1", "units": grid, "sample_ids": list("abcde"), "calibration": 0.1}
+    given = {"images": IMAGES[:5]}
+    found, named = (measure(Named(), given, entry=entry, **options) for entry in (None, "images"))
+    pixels = np.bincount(grid.index((1, *IMAGES.shape[2:])).ravel())
+    assert len(set(pixels.tolist())) > 1
+    np.testing.assert_array_equal(named["unit_size"], np.broadcast_to(pixels * IMAGES.shape[1], (5, 9)))
+    assert named.attrs["unit_gain"] == "mean"
+    np.testing.assert_array_equal(named["entropy"], found["entropy"])
+
+
 def test_measure_checkpoints__goes_on_with_the_same_input_named_only(tmp_path):
     class Added(Named):
         def forward(self, images, other):

@@ -18,7 +18,7 @@ from kdviz.networks.hashing import fingerprint
 
 _DIGITS = {torch.float64: 9}  # that do not depend on threads and devices; of others, 3
 _LOOKS = 4  # weighted sums of an answer that are hashed
-_SCALES = (1.0, 0.1, 0.01, 0.001)  # of the invented outputs
+_SCALES = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the invented outputs: bounds are reached
 
 
 def name_feature(feature: Feature) -> str:

@@ -1060,6 +1060,7 @@ class Projected(nn.Module):
 FEATURES = {
     "closure": (make_feature, 0.0, 0.125, r"make_feature\.<locals>\.<lambda>"),
     "partial": (lambda most: partial(clipped, most=most), 0.25, 0.5, "partial of clipped"),
+    "large": (lambda most: partial(clipped, most=most), 20, 60, "partial of clipped"),  # beyond what comes
     "object": (Clipped, 0.25, 0.5, "Clipped"),
     "method": (lambda most: Clipped(most).clip, 0.25, 0.5, r"Clipped\.clip"),
     "module": (Projected, 0, 1, "Projected"),

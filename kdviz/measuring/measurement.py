@@ -356,12 +356,15 @@ class Measurement:
 
     def _check_samples(self, run: Run) -> None:
         """Refuse a run that was made from anything but these inputs."""
+        asked = self.inputs.samples
         others = [
             str(name)
-            for name, array in self.inputs.samples.variables.items()
+            for name, array in asked.variables.items()
             if (name in run.samples or name in ("foreground", "void", "label", "unit_size"))
             and not np.array_equal(run.samples.get(name, np.nan), array)
         ]
+        if "foreground" in asked and "void" in run.samples and "void" not in asked:
+            others.append("void")
         stored = {attrs.get("input_fingerprint") for attrs in run.catalogue().values()}
         if stored - {None, self.inputs.fingerprint}:
             others.append("input_fingerprint")

@@ -812,6 +812,17 @@ def test_measure_checkpoints__refuses_masks_that_the_run_has_not(states, tmp_pat
         measure_epochs(states, store=open_run(tmp_path / "run"), layers="fc1", foreground=MASKS)
 
 
+def test_measure_checkpoints__refuses_masks_without_the_void_that_the_run_has(states, tmp_path):
+    void = np.where(~MASKS & (np.arange(MASKS.size).reshape(MASKS.shape) % 3 == 0), -1, MASKS.astype(int))
+    options = {"store": tmp_path / "run", "layers": "fc1", "method": "gain"}
+    done = measure_epochs({0: states[0]}, foreground=void, **options)
+    np.testing.assert_array_equal(done["void"], void < 0)
+    assert measure_epochs({0: states[0]}, foreground=void, **options).identical(done)
+    with pytest.raises(StoreError, match="other samples: void differ"):
+        measure_epochs({0: states[0]}, foreground=MASKS, **options)
+    assert measure_epochs({0: states[0]}, **options).identical(done), "without masks those of the run stay"
+
+
 def begin(states, path, monkeypatch, blocks, **options):
     """Measure some blocks, then stop as if out of memory."""
     done = []

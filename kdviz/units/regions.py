@@ -15,6 +15,7 @@ Marks = NDArray[np.bool_] | NDArray[np.int8]
 
 _BORDER = 255  # the value of pixels that belong to no class, by convention
 _FEW = 64  # class numbers beside that are below
+_RARE = 16  # so many times fewer pixels are noise around an object of 255, and no class
 _SHOWN = 8  # values in a message
 
 
@@ -99,7 +100,7 @@ def read_mask(
     - from 0 to 1, floating point: the object is 0.5 or more;
     - -1, 0 and 1: -1 is void, as in the result;
     - class numbers below 64, 0 among them or a single one, and 255: 255 is void, as in PASCAL VOC, all but 0
-      the object;
+      the object, which has a sixteenth of the pixels of 255 at least;
     - from 0 to 255 (or 65535) with most of them near the ends, such as masks with soft edges or compressed
       as JPEG: the object is 128 (32768) or more.
 
@@ -161,7 +162,8 @@ def _recognise(values: NDArray, counts: NDArray[np.int64]) -> MaskRule | None:
     others = sorted(known - {0, top})
     if not others or (not known - {0, high} and 0 in known):
         return MaskRule((high,))
-    if high == _BORDER and others[-1] < _FEW and (0 in known or len(others) == 1):
+    on, border = (counts[np.isin(values, some)].sum() for some in (others, [_BORDER]))
+    if high == _BORDER and others[-1] < _FEW and _RARE * on >= border and (0 in known or len(others) == 1):
         return MaskRule(tuple(others), (_BORDER,))
     end = (top + 1) // 8
     near = {"low": values < end, "high": values > top - end}

@@ -5,6 +5,7 @@ it has one dotted name, through records and wrappers alike: ``state_dict.student
 before the names that the network knows is found by the names and shapes themselves.
 """
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ _HEADS = frozenset(
     "head heads head_dist fc classifier last_linear lm_head cls score qa_outputs decoder pooler "
     "projector predictor projection_head".split()
 )
+
+_MOST_RECORDS, _MOST_LEVELS = 100_000, 50  # of records in one file; one that holds itself has more
 
 
 def read_checkpoint(checkpoint: Checkpoint, part: str | None = None) -> dict[str, Any]:
@@ -54,8 +57,10 @@ def read_checkpoint(checkpoint: Checkpoint, part: str | None = None) -> dict[str
     DataError
         If a file is missing or damaged, is a whole pickled network, or holds no tensors by name.
     """
-    weights = _without_wrappers(dict(_flatten(read_record(checkpoint))))
-    origin = name_checkpoint(checkpoint)
+    record, origin = read_record(checkpoint), name_checkpoint(checkpoint)
+    if _count_records(record, {}) > _MOST_RECORDS:
+        raise DataError(f"{origin} holds records in records without end; save network.state_dict() instead")
+    weights = _without_wrappers(dict(_flatten(record)))
     if part is not None:
         weights = _below(weights, part, origin)
     if not any(isinstance(value, Tensor) and value.ndim for value in weights.values()):
@@ -125,6 +130,18 @@ def find_tensor(checkpoint: Checkpoint, name: str) -> Tensor | None:
 # -- names in a file
 
 
+def _count_records(record: Any, known: dict[int, float], levels: int = _MOST_LEVELS) -> float:
+    """Count records in records, each as often as it is met; without end if one holds itself."""
+    if not isinstance(record, Mapping):
+        return 0
+    if id(record) not in known:
+        known[id(record)] = math.inf  # as long as it is looked into
+        if levels:
+            inside = (value for name, value in record.items() if isinstance(name, str))
+            known[id(record)] = 1 + sum(_count_records(value, known, levels - 1) for value in inside)
+    return known[id(record)]
+
+
 def _flatten(record: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every tensor, and every extra state of a module, below entries that have names."""
     for name, value in record.items() if isinstance(record, Mapping) else ():
@@ -143,9 +160,10 @@ def _without_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _below(weights: Mapping[str, Any], part: str, origin: str) -> dict[str, Any]:
-    """Take what lies below a part, which may itself lie deeper in the file."""
+    """Take what lies below a part, which may itself lie deeper in the file if none is named so at its top."""
     every = {before for name in weights for before in _prefixes(name)}
     found = _outermost(before for before in every if f".{before}".endswith(f".{part}."))
+    found = [f"{part}."] if f"{part}." in found else found
     if len(found) != 1:
         near = found or sorted(before for before in every if before.count(".") in (1, 2))
         hint = suggest(part, [before[:-1] for before in near])

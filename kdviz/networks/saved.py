@@ -48,8 +48,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """Put the files together that an index names; they lie beside it."""
     try:
         shards = sorted(set(read_json(index)["weight_map"].values()))
-        if not all(Path(name).name == name for name in shards):
+        if any(Path(name).name != name or name == ".." for name in shards):
             raise ValueError("it names files of other folders")
+        if any(name.endswith(".index.json") for name in shards):
+            raise ValueError("it names an index, which is no file of weights")
     except (StoreError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"cannot read the checkpoint {index}: {error}") from error
     weights: dict[str, Tensor] = {}

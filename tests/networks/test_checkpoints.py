@@ -119,6 +119,14 @@ def test_load_weights__a_part_may_be_named_from_the_middle() -> None:
         loaded(checkpoint, "net")
 
 
+def test_load_weights__a_part_named_in_full_is_that_one() -> None:
+    checkpoint = {"model": OURS, "ema": {"model": OTHERS}}
+    with pytest.raises(DataError, match=r"2 networks that fit; name one with part: 'ema\.model', 'model'"):
+        loaded(checkpoint)
+    assert has_weights(loaded(checkpoint, "model"), OURS)
+    assert has_weights(loaded(checkpoint, "ema.model"), OTHERS)
+
+
 def test_measure_checkpoints__measures_the_part_that_is_named(tmp_path: Path) -> None:
     checkpoint = {"model": OURS, "model_ema": OTHERS}
     options = {"layers": "fc1", "units": kdviz.units.grid(4), "role": "student", "network": "n"}
@@ -296,6 +304,37 @@ def test_read_checkpoint__runs_nothing_from_a_file(tmp_path: Path, save: Callabl
         assert trap.exists(), "the trap works"
 
 
+def doubled(levels: int) -> dict:
+    """2 to the power of `levels` records, of as many objects as there are levels."""
+    record: dict = {}
+    for _ in range(levels):
+        record = {"a": record, "b": record}
+    return record
+
+
+def nested(levels: int) -> dict:
+    record: dict = {}
+    for _ in range(levels):
+        record = {"a": record}
+    return record
+
+
+def in_itself() -> dict:
+    record: dict = {}
+    record["self"] = record
+    return record
+
+
+@pytest.mark.parametrize("record", [in_itself(), doubled(45), nested(100)], ids=["itself", "many", "deep"])
+def test_read_checkpoint__of_records_without_end_is_refused(tmp_path: Path, record: dict) -> None:
+    content = {"state_dict": OURS, "more": record}
+    torch.save(content, tmp_path / "x.pt")
+    for checkpoint in (content, tmp_path / "x.pt"):
+        with pytest.raises(DataError, match="holds records in records without end; save network"):
+            loaded(checkpoint)
+    assert has_weights(loaded({"state_dict": OURS, "more": nested(20) | doubled(8)}), OURS)
+
+
 # -- files and folders
 
 
@@ -326,8 +365,12 @@ def test_read_checkpoint__puts_shards_together(tmp_path: Path, suffix: str) -> N
     (tmp_path / f"model-1.{suffix}").unlink()
     with pytest.raises(DataError, match=rf"there is no checkpoint at .*model-1\.{suffix}"):
         loaded(tmp_path)
-    index.write_text(json.dumps({"weight_map": {"a": "../b.bin"}}))
-    with pytest.raises(DataError, match="it names files of other folders"):
+    for elsewhere in ("../b.bin", "..", "."):
+        index.write_text(json.dumps({"weight_map": {"a": elsewhere}}))
+        with pytest.raises(DataError, match="it names files of other folders"):
+            loaded(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": index.name}}))
+    with pytest.raises(DataError, match=r"cannot read the checkpoint .*: it names an index"):
         loaded(tmp_path)
     for damaged in ("{}", "[", '{"weight_map": [1]}', '{"weight_map": {"a": 3}}'):
         index.write_text(damaged)

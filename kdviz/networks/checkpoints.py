@@ -99,12 +99,15 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
         if now > score:
             score, naming, places = now, names, there
     wanted = {name: known[own] for name, own in naming.items()}
-    found, *others = (_take(weights, wanted, place) for place in places)
-    if misfit := _describe_misfit(weights, wanted, found, places[0], network):
-        raise DataError(f"{origin} does not fit the network{misfit}")
+    taken = {place: _take(weights, wanted, place) for place in places}
+    misfits = {place: _describe_misfit(weights, wanted, taken[place], place, network) for place in places}
+    fitting = [place for place in places if not misfits[place]]
+    if not fitting:
+        raise DataError(f"{origin} does not fit the network{misfits[places[0]]}")
+    found, *others = (taken[place] for place in fitting)
     if not all(_equal(found[name], other[name]) for other in others for name in found):
-        several = ", ".join(repr(place.before[:-1]) for place in places)
-        raise DataError(f"{origin} holds {len(places)} networks that fit; name one with part: {several}")
+        several = ", ".join(repr(place.before[:-1]) for place in fitting)
+        raise DataError(f"{origin} holds {len(fitting)} networks that fit; name one with part: {several}")
     try:
         network.load_state_dict(known | {naming[name]: value for name, value in found.items()})
     except RuntimeError as error:  # such as what a module keeps beside tensors

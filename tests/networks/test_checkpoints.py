@@ -119,6 +119,16 @@ def test_load_weights__a_part_may_be_named_from_the_middle() -> None:
         loaded(checkpoint, "net")
 
 
+@pytest.mark.parametrize(("student", "teacher"), [("student.", "teacher."), ("net.", "a_teacher.")])
+def test_load_weights__a_deeper_network_of_the_same_names_does_not_fit(student: str, teacher: str) -> None:
+    shallow, deep = (nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth))) for depth in (2, 4))
+    both = after(student, shallow.state_dict()) | after(teacher, deep.state_dict())
+    for network in (shallow, deep):  # as ResNet-18 and ResNet-34
+        built = nn.Sequential(*(nn.Linear(3, 3) for _ in network))
+        load_weights(built, both)
+        assert has_weights(built, network.state_dict())
+
+
 def test_load_weights__a_part_named_in_full_is_that_one() -> None:
     checkpoint = {"model": OURS, "ema": {"model": OTHERS}}
     with pytest.raises(DataError, match=r"2 networks that fit; name one with part: 'ema\.model', 'model'"):

@@ -7,11 +7,10 @@ comes from the kind of input and from the presets of the architecture.
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,6 +25,7 @@ from kdviz.arguments import one_of
 from kdviz.errors import StoreError
 from kdviz.files import list_differences, make_folder, write_bytes
 from kdviz.sources import Data, FashionComposites
+from kdviz.sources.samples import AbsolutePath
 
 STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley
@@ -60,9 +60,6 @@ BUILT_IN_TEACHERS = {
 
 _TEACHER_SIZES = {"size": 48, "length": 96}  # pixels of their images, tokens of their texts
 
-# Absolute, so that a study can be continued from any folder.
-ResolvedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +84,7 @@ class TrainedTeacher(_Part):
     """
 
     kind: Literal["trained"] = "trained"
-    encoder: ResolvedPath | None = None
+    encoder: AbsolutePath | None = None
     epochs: int = Field(default=30, ge=1)
     seed: NonNegativeInt = TEACHER_SEED
 
@@ -102,7 +99,7 @@ class SavedTeacher(_Part):
     """A teacher of the user's own: a file with the weights, and the epochs it was trained."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    file: ResolvedPath
+    file: AbsolutePath
     epoch: NonNegativeInt = 0
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from kdviz.networks.features import unwrap
 
-_NO_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
+_NO_MEMORY = re.compile(  # the last is all that oneDNN says
+    r"not enough memory|can't allocate memory|out of memory|could not create a primitive\s*$", re.IGNORECASE
+)
 
 
 def prepare_network(network: nn.Module, device: str | torch.device | None = None) -> nn.Module:

@@ -574,6 +574,7 @@ NO_MEMORY = [
     (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB"),
     (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to"),
     (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    (RuntimeError, "could not create a primitive"),
     (MemoryError, ""),
 ]
 

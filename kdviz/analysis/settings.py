@@ -23,10 +23,10 @@ class Settings:
 
     Attributes
     ----------
-    solver, calibration, feature_loss, unit_gain
+    solver, calibration, feature_loss
         As in :func:`kdviz.derive_entropy`.
-    weight
-        Entropy weight; None for that of the measurement.
+    weight, unit_gain
+        Also as there; None for that of the measurement.
     threshold
         As in :func:`kdviz.find_points`; None for that of the run, or 0.2 nat where it records none.
     background
@@ -44,7 +44,7 @@ class Settings:
     weight: float | None = None
     calibration: float | None = 0.386
     feature_loss: float | None = None
-    unit_gain: UnitGain = "mean"
+    unit_gain: UnitGain | None = None
     threshold: float | None = None
     background: Background = "checkpoint"
     coarsening: int = 1
@@ -52,7 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values that no derivation takes."""
         one_of("solver", self.solver, get_args(Solver))
-        one_of("unit_gain", self.unit_gain, get_args(UnitGain))
+        one_of("unit_gain", self.unit_gain, (None, *get_args(UnitGain)))
         one_of("background", self.background, get_args(Background))
         whole_number("coarsening", self.coarsening, 1)
         for name in ("weight", "feature_loss"):
@@ -80,7 +80,7 @@ class Settings:
             weight=float(weight),
             calibration=self.calibration,
             feature_loss=self.feature_loss,
-            unit_gain=self.unit_gain,
+            unit_gain=self.unit_gain or ds.attrs.get("unit_gain", "mean"),
         )
 
     def find(self, ds: xr.Dataset) -> xr.Dataset:

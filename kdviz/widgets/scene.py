@@ -121,10 +121,12 @@ class Scene:
         }
 
     def resolve(self, settings: Settings, layer: str, network: str) -> Settings:
-        """Fill in the weight of a measurement and the threshold of the run where none is chosen."""
+        """Fill in what a measurement was made with, and the threshold of the run, where none is chosen."""
+        attrs = self._derivation.measured(network, self.lineup.modules[layer]).attrs
         if settings.weight is None:
-            measured = self._derivation.measured(network, self.lineup.modules[layer])
-            settings = replace(settings, weight=float(measured.attrs.get("weight", 7.0)))
+            settings = replace(settings, weight=float(attrs.get("weight", 7.0)))
+        if settings.unit_gain is None:
+            settings = replace(settings, unit_gain=attrs.get("unit_gain", "mean"))
         return settings.of_run(self.run)
 
     def choose(self, order: str, label: str, place: Place) -> list[str]:

@@ -28,8 +28,8 @@ class Selection(HasTraits):
         Names of one to six networks measured at the layer, in the order of their columns. Those without a
         finished epoch are passed over with a note.
     settings
-        Frozen: ``selection.settings = dataclasses.replace(selection.settings, threshold=0.3)``. A weight or
-        threshold of None becomes that of the measurement.
+        Frozen: ``selection.settings = dataclasses.replace(selection.settings, threshold=0.3)``. A weight,
+        unit gain or threshold of None becomes that of the measurement.
     overlay, opacity
         ``"entropy"`` or an attribution method, and how much of it covers the picture.
     azimuth

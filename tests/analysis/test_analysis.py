@@ -6,6 +6,7 @@ import xarray as xr
 from reference import slow_metrics
 
 import kdviz.analysis as analysis
+from kdviz.entropy import solve
 from kdviz.errors import DegenerateWarning, KdvizWarning, SchemaError
 
 MAP = ("epoch", "sample", "unit")
@@ -643,3 +644,26 @@ def test_compare__numbers_of_networks_must_fit(student, baseline):
         analysis.compare(student=[student] * 3, baseline=[baseline] * 2)
     with pytest.raises(ValueError, match="teacher has 2 datasets"):
         analysis.compare(student=[student] * 3, baseline=[baseline] * 3, teacher=[student] * 2)
+
+
+# -- units of several parts
+
+
+def test_settings__keep_the_unit_gain_of_the_measurement():
+    """A run measured by the sum is shown by the sum, unless it is asked otherwise."""
+    ds = xr.Dataset(
+        {
+            "gain": (("epoch", "sample", "unit"), np.array([[[2.0, 6.0]]])),
+            "gain_error": (("epoch", "sample", "unit"), np.zeros((1, 1, 2))),
+            "feature_variance": (("epoch", "sample"), [[8.0]]),
+            "unit_size": (("sample", "unit"), np.array([[1, 3]], np.int32)),
+        },
+        coords={"epoch": [0], "sample": ["a"], "unit": [0, 1]},
+        attrs={"base_noise": 1.0, "weight": 7.0, "unit_gain": "sum"},
+    )
+    kept = analysis.Settings().derive(ds)["entropy"].values
+    np.testing.assert_array_equal(kept, analysis.derive_entropy(ds, unit_gain="sum")["entropy"])
+    asked = analysis.Settings(unit_gain="mean").derive(ds)["entropy"].values[0, 0]
+    assert asked[0] == pytest.approx(asked[1])
+    one, three = solve([0.5, 1.5]).noise_ratio  # n tau0^2 G / sigma_f^2
+    assert kept[0, 0, 0] - kept[0, 0, 1] == pytest.approx(np.log(one / three), abs=1e-6)

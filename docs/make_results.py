@@ -105,6 +105,21 @@ def describe_units(pairs: dict[str, analysis.NetworkPair]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def compare_unit_gains(run: kdviz.store.Run, threshold: float) -> pd.DataFrame:
+    """Tell what units of several parts do to points and spread; before training none is learned."""
+    rows = []
+    for unit_gain in ("sum", "mean"):
+        settings = analysis.Settings(threshold=threshold, unit_gain=unit_gain)
+        for layer, pair in analysis.pair_networks(run, settings).items():
+            networks = [*pair.students.values(), *pair.baselines.values()]
+            found = np.mean([ds["knowledge_point"].sum("unit").mean("sample") for ds in networks], axis=0)
+            spread = np.mean([ds["entropy"].std("unit").mean("sample") for ds in networks], axis=0)
+            ends = {"points, first": found[0], "points, last": found[-1]}
+            ends |= {"spread, first": spread[0], "spread, last": spread[-1]}
+            rows.append({"unit gain": unit_gain, "layer": layer, **ends})
+    return pd.DataFrame(rows)
+
+
 def main(study: Path) -> None:
     """Draw and print everything that ``docs/results.md`` shows."""
     run = kdviz.open_run(study)
@@ -115,6 +130,8 @@ def main(study: Path) -> None:
     print_markdown(analysis.describe_measurement(pairs))
     print_markdown(run.summary())
     print_markdown(describe_units(pairs))
+    if "unit_size" in run.samples:
+        print_markdown(compare_unit_gains(run, threshold))
     numbers = [
         "layer",
         "metric",

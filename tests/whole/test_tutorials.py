@@ -104,13 +104,17 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     # what the page shows has the form of what is printed; what does not depend on training is the same
     page = tutorial["TUTORIAL"].read_text()
     shown = re.findall(r"^```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(shown) == len(printed) == 7
+    assert len(shown) == len(printed) == 8
     assert shown[0] == printed[0] and shown[-1] == printed[-1]
     for ours, theirs in zip(shown, printed, strict=True):
         assert [line.split()[:1] for line in ours.splitlines()][:1] == [
             line.split()[:1] for line in theirs.splitlines()
         ][:1]
     assert [line.split()[0] for line in printed[2].splitlines()[2:]] == ["n_fg", "n_bg", "fg_ratio", "rho"]
+    none, of_pieces = (eval(line.partition(" ")[2]) for line in printed[3].splitlines())
+    untrained = kdviz.open_run("words.zarr").dataset("student", "bert.pooler").isel(epoch=[0])
+    longest = untrained["token"].values[untrained["unit_size"].values > 2].tolist()
+    assert none == [] and of_pieces and {*of_pieces} <= {*longest}, "the pieces alone make points"
 
     # words: those of the page, at steps as the folders are named; `network` is the run's last checkpoint
     words = kdviz.open_run("words.zarr").dataset("student", "bert.pooler")
@@ -132,7 +136,7 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     np.testing.assert_array_equal(clouds["foreground"], arrays["on_object"])
     found = kdviz.find_points(clouds, threshold=0.5).isel(epoch=-1)
     n_fg = float((found["knowledge_point"] & found["foreground"]).sum("unit").mean())
-    row = next(line.split() for line in printed[4].splitlines() if line.startswith("n_fg"))
+    row = next(line.split() for line in printed[5].splitlines() if line.startswith("n_fg"))
     assert float(row[2]) == pytest.approx(n_fg, abs=0.0051) and n_fg > 0
     assert names["app"].selection.settings.threshold == 0.5
     assert names["masks"].sum(1).tolist() == [256] * 4

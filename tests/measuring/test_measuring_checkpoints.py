@@ -1,0 +1,664 @@
+"""Checkpoints to datasets and stores: resumed, followed, and nothing left behind by what failed."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from small_measurements import (
+    CHECKPOINTS,
+    FAST,
+    GRID,
+    assert_equal_arrays,
+    by_layer,
+    changed_cnn,
+    measure_cnn,
+    measure_epochs,
+)
+from torch import nn
+
+import kdviz
+from kdviz import schema, units
+from kdviz.errors import (
+    DataError,
+    LayerError,
+    StoreError,
+)
+from kdviz.measuring import Measurement, Settings, measure_checkpoints
+from kdviz.measuring.blocks import measure_block
+from kdviz.measuring.pictures import draw_inputs
+from kdviz.networks.inputs import prepare_inputs
+from kdviz.store import Run, create_run, open_run
+from kdviz.testing import random_images, small_cnn
+from kdviz.training import weight_distance
+
+
+@pytest.fixture
+def states():
+    return {epoch: changed_cnn(step).state_dict() for epoch, step in CHECKPOINTS.items()}
+
+
+def test_measure_checkpoints__equals_measuring_every_epoch(states):
+    images = random_images(19, seed=3)  # two blocks
+    together = measure_epochs(states, images)
+    for position, (epoch, step) in enumerate(CHECKPOINTS.items()):
+        alone = measure_cnn(changed_cnn(step), images, layers=["conv2", "fc1"], method="auto", epoch=epoch)
+        for layer, ds in together.items():
+            assert ds["epoch"][position] == epoch
+            assert_equal_arrays(ds.isel(epoch=[position]), alone[layer])
+    assert abs(together["fc1"]["entropy"].diff("epoch")).max() > 0.01
+
+
+def test_measure_checkpoints__with_a_store_is_the_same(states, tmp_path):
+    kept = measure_epochs(states, foreground=np.eye(5, 16, dtype=bool), labels=np.arange(5))
+    stored = measure_epochs(
+        states, foreground=np.eye(5, 16, dtype=bool), labels=np.arange(5), store=tmp_path / "run"
+    )
+    for layer in ("conv2", "fc1"):
+        assert_equal_arrays(stored[layer], kept[layer], (*schema.MEASURED, "foreground", "label", "valid"))
+        for name in ("weights_fingerprint", "input_fingerprint", "config", "seed", "network_role"):
+            assert stored[layer].attrs[name] == kept[layer].attrs[name]
+        assert open_run(tmp_path / "run").dataset("student", layer).equals(stored[layer])
+
+
+def test_measure_checkpoints__stores_its_inputs_as_pictures(states, tmp_path):
+    images = torch.zeros(2, 3, 8, 8)
+    images[0, 0] = -1 + 3 * torch.arange(64.0).reshape(8, 8) / 63  # a ramp: -1 is black, 2 is white
+    images[1, 2, 3, 4] = 0.51
+    measure_epochs({0: states[0]}, images, store=tmp_path / "run")
+    pictures = open_run(tmp_path / "run").samples["thumbnail"]
+    assert pictures.dims == ("sample", "y_pixel", "x_pixel", "channel") and pictures.dtype == np.uint8
+    ramp = np.rint(np.arange(64) * 255 / 63).reshape(8, 8)
+    np.testing.assert_array_equal(pictures[0, :, :, 0], ramp)
+    assert (pictures[0, :, :, 1:] == 85).all(), "0 is a third of the way from -1 to 2, in every image"
+    assert pictures[1, 3, 4].values.tolist() == [85, 85, 128]  # 1.51 / 3 of 255 is 128.35
+
+
+def test_draw_inputs__shrinks_large_images_and_leaves_out_other_channels():
+    ramp = torch.arange(8.0).repeat_interleave(64).expand(1, 1, 256, 512)  # 8 steps of 64 columns
+    pictures = draw_inputs(prepare_inputs(ramp, units.grid(1)))
+    assert pictures.shape == (1, 64, 128, 1)
+    expected = np.rint(np.arange(8) * 255 / 7).repeat(16)
+    np.testing.assert_array_equal(pictures[0, :, :, 0], np.broadcast_to(expected, (64, 128)))
+    assert draw_inputs(prepare_inputs(torch.zeros(1, 2, 8, 8), GRID)) is None
+    flat = draw_inputs(prepare_inputs(torch.full((1, 3, 8, 8), 7.0), GRID))
+    assert (flat == 0).all(), "one value has no range"
+
+
+def test_measure_checkpoints__keeps_the_pictures_a_run_was_made_with(states, tmp_path):
+    mine = np.arange(5 * 6, dtype=np.uint8).reshape(5, 2, 3)
+    measure_epochs({0: states[0]}, store=tmp_path / "run", thumbnails=mine)
+    measure_epochs({2: states[2]}, store=tmp_path / "run", network="baseline", role="baseline")
+    np.testing.assert_array_equal(open_run(tmp_path / "run").samples["thumbnail"], mine[..., None])
+    bare = prepare_inputs(random_images(5, seed=3), GRID).samples
+    create_run(tmp_path / "bare", samples=bare)
+    measure_epochs({0: states[0]}, store=tmp_path / "bare")
+    assert "thumbnail" not in open_run(tmp_path / "bare").samples
+
+
+@pytest.mark.parametrize(
+    ("thumbnails", "message"),
+    [
+        (np.zeros((4, 8, 8, 3), np.uint8), r"thumbnails must have shape \(5, H, W, 3\).*got \(4, 8, 8, 3\)"),
+        (np.zeros((5, 8, 8, 3)), "uint8, got .* float64"),
+        (np.zeros((5, 8, 8, 2), np.uint8), r"got \(5, 8, 8, 2\)"),
+    ],
+)
+def test_measure_checkpoints__refuses_pictures_that_do_not_fit(states, tmp_path, thumbnails, message):
+    with pytest.raises(ValueError, match=message):
+        measure_epochs(states, store=tmp_path / "run", thumbnails=thumbnails)
+    assert not (tmp_path / "run").exists()
+
+
+def test_measure_checkpoints__pictures_need_a_store(states):
+    with pytest.raises(ValueError, match="thumbnails are stored with a run: pass store"):
+        measure_epochs(states, thumbnails=np.zeros((5, 8, 8), np.uint8))
+
+
+def test_measure_checkpoints__reads_every_kind_of_checkpoint(states, tmp_path):
+    paths = {0: tmp_path / "0.safetensors", 2: tmp_path / "2.pt", 5: states[5]}
+    safetensors.torch.save_file(states[0], paths[0])
+    torch.save(states[2], paths[2])
+    from_files, from_memory = measure_epochs(paths), measure_epochs(states)
+    for layer, ds in from_memory.items():
+        assert_equal_arrays(from_files[layer], ds)
+        assert from_files[layer].attrs["weights_fingerprint"] == ds.attrs["weights_fingerprint"]
+
+
+def test_measure_checkpoints__finished_run_measures_nothing(states, tmp_path, monkeypatch):
+    measure_epochs(states, store=tmp_path / "run")
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("measured again"))
+    again = measure_epochs(states, store=tmp_path / "run")
+    assert again["fc1"].sizes["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seed": 1}, StoreError, "seed"),
+        ({"probes": 9}, StoreError, "probes"),
+        ({"base_noise": 0.02}, StoreError, "base_noise"),
+        ({"feature": "identity"}, StoreError, "feature"),
+        ({"images": random_images(5, seed=4)}, StoreError, "other samples"),
+        ({"images": random_images(4, seed=3)}, StoreError, "other samples"),
+    ],
+)
+def test_measure_checkpoints__refuses_to_go_on_with_other_settings(states, tmp_path, change, error, message):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    with pytest.raises(error, match=message):
+        measure_epochs(states, store=tmp_path / "run", layers="fc1", **change)
+
+
+def test_measure_checkpoints__refuses_to_go_on_with_other_weights(states, tmp_path):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    states[5] = changed_cnn(3).state_dict()
+    with pytest.raises(StoreError, match="weights_fingerprint"):
+        measure_epochs(states, store=tmp_path / "run", layers="fc1")
+
+
+NAMES = list("abcde")
+MASKS = np.eye(5, 16, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": random_images(5, seed=4)}, "other samples: input_fingerprint differ"),
+        ({"foreground": ~MASKS}, "other samples: foreground"),
+        ({"labels": np.arange(5)[::-1]}, "other samples: label differ"),
+        ({"sample_ids": list("abcdf")}, "other samples: sample"),
+    ],
+)
+@pytest.mark.parametrize("network", ["student", "another"])
+def test_measure_checkpoints__refuses_a_run_of_other_inputs_before_any_work(
+    states, tmp_path, monkeypatch, network, change, message
+):
+    options = {"sample_ids": NAMES, "layers": "fc1", "foreground": MASKS, "labels": np.arange(5)}
+    measure_epochs(states, store=tmp_path / "run", **options)
+    run = open_run(tmp_path / "run")
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("measured"))
+    with pytest.raises(StoreError, match=message):
+        measure_epochs(states, store=run, network=network, **(options | change))
+    assert run.networks == ["student"]
+
+
+def test_measure_checkpoints__refuses_masks_that_the_run_has_not(states, tmp_path):
+    measure_epochs(states, store=tmp_path / "run", layers="fc1")
+    with pytest.raises(StoreError, match="other samples: foreground differ"):
+        measure_epochs(states, store=open_run(tmp_path / "run"), layers="fc1", foreground=MASKS)
+
+
+def test_measure_checkpoints__refuses_masks_without_the_void_that_the_run_has(states, tmp_path):
+    void = np.where(~MASKS & (np.arange(MASKS.size).reshape(MASKS.shape) % 3 == 0), -1, MASKS.astype(int))
+    options = {"store": tmp_path / "run", "layers": "fc1", "method": "gain"}
+    done = measure_epochs({0: states[0]}, foreground=void, **options)
+    np.testing.assert_array_equal(done["void"], void < 0)
+    assert measure_epochs({0: states[0]}, foreground=void, **options).identical(done)
+    with pytest.raises(StoreError, match="other samples: void differ"):
+        measure_epochs({0: states[0]}, foreground=MASKS, **options)
+    assert measure_epochs({0: states[0]}, **options).identical(done), "without masks those of the run stay"
+
+
+def begin(states, path, monkeypatch, blocks, **options):
+    """Measure some blocks, then stop as if out of memory."""
+    done = []
+
+    def measure_or_stop(*arguments):
+        if len(done) == blocks:
+            raise MemoryError
+        done.append(1)
+        return measure_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdviz.measuring.measurement.measure_block", measure_or_stop)
+        with pytest.raises(MemoryError):
+            measure_epochs(states, store=path, **options)
+
+
+def test_measure_checkpoints__goes_on_with_other_samples_in_a_pass(states, tmp_path, monkeypatch):
+    whole = measure_epochs(states)
+    begin(states, tmp_path / "run", monkeypatch, blocks=1)
+    continued = measure_epochs(states, store=tmp_path / "run", max_batch=2)
+    smaller = measure_epochs(states, max_batch=2)
+    for layer in whole:
+        first, rest = {"epoch": [0]}, {"epoch": [1, 2]}
+        assert_equal_arrays(continued[layer].isel(first), whole[layer].isel(first))
+        assert_equal_arrays(continued[layer].isel(rest), smaller[layer].isel(rest))
+        assert json.loads(continued[layer].attrs["config"])["micro_batch"] == 16
+        # kernels sum in another order for another batch: rounding of float32, by path over 40 steps
+        by_path = whole[layer]["method"] == schema.METHODS.index("path")
+        for chosen, atol in ((~by_path, 1e-5), (by_path, 1e-4)):
+            ours, theirs = (ds[layer]["entropy"].where(chosen) for ds in (continued, whole))
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
+class RunsCode:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def write_truncated(path):
+    torch.save(small_cnn().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def write_truncated_safetensors(path):
+    safetensors.torch.save_file(small_cnn().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("0.pt", lambda path: None, "there is no checkpoint at"),
+        ("0.pt", write_truncated, "cannot read the checkpoint"),
+        ("0.pt", lambda path: path.write_bytes(b"garbage" * 100), "cannot read the checkpoint"),
+        ("0.pt", lambda path: path.write_bytes(b""), "cannot read the checkpoint"),
+        ("0.safetensors", write_truncated_safetensors, "cannot read the checkpoint"),
+        ("0.safetensors", lambda path: path.write_bytes(b"garbage" * 100), "cannot read the checkpoint"),
+        ("0.pt", lambda path: torch.save([1, 2], path), "holds no weights"),
+        ("0.pt", lambda path: torch.save({"epoch": 3}, path), "holds no weights"),
+        ("0.pt", lambda path: torch.save({"w": torch.ones(2)}, path), "does not fit the network"),
+        ("0.pt", lambda path: torch.save(small_cnn(width=5).state_dict(), path), "does not fit the network"),
+    ],
+)
+def test_measure_checkpoints__refuses_bad_files(tmp_path, name, write, message):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(DataError, match=message):
+        measure_epochs({0: path})
+
+
+@pytest.mark.parametrize("state", [{}, {"epoch": 3}])
+def test_measure_checkpoints__refuses_a_state_dict_that_is_none(state):
+    with pytest.raises(DataError, match="the state dict holds no weights"):
+        measure_epochs({0: state})
+
+
+def test_weight_distance__refuses_bad_files(tmp_path):
+    initial = small_cnn().state_dict()
+    (tmp_path / "bad.pt").write_bytes(b"garbage" * 100)
+    for name, message in (("none.safetensors", "there is no checkpoint at"), ("bad.pt", "cannot read the")):
+        with pytest.raises(DataError, match=message):
+            weight_distance({1: tmp_path / name}, layer="fc1", initial=initial)
+
+
+def test_measure_checkpoints__refuses_untrained_weights_among_others(states, monkeypatch):
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(TypeError, match="got None among several"):
+        measure_epochs(states | {9: None})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"layers": small_cnn().fc1}, LayerError, "layers and entry must be names, .* got a Linear"),
+        ({"layers": ["fc1", small_cnn().fc2]}, LayerError, "must be names"),
+        ({"entry": small_cnn().conv1}, LayerError, "must be names, .* got a Conv2d"),
+        ({"probs": 3}, ValueError, "'probs'; did you mean 'probes'"),
+        ({"micro_batch": 3}, ValueError, "'micro_batch'; allowed: method, probes"),
+        ({"calibration": None}, ValueError, "calibration must be a positive number, got None"),
+    ],
+)
+def test_measure_checkpoints__refuses_bad_options(states, options, error, message):
+    with pytest.raises(error, match=message):
+        measure_epochs(states, **options)
+
+
+@pytest.mark.parametrize("checkpoint", [5, small_cnn()], ids=lambda value: type(value).__name__)
+def test_measure_checkpoints__refuses_what_is_no_checkpoint(checkpoint):
+    with pytest.raises(TypeError, match="must be a path or a state dict, got " + type(checkpoint).__name__):
+        measure_epochs({0: checkpoint})
+
+
+def test_measure_checkpoints__never_runs_pickled_code(tmp_path):
+    torch.save({"w": RunsCode(tmp_path / "code-ran")}, tmp_path / "0.pt")
+    with pytest.raises(DataError, match="holds no weights"):
+        measure_epochs({0: tmp_path / "0.pt"})
+    assert not (tmp_path / "code-ran").exists()
+    torch.load(tmp_path / "0.pt", weights_only=False)["w"].close()
+    assert (tmp_path / "code-ran").exists()  # the file would have done it
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "error", "message"),
+    [
+        ({}, TypeError, "checkpoints must map epochs to weights, got {}"),
+        ({-1: {}}, ValueError, "epoch must be an integer of 0 or more, got -1"),
+        ({True: {}}, ValueError, "epoch must be .* got True"),
+        ({"1": {}, 2: {}}, ValueError, "epoch must be .* got '1'"),
+        ({1.5: {}}, ValueError, "epoch must be .* got 1.5"),
+        ([{}], TypeError, r"checkpoints must map epochs to weights, got \[{}\]"),
+    ],
+)
+def test_measure_checkpoints__refuses_bad_epochs(checkpoints, error, message):
+    with pytest.raises(error, match=message):
+        measure_epochs(checkpoints)
+
+
+def test_measure_checkpoints__names_the_epoch_whose_training_diverged(states):
+    states[2]["conv1.weight"][:] = np.nan
+    with pytest.raises(ValueError, match=r"layer 'conv2' gives NaN .* at epoch 2; .* training diverged"):
+        measure_epochs(states)
+
+
+# -- killed at any moment
+
+MEASURE_TO_STORE = """
+import sys, torch
+from kdviz.measuring import measure_checkpoints
+from kdviz.testing import random_images, small_cnn
+from kdviz import units
+
+def measure_to(path):
+    states = {epoch: small_cnn(seed=epoch).state_dict() for epoch in range(4)}
+    return measure_checkpoints(
+        small_cnn, states, random_images(19, seed=3), store=path, network="student", role="student",
+        layers=["conv2", "fc1"], units=units.grid(4), probes=4, draws=2, method="gain", progress=False,
+    )
+"""
+# One process loads torch and forks a writer for every kill: a fork has no threads of its own to lose.
+FORK_AND_KILL = """
+import os, random, signal, time
+
+random_ = random.Random(int(sys.argv[2]))
+torch.set_num_threads(1)
+landed = 0
+while landed < int(sys.argv[3]):
+    child = os.fork()
+    if child == 0:
+        measure_to(sys.argv[1])
+        os._exit(0)
+    time.sleep(random_.uniform(0.05, 0.8))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        break  # it finished first: enough
+    landed += 1
+print(landed)
+"""
+
+
+def arrays_of(path):
+    """Every array file of a run, by name."""
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file() and "c" in file.parent.parts)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_measure_checkpoints__killed_and_continued_ends_with_the_same_bits(tmp_path):
+    namespace = {}
+    exec(MEASURE_TO_STORE, namespace)
+    script = tmp_path / "killed.py"
+    script.write_text(MEASURE_TO_STORE + FORK_AND_KILL)
+    root = Path(kdviz.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "killed"), "7", "4"],
+        capture_output=True, text=True, timeout=900, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2  # kills that met a running measurement
+    continued = namespace["measure_to"](tmp_path / "killed")
+    whole = namespace["measure_to"](tmp_path / "whole")
+    assert_equal_arrays(continued, whole)
+    killed, uninterrupted = arrays_of(tmp_path / "killed"), arrays_of(tmp_path / "whole")
+    assert len(uninterrupted) > 20
+    assert killed == uninterrupted
+
+
+# -- a first call that fails leaves nothing in the way of the next
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"checkpoints": {0: {"student.conv1.weight": torch.zeros(6, 3, 3, 3)}}}, DataError),
+        ({"feature": lambda output: output.nothing}, AttributeError),
+        ({"feature": "gelu"}, ValueError),
+        ({"images": random_images(5, size=12, seed=3)}, RuntimeError),
+        ({"layers": "fc7"}, LayerError),
+        ({"network": "a/b"}, ValueError),
+        ({"details": {"distilled": "fc1"}}, TypeError),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_measure_checkpoints__after_a_first_call_that_fails_the_corrected_one_works(
+    states, tmp_path, wrong, error
+):
+    given = {"checkpoints": states} | {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    with pytest.raises(error):
+        measure_epochs(**given | wrong)
+    assert not (tmp_path / "run").exists()
+    right = {"seed": 3, "sample_ids": list("edcba"), "probes": 6}
+    assert measure_epochs(**given | right).sizes["epoch"] == 3
+
+
+def test_measure_checkpoints__after_running_out_of_memory_at_once_other_settings_may_be_taken(
+    states, tmp_path, monkeypatch
+):
+    begin(states, tmp_path / "run", monkeypatch, blocks=0)
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:  # killed after the arrays were made, and before a block was written
+        patch.setattr(Run, "write_block", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            measure_epochs(states, store=tmp_path / "run")
+    assert open_run(tmp_path / "run").networks == ["student"]
+    again = measure_epochs({7: states[5]}, store=tmp_path / "run", probes=6, seed=1)
+    assert again["fc1"]["epoch"].values.tolist() == [7]
+
+
+# -- a training that still runs
+
+
+@pytest.mark.parametrize(
+    "order", [[(0,), (2, 5)], [(5,), (0,), (2,)], [(0, 2), (0, 2, 5)], [(2,), (0, 2, 5)]]
+)
+def test_measure_checkpoints__epochs_added_are_those_of_measuring_all_at_once(states, tmp_path, order):
+    images, options = random_images(19, seed=3), {"method": "gain", "probes": 4}
+    whole = measure_epochs(states, images, store=tmp_path / "whole", **options)
+    for epochs in order:
+        some = measure_epochs(
+            {epoch: states[epoch] for epoch in epochs}, images, store=tmp_path / "run", **options
+        )
+        for layer, ds in some.items():
+            assert ds["epoch"].values.tolist() == list(epochs), "what was asked for"
+            assert_equal_arrays(ds, whole[layer].sel(epoch=list(epochs)))
+    assert arrays_of(tmp_path / "run") == arrays_of(tmp_path / "whole")
+    run = open_run(tmp_path / "run")
+    for layer in whole:
+        ds = run.dataset("student", layer)
+        assert ds.equals(whole[layer])
+        same = {"weights_fingerprint", "feature", "seed", "config", "block", "input_fingerprint"}
+        assert {name: ds.attrs[name] for name in same} == {name: whole[layer].attrs[name] for name in same}
+
+
+def test_measure_checkpoints__epochs_already_there_are_not_measured_again(states, tmp_path, monkeypatch):
+    options = {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    measure_epochs({0: states[0], 5: states[5]}, details={"accuracy": 0.25}, **options)
+    done = []
+
+    def count(*arguments):
+        done.append(1)
+        return measure_block(*arguments)
+
+    monkeypatch.setattr("kdviz.measuring.measurement.measure_block", count)
+    measure_epochs(states, details={"accuracy": 0.25}, **options)
+    assert len(done) == 1
+    last = {9: changed_cnn(4).state_dict()}
+    assert measure_epochs(last, details={"accuracy": 0.75}, **options).attrs["accuracy"] == 0.75
+    assert open_run(tmp_path / "run").dataset("student", "fc1")["epoch"].values.tolist() == [0, 2, 5, 9]
+    with pytest.raises(StoreError, match="weights_fingerprint"):
+        measure_epochs({5: states[2]}, **options)
+    with pytest.raises(StoreError, match="seed 0, now 1"):
+        measure_epochs({12: states[2]}, seed=1, **options)
+
+
+def test_measure_checkpoints__an_epoch_that_fails_keeps_the_others(states, tmp_path):
+    options = {"layers": "fc1", "method": "gain", "store": tmp_path / "run"}
+    whole = measure_epochs(states, layers="fc1", method="gain")
+    measure_epochs({0: states[0]}, **options)
+    broken = {name: value * torch.nan for name, value in states[2].items()}
+    with pytest.raises(ValueError, match="NaN"):
+        measure_epochs({2: broken}, **options)
+    assert_equal_arrays(measure_epochs(states, **options), whole)
+
+
+MEASURE_MORE = MEASURE_TO_STORE.replace("def measure_to(path)", "def measure_to(path, epochs=(0, 1, 2, 3))")
+MEASURE_MORE = MEASURE_MORE.replace("for epoch in range(4)", "for epoch in epochs")
+
+
+def test_measure_checkpoints__killed_while_epochs_are_added_ends_with_the_same_bits(tmp_path):
+    namespace = {}
+    exec(MEASURE_MORE, namespace)
+    namespace["measure_to"](tmp_path / "killed", (1, 3))
+    script = tmp_path / "killed.py"
+    script.write_text(MEASURE_MORE + FORK_AND_KILL)
+    root = Path(kdviz.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "killed"), "3", "4"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    continued = namespace["measure_to"](tmp_path / "killed")
+    assert_equal_arrays(continued, namespace["measure_to"](tmp_path / "whole"))
+    assert arrays_of(tmp_path / "killed") == arrays_of(tmp_path / "whole")
+
+
+class RootOfDistance(nn.Module):
+    """Ends in a root, whose slope at zero is infinite: most features have a value and no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 5, bias=False)
+
+    def forward(self, x):
+        z = self.fc(x.flatten(1))
+        return (z.relu() * (z > 1)).sqrt()
+
+
+DO_TASKS = """
+import pickle, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as here: sums are taken in one order
+folder, part = Path(sys.argv[1]), int(sys.argv[2])
+measurement, tasks = pickle.loads((folder / "work").read_bytes())
+blocks = [measurement.do(task) for task in reversed(tasks[part::2])]
+(folder / f"blocks-{part}").write_bytes(pickle.dumps(blocks))
+"""
+
+
+@pytest.mark.parametrize("layers", ["fc1", ("conv2", "fc1")])
+def test_measurement__done_by_two_other_processes_in_another_order_gives_the_same_bits(
+    states, tmp_path, layers
+):
+    """With inputs read by every process itself, and blocks written as they come."""
+    images = random_images(40, seed=3)
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    measurement = Measurement(
+        small_cnn, states, prepare_inputs(images, GRID), layers, settings, "student", "student"
+    )
+    whole = measurement.collect(map(measurement.do, measurement.tasks()), tmp_path / "whole")
+    run = create_run(tmp_path / "run", samples=measurement.inputs.samples)
+    first, *tasks = measurement.tasks(run)
+    assert len(tasks) == 8, "three epochs of three blocks"
+    with pytest.raises(StoreError, match="8 of 9 blocks are missing"):
+        measurement.collect([measurement.do(first)], run)
+    assert measurement.tasks(run) == tasks
+    (tmp_path / "work").write_bytes(pickle.dumps((measurement, tasks)))
+    workers = [
+        subprocess.Popen([sys.executable, "-c", DO_TASKS, str(tmp_path), str(part)]) for part in range(2)
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    blocks = [block for part in (1, 0) for block in pickle.loads((tmp_path / f"blocks-{part}").read_bytes())]
+    apart = measurement.collect(iter(blocks), run)
+    assert apart.equals(whole)
+    assert {name: data for name, data in arrays_of(run.path).items() if "thumbnail" not in name} == {
+        name: data for name, data in arrays_of(tmp_path / "whole").items() if "thumbnail" not in name
+    }
+    assert measurement.tasks(run) == []
+    in_memory = measurement.collect([measurement.do(first), *blocks])
+    assert_equal_arrays(in_memory, whole)
+
+
+def test_measurement__missing_blocks_are_named():
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    measurement = Measurement(small_cnn, {3: None}, prepare_inputs(random_images(20), GRID), "fc1", settings)
+    with pytest.raises(ValueError, match="1 blocks are missing, first block 1 of epoch 3"):
+        measurement.collect([measurement.do(measurement.tasks()[0])])
+
+
+def test_measure_checkpoints__makes_nothing_before_the_trial_succeeded(states, tmp_path):
+    states[0]["conv1.weight"][:] = np.nan
+    with pytest.raises(ValueError, match="training diverged"):
+        measure_epochs(states, store=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    run = create_run(tmp_path / "run", samples=prepare_inputs(random_images(5, seed=3), GRID).samples)
+    with pytest.raises(ValueError, match="training diverged"):
+        measure_epochs(states, store=run)
+    assert run.networks == []
+
+
+def test_measure_checkpoints__finished_is_seen_without_a_network(states, tmp_path):
+    done = measure_epochs(states, store=tmp_path / "run")
+    options = {"network": "student", "role": "student", "layers": ["conv2", "fc1"], "units": GRID} | FAST
+    again = measure_checkpoints(
+        lambda: pytest.fail("built a network"), states, random_images(5, seed=3), store=tmp_path / "run",
+        **options,
+    )  # fmt: skip
+    assert_equal_arrays(by_layer(again)["fc1"], done["fc1"])
+
+
+def test_measure_checkpoints__settings_of_a_group_without_a_block_are_replaced(states, tmp_path):
+    settings = Settings.for_units(GRID, probes=4, draws=2)
+    inputs = prepare_inputs(random_images(5, seed=3), GRID)
+    other = Measurement(small_cnn, states, inputs, "fc1", settings, "student", "student")
+    run = create_run(tmp_path / "run", samples=inputs.samples)
+    run.create_group("student", "fc1", epochs=other.epochs, attrs=other.attrs("fc1"), block=16)
+    assert run.networks == ["student"]
+    ds = measure_epochs(states, store=run, layers="fc1")
+    assert json.loads(ds.attrs["config"])["probes"] == FAST["probes"]
+    with pytest.raises(StoreError, match=r"config\.probes 8, now 4"):
+        other.tasks(run)
+
+
+def test_measure__no_number_is_refused_before_the_work():
+    network = nn.Sequential(OrderedDict(body=RootOfDistance(), root=nn.Identity()))
+    with pytest.raises(ValueError, match="'root' gives NaN or infinite features or gradients, with small"):
+        measure_cnn(network, random_images(3, seed=3), layers="root")
+
+
+def test_measure__sample_without_a_number_is_named():
+    images = random_images(3, seed=3)
+    images[1] *= 1e8
+    network = nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=nn.Linear(192, 5)))
+    with pytest.raises(ValueError, match=r"'fc' gives NaN or infinite .* for b; leave"):
+        measure_cnn(
+            network, images, layers="fc", sample_ids=list("abc"), feature=lambda out: (out + 1e3).sqrt()
+        )
+
+
+def test_measure__store_begun_with_another_estimator_is_not_continued(tmp_path, monkeypatch):
+    checkpoints = {0: small_cnn(seed=1).state_dict(), 1: small_cnn(seed=2).state_dict()}
+    call = partial(
+        kdviz.measure_checkpoints, small_cnn, checkpoints, random_images(2, seed=3), network="s",
+        role="student", layers="fc1", units=GRID, store=tmp_path / "run.zarr", probes=8, draws=2,
+        progress=False,
+    )  # fmt: skip
+    with monkeypatch.context() as older:
+        older.setattr("kdviz.measuring.settings.ESTIMATOR", "probes")
+        call()
+    with pytest.raises(StoreError, match="estimator"):
+        call()

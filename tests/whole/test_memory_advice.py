@@ -20,7 +20,7 @@ network = nn.Sequential(
     nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 10),
 ).eval()
 def used(peak=False):
-    found = re.search(r"VmPeak:\\s+(\\d+)" if peak else r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())
+    found = re.search(rf"Vm{'Peak' if peak else 'Size'}:\\s+(\\d+)", open("/proc/self/status").read())
     return int(found[1]) * 1024
 
 def measure(count, size, layers, **options):
@@ -72,7 +72,7 @@ exec(sys.argv[1])
     ("call", "first", "done"),
     [
         ('do_as_told(measure, 16, 112, ["5"], probes=4)', "pass max_batch=8", "max_batch"),
-        ('do_as_told(measure, 1, 320, ["0", "2", "5"], max_batch=1, probes=4)', "measure fewer layers at", "max_"),
+        ('do_as_told(measure, 1, 320, ["0", "2", "5"], max_batch=1, probes=4)', "fewer layers", "max_"),
         ('do_as_told(measure, 1, 256, ["5"], max_batch=1)', "pass probes=16", "probes"),
         ('do_as_told(attribute, 16, 224)', "pass max_batch=8", "max_batch"),
         ('do_as_told(attribute, 1, 640, max_batch=1)', "take smaller images", "max_batch"),

@@ -5,8 +5,6 @@ status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 """
 
 import os
-import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from pydantic import ValidationError
 import kdviz
 from kdviz.arguments import suggest
 from kdviz.errors import KdvizWarning, StoreError
+from kdviz.stopping import run_program
 
 app = typer.Typer(
     add_completion=False,
@@ -26,10 +25,6 @@ app = typer.Typer(
     help="See what knowledge distillation changed. Start with: kdviz demo",
     rich_markup_mode=None,
 )
-
-_INTERRUPTED, _TERMINATED = 130, 143  # the statuses shells know; the first is what typer makes of Ctrl-C
-_CONTINUED = ("demo", "train", "measure", "attribute")  # where they stopped, when called again
-
 
 Modality = Literal["image", "text", "cloud"]
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
@@ -41,17 +36,11 @@ Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
 
 
 def main() -> None:
-    """Run the command line; the entry point of the ``kdviz`` script."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    """Run the command line."""
     warnings.simplefilter("default", KdvizWarning)
     warnings.showwarning = lambda message, *_, **__: typer.echo(f"kdviz: note: {message}", err=True)
     try:
         app(sys.argv[1:] or ["--help"])
-    except SystemExit as ending:
-        if ending.code in (_INTERRUPTED, _TERMINATED):
-            how = "; call the same command again to continue" if "".join(sys.argv[1:2]) in _CONTINUED else ""
-            typer.echo(f"\nkdviz: stopped{how}", err=True)
-        raise
     except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
         if os.environ.get("KDVIZ_STRICT") == "1":
             raise
@@ -316,4 +305,4 @@ def explore(
     # Lab wants to be told that it may run as root, as in a container.
     as_root = not voila and hasattr(os, "geteuid") and os.geteuid() == 0
     server = ["voila"] if voila else ["jupyterlab", *(["--allow-root"] if as_root else [])]
-    sys.exit(subprocess.call([sys.executable, "-m", *server, str(notebook)]))
+    sys.exit(run_program([sys.executable, "-m", *server, str(notebook)]))

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from kdviz import stopping
 from kdviz.errors import StoreError
 
 
@@ -29,7 +30,11 @@ def beside(path: Path, suffix: str) -> Path:
 
 @contextmanager
 def file_errors(action: str) -> Iterator[None]:
-    """Turn what goes wrong with files into a StoreError that says what was being done."""
+    """Turn what goes wrong with files into a StoreError that says what was being done.
+
+    Before it begins is a safe place to stop.
+    """
+    stopping.check()
     try:
         yield
     except StoreError:
@@ -60,6 +65,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
     StoreError
         If it cannot be written.
     """
+    stopping.check()
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

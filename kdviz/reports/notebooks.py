@@ -5,11 +5,13 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import kdviz
+from kdviz import stopping
 from kdviz.arguments import suggest
 from kdviz.errors import DataError, MissingExtraError, StoreError
 from kdviz.files import make_folder, shipped_folders, write_bytes
@@ -187,15 +189,18 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **op
     }
     try:
         with patch.dict(os.environ, settings):  # the kernel inherits them
-            papermill.execute_notebook(
-                str(notebook),
-                str(executed),
-                parameters=parameters,
-                kernel_name="python3",
-                start_timeout=600,  # seconds: a busy machine is no error
-                cwd=str(Path.cwd()),
-                extra_arguments=["--log-level=ERROR"],  # the kernel warns of its own unencrypted connection
-                **options,
+            stopping.run_aside(
+                partial(
+                    papermill.execute_notebook,
+                    str(notebook),
+                    str(executed),
+                    parameters=parameters,
+                    kernel_name="python3",
+                    start_timeout=600,  # seconds: a busy machine is no error
+                    cwd=str(Path.cwd()),
+                    extra_arguments=["--log-level=ERROR"],  # it warns of its own unencrypted connection
+                    **options,
+                )
             )
     except OSError as error:
         raise StoreError(f"cannot write {executed}: {error}") from error

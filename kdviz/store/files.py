@@ -14,7 +14,7 @@ import netCDF4
 import numpy as np
 import xarray as xr
 
-from kdviz import schema
+from kdviz import schema, stopping
 from kdviz.errors import StoreError
 from kdviz.files import beside
 from kdviz.schema import VARIABLES
@@ -155,6 +155,7 @@ def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
     try:
         mode: Any = "w"
         for group, ds in groups:
+            stopping.check()
             ds = storable(ds)
             encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
             ds.to_netcdf(partial, mode=mode, group=group, engine="netcdf4", encoding=encoding)

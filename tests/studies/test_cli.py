@@ -322,21 +322,6 @@ def test_main__diverged_training_is_one_line(call: Call, monkeypatch: pytest.Mon
     assert call("info", "any").err == "kdviz: the loss is NaN in epoch 3; lower the learning rate\n"
 
 
-@pytest.mark.parametrize(
-    ("command", "how"),
-    [("train", "; call the same command again to continue"), ("explore", ""), ("info", "")],
-)
-def test_main__stopped_by_the_user_says_how_to_go_on(
-    call: Call, monkeypatch: pytest.MonkeyPatch, study: Study, command: str, how: str
-) -> None:
-    def interrupt(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(kdviz, "open_run", interrupt)
-    monkeypatch.setattr(Study, "train", interrupt)
-    assert call(command, study.folder) == (130, "", f"\nkdviz: stopped{how}\n")
-
-
 def test_main__warnings_are_notes_on_one_line(
     call: Call, monkeypatch: pytest.MonkeyPatch, study: Study
 ) -> None:
@@ -475,7 +460,7 @@ def test_explore__opens_the_app_on_the_run(
     call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, option: list[str], server: str
 ) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(cli, "run_program", lambda command: started.append(command) or 0)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     done = call("explore", study.folder, *option)
     notebook = study.folder / "run-explore" / "02_explore.ipynb"
@@ -494,6 +479,6 @@ def test_explore__opens_the_app_on_the_run(
 def test_explore__refuses_a_wrong_path_before_a_server_starts(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(subprocess, "call", lambda command: pytest.fail("a server was started"))
+    monkeypatch.setattr(cli, "run_program", lambda command: pytest.fail("a server was started"))
     done = call("explore", tmp_path / "none")
     assert done.status == 1 and "there is no run at" in done.err

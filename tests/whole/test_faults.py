@@ -37,7 +37,6 @@ from tiny_study import finished_study
 from torch import nn
 
 import kdviz
-from kdviz import cli
 from kdviz.errors import DataError, SchemaError, StoreError
 from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.reports import notebooks, write_report
@@ -693,34 +692,7 @@ def test_training__damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.Mo
             train_small(tmp_path)
 
 
-# -- signals
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_measure__stopped_by_a_signal_says_so_and_goes_on(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
-) -> None:
-    copy = shutil.copytree(study.folder, tmp_path / "study", ignore=shutil.ignore_patterns("run.zarr*"))
-    write, calls = Run.write_block, itertools.count()
-
-    def write_or_be_stopped(self: Run, *arguments: object) -> None:
-        if next(calls) == 2:
-            os.kill(os.getpid(), number)
-        write(self, *arguments)
-
-    def run_in_foreground() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
-        cli.main()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "write_block", write_or_be_stopped)
-        patch.setattr(sys, "argv", ["kdviz", "measure", str(copy), "--no-progress"])
-        ended, told = in_child(run_in_foreground)
-    assert (ended, told.strip()) == (status, "kdviz: stopped; call the same command again to continue")
-    begun = open_run(copy / "run.zarr").summary()["done"]
-    assert 0 < begun.sum() < len(open_run(study.run_path).summary())
-    Study(copy, study.plan, progress=False).measure()
-    assert plain_files(copy / "run.zarr") == plain_files(study.run_path)
+# -- kills
 
 
 def test_export__killed_in_the_middle_keeps_the_old_file_and_blocks_nobody(

@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import xarray as xr
+from numpy.typing import NDArray
 
 from kdviz.analysis import Settings, count_points, measure_learning
+from kdviz.arguments import name_some
 from kdviz.schema import read_sides
 from kdviz.store import Run
+
+_OF_POINTS = ("background_entropy", "sample_background_entropy", "knowledge_point", "uncertain")
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,10 @@ class Derived:
     ds
         With knowledge points; with entropies alone where there is no foreground or no background.
     counts
-        From `count_points`; None where there are no points.
+        From `count_points`; None where there are no points. NaN for a sample whose own background points are
+        told from, if it has none; then it counts in no mean.
     learning
-        From `measure_learning`; None where there are no points or no epoch after 0.
+        From `measure_learning`; None where there are no points or no epoch after 0; NaN as in `counts`.
     notes
         Warnings that came up.
     """
@@ -59,10 +64,26 @@ class Derivation:
         derived = self.entropies(network, module, settings)
         if not has_background(derived.ds):
             return derived
+        every = derived.ds["sample"].values
+        judged = read_sides(derived.ds)[1].any(axis=1) | (settings.background == "checkpoint")
         with _noting() as notes:
-            ds = settings.find(derived.ds)
+            ds = settings.find(derived.ds if judged.all() else derived.ds.isel(sample=judged))
             learning = measure_learning(ds) if (ds["epoch"].values > 0).any() else None
-        return Derived(ds, count_points(ds), learning, (*derived.notes, *notes))
+        counts = count_points(ds)
+        if not judged.all():
+            some = name_some(every[~judged])
+            notes.append(f"Without a background of their own, and so without points and in no mean: {some}.")
+            wide = _spread(ds[[name for name in _OF_POINTS if name in ds]], every)
+            ds, counts = derived.ds.assign(wide.data_vars), _spread(counts, every)
+            learning = None if learning is None else _spread(learning, every)
+        return Derived(ds, counts, learning, (*derived.notes, *notes))
+
+
+def _spread(ds: xr.Dataset, samples: NDArray) -> xr.Dataset:
+    """Make room for more samples: NaN, and masks of False."""
+    masks = {name: array for name, array in ds.data_vars.items() if array.dtype == bool}
+    wide = {name: array.reindex(sample=samples, fill_value=False) for name, array in masks.items()}
+    return ds.drop_vars(masks).reindex(sample=samples).assign(wide)
 
 
 def has_background(samples: xr.Dataset) -> bool:

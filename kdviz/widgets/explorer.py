@@ -169,7 +169,8 @@ class Explorer(widgets.VBox):
         self._drawn = state
         with self._status.showing_errors():
             self._draw()
-            if {name for name in state if state[name] != before[name]} - {one.name for one in fields(Looks)}:
+            changed = {name for name in state if state[name] != before[name]}
+            if changed - {one.name for one in fields(Looks)} or not self.outputs["charts"].value:
                 self._draw_charts_later()
 
     def _draw(self) -> None:
@@ -178,9 +179,10 @@ class Explorer(widgets.VBox):
             self._view = self._draw_view()  # the old one until then: charts may be drawn in another thread
         except Exception:
             self._view = None
+            self._show_charts(b"")
             raise
         finally:
-            for part in (self._beside, self._panels, self.outputs["notes"], self.outputs["charts"]):
+            for part in (self._beside, self._panels, self.outputs["notes"]):
                 part.layout.visibility = "hidden" if self._view is None else "visible"
 
     def _draw_view(self) -> View:
@@ -212,14 +214,19 @@ class Explorer(widgets.VBox):
         return widgets.Image(format="png", layout=layout)
 
     def _draw_charts(self) -> None:
-        chosen, charts = self.selection, self.outputs["charts"]
+        chosen = self.selection
         with self._status.showing_errors(fresh=False):
             try:
                 shown = self._scene.charts(self.view, chosen.epoch, chosen.histogram, chosen.place)
-                charts.value = encode_figure(view_charts(**shown))
+                self._show_charts(encode_figure(view_charts(**shown)))
             except Exception:
-                charts.layout.visibility = "hidden"
+                self._show_charts(b"")
                 raise
+
+    def _show_charts(self, picture: bytes) -> None:
+        """Show the charts, or nothing."""
+        self.outputs["charts"].value = picture
+        self.outputs["charts"].layout.visibility = "visible" if picture else "hidden"
 
     def _lay_out_panels(self, networks: int) -> None:
         """Make a column for each network; where there is no room beside the controls, below them."""

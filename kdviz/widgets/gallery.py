@@ -92,14 +92,15 @@ class Gallery(widgets.VBox):
     def _show(self) -> None:
         first = self._page * PAGE
         here = self.listed[first : first + PAGE]
-        for place, cell in enumerate(self._cells):
-            cell.layout.display = "flex" if place < len(here) else "none"
+        for cell in self._cells:  # one that cannot be drawn shows no earlier picture
+            cell.layout.display = "none"
         for place, (name, button) in enumerate(zip(here, self.buttons, strict=False)):
             canvas = self._scene.canvas(name)
             if self.pictures:
                 send_panel(self.pictures[place], canvas.draw_input(Looks(), 2 * _SIZE))
             button.description = ": ".join(filter(None, (self._scene.labels[name], canvas.caption))) or name
             button.tooltip = name
+            self._cells[place].layout.display = "flex"
         self.by_name["earlier"].disabled = first == 0
         self.by_name["later"].disabled = first + PAGE >= len(self.listed)
         self._where.value = f"{min(first + 1, len(self.listed))} to {first + len(here)} of {len(self.listed)}"

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import yaml
+from ipywidgets import Widget
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
@@ -466,6 +467,74 @@ def test_charts__that_fail_are_shown(charting: Explorer, monkeypatch: pytest.Mon
     monkeypatch.setattr(explorer, "view_charts", lambda *args, **options: 1 / 0)
     charting.selection.epoch = 0
     assert "ZeroDivisionError" in charting.outputs["status"].value
+
+    assert charting.outputs["charts"].value == b"" and hidden(charting.outputs["charts"])
+
+
+def hidden(widget: Widget) -> bool:
+    return widget.layout.visibility == "hidden"
+
+
+def test_charts__that_failed_stay_away_until_they_are_drawn_anew(
+    charting: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    charting._draw_charts()
+    charts, before = charting.outputs["charts"], bytes(charting.outputs["charts"].value)
+    assert before and not hidden(charts)
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer, "view_charts", lambda *args, **options: 1 / 0)
+        charting.selection.epoch = 0
+        charting.selection.opacity = 0.3  # changes no chart, and brought the old one back
+        assert charting.failed and charts.value == b"" and hidden(charts)
+    charting.selection.opacity = 0.4
+    assert not charting.failed and charts.value not in (b"", before) and not hidden(charts)
+    with monkeypatch.context() as patch:
+        patch.setattr(render.GridCanvas, "draw_points", lambda *args, **options: 1 / 0)
+        charting.selection.epoch = 5
+        assert charting.failed and charts.value == b"" and hidden(charts)
+    charting.selection.opacity = 0.5
+    assert charts.value == before and not hidden(charts)
+
+
+def test_gallery__a_page_that_fails_shows_no_earlier_pictures(
+    app: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    canvas = app._scene.canvas
+    monkeypatch.setattr(app._scene, "canvas", lambda name: canvas(name) if name != "s3" else 1 / 0)
+    app.controls["class"].value = "cat"  # s1, s3, s4
+    assert app.failed and app.gallery.listed == ["s1", "s3", "s4"]
+    assert [cell.layout.display for cell in app.gallery._cells] == ["flex", *["none"] * 11]
+
+
+def test_own_background__of_which_one_sample_has_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr", masks=False)
+    add_network(run, "student-fc1-s0", "student", "fc1")
+    foreground = np.zeros((SAMPLES, UNITS), bool)
+    foreground[:, 5:11], foreground[3] = True, True
+    with pytest.warns(DegenerateWarning, match="1 of 5 samples have no background"):
+        run = kdviz.store.add_masks(run, foreground)
+    app = kdviz.explore(run, settings=Settings(background="sample"), sample="s1")
+    note = "Without a background of their own, and so without points and in no mean: s3."
+    assert not app.failed and note in app.outputs["notes"].value
+    derived = kdviz.derive_entropy(run.dataset("student-fc1-s0", MODULES["fc1"]), weight=6.0)
+    expected = kdviz.find_points(
+        derived.sel(sample=["s0", "s1", "s2", "s4"]), threshold=0.25, background="sample"
+    )
+    (one,), at = app.view.networks, {"epoch": 5, "sample": "s1"}
+    for shown, name in ((one.points, "knowledge_point"), (one.uncertain, "uncertain")):
+        np.testing.assert_array_equal(shown, expected[name].sel(at))
+    assert one.points.any() and one.counts["n_fg"] == kdviz.count_points(expected)["n_fg"].sel(at)
+    trace = app._scene.trace(one, "s1", "entropy", app.selection.place)
+    np.testing.assert_array_equal(trace.counts["n_fg"], kdviz.count_points(expected)["n_fg_mean"])
+    app.selection.sample = "s3"
+    (one,) = app.view.networks
+    assert not app.failed and not one.points.any() and not one.counts and app.outputs["charts"].value
+    np.testing.assert_array_equal(one.entropy, derived["entropy"].sel(epoch=5, sample="s3"))
+    app.save(tmp_path / "view.svg")
+    app.controls["order"].value = "most changed"
+    assert not app.failed and {*app.gallery.listed} == {*NAMES}
 
 
 def test_charts__wait_for_quiet_where_an_event_loop_runs(

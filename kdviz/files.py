@@ -135,8 +135,8 @@ def _hash_file(path: Path, size: int, modified_ns: int) -> str:
 
 
 def lock_beside(path: Path) -> FileLock:
-    """Lock of what lies at `path`; shared by the threads of a process, nested by counting."""
-    return FileLock(beside(path, ".lock"), thread_local=False)
+    """Lock of what lies at `path`, by links or not; shared by threads of a process, nested by counting."""
+    return FileLock(beside(path.resolve(), ".lock"), thread_local=False)
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def exclusive(lock: FileLock, path: Path) -> Iterator[None]:
     StoreError
         If another process holds it, or it cannot be made.
     """
-    note = beside(path, ".lock.json")
+    note = Path(f"{lock.lock_file}.json")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -22,6 +22,7 @@ from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, re
 from kdviz.store.migrations import migrate
 
 PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
+_LAYER = re.compile("points/[^/]+/[^/]+")
 REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
 
 
@@ -60,7 +61,7 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
     done, wanted = None, []
     try:
         if in_folder:
-            if (path / group / "done" / "zarr.json").is_file():  # a layer
+            if _LAYER.fullmatch(group) and (path / group / "done").exists():
                 # first: what is flagged now was written before the data are read
                 done = read_array(path / group, "done")
         with xr.open_dataset(path, group=group, **exact) as ds:

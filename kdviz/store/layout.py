@@ -47,7 +47,7 @@ def group_attrs(
     """Check what a layer's group is to be made of and return its attributes."""
     checked_name("network", network)
     checked_name("layer", layer)
-    if network in samples.variables:
+    if network in {*samples.variables, "foreground", "void"}:  # masks may be added later
         raise ValueError(f"network is named {network!r}, which is a variable of the samples")
     whole = all(isinstance(epoch, (int, np.integer)) for epoch in epochs)
     if not len(epochs) or not whole or epochs[0] < 0 or (np.diff(epochs) <= 0).any():

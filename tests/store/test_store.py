@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
-from kdviz.store import Run, create_run, open_run
+from kdviz.store import Run, add_masks, create_run, open_run
 from kdviz.store.files import read_group
 
 GOLDEN_RUNS = [Path(__file__).parents[1] / "data" / f"golden_run_v{version}.nc" for version in (1, 2, 3)]
@@ -997,3 +997,47 @@ def test_create_run__says_so_when_the_system_forbids_writing(
     monkeypatch.setattr(os, "open", forbid)
     with pytest.raises(StoreError, match=r"cannot lock .*run\.zarr for writing: .*Permission denied"):
         create_run(tmp_path / "run.zarr", samples=make_samples())
+
+
+# -- names that mean something inside of a run
+
+
+@pytest.mark.parametrize(
+    "name", ["done", "c", "points", "new", "contents", "epoch", "gain", "sample", "foreground", "void"]
+)
+def test_names__any_is_refused_at_once_or_used_to_the_end(tmp_path: Path, name: str) -> None:
+    samples = make_samples()
+    run = create_run(tmp_path / "run.zarr", samples=samples.drop_vars("foreground"))
+    used = []
+    for network, layer in ((name, "fc1"), ("other", name)):
+        try:
+            run.create_group(network, layer, epochs=[0], attrs=ATTRS, block=5)
+        except ValueError as error:
+            assert network == name and "is a variable of the samples" in str(error)
+            continue
+        run.write_block(network, layer, 0, 0, make_block(samples, 0, slice(None)))
+        used.append((network, layer))
+    if name != "points":
+        run.write_result(name, make_block(samples, 0, slice(None)))
+    assert ("other", name) in used
+    run = add_masks(run.path, samples["foreground"].values)
+    exported = open_run(run.export(tmp_path / "run.nc"))
+    for opened in (open_run(run.path), exported):
+        assert sorted(opened.catalogue()) == sorted(used)
+        assert opened.summary()["done"].tolist() == [1.0] * len(used)
+        for network, layer in used:
+            expected = make_block(samples, 0, slice(None))["gain"]
+            np.testing.assert_array_equal(opened.dataset(network, layer)["gain"], expected)
+        assert opened.results == ([name] if name != "points" else [])
+
+
+def test_writing__through_a_link_meets_the_same_lock(tmp_path: Path, fresh: Run) -> None:
+    (tmp_path / "link.zarr").symlink_to(fresh.path)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for path in (tmp_path / "link.zarr", tmp_path / "folder" / "run.zarr"):
+        with fresh.writing(), pytest.raises(StoreError, match=rf"is being written by process {os.getpid()}"):
+            open_run(path).create_group("student", "fc1", epochs=[0], attrs={}, block=2)
+        with open_run(path).writing(), pytest.raises(StoreError, match="is being written by process"):
+            fresh.create_group("student", "fc1", epochs=[0], attrs={}, block=2)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"run.zarr", "run.zarr.lock", "link.zarr", "folder"}

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from kdviz.render.style import NetworkStyle, draw_bars, name_lines, open_axes, open_figure, style_networks
+from kdviz.render.writing import Sheet
 from kdviz.schema import Vocabulary
 
 _COUNT_TITLES = {
@@ -85,7 +86,7 @@ def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str, vocabular
     vocabulary
         Of the kind of samples.
     """
-    figure = Figure(figsize=(13.2, 2.7), layout="constrained")
+    figure = Sheet(figsize=(13.2, 2.7), layout="constrained")
     draw_view_charts(figure, traces, epoch=epoch, quantity=quantity, vocabulary=vocabulary)
     return figure
 

@@ -15,7 +15,7 @@ from kdviz.render.canvas import Panel
 from kdviz.render.charts import Trace, draw_view_charts
 from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, clear
-from kdviz.render.writing import Text, fit_line
+from kdviz.render.writing import Sheet, Text, fit_line
 from kdviz.schema import Vocabulary
 
 _LINE = 18.0  # length of a line of words in heights of a letter
@@ -62,7 +62,7 @@ def lay_out(
     tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.3 * bars
     if bars:  # a low row below all others
         lines, names, heights = [*lines, [None] * len(columns)], [*names, ""], [*heights, 0.1]
-    figure = Figure(figsize=(size, tall), layout="constrained")
+    figure = Sheet(figsize=(size, tall), layout="constrained")
     axes = fill(figure, lines, columns, names, heights=heights, captions=captions, line=_LINE)
     if isinstance(scale, Scale):
         bar = figure.colorbar(scale.mappable, ax=figure.axes, fraction=0.025, pad=0.01)
@@ -161,7 +161,7 @@ def view_figure(
     texts = [panel for panels in lines for panel in panels if isinstance(panel, Text)]
     line, room = fit_line(texts), 12.4 / len(lines[0])  # letters of one size
     heights = measure_lines(lines, room if texts else min(room, _WIDEST), captioned=False, line=line)
-    figure = Figure(figsize=(13.2, sum(heights) + 4.4), layout="constrained")
+    figure = Sheet(figsize=(13.2, sum(heights) + 4.4), layout="constrained")
     sizes = [sum(heights) + 1.0, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=sizes)  # type: ignore[misc]  # an array of two
     heads = ["input", *networks]

@@ -14,6 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
+from kdviz.render.writing import Sheet
+
 
 class NetworkStyle(NamedTuple):
     """How a network is drawn: a colour as ``#rrggbb`` and a marker of matplotlib."""
@@ -143,7 +145,7 @@ def open_figure(
     title: str, width: float, height: float, columns: int = 1, rows: int = 1, **shared: Any
 ) -> tuple[Figure, NDArray]:
     """Make a figure of so many inches with a title and axes, ``(rows, columns)``."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Sheet(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=11)
     return figure, open_axes(figure, columns, rows, **shared)
 

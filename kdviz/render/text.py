@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.looks import OPAQUE, Bools, Looks, NetworkView
 from kdviz.render.style import Mark, Scale
-from kdviz.render.writing import Text, Word
+from kdviz.render.writing import Text, Word, drop_turns
 from kdviz.schema import VOCABULARIES
 
 _DIMMED = {"ink": "#767676"}  # readable on white
@@ -40,7 +40,7 @@ class WordCanvas(Canvas):
     @property
     def caption(self) -> str:
         """The first words."""
-        text = " ".join(self.words)
+        text = drop_turns(" ".join(self.words))
         return text if len(text) <= _FIRST_WORDS else f"{text[:_FIRST_WORDS].rstrip()}\u2026"
 
     def draw_input(self, looks: Looks = OPAQUE, size: int = 240) -> Text:

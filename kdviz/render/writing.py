@@ -1,5 +1,9 @@
-"""Words with colours and marks: as HTML for the app, or on the axes of a figure."""
+"""All that is written in pictures: the sheet for every figure, and words with colours and marks.
 
+Names and words are the user's: nothing of them is read as mathematics, and none turns its neighbours around.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -7,6 +11,7 @@ from html import escape
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text as Writing
@@ -16,6 +21,23 @@ _INK = "#222222"
 _LETTER = 0.86  # size of the font over the height of its letters, as the words below are measured
 _LINE, _GAP, _PAD = 1.75, 0.34, 0.2  # in heights of a letter: line to line, word to word, word to its box
 _HIGH = 1 + 2 * _PAD  # of a box
+_TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # marks of direction, Unicode UAX 9
+
+
+def drop_turns(text: str) -> str:
+    """Leave out the invisible marks by which a word may turn its neighbours, where nothing can isolate it."""
+    return _TURNS.sub("", text)
+
+
+class Sheet(Figure):
+    """A figure on which every text is written as it is: no ``$`` begins a formula, no mark turns words."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw, ticks and legends included, which are made as late as here."""
+        for text in self.findobj(Writing):
+            text.set_parse_math(False)
+            text.set_text(drop_turns(text.get_text()))
+        super().draw(renderer)
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ class _Scaled(Writing):
     """A word on axes whose unit of length is the height of a letter; set larger where the axes are larger."""
 
     def __init__(self, x: float, y: float, text: str, colour: str) -> None:
-        super().__init__(x, y, text, color=colour, va="top", family="DejaVu Sans", parse_math=False)
+        super().__init__(x, y, text, color=colour, va="top", family="DejaVu Sans")
         self.set_in_layout(False)  # the axes are laid out first, then the word follows
 
     def draw(self, renderer: RendererBase) -> None:
@@ -104,6 +126,8 @@ def _to_span(word: Word) -> str:
     if word.fill:
         style += f";background:{word.fill};border-radius:3px;padding:1px 3px;box-decoration-break:clone"
         style += ";outline:1px solid #000" if word.mark else ""
+    if _TURNS.search(word.text):
+        style += ";unicode-bidi:isolate"
     if word.underlined:
         style += ";text-decoration:underline;text-underline-offset:2px"
     title = f' title="{escape(word.note)}"' if word.note else ""

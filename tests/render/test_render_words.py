@@ -1,16 +1,22 @@
 """Words as HTML, as pixels and on axes: what is there is what the values say."""
 
+import ast
+import html
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text as Writing
 
+import kdviz
 from kdviz import render
 from kdviz.render import charts, layout, style, writing
 from kdviz.render.text import note_word
@@ -175,3 +181,96 @@ def test_view_figure__takes_words_for_pictures() -> None:
     svg = layout.encode_figure(figure, "svg").decode()
     assert ">●\xa0good<" in svg and svg.count(">film<") == 2
     assert ">words of this text<" in svg
+
+
+# -- what the user wrote is written as it is
+
+ODD = ["$x$", "$\\frac$", "a$b", "$$", "\\$5 and $6", "cash$_{", "<b>&$x_1$"]
+
+
+def texts_of(figure: Figure, kind: str) -> str:
+    """Draw in a format; what it holds as text where it keeps text as text."""
+    drawn = layout.encode_figure(figure, kind)
+    return html.unescape(drawn.decode()) if kind == "svg" else ""
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_figures__no_text_is_read_as_mathematics(name: str, kind: str) -> None:
+    canvas, picture = text_of([name, "b"], np.array([True, False])), np.zeros((4, 4, 3), np.uint8)
+    words = canvas.draw_input()
+    ends = ("", "_low", "_high")
+    columns = dict.fromkeys((f"{one}{end}" for one in ("n_fg", "n_bg", "fg_ratio") for end in ends), 0.5)
+    counts = pd.DataFrame({"role": "student"} | columns, index=pd.Index([0, 1], name="epoch"))
+    trace = charts.Trace(name, style.ROLE_STYLES["student"], counts, np.array([0.1, 0.5]))
+    options = {"epoch": 1, "quantity": "entropy", "vocabulary": canvas.vocabulary}
+    around, names = {"captions": [name], "title": name, "note": name}, [[name, ""]]
+    scale = render.Scale((0.0, 1.0), label=name)
+    layers = pd.DataFrame(
+        {f"{side}{end}": [1.0] for side in ("foreground", "background") for end in ("", "_error")},
+        index=[name],
+    )
+    dots = {"metric": [name], "layer": [name], "setting": [name], "seed": [0], "supporting_sign": [1]}
+    for column in ("difference", "student", "baseline"):
+        dots |= {column: [0.5], f"{column}_low": [0.1], f"{column}_high": [0.9]}
+    dots = pd.DataFrame(dots)
+    figures = [
+        layout.lay_out([[picture, words]], [name, "b"], [name], **around | {"captions": names}, scale=scale),
+        layout.view_figure(words, {name: {name: words}}, [trace], **around, **options),
+        charts.view_charts([trace], **options),
+        render.count_curves({name: [counts]}, title=name),
+        render.layer_curves({name: layers}, title=name),
+        render.difference_dots(dots, title=name),
+        render.setting_dots(dots, title=name),
+        render.similarity_table(pd.DataFrame({name: [0.5]}, index=[name]), title=name),
+        render.removal_curves([0, 1], {name: [0.1, 0.2]}, {name: [0.2, 0.1]}, title=name),
+    ]  # fmt: skip
+    for figure in figures:
+        told = texts_of(figure, kind)
+        assert kind != "svg" or name in told
+        assert not any(text.get_parse_math() for text in figure.findobj(Writing))
+
+
+def test_sheet__is_what_every_figure_is_drawn_on() -> None:
+    """Found by reading all modules: nothing else makes a figure, and nothing writes around it."""
+    for path in Path(kdviz.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called.split(".")[-1] not in ("Figure", "figure", "plot_surface", "use"), (
+                    f"{path}: {called}"
+                )
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                assert "pyplot" not in ast.unparse(node), f"{path} imports pyplot"
+    assert issubclass(writing.Sheet, Figure)
+
+
+TURNING = ["b\u202ecd", "f\u2067g", "h\u2069\u202ei", "k\u200f", "m\u202bm", "\u202dn"]
+
+
+def test_marks_of_direction__turn_no_neighbour() -> None:
+    words = text_of(["a", *TURNING, "z"], np.zeros(len(TURNING) + 2, bool))
+    isolated = [style.get("unicode-bidi") for _, style, _ in spans(words.draw_input())]
+    assert isolated == [None, *["isolate"] * len(TURNING), None]
+    assert words.caption == "a bcd fg hi k mm n z"
+    figure = layout.lay_out([[words.draw_input()]], ["input"], ["cat\u202e dog"], title="one\u202e two")
+    told = texts_of(figure, "svg")
+    assert ">one two<" in told and ">cat dog<" in told and not writing._TURNS.search(told)
+
+
+def test_marks_of_direction__in_a_browser_leave_words_in_their_order(tmp_path: Path) -> None:
+    browser = pytest.importorskip("browser")
+    if browser.find_browser() is None:
+        pytest.skip("needs Chromium")
+    words = [word for turning in TURNING for word in (turning, "n", "3", "(o)")]
+    page = tmp_path / "page.html"
+    drawn = text_of(words, np.zeros(len(words), bool)).draw_input()
+    page.write_text(f"<meta charset=utf-8>{drawn.to_html()}", encoding="utf-8")
+    with browser.open_browser() as opened:
+        shown = opened.new_page(viewport={"width": 1200, "height": 100})
+        shown.goto(page.as_uri())
+        left = shown.evaluate(
+            "[...document.querySelectorAll('span')].map(e => e.getBoundingClientRect().left)"
+        )
+    assert len(left) == len(words) and left == sorted(left)

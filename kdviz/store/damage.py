@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from kdviz.errors import StoreError
 from kdviz.schema import MEASURED
+from kdviz.store.replacing import find_folder
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
 
@@ -54,7 +55,7 @@ def every_chunk_written() -> AbstractContextManager[object]:
 def read_array(group: Path, name: str) -> NDArray[Any]:
     """Read one array of a run directory alone, such as the flags ``done`` (epoch, block) of a layer."""
     try:
-        return np.asarray(zarr.open_array(group / name, mode="r", zarr_format=3)[...])
+        return np.asarray(zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)[...])
     except Exception as error:  # damaged metadata make zarr raise nearly anything
         raise StoreError(f"{group} is damaged: it has no readable {name!r}: {error}") from error
 
@@ -72,15 +73,16 @@ def find_damage(
             return f"{folder.name}/zarr.json is missing"
     for name in names:
         try:
-            array = zarr.open_array(group / name, mode="r", zarr_format=3)
+            array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
         except Exception as error:  # damaged metadata make zarr raise nearly anything
             return f"{name}/zarr.json is damaged: {error}"
         flags = done if name in MEASURED else None  # the others are written whole, in chunks of their own
         if flags is not None and array.cdata_shape[:2] != flags.shape:
             return f"{name}/zarr.json is damaged: its chunks are not the blocks of the layer"
         for index in _expected_chunks(array, flags):
-            key = f"{name}/{array.metadata.encode_chunk_key(index)}"
-            if not (group / key).is_file():
+            chunk = array.metadata.encode_chunk_key(index)
+            key = f"{name}/{chunk}"
+            if not (find_folder(group / name) / chunk).is_file():
                 return f"chunk {key} is missing"
             if decode:
                 try:

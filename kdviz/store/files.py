@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,35 +19,17 @@ from kdviz.files import beside
 from kdviz.schema import VARIABLES
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array, seal
 from kdviz.store.migrations import migrate
+from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 
-PARTIAL = ".partial"  # what zarr appends to files being written, and we to folders and exports
 _LAYER = re.compile("points/[^/]+/[^/]+")
-REPLACED = f".old{PARTIAL}"  # appended to a folder that is making way for a new one
 
 
 def read_group(path: Path, group: str, only: tuple[str, ...] | None = None) -> xr.Dataset:
     """Load a group, or only some data variables of it, as it was before it was written.
 
-    One that makes way for a new one while it is read, such as a layer that gets more epochs, is read again.
+    What is replaced while it is read, such as a layer that gets more epochs, is read again.
     """
-    while True:
-        before = _identify(path / group)
-        try:
-            ds = _read_once(path, group, only)
-        except StoreError:
-            if _identify(path / group) == before:
-                raise
-        else:
-            if _identify(path / group) == before:
-                return ds
-
-
-def _identify(folder: Path) -> int:
-    """Return a number that another folder of this name does not have."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return 0  # none, or a part of a file
+    return read_unchanged(path / group, lambda: _read_once(path, group, only))
 
 
 def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Dataset:
@@ -59,23 +40,27 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
     else:
         exact |= {"engine": "netcdf4"}
     done, wanted = None, []
+    folder = find_folder(path / group)
     try:
         if in_folder:
-            if _LAYER.fullmatch(group) and (path / group / "done").exists():
+            if _LAYER.fullmatch(group) and (folder / "done").exists():
                 # first: what is flagged now was written before the data are read
-                done = read_array(path / group, "done")
-        with xr.open_dataset(path, group=group, **exact) as ds:
+                done = read_array(folder, "done")
+        with xr.open_dataset(path, group=folder.relative_to(path).as_posix(), **exact) as ds:
+            if in_folder:
+                half = {child.name: name for name, child in list_folders(folder).items()}
+                ds = ds.rename({name: half[name] for name in map(str, ds.variables) if name in half})
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
             wanted = [str(name) for name in ds.variables if name not in unwanted and name != "done"]
             loaded = _with_plain_values(ds.drop_vars(unwanted).load().drop_encoding())
         if done is not None and "done" in loaded:
             loaded["done"] = (loaded["done"].dims, done)
-        damage = find_damage(path / group, wanted, done) if in_folder else ""
+        damage = find_damage(folder, wanted, done) if in_folder else ""
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
         damage = ""
         with suppress(Exception):  # the closer look may meet the same fault, such as a missing permission
-            damage = find_damage(path / group, wanted, done, decode=True) if in_folder else ""
+            damage = find_damage(folder, wanted, done, decode=True) if in_folder else ""
         raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
     if damage:
         raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")
@@ -85,7 +70,7 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
 def list_groups(path: Path, top: str, depth: int = 99) -> dict[str, dict[str, Any]]:
     """Attributes of the groups below `top`, so many levels of them, by their paths, in natural order."""
     if path.is_dir():
-        found = dict(_zarr_groups(path, path / top, depth))
+        found = _zarr_groups(path / top, f"{top}/" if top else "", depth)
     else:
         with _netcdf_file(path) as file:
             found = dict(_netcdf_groups(file[top] if top else file, depth))
@@ -93,19 +78,33 @@ def list_groups(path: Path, top: str, depth: int = 99) -> dict[str, dict[str, An
     return {name: plain(found[name]) for name in order}
 
 
-def _zarr_groups(path: Path, folder: Path, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    for node in folder.glob("*/zarr.json"):
-        if node.parent.name.endswith(PARTIAL):  # it may be gone in a moment
-            continue
-        try:
-            about = json.loads(node.read_bytes())
-            is_group = about["node_type"] == "group"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(f"{node} is damaged: {error}") from error
-        if is_group:
-            yield node.parent.relative_to(path).as_posix(), about.get("attributes", {})
-            if depth > 1:
-                yield from _zarr_groups(path, node.parent, depth - 1)
+def _zarr_groups(folder: Path, before: str, depth: int) -> dict[str, dict[str, Any]]:
+    """Look for nodes; a folder of groups that lost its own is a group still, of which nothing is said."""
+
+    def look() -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for name, child in list_folders(folder).items() if folder.is_dir() else ():
+            node = _read_node(child / "zarr.json")
+            is_group, within = bool(node and node["node_type"] == "group"), f"{before}{name}/"
+            inside = _zarr_groups(child, within, depth - 1) if not node or (is_group and depth > 1) else {}
+            if is_group or inside:
+                found[before + name] = (node or {}).get("attributes", {})
+                found |= inside if depth > 1 else {}
+        return found
+
+    return read_unchanged(folder, look)
+
+
+def _read_node(path: Path) -> dict[str, Any] | None:
+    """Read what zarr says of a group or an array; nothing where there is none."""
+    try:
+        about = json.loads(path.read_bytes())
+        _ = about["node_type"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    return about
 
 
 def _netcdf_groups(parent: netCDF4.Dataset, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -187,29 +186,6 @@ def _is_running(process: int) -> bool:
     except OSError:
         pass
     return True
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Move the finished folder `new` to `target`; a reader sees the old one, none or the new one."""
-    old = beside(target, REPLACED)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep(path: Path) -> None:
-    """Remove what a killed writer left under temporary names; put back what it had only half replaced."""
-    for old in list(path.rglob(f"*{REPLACED}")):
-        target = old.with_name(old.name.removesuffix(REPLACED))
-        if not target.exists():
-            old.rename(target)
-    for leftover in list(path.rglob(f"*{PARTIAL}")):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)  # it may have lain in a folder just removed
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -18,7 +18,8 @@ from kdviz.arguments import whole_number
 from kdviz.errors import SchemaError
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
-from kdviz.store.files import PARTIAL, plain, storable
+from kdviz.store.files import plain, storable
+from kdviz.store.replacing import PARTIAL
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.

@@ -10,7 +10,8 @@ from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.files import file_errors
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
-from kdviz.store.files import replace_folder, storable
+from kdviz.store.files import storable
+from kdviz.store.replacing import replace_folder
 from kdviz.store.run import Run, open_run
 from kdviz.units import Units, grid
 

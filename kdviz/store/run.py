@@ -19,17 +19,15 @@ from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
 from kdviz.store.damage import every_chunk_written, is_changed, read_array
 from kdviz.store.files import (
-    PARTIAL,
     list_groups,
     plain,
     read_group,
-    replace_folder,
     storable,
-    sweep,
     write_netcdf,
     write_zarr,
 )
 from kdviz.store.migrations import migrate
+from kdviz.store.replacing import PARTIAL, find_folder, replace_folder, sweep
 
 
 def create_run(
@@ -218,7 +216,9 @@ class Run:
         ends = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
         # whoever deletes the last result of a group by hand leaves the group
         return [
-            name for name in ends if not self._is_directory or any((self.path / name).glob("*/zarr.json"))
+            name
+            for name in ends
+            if not self._is_directory or any(find_folder(self.path / name).glob("*/zarr.json"))
         ]
 
     def result(self, name: str) -> xr.Dataset:
@@ -362,7 +362,8 @@ class Run:
 
     def missing(self, network: str, layer: str) -> list[tuple[int, int]]:
         """Return (epoch index, block index) of every block not yet written, epoch by epoch."""
-        done = read_array(self._folder(network, layer), "done")
+        self._check_directory()
+        done = self._group(network, layer, only=("done",))["done"].values
         return [(int(epoch), int(block)) for epoch, block in np.argwhere(~done)]
 
     def write_block(
@@ -567,7 +568,7 @@ class Run:
         """Return where a layer of a run directory lies."""
         self._check_directory()
         self._check_known("layer", layer, self.layers(network))
-        return self.path / "points" / network / layer
+        return find_folder(self.path / "points" / network / layer)
 
     def _find_epochs(
         self, asked: Mapping[str, Attribute], epochs: Sequence[int], variables: Sequence[str]

@@ -42,7 +42,7 @@ from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.reports import notebooks, write_report
 from kdviz.sources import fashion_composites, image_folder
 from kdviz.store import Run, open_run
-from kdviz.store.files import sweep
+from kdviz.store.replacing import sweep
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
 from kdviz.training import TrainingPlan, TrainingRecord, train, weight_distance

@@ -1,8 +1,14 @@
-"""Files that are whole or absent: atomic writes, JSON, one lock, one hash of a file."""
+"""Files that are whole or absent: atomic writes, JSON, checksums, one lock, one hash of a file.
+
+JSON holds the checksum of its contents as the entry ``sha256``. Other files end in a seal, the SHA-256 of
+what comes before, where HDF5 and zip do not look and other writers cut it off. Older files have neither and
+are read as they are.
+"""
 
 import functools
 import hashlib
 import json
+import mmap
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -15,6 +21,10 @@ from filelock import FileLock, Timeout
 
 from kdviz import stopping
 from kdviz.errors import StoreError
+
+_SUM = "sha256"
+_SEAL = b"kdviz sha256 "
+_SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
 
 
 def shipped_folders(name: str) -> list[Path]:
@@ -87,26 +97,71 @@ def find_weights(folder: Path) -> list[Path]:
     return []
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
+def read_json(path: Path, *, remove: Path | None = None) -> dict[str, Any]:
+    """Read what `write_json` wrote, or any JSON of names and values.
+
+    Parameters
+    ----------
+    path
+        The file.
+    remove
+        What to remove so that it is made again; for the message.
 
     Raises
     ------
     StoreError
         If it is missing or damaged.
     """
+    advice = "" if remove is None else f"; put a backup of it back, or remove {remove} to make it anew"
     try:
         contents = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+    except RecursionError:
+        raise StoreError(f"cannot read {path}: it is nested too deep{advice}") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}{advice}") from error
     if not isinstance(contents, dict):
-        raise StoreError(f"{path} is damaged: it holds no names and values")
+        raise StoreError(f"{path} is damaged: it holds no names and values{advice}")
+    checksum = contents.pop(_SUM, None)
+    if checksum not in (None, _checksum(contents)):
+        raise StoreError(f"{path} is damaged: it is not what was written{advice}")
     return contents
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write sorted JSON through `write_bytes`."""
-    write_bytes(path, (json.dumps(contents, sort_keys=True, indent=1) + "\n").encode())
+    """Write sorted JSON with its checksum through `write_bytes`."""
+    plain = json.loads(json.dumps(contents))
+    write_bytes(path, _as_json(plain | {_SUM: _checksum(plain)}))
+
+
+def _as_json(contents: Mapping[str, Any]) -> bytes:
+    return (json.dumps(contents, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _checksum(contents: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_as_json(contents)).hexdigest()
+
+
+def sealed(contents: bytes) -> bytes:
+    """End contents in the SHA-256 of them."""
+    return contents + _SEAL + hashlib.sha256(contents).digest()
+
+
+def seal(path: Path) -> None:
+    """End a file in the SHA-256 of what comes before."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(_SEAL + digest)
+
+
+def is_changed(path: Path) -> bool:
+    """Whether a sealed file is no longer what was sealed; one without seal is not known to be changed."""
+    size = path.stat().st_size
+    if size <= _SEAL_SIZE:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content[size - _SEAL_SIZE :]
+        with memoryview(content) as view, view[: size - _SEAL_SIZE] as before:
+            return end.startswith(_SEAL) and hashlib.sha256(before).digest() != end[len(_SEAL) :]
 
 
 def list_differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:

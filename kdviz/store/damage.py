@@ -7,8 +7,6 @@ The HDF5 library under netCDF may loop without end on a few flipped bits. An exp
 its own SHA-256, after the end that HDF5 knows, where other readers do not look and other writers cut it off.
 """
 
-import hashlib
-import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,27 +22,6 @@ from kdviz.schema import MEASURED
 from kdviz.store.replacing import find_folder
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
-
-_SEAL = b"kdviz sha256 "
-_SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
-
-
-def seal(path: Path) -> None:
-    """End a file in the SHA-256 of what comes before."""
-    with path.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        file.write(_SEAL + digest)
-
-
-def is_changed(path: Path) -> bool:
-    """Whether a sealed file is no longer what was sealed; one without seal is not known to be changed."""
-    size = path.stat().st_size
-    if size <= _SEAL_SIZE:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = content[size - _SEAL_SIZE :]
-        with memoryview(content) as view, view[: size - _SEAL_SIZE] as sealed:
-            return end.startswith(_SEAL) and hashlib.sha256(sealed).digest() != end[len(_SEAL) :]
 
 
 def every_chunk_written() -> AbstractContextManager[object]:

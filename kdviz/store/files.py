@@ -15,9 +15,9 @@ import xarray as xr
 
 from kdviz import schema, stopping
 from kdviz.errors import StoreError
-from kdviz.files import beside
+from kdviz.files import beside, seal
 from kdviz.schema import VARIABLES
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array, seal
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 

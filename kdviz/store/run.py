@@ -14,10 +14,10 @@ import zarr
 from kdviz import schema
 from kdviz.arguments import suggest, whole_number
 from kdviz.errors import SchemaError, StoreError, UnfinishedError
-from kdviz.files import beside, exclusive, file_errors, lock_beside
+from kdviz.files import beside, exclusive, file_errors, is_changed, lock_beside
 from kdviz.schema import VARIABLES, Attribute
 from kdviz.store import layout
-from kdviz.store.damage import every_chunk_written, is_changed, read_array
+from kdviz.store.damage import every_chunk_written, read_array
 from kdviz.store.files import (
     list_groups,
     plain,

@@ -180,7 +180,8 @@ class Layout:
 
     def accuracies(self, subject: Subject) -> tuple[dict[int, float], str]:
         """Return a network's accuracy by epoch, and by which network it was told."""
-        stored = read_json(self.accuracy_file(subject))
+        path = self.accuracy_file(subject)
+        stored = read_json(path, remove=path)
         by_epoch = {int(epoch): value for epoch, value in stored["accuracy"].items()}
         return dict(sorted(by_epoch.items())), stored["definition"]  # JSON has "10" before "2"
 

@@ -135,7 +135,7 @@ class Workshop:
             If they are others under the same names.
         """
         path = self.study.folder / _DATA_FILE
-        known = read_json(path) if path.exists() else {}
+        known = read_json(path, remove=path) if path.exists() else {}
         for part, samples in self.loaded.items():
             if known.setdefault(part, samples.fingerprint) != samples.fingerprint:
                 raise StoreError(

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.errors import StoreError
-from kdviz.files import exclusive, lock_beside, make_folder, write_bytes, write_json
+from kdviz.files import exclusive, is_changed, lock_beside, make_folder, sealed, write_bytes, write_json
 from kdviz.networks import device_of, fingerprint_tensors
 from kdviz.training.distances import Odometer
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import (
     TrainingRecord,
+    check_file,
     checkpoint_path,
     claim,
     parts_path,
@@ -120,6 +121,7 @@ class _Run:
         self.odometer = task.odometer
         self.epoch = 0
         self.history: dict[str, list[float]] = {"loss": []}
+        self.files: dict[str, str] = {}  # SHA-256 by name
 
     def finish(self, progress: bool) -> TrainingRecord:
         modules = [*self.task.network.modules(), *self.task.parts.modules()]
@@ -140,6 +142,8 @@ class _Run:
                         self._train_epoch(bar)
                         self._save()
                 self._commit()
+            record = TrainingRecord.open(self.folder)
+            self.files = record.files
             self._load(self.plan.epochs)
             self.state_path.unlink(missing_ok=True)
         except BaseException:
@@ -152,14 +156,17 @@ class _Run:
                 parameter.requires_grad_(True)
             for module, mode in modes:
                 module.training = mode
-        return TrainingRecord.open(self.folder)
+        return record
 
     def _resume(self) -> None:
         if not self.state_path.exists():
             return self._save()
         try:
+            if is_changed(self.state_path):
+                raise ValueError("it is not what was written")
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
             self.epoch, self.history = state["epoch"], state["history"]
+            self.files = state.get("files", {})
             self.odometer.distances = {
                 layer: state["weight_distance"][layer] for layer in self.odometer.distances
             }
@@ -169,7 +176,8 @@ class _Run:
         except Exception as error:  # a damaged file makes the reader raise nearly anything
             reason, _, _ = str(error).partition("\n")
             raise StoreError(
-                f"{self.state_path} is damaged: {reason}; remove {self.folder} to train anew"
+                f"{self.state_path} is damaged: {reason}; put a backup of it back, or remove {self.folder} "
+                "to train anew"
             ) from error
 
     def _train_epoch(self, bar: tqdm) -> None:
@@ -210,27 +218,36 @@ class _Run:
 
     def _save(self) -> None:
         """Checkpoints first, state second: whatever the state says is done, is on disk."""
-        weights, parts = self.task.network.state_dict(), self.task.parts.state_dict()
         if self.epoch in self.plan.checkpoints:
             metadata = {"epoch": self.epoch, "run": self.identity}
-            write_tensors(checkpoint_path(self.folder, self.epoch), weights, metadata)
-            if parts:
-                write_tensors(parts_path(self.folder, self.epoch), parts, metadata)
-        modules = {"network": weights, "parts": parts, "optimiser": self.optimiser.state_dict()}
+            for path, module in self._files(self.epoch):
+                self.files[path.name] = write_tensors(path, module.state_dict(), metadata)
+        modules = {
+            "network": self.task.network.state_dict(),
+            "parts": self.task.parts.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
         state = io.BytesIO()
         torch.save(self._told() | {"epoch": self.epoch} | modules, state)
-        write_bytes(self.state_path, state.getvalue())
+        write_bytes(self.state_path, sealed(state.getvalue()))
 
     def _commit(self) -> None:
         write_json(self.history_path, self._told() | {"checkpoints": list(self.plan.checkpoints)})
 
     def _told(self) -> dict[str, Any]:
-        return {"history": self.history, "weight_distance": self.odometer.distances}
+        distances = self.odometer.distances
+        return {"history": self.history, "weight_distance": distances, "files": self.files}
 
     def _load(self, epoch: int) -> None:
-        self.task.network.load_state_dict(read_tensors(checkpoint_path(self.folder, epoch)))
-        if self.task.parts.state_dict():
-            self.task.parts.load_state_dict(read_tensors(parts_path(self.folder, epoch)))
+        for path, module in self._files(epoch):
+            check_file(path, self.files)
+            module.load_state_dict(read_tensors(path))
+
+    def _files(self, epoch: int) -> list[tuple[Path, nn.Module]]:
+        """List where the weights of an epoch lie, and whose they are."""
+        network, parts = self.task.network, self.task.parts
+        both = ((checkpoint_path(self.folder, epoch), network), (parts_path(self.folder, epoch), parts))
+        return [(path, module) for path, module in both if module is network or module.state_dict()]
 
 
 def _key(seed: int, epoch: int, stream: str) -> int:

@@ -88,7 +88,8 @@ def probe_accuracy(
         zip(("inputs", "labels", "held-out", "their labels"), (inputs, labels, *validation), strict=True)
     )
     about = {"plan": plan.model_dump(mode="json"), "layer": layer, "data": fingerprint_tensors(data)}
-    done = read_json(folder / PROBES) if (folder / PROBES).exists() else {}
+    path = folder / PROBES
+    done = read_json(path, remove=path) if path.exists() else {}
     original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with placed(device or device_of(network), network):
         below = names_up_to(network, layer, inputs)
@@ -104,7 +105,7 @@ def probe_accuracy(
                     loss = CrossEntropy(beyond=layer)
                     train(network, inputs, labels, loss=loss, folder=place, plan=plan, progress=progress)
                     done[str(epoch)] = evaluate(network, *validation)
-                    write_json(folder / PROBES, done)
+                    write_json(path, done)
                 shutil.rmtree(place, ignore_errors=True)
         finally:
             network.load_state_dict(original)

@@ -4,11 +4,13 @@ A folder holds ``plan.json`` (what is being trained, written first), ``epoch-NNN
 after that epoch, a plain state dict), ``parts-NNN.safetensors`` beside it (the same of what the loss trains
 along, where there is any), ``state.pt`` (where to resume: weights, parts, optimiser; removed at the
 end) and ``history.json`` (written last: a folder that has it is finished). Nothing in them depends on the
-time or the place of the run.
+time or the place of the run. ``state.pt`` and ``history.json`` carry their own checksums and those of the
+weights, so that no changed bit is read.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdviz.errors import StoreError
-from kdviz.files import list_differences, read_json, write_bytes, write_json
+from kdviz.files import hash_file, list_differences, read_json, write_bytes, write_json
 from kdviz.training.distances import BY_STEP, epoch_array
 
 
@@ -54,7 +56,7 @@ class TrainingRecord:
     def _contents(self) -> "History":
         path = self.folder / "history.json"
         try:
-            return History.model_validate(read_json(path))
+            return History.model_validate(read_json(path, remove=self.folder))
         except ValidationError as error:
             raise StoreError(
                 f"{path} is damaged, or of another version of kdviz: it is no whole history of a training "
@@ -63,14 +65,36 @@ class TrainingRecord:
 
     @property
     def checkpoints(self) -> dict[int, Path]:
-        """Saved networks, by completed epochs; 0 is the untrained network."""
-        return {epoch: checkpoint_path(self.folder, epoch) for epoch in self._contents.checkpoints}
+        """Saved networks, by completed epochs; 0 is the untrained network.
+
+        Raises
+        ------
+        StoreError
+            If one is not what was written.
+        """
+        return self._find(checkpoint_path)
 
     @property
     def parts(self) -> dict[int, Path]:
-        """What the loss trained beside the network, at the same epochs; empty where it trained nothing."""
-        paths = {epoch: parts_path(self.folder, epoch) for epoch in self._contents.checkpoints}
-        return {epoch: path for epoch, path in paths.items() if path.exists()}
+        """What the loss trained beside the network, at the same epochs; empty where it trained nothing.
+
+        Raises
+        ------
+        StoreError
+            If one is not what was written.
+        """
+        return {epoch: path for epoch, path in self._find(parts_path).items() if path.exists()}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of every file with weights, by name; none of runs from before they were kept."""
+        return self._contents.files
+
+    def _find(self, place: Callable[[Path, int], Path]) -> dict[int, Path]:
+        paths = {epoch: place(self.folder, epoch) for epoch in self._contents.checkpoints}
+        for path in paths.values():
+            check_file(path, self.files)
+        return paths
 
     @property
     def history(self) -> pd.DataFrame:
@@ -114,6 +138,7 @@ class History(BaseModel):
     checkpoints: list[int]
     history: dict[str, list[float]]
     weight_distance: dict[str, list[float]]
+    files: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -146,18 +171,34 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(identity))
     if not path.exists():
         write_json(path, wanted)
-    if differing := list_differences(read_json(path), wanted):
+    if differing := list_differences(read_json(path, remove=path.parent), wanted):
         raise StoreError(
             f"{path.parent} holds a run that differs in {'; '.join(differing)}; name another folder, or pass "
             "what that run was started with (build networks and losses again for their initial weights)"
         )
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file through `write_bytes`; same contents, same bytes."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Write a safetensors file through `write_bytes`, and return its SHA-256; same contents, same bytes."""
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     # one entry of metadata only: safetensors writes several in random order
-    write_bytes(path, save(own, {"kdviz": json.dumps(metadata, sort_keys=True)}))
+    contents = save(own, {"kdviz": json.dumps(metadata, sort_keys=True)})
+    write_bytes(path, contents)
+    return hashlib.sha256(contents).hexdigest()
+
+
+def check_file(path: Path, files: Mapping[str, str]) -> None:
+    """Refuse a file of weights that is not the one of which `files` tells the SHA-256.
+
+    Raises
+    ------
+    StoreError
+        If it is gone or damaged; it says what to do.
+    """
+    known = files.get(path.name)
+    if known is not None and not (path.is_file() and hash_file(path) == known):
+        what = "is damaged: it is not what was written" if path.exists() else "is missing"
+        raise StoreError(f"{path} {what}; put a backup of it back, or remove {path.parent} to train anew")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

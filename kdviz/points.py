@@ -14,6 +14,8 @@ References
    CVPR 2020, and its published code.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -39,7 +41,7 @@ def average_units(values: Floats, mask: Bools) -> Floats:
     """
     size = mask.sum(axis=-1)
     total = np.where(mask, values, 0.0).sum(axis=-1, dtype=np.float64)
-    return divide_counts(total, size, np.nan)
+    return divide_counts(total, size)
 
 
 def average_background(sample_background: Floats, weights: NDArray | None = None) -> Floats:
@@ -70,7 +72,7 @@ def average_background(sample_background: Floats, weights: NDArray | None = None
     has_background = ~np.isnan(sample_background)
     total = weights @ np.where(has_background, sample_background, 0.0).T
     count = weights @ has_background.T.astype(float)
-    return divide_counts(total, count, np.nan)
+    return divide_counts(total, count)
 
 
 def entropy_cutoff(background: Floats, threshold: float, dtype: DTypeLike) -> Floats:
@@ -111,10 +113,20 @@ def find_uncertain(entropy: Floats, entropy_error: Floats, valid: Bools, cutoff:
     return valid & (distance <= 2.0 * entropy_error.astype(np.float64))
 
 
-def divide_counts(part: NDArray, whole: NDArray, empty: float = 0.0) -> Floats:
-    """Divide counts; `empty` where the whole is, 0 as the published code does in Eqs. (7) and (9)."""
+def divide_counts(part: NDArray, whole: NDArray, empty: float = np.nan) -> Floats:
+    """Divide counts; `empty` where the whole is 0."""
     shape = np.broadcast_shapes(part.shape, whole.shape)
     return np.divide(part, whole, out=np.full(shape, empty), where=whole > 0)
+
+
+def average_defined(values: NDArray, weights: NDArray | None = None) -> Floats:
+    """Average over samples, the last axis, leaving out the undefined ones (NaN); NaN where all are.
+
+    With `weights`, shape ``(R, S)``, each value counts as often as the resample holds its sample.
+    """
+    defined = ~np.isnan(values)
+    counted = defined if weights is None else defined * weights
+    return divide_counts((np.where(defined, values, 0.0) * counted).sum(axis=-1), counted.sum(axis=-1))
 
 
 def measure_detours(points: Bools) -> Floats:
@@ -128,8 +140,8 @@ def measure_detours(points: Bools) -> Floats:
     Returns
     -------
     ndarray
-        Shape ``(S,)``, between 0 and 1; 1 means no detour, and 0 is also the value of a sample that never
-        had a point.
+        Shape ``(S,)``, between 0 and 1; 1 means no detour. NaN for a sample that never had a point; the
+        published code counts it as 0.
     """
     return divide_counts(points[-1].sum(axis=-1), points.any(axis=0).sum(axis=-1))
 
@@ -138,7 +150,7 @@ def bound_detours(points: Bools, uncertain: Bools) -> tuple[Floats, Floats]:
     """Smallest and largest `measure_detours` over every way of deciding the uncertain units.
 
     Each unit is free to take the side that lowers (or raises) the ratio, at every checkpoint: a worst case,
-    not an interval of some confidence.
+    not an interval of some confidence. A way that leaves the sample without any point has no ratio.
 
     Parameters
     ----------
@@ -148,7 +160,7 @@ def bound_detours(points: Bools, uncertain: Bools) -> tuple[Floats, Floats]:
     Returns
     -------
     low, high
-        Shape ``(S,)`` each.
+        Shape ``(S,)`` each; NaN for a sample that has no point in any way.
     """
     certain, possible = points & ~uncertain, points | uncertain
     # A unit adds (1, 1), (0, 1) or nothing to (final, union). Lowest: only certain points stay, and every
@@ -156,18 +168,20 @@ def bound_detours(points: Bools, uncertain: Bools) -> tuple[Floats, Floats]:
     # round.
     dropped = (possible[:-1].any(axis=0) & ~certain[-1]).sum(axis=-1)
     kept = certain[-1].sum(axis=-1)
-    low = divide_counts(kept, kept + dropped)
+    low = divide_counts(kept, kept + dropped, 1.0)  # every point there may be would be kept
     dropped = (certain[:-1].any(axis=0) & ~possible[-1]).sum(axis=-1)
     kept = possible[-1].sum(axis=-1)
-    return low, divide_counts(kept, kept + dropped)
+    high = divide_counts(kept, kept + dropped, 0.0)  # every point there may be would be dropped
+    never = ~possible.any(axis=(0, -1))
+    return np.where(never, np.nan, low), np.where(never, np.nan, high)
 
 
 def overlap_points(first: Bools, second: Bools) -> Floats:
     """Intersection over union of two point sets ``(S, U)``, per sample; NaN where both are empty."""
-    return divide_counts((first & second).sum(axis=-1), (first | second).sum(axis=-1), np.nan)
+    return divide_counts((first & second).sum(axis=-1), (first | second).sum(axis=-1))
 
 
-def resample_metrics(
+def resample_samples(
     entropy: Floats,
     foreground: Bools,
     valid: Bools,
@@ -177,8 +191,9 @@ def resample_metrics(
     per_sample: bool = False,
     after_start: Bools | None = None,
     distance: Floats | None = None,
+    published: bool = False,
 ) -> dict[str, Floats]:
-    """Recompute every metric, the background mean and the points included, for many resamples of the samples.
+    """Recompute what every sample adds to the metrics in many resamples, background mean and points included.
 
     One resample is a row of `weights`. Nothing of shape ``(R, S, U)`` is ever held: samples are visited one
     by one, their counts read off sorted entropies.
@@ -198,13 +213,18 @@ def resample_metrics(
     after_start
         Shape ``(E,)``: checkpoints among which the peak is sought; by default all.
     distance
-        Shape ``(E,)``: cumulated weight movement; without it the D metrics are NaN.
+        Shape ``(E,)``: cumulated weight movement.
+    published
+        Give samples without points the values of the published code: ratios of 0, and the distance at the
+        first of the checkpoints.
 
     Returns
     -------
     dict
-        ``n_fg``, ``n_bg`` and ``fg_ratio`` of the last checkpoint, ``d_mean``, ``d_var``, ``d_std`` and
-        ``rho``, each of shape ``(R,)``; NaN for a resample in which no sample has a background.
+        ``n_fg``, ``n_bg`` and ``fg_ratio`` of the last checkpoint, ``rho`` and ``distance``, that of the
+        weights at the peak, each of shape ``(R, S)``. NaN where undefined: all of a resample in which no
+        sample has a background; the ratio of a sample without points, ``rho`` of one that never had a point
+        on the foreground, its ``distance`` where it had none among the checkpoints of the peak.
     """
     n_resamples, n_samples = weights.shape
     background = valid & ~foreground
@@ -215,7 +235,7 @@ def resample_metrics(
     cutoffs = entropy_cutoff(compared, threshold, entropy.dtype)
     candidates = np.arange(len(entropy)) if after_start is None else np.flatnonzero(after_start)
 
-    n_fg, n_bg, n_union, peak = np.zeros((4, n_resamples, n_samples), dtype=np.int64)
+    n_fg, n_bg, n_union, n_peak, peak = np.zeros((5, n_resamples, n_samples), dtype=np.int64)
     for sample in range(n_samples):
         # (E, R), or (E, 1) where the cutoff is the sample's own and the same in every resample
         cutoff = cutoffs[:, sample if per_sample else 0]
@@ -227,26 +247,36 @@ def resample_metrics(
         n_fg[:, sample] = counts[-1]
         n_bg[:, sample] = _count_below(entropy[-1, sample, background[sample]], cutoff[-1])
         n_union[:, sample] = union.sum(axis=-1)
-        peak[:, sample] = candidates[np.argmax(counts[candidates], axis=0)] if len(candidates) else 0
+        if len(candidates):
+            n_peak[:, sample] = counts[candidates].max(axis=0)
+            peak[:, sample] = candidates[np.argmax(counts[candidates], axis=0)]
 
-    def average(values: NDArray) -> Floats:
-        return (values * weights).sum(axis=1) / weights.sum(axis=1)
-
-    metrics = {
-        "n_fg": average(n_fg),
-        "n_bg": average(n_bg),
-        "fg_ratio": average(divide_counts(n_fg, n_fg + n_bg)),
-        "rho": average(divide_counts(n_fg, n_union)),
+    empty = 0.0 if published else np.nan
+    travelled = np.full(len(entropy), np.nan) if distance is None else np.asarray(distance, np.float64)
+    found = {
+        "n_fg": n_fg,
+        "n_bg": n_bg,
+        "fg_ratio": divide_counts(n_fg, n_fg + n_bg, empty),
+        "rho": divide_counts(n_fg, n_union, empty),
+        "distance": np.where((n_peak > 0) | (published and len(candidates) > 0), travelled[peak], np.nan),
     }
-    if distance is None or not len(candidates):
-        metrics |= {name: np.full(n_resamples, np.nan) for name in ("d_mean", "d_var", "d_std")}
-    else:
-        travelled = np.asarray(distance, dtype=np.float64)[peak]
-        metrics["d_mean"] = average(travelled)
-        metrics["d_var"] = average((travelled - metrics["d_mean"][:, None]) ** 2)
-        metrics["d_std"] = np.sqrt(metrics["d_var"])
-    undefined = np.isnan(mean_levels).any(axis=1)
-    return {name: np.where(undefined, np.nan, values) for name, values in metrics.items()}
+    undefined = np.isnan(mean_levels).any(axis=1, keepdims=True)
+    return {name: np.where(undefined, np.nan, values) for name, values in found.items()}
+
+
+def average_metrics(samples: Mapping[str, Floats], weights: NDArray) -> dict[str, Floats]:
+    """Average what `resample_samples` returned over the samples of each resample, leaving out undefined ones.
+
+    Returns
+    -------
+    dict
+        ``n_fg``, ``n_bg``, ``fg_ratio``, ``rho``; ``d_mean``, ``d_var`` and ``d_std``, the moments of
+        ``distance``, the variance that of a population. Each of shape ``(R,)``; NaN where no sample counts.
+    """
+    means = {name: average_defined(values, weights) for name, values in samples.items()}
+    d_mean = means.pop("distance")
+    d_var = average_defined((samples["distance"] - d_mean[:, None]) ** 2, weights)
+    return means | {"d_mean": d_mean, "d_var": d_var, "d_std": np.sqrt(d_var)}
 
 
 def _per_unit(cutoff: Floats, ndim: int) -> Floats:

@@ -16,7 +16,6 @@ from kdviz.analysis.inputs import (
     read_entropy_settings,
     read_settings,
 )
-from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.schema import build, read_sides
@@ -59,12 +58,13 @@ def compare(
         ``training_seed`` where these differ, else the position; coordinates
         ``student_name``, ``baseline_name`` (seed) name the two sides.
         ``student``, ``baseline`` and ``difference`` (student minus baseline), and ``teacher`` where given,
-        each with ``_low`` and ``_high``. Coordinates ``hypothesis`` and ``supporting_sign`` (metric): the
-        sign of the difference that would speak for it.
+        each with ``_low`` and ``_high``. A sample without points has no ratio (`no_points` of `find_points`);
+        student and baseline are averaged over the samples on which both are defined, and ``left_out`` counts
+        the others; of fewer than two samples there is no interval. Coordinates ``hypothesis`` and
+        ``supporting_sign`` (metric): the sign of the difference that would speak for it.
         NaN where a metric is undefined; attribute ``note`` then says why. Attributes state the settings of
-        the entropies and points, sample and seed numbers, the checkpoints, the definition of the weight
-        distance, and as ``student_without_points``, ``baseline_without_points`` (JSON, one number a seed) how
-        many samples had no point at all and count with a ``fg_ratio`` of 0.
+        the entropies and points, sample and seed numbers, the checkpoints and the definition of the weight
+        distance.
         ``.to_dataframe()`` gives one row per metric and seed.
 
     Raises
@@ -109,20 +109,25 @@ def compare(
 
     # The first row is the data themselves.
     weights = np.concatenate([np.ones((1, n_samples), np.int64), drawn[: resamples if n_samples > 1 else 0]])
-    tables, without_points = {}, {}
-    for role, networks in (("student", students), ("baseline", baselines)):
-        rows = [_resample(ds, weights, why) for ds, why in zip(networks, undefined, strict=True)]
-        tables[role] = np.stack(rows, axis=1)
-        empty = [int(count_points(ds)["n_without_points"][-1]) for ds in networks]
-        without_points[f"{role}_without_points"] = json.dumps(empty)
+    sides, left_out = [], []
+    for both, why in zip(pairs, undefined, strict=True):
+        ours, theirs = (_resample(ds, weights) for ds in both)
+        for name in ours:
+            unknown = np.isnan(ours[name]) | np.isnan(theirs[name])
+            ours[name][unknown] = theirs[name][unknown] = np.nan
+        sides.append([_average(one, weights, why) for one in (ours, theirs)])
+        counts = {name: int(np.isnan(values[0]).sum()) for name, values in ours.items()}
+        left_out.append([counts[name if name in counts else "distance"] for name in METRICS])
+    tables = dict(zip(("student", "baseline"), np.stack(sides, axis=2), strict=True))
     tables["difference"] = tables["student"] - tables["baseline"]
     if teachers:
-        rows = [_resample(ds, weights, PATH_METRICS) for ds in teachers]
+        rows = [_average(_resample(ds, weights), weights, PATH_METRICS) for ds in teachers]
         tables["teacher"] = np.broadcast_to(np.stack(rows, axis=1), tables["student"].shape)
 
-    values: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {"left_out": np.array(left_out).T}
+    counted = n_samples - values["left_out"]
     for role, table in tables.items():
-        low, high = _find_limits(table[..., 1:], confidence)
+        low, high = np.where(counted > 1, _find_limits(table[..., 1:], confidence), np.nan)
         values |= {role: table[..., 0], f"{role}_low": low, f"{role}_high": high}
     result = build(
         values,
@@ -136,7 +141,6 @@ def compare(
         },
         attrs=read_entropy_settings(students[0])
         | read_settings(students[0])
-        | without_points
         | {
             "n_samples": n_samples,
             "n_seeds": len(pairs),
@@ -201,11 +205,10 @@ def _find_undefined(student: xr.Dataset, baseline: xr.Dataset) -> dict[str, str]
     return {}
 
 
-def _resample(ds: xr.Dataset, weights: np.ndarray, undefined: Iterable[str]) -> np.ndarray:
-    """Metrics of every resample, ``(metric, R)``; NaN for the `undefined` ones."""
+def _resample(ds: xr.Dataset, weights: np.ndarray) -> dict[str, np.ndarray]:
     settings = read_settings(ds)
     foreground, background = read_sides(ds)
-    metrics = points.resample_metrics(
+    return points.resample_samples(
         ds["entropy"].values,
         foreground,
         foreground | background,
@@ -214,17 +217,21 @@ def _resample(ds: xr.Dataset, weights: np.ndarray, undefined: Iterable[str]) -> 
         per_sample=settings["background"] == "sample",
         after_start=ds["epoch"].values > 0,
         distance=read_distance(ds),
+        published=settings["no_points"] == "published",
     )
+
+
+def _average(samples: dict[str, np.ndarray], weights: np.ndarray, undefined: Iterable[str]) -> np.ndarray:
+    """Metrics of every resample, ``(metric, R)``; NaN for the `undefined` ones."""
+    metrics = points.average_metrics(samples, weights)
     unknown = np.full(len(weights), np.nan)
     return np.stack([unknown if name in undefined else metrics[name] for name in METRICS])
 
 
 def _find_limits(resampled: np.ndarray, confidence: float) -> np.ndarray:
-    """Percentile limits over the last axis, ``(2, metric, seed)``; NaN without resamples.
-
-    Resamples that hold no sample with background, where nothing is defined, are left out.
-    """
-    defined = ~np.isnan(resampled[0]).any(axis=0)
-    if not defined.any():
-        return np.full((2, *resampled.shape[:-1]), np.nan)
-    return np.quantile(resampled[..., defined], [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)
+    """Percentile limits over the last axis, ``(2, metric, seed)``, of the resamples that are defined."""
+    limits = np.full((2, *resampled.shape[:-1]), np.nan)
+    for at in np.ndindex(resampled.shape[:-1]):
+        if (defined := resampled[at][~np.isnan(resampled[at])]).size:
+            limits[:, *at] = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return limits

@@ -21,11 +21,15 @@ def read_points(ds: xr.Dataset) -> tuple[Bools, Bools]:
 
 
 def read_settings(ds: xr.Dataset) -> dict[str, Any]:
-    """Read threshold and background, as `kdviz.find_points` noted them."""
+    """Read threshold, background and rule for samples without points, as `kdviz.find_points` noted them."""
     attrs = ds["knowledge_point"].attrs
     if missing := [name for name in ("threshold", "background") if name not in attrs]:
         raise ValueError(f"knowledge_point has no attribute {', '.join(missing)}; make it with find_points")
-    return {"threshold": float(attrs["threshold"]), "background": str(attrs["background"])}
+    return {
+        "threshold": float(attrs["threshold"]),
+        "background": str(attrs["background"]),
+        "no_points": str(attrs.get("no_points", "undefined")),
+    }
 
 
 def read_entropy_settings(ds: xr.Dataset) -> dict[str, Any]:
@@ -72,8 +76,8 @@ def check_match(
     settings
         Those of `ENTROPY_SETTINGS` that must be equal, absent counting as a value of its own.
     require
-        Variables needed besides ``entropy`` and ``foreground``. With ``knowledge_point``, threshold and
-        background of the points must be equal too.
+        Variables needed besides ``entropy`` and ``foreground``. With ``knowledge_point``, what
+        `read_settings` reads of the points must be equal too.
 
     Raises
     ------

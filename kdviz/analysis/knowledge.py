@@ -7,16 +7,21 @@ import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import describe_points, read_points, sample_coords
+from kdviz.analysis.inputs import describe_points, read_points, read_settings, sample_coords
 from kdviz.arguments import finite_number, name_some, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning
 from kdviz.schema import annotate, build, read_sides, validate
 
 Background = Literal["checkpoint", "sample"]
+NoPoints = Literal["undefined", "published"]
 
 
 def find_points(
-    ds: xr.Dataset, *, threshold: float = 0.2, background: Background = "checkpoint"
+    ds: xr.Dataset,
+    *,
+    threshold: float = 0.2,
+    background: Background = "checkpoint",
+    no_points: NoPoints = "undefined",
 ) -> xr.Dataset:
     """Mark the units whose information the layer keeps better than that of an average background unit.
 
@@ -36,13 +41,17 @@ def find_points(
     background
         ``"checkpoint"``: one background mean per checkpoint, the mean over samples of the per-sample means,
         as in the published code. ``"sample"``: every sample against its own background.
+    no_points
+        What the ratios of a sample without any point are in everything that is counted from the result:
+        ``"undefined"``, NaN and left out of means, or as in the ``"published"`` code: ``fg_ratio`` and
+        ``rho`` are 0, and the peak is the first checkpoint.
 
     Returns
     -------
     Dataset
         `ds` with ``background_entropy`` (epoch) in nat; ``knowledge_point`` (epoch, sample, unit), whose
-        attributes hold the threshold and the background; and ``uncertain`` (epoch, sample, unit): within two
-        standard errors of the threshold. Where ``entropy_error`` is absent or NaN nothing is uncertain;
+        attributes hold the arguments; and ``uncertain`` (epoch, sample, unit): within two standard errors of
+        the threshold. Where ``entropy_error`` is absent or NaN nothing is uncertain;
         attribute ``known_error`` of ``uncertain`` is the share of their entries whose error is known. With
         ``background="sample"`` also ``sample_background_entropy`` (epoch, sample).
 
@@ -51,7 +60,7 @@ def find_points(
     SchemaError
         If `ds` breaks the data contract or lacks a variable.
     ValueError
-        If `threshold` or `background` is not allowed, no sample has background units, or, with
+        If an argument is not allowed, no sample has background units, or, with
         ``background="sample"``, some sample has none.
 
     Warns
@@ -83,6 +92,7 @@ def find_points(
     validate(ds, require=("entropy", "foreground"))
     threshold = finite_number("threshold", threshold, 0.0)
     one_of("background", background, get_args(Background))
+    one_of("no_points", no_points, get_args(NoPoints))
     entropy = ds["entropy"].values
     foreground, outside = read_sides(ds)
     judged = foreground | outside
@@ -107,7 +117,7 @@ def find_points(
         uncertain = points.find_uncertain(entropy, error, judged, cutoff)
         known_error = float((~np.isnan(error) & judged).sum() / np.broadcast_to(judged, error.shape).sum())
 
-    settings = {"threshold": threshold, "background": background}
+    settings = {"threshold": threshold, "background": background, "no_points": no_points}
     dims = ds["entropy"].dims
     found = ds.assign(
         background_entropy=(dims[:-2], mean.astype(entropy.dtype)),
@@ -131,10 +141,11 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Per (epoch, sample): ``n_fg``, ``n_bg``, ``fg_ratio`` (0 for a sample without any point) and
-        ``n_uncertain``, the valid units too close to the threshold to call. Per epoch: ``n_fg_mean``,
-        ``n_bg_mean`` and ``fg_ratio_mean``, means over samples (for the ratio: the mean of ratios, not the
-        ratio of means), and ``n_without_points``, the samples without any. Each count and ratio also as
+        Per (epoch, sample): ``n_fg``, ``n_bg``, ``fg_ratio`` (NaN for a sample without any point, or 0
+        as `no_points` of `find_points` says) and ``n_uncertain``, the valid units too close to the threshold
+        to call. Per epoch: ``n_fg_mean``, ``n_bg_mean`` and ``fg_ratio_mean``, means over samples (for the
+        ratio: the mean of the ratios that are defined, not the ratio of means), and ``n_without_points``, the
+        samples without any. Each count and ratio also as
         ``_low`` and ``_high``: its range over every way of deciding the uncertain units.
 
     Raises
@@ -148,13 +159,21 @@ def count_points(ds: xr.Dataset) -> xr.Dataset:
     choices = {"": found, "_low": found & ~uncertain, "_high": found | uncertain}
     n_fg = {end: (mask & foreground).sum(axis=-1) for end, mask in choices.items()}
     n_bg = {end: (mask & background).sum(axis=-1) for end, mask in choices.items()}
-    opposite = {"": "", "_low": "_high", "_high": "_low"}
-    ratio = {end: points.divide_counts(n_fg[end], n_fg[end] + n_bg[opposite[end]]) for end in choices}
+    without = n_fg[""] + n_bg[""] == 0
+    # Undefined, a range is over the ways of deciding that leave a point: all on one side or all on the other.
+    published = read_settings(ds)["no_points"] == "published"
+    ends = {"": ("", 0.0), "_low": ("_high", 0.0 if published else 1.0), "_high": ("_low", 0.0)}
+    ratio = {
+        end: points.divide_counts(n_fg[end], n_fg[end] + n_bg[other], empty)
+        for end, (other, empty) in ends.items()
+    }
+    if not published:
+        ratio = {end: np.where(without, np.nan, values) for end, values in ratio.items()}
 
     counts: dict[str, np.ndarray] = {}
     for name, values in (("n_fg", n_fg), ("n_bg", n_bg), ("fg_ratio", ratio)):
         counts |= {f"{name}{end}": array for end, array in values.items()}
-        counts |= {f"{name}_mean{end}": array.mean(axis=-1) for end, array in values.items()}
-    counts["n_without_points"] = (n_fg[""] + n_bg[""] == 0).sum(axis=-1)
+        counts |= {f"{name}_mean{end}": points.average_defined(array) for end, array in values.items()}
+    counts["n_without_points"] = without.sum(axis=-1)
     counts["n_uncertain"] = uncertain.sum(axis=-1)
     return build(counts, coords=sample_coords(ds), attrs=describe_points(ds))

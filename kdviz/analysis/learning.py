@@ -1,16 +1,13 @@
 """How fast, how simultaneously and with how few detours knowledge points were learned."""
 
 import json
-import warnings
 
 import numpy as np
 import xarray as xr
 
 from kdviz import points
-from kdviz.analysis.inputs import check_one_layer, describe_points, read_distance, read_points
+from kdviz.analysis.inputs import check_one_layer, describe_points, read_distance, read_points, read_settings
 from kdviz.analysis.metrics import DISTANCE_METRICS
-from kdviz.arguments import name_some
-from kdviz.errors import DegenerateWarning
 from kdviz.schema import build, read_sides, validate
 
 
@@ -20,7 +17,9 @@ def measure_learning(ds: xr.Dataset) -> xr.Dataset:
     For every sample, the peak is the first checkpoint after epoch 0 with the most foreground points;
     ``distance`` is the weight movement up to there (Eq. 8). ``rho`` is the share of all foreground points
     ever met that the last checkpoint keeps (Eq. 9); as in the papers' code, epoch 0 is among the
-    checkpoints. Both depend on the list of checkpoints: compare networks on equal lists only.
+    checkpoints. Both depend on the list of checkpoints: compare networks on equal lists only. A sample that
+    never had a point has neither: NaN, left out of the means, unless `no_points` of `find_points` says
+    otherwise.
 
     Parameters
     ----------
@@ -33,8 +32,10 @@ def measure_learning(ds: xr.Dataset) -> xr.Dataset:
     Dataset
         Per sample: ``peak_epoch``; ``distance``; ``n_union``, the points ever met; ``rho`` with ``rho_low``
         and ``rho_high``, its range over every way of deciding the uncertain units. Over samples:
-        ``d_mean``; ``d_var``, the population variance, which is what the papers print as D_std; ``d_std``,
-        its root; ``rho_mean``, ``rho_mean_low``, ``rho_mean_high``. ``dropped`` (epoch, sample, unit):
+        ``n_without_union``, those that never had a point, and ``n_without_peak``, those that had none after
+        epoch 0; ``d_mean``; ``d_var``, the population variance, which is what the papers print as D_std;
+        ``d_std``, its root; ``rho_mean``, ``rho_mean_low``, ``rho_mean_high``. ``dropped`` (epoch, sample,
+        unit):
         foreground points met before and not held at this epoch; at the last epoch the tried-and-dropped set
         of the papers. Without ``weight_distance`` the distance and D variables are left out and attribute
         ``note`` says so.
@@ -45,12 +46,6 @@ def measure_learning(ds: xr.Dataset) -> xr.Dataset:
         If `ds` breaks the data contract or has no ``knowledge_point``.
     ValueError
         If `ds` has several layers, there is no checkpoint after epoch 0, or ``weight_distance`` decreases.
-
-    Warns
-    -----
-    DegenerateWarning
-        If some samples never had a foreground point: their ``rho`` counts as 0 and their peak is the first
-        checkpoint, as in the published code.
 
     References
     ----------
@@ -70,25 +65,37 @@ def measure_learning(ds: xr.Dataset) -> xr.Dataset:
     found, uncertain = (mask & foreground for mask in read_points(ds))
     met = np.logical_or.accumulate(found, axis=0)
     n_union = met[-1].sum(axis=-1)
-    if (never := n_union == 0).any():
-        warnings.warn(
-            f"{never.sum()} of {len(never)} samples never had a foreground knowledge point "
-            f"({name_some(ds['sample'].values[never])}); their rho counts as 0",
-            DegenerateWarning,
-            stacklevel=2,
-        )
-    peak = np.flatnonzero(after_start)[found[after_start].sum(axis=-1).argmax(axis=0)]
+    never = n_union == 0
+    counts = found[after_start].sum(axis=-1)
+    peak = np.flatnonzero(after_start)[counts.argmax(axis=0)]
+    no_peak = counts.max(axis=0) == 0
     low, high = points.bound_detours(found, uncertain)
+    rho = {"": points.measure_detours(found), "_low": low, "_high": high}
+    published = read_settings(ds)["no_points"] == "published"
+    if published:
+        certain = (found & ~uncertain).any(axis=(0, -1))  # the others may be without a point
+        rho = {"": np.nan_to_num(rho[""]), "_low": np.where(certain, low, 0.0), "_high": np.nan_to_num(high)}
+    else:
+        rho = {end: np.where(never, np.nan, values) for end, values in rho.items()}
+    undefined = no_peak & (not published)
 
-    learning = {"peak_epoch": epochs[peak], "n_union": n_union, "dropped": met & ~found}
+    learning = {
+        "peak_epoch": np.where(undefined, np.nan, epochs[peak]),
+        "n_union": n_union,
+        "n_without_union": never.sum(),
+        "n_without_peak": no_peak.sum(),
+        "dropped": met & ~found,
+    }
     attrs = describe_points(ds) | {"epochs": json.dumps(epochs.tolist())}
     if distance is None:
         attrs["note"] = f"no weight_distance: distance, {', '.join(DISTANCE_METRICS)} are left out"
     else:
-        travelled = distance[peak]
+        travelled = np.where(undefined, np.nan, distance[peak])
         # Population variance: what the papers print as D_std.
-        moments = (travelled.mean(), travelled.var(), travelled.std())
+        mean = points.average_defined(travelled)
+        variance = points.average_defined((travelled - mean) ** 2)
+        moments = (mean, variance, np.sqrt(variance))
         learning |= {"distance": travelled, **dict(zip(DISTANCE_METRICS, moments, strict=True))}
-    for end, values in {"": points.measure_detours(found), "_low": low, "_high": high}.items():
-        learning |= {f"rho{end}": values, f"rho_mean{end}": values.mean()}
+    for end, values in rho.items():
+        learning |= {f"rho{end}": values, f"rho_mean{end}": points.average_defined(values)}
     return build(learning, coords={str(name): ds[name] for name in ds.coords}, attrs=attrs)

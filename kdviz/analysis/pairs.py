@@ -179,8 +179,8 @@ def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
     """Say in one paragraph how the numbers of `compare_layers` came about: the caption of that table.
 
     States numbers of samples, training seeds, checkpoints, the settings of the entropies, threshold, kind of
-    interval and definition of the weight distance, the samples without any point at the last epoch, and what
-    is undefined with its reason. What differs between layers stands with the layer's name.
+    interval and definition of the weight distance, the samples left out of ratios because they are without
+    points, and what is undefined with its reason. What differs between layers stands with the layer's name.
     """
     facts = {label: _describe(ds) for label, ds in _compare_all(pairs).items()}
     sentences = []
@@ -309,7 +309,10 @@ def _describe(comparison: xr.Dataset) -> dict[str, str]:
     epochs = [", ".join(map(str, one)) for one in json.loads(about["epochs"])]
     if len(set(epochs)) > 1:
         epochs = [f"{one} (seed {seed})" for one, seed in zip(epochs, seeds, strict=True)]
-    empty = [about[f"{side}_without_points"] for side in ("student", "baseline")]
+    counts = {name: comparison["left_out"].sel(metric=name).values for name in ("fg_ratio", "rho", "d_mean")}
+    left_out = ", ".join(f"{' / '.join(map(str, n))} from {name}" for name, n in counts.items() if n.any())
+    if about["no_points"] == "published":
+        left_out = "none; their fg_ratio and rho are 0, their peak is the first checkpoint"
     settings = {name: about[name] for name in ENTROPY_SETTINGS if name in about}
     background = f"the mean entropy of the background of the {about['background']}"
     return {
@@ -320,6 +323,6 @@ def _describe(comparison: xr.Dataset) -> dict[str, str]:
         "Threshold": f"{about['threshold']:g} nat below {background}",
         "Intervals": f"{100 * about['confidence']:g} %, {about['resamples']} resamples, {about['interval']}",
         "Weight distance": about.get("weight_distance", "definition not recorded"),
-        "Samples without any point by seed, fg_ratio 0": f"student {empty[0]}, baseline {empty[1]}",
+        "Samples without points left out (by seed)": left_out,
         "Undefined": about.get("note", ""),
     }

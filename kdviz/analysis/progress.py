@@ -43,19 +43,22 @@ def tabulate_peaks(ds: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index ``sample``; ``peak_epoch``; ``distance``, the weight distance there, NaN without
-        ``weight_distance``; ``n_fg``, its foreground points there; ``kept``, those of the last checkpoint;
-        ``dropped``, those met before and not kept; ``rho``, the share kept of all ever met.
+        Index ``sample``; ``peak_epoch``, missing where undefined; ``distance``, the weight distance there,
+        NaN without ``weight_distance``; ``n_fg``, its foreground points there, 0 without a peak; ``kept``,
+        those of the last checkpoint; ``dropped``, those met before and not kept; ``rho``, the share kept of
+        all ever met, NaN without any.
     """
     learning = measure_learning(ds)
     n_fg = count_points(ds)["n_fg"]
+    peak = learning["peak_epoch"]
     columns = {
-        "peak_epoch": learning["peak_epoch"],
+        "peak_epoch": peak,
         "distance": learning.get("distance", learning["rho"] * np.nan),
-        "n_fg": n_fg.sel(epoch=learning["peak_epoch"]),
+        "n_fg": n_fg.where(n_fg["epoch"] == peak, 0).sum("epoch"),
         "kept": n_fg.isel(epoch=-1),
         "dropped": learning["dropped"].isel(epoch=-1).sum("unit"),
         "rho": learning["rho"],
     }
     index = pd.Index(ds["sample"].values, name="sample")
-    return pd.DataFrame({name: array.values for name, array in columns.items()}, index=index)
+    table = pd.DataFrame({name: array.values for name, array in columns.items()}, index=index)
+    return table.astype({"peak_epoch": "Int64"})

@@ -9,7 +9,7 @@ import xarray as xr
 
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.entropies import derive_entropy
-from kdviz.analysis.knowledge import Background, find_points
+from kdviz.analysis.knowledge import Background, NoPoints, find_points
 from kdviz.arguments import finite_number, one_of, positive_number, whole_number
 from kdviz.entropy import Solver, UnitGain
 from kdviz.store import Run
@@ -29,7 +29,7 @@ class Settings:
         Also as there; None for that of the measurement.
     threshold
         As in :func:`kdviz.find_points`; None for that of the run, or 0.2 nat where it records none.
-    background
+    background, no_points
         As in :func:`kdviz.find_points`.
     coarsening
         As `factor` in `coarsen_grid`.
@@ -47,6 +47,7 @@ class Settings:
     unit_gain: UnitGain | None = None
     threshold: float | None = None
     background: Background = "checkpoint"
+    no_points: NoPoints = "undefined"
     coarsening: int = 1
 
     def __post_init__(self) -> None:
@@ -54,6 +55,7 @@ class Settings:
         one_of("solver", self.solver, get_args(Solver))
         one_of("unit_gain", self.unit_gain, (None, *get_args(UnitGain)))
         one_of("background", self.background, get_args(Background))
+        one_of("no_points", self.no_points, get_args(NoPoints))
         whole_number("coarsening", self.coarsening, 1)
         for name in ("weight", "feature_loss"):
             if (value := getattr(self, name)) is not None:
@@ -86,7 +88,7 @@ class Settings:
     def find(self, ds: xr.Dataset) -> xr.Dataset:
         """Find knowledge points in what `derive` returned: the second half of `apply_settings`."""
         threshold = THRESHOLD if self.threshold is None else self.threshold
-        return find_points(ds, threshold=threshold, background=self.background)
+        return find_points(ds, threshold=threshold, background=self.background, no_points=self.no_points)
 
 
 def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:

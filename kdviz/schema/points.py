@@ -8,6 +8,7 @@ _derived = partial(Variable, part="derived")
 _number = partial(measured_number, part="derived")
 _maybe = partial(_number, may_be_nan=True)
 _result = partial(Variable, part="result")
+_undefined = partial(_result, comment="NaN without points to tell it from", may_be_nan=True)
 
 _BELOW = "entropy lies below the background mean by more than the threshold"
 _ADDED = "root mean square of the output that noise is added to; absent where noise falls on the input"
@@ -45,35 +46,41 @@ _COUNTS = {
 }
 _RHO = "share of all foreground points ever met that is kept"
 _RESULTS = (
-    ("n_without_points", EPOCH, "int64", "samples without any knowledge point, whose fg_ratio counts as 0"),
+    ("n_without_points", EPOCH, "int64", "samples without any knowledge point"),
     ("n_uncertain", EPOCH_SAMPLE, "int64", "units too close to the threshold to call"),
     ("n_union", SAMPLE, "int64", "foreground points ever met"),
-    ("distance", SAMPLE, "float64", "weight distance to the peak of foreground points"),
-    ("d_mean", (), "float64", "mean weight distance to the peak of foreground points"),
-    ("d_var", (), "float64", "variance of the weight distance to the peak (printed as D_std)"),
-    ("d_std", (), "float64", "standard deviation of the weight distance to the peak"),
+    ("n_without_union", (), "int64", "samples that never had a foreground point"),
+    ("n_without_peak", (), "int64", "samples that had no foreground point after epoch 0"),
+)
+_DISTANCES = (
+    ("distance", SAMPLE, "weight distance to the peak of foreground points"),
+    ("d_mean", (), "mean weight distance to the peak of foreground points"),
+    ("d_var", (), "variance of the weight distance to the peak (printed as D_std)"),
+    ("d_std", (), "standard deviation of the weight distance to the peak"),
 )
 _ENDS = ("", "_low", "_high")
 for _end in _ENDS:
     for _name, (_dtype, _long) in _COUNTS.items():
-        _mean = f"{_long}, mean over samples"
+        _mean, _maybe_none = f"{_long}, mean over samples", _dtype == "float64"
         register(
-            _result(f"{_name}{_end}", EPOCH_SAMPLE, _dtype, _long, "1"),
-            _result(f"{_name}_mean{_end}", EPOCH, "float64", _mean, "1"),
+            _result(f"{_name}{_end}", EPOCH_SAMPLE, _dtype, _long, "1", may_be_nan=_maybe_none),
+            _result(f"{_name}_mean{_end}", EPOCH, "float64", _mean, "1", may_be_nan=_maybe_none),
         )
     register(
-        _result(f"rho{_end}", SAMPLE, "float64", _RHO, "1"),
-        _result(f"rho_mean{_end}", (), "float64", f"{_RHO}, mean over samples", "1"),
+        _undefined(f"rho{_end}", SAMPLE, "float64", _RHO, "1"),
+        _undefined(f"rho_mean{_end}", (), "float64", f"{_RHO}, mean over samples", "1"),
     )
 register(
+    *(_undefined(name, dims, "float64", long, "1") for name, dims, long in _DISTANCES),
     *(_result(name, dims, dtype, long, "1") for name, dims, dtype, long in _RESULTS),
-    _result("peak_epoch", SAMPLE, "int64", "first epoch with the most foreground points", "epoch"),
+    _undefined("peak_epoch", SAMPLE, "float64", "first epoch with the most foreground points", "epoch"),
     _result("dropped", MAP, "bool", "foreground point tried and dropped"),
     # comparisons
     _result("metric", ("metric",), "str", "metric of the papers"),
     _result("seed", ("seed",), "int64", "training seed"),
     _result("hypothesis", ("metric",), "str", "hypothesis that the metric speaks for"),
     _result("supporting_sign", ("metric",), "int64", "sign of the difference that speaks for it"),
+    _result("left_out", ("metric", "seed"), "int64", "samples undefined in student or baseline, left out"),
     _result("student_name", ("seed",), "str", "network on the student's side"),
     _result("baseline_name", ("seed",), "str", "network on the baseline's side"),
 )

@@ -1,6 +1,7 @@
 """What stands above, beside and below the panels of a view, as text."""
 
 from html import escape
+from math import isnan
 
 import ipywidgets as widgets
 
@@ -31,7 +32,8 @@ def describe_counts(one: NetworkView, inside: str) -> tuple[str, ...]:
         count, low, high = (one.counts[f"{name}{end}"] for end in ("", "_low", "_high"))
         span = f" ({low:.0f} to {high:.0f})" if low < high else ""
         parts.append(f"{count:.0f} {where}{span}")
-    return *parts, f"ratio {one.counts['fg_ratio']:.2f}"
+    ratio = one.counts["fg_ratio"]
+    return *parts, "ratio undefined" if isnan(ratio) else f"ratio {ratio:.2f}"
 
 
 def head_network(one: NetworkView, inside: str, colour: str) -> str:

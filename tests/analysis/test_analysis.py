@@ -184,13 +184,16 @@ def test_find_points__bad_baseline_or_dataset_raises():
 def test_count_points__counted_by_hand():
     # points: s0 has 2 on the foreground and 1 on the background, s1 none at all
     entropy = [[[-3.0, -3.0, -2.0, -3.0, -2.0], [-2.5, -2.5, -2.5, -2.5, -2.5]]]
-    counts = analysis.count_points(analysis.find_points(make(entropy, [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0]])))
+    ds = make(entropy, [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0]])
+    counts = analysis.count_points(analysis.find_points(ds))
     assert counts["n_fg"].values.tolist() == [[2, 0]]
     assert counts["n_bg"].values.tolist() == [[1, 0]]
-    assert counts["fg_ratio"].values.tolist() == [[2 / 3, 0.0]]  # an empty sample counts as 0
+    np.testing.assert_array_equal(counts["fg_ratio"], [[2 / 3, np.nan]])
     assert counts["n_fg_mean"].item() == 1.0
     assert counts["n_bg_mean"].item() == 0.5
-    assert counts["fg_ratio_mean"].item() == 1 / 3  # mean of ratios; the ratio of means is 2/3
+    assert counts["fg_ratio_mean"].item() == 2 / 3  # of the one sample that has points
+    published = analysis.count_points(analysis.find_points(ds, no_points="published"))
+    assert published["fg_ratio"].values.tolist() == [[2 / 3, 0.0]] and published["fg_ratio_mean"] == 1 / 3
     assert counts["n_without_points"].values.tolist() == [1]
     assert counts["n_uncertain"].values.tolist() == [[0, 0]]
     assert counts["label"].values.tolist() == [0, 1]
@@ -209,6 +212,17 @@ def test_count_points__range_of_uncertain_units():
     ratio = [counts[f"fg_ratio_mean{end}"].item() for end in ("_low", "", "_high")]
     assert ratio == [1 / 2, 2 / 3, 1.0]
     assert counts["n_uncertain"].item() == 3
+
+
+def test_count_points__range_of_a_ratio_that_may_be_undefined():
+    # cutoff -2.7, two errors = 0.1 nat: s0 has an uncertain point on the foreground, s1 on the background
+    entropy = [[[-2.75, -2.5, -2.5, -2.5], [-2.0, -2.75, -2.5, -2.25]]]
+    ds = make(entropy, [[1, 0, 0, 0], [1, 0, 0, 0]], error=0.05)
+    for rule, lowest in (("undefined", 1.0), ("published", 0.0)):
+        counts = analysis.count_points(analysis.find_points(ds, no_points=rule))
+        assert counts["n_uncertain"].values.tolist() == [[1, 1]]
+        ends = [counts[f"fg_ratio{end}"].values[0].tolist() for end in ("_low", "", "_high")]
+        assert ends == [[lowest, 0], [1, 0], [1, 0]]
 
 
 def test_count_points__larger_threshold_never_counts_more():
@@ -261,12 +275,20 @@ def test_measure_learning__fewer_checkpoints_never_lower_rho(student):
     assert (fewer >= full).all() and (fewer > full).any()
 
 
-def test_measure_learning__empty_sample_counts_as_zero_with_a_warning():
-    ds = analysis.find_points(from_rows(["11 00", "11 00"], distance=[0, 1]))
-    with pytest.warns(DegenerateWarning, match=r"1 of 2 samples never had a foreground .*\(s1\)"):
-        learning = analysis.measure_learning(ds)
-    assert learning["rho"].values.tolist() == [1.0, 0.0]
-    assert learning["n_union"].values.tolist() == [2, 0]
+def test_measure_learning__samples_without_points_are_left_out():
+    # s0 keeps its points, s1 never has one, s2 drops its own at the first step
+    ds = from_rows(["11 00 10", "11 00 00", "11 00 00"], distance=[0, 1, 3], epochs=[0, 1, 2])
+    learning = analysis.measure_learning(analysis.find_points(ds))
+    assert learning["n_union"].values.tolist() == [2, 0, 1]
+    np.testing.assert_array_equal(learning["rho"], [1.0, np.nan, 0.0])
+    assert learning["rho_mean"] == 0.5 and learning["n_without_union"] == 1
+    np.testing.assert_array_equal(learning["peak_epoch"], [1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(learning["distance"], [1.0, np.nan, np.nan])
+    assert (learning["d_mean"], learning["d_var"], learning["n_without_peak"]) == (1, 0, 2)
+
+    published = analysis.measure_learning(analysis.find_points(ds, no_points="published"))
+    assert published["rho"].values.tolist() == [1.0, 0.0, 0.0] and published["rho_mean"] == 1 / 3
+    assert published["peak_epoch"].values.tolist() == [1, 1, 1] and published["d_mean"] == 1
 
 
 def test_measure_learning__background_points_do_not_count():
@@ -382,7 +404,7 @@ def test_compare__intervals_equal_slow_replica_with_the_same_resamples(mode):
     weights = np.random.default_rng(11).multinomial(6, [1 / 6] * 6, size=40)
     slow = {
         role: [
-            slow_metrics.metrics(
+            slow_metrics.of_samples(
                 ds["entropy"].values,
                 ds["foreground"].values,
                 ds["valid"].values,
@@ -396,6 +418,8 @@ def test_compare__intervals_equal_slow_replica_with_the_same_resamples(mode):
         ]
         for role, ds in networks.items()
     }
+    pairs = [slow_metrics.pair(*both) for both in zip(*slow.values(), strict=True)]
+    slow = {role: [slow_metrics.summarise(both[at]) for both in pairs] for at, role in enumerate(networks)}
     for name in analysis.METRICS:
         values = {role: np.array([case[name] for case in cases]) for role, cases in slow.items()}
         values["difference"] = values["student"] - values["baseline"]
@@ -405,13 +429,28 @@ def test_compare__intervals_equal_slow_replica_with_the_same_resamples(mode):
             np.testing.assert_allclose(limits, np.quantile(resampled, [0.1, 0.9]), rtol=0, atol=1e-12)
 
 
-def test_compare__tells_how_many_samples_have_no_point_when_counted():
+def test_compare__leaves_out_samples_that_are_undefined_in_either_network():
     # one text per checkpoint, one word per sample; background units are never points
-    some = analysis.find_points(from_rows(["00 00 10", "10 00 10", "10 00 11"], epochs=[0, 1, 2]))
-    none = analysis.find_points(from_rows(["00 00 10", "00 00 00", "00 10 00"], epochs=[0, 1, 2]))
-    last = analysis.compare(student=[some, none], baseline=[none, none], resamples=2)
-    assert last.attrs["student_without_points"] == "[1, 2]"
-    assert last.attrs["baseline_without_points"] == "[2, 2]"
+    timing = {"epochs": [0, 1, 2], "distance": [0, 1, 3]}
+    some = analysis.find_points(from_rows(["00 00 10", "10 00 10", "10 00 11"], **timing))
+    other = analysis.find_points(from_rows(["10 00 10", "00 00 00", "11 10 00"], **timing))
+    none = analysis.find_points(from_rows(["00 00 00"] * 3, **timing))
+    result = analysis.compare(student=[some, some], baseline=[other, none], resamples=20)
+    left_out = {name: result["left_out"].sel(metric=name).values.tolist() for name in analysis.METRICS}
+    distances = {name: [2, 3] for name in analysis.DISTANCE_METRICS}
+    assert left_out == {"n_fg": [0, 0], "n_bg": [0, 0], "fg_ratio": [2, 3], "rho": [1, 3]} | distances
+    first = result.sel(seed=0)
+    assert np.isnan(first["difference_low"].sel(metric=["fg_ratio", "d_mean"])).all()  # of one sample
+    assert not np.isnan(first["difference_low"].sel(metric=["n_fg", "rho"])).any()
+    assert first["student"].sel(metric=["fg_ratio", "rho", "d_mean"]).values.tolist() == [1, 1, 1]
+    assert first["baseline"].sel(metric=["fg_ratio", "rho", "d_mean"]).values.tolist() == [1, 0.5, 3]
+    for name in ("student", "baseline", "difference", "difference_low", "difference_high"):
+        assert np.isnan(result[name].sel(metric=["fg_ratio", "rho", "d_mean", "d_std"], seed=1)).all()
+    again = [
+        analysis.find_points(one.drop_vars("knowledge_point"), no_points="published") for one in (some, none)
+    ]
+    published = analysis.compare(student=again[0], baseline=again[1], resamples=2)
+    assert (published["left_out"] == 0).all() and published["baseline"].sel(metric="d_mean").item() == 1
 
 
 def test_compare__differences_are_paired(student):

@@ -7,7 +7,6 @@ import pytest
 import xarray as xr
 
 from kdviz import analysis, schema
-from kdviz.errors import DegenerateWarning
 from kdviz.store import Run, create_run
 
 
@@ -135,9 +134,9 @@ def test_tabulate_peaks__without_distances_and_without_points() -> None:
     ds = make_learned().drop_vars("weight_distance")
     assert analysis.tabulate_peaks(ds)["distance"].isna().all()
     ds["knowledge_point"][:, 1] = False
-    with pytest.warns(DegenerateWarning, match="never had a foreground knowledge point"):
-        table = analysis.tabulate_peaks(ds)
-    assert table.loc["b", ["n_fg", "kept", "dropped", "rho"]].tolist() == [0, 0, 0, 0]
+    table = analysis.tabulate_peaks(ds)
+    assert table.loc["b", ["n_fg", "kept", "dropped"]].tolist() == [0, 0, 0]
+    assert table.loc["b", ["peak_epoch", "rho"]].isna().all() and table["peak_epoch"].iloc[0] == 1
 
 
 def test_tabulate_counts__sets_accuracy_and_distance_beside_the_counts() -> None:

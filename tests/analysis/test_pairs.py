@@ -459,8 +459,8 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
         "Threshold: 0.2 nat below the mean entropy of the background of the checkpoint. "
         "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
         "seeds are not pooled. Weight distance: per step. "
-        "Samples without any point by seed, fg_ratio 0: student [0], baseline [0] (conv), "
-        "student [0, 0], baseline [0, 1] (fc1)."
+        "Samples without points left out (by seed): "
+        "0 / 1 from fg_ratio, 0 / 2 from rho, 0 / 2 from d_mean (fc1)."
     )
 
 

@@ -124,10 +124,23 @@ def test_find_uncertain__within_two_errors_on_either_side():
     assert uncertain.ravel().tolist() == [True, True, True, False, False, False]
 
 
-def test_divide_counts__empty_whole_gives_zero():
-    np.testing.assert_array_equal(
-        points.divide_counts(np.array([0, 1, 3]), np.array([0, 4, 3])), [0.0, 0.25, 1.0]
-    )
+def test_divide_counts__empty_whole_is_undefined():
+    part, whole = np.array([0, 1, 3]), np.array([0, 4, 3])
+    np.testing.assert_array_equal(points.divide_counts(part, whole), [np.nan, 0.25, 1.0])
+    assert points.divide_counts(part, whole, 0.5).tolist() == [0.5, 0.25, 1.0]
+
+
+def test_average_defined__leaves_out_the_undefined_and_weighs_the_others():
+    values = np.array([[1.0, np.nan, 4.0], [np.nan] * 3])
+    np.testing.assert_array_equal(points.average_defined(values), [2.5, np.nan])
+    weights = np.array([[3, 5, 1], [0, 2, 0]])
+    np.testing.assert_array_equal(points.average_defined(values[:1], weights), [1.75, np.nan])
+
+
+def resample(entropy, foreground, valid, weights, **options):
+    """Metrics of resamples, from what their samples add."""
+    found = points.resample_samples(entropy, foreground, valid, weights, **options)
+    return points.average_metrics(found, weights)
 
 
 def masks(text):
@@ -143,21 +156,22 @@ def masks(text):
         ("1111 0000 0001", 1 / 4),
         ("0000 0000 1110", 1.0),
         ("1111 0000 0000", 0.0),
-        ("0000 0000 0000", 0.0),  # empty union counts as 0
+        ("0000 0000 0000", np.nan),  # empty union
         ("1111", 1.0),
         ("1", 1.0),
-        ("0", 0.0),
+        ("0", np.nan),
     ],
 )
 def test_measure_detours__counted_by_hand(rows, rho):
-    assert points.measure_detours(masks(rows)).item() == rho
+    np.testing.assert_equal(points.measure_detours(masks(rows)).item(), rho)
 
 
 @given(hnp.arrays(bool, (3, 2, 5)), hnp.arrays(bool, (1, 2, 5)))
 def test_measure_detours__another_checkpoint_never_increases_it(found, extra):
     more = points.measure_detours(np.concatenate([extra, found]))
-    assert (more <= points.measure_detours(found)).all()
-    assert ((more >= 0) & (more <= 1)).all()
+    before = points.measure_detours(found)
+    assert not (more > before).any() and not (np.isnan(more) & ~np.isnan(before)).any()
+    assert ((more >= 0) & (more <= 1) | np.isnan(more)).all()
 
 
 @pytest.mark.parametrize(
@@ -168,13 +182,15 @@ def test_measure_detours__another_checkpoint_never_increases_it(found, extra):
         ("11 10", "01 00", (1 / 2, 1.0)),  # uncertain before: dropped or never met
         ("10 11", "01 01", (1 / 2, 1.0)),
         ("1 0", "1 1", (0.0, 1.0)),
-        ("0 0", "0 1", (0.0, 1.0)),
+        ("0 0", "0 1", (1.0, 1.0)),  # kept, or no point at all
+        ("0 0", "1 0", (0.0, 0.0)),  # dropped, or no point at all
+        ("0 0", "0 0", (np.nan, np.nan)),
         ("1 0", "0 0", (0.0, 0.0)),
     ],
 )
 def test_bound_detours__counted_by_hand(found, uncertain, bounds):
     low, high = points.bound_detours(masks(found), masks(uncertain))
-    assert (low.item(), high.item()) == bounds
+    np.testing.assert_equal((low.item(), high.item()), bounds)
 
 
 @given(hnp.arrays(bool, (3, 1, 2)), hnp.arrays(bool, (3, 1, 2)))
@@ -188,7 +204,8 @@ def test_bound_detours__is_the_range_over_all_decisions(found, uncertain):
             decided[tuple(where)] = bool(code >> bit & 1)
         tried.append(points.measure_detours(decided).item())
     low, high = points.bound_detours(found, uncertain)
-    assert (low.item(), high.item()) == (min(tried), max(tried))
+    defined = [rho for rho in tried if not np.isnan(rho)] or [np.nan]
+    np.testing.assert_equal((low.item(), high.item()), (min(defined), max(defined)))
 
 
 def test_overlap_points__counted_by_hand():
@@ -205,15 +222,18 @@ def test_overlap_points__symmetric_and_between_0_and_1(first, second):
     assert (np.isnan(overlap) == empty).all() and ((overlap >= 0) & (overlap <= 1))[~empty].all()
 
 
+@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample):
+def test_resample_samples__equals_slow_replica_on_the_same_resamples(per_sample, published):
     entropy, foreground, valid = random_case(seed=3)
+    entropy[:, 1] += foreground[1]  # a sample without points on the foreground
+    entropy[1:, 4] += foreground[4]  # one with some before training only
     if not per_sample:
         foreground[2] = valid[2]  # a sample without background
     epochs, distance = np.array([0, 2, 5, 10]), np.array([0.0, 0.4, 1.0, 1.7])
     drawn = np.random.default_rng(0).integers(7, size=(12, 7))
     weights = np.stack([np.bincount(row, minlength=7) for row in drawn])
-    fast = points.resample_metrics(
+    fast = resample(
         entropy,
         foreground,
         valid,
@@ -222,6 +242,7 @@ def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample)
         per_sample=per_sample,
         after_start=epochs > 0,
         distance=distance,
+        published=published,
     )
     slow = [
         slow_metrics.metrics(
@@ -233,6 +254,7 @@ def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample)
             epochs=epochs,
             distance=distance,
             per_sample=per_sample,
+            published=published,
         )
         for row in drawn
     ]
@@ -245,12 +267,12 @@ def test_resample_metrics__equals_slow_replica_on_the_same_resamples(per_sample)
 
 @given(cases(), st.integers(0, GRID), st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
-def test_resample_metrics__equals_slow_replica_on_ties_padding_and_small_sizes(case, threshold, seed):
+def test_resample_samples__equals_slow_replica_on_ties_padding_and_small_sizes(case, threshold, seed):
     entropy, foreground, valid = case
     n_epochs, n_samples, _ = entropy.shape
     epochs, distance = np.arange(1, n_epochs + 1), np.arange(n_epochs) / 4
     row = np.random.default_rng(seed).integers(n_samples, size=n_samples)
-    fast = points.resample_metrics(
+    fast = resample(
         entropy,
         foreground,
         valid,
@@ -262,13 +284,15 @@ def test_resample_metrics__equals_slow_replica_on_ties_padding_and_small_sizes(c
         entropy, foreground, valid, row, threshold=threshold / GRID, epochs=epochs, distance=distance
     )
     # 1e-12: order of float64 additions. The float32 rounding of the cutoff absorbs it in the background mean.
-    assert {name: values.item() for name, values in fast.items()} == pytest.approx(slow, abs=1e-12)
+    assert {name: values.item() for name, values in fast.items()} == pytest.approx(
+        slow, abs=1e-12, nan_ok=True
+    )
 
 
-def test_resample_metrics__ties_are_no_points_anywhere():
+def test_resample_samples__ties_are_no_points_anywhere():
     # cutoff -3.0: ties on fore- and background at both checkpoints, one real point at the last
     entropy = np.array([[[-2.8, -3.0, -3.0]], [[-2.8, -3.0, -3.5]]], dtype=np.float32)
-    result = points.resample_metrics(
+    result = resample(
         np.concatenate([entropy, entropy], axis=2)[:, :, :4],
         np.array([[False, True, True, False]]),
         np.ones((1, 4), bool),
@@ -285,34 +309,33 @@ def test_resample_metrics__ties_are_no_points_anywhere():
     assert result["d_mean"].item() == 2.0
 
 
-def test_resample_metrics__unmoved_points_give_rho_one_and_no_spread():
+def test_resample_samples__unmoved_points_give_rho_one_and_no_spread():
     entropy = np.tile(random_case(seed=1, shape=(1, 5, 20))[0], (3, 1, 1))
     _, foreground, valid = random_case(seed=1, shape=(1, 5, 20))
     weights = np.array([[1, 1, 1, 1, 1], [2, 0, 0, 3, 0]])
-    result = points.resample_metrics(
-        entropy, foreground, valid, weights, threshold=0.1, distance=np.array([0.0, 1.0, 2.0])
-    )
+    result = resample(entropy, foreground, valid, weights, threshold=0.1, distance=np.array([0.0, 1.0, 2.0]))
     assert (result["n_fg"] > 0).all()
     assert result["rho"].tolist() == [1.0, 1.0]
     assert result["d_var"].tolist() == [0.0, 0.0]
 
 
-def test_resample_metrics__resample_without_background_is_nan():
+def test_resample_samples__resample_without_background_is_nan():
     entropy = np.full((2, 2, 3), -3.0, dtype=np.float32)
     foreground = np.array([[True, True, True], [True, False, False]])
-    result = points.resample_metrics(
-        entropy, foreground, np.ones((2, 3), bool), np.array([[2, 0], [0, 2]]), threshold=0.2
-    )
+    result = resample(entropy, foreground, np.ones((2, 3), bool), np.array([[2, 0], [0, 2]]), threshold=0.2)
     np.testing.assert_array_equal(result["n_fg"], [np.nan, 0.0])
-    np.testing.assert_array_equal(result["rho"], [np.nan, 0.0])
+    np.testing.assert_array_equal(result["rho"], [np.nan, np.nan])
 
 
 @given(cases())
-def test_resample_metrics__ratios_between_0_and_1_and_variance_is_squared_deviation(case):
+def test_resample_samples__ratios_between_0_and_1_and_variance_is_squared_deviation(case):
     entropy, foreground, valid = case
     n_epochs, n_samples, _ = entropy.shape
-    result = points.resample_metrics(
+    result = resample(
         entropy, foreground, valid, np.ones((1, n_samples)), threshold=0.1, distance=np.arange(n_epochs)
     )
-    assert 0 <= result["fg_ratio"].item() <= 1 and 0 <= result["rho"].item() <= 1
-    assert result["d_std"].item() ** 2 == pytest.approx(result["d_var"].item())  # float64 square of a root
+    for name in ("fg_ratio", "rho"):
+        assert 0 <= result[name].item() <= 1 or np.isnan(result[name].item())
+    assert result["d_std"].item() ** 2 == pytest.approx(
+        result["d_var"].item(), nan_ok=True
+    )  # float64 square of a root

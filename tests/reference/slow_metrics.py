@@ -23,8 +23,15 @@ def background_of_sample(entropy, foreground, valid):
     return mean(values) if values else None
 
 
-def metrics(entropy, foreground, valid, samples, *, threshold, epochs, distance, per_sample=False):
-    """Compute Eqs. (5) to (9) over the given list of sample positions."""
+def metrics(*arguments, **options):
+    """Compute Eqs. (5) to (9) over the given list of sample positions, as `of_samples`."""
+    return summarise(of_samples(*arguments, **options))
+
+
+def of_samples(
+    entropy, foreground, valid, samples, *, threshold, epochs, distance, per_sample=False, published=False
+):
+    """What every sample of the list adds; None where it has no points to tell from, unless as published."""
     n_units = len(foreground[0])
     own = [
         [background_of_sample(entropy[k][x], foreground[x], valid[x]) for x in samples]
@@ -32,7 +39,7 @@ def metrics(entropy, foreground, valid, samples, *, threshold, epochs, distance,
     ]
     common = [mean([value for value in row if value is not None]) for row in own]
 
-    fg_counts, bg_counts, ratios, distances, rhos = [], [], [], [], []
+    rows = []
     for position, x in enumerate(samples):
         fg_sets, bg_sets = [], []
         for k in range(len(epochs)):
@@ -43,29 +50,41 @@ def metrics(entropy, foreground, valid, samples, *, threshold, epochs, distance,
             fg_sets.append({i for i in found if foreground[x][i]})
             bg_sets.append({i for i in found if not foreground[x][i]})
         n_fg, n_bg = len(fg_sets[-1]), len(bg_sets[-1])
-        fg_counts.append(n_fg)
-        bg_counts.append(n_bg)
-        ratios.append(n_fg / (n_fg + n_bg) if n_fg + n_bg else 0.0)
 
         peak = None
         for k in range(len(epochs)):
             if epochs[k] > 0 and (peak is None or len(fg_sets[k]) > len(fg_sets[peak])):
                 peak = k
-        distances.append(float(distance[peak]))
 
         union = set()
         for k in range(len(epochs)):
             union |= fg_sets[k]
-        rhos.append(len(fg_sets[-1]) / len(union) if union else 0.0)
+        empty = 0.0 if published else None
+        rows.append(
+            {
+                "n_fg": n_fg,
+                "n_bg": n_bg,
+                "fg_ratio": n_fg / (n_fg + n_bg) if n_fg + n_bg else empty,
+                "rho": n_fg / len(union) if union else empty,
+                "distance": float(distance[peak]) if fg_sets[peak] or published else None,
+            }
+        )
+    return rows
 
-    d_mean = mean(distances)
-    d_var = mean([(d - d_mean) ** 2 for d in distances])
-    return {
-        "n_fg": mean(fg_counts),
-        "n_bg": mean(bg_counts),
-        "fg_ratio": mean(ratios),
-        "d_mean": d_mean,
-        "d_var": d_var,
-        "d_std": math.sqrt(d_var),
-        "rho": mean(rhos),
-    }
+
+def pair(ours, theirs):
+    """Leave out of both what is undefined in one of two networks, sample by sample."""
+    for one, other in zip(ours, theirs, strict=True):
+        for name in one:
+            if one[name] is None or other[name] is None:
+                one[name] = other[name] = None
+    return ours, theirs
+
+
+def summarise(rows):
+    found = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    distances = found.pop("distance")
+    means = {name: mean(values) if values else math.nan for name, values in found.items()}
+    d_mean = mean(distances) if distances else math.nan
+    d_var = mean([(d - d_mean) ** 2 for d in distances]) if distances else math.nan
+    return means | {"d_mean": d_mean, "d_var": d_var, "d_std": math.sqrt(d_var)}

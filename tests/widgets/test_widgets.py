@@ -209,7 +209,7 @@ def test_explore__shows_what_the_public_functions_say(
         assert np.array_equal(one.entropy, now["entropy"])
         assert np.array_equal(one.points, now["knowledge_point"])
         assert np.array_equal(one.uncertain, now["uncertain"])
-        assert {name: counts[name].item() for name in one.counts} == one.counts
+        np.testing.assert_equal({name: counts[name].item() for name in one.counts}, one.counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateWarning)
         learning = kdviz.measure_learning(find(run, "student-fc1-s0", "fc1", **settings))

@@ -149,7 +149,7 @@ class Scene:
             score = abs(ours - theirs)
         else:
             return chosen
-        rank = dict(zip(self.samples, score.tolist(), strict=True))
+        rank = dict(zip(self.samples, np.nan_to_num(score).tolist(), strict=True))
         return sorted(chosen, key=lambda name: -rank[name])
 
     # -- what is shown
@@ -208,7 +208,7 @@ class Scene:
             own = now.get("sample_background_entropy")
             level = now["background_entropy"] if own is None else own[at]
             cutoff = float(level) - derived.ds["knowledge_point"].attrs["threshold"]
-        peak = np.nan if derived.learning is None else float(derived.learning["peak_epoch"].values[at])
+        peak = None if derived.learning is None else derived.learning["peak_epoch"].values[at]
         return Trace(
             network=view.network,
             style=style,
@@ -217,7 +217,7 @@ class Scene:
             cutoff=cutoff,
             n_fg=derived.counts["n_fg"].values[:, at],
             distance=derived.ds["weight_distance"].values if "weight_distance" in derived.ds else None,
-            peak_epoch=None if np.isnan(peak) else int(peak),
+            peak_epoch=None if peak is None or np.isnan(peak) else int(peak),
         )
 
     # -- private
@@ -242,7 +242,7 @@ class Scene:
             values, limits = self.overlays.find(network, overlay, sample, place.settings.coarsening)
             values = none + np.nan if values is None else values[valid]
         counts: dict[str, float] = {}
-        if derived.counts is not None:
+        if derived.counts is not None and not np.isnan(derived.counts["n_fg"].values[now, at]):
             counts = {
                 f"{name}{end}": float(derived.counts[f"{name}{end}"].values[now, at])
                 for name in ("n_fg", "n_bg", "fg_ratio")

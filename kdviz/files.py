@@ -67,15 +67,22 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def write_bytes(path: Path, contents: bytes) -> None:
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of anything else, such as a folder, a device or a pipe."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"cannot write {path}: what lies there is no regular file; name another")
+
+
+def write_bytes(path: Path, contents: bytes | memoryview) -> None:
     """Replace a file whole: after a kill or on a full disk, it holds the old contents or the new.
 
     Raises
     ------
     StoreError
-        If it cannot be written.
+        If it cannot be written, or something lies there that is no regular file.
     """
     stopping.check()
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

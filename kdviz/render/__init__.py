@@ -12,7 +12,7 @@ except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
 from kdviz.render.canvas import Canvas, Panel
-from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind
+from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind, pick_samples
 from kdviz.render.charts import count_curves, points_over_distance, ratio_against_accuracy
 from kdviz.render.cloud import project_cloud
 from kdviz.render.coherency import coherency_figure
@@ -35,6 +35,7 @@ __all__ = [
     "count_curves",
     "difference_dots",
     "layer_curves",
+    "pick_samples",
     "plot_detours",
     "plot_entropy",
     "plot_maps",

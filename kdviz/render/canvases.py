@@ -6,12 +6,25 @@ further class in `KINDS`; nothing else tells the kinds apart.
 
 import xarray as xr
 
+from kdviz.arguments import whole_number
 from kdviz.render.canvas import Canvas
 from kdviz.render.cloud import CloudCanvas
 from kdviz.render.image import GridCanvas
 from kdviz.render.text import WordCanvas
 
 KINDS: tuple[type[Canvas], ...] = (GridCanvas, WordCanvas, CloudCanvas)
+
+
+def pick_samples(samples: xr.Dataset, count: int) -> list[str]:
+    """Name `count` samples to show, or all of fewer, spread over the order as stored.
+
+    Raises
+    ------
+    ValueError
+        If `count` is no integer of 1 or more.
+    """
+    names = samples["sample"].values.tolist()
+    return names[:: max(1, len(names) // whole_number("count of samples to show", count, 1))][:count]
 
 
 def choose_kind(samples: xr.Dataset) -> type[Canvas]:

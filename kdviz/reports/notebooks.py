@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import itertools
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,6 +29,7 @@ except ImportError as error:
 
 _LONGEST_NAME = 100
 _REPORT = "01_report"
+_SCALARS = (str, int, float, bool)
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -64,7 +67,7 @@ def rerun(
     parameters
         ``{name: value}``; names and types must be those of the notebook's parameters cell.
     folder
-        For the results; made if missing. The notebook itself is left alone.
+        For the results; made if missing. Results of earlier reruns are replaced, other notebooks are not.
     progress
         Show a progress bar.
 
@@ -80,12 +83,12 @@ def rerun(
     StoreError
         If the folder cannot be written.
     ValueError, TypeError
-        If a parameter is unknown (near names are given) or has another type.
+        If a parameter is unknown (near names are given), has another type or is neither text, number nor
+        truth value, nor a list of these; or if another notebook lies where the results go.
     """
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
-    target = make_folder(folder)
-    executed = target / f"{_name_results(path.stem, checked)}.ipynb"
+    executed = make_folder(folder) / f"{_name_results(path.stem, checked)}.ipynb"
     _execute(path, executed, checked, progress_bar=progress)
     return _write_page(executed)
 
@@ -93,9 +96,10 @@ def rerun(
 def prepare_notebook(
     notebook: str | os.PathLike[str], parameters: Mapping[str, Any], *, folder: str | os.PathLike[str]
 ) -> Path:
-    """Write a notebook with other parameters into a folder, to be opened; one that is there stays as it is.
+    """Write a notebook with other parameters into a folder, to be opened.
 
-    Parameters, and errors raised, are those of `rerun`; nothing is executed.
+    One that was written there with the same parameters stays as it is; where others lie, of other runs or
+    damaged, it gets a number. Parameters, and errors raised, are those of `rerun`; nothing is executed.
 
     Returns
     -------
@@ -104,10 +108,15 @@ def prepare_notebook(
     """
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
-    prepared = make_folder(folder) / path.name
-    if not prepared.exists():  # else it may hold the user's own cells by now
-        _execute(path, prepared, checked, prepare_only=True)
-    return prepared
+    target = make_folder(folder)
+    for number in itertools.count(1):
+        prepared = target / (path.name if number == 1 else f"{path.stem}-{number}.ipynb")
+        if not prepared.exists():
+            _execute(path, prepared, checked, prepare_only=True)
+            return prepared
+        if _read_metadata(prepared).get("papermill", {}).get("parameters") == checked:
+            return prepared  # which may hold the user's own cells by now
+    raise AssertionError("numbers do not end")
 
 
 def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str]) -> dict[str, Any]:
@@ -183,6 +192,9 @@ def _shipped() -> list[Path]:
 
 
 def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **options: bool) -> None:
+    if executed.exists() and "papermill" not in _read_metadata(executed):
+        raise ValueError(f"{executed} is no result of a rerun, which would replace it; pass another folder")
+    written = executed.with_name(f".{executed.name}")
     settings = {
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel warns on every start
         "KDVIZ_STRICT": "1",  # an error in a widget's callback is an error of the cell
@@ -193,7 +205,7 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **op
                 partial(
                     papermill.execute_notebook,
                     str(notebook),
-                    str(executed),
+                    str(written),
                     parameters=parameters,
                     kernel_name="python3",
                     start_timeout=600,  # seconds: a busy machine is no error
@@ -202,13 +214,32 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **op
                     **options,
                 )
             )
+        _keep(written, executed)
     except OSError as error:
         raise StoreError(f"cannot write {executed}: {error}") from error
     except PapermillExecutionError as error:
+        _keep(written, executed)
         raise DataError(
             f"cell {error.exec_count} of {notebook.name} failed with {error.ename}: {error.evalue} "
             f"(see {executed})"
         ) from error
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _keep(written: Path, notebook: Path) -> None:
+    """Put what papermill wrote in its place, whole."""
+    node = nbformat.read(written, as_version=4)
+    node.metadata.papermill.output_path = str(notebook)
+    write_bytes(notebook, nbformat.writes(node).encode())
+
+
+def _read_metadata(notebook: Path) -> dict[str, Any]:
+    """Read the metadata of a notebook; none of what is no notebook."""
+    try:
+        return nbformat.read(notebook, as_version=4).metadata
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError):
+        return {}
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:
@@ -233,9 +264,15 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
             value = float(value)
         if kind is not None and type(value) is not kind:
             raise TypeError(
-                f"parameter {name} of {notebook.name} is {value!r}, a {type(value).__name__}; "
+                f"parameter {name} of {notebook.name} is {reprlib.repr(value)}, a {type(value).__name__}; "
                 f"allowed: {kind.__name__}"
             )
+        for one in value if type(value) is list else [value]:
+            if type(one) not in _SCALARS:  # anything else would be written into the notebook as code
+                raise TypeError(
+                    f"parameter {name} of {notebook.name} holds {reprlib.repr(one)}, a {type(one).__name__}; "
+                    "allowed: texts, numbers, True and False, and lists of these"
+                )
         checked[name] = value
     return checked
 

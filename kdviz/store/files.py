@@ -15,7 +15,7 @@ import xarray as xr
 
 from kdviz import schema, stopping
 from kdviz.errors import StoreError
-from kdviz.files import beside, seal
+from kdviz.files import beside, check_replaceable, seal
 from kdviz.schema import VARIABLES
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array
 from kdviz.store.migrations import migrate
@@ -150,6 +150,7 @@ def write_zarr(ds: xr.Dataset, path: Path, group: str | None = None) -> None:
 
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
     """Write all groups to one file, which appears at `path` complete and on the disk, or not at all."""
+    check_replaceable(path)
     partial = beside(path, f".{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     _remove_abandoned(path)
     try:

@@ -1,5 +1,7 @@
 """Stock widgets bound to a selection, name by name."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,11 +16,17 @@ from kdviz.widgets.scene import Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
+VIEWS = "kdviz-views"
 _WIDE = {"layout": {"width": "256px"}, "style": {"description_width": "84px"}}
 _FRAME_MS = 700
 _TURN, _TURN_MS = 15, 400  # degrees, and how long each is seen
 _LIST_ROWS = 6
 _SLOW = {"continuous_update": False}  # speaks when it is let go, as every network is derived anew
+
+
+def is_served() -> bool:
+    """Whether this is a page of Voila, which anybody who reaches it may use."""
+    return "VOILA_REQUEST_URL" in os.environ
 
 
 class Controls:
@@ -81,7 +89,7 @@ class Controls:
             "Look": ["overlay", "opacity", "histogram", "azimuth", "turn"],
         }
         play = widgets.Play(interval=_FRAME_MS, max=len(selection.epochs) - 1)
-        folder = widgets.Text("kdviz-views", description="save into", layout={"width": "300px"})
+        folder = widgets.Text(VIEWS, description="save into", disabled=is_served(), layout={"width": "300px"})
         file_kind = widgets.Dropdown(options={text: kind for kind, text in KINDS.items()})
         save = widgets.Button(description="save", icon="save")
         self.by_name: dict[str, Any] = self._bound | {
@@ -113,10 +121,11 @@ class Controls:
         self.saving = widgets.HBox([folder, file_kind, save])
 
     def target_file(self) -> Path:
-        """Name the file that the save button asks for."""
+        """Name the file that the save button asks for; on a served page always in `VIEWS`."""
         chosen = self._selection
-        name = f"{chosen.sample}-{chosen.layer}-epoch{chosen.epoch}".replace("/", "_")
-        return Path(self.by_name["folder"].value).expanduser() / f"{name}{self.by_name['file_kind'].value}"
+        name = re.sub(r"[/\\]", "_", f"{chosen.sample}-{chosen.layer}-epoch{chosen.epoch}")
+        folder = VIEWS if is_served() else self.by_name["folder"].value
+        return Path(folder).expanduser() / f"{name}{self.by_name['file_kind'].value}"
 
     def _lead(self, name: str, change: Any) -> None:
         """Take over what the user chose; a choice that is refused goes back."""

@@ -1,7 +1,9 @@
 """The current view as a file: a figure, its numbers, or its settings."""
 
 import json
+import re
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kdviz import __version__
-from kdviz.files import file_errors
+from kdviz.files import make_folder, write_bytes
 from kdviz.render.layout import encode_figure, view_figure
 from kdviz.render.looks import MAP
 from kdviz.widgets.drawing import describe_counts, describe_scale, name_panels
@@ -34,20 +36,26 @@ def write_view(path: Path, scene: Scene, selection: Selection, view: View) -> Pa
     path, kind = path.expanduser(), path.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"cannot save as {path.name!r}; allowed endings: {', '.join(KINDS)}")
-    with file_errors(f"cannot write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == ".csv":
-            table = to_dataset(scene, selection, view).to_dataframe().reset_index()
-            about = {"sample": view.sample, "layer": selection.layer}
-            table.assign(threshold=selection.settings.threshold, **about).to_csv(path, index=False)
-        elif kind == ".nc":
-            to_dataset(scene, selection, view).to_netcdf(path)
-        elif kind == ".yaml":
-            path.write_text(as_yaml(scene, selection), encoding="utf-8")
-        else:
-            figure = draw_figure(scene, selection, view)
-            path.write_bytes(encode_figure(figure, kind[1:], dpi=200))
+    contents: bytes | memoryview
+    if kind == ".csv":
+        contents = as_csv(scene, selection, view).encode()
+    elif kind == ".nc":
+        contents = to_dataset(scene, selection, view).to_netcdf()
+    elif kind == ".yaml":
+        contents = as_yaml(scene, selection).encode()
+    else:
+        contents = encode_figure(draw_figure(scene, selection, view), kind[1:], dpi=200)
+    make_folder(path.parent)
+    write_bytes(path, contents)
     return path
+
+
+def as_csv(scene: Scene, selection: Selection, view: View) -> str:
+    """Write the shown units as a table; texts that a spreadsheet would run as a formula are quoted."""
+    table = to_dataset(scene, selection, view).to_dataframe().reset_index()
+    table = table.assign(threshold=selection.settings.threshold, sample=view.sample, layer=selection.layer)
+    quote = partial(re.sub, r"^(?=[=+\-@\t\r])", "'")
+    return table.map(lambda value: quote(value) if isinstance(value, str) else value).to_csv(index=False)
 
 
 def to_dataset(scene: Scene, selection: Selection, view: View) -> xr.Dataset:

@@ -1,8 +1,11 @@
 """Notebooks rerun with other parameters, and reports written from runs."""
 
+import ast
+import base64
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -11,13 +14,16 @@ import papermill
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.translators import PythonTranslator
 from tiny_study import finished_study
 
 import kdviz
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
-from kdviz.reports import parse_parameters, read_parameter_file, rerun, write_report
+from kdviz.reports import parse_parameters, prepare_notebook, read_parameter_file, rerun, write_report
 from kdviz.reports.notebooks import _name_results, find_notebook
 from kdviz.sources import find_data
 from kdviz.studies import Study
@@ -110,6 +116,75 @@ def test_rerun__checks_names_and_types_before_anything_runs(
     with pytest.raises(error, match=message):
         rerun(small, parameters, folder=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[b'"]; open("trap", "w").close() #'], [1, [2]], [{"a": 1}], [None], [1 + 2j], [np.float64(0.5)]],
+)
+def test_rerun__lists_hold_texts_numbers_and_truth_values(small: Path, tmp_path: Path, value: list) -> None:
+    with pytest.raises(TypeError, match=r"allowed: texts, numbers, True and False, and lists of these"):
+        rerun(small, {"sizes": value}, folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rerun__a_settings_file_runs_no_code(small: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = base64.b64encode(b'"]; open("trap", "w").close() #').decode()
+    (tmp_path / "mine.yaml").write_text(f"sizes:\n- !!binary {code}\n")
+    for parameters in (
+        read_parameter_file(tmp_path / "mine.yaml"),
+        parse_parameters(small, ['sizes=[b\'"]; open("trap", "w").close() #\']']),
+    ):
+        with pytest.raises(TypeError, match="a bytes; allowed: texts"):
+            rerun(small, parameters, folder=tmp_path / "out", progress=False)
+    knot = "sizes: &again [1, *again]"  # holds itself
+    (tmp_path / "mine.yaml").write_text(knot)
+    with pytest.raises(TypeError, match="a list; allowed: texts"):
+        rerun(small, read_parameter_file(tmp_path / "mine.yaml"), folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "trap").exists() and not (tmp_path / "out").exists()
+
+
+scalars = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(scalars | st.lists(scalars))
+def test_parameters__are_written_into_notebooks_as_they_are(value: Any) -> None:
+    written = PythonTranslator.translate(value)
+    assert ast.literal_eval(written) == value and "\n" not in written
+
+
+def test_rerun__replaces_results_only(small: Path, tmp_path: Path) -> None:
+    mine = small.read_bytes()
+    with pytest.raises(ValueError, match=r"small.ipynb is no result of a rerun, .*; pass another folder"):
+        rerun(small, {}, folder=tmp_path, progress=False)
+    assert small.read_bytes() == mine
+    other = tmp_path / "another folder"
+    for _ in range(2):
+        rerun(small, {}, folder=other, progress=False)
+    assert sorted(path.name for path in other.iterdir()) == ["small.html", "small.ipynb"]
+
+
+def test_rerun__refuses_to_show_fewer_samples_than_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="count of samples to show must be an integer of 1 or more, got -1"):
+        rerun("07_layers", {"shown_samples": -1}, folder=tmp_path, progress=False)
+
+
+def test_prepare_notebook__is_never_that_of_other_parameters_nor_a_damaged_one(
+    small: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    first, second = (prepare_notebook(small, {"name": name}, folder=folder) for name in "ab")
+    assert (first.name, second.name) == ("small.ipynb", "small-2.ipynb")
+    assert 'name = "b"' in second.read_text().replace('\\"', '"')
+    worked = nbformat.read(first, as_version=4)
+    worked.cells.append(new_code_cell("mine"))
+    nbformat.write(worked, first)
+    assert prepare_notebook(small, {"name": "a"}, folder=folder) == first and "mine" in first.read_text()
+    first.write_bytes(first.read_bytes()[:200])  # cut short
+    again = prepare_notebook(small, {"name": "a"}, folder=folder)
+    assert again.name == "small-3.ipynb" and nbformat.read(again, as_version=4).cells
+    assert prepare_notebook(small, {"name": "b"}, folder=folder) == second
 
 
 def test_rerun__writes_notebook_and_page_named_by_the_parameters(small: Path, tmp_path: Path) -> None:

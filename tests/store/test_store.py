@@ -192,6 +192,10 @@ def test_export__replaces_only_when_asked(tmp_path: Path, finished: Run) -> None
     assert target.read_text() == "precious"
     finished.export(target, overwrite=True)
     assert open_run(target).networks == ["student"]
+    os.mkfifo(tmp_path / "pipe.nc")
+    with pytest.raises(StoreError, match="no regular file; name another"):
+        finished.export(tmp_path / "pipe.nc", overwrite=True)
+    assert (tmp_path / "pipe.nc").is_fifo()
 
 
 def test_export__leaves_the_old_file_when_it_fails(

@@ -464,15 +464,16 @@ def test_explore__opens_the_app_on_the_run(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     done = call("explore", study.folder, *option)
     notebook = study.folder / "run-explore" / "02_explore.ipynb"
-    as_root = ["--allow-root"] if server == "jupyterlab" else []
+    options = {"jupyterlab": ["--allow-root"], "voila": list(cli._VOILA)}[server]
     assert done.status == 0 and f"notebook  {notebook}" in done.out
-    assert started == [[sys.executable, "-m", server, *as_root, str(notebook)]]
+    assert started == [[sys.executable, "-m", server, *options, str(notebook)]]
     sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells]
     (injected,) = (source for source in sources if f'run_path = "{study.run_path.resolve()}"' in source)
     assert "layer" not in injected
-    notebook.write_text("mine now")
+    worked = notebook.read_text().replace('"# ', '"# mine: ', 1)
+    notebook.write_text(worked)
     call("explore", study.folder, *option)
-    assert notebook.read_text() == "mine now", "a copy that was worked on is opened, not replaced"
+    assert started[-1][-1] == str(notebook) and notebook.read_text() == worked, "opened, not replaced"
     notebook.unlink()
 
 

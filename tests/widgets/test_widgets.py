@@ -1,8 +1,10 @@
 """The app without a browser: what a selection shows, and that every control moves it."""
 
 import asyncio
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -26,6 +28,7 @@ from kdviz.errors import DegenerateWarning, StoreError
 from kdviz.store import Run, create_run
 from kdviz.testing import random_images, small_cnn
 from kdviz.widgets import Explorer, explorer
+from kdviz.widgets.exports import KINDS, as_csv
 
 SAMPLES, GRID, EPOCHS = 5, 4, (0, 2, 5)
 UNITS = GRID * GRID
@@ -629,6 +632,49 @@ def test_save__refuses_other_endings_and_folders_that_are_files(app: Explorer, t
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
         app.save(tmp_path / "file" / "view.csv")
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_save__a_full_disk_leaves_the_older_file(
+    app: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    path = tmp_path / f"view{ending}"
+    path.write_bytes(b"older")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        app.save(path)
+    assert path.read_bytes() == b"older" and [*tmp_path.iterdir()] == [path]
+
+
+def test_save__replaces_files_only(app: Explorer, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "view.csv")
+    with pytest.raises(StoreError, match="no regular file; name another"):
+        app.save(tmp_path / "view.csv")
+    assert (tmp_path / "view.csv").is_fifo() and app.save(tmp_path / "another.csv").is_file()
+
+
+def test_save__a_table_holds_no_formula(run: Run, tmp_path: Path) -> None:
+    app = kdviz.explore(run, layer="fc1")
+    view = replace(app.view, sample="=1+1")
+    table = pd.read_csv(io.StringIO(as_csv(app._scene, app.selection, view)))
+    assert set(table["sample"]) == {"'=1+1"} and (table["entropy"] < 0).any()
+
+
+def test_save__on_a_served_page_goes_to_one_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VOILA_REQUEST_URL", "http://localhost:8866/")
+    app = kdviz.explore(run, layer="fc1")
+    assert app.controls["folder"].disabled
+    app.controls["folder"].value = str(tmp_path / "elsewhere")  # a page may send what it likes
+    app.controls["file_kind"].value = ".csv"
+    app.controls["save"].click()
+    assert [path.name for path in tmp_path.iterdir()] == ["kdviz-views"]
 
 
 def test_save_button__writes_and_says_where(

@@ -1,12 +1,15 @@
 """Checks of arguments, each once: a sentence that says which argument, what came and what is allowed."""
 
 import difflib
-import math
+import reprlib
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_LARGEST_WHOLE = 2**63 - 1  # files and arrays hold 64 bits
+_SMALLEST, _LARGEST = 1e-30, 1e30  # squares and products of such numbers stay numbers
 
 
 def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
@@ -15,40 +18,57 @@ def whole_number(name: str, value: object, least: int = 0, most: int | None = No
     Raises
     ------
     ValueError
-        If it is a truth value, no whole number, less than `least` or more than `most`.
+        If it is a truth value, no whole number, less than `least`, or more than `most` or 64 bits hold.
     """
-    allowed = f"of {least} or more" if most is None else f"in {least}..{most}"
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if number is None or number < least or (most is not None and number > most):
-        raise ValueError(f"{name} must be an integer {allowed}, got {value!r}")
+    limit = _LARGEST_WHOLE if most is None else most
+    if number is None or not least <= number <= limit:
+        open_ended = most is None and (number is None or number < least)
+        allowed = f"of {least} or more" if open_ended else f"in {least}..{limit}"
+        raise ValueError(f"{name} must be an integer {allowed}, got {reprlib.repr(value)}")
     return number
 
 
 def positive_number(name: str, value: object) -> float:
-    """Return a finite number above 0 as a float.
+    """Return a number above 0, from 1e-30 to 1e30, as a float.
 
     Raises
     ------
     ValueError
         If it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
+    return _number(f"{name} must be a positive number", value, _SMALLEST)
 
 
-def finite_number(name: str, value: object, least: float = -math.inf) -> float:
-    """Return a finite number of at least `least` as a float.
+def finite_number(name: str, value: object, least: float = -_LARGEST) -> float:
+    """Return a number of at least `least`, and of at most 1e30, as a float.
 
     Raises
     ------
     ValueError
         If it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
-        more = f" of {least:g} or more" if least > -math.inf else ""
-        raise ValueError(f"{name} must be a finite number{more}, got {value!r}")
+    return _number(f"{name} must be a finite number", value, least)
+
+
+def _number(demand: str, value: Any, least: float) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _LARGEST:  # a huge integer is no float
+        raise ValueError(f"{demand}, {least:g} to {_LARGEST:g}, got {reprlib.repr(value)}")
     return float(value)
+
+
+def some_text(name: str, value: object) -> str:
+    """Return a text that is not empty.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a text that is not empty, got {reprlib.repr(value)}")
+    return value
 
 
 def one_of(name: str, value: T, allowed: Collection[T]) -> T:

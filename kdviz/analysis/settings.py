@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import get_args
 
-import numpy as np
 import xarray as xr
 
 from kdviz.analysis.coarsening import coarsen_grid
@@ -60,9 +59,10 @@ class Settings:
         for name in ("weight", "feature_loss"):
             if (value := getattr(self, name)) is not None:
                 positive_number(name, value)
-        for name, least in (("calibration", -np.inf), ("threshold", 0.0)):
-            if (value := getattr(self, name)) is not None:
-                finite_number(name, value, least)
+        if self.calibration is not None:
+            finite_number("calibration", self.calibration)
+        if self.threshold is not None:
+            finite_number("threshold", self.threshold, 0.0)
 
     def of_run(self, run: Run) -> "Settings":
         """Return these settings with the threshold of `run` where none was chosen."""

@@ -15,7 +15,7 @@ Modules, each importing only from those before it: ``bench``, ``probes``, ``loss
 
 from kdviz.gain.bench import Bench, Passes
 from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend
-from kdviz.gain.losses import Change, measure_change, share_loss
+from kdviz.gain.losses import Change, measure_change, measure_rounding, share_loss
 from kdviz.gain.probes import Surrogate, estimate_gain
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "descend",
     "estimate_gain",
     "measure_change",
+    "measure_rounding",
     "share_loss",
 ]

@@ -13,6 +13,7 @@ from kdviz.gain.bench import Bench
 from kdviz.gain.probes import Surrogate
 
 _HELD_DRAWS = 16  # noise draws of one batch held at once
+_PLENTY = 2**10  # units in the last place, of inputs and of features, beyond which rounding is nothing
 _LEAST_SHARE = 0.05  # of its probe gain that a unit keeps whatever a noisy slope says
 
 
@@ -85,6 +86,50 @@ def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:
     """Apply a control variate to mean squares, which are not negative."""
     corrected = plain - explained + expected
     return torch.where(corrected > 0, corrected, plain)
+
+
+def measure_rounding(bench: Bench, changes: dict[str, Change]) -> dict[str, Tensor]:
+    """Share of rounding in the squared change of a feature at the base noise, by float arithmetic alone.
+
+    Every input is moved by one unit in the last place, up or down: as much as the rounding of noisy inputs
+    and within the network does the feature change then. To that comes the rounding of the feature itself.
+
+    Parameters
+    ----------
+    bench
+        Inputs and network.
+    changes
+        From :func:`measure_change` at the base noise.
+
+    Returns
+    -------
+    dict
+        ``{layer: (B,)}``, float64: 0 of none, 1 of nothing else; infinite where a feature moves by rounding
+        and not by the noise. Costs one pass forward, which is spared, and 0 told, where noise and change are
+        1,024 units in the last place or more.
+    """
+    inputs, fine = bench.inputs, torch.finfo(bench.inputs.dtype).eps * _PLENTY
+    enough = bench.base_noise > fine * float(inputs.abs().max())
+    for layer, change in changes.items():
+        size = bench.clean[layer].square().mean(1).double().cpu()
+        enough &= bool((change.squared >= fine**2 * size).all())
+    if enough:
+        return {layer: torch.zeros_like(change.squared) for layer, change in changes.items()}
+    step = _spacing(inputs) * bench.noise("rounding", range(1))[0].sign()
+    with torch.no_grad():
+        stirred = bench.features(inputs + step)
+    shares = {}
+    for layer, change in changes.items():
+        moved = bench.squared_change(stirred[layer], layer).cpu()
+        held = 2 / 12 * _spacing(bench.clean[layer]).double().square().mean(1).cpu()
+        nothing = torch.where(moved > 0, torch.inf, 0.0)  # of a dead feature
+        shares[layer] = torch.where(change.squared > 0, (moved + held) / change.squared, nothing)
+    return shares
+
+
+def _spacing(values: Tensor) -> Tensor:
+    """Distance of numbers to the next larger ones."""
+    return values.abs().nextafter(torch.full_like(values, torch.inf)) - values.abs()
 
 
 def share_loss(

@@ -11,8 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdviz.arguments import name_some
 from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
-from kdviz.gain import Bench, Change, Surrogate, descend, estimate_gain, measure_change, share_loss
+from kdviz.gain import (
+    Bench,
+    Change,
+    Surrogate,
+    descend,
+    estimate_gain,
+    measure_change,
+    measure_rounding,
+    share_loss,
+)
 from kdviz.measuring.settings import Settings
 from kdviz.networks.features import FeatureReader, to_device
 from kdviz.networks.inputs import Inputs
@@ -22,6 +32,7 @@ from kdviz.schema import METHODS, QUARTILES, VARIABLES
 CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
 PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many passes for the one as for the other
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
+ROUNDING = 0.01  # share of rounding in the change of a feature, up to which gains are right to a few per cent
 
 Arrays = dict[str, NDArray]
 
@@ -44,7 +55,9 @@ def measure_block(
         surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
         base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
         changes = measure_change(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
+        rounding = measure_rounding(bench, changes)
         for layer, surrogate in surrogates.items():
+            _require_resolved(bench, layer, rounding[layer])
             arrays = _measure_layer(bench, layer, surrogate, changes[layer], settings)
             collected[layer].append(_pad(arrays, inputs.units.count))
     return {
@@ -210,7 +223,18 @@ def _require_finite(bench: Bench, layer: str, *measured: Tensor) -> None:
         names = [bench.sample_ids[row] for row in bad.nonzero().flatten().tolist()]
         raise ValueError(
             f"layer {layer!r} gives NaN or infinite features or gradients under small noise for "
-            f"{', '.join(names[:5])}; leave these samples out, or measure another layer"
+            f"{name_some(names)}; leave these samples out, or measure another layer"
+        )
+
+
+def _require_resolved(bench: Bench, layer: str, rounding: Tensor) -> None:
+    """Stop where the base noise moves the feature of a sample hardly more than rounding does."""
+    if (bad := rounding > ROUNDING).any():
+        names = [bench.sample_ids[row] for row in bad.nonzero().flatten().tolist()]
+        raise ValueError(
+            f"base_noise={bench.base_noise:g} moves layer {layer!r} hardly more than the rounding of "
+            f"{bench.inputs.dtype} does, for {name_some(names)}; pass a larger base_noise, leave these "
+            "samples out, or measure in float64: network.double() and inputs.double()"
         )
 
 

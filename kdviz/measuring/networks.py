@@ -11,6 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz import schema
+from kdviz.arguments import some_text
 from kdviz.entropy import UnitGain
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
 from kdviz.measuring.measurement import Measurement, Store
@@ -293,6 +294,8 @@ def measure_checkpoints(
     DegenerateWarning, ConvergenceWarning, KdvizWarning
         As :func:`measure`.
     """
+    some_text("network", network)
+    some_text("role", role)
     if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: pass store, or leave them out")
     listed, noise = _list_layers(layers), (options.get("base_noise"), options.get("entry"))

@@ -335,4 +335,6 @@ def check_labels(name: str, labels: ArrayLike, count: int) -> NDArray[np.int64]:
     array = np.asarray(labels)
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be {count} integers, got shape {array.shape} of {array.dtype}")
+    if count and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be integers of 63 bits at most, got {array.max()}")
     return array.astype(np.int64)

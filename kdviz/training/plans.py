@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-_Rate = Annotated[FiniteFloat, Field(gt=0)]  # an end of what is spaced by logarithm
+_MOST_EPOCHS = 1_000_000
+_Rate = Annotated[FiniteFloat, Field(gt=0, le=1e30)]  # an end of what is spaced by logarithm
+_Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class TrainingPlan(BaseModel):
@@ -43,14 +45,14 @@ class TrainingPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    least_batch: int = Field(default=1, ge=1)
-    learning_rate: Annotated[FiniteFloat, Field(ge=0)] | tuple[_Rate, _Rate]
+    epochs: int = Field(ge=1, le=_MOST_EPOCHS)
+    batch_size: _Count = 64
+    least_batch: _Count = 1
+    learning_rate: Annotated[FiniteFloat, Field(ge=0, le=1e30)] | tuple[_Rate, _Rate]
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    seed: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1e30)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoints: tuple[int, ...] = ()
     augment: bool = False
 
@@ -58,7 +60,7 @@ class TrainingPlan(BaseModel):
     @classmethod
     def _save_every_epoch(cls, values: dict) -> dict:
         known = isinstance(values, dict) and isinstance(values.get("epochs"), int)
-        if not known or values.get("checkpoints"):
+        if not known or values.get("checkpoints") or values["epochs"] > _MOST_EPOCHS:
             return values
         return {**values, "checkpoints": tuple(range(values["epochs"] + 1))}
 

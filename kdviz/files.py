@@ -17,11 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from kdviz import stopping
 from kdviz.errors import StoreError
 
+_DEEPEST = 50  # levels of lists and names in YAML
 _SUM = "sha256"
 _SEAL = b"kdviz sha256 "
 _SEAL_SIZE = len(_SEAL) + hashlib.sha256().digest_size
@@ -122,15 +124,17 @@ def read_json(path: Path, *, remove: Path | None = None) -> dict[str, Any]:
     advice = "" if remove is None else f"; put a backup of it back, or remove {remove} to make it anew"
     try:
         contents = json.loads(path.read_bytes())
+        if not isinstance(contents, dict):
+            raise StoreError(f"{path} is damaged: it holds no names and values{advice}")
+        checksum = contents.pop(_SUM, None)
+        if checksum is not None and checksum != _checksum(contents):
+            raise StoreError(f"{path} is damaged: it is not what was written{advice}")
+    except StoreError:
+        raise
     except RecursionError:
         raise StoreError(f"cannot read {path}: it is nested too deep{advice}") from None
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}{advice}") from error
-    if not isinstance(contents, dict):
-        raise StoreError(f"{path} is damaged: it holds no names and values{advice}")
-    checksum = contents.pop(_SUM, None)
-    if checksum not in (None, _checksum(contents)):
-        raise StoreError(f"{path} is damaged: it is not what was written{advice}")
     return contents
 
 
@@ -146,6 +150,36 @@ def _as_json(contents: Mapping[str, Any]) -> bytes:
 
 def _checksum(contents: Mapping[str, Any]) -> str:
     return hashlib.sha256(_as_json(contents)).hexdigest()
+
+
+class _TreeLoader(yaml.SafeLoader):
+    """Reads trees of plain values: no aliases, by which a few lines hold billions, and no great depth."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name); write the value itself there")
+        if self.depth == _DEEPEST:
+            raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST} levels")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML, or JSON, of plain values, in a time that grows with its length.
+
+    Raises
+    ------
+    ValueError
+        If it is none, has aliases, or is nested deeper than 50 levels; in one sentence.
+    """
+    try:
+        return yaml.load(text, _TreeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def sealed(contents: bytes) -> bytes:

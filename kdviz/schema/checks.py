@@ -65,7 +65,7 @@ def _header_faults(attrs: Mapping[Any, Any]) -> Iterator[str]:
         yield f"schema_version is {version!r}; kdviz {__version__} knows version {SCHEMA_VERSION}"
     try:
         is_object = isinstance(json.loads(attrs.get("config", "{}")), dict)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         is_object = False
     if not is_object:
         yield "attribute 'config' is not a JSON object"

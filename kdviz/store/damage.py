@@ -7,12 +7,15 @@ The HDF5 library under netCDF may loop without end on a few flipped bits. An exp
 its own SHA-256, after the end that HDF5 knows, where other readers do not look and other writers cut it off.
 """
 
+import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
@@ -23,16 +26,49 @@ from kdviz.store.replacing import find_folder
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
 
+_SMALL = 2**28  # bytes that are read without a second look
+_BEST_ZLIB, _BEST_ZSTD = 1_032, 100_000  # so many times smaller than what it holds may a file be
+
 
 def every_chunk_written() -> AbstractContextManager[object]:
     """Write chunks that hold the fill value alone, too."""
     return zarr.config.set({"array.write_empty_chunks": True})
 
 
+def find_excess(ds: xr.Dataset, path: Path, done: NDArray[np.bool_] | None = None) -> str:
+    """Say that a dataset, not yet loaded, declares more than its files can hold, or the machine; or nothing.
+
+    Parameters
+    ----------
+    ds
+        As opened.
+    path
+        The exported file, or the folder of the group.
+    done
+        Flags of a layer's blocks; of those not done there is nothing on the disk.
+    """
+    size = sum(array.nbytes for array in ds.variables.values())
+    if size <= _SMALL:
+        return ""
+    open_share = 0.0 if done is None else 1 - float(done.mean())
+    awaited = open_share * sum(ds[name].nbytes for name in MEASURED if name in ds)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    stored = sum(file.stat().st_size for file in files)
+    most = _SMALL + awaited + stored * (_BEST_ZLIB if path.is_file() else _BEST_ZSTD)
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if os.name == "posix" else math.inf
+    if size <= min(most, here):
+        return ""
+    than = f"{stored / 2**20:.1f} MiB on the disk can hold" if size > most else "this machine has memory for"
+    return f"it declares {size / 2**30:.1f} GiB, more than {than}"
+
+
 def read_array(group: Path, name: str) -> NDArray[Any]:
     """Read one array of a run directory alone, such as the flags ``done`` (epoch, block) of a layer."""
     try:
-        return np.asarray(zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)[...])
+        array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
+        if array.nbytes > _SMALL:
+            raise ValueError(f"it declares {array.nbytes / 2**30:.1f} GiB")
+        return np.asarray(array[...])
     except Exception as error:  # damaged metadata make zarr raise nearly anything
         raise StoreError(f"{group} is damaged: it has no readable {name!r}: {error}") from error
 

@@ -17,7 +17,7 @@ from kdviz import schema, stopping
 from kdviz.errors import StoreError
 from kdviz.files import beside, check_replaceable, seal
 from kdviz.schema import VARIABLES
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, read_array
+from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, find_excess, read_array
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 
@@ -39,7 +39,7 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
         exact |= {"engine": "zarr", "zarr_format": 3, "consolidated": False, "chunks": None}
     else:
         exact |= {"engine": "netcdf4"}
-    done, wanted = None, []
+    done, wanted, excess = None, [], ""
     folder = find_folder(path / group)
     try:
         if in_folder:
@@ -53,14 +53,18 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
             wanted = [str(name) for name in ds.variables if name not in unwanted and name != "done"]
-            loaded = _with_plain_values(ds.drop_vars(unwanted).load().drop_encoding())
+            asked = ds.drop_vars(unwanted)
+            if excess := find_excess(asked, folder if in_folder else path, done):
+                raise StoreError(excess)
+            loaded = _with_plain_values(asked.load().drop_encoding())
         if done is not None and "done" in loaded:
             loaded["done"] = (loaded["done"].dims, done)
         damage = find_damage(folder, wanted, done) if in_folder else ""
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
-        damage = ""
+        damage = excess
         with suppress(Exception):  # the closer look may meet the same fault, such as a missing permission
-            damage = find_damage(folder, wanted, done, decode=True) if in_folder else ""
+            if in_folder and not excess:
+                damage = find_damage(folder, wanted, done, decode=True)
         raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
     if damage:
         raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")

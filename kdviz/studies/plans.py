@@ -23,7 +23,7 @@ from pydantic import (
 
 from kdviz.arguments import one_of
 from kdviz.errors import StoreError
-from kdviz.files import list_differences, make_folder, write_bytes
+from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.sources import Data, FashionComposites
 from kdviz.sources.samples import AbsolutePath
 
@@ -366,8 +366,8 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         If the file is missing, or holds no names and values.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(values, dict):
         raise StoreError(f"{path} is damaged: it holds no names and values")
@@ -402,7 +402,10 @@ def make_plan(
         name, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"{change!r} is not of the form name=value")
-        asked[name] = yaml.safe_load(value)
+        try:
+            asked[name] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"the value of {name} cannot be read: {error}") from error
     stored = folder / STUDY_FILE
     values = read_plan_file(file or stored) if file or stored.exists() else {}
     for name, value in asked.items():

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from kdviz.arguments import name_some, one_of
 from kdviz.errors import DataError
+from kdviz.schema.attributes import is_utf8
 from kdviz.units import Units
 
 PARTS = ("train", "held-out")
@@ -230,6 +231,11 @@ class SampleSet(ABC):
         require_array("split", self.split, np.str_, (count,))
         if len(self.sample_ids) != count:
             raise ValueError(f"sample_ids must name {count} {self.plural}, got {len(self.sample_ids)} names")
+        for kind, names in (("classes", self.classes), ("sample_ids", self.sample_ids)):
+            if odd := [ascii(name) for name in names if not is_utf8(name)]:
+                raise ValueError(
+                    f"{kind} must be text in UTF-8, got {name_some(odd)}; rename the files they come from"
+                )
         if repeated := [name for name, times in Counter(self.sample_ids).items() if times > 1]:
             raise ValueError(f"sample_ids must differ, repeated: {name_some(repeated)}")
         if count and not (0 <= self.labels.min() and self.labels.max() < classes):

@@ -7,7 +7,7 @@ comes from the kind of input and from the presets of the architecture.
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -194,6 +194,13 @@ class Training(_Part):
     rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     count: int = Field(default=2000, ge=10)
 
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"training.seeds must be different ones, got {seeds}")
+        return seeds
+
     @property
     def measured_epochs(self) -> tuple[int, ...]:
         """Epochs at which students and baselines are measured: every one at first, every second later."""
@@ -267,9 +274,12 @@ class StudyPlan(_Part):
                 values["layers"] = _find_layers(data.modality, values["architecture"], values.get("layers"))
         return values
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        data, networks, measurement = self.data, self.networks, self.measurement
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, networks: Networks, info: ValidationInfo) -> Networks:
+        data = info.data.get("data")
+        if data is None:
+            return networks  # a fault that is reported elsewhere
         if isinstance(networks.teacher, BuiltInTeacher):
             known = _DEFAULTS[data.modality]["networks"]["architecture"]
             fits = data.kind in BUILT_IN_TEACHERS and networks.architecture == known
@@ -290,21 +300,31 @@ class StudyPlan(_Part):
             )
         if networks.depth is not None and networks.architecture != _OWN_ENCODER:
             raise ValueError(f"depth is that of architecture 'encoder', got {networks.architecture!r}")
-        if measurement.grid is not None:
-            if data.modality != "image":
-                raise ValueError(f"grid cuts images into units, this is a study of {data.modality}s")
-            size = getattr(data, "size", measurement.grid)
-            if measurement.grid > size:
-                raise ValueError(
-                    f"a grid of {measurement.grid} units a side does not fit pictures of {size} pixels"
-                )
-        seeds = self.training.seeds
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"training.seeds must be different ones, got {seeds}")
-        teacher_seed = getattr(networks.teacher, "seed", TEACHER_SEED)
-        if teacher_seed in seeds:
+        return networks
+
+    @field_validator("training")
+    @classmethod
+    def _check_training(cls, training: Training, info: ValidationInfo) -> Training:
+        teacher = getattr(info.data.get("networks"), "teacher", None)
+        teacher_seed = getattr(teacher, "seed", TEACHER_SEED)
+        if teacher_seed in training.seeds:
             raise ValueError(f"seed {teacher_seed} is the teacher's; student and baseline need another")
-        return self
+        return training
+
+    @field_validator("measurement")
+    @classmethod
+    def _check_measurement(cls, measurement: MeasurementPlan, info: ValidationInfo) -> MeasurementPlan:
+        data = info.data.get("data")
+        if data is None or measurement.grid is None:
+            return measurement
+        if data.modality != "image":
+            raise ValueError(f"grid cuts images into units, this is a study of {data.modality}s")
+        size = getattr(data, "size", measurement.grid)
+        if measurement.grid > size:
+            raise ValueError(
+                f"a grid of {measurement.grid} units a side does not fit pictures of {size} pixels"
+            )
+        return measurement
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as it is stored."""
@@ -416,7 +436,11 @@ def make_plan(
         place[last] = value
     if isinstance(values.get("data"), dict):
         values["data"].setdefault("kind", BUILT_IN_DATA["image"])
-    return StudyPlan.model_validate(values)
+    plan = StudyPlan.model_validate(values)
+    encoder = _encoder_of(plan.networks)
+    if encoder is not None and not encoder.is_dir():
+        raise ValueError(f"networks.teacher.encoder (--encoder) is not a folder: {encoder}")
+    return plan
 
 
 def names_beside(place: Sequence[str | int]) -> list[str]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from kdviz.errors import DataError, StoreError
 from kdviz.files import parse_yaml, read_json
 from kdviz.networks.checkpoints import load_weights
+from kdviz.sources import image_folder
 from kdviz.studies.plans import make_plan
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(
@@ -105,3 +107,44 @@ def save(content: dict, path: Path) -> None:
     sys.setrecursionlimit(20_000)
     torch.save(content, path)
     sys.setrecursionlimit(limit)
+
+
+def test_plan__says_all_of_its_faults_at_once(tmp_path: Path) -> None:
+    changes = [
+        "training.epochs=1",
+        "training.seeds=[0, 0]",
+        "measurement.grid=100",
+        "networks.depth=3",
+        "x=1",
+    ]
+    with pytest.raises(ValidationError) as raised:
+        make_plan(tmp_path, None, {}, changes)
+    told = {".".join(map(str, fault["loc"])): fault["msg"] for fault in raised.value.errors()}
+    assert told.keys() == {"training.epochs", "training.seeds", "measurement", "networks", "x"}
+    assert "a grid of 100 units a side does not fit pictures of 48 pixels" in told["measurement"]
+
+
+def test_plan__names_the_argument_whose_folder_is_not_there(tmp_path: Path) -> None:
+    given = {
+        "data": {"kind": "texts", "file": tmp_path / "x.tsv"},
+        "data.tokenizer": tmp_path / "none",
+        "networks.teacher": {"kind": "trained", "encoder": tmp_path / "none"},
+    }
+    with pytest.raises(
+        ValueError, match=r"^networks\.teacher\.encoder \(--encoder\) is not a folder: .*none$"
+    ):
+        make_plan(tmp_path, None, given, [])
+
+
+@pytest.mark.parametrize(("tree", "kind"), [("cat/\udcff.png", "sample_ids"), ("\udcff/a.png", "classes")])
+def test_image_folder__names_that_are_not_utf8_are_found_at_once(
+    tmp_path: Path, tree: str, kind: str
+) -> None:
+    path = tmp_path / tree
+    path.parent.mkdir()
+    path.write_bytes(b"no image: nothing is read")
+    with pytest.raises(
+        ValueError, match=rf"^{kind} must be text in UTF-8, got .*\\udcff.*; rename"
+    ) as raised:
+        image_folder(tmp_path, size=16)
+    str(raised.value).encode()

@@ -43,11 +43,20 @@ def costs(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
-def kills(quick: Quick = False, folder: Folder = None) -> None:
-    """Kill training and measuring at random moments; exit code 1 if the end differs by a bit."""
-    from benchmarks.kills import QUICK, KillPlan, run_kills
+def faults(
+    full: Annotated[bool, typer.Option("--full", help="200 signals, 20 kills, 300 bits a kind.")] = False,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Only these: signals, kills, full disks, flipped bits.")
+    ] = None,
+    folder: Folder = None,
+) -> None:
+    """Signals, kills, full disks and flipped bits at random; exit code 1 if one is not survived."""
+    from benchmarks.faults import ATTACKS, FULL, FaultPlan, run_faults
 
-    fine = run_kills(QUICK if quick else KillPlan(), folder, name=_name("kills", quick))
+    if unknown := {*(attack or ())} - {*ATTACKS}:
+        raise typer.BadParameter(f"--attack is {', '.join(unknown)}; allowed: {', '.join(ATTACKS)}")
+    plan, name = FULL if full else FaultPlan(), _name("faults", not full)
+    fine = run_faults(plan, folder, name=name, attacks=attack or ATTACKS)
     raise typer.Exit(not fine)
 
 
@@ -109,9 +118,9 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, kills, noise, coherency, peers, latency):
+    for command in (accuracy, costs, faults, noise, coherency, peers, latency):
         try:
-            command()
+            command(**{"full": True} if command is faults else {})
         except typer.Exit as verdict:
             print(f"{command.__name__}: {'FELL SHORT' if verdict.exit_code else 'as promised'}")
     report()

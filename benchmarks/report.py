@@ -238,7 +238,16 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "relative_of_rival": ("theirs", ".2f"),
         },
     ),
-    "kills": lambda results: _count_kills(_load("kills", results)),
+    "faults": _table(
+        "faults",
+        "attacks",
+        {
+            "attack": ("attack", ""),
+            "target": ("on", ""),
+            "tried": ("tried", ",d"),
+            "survived": ("survived", ",d"),
+        },
+    ),
     "metrics": _table(
         "noise",
         "metrics",
@@ -272,16 +281,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
         },
     ),
 }
-
-
-def _count_kills(results: Mapping[str, Any]) -> str:
-    struck = ", ".join(f"{count} while {phase}" for phase, count in results["struck"].items())
-    files, arrays = (sum(study[what] for study in results["studies"]) for what in ("files", "arrays"))
-    verdict = "all bit-equal" if results["bit_equal"] else "**not all equal**"
-    return (
-        f"{len(results['kills'])} kills: {struck}. {files:,} files and {arrays:,} arrays of "
-        f"{len(results['studies'])} studies compared: {verdict}."
-    )
 
 
 def draw_accuracy(results: Mapping[str, Any]) -> Figure:

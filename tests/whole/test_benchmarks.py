@@ -1,8 +1,12 @@
 """The benchmarks run, and their numbers are what they say: on the smallest problems there are."""
 
 import json
+import random
 import re
 import shutil
+import signal
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +19,9 @@ from tiny_study import finished_study
 from typer.testing import CliRunner
 
 import kdviz
-from benchmarks import accuracy, authors, coherency, costs, kills, latency, noise, report
+from benchmarks import accuracy, authors, coherency, costs, faults, latency, noise, report
 from benchmarks.__main__ import app
+from kdviz.errors import StoreError
 from kdviz.measuring.settings import Method
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
@@ -132,40 +137,46 @@ def test_fit_slope__finds_the_line() -> None:
     assert slope["copies"] == pytest.approx(3) and slope["while_measuring"] == pytest.approx(0, abs=1e-9)
 
 
-# -- kills
+# -- faults
 
 
-@pytest.mark.slow
-def test_kills__strike_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = kills.KillPlan(kills=1, import_share=0, images=20, size=16, epochs=2, samples=3, probes=4)
-    monkeypatch.setattr(kills, "QUICK", tiny)
-    results = run_quick(tmp_path, "kills")["results"]
-    (kill,) = results["kills"]
-    assert kill["command"] == "train" and results["struck"] == {"training": 1}
-    assert 0 < kill["worked"] < kill["seconds"]
-    assert kill["progress"] == (kill["last_written"] != "")
-    assert kill["worked"] < tiny.reach * results["undisturbed"]["train"]["working"] + 1
-    (study,) = results["studies"]
-    assert results["bit_equal"] and study["differing"] == []
-    # teacher, baseline, conv and fc1: 3 epochs or ends only, and two heads
-    assert study["checkpoints"] >= 4 * 2 + 2 and study["histories"] == 6 and study["arrays"] > 50
+@pytest.fixture
+def stage(study: Study, tmp_path: Path) -> faults.Stage:
+    """``kdviz info`` on a copy of the study."""
+    before = tmp_path / "before"
+    shutil.copytree(study.folder, before / "study")
+    command = faults.Command(faults.arguments_of("info", before, faults.FaultPlan()))
+    assert not command.wait() and command.process.returncode == 0
+    told = faults.plain(command.told, before)
+    assert "4 samples" in told
+    return faults.Stage("info", before, faults.read_files(before), told, 0.5)
 
 
-def test_compare_studies__sees_one_bit(study: Study, tmp_path: Path) -> None:
-    copy = shutil.copytree(study.folder, tmp_path / "study")
-    found = kills.compare_studies(copy, study.folder)
-    assert found["differing"] == [] and found["arrays"] > 50
-    changed = next((copy / "networks" / "baseline-s0").glob("*.safetensors"))
-    content = bytearray(changed.read_bytes())
-    content[-1] ^= 1
-    changed.write_bytes(content)
-    (copy / "study.yaml").unlink()
-    (copy / "left-over").touch()
-    differing = kills.compare_studies(copy, study.folder)["differing"]
-    assert differing == ["left-over", f"networks/baseline-s0/{changed.name}", "study.yaml"]
+def test_faults__signals_are_survived_and_one_bit_is_seen(stage: faults.Stage) -> None:
+    plan, chance = faults.FaultPlan(within=faults.HANGS), random.Random(0)
+    assert faults.attack_with_signals(stage, faults.SIGNALS, 2, plan, chance) == ["", ""]
+    weights = next(name for name in stage.after if name.endswith(".safetensors"))
+    changed = bytearray(stage.after[weights])
+    changed[-1] ^= 1
+    other = replace(stage, after=stage.after | {weights: bytes(changed)})
+    assert faults.attack_with_signals(other, [signal.SIGKILL], 1, plan, chance) == [
+        f"info left another {weights}"
+    ]
+    other = replace(stage, told="something else")
+    (fault,) = faults.attack_with_signals(other, [signal.SIGKILL], 1, plan, chance)
+    assert fault.startswith("info told ")
 
 
-def test_compare_studies__does_not_mind_when_a_run_was_made(study: Study, tmp_path: Path) -> None:
+def test_faults__a_command_without_a_sentence_is_seen(
+    stage: faults.Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "STOPPED", "kdviz: something else")
+    command = faults.Command(faults.arguments_of("info", stage.before, faults.FaultPlan()))
+    fault = faults.strike(command, signal.SIGTERM, faults.HANGS)
+    assert fault == "SIGTERM: status 143, 'kdviz: stopped; nothing is lost, call the same command again'"
+
+
+def test_read_files__does_not_mind_when_a_run_was_made(study: Study, tmp_path: Path) -> None:
     copy = shutil.copytree(study.folder, tmp_path / "study")
     nodes = [path for path in copy.rglob("zarr.json") if '"created_at"' in path.read_text()]
     for node in nodes:
@@ -173,7 +184,46 @@ def test_compare_studies__does_not_mind_when_a_run_was_made(study: Study, tmp_pa
             re.sub(r'("created_at": ")[^"]*', r"\g<1>2001-01-01T00:00:00+00:00", node.read_text())
         )
     assert nodes and "2001-01-01" in nodes[0].read_text()
-    assert kills.compare_studies(copy, study.folder)["differing"] == []
+    assert faults.read_files(copy) == faults.read_files(study.folder)
+
+
+def test_flip__tells_what_is_read_as_something_else(study: Study, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(4))
+
+    def refuse(path: Path) -> str:
+        if any(path.read_bytes()):
+            raise StoreError("damaged")
+        return "whole"
+
+    def crash(path: Path) -> str:
+        return str(1 / (1 - any(path.read_bytes())))
+
+    chance = random.Random(0)
+    assert faults.flip(file, refuse, "whole", chance) == ""
+    assert faults.flip(file, lambda path: "whole", "whole", chance) == ""
+    told = faults.flip(file, lambda path: path.read_bytes().hex(), "00000000", chance)
+    assert re.fullmatch(r"file: bit \d+ of 32 was read as something else", told)
+    assert faults.flip(file, crash, "1.0", chance) == "file: ZeroDivisionError: division by zero"
+    assert file.read_bytes() == bytes(4)
+
+
+@pytest.mark.slow
+def test_faults__are_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "FaultPlan", partial(faults.FaultPlan, kills=4, flips=2))
+    for attack in ("kills", "flipped bits"):
+        done = CliRunner().invoke(app, ["faults", "--attack", attack, "--folder", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "faults-quick.json").read_text())["results"]["attacks"]
+    tried = {(row["attack"], row["target"]): row["tried"] for row in rows}
+    assert tried == dict.fromkeys(
+        (("kills", command) for command in ("train", "measure", "attribute", "export")), 1
+    ) | dict.fromkeys(
+        (("flipped bits", kind) for kind in (
+            "numbers of a run", "metadata of a run", "exported file", "weights", "histories"
+        )), 2,
+    )  # fmt: skip
+    assert all(row["survived"] == row["tried"] and row["faults"] == [] for row in rows)
 
 
 # -- noise

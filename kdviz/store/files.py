@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,22 +156,24 @@ def write_zarr(ds: xr.Dataset, path: Path, group: str | None = None) -> None:
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
     """Write all groups to one file, which appears at `path` complete and on the disk, or not at all."""
     check_replaceable(path)
-    partial = beside(path, f".{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+    begun = beside(path, f".{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     _remove_abandoned(path)
     try:
         mode: Any = "w"
         for group, ds in groups:
-            stopping.check()
             ds = storable(ds)
             encoding = {name: _netcdf_encoding(array) for name, array in ds.variables.items()}
-            ds.to_netcdf(partial, mode=mode, group=group, engine="netcdf4", encoding=encoding)
+            # in another thread: an interrupt between two of its locks would leave one of them held for ever
+            stopping.run_aside(
+                partial(ds.to_netcdf, begun, mode=mode, group=group, engine="netcdf4", encoding=encoding)
+            )
             mode = "a"
-        seal(partial)
-        with partial.open("rb+") as file:
+        seal(begun)
+        with begun.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        begun.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        begun.unlink(missing_ok=True)
 
 
 def _remove_abandoned(path: Path) -> None:

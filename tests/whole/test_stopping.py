@@ -15,7 +15,7 @@ from kdviz.studies import Study
 
 SENTENCE = "kdviz: stopped; nothing is lost, call the same command again"
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-LONGEST = 100  # seconds, where what is right takes one; only what hangs takes so long
+LONGEST = 600  # seconds, where what is right takes a few; only what hangs takes so long
 
 AT_WORK = """
 import os, signal, sys, time
@@ -74,9 +74,7 @@ def test_measure__stops_at_a_safe_place_and_goes_on(
     assert plain_files(copy / "run.zarr") == plain_files(study.run_path)
 
 
-def test_export__a_signal_between_two_locks_of_netcdf(study: Study, tmp_path: Path) -> None:
-    """Closing the file waits for both; unwinding right here would leave one of them held for ever."""
-    setup = """
+BETWEEN_LOCKS = """
 from xarray.backends import locks
 acquire, taken = locks.acquire, []
 def acquire_signalled(lock, blocking=True):
@@ -87,9 +85,13 @@ def acquire_signalled(lock, blocking=True):
     return held
 locks.acquire = acquire_signalled
 """
+
+
+def test_export__a_signal_between_two_locks_of_netcdf(study: Study, tmp_path: Path) -> None:
+    """Closing the file waits for both; unwinding right here would leave one of them held for ever."""
     target = tmp_path / "run.nc"
     target.write_text("old")
-    ended = run_command(setup, "export", study.folder, target, "--overwrite")
+    ended = run_command(BETWEEN_LOCKS, "export", study.folder, target, "--overwrite")
     assert ended == (143, SENTENCE)
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
     assert run_command("", "export", study.folder, target, "--overwrite") == (0, "")
@@ -134,6 +136,23 @@ kdviz.cli.run_program = lambda command: run([sys.executable, "-c", server])
 """
     ended = run_command(setup, "explore", study.folder, "--folder", tmp_path)
     assert ended == (143, SENTENCE) and told.exists()
+
+
+def test_export__interrupted_in_a_notebook_can_be_called_again(study: Study, tmp_path: Path) -> None:
+    script = f"""
+NUMBER = {int(signal.SIGINT)}
+{AT_WORK}
+{BETWEEN_LOCKS}
+run = kdviz.open_run(sys.argv[1])
+try:
+    run.export(sys.argv[2])
+except KeyboardInterrupt:
+    print("interrupted", os.path.exists(sys.argv[2]))
+print(run.export(sys.argv[2]).name)
+"""
+    command = [sys.executable, "-c", script, study.folder, tmp_path / "run.nc"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)
+    assert done.stdout.split() == ["interrupted", "False", "run.nc"], done.stderr
 
 
 def test_export__that_comes_to_its_end_is_not_called_stopped(study: Study, tmp_path: Path) -> None:

@@ -128,23 +128,23 @@ def run_faults(
 ) -> bool:
     """Run attacks; print and write how many were tried and survived, and what went wrong.
 
-    What was written of other attacks before stays.
+    What was written of other attacks before stays; what is known is written after every command and kind.
     """
     chance = random.Random(plan.seed)
+    path = (RESULTS if folder is None else folder) / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["results"]["attacks"] if path.exists() else []
+    rows = [row for row in before if row["attack"] not in attacks]
+    fine = True
     with tempfile.TemporaryDirectory() as place:
         stages = work_through(Path(place), plan)
         show_table("Left alone", [{"command": one.command, "seconds": one.seconds} for one in stages])
-        rows: list[Row] = []
         for attack in attacks:
-            rows += [
-                count(attack, target, faults) for target, faults in run_attack(attack, stages, plan, chance)
-            ]
-    path = (RESULTS if folder is None else folder) / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))["results"]["attacks"] if path.exists() else []
-    kept = [row for row in before if row["attack"] not in attacks]
-    every = sorted(kept + rows, key=lambda row: ATTACKS.index(row["attack"]))
-    write_result(name, asdict(plan), {"attacks": every}, folder)
-    return all(row["survived"] == row["tried"] for row in rows)
+            for target, faults in run_attack(attack, stages, plan, chance):
+                rows.append(count(attack, target, faults))
+                fine &= rows[-1]["survived"] == rows[-1]["tried"]
+                rows.sort(key=lambda row: ATTACKS.index(row["attack"]))
+                write_result(name, asdict(plan), {"attacks": rows}, folder)
+    return fine
 
 
 def run_attack(

@@ -31,9 +31,10 @@ def listening() -> Iterator[None]:
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: _asked.append(number))
+    known = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    heard = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, lambda number, _: _asked.append(number))
     # written to by the C library: the thread below hears of a signal while the main thread is busy, too
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_end_by_force, args=(ours,), daemon=True).start()
@@ -45,6 +46,8 @@ def listening() -> Iterator[None]:
             _leave(_asked[0])
         raise
     finally:
+        for number in heard:  # all is done: while Python takes itself down it would die of one
+            signal.signal(number, signal.SIG_IGN)
         _asked.clear()
 
 

@@ -162,6 +162,19 @@ def test_export__that_comes_to_its_end_is_not_called_stopped(study: Study, tmp_p
     assert kdviz.open_run(target).networks == kdviz.open_run(study.run_path).networks
 
 
+def test_info__a_signal_while_python_takes_itself_down_changes_nothing(study: Study) -> None:
+    setup = "import threading\nthreading._register_atexit(lambda: os.kill(os.getpid(), NUMBER))"
+    last = """
+class Last:
+    def __del__(self, kill=os.kill, itself=os.getpid(), number=NUMBER):
+        kill(itself, number)
+sys.last = Last()
+"""
+    for way in (setup, last):
+        status, told = run_command(way, "info", study.folder)
+        assert (status, told) == (0, "")
+
+
 def test_main__what_is_ignored_stays_ignored(study: Study) -> None:
     setup = "kdviz.open_run = signalled(kdviz.open_run, 1)"
     status, told = run_command(setup, "info", study.folder, number=signal.SIGHUP, prefix=("nohup",))

@@ -186,7 +186,7 @@ def share_out(total: int, parts: int) -> list[int]:
 def work_through(place: Path, plan: FaultPlan) -> list[Stage]:
     """Call every command once; keep what there was before each."""
     write_images(place / "images", plan)
-    stages, work = [], place / "work"
+    stages, work = [], place / "left-alone"
     work.mkdir()
     for name in ("train", "measure", "attribute", "export", "report", "rerun", "info", "explore"):
         before = Path(shutil.copytree(work, place / f"before-{name}"))

@@ -312,7 +312,7 @@ def read_files(place: Path) -> dict[str, Any]:
             continue
         if path.suffix == ".html":
             files[name] = "a page"
-        elif path.suffix == ".ipynb":
+        elif path.suffix == ".ipynb" and path.read_bytes().rstrip().endswith(b"}"):  # else cut short
             cells = nbformat.read(path, as_version=4).cells
             outputs = [output for cell in cells for output in cell.get("outputs", ())]
             files[name] = plain(repr([one.get("text", one.get("data")) for one in outputs]), place)

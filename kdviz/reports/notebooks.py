@@ -127,7 +127,7 @@ def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str
     ValueError
         If a text has no ``=``.
     """
-    known = papermill.inspect_notebook(str(find_notebook(notebook)))
+    known = papermill.inspect_notebook(_escape(find_notebook(notebook)))
     parsed: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
@@ -135,7 +135,8 @@ def parse_parameters(notebook: str | os.PathLike[str], assignments: Sequence[str
             raise ValueError(f"parameter {text!r} is not of the form name=value")
         parsed[name] = value
         if name in known and known[name]["inferred_type_name"] != "str":
-            with suppress(ValueError, SyntaxError):  # `rerun` refuses what stays a text
+            # `rerun` refuses what stays a text
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 parsed[name] = ast.literal_eval(value)
     return parsed
 
@@ -150,6 +151,8 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise DataError(f"cannot read parameters from {os.fspath(path)}: it is nested too deep") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"cannot read parameters from {os.fspath(path)}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -191,8 +194,14 @@ def _shipped() -> list[Path]:
     return next(filter(None, folders), [])
 
 
+def _escape(path: Path) -> str:
+    """Write a path so that papermill, which fills in what stands in braces, reads it as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **options: bool) -> None:
-    if executed.exists() and "papermill" not in _read_metadata(executed):
+    is_result = "start_time" in _read_metadata(executed).get("papermill", {})  # a prepared one never began
+    if executed.exists() and (executed.samefile(notebook) or not is_result):
         raise ValueError(f"{executed} is no result of a rerun, which would replace it; pass another folder")
     written = executed.with_name(f".{executed.name}")
     settings = {
@@ -204,8 +213,8 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any], **op
             stopping.run_aside(
                 partial(
                     papermill.execute_notebook,
-                    str(notebook),
-                    str(written),
+                    _escape(notebook),
+                    _escape(written),
                     parameters=parameters,
                     kernel_name="python3",
                     start_timeout=600,  # seconds: a busy machine is no error
@@ -252,11 +261,11 @@ def _write_page(notebook: Path, code: bool = True) -> Path:
 
 
 def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    known = papermill.inspect_notebook(str(notebook))
+    known = papermill.inspect_notebook(_escape(notebook))
     checked = {}
     for name, value in parameters.items():
         if name not in known:
-            others = [path.stem for path in _shipped() if name in papermill.inspect_notebook(str(path))]
+            others = [path.stem for path in _shipped() if name in papermill.inspect_notebook(_escape(path))]
             taken = f"; {', '.join(others)} take it" if others else ""
             raise ValueError(f"{notebook.name} has no parameter {name!r}{taken}; {suggest(name, known)}")
         kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])

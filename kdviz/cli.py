@@ -1,7 +1,8 @@
 """The command line ``kdviz``: demo, train, measure, attribute, report, rerun, info, export, explore.
 
-Every command prints where its results are and what to do next. A user's mistake gives one sentence and exit
-status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
+Every command prints where its results are and what to do next. Of a run that is not whole, `info`, `report`
+and `export` say first what is missing; the latter two end with status 3 then. A user's mistake gives one
+sentence and exit status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 """
 
 import os
@@ -26,8 +27,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_INCOMPLETE = 3  # exit status of a report or an export, whole in itself, of a run that is not
 # A page that was left takes its kernel along: seconds without use, and between two looks.
 _VOILA = ("--MappingKernelManager.cull_idle_timeout=600", "--MappingKernelManager.cull_interval=60")
+
 Modality = Literal["image", "text", "cloud"]
 Folder = Annotated[Path, typer.Argument(help="Folder of the study.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, exported .nc file, or folder of a study.")]
@@ -227,12 +230,23 @@ def report(
     from kdviz.reports import write_report
     from kdviz.studies import STUDY_FILE
 
-    path = kdviz.open_run(run).path
+    opened = kdviz.open_run(run)
+    path, whole = opened.path, _say_gaps(opened)
     of_study = path.name == "run.zarr" and (path.parent / STUDY_FILE).exists()
     beside = path.with_name("report" if of_study else f"{path.stem}-report")
     page = write_report(path, folder=folder or beside, progress=progress)
     typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {path}")
     typer.echo(f"next      kdviz explore {run}")
+    if not whole:
+        raise typer.Exit(_INCOMPLETE)
+
+
+def _say_gaps(run: kdviz.store.Run) -> bool:
+    """Say first what of a run is missing; whether nothing is."""
+    gaps = run.gaps()
+    if gaps:
+        typer.echo(f"{gaps}\n")
+    return not gaps
 
 
 @app.command()
@@ -265,6 +279,7 @@ def info(run: RunPath) -> None:
     Example: kdviz info runs/demo
     """
     opened = kdviz.open_run(run)
+    _say_gaps(opened)
     typer.echo(f"{opened!r}\n\n{opened.summary().to_string(index=False)}\n")
     for name in ("dataset_id", "architecture", "created_at", "kdviz_version"):
         if name in opened.attrs:
@@ -281,8 +296,12 @@ def export(
 
     Example: kdviz export runs/demo demo.nc
     """
-    path = kdviz.open_run(run).export(file, overwrite=overwrite)
+    opened = kdviz.open_run(run)
+    whole = _say_gaps(opened)
+    path = opened.export(file, overwrite=overwrite)
     typer.echo(f"file  {path} ({path.stat().st_size / 2**20:.1f} MiB)\nnext  kdviz info {path}")
+    if not whole:
+        raise typer.Exit(_INCOMPLETE)
 
 
 @app.command()

@@ -60,14 +60,17 @@ def list_networks(run: Run) -> dict[str, Network]:
     for (name, layer), attrs in run.catalogue().items():
         layers.setdefault(name, []).append(layer)
         about.setdefault(name, dict(attrs))
+    listed = {  # so that no repeat takes the place of a network that is missing
+        group.split("/")[1]: one["repeat_of"] for group, one in run.contents.items() if "repeat_of" in one
+    }
     networks, originals = {}, dict[tuple[str, ...], str]()
     for name in sorted(about, key=lambda name: int(about[name].get("seed", 0))):
         attrs = about[name]
         recorded = str(attrs.get("distilled_layer", ""))
         distilled = recorded if recorded in layers[name] else names.get(recorded, recorded)
         identity = (distilled, *(str(attrs.get(part)) for part in _IDENTITY))
-        original = originals.setdefault(identity, name)
-        repeats = int(attrs.get("seed", 0)) > int(about[original].get("seed", 0))
+        original = originals.setdefault(identity, listed.get(name) or name)
+        repeats = original not in about or int(attrs.get("seed", 0)) > int(about[original].get("seed", 0))
         networks[name] = Network(
             name=name,
             role=str(attrs.get("network_role", "")),

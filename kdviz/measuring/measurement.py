@@ -4,8 +4,9 @@ Symbols: ``B`` samples, ``U`` units.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, product, starmap
@@ -21,12 +22,12 @@ from torch import nn
 
 from kdviz import schema
 from kdviz.arguments import whole_number
-from kdviz.errors import StoreError
+from kdviz.errors import KdvizWarning, StoreError
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.features import identify_feature, name_feature
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import BLOCK, Settings
-from kdviz.measuring.trial import try_network
+from kdviz.measuring.trial import is_same_response, try_network
 from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state, to_device
 from kdviz.networks.hashing import fingerprint_tensors
@@ -58,6 +59,10 @@ class Block:
         ``{layer: {variable: array}}``, by the names of :mod:`kdviz.schema`, samples first.
     noise_unit
         Size of one unit of noise at this epoch, where it is relative.
+    responses
+        One number of every layer by which changed code is told, of :func:`kdviz.measuring.trial.respond`.
+    weights
+        Fingerprint of the weights that were loaded.
     device
         Where it was computed.
     """
@@ -65,6 +70,8 @@ class Block:
     task: Task
     layers: dict[str, Arrays]
     noise_unit: float | None
+    responses: dict[str, float]
+    weights: str
     device: str
 
 
@@ -145,8 +152,8 @@ class Measurement:
         count = len(self.inputs.ids)
         return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
-    def attrs(self, layer: str, **more: Any) -> dict[str, schema.Attribute]:
-        """Return the attributes stored with a layer, and some more."""
+    def attrs(self, layer: str, weights: str | None = None, **more: Any) -> dict[str, schema.Attribute]:
+        """Return the attributes stored with a layer, and some more; of the weights, those at the start."""
         values = self.settings.as_attrs(self.inputs.units, self.inputs.main) | {
             **self.details,
             "network": self.network,
@@ -155,20 +162,24 @@ class Measurement:
             "feature": self._features[layer],
             "unit_gain": self.settings.unit_gain if "unit_size" in self.inputs.samples else None,
             "torch_version": torch.__version__,
-            "weights_fingerprint": self._weights_fingerprint,
+            "weights_fingerprint": weights or self._weights_fingerprint,
             "input_fingerprint": self.inputs.fingerprint,
         }
         return schema.make_attrs(**(values | more))
 
     def tasks(self, store: Store | None = None) -> list[Task]:
-        """List what is to be done, or what the store lacks of it; writes nothing.
+        """List what is to be done, or what of it the store lacks or holds damaged; writes nothing.
 
-        Builds no network, but where a store is there and the feature is a callable.
+        Builds no network, but where a store is there and the feature is a callable, or some of this network
+        is stored: it is tried at one stored epoch, so that none whose code was changed is continued.
 
         Raises
         ------
         StoreError
-            If the store was measured with other settings, samples, masks, labels or pixels.
+            If the store was measured with other settings, samples, masks, labels or pixels, or the network
+            with other code.
+        ValueError, TypeError, LayerError, DataError
+            As `do`, if the network is tried.
         """
         every, run = list(starmap(Task, product(self.epochs, range(len(self.blocks))))), _find_run(store)
         if run is None:
@@ -177,6 +188,7 @@ class Measurement:
             return every
         self._check_samples(run)
         missing = {task for name in self.names for task in self._lacks(run, name, every)}
+        self._check_code(run)
         return [task for task in every if task in missing]
 
     def do(self, task: Task) -> Block:
@@ -189,8 +201,8 @@ class Measurement:
         """
         with self.reading(task.epoch) as reader:
             layers = measure_block(reader, self.inputs, self.blocks[task.block], self.settings)
-        unit = reader.noise_unit if self.settings.relative else None
-        return Block(task, layers, unit, str(device_of(reader.network)))
+        unit, work = reader.noise_unit if self.settings.relative else None, self._work
+        return Block(task, layers, unit, work.responses, work.weights, str(device_of(reader.network)))
 
     def collect(
         self, blocks: Iterable[Block], store: Store | None = None, *, thumbnails: ArrayLike | None = None
@@ -224,6 +236,7 @@ class Measurement:
             run, coming = _find_run(store), iter(blocks)
             if run is not None:
                 held.enter_context(run.writing())
+                self._mend(run)
             first = next(coming, None)
             if run is None:
                 if first is None:
@@ -248,11 +261,13 @@ class Measurement:
         with same_random_state(reader.network), frozen(reader.network):
             if work.epoch != epoch:
                 work.epoch = None
+                loaded = reader.network.state_dict()
                 if weights is not None:
-                    load_weights(reader.network, weights, self.part)
+                    loaded = load_weights(reader.network, weights, self.part)
+                work.weights = fingerprint_tensors(loaded)
                 if self.settings.relative:
                     reader.noise_unit = measure_noise_unit(reader, self.inputs)
-                try_network(reader, self.inputs, self.settings, epoch)
+                work.responses = try_network(reader, self.inputs, self.settings, epoch)
                 work.epoch = epoch
             yield reader
 
@@ -305,6 +320,9 @@ class Measurement:
         if missing := [place for row in places for place in row if place not in blocks]:
             epoch, block = missing[0]
             raise ValueError(f"{len(missing)} blocks are missing, first block {block} of epoch {epoch}")
+        for row in places:
+            for place in row:
+                _check_weights(blocks[place], blocks[row[0]].weights)
         parts = [[blocks[place].layers[layer] for place in row] for row in places]
         arrays = {
             name: np.stack([np.concatenate([part[name] for part in row]) for row in parts])
@@ -312,7 +330,9 @@ class Measurement:
         }
         if self.settings.relative:
             arrays["noise_unit"] = np.array([blocks[row[0]].noise_unit for row in places])
-        attrs = self.attrs(layer, device=blocks[places[0][0]].device)
+        arrays["clean_response"] = np.array([blocks[row[0]].responses[layer] for row in places])
+        weights = " ".join(blocks[row[0]].weights for row in places)
+        attrs = self.attrs(layer, weights, device=blocks[places[0][0]].device)
         ds = self._label(arrays, self.epochs, range(len(self.inputs.ids)), **attrs)
         schema.validate(ds)
         return ds
@@ -341,6 +361,29 @@ class Measurement:
         missing = run.missing(network, layer) if epochs else []
         left = {Task(epochs[at], block) for at, block in missing}
         return [task for task in every if task.epoch not in epochs or task in left]
+
+    def _check_code(self, run: Run) -> None:
+        """Refuse a network that gives other features than it did, at one of the epochs that are stored."""
+        for layer in self.names:
+            known = self._known_responses(run, layer)
+            if epochs := [epoch for epoch in self.epochs if epoch in known]:
+                with self.reading(epochs[-1]):
+                    _check_response(layer, epochs[-1], self._work.responses[layer], known[epochs[-1]])
+
+    def _known_responses(self, run: Run, layer: str) -> dict[int, float]:
+        """Return the responses of a layer that are stored, by epoch; none of older runs and lost layers."""
+        stored = None
+        with suppress(StoreError):
+            stored = run.variable(str(self.network), layer, "clean_response")
+        known = () if stored is None else stored.dropna("epoch")
+        return {int(one["epoch"]): float(one) for one in known}
+
+    def _mend(self, run: Run) -> None:
+        """Take out of a layer what is damaged, so that it is measured again."""
+        for layer in self.names:
+            for text in run.mend(str(self.network), layer):
+                what = f"{self.network}/{layer} of {run.path} is damaged: {text}; that is measured again"
+                warnings.warn(what, KdvizWarning, stacklevel=5)
 
     def _read(self, run: Run, layer: str) -> xr.Dataset:
         """Read the epochs that were asked for, of those that there are."""
@@ -384,7 +427,15 @@ class Measurement:
 
     def _write(self, run: Run, block: Block) -> None:
         (epoch, at), network = block.task, str(self.network)
+        _check_weights(block, self._weights_fingerprint.split()[self.epochs.index(epoch)])
         for layer, arrays in block.layers.items():
+            if (known := self._known_responses(run, layer).get(epoch)) is None:
+                response = xr.DataArray(
+                    [block.responses[layer]], {"epoch": [epoch]}, "epoch", name="clean_response"
+                )
+                run.write_variable(network, layer, response)
+            else:
+                _check_response(layer, epoch, block.responses[layer], known)
             if block.noise_unit is not None:
                 unit = xr.DataArray([block.noise_unit], {"epoch": [epoch]}, "epoch", name="noise_unit")
                 run.write_variable(network, layer, unit)  # first: a finished epoch has it
@@ -399,6 +450,27 @@ class _Work:
 
     reader: FeatureReader
     epoch: int | None = None
+    weights: str = ""
+    responses: dict[str, float] = field(default_factory=dict)
+
+
+def _check_weights(block: Block, expected: str) -> None:
+    """Refuse a block of other weights than the measurement began with."""
+    if block.weights != expected:
+        raise StoreError(
+            f"the checkpoint of epoch {block.task.epoch} was changed while it was measured: weights "
+            f"{block.weights} were loaded, at first they were {expected}; put them back, or measure these "
+            "under another network name"
+        )
+
+
+def _check_response(layer: str, epoch: int, ours: float, stored: float) -> None:
+    """Refuse a network that gives another feature with the same weights."""
+    if not is_same_response(ours, stored):
+        raise StoreError(
+            f"layer {layer!r} gives other features than when epoch {epoch} was measured with these weights: "
+            "the code of the network has changed; use that of then, another network name, or another run"
+        )
 
 
 def _find_run(store: Store | None) -> Run | None:

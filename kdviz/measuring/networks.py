@@ -341,8 +341,8 @@ def _run(
 ) -> xr.Dataset:
     """Do all tasks that are left, here and one after the other."""
     name = f"measuring {measurement.network or ''}".strip()
-    bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
     with memory_advice(measurement.settings.micro_batch, *_save_memory(measurement)):
+        bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
         ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
     _warn_of_doubts(ds)
     return ds

@@ -9,10 +9,11 @@ from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of
 
 _NEGLIGIBLE = 0.01  # of the squared feature change that the base noise makes
+_SAME = 1e-4  # relative; a hundred times what other devices, threads and batches change in float32
 _ROUNDING = 100  # times the precision of a feature: what other kernels for another batch may change
 
 
-def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch: int) -> None:
+def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch: int) -> dict[str, float]:
     """Run the network on a sample, twice, with noise, and beside what will share its passes.
 
     Parameters
@@ -26,6 +27,11 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
         be independent of each other.
     epoch
         For the messages.
+
+    Returns
+    -------
+    dict
+        By layer what `respond` gives.
 
     Raises
     ------
@@ -91,6 +97,31 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
                 f"layer {layer!r} moves with the inputs but its gradient is zero, as beyond rounding or "
                 "quantisation, so its gain says nothing; measure the network without it, or an earlier layer"
             )
+    return {layer: _weigh(feature) for layer, feature in clean.items()}
+
+
+def respond(reader: FeatureReader, inputs: Inputs) -> dict[str, float]:
+    """Return one number of every layer's feature of the first sample, without noise.
+
+    Another network has another number, as has one of the same weights and other code. It is a weighted mean
+    of absolute values, which rounding on other devices moves as little as the values themselves.
+    """
+    _, first = next(inputs.batches(range(len(inputs.ids)), 1))
+    sample = to_device(first, device_of(reader.network))
+    with torch.no_grad():
+        return {layer: _weigh(feature) for layer, feature in reader(reader.enter(sample), sample).items()}
+
+
+def is_same_response(ours: float, theirs: float) -> bool:
+    """Whether two numbers of `respond` may be of one network, on other devices and in other batches."""
+    return abs(ours - theirs) <= _SAME * max(abs(ours), abs(theirs))
+
+
+def _weigh(feature: Tensor) -> float:
+    sizes = feature.double().cpu().flatten().abs()
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(len(sizes), generator=generator, dtype=torch.float64).exp()
+    return float(weights @ sizes / weights.sum())
 
 
 def _differentiate(

@@ -68,7 +68,7 @@ def read_checkpoint(checkpoint: Checkpoint, part: str | None = None) -> dict[str
     return weights
 
 
-def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = None) -> None:
+def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = None) -> dict[str, Any]:
     """Put the weights of a checkpoint into `network`, whatever the trainer put before their names.
 
     The names in the file are the network's own after a prefix, which is found: of a wrapper (``module.``), a
@@ -85,6 +85,11 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
     part
         Which of several networks in one file, such as ``"student"`` beside ``"teacher"``, or ``"model_ema"``
         beside ``"model"``; needed only where more than one fits.
+
+    Returns
+    -------
+    dict
+        All tensors of the checkpoint, as `read_checkpoint` gave them.
 
     Raises
     ------
@@ -112,6 +117,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
         network.load_state_dict(known | {naming[name]: value for name, value in found.items()})
     except RuntimeError as error:  # such as what a module keeps beside tensors
         raise DataError(f"{origin} does not fit the network: {' '.join(str(error).split())}") from error
+    return weights
 
 
 def find_tensor(checkpoint: Checkpoint, name: str) -> Tensor | None:

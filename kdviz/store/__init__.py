@@ -12,10 +12,9 @@ carry checksums in both formats, and a chunk that is missing from a run director
 value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``replacing`` (folders take the place of others),
-``damage`` (chunks that are missing or changed), ``migrations`` (what older versions wrote), ``files`` (the
-two formats), ``layout``
-(names, empty arrays, comparing settings, what a compact file leaves out), ``run`` (the public class),
-``masks`` (which come later).
+``contents`` (what a run is to hold), ``damage`` (chunks that are missing or changed), ``migrations`` (what
+older versions wrote), ``files`` (the two formats), ``layout`` (names, empty arrays, comparing settings, what
+a compact file leaves out), ``reading`` and ``run`` (the public class), ``masks`` (which come later).
 No torch here: runs are viewed where none is installed.
 """
 

@@ -10,9 +10,9 @@ its own SHA-256, after the end that HDF5 knows, where other readers do not look 
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -22,7 +22,8 @@ from zarr.codecs import ZstdCodec
 
 from kdviz.errors import StoreError
 from kdviz.schema import MEASURED
-from kdviz.store.replacing import find_folder
+from kdviz.store.contents import MADE
+from kdviz.store.replacing import find_folder, list_folders
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
 
@@ -73,36 +74,80 @@ def read_array(group: Path, name: str) -> NDArray[Any]:
         raise StoreError(f"{group} is damaged: it has no readable {name!r}: {error}") from error
 
 
-def find_damage(
+def read_flags(group: Path) -> NDArray[np.bool_]:
+    """Read the flags ``done`` (epoch, block) of a layer; where they are lost or damaged, nothing is done."""
+    try:
+        flags = zarr.open_array(find_folder(group / "done"), mode="r", zarr_format=3)
+        done = np.zeros(flags.shape, bool)
+    except Exception as error:  # damaged metadata make zarr raise nearly anything
+        raise StoreError(f"{group} is damaged: it has no readable 'done': {error}") from error
+    for epoch in range(len(done)):
+        with suppress(Exception):
+            done[epoch] = flags[epoch]
+    return done
+
+
+class Damage(NamedTuple):
+    """A damaged array, or one chunk of it."""
+
+    name: str
+    chunk: tuple[int, ...] | None
+    what: str
+
+
+def list_damage(
     group: Path, names: Iterable[str], done: NDArray[np.bool_] | None, *, decode: bool = False
-) -> str:
-    """Say which file of the named arrays is missing or, with `decode`, cannot be decoded; or nothing.
+) -> Iterator[Damage]:
+    """Yield every file of the named arrays that is missing or, with `decode`, cannot be decoded.
 
     Chunks of measured variables need not be there for blocks that are not `done`, nor those of arrays from
     before there were checksums, when chunks were left out.
     """
     for folder in group.iterdir():
         if (folder / "c").exists() and not (folder / "zarr.json").is_file():
-            return f"{folder.name}/zarr.json is missing"
+            yield Damage(folder.name, None, f"{folder.name}/zarr.json is missing")
     for name in names:
+        folder = find_folder(group / name)
         try:
-            array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
+            array = zarr.open_array(folder, mode="r", zarr_format=3)
         except Exception as error:  # damaged metadata make zarr raise nearly anything
-            return f"{name}/zarr.json is damaged: {error}"
+            yield Damage(name, None, f"{name}/zarr.json is damaged: {error}")
+            continue
         flags = done if name in MEASURED else None  # the others are written whole, in chunks of their own
         if flags is not None and array.cdata_shape[:2] != flags.shape:
-            return f"{name}/zarr.json is damaged: its chunks are not the blocks of the layer"
+            text = f"{name}/zarr.json is damaged: its chunks are not the blocks of the layer"
+            yield Damage(name, None, text)
+            continue
         for index in _expected_chunks(array, flags):
             chunk = array.metadata.encode_chunk_key(index)
-            key = f"{name}/{chunk}"
-            if not (find_folder(group / name) / chunk).is_file():
-                return f"chunk {key} is missing"
-            if decode:
+            if not (folder / chunk).is_file():
+                yield Damage(name, index, f"chunk {name}/{chunk} is missing")
+            elif decode:
                 try:
                     array.get_block_selection(index)
                 except Exception as error:
-                    return f"chunk {key} is damaged: {error}"
-    return ""
+                    yield Damage(name, index, f"chunk {name}/{chunk} is damaged: {error}")
+
+
+def inspect_layer(group: Path) -> tuple[NDArray[np.bool_], list[Damage], bool]:
+    """Read every chunk of a layer.
+
+    Returns
+    -------
+    done, damage, lost
+        Which blocks (epoch, block) are done and whole; what is damaged; and whether something is that was
+        made with the layer, such as its epochs, so that no block is whole.
+    """
+    done = read_flags(group)
+    names = [name for name, folder in list_folders(group).items() if (folder / "zarr.json").is_file()]
+    found = list(list_damage(group, [name for name in names if name != "done"], done, decode=True))
+    lost = False
+    for name, index, _ in found:
+        if name in MEASURED and index is not None:
+            done[index[:2]] = False
+        elif name in (*MADE, *MEASURED):
+            lost = True
+    return done & (not lost), found, lost
 
 
 def _expected_chunks(array: zarr.Array, done: NDArray[np.bool_] | None) -> Iterator[tuple[int, ...]]:

@@ -18,7 +18,8 @@ from kdviz import schema, stopping
 from kdviz.errors import StoreError
 from kdviz.files import beside, check_replaceable, seal
 from kdviz.schema import VARIABLES
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written, find_damage, find_excess, read_array
+from kdviz.store.contents import how_to_continue
+from kdviz.store.damage import CHECKSUMMED, Damage, every_chunk_written, find_excess, list_damage, read_flags
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 
@@ -46,7 +47,7 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
         if in_folder:
             if _LAYER.fullmatch(group) and (folder / "done").exists():
                 # first: what is flagged now was written before the data are read
-                done = read_array(folder, "done")
+                done = read_flags(folder)
         with xr.open_dataset(path, group=folder.relative_to(path).as_posix(), **exact) as ds:
             if in_folder:
                 half = {child.name: name for name, child in list_folders(folder).items()}
@@ -54,22 +55,36 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
             replaced = [name for name in ds.data_vars if str(name).endswith(PARTIAL)]
             unwanted = replaced if only is None else [name for name in ds.data_vars if name not in only]
             wanted = [str(name) for name in ds.variables if name not in unwanted and name != "done"]
+            flags = None if done is None or "done" in unwanted else ds.get("done")
+            if flags is not None:
+                unwanted = [*unwanted, "done"]  # they are read already
             asked = ds.drop_vars(unwanted)
             if excess := find_excess(asked, folder if in_folder else path, done):
                 raise StoreError(excess)
             loaded = _with_plain_values(asked.load().drop_encoding())
-        if done is not None and "done" in loaded:
-            loaded["done"] = (loaded["done"].dims, done)
-        damage = find_damage(folder, wanted, done) if in_folder else ""
+        if flags is not None:
+            loaded["done"] = (flags.dims, done, plain(flags.attrs))
+        damage = list_damage(folder, wanted, done) if in_folder else ()
+        first = next(iter(damage), None)
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
-        damage = excess
+        first = None
         with suppress(Exception):  # the closer look may meet the same fault, such as a missing permission
-            if in_folder and not excess:
-                damage = find_damage(folder, wanted, done, decode=True)
-        raise StoreError(f"cannot read {group!r} of {path}: {damage or error}") from error
-    if damage:
-        raise StoreError(f"cannot read {group!r} of {path}: {damage}; measure it anew, or restore the file")
+            if not excess:
+                first = next(list_damage(folder, wanted or _list_arrays(folder), done, decode=True), None)
+        what = _describe(path, group, first) if first else excess or error
+        raise StoreError(f"cannot read {group!r} of {path}: {what}") from error
+    if first:
+        raise StoreError(f"cannot read {group!r} of {path}: {_describe(path, group, first)}")
     return migrate(loaded, path)
+
+
+def _list_arrays(folder: Path) -> list[str]:
+    nodes = {name: _read_node(child / "zarr.json") for name, child in list_folders(folder).items()}
+    return [name for name, node in nodes.items() if node and node["node_type"] == "array"]
+
+
+def _describe(path: Path, group: str, damage: Damage) -> str:
+    return f"{damage.what}; {how_to_continue(path, group, damage.name)} mends it"
 
 
 def list_groups(path: Path, top: str, depth: int = 99) -> dict[str, dict[str, Any]]:

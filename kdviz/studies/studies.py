@@ -38,6 +38,8 @@ class Study(Layout):
         """
         if (self.folder / STUDY_FILE).exists():
             self.plan.save(self.folder)
+            if self.run_path.is_dir():  # a plan that has grown: what is there already is not all
+                open_run(self.run_path).expect(self.contents("measure", "repeat"))
         self._finish(self.tasks("train", "accuracy"))
 
     def measure(self) -> Run:
@@ -63,12 +65,14 @@ class Study(Layout):
                 if not is_trained(folder):
                     raise StoreError(f"no finished training run in {folder}; first kdviz train {self.folder}")
         if self.run_path.is_dir():
-            config = json.loads(str(open_run(self.run_path).attrs.get("config", "{}")))
+            run = open_run(self.run_path)
+            config = json.loads(str(run.attrs.get("config", "{}")))
             asked = json.loads(json.dumps(self.plan.identity))
             if differing := list_differences(config.get("study", {}), asked):
                 raise StoreError(
                     f"{self.run_path} was measured with {'; '.join(differing)}; use another folder"
                 )
+            run.expect(self.contents("measure", "repeat"))
         self._finish(self.tasks("accuracy", "measure", "repeat"))
         return open_run(self.run_path)
 
@@ -99,6 +103,7 @@ class Study(Layout):
             )
         if not self.run_path.is_dir():
             raise StoreError(f"{self.folder} is not measured yet; first kdviz measure {self.folder}")
+        open_run(self.run_path).expect(self.contents("attribute"))
         self._finish(self.tasks("attribute"))
         return open_run(self.run_path)
 

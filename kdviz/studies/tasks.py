@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kdviz.files import read_json
 from kdviz.store import Run, open_run
@@ -79,7 +79,7 @@ class Task:
 
     def is_done(self, run: Run | None = None) -> bool:
         """Whether nothing is left to do, by what lies on the disk; `run` is the study's, if it is open."""
-        study, name = self.study, self.subject.name
+        study = self.study
         if self.action == "train":
             return all(is_trained(folder) for folder in study.training_folders(self.subject))
         if self.action == "accuracy":
@@ -87,21 +87,18 @@ class Task:
         if not study.run_path.is_dir():
             return False
         run = run or open_run(study.run_path)
-        if self.action == "attribute":
-            return f"attribution/{name}" in run.results
-        if self.action == "repeat":
-            return self._is_measured(run, f"{name}-repeat", ())
-        moved = () if self.subject.role == "teacher" else ("weight_distance",)
-        return self._is_measured(run, name, ("accuracy", *moved))
+        return all(run.is_whole(group, about) for group, about in self.contents.items())
 
-    def _is_measured(self, run: Run, network: str, variables: tuple[str, ...]) -> bool:
-        modules = self.study.modules(self.subject)
-        if network not in run.networks or not {*modules} <= {*run.layers(network)}:
-            return False
-        stored = run.path / "points" / network
-        return all((stored / module / name).is_dir() for module in modules for name in variables) and not any(
-            run.missing(network, module) for module in modules
-        )
+    @property
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """What the task writes into the run, as :mod:`kdviz.store.contents` lists it."""
+        name, modules = self.subject.name, self.study.modules(self.subject)
+        if self.action == "measure":
+            variables = ["accuracy"] if self.subject.role == "teacher" else ["accuracy", "weight_distance"]
+            return {f"points/{name}/{module}": {"variables": variables} for module in modules}
+        if self.action == "repeat":
+            return {f"points/{name}-repeat/{module}": {"repeat_of": name} for module in modules}
+        return {f"attribution/{name}": {}} if self.action == "attribute" else {}
 
 
 @dataclass(frozen=True)
@@ -154,6 +151,10 @@ class Layout:
             drawn = Task(self, "attribute", subject, (measured.key,))
             tasks += [trained, accuracy, measured, *repeated, drawn]
         return [task for task in tasks if not actions or task.action in actions]
+
+    def contents(self, *actions: Action) -> dict[str, dict[str, Any]]:
+        """List what the run is to hold once the tasks of these actions are done."""
+        return {group: about for task in self.tasks(*actions) for group, about in task.contents.items()}
 
     def modules(self, subject: Subject) -> list[str]:
         """Return the modules at which a network is measured."""

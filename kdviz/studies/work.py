@@ -13,8 +13,11 @@ from kdviz import distillation, models, schema
 from kdviz.errors import StoreError
 from kdviz.files import make_folder, read_json, write_json
 from kdviz.measuring import measure_checkpoints
+from kdviz.measuring.trial import is_same_response, respond
 from kdviz.models import TextNetwork, encoders
-from kdviz.networks import load_weights
+from kdviz.networks import load_weights, prepare_inputs
+from kdviz.networks.features import FeatureReader, frozen
+from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.sources import Prepared, SampleSet, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
@@ -366,7 +369,8 @@ class Workshop:
             config=config,
         )
         samples = self.measured_set.describe(self.measured)
-        return create_run(self.study.run_path, samples=samples, attrs=attrs)
+        contents = self.study.contents("measure", "repeat")
+        return create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
 
     def measure(self, subject: Subject, repeat: bool = False) -> None:
         """Measure a network at all its epochs, or again at the last; write what is known of it beside."""
@@ -419,14 +423,40 @@ class Workshop:
             details["distilled_layer"] = self._module(subject.distilled)
         return details
 
+    def _check_measured(
+        self, run: Run, subject: Subject, network: nn.Module, epoch: int, weights: Path
+    ) -> None:
+        """Load weights into a network and refuse it if it is not the one that was measured at this epoch."""
+        measured, modules = self.checkpoints(subject)[epoch], self.study.modules(subject)
+        at = run.epochs(subject.name, modules[0]).index(epoch)
+        attrs = run.catalogue()[subject.name, modules[0]]
+        same = (
+            fingerprint_tensors(load_weights(network, measured))
+            == str(attrs["weights_fingerprint"]).split()[at]
+        )
+        load_weights(network, weights)  # of a head beside the same features, where a student needs one
+        inputs = prepare_inputs(torch.from_numpy(self.measured.inputs[:]), self.measured.units)
+        with frozen(network):
+            found = respond(FeatureReader(network, modules, self.preset.feature, main=inputs.main), inputs)
+        for module in modules:
+            known = run.variable(subject.name, module, "clean_response")
+            if known is not None and not np.isnan(stored := float(known[at])):
+                same = same and is_same_response(found[module], stored)
+        if not same:
+            where = " or ".join(dict.fromkeys(map(str, (measured, weights))))
+            raise StoreError(
+                f"{subject.name} is not the network that was measured: the weights in {where} or its code "
+                "have changed; put them back, or measure in another folder"
+            )
+
     def attribute(self, subject: Subject) -> None:
         """Draw the attribution maps of a finished network."""
         from kdviz.attribution import attribute  # an extra that training and measuring do without
 
-        epoch, weights = self.finished(subject)
         network, samples, prepared = self.build_for(subject)(), self.measured_set, self.measured
-        load_weights(network, weights)
+        run, (epoch, weights) = open_run(self.study.run_path), self.finished(subject)
         assert isinstance(prepared.units, Grid)
+        self._check_measured(run, subject, network, epoch, weights)
         ds = attribute(
             network,
             torch.from_numpy(prepared.inputs[:]),
@@ -443,7 +473,7 @@ class Workshop:
             "network_role": subject.role,
             "architecture": self.plan.networks.architecture,
         }
-        open_run(self.study.run_path).write_result(f"attribution/{subject.name}", ds.assign_attrs(about))
+        run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
 
 
 def do(task: Task) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -611,14 +613,111 @@ def test_measure_checkpoints__makes_nothing_before_the_trial_succeeded(states, t
     assert run.networks == []
 
 
-def test_measure_checkpoints__finished_is_seen_without_a_network(states, tmp_path):
-    done = measure_epochs(states, store=tmp_path / "run")
+def cnn_of_other_code():
+    """The weights of `small_cnn`, and hyperbolic tangents in place of its ReLUs."""
+    network = small_cnn()
+    for name, module in network.named_children():
+        if isinstance(module, nn.ReLU):
+            setattr(network, name, nn.Tanh())
+    return network
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_measure_checkpoints__refuses_a_network_whose_code_has_changed(states, tmp_path, stopped):
     options = {"network": "student", "role": "student", "layers": ["conv2", "fc1"], "units": GRID} | FAST
-    again = measure_checkpoints(
-        lambda: pytest.fail("built a network"), states, random_images(5, seed=3), store=tmp_path / "run",
-        **options,
-    )  # fmt: skip
-    assert_equal_arrays(by_layer(again)["fc1"], done["fc1"])
+    images, path = random_images(5, seed=3), tmp_path / "run"
+    begun = {0: states[0]} if stopped else states
+    measure_checkpoints(small_cnn, begun, images, store=path, **options)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(
+        StoreError, match=r"layer 'conv2' gives other features than when epoch \d was measured"
+    ):
+        measure_checkpoints(cnn_of_other_code, states, images, store=path, **options)
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    measure_checkpoints(
+        cnn_of_other_code, {0: states[0]}, images, store=path, **options | {"network": "tanh"}
+    )
+    assert {*open_run(path).networks} == {"student", "tanh"}
+    again = by_layer(measure_checkpoints(small_cnn, states, images, store=path, **options))
+    assert again["fc1"]["clean_response"].dims == ("epoch",) and again["fc1"].sizes["epoch"] == 3
+
+
+def test_measure_checkpoints__a_run_of_before_there_were_responses_goes_on(states, tmp_path):
+    path = tmp_path / "run"
+    whole = measure_epochs(states, store=tmp_path / "whole")
+    measure_epochs({0: states[0]}, store=path)
+    node = path / "points" / "zarr.json"
+    about = json.loads(node.read_bytes())
+    del about["attributes"]["contents"]
+    node.write_text(json.dumps(about))
+    for layer in ("conv2", "fc1"):
+        shutil.rmtree(path / "points" / "student" / layer / "clean_response")
+    again = measure_epochs(states, store=path)
+    for layer, ds in again.items():
+        assert_equal_arrays(ds, whole[layer])
+        assert np.isnan(ds["clean_response"].values[0]) and (ds["clean_response"].values[1:] > 0).all()
+    assert open_run(path).gaps() == ""
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_measure_checkpoints__a_file_overwritten_meanwhile_is_never_another_fingerprint(
+    states, tmp_path, monkeypatch, stored
+):
+    path = tmp_path / "weights.pt"
+    torch.save(states[0], path)
+    options = {"store": tmp_path / "run"} if stored else {}
+    load = kdviz.measuring.measurement.load_weights
+
+    def load_what_came_meanwhile(*arguments):
+        torch.save(states[2], path)
+        return load(*arguments)
+
+    monkeypatch.setattr("kdviz.measuring.measurement.load_weights", load_what_came_meanwhile)
+    if not stored:
+        (found,) = {ds.attrs["weights_fingerprint"] for ds in measure_epochs({0: path}).values()}
+        assert found == measure_epochs({0: states[2]})["fc1"].attrs["weights_fingerprint"]
+        return
+    with pytest.raises(StoreError, match="checkpoint of epoch 0 was changed while it was measured"):
+        measure_epochs({0: path}, **options)
+    assert open_run(tmp_path / "run").summary()["done"].tolist() == [0.0, 0.0]
+    monkeypatch.undo()
+    torch.save(states[0], path)
+    ours, theirs = measure_epochs({0: path}, **options), measure_epochs({0: states[0]})
+    assert_equal_arrays(ours["fc1"], theirs["fc1"])
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("entropy/c/1/0/0", "chunk entropy/c/1/0/0 is damaged"),
+        ("converged/c/0/0", "chunk converged/c/0/0 is damaged"),
+        ("clean_response/c/0", "chunk clean_response/c/0 is damaged"),
+        ("epoch/c/0", "chunk epoch/c/0 is damaged"),
+        ("gain/zarr.json", "gain/zarr.json is missing"),
+        ("done/c/2/0", ""),
+    ],
+)
+def test_measure_checkpoints__mends_what_is_damaged_to_the_same_bits(states, tmp_path, file, what):
+    whole = measure_epochs(states, store=tmp_path / "run")
+    path = tmp_path / "run" / "points" / "student" / "fc1" / file
+    if path.name == "zarr.json":
+        path.unlink()
+    else:
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        path.write_bytes(damaged)
+    run = open_run(tmp_path / "run")
+    with pytest.raises(
+        StoreError, match="the same call of kdviz.measure_checkpoints mends it" if what else "3"
+    ):
+        run.dataset("student", "fc1")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        again = measure_epochs(states, store=run)
+    assert [str(one.message) for one in told if "is damaged: " + what in str(one.message)] or not what
+    for layer, ds in whole.items():
+        assert_equal_arrays(again[layer], ds)
+        assert_equal_arrays(run.dataset("student", layer), ds)
 
 
 def test_measure_checkpoints__settings_of_a_group_without_a_block_are_replaced(states, tmp_path):

@@ -768,7 +768,9 @@ def test_write_variable__large_one_is_read_in_chunks_of_its_own(tmp_path: Path) 
     np.testing.assert_array_equal(run.dataset("student", "fc1")["knowledge_point"].values, values)
 
     chunks[-1].unlink()
-    with pytest.raises(StoreError, match=r"chunk knowledge_point/c/1/1/0 is missing; measure it anew"):
+    with pytest.raises(
+        StoreError, match=r"chunk knowledge_point/c/1/1/0 is missing; Run.write_variable mends it"
+    ):
         run.dataset("student", "fc1")
 
 

@@ -16,12 +16,11 @@ import kdviz
 from kdviz import stopping
 from kdviz.arguments import suggest
 from kdviz.errors import DataError, MissingExtraError, StoreError
-from kdviz.files import make_folder, shipped_folders, write_bytes
+from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
 
 try:
     import nbformat
     import papermill
-    import yaml
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 except ImportError as error:
@@ -150,10 +149,8 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         If the file is missing, or is no such file.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except RecursionError:
-        raise DataError(f"cannot read parameters from {os.fspath(path)}: it is nested too deep") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read parameters from {os.fspath(path)}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise DataError(f"{os.fspath(path)} holds no parameters: its lines are to read `name: value`")

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -307,7 +308,7 @@ def read_files(place: Path) -> dict[str, Any]:
     """
     files: dict[str, Any] = {}
     for path in sorted(place.rglob("*")):
-        name = str(path.relative_to(place))
+        name = re.sub("-[0-9a-f]{8}[.]", ".", str(path.relative_to(place)))  # a digest of the run's path
         if not path.is_file() or name.endswith((".lock", ".lock.json")):
             continue
         if path.suffix == ".html":

@@ -114,10 +114,12 @@ class AppPage:
     ----------
     page
         Shows the notebook, all cells run.
+    root
+        Folder of the notebook.
     """
 
-    def __init__(self, page: "Page") -> None:
-        self.page = page
+    def __init__(self, page: "Page", root: Path = Path()) -> None:
+        self.page, self.root = page, root
         self.errors: list[str] = []
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.errors.append(str(error)))

@@ -20,6 +20,7 @@ from tiny_study import draw_images, finished_study, make_plan
 import kdviz
 from kdviz import analysis, distillation
 from kdviz.errors import DataError, StoreError
+from kdviz.files import read_json
 from kdviz.studies import Study, StudyPlan
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.work import Workshop, do
@@ -320,7 +321,7 @@ def test_study__accuracy_over_training_is_that_of_network_or_head(study: Study) 
     np.testing.assert_array_equal(baseline, np.float32([untrained, *record.history["validation_accuracy"]]))
     assert baseline.attrs["definition"] == "the network itself"
     student = run.dataset("student-fc1-s0", FC1)["accuracy"]
-    probes = json.loads((networks / "student-fc1-s0" / "probes" / "probes.json").read_text())
+    probes = read_json(networks / "student-fc1-s0" / "probes" / "probes.json")
     assert sorted(probes) == ["0", "1"], "the head of the last epoch is the student's own"
     head = TrainingRecord.open(networks / "student-fc1-s0" / "head").history["validation_accuracy"].iloc[-1]
     np.testing.assert_array_equal(student, np.float32([probes["0"], probes["1"], head]))

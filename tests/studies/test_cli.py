@@ -442,7 +442,7 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
         return folder / "report.html"
 
     monkeypatch.setattr(studies, "Study", FakeStudy)
-    monkeypatch.setattr(kdviz, "open_run", lambda folder: SimpleNamespace(path=folder / "run.zarr"))
+    monkeypatch.setattr(kdviz, "open_run", lambda folder: SimpleNamespace(path=folder / "run.zarr", gaps=str))
     monkeypatch.setattr(reports, "write_report", write)
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")

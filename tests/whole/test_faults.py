@@ -640,6 +640,7 @@ def test_full_disk__report_is_not_left_half_written(
         patch.setattr(notebooks, "_execute", execute)
         _, told = in_child(act, file_limit=10_000)
     assert told.startswith(f"StoreError: cannot write {page}") and page.read_text() == "old"
+    (tmp_path / "report.ipynb").unlink()
     _, told = in_child(act, file_limit=100)
     assert f"StoreError: cannot write {tmp_path / 'report.ipynb'}" in told
 

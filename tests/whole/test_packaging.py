@@ -245,7 +245,7 @@ def test_source_distribution__holds_what_builds_the_wheel(distributions: tuple[P
     with tarfile.open(distributions[0]) as archive:
         files = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
     own = {name for name in files if ".egg-info/" not in name}
-    texts = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md"}
+    texts = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "SECURITY.md"}
     scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "data").rglob("*.py")}
     assert own == package_files() | shipped_files() | scripts | texts | {
         "pyproject.toml",

@@ -182,6 +182,7 @@ def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:
             stopping.run_aside(
                 partial(ds.to_netcdf, begun, mode=mode, group=group, engine="netcdf4", encoding=encoding)
             )
+            stopping.check()  # a small group is written before `run_aside` looks
             mode = "a"
         seal(begun)
         with begun.open("rb+") as file:

@@ -31,13 +31,17 @@ _SMALL = 2**28  # bytes that are read without a second look
 _BEST_ZLIB, _BEST_ZSTD = 1_032, 100_000  # so many times smaller than what it holds may a file be
 
 
+class ExcessError(StoreError):
+    """Files declare more than they can hold, or than the machine can."""
+
+
 def every_chunk_written() -> AbstractContextManager[object]:
     """Write chunks that hold the fill value alone, too."""
     return zarr.config.set({"array.write_empty_chunks": True})
 
 
-def find_excess(ds: xr.Dataset, path: Path, done: NDArray[np.bool_] | None = None) -> str:
-    """Say that a dataset, not yet loaded, declares more than its files can hold, or the machine; or nothing.
+def refuse_excess(ds: xr.Dataset, path: Path, done: NDArray[np.bool_] | None = None) -> None:
+    """Refuse a dataset, not yet loaded, that declares more than its files can hold, or the machine.
 
     Parameters
     ----------
@@ -47,10 +51,15 @@ def find_excess(ds: xr.Dataset, path: Path, done: NDArray[np.bool_] | None = Non
         The exported file, or the folder of the group.
     done
         Flags of a layer's blocks; of those not done there is nothing on the disk.
+
+    Raises
+    ------
+    ExcessError
+        Saying so.
     """
     size = sum(array.nbytes for array in ds.variables.values())
     if size <= _SMALL:
-        return ""
+        return
     open_share = 0.0 if done is None else 1 - float(done.mean())
     awaited = open_share * sum(ds[name].nbytes for name in MEASURED if name in ds)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -58,33 +67,41 @@ def find_excess(ds: xr.Dataset, path: Path, done: NDArray[np.bool_] | None = Non
     most = _SMALL + awaited + stored * (_BEST_ZLIB if path.is_file() else _BEST_ZSTD)
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if os.name == "posix" else math.inf
     if size <= min(most, here):
-        return ""
+        return
     than = f"{stored / 2**20:.1f} MiB on the disk can hold" if size > most else "this machine has memory for"
-    return f"it declares {size / 2**30:.1f} GiB, more than {than}"
+    raise ExcessError(f"it declares {size / 2**30:.1f} GiB, more than {than}")
 
 
 def read_array(group: Path, name: str) -> NDArray[Any]:
     """Read one array of a run directory alone, such as the flags ``done`` (epoch, block) of a layer."""
     try:
-        array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
-        if array.nbytes > _SMALL:
-            raise ValueError(f"it declares {array.nbytes / 2**30:.1f} GiB")
-        return np.asarray(array[...])
+        return np.asarray(_open_small(group, name)[...])
+    except StoreError:
+        raise
     except Exception as error:  # damaged metadata make zarr raise nearly anything
         raise StoreError(f"{group} is damaged: it has no readable {name!r}: {error}") from error
 
 
 def read_flags(group: Path) -> NDArray[np.bool_]:
     """Read the flags ``done`` (epoch, block) of a layer; where they are lost or damaged, nothing is done."""
-    try:
-        flags = zarr.open_array(find_folder(group / "done"), mode="r", zarr_format=3)
-        done = np.zeros(flags.shape, bool)
-    except Exception as error:  # damaged metadata make zarr raise nearly anything
-        raise StoreError(f"{group} is damaged: it has no readable 'done': {error}") from error
+    flags = _open_small(group, "done")
+    done = np.zeros(flags.shape, bool)
     for epoch in range(len(done)):
         with suppress(Exception):
             done[epoch] = flags[epoch]
     return done
+
+
+def _open_small(group: Path, name: str) -> zarr.Array:
+    """Open an array that is read whole, before memory is asked for."""
+    fault = f"{group} is damaged: it has no readable {name!r}"
+    try:
+        array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
+    except Exception as error:  # damaged metadata make zarr raise nearly anything
+        raise StoreError(f"{fault}: {error}") from error
+    if array.nbytes > _SMALL:
+        raise ExcessError(f"{fault}: it declares {array.nbytes / 2**30:.1f} GiB")
+    return array
 
 
 class Damage(NamedTuple):

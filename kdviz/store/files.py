@@ -19,7 +19,15 @@ from kdviz.errors import StoreError
 from kdviz.files import beside, check_replaceable, seal
 from kdviz.schema import VARIABLES
 from kdviz.store.contents import how_to_continue
-from kdviz.store.damage import CHECKSUMMED, Damage, every_chunk_written, find_excess, list_damage, read_flags
+from kdviz.store.damage import (
+    CHECKSUMMED,
+    Damage,
+    ExcessError,
+    every_chunk_written,
+    list_damage,
+    read_flags,
+    refuse_excess,
+)
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 
@@ -41,7 +49,7 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
         exact |= {"engine": "zarr", "zarr_format": 3, "consolidated": False, "chunks": None}
     else:
         exact |= {"engine": "netcdf4"}
-    done, wanted, excess = None, [], ""
+    done, wanted = None, []
     folder = find_folder(path / group)
     try:
         if in_folder:
@@ -59,19 +67,19 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
             if flags is not None:
                 unwanted = [*unwanted, "done"]  # they are read already
             asked = ds.drop_vars(unwanted)
-            if excess := find_excess(asked, folder if in_folder else path, done):
-                raise StoreError(excess)
+            refuse_excess(asked, folder if in_folder else path, done)
             loaded = _with_plain_values(asked.load().drop_encoding())
         if flags is not None:
             loaded["done"] = (flags.dims, done, plain(flags.attrs))
         damage = list_damage(folder, wanted, done) if in_folder else ()
         first = next(iter(damage), None)
+    except ExcessError as error:
+        raise StoreError(f"cannot read {group!r} of {path}: {error}") from error
     except Exception as error:  # a damaged file makes the format libraries raise nearly anything
         first = None
         with suppress(Exception):  # the closer look may meet the same fault, such as a missing permission
-            if not excess:
-                first = next(list_damage(folder, wanted or _list_arrays(folder), done, decode=True), None)
-        what = _describe(path, group, first) if first else excess or error
+            first = next(list_damage(folder, wanted or _list_arrays(folder), done, decode=True), None)
+        what = _describe(path, group, first) if first else error
         raise StoreError(f"cannot read {group!r} of {path}: {what}") from error
     if first:
         raise StoreError(f"cannot read {group!r} of {path}: {_describe(path, group, first)}")

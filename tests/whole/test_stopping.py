@@ -80,7 +80,7 @@ acquire, taken = locks.acquire, []
 def acquire_signalled(lock, blocking=True):
     held = acquire(lock, blocking=blocking)
     taken.append(lock)
-    if len(taken) == 11:  # the first of two
+    if len(taken) == 41:  # the first of two
         os.kill(os.getpid(), NUMBER)
     return held
 locks.acquire = acquire_signalled

@@ -136,6 +136,7 @@ def _draw_counts(
             axis.plot(table.index, table[column], marker=marker, markersize=4, linewidth=1.5, **look)
             low, high = table[f"{column}_low"], table[f"{column}_high"]
             axis.fill_between(table.index, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.set_xlim(axes[0].get_xlim())  # a ratio may begin undefined
         axis.set_xlabel("epoch")
         axis.set_title(title, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

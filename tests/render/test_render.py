@@ -202,6 +202,14 @@ def test_count_curves__lines_hold_the_counts_and_the_teacher_is_a_dashed_level(c
         assert [line.get_marker() for line in networks] == ["o", "o", "s"]
 
 
+def test_count_curves__have_one_axis_of_epochs_where_a_ratio_begins_undefined() -> None:
+    table = make_trace("student", [0, 2, 5], [0, 6, 4]).counts
+    table.loc[0, ["fg_ratio", "fg_ratio_low", "fg_ratio_high"]] = np.nan
+    first, *others = render.count_curves({"student": [table]}, title="fc1").axes
+    assert first.get_xlim()[0] < 0 < 5 < first.get_xlim()[1]
+    assert all(axis.get_xlim() == first.get_xlim() for axis in others)
+
+
 def test_count_curves__band_spans_the_uncertain_units(curves: Figure) -> None:
     bands = [band.get_paths()[0].vertices for band in curves.axes[0].collections]
     assert len(bands) == 3  # none for the teacher's level

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny_study import finished_study
+
+from kdviz.studies import Study
 
 torch.set_num_threads(1)
 
@@ -11,3 +14,9 @@ torch.set_num_threads(1)
 def fixed_random_state():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (libraries that draw from the legacy state)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The tiny study, finished; read it, copy it, never write to it."""
+    return finished_study(tmp_path_factory)

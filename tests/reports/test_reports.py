@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.translators import PythonTranslator
-from tiny_study import finished_study
 
 import kdviz
 from kdviz import analysis
@@ -28,12 +27,6 @@ from kdviz.reports.notebooks import _name_results, find_notebook
 from kdviz.sources import find_data
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 def write_notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:

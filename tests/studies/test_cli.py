@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import typer
 from nbformat.v4 import new_code_cell, new_notebook
-from tiny_study import finished_study
 
 import kdviz
 from kdviz import cli, reports, studies
@@ -58,12 +57,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         return Outcome(code or 0, out, err)
 
     return run
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 @pytest.fixture

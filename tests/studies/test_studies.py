@@ -15,7 +15,7 @@ import xarray as xr
 import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_study import draw_images, finished_study, make_plan
+from tiny_study import draw_images, make_plan
 
 import kdviz
 from kdviz import analysis, distillation
@@ -27,12 +27,6 @@ from kdviz.studies.work import Workshop, do
 from kdviz.training import TrainingRecord, evaluate, probe_accuracy
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

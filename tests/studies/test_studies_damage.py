@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 from test_store import plain_files
-from tiny_study import finished_study
 
 from kdviz.errors import StoreError
 from kdviz.studies import Study
 
 STUDENT = "networks/student-fc1-s0"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 @pytest.fixture

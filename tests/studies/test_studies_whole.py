@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_cli import Call, call  # noqa: F401 - a fixture
 from test_store import plain_files
-from tiny_study import finished_study
 
 import kdviz
 from kdviz import reports
@@ -20,12 +19,6 @@ from kdviz.studies import Study
 from kdviz.studies.work import Workshop, do
 
 LAYER = "classifier.fc1"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 import torch
 import xarray as xr
 from reference import authors_loop
-from tiny_study import finished_study
 from typer.testing import CliRunner
 
 import kdviz
@@ -25,12 +24,6 @@ from kdviz.errors import StoreError
 from kdviz.measuring.settings import Method
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 def run_quick(folder: Path, command: str, *options: str) -> dict:

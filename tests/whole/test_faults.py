@@ -33,7 +33,6 @@ from test_store import (
     plain_files,
     start_writer,
 )
-from tiny_study import finished_study
 from torch import nn
 
 import kdviz
@@ -619,12 +618,6 @@ def test_full_disk__training_names_the_file_and_goes_on_later(tmp_path: Path, li
     record = train_small(folder)
     assert record.checkpoints[3].read_bytes() == whole.checkpoints[3].read_bytes()
     assert record.history.equals(whole.history)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 def test_full_disk__report_is_not_left_half_written(

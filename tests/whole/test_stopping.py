@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from test_store import plain_files
-from tiny_study import finished_study
 
 import kdviz
 from kdviz.studies import Study
@@ -32,12 +31,6 @@ def signalled(call, at):
         return call(*arguments, **options)
     return around
 """
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Finished; read only."""
-    return finished_study(tmp_path_factory)
 
 
 def run_command(

@@ -44,6 +44,7 @@ def costs(quick: Quick = False, folder: Folder = None) -> None:
 
 @app.command()
 def faults(
+    quick: Quick = False,
     full: Annotated[bool, typer.Option("--full", help="200 signals, 20 kills, 300 bits a kind.")] = False,
     attack: Annotated[
         list[str] | None, typer.Option(help="Only these: signals, kills, full disks, flipped bits.")
@@ -51,12 +52,12 @@ def faults(
     folder: Folder = None,
 ) -> None:
     """Signals, kills, full disks and flipped bits at random; exit code 1 if one is not survived."""
-    from benchmarks.faults import ATTACKS, FULL, FaultPlan, run_faults
+    from benchmarks.faults import ATTACKS, FULL, QUICK, FaultPlan, run_faults
 
     if unknown := {*(attack or ())} - {*ATTACKS}:
         raise typer.BadParameter(f"--attack is {', '.join(unknown)}; allowed: {', '.join(ATTACKS)}")
-    plan, name = FULL if full else FaultPlan(), _name("faults", not full)
-    fine = run_faults(plan, folder, name=name, attacks=attack or ATTACKS)
+    plan = QUICK if quick else FULL if full else FaultPlan()
+    fine = run_faults(plan, folder, name=_name("faults", quick), attacks=attack or ATTACKS)
     raise typer.Exit(not fine)
 
 

@@ -83,10 +83,10 @@ class FaultPlan:
         Of all that is random.
     """
 
-    signals: int = 1
-    disks: int = 1
-    kills: int = 4
-    flips: int = 10
+    signals: int = 4
+    disks: int = 2
+    kills: int = 8
+    flips: int = 100
     within: float = 5.0
     images: int = 24
     size: int = 16
@@ -96,6 +96,7 @@ class FaultPlan:
     seed: int = 0
 
 
+QUICK = FaultPlan(signals=1, disks=1, kills=4, flips=10)
 FULL = FaultPlan(signals=25, disks=4, kills=20, flips=300)  # 200 signals: there are eight commands
 
 
@@ -131,6 +132,9 @@ def run_faults(
 
     What was written of other attacks before stays; what is known is written after every command and kind.
     """
+    for number in SIGNALS:  # what is ignored here, as under nohup, the commands would ignore
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     chance = random.Random(plan.seed)
     path = (RESULTS if folder is None else folder) / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8"))["results"]["attacks"] if path.exists() else []

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +202,9 @@ def test_flip__tells_what_is_read_as_something_else(study: Study, tmp_path: Path
 
 @pytest.mark.slow
 def test_faults__are_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "FaultPlan", partial(faults.FaultPlan, kills=4, flips=2))
+    monkeypatch.setattr(faults, "QUICK", replace(faults.QUICK, flips=2))
     for attack in ("kills", "flipped bits"):
-        done = CliRunner().invoke(app, ["faults", "--attack", attack, "--folder", str(tmp_path)])
+        done = CliRunner().invoke(app, ["faults", "--quick", "--attack", attack, "--folder", str(tmp_path)])
         assert done.exit_code in (0, 1), done.output
     rows = json.loads((tmp_path / "faults-quick.json").read_text())["results"]["attacks"]
     tried = {(row["attack"], row["target"]): row["tried"] for row in rows}

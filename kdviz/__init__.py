@@ -41,6 +41,7 @@ _MODULES = (
     "studies",
     "testing",
     "training",
+    "transfer",
     "units",
     "widgets",
 )

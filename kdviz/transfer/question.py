@@ -1,0 +1,231 @@
+"""Several networks asked about the same inputs: what every property checks once, and how samples are walked.
+
+Symbols: ``M`` networks, ``N`` samples, ``B`` samples of a batch, ``C`` classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Required, TypedDict
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from kdviz import schema
+from kdviz.arguments import name_some, one_of, whole_number
+from kdviz.networks import device_of, frozen
+from kdviz.networks.features import Batch, answer, to_device
+from kdviz.networks.inputs import check_labels
+from kdviz.networks.preparing import memory_advice, prepare_network
+from kdviz.networks.reading import InputsLike, Source, find_source
+
+Look = Callable[[Batch, Tensor, Sequence[int]], Mapping[str, NDArray]]
+"""From a batch, its labels ``(B,)`` and rows to arrays by name, whose last axis is the sample."""
+
+
+class Options(TypedDict, total=False):
+    """What every property takes beside networks, inputs and labels.
+
+    Attributes
+    ----------
+    teacher
+        Name of the teacher among `networks`.
+    independent
+        Name or names of networks that no teacher taught: what students are compared with.
+    sample_ids
+        ``N`` unique names; by default the positions.
+    max_batch
+        Samples in one pass: the one knob of memory. Never changes a result but for rounding.
+    device
+        Where to compute; by default each network where it is.
+    progress
+        Show a progress bar.
+    """
+
+    teacher: Required[str]
+    independent: str | Sequence[str]
+    sample_ids: Sequence[str] | None
+    max_batch: int
+    device: str | torch.device | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """Checked networks and inputs, as :func:`ask` makes them."""
+
+    networks: dict[str, nn.Module]
+    source: Source
+    labels: NDArray[np.int64]
+    classes: int
+    teacher: str
+    independent: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    max_batch: int
+    progress: bool
+
+    @property
+    def roles(self) -> list[str]:
+        """What each network is: ``"teacher"``, ``"independent"`` or ``"student"``."""
+        known = {self.teacher: "teacher"} | dict.fromkeys(self.independent, "independent")
+        return [known.get(name, "student") for name in self.networks]
+
+    def walk(self, look: Look, about: str) -> dict[str, NDArray]:
+        """Go through the samples, at most `max_batch` at once, and join what `look` makes of each batch.
+
+        Raises
+        ------
+        MemoryError
+            If a batch does not fit, with what to do.
+        """
+        found: list[Mapping[str, NDArray]] = []
+        count = len(self.labels)
+        with ExitStack() as stack:
+            for network in self.networks.values():
+                stack.enter_context(frozen(network))
+            bar = stack.enter_context(tqdm(total=count, desc=about, disable=not self.progress))
+            stack.enter_context(memory_advice(self.max_batch, "take smaller inputs"))
+            for start in range(0, count, self.max_batch):
+                rows = range(start, min(start + self.max_batch, count))
+                batch, _ = self.source.read(rows)
+                found.append(look(batch, torch.from_numpy(self.labels[rows.start : rows.stop]), rows))
+                bar.update(len(rows))
+        return {name: np.concatenate([one[name] for one in found], axis=-1) for name in found[0]}
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Return the logits of all networks, ``(M, B, C)``, on the CPU, without gradients.
+
+        Raises
+        ------
+        FloatingPointError
+            If a network gives NaN or infinite logits.
+        """
+        with torch.no_grad():
+            logits = torch.stack([answer(one, _beside(batch, one)).cpu() for one in self.networks.values()])
+        for name, finite in zip(self.networks, torch.isfinite(logits).flatten(1).all(1), strict=True):
+            if not finite:
+                raise FloatingPointError(f"network {name!r} has diverged: its logits are not finite")
+        return logits
+
+    def predict(self, batch: Batch) -> NDArray[np.int64]:
+        """Return the class that each network gives to each sample, ``(M, B)``."""
+        return self.answer(batch).argmax(2).numpy()
+
+    def build(
+        self,
+        name: str,
+        headline: str,
+        values: Mapping[str, Any],
+        coords: Mapping[str, Any] | None = None,
+        **attrs: schema.Attribute,
+    ) -> xr.Dataset:
+        """Make the result of a property; `headline` is the variable by which networks are compared."""
+        shared = {
+            "network": list(self.networks),
+            "role": self.roles,
+            "sample": list(self.sample_ids),
+            "label": self.labels,
+        }
+        about = {"property": name, "headline": headline, "teacher": self.teacher}
+        ds = schema.build(values, coords={**shared, **(coords or {})}, attrs={**about, **attrs})
+        schema.validate(ds)
+        return ds
+
+
+def ask(
+    networks: Mapping[str, nn.Module],
+    inputs: InputsLike,
+    labels: ArrayLike,
+    *,
+    teacher: str,
+    independent: str | Sequence[str] = (),
+    sample_ids: Sequence[str] | None = None,
+    max_batch: int = 64,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Question:
+    """Check what every property is given.
+
+    Parameters
+    ----------
+    networks
+        By name, the teacher and at least one other; each gives logits ``(B, C)`` of the same classes. Left
+        as found.
+    inputs
+        ``N`` samples, as networks take them: see :mod:`kdviz.networks.reading`.
+    labels
+        ``(N,)``, integers, classes from 0.
+    teacher, independent, sample_ids, max_batch, device, progress
+        See :class:`Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is not as said, before any work.
+    """
+    if not isinstance(networks, Mapping) or len(networks) < 2:
+        raise ValueError("networks must map names to networks, the teacher and at least one other")
+    one_of("teacher", teacher, networks)
+    others = (independent,) if isinstance(independent, str) else tuple(independent)
+    for name in others:
+        one_of("independent", name, [known for known in networks if known != teacher])
+    source = find_source(inputs)
+    count = len(source)
+    if not count:
+        raise ValueError("inputs are empty; pass at least one sample")
+    ids = tuple(str(name) for name in (range(count) if sample_ids is None else sample_ids))
+    if len(ids) != count or len(set(ids)) != count:
+        raise ValueError(
+            f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
+        )
+    prepared = {str(name): prepare_network(network, device) for name, network in networks.items()}
+    known = check_labels("labels", labels, count)
+    classes = _count_classes(prepared, source, known)
+    most = whole_number("max_batch", max_batch, 1)
+    return Question(prepared, source, known, classes, teacher, others, ids, most, progress)
+
+
+def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: NDArray[np.int64]) -> int:
+    """Ask every network about one sample, and see that all know the same classes, the labels among them."""
+    batch, _ = source.read([0])
+    shapes = {}
+    for name, network in networks.items():
+        with frozen(network), torch.no_grad():
+            shapes[name] = tuple(answer(network, _beside(batch, network)).shape)
+    shape = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or len(shape) != 2:
+        told = name_some(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"networks must give logits (samples, classes) of the same classes, got {told}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= shape[1]:
+        raise ValueError(f"labels must lie in 0..{shape[1] - 1}, the networks' classes, got {low}..{high}")
+    return shape[1]
+
+
+def _beside(batch: Batch, network: nn.Module) -> Batch:
+    """Return a batch on the device of a network."""
+    return to_device(batch, device_of(network))
+
+
+def per_sample(values: Sequence[str] | None, name: str, question: Question) -> list[str]:
+    """Check names of the samples, such as their domains; by default all have the same, ``"all"``.
+
+    Raises
+    ------
+    ValueError
+        If there is not one for each.
+    """
+    given = ["all"] * len(question.labels) if values is None else [str(value) for value in values]
+    if len(given) != len(question.labels):
+        raise ValueError(f"{name} must name each of the {len(question.labels)} samples, got {len(given)}")
+    return given
+
+
+def generator_of(seed: int, row: int) -> torch.Generator:
+    """Return the generator of one sample, whatever batch it comes in."""
+    key = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(key >> np.uint64(1)))

@@ -6,7 +6,8 @@ What all take is checked in ``question``.
 """
 
 from kdviz.transfer.agreement import bias, consensus
+from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
 
-__all__ = ["Options", "Pixels", "Question", "ask", "bias", "consensus"]
+__all__ = ["Options", "Pixels", "Question", "ask", "bias", "consensus", "localization"]

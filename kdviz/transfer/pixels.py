@@ -1,14 +1,33 @@
 """Between pixels, in which budgets and changes are told, and what networks are fed."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kdviz.arguments import positive_number
+from kdviz.arguments import name_some, positive_number
+from kdviz.networks.features import Batch, main_of, noisy_part
 
 _SLACK = 1e-4  # of rounding, in pixels of 0..1
+
+
+def find_images(batch: Batch, about: str) -> str | None:
+    """Name the images of a batch, as :func:`kdviz.networks.features.main_of` takes the name.
+
+    Raises
+    ------
+    ValueError
+        If there are none, in a sentence that begins with `about`.
+    """
+    with suppress(ValueError):
+        name = noisy_part(batch, lambda tensor: tensor.ndim == 4)
+        if (images := main_of(batch, name)).ndim == 4 and images.is_floating_point():
+            return name
+    tensors = [batch] if isinstance(batch, Tensor) else batch.values()
+    told = name_some(f"{tuple(one.shape)} of {one.dtype}" for one in tensors)
+    raise ValueError(f"{about} is for images (samples, channels, height, width) only, got {told}")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Question:
             If a network gives NaN or infinite logits.
         """
         with torch.no_grad():
-            logits = torch.stack([answer(one, _beside(batch, one)).cpu() for one in self.networks.values()])
+            logits = torch.stack([answer(one, beside(batch, one)).cpu() for one in self.networks.values()])
         for name, finite in zip(self.networks, torch.isfinite(logits).flatten(1).all(1), strict=True):
             if not finite:
                 raise FloatingPointError(f"network {name!r} has diverged: its logits are not finite")
@@ -121,9 +121,13 @@ class Question:
         headline: str,
         values: Mapping[str, Any],
         coords: Mapping[str, Any] | None = None,
+        note: str = "",
         **attrs: schema.Attribute,
     ) -> xr.Dataset:
-        """Make the result of a property; `headline` is the variable by which networks are compared."""
+        """Make the result of a property; `headline` is the variable by which networks are compared.
+
+        A `note`, if not empty, says why values are NaN. Samples are named where a value is one of a sample.
+        """
         shared = {
             "network": list(self.networks),
             "role": self.roles,
@@ -131,7 +135,10 @@ class Question:
             "label": self.labels,
         }
         about = {"property": name, "headline": headline, "teacher": self.teacher}
+        about |= {"note": note} if note else {}
         ds = schema.build(values, coords={**shared, **(coords or {})}, attrs={**about, **attrs})
+        if not any("sample" in values.dims for values in ds.data_vars.values()):
+            ds = ds.drop_dims("sample")
         schema.validate(ds)
         return ds
 
@@ -195,7 +202,7 @@ def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: ND
     shapes = {}
     for name, network in networks.items():
         with frozen(network), torch.no_grad():
-            shapes[name] = tuple(answer(network, _beside(batch, network)).shape)
+            shapes[name] = tuple(answer(network, beside(batch, network)).shape)
     shape = next(iter(shapes.values()))
     if len(set(shapes.values())) > 1 or len(shape) != 2:
         told = name_some(f"{name} {shape}" for name, shape in shapes.items())
@@ -206,7 +213,7 @@ def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: ND
     return shape[1]
 
 
-def _beside(batch: Batch, network: nn.Module) -> Batch:
+def beside(batch: Batch, network: nn.Module) -> Batch:
     """Return a batch on the device of a network."""
     return to_device(batch, device_of(network))
 

@@ -33,4 +33,20 @@ register(
         "1",
         "ties count as neither; NaN where there are but ties, or nothing to compare with",
     ),
+    # how they are fooled
+    _result("attacked", ("attacked",), "str", "name of the network that images were made against"),
+    _number(
+        "fooled",
+        ("attacked", "network", "sample"),
+        "the image changes the class that the network gives",
+        "1",
+        "NaN where it leaves the class that the attacked network gives",
+    ),
+    _number(
+        "fooled_by_teacher",
+        NETWORK_SAMPLE,
+        "the image made against the teacher changes the network's class",
+        "1",
+        "NaN where it leaves the class that the teacher gives",
+    ),
 )

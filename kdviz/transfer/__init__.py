@@ -5,9 +5,10 @@ values per network and sample; its attribute ``headline`` names the variable by 
 What all take is checked in ``question``.
 """
 
+from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
 
-__all__ = ["Options", "Pixels", "Question", "ask", "bias", "consensus", "localization"]
+__all__ = ["Options", "Pixels", "Question", "adversarial", "ask", "bias", "consensus", "localization"]

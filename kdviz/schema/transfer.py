@@ -50,3 +50,31 @@ register(
         "NaN where it leaves the class that the teacher gives",
     ),
 )
+
+# what changed samples, and samples of two classes, are answered
+_CHANGE, _CHANGE_LEVEL = ("change",), ("change", "level")
+
+register(
+    _result("change", _CHANGE, "str", "what samples are changed by"),
+    _result("level", ("level",), "int64", "step of the strength; at 0 nothing is changed"),
+    _result("strength", _CHANGE_LEVEL, "float64", "how much samples are changed", comment="in strength_unit"),
+    _result("strength_unit", _CHANGE, "str", "what a strength is"),
+    _result(
+        "unchanged", (*_CHANGE_LEVEL, *NETWORK_SAMPLE), "bool", "the answer stays when the sample is changed"
+    ),
+    _result("texture", SAMPLE, "int64", "class that the texture is of"),
+    _result(
+        "decision",
+        NETWORK_SAMPLE,
+        "int8",
+        "class that the network gives",
+        flags=("shape", "texture", "neither"),
+    ),
+    _number(
+        "shape_decision",
+        NETWORK_SAMPLE,
+        "the shape's class is given, of answers that are the shape's or the texture's",
+        "1",
+        "NaN for neither",
+    ),
+)

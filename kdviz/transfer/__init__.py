@@ -7,8 +7,25 @@ What all take is checked in ``question``.
 
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
+from kdviz.transfer.changes import CHANGES, Change, Words
+from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
+from kdviz.transfer.shape_bias import shape_bias
 
-__all__ = ["Options", "Pixels", "Question", "adversarial", "ask", "bias", "consensus", "localization"]
+__all__ = [
+    "CHANGES",
+    "Change",
+    "Options",
+    "Pixels",
+    "Question",
+    "Words",
+    "adversarial",
+    "ask",
+    "bias",
+    "consensus",
+    "invariance",
+    "localization",
+    "shape_bias",
+]

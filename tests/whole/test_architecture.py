@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "training": GROUND | {"networks", "distillation"},
     "attribution": MEASURED | {"measuring"},
     "coherency": MEASURED | {"measuring", "attribution"},
-    "transfer": MEASURED | {"measuring", "attribution"},
+    "transfer": MEASURED | {"models", "measuring", "attribution"},
     "unicam": MEASURED | {"measuring", "attribution"},
     "testing": GROUND,
     # top; the two of them that write reports and read commands use kdviz as its users do

@@ -49,6 +49,37 @@ register(
         "1",
         "NaN where it leaves the class that the teacher gives",
     ),
+    # how sure they are
+    _result("predicted", NETWORK_SAMPLE, "int64", "class that the network gives"),
+    _number("certainty", NETWORK_SAMPLE, "largest probability that the network gives to a class", "1"),
+    _number(
+        "divergence",
+        NETWORK_SAMPLE,
+        "Kullback-Leibler divergence of the teacher's probabilities from the network's",
+        "nat",
+    ),
+    _number(
+        "error_consistency",
+        NETWORK,
+        "Cohen's kappa of being right where the teacher is",
+        "1",
+        "NaN where both are always right, or both always wrong",
+    ),
+    _number(
+        "error_consistency_error",
+        NETWORK,
+        "standard error of error_consistency",
+        "1",
+        "jackknife over samples",
+    ),
+    _number("calibration_error", NETWORK, "expected calibration error", "1"),
+    _number(
+        "class_divergence",
+        ("network", "class"),
+        "mean divergence over samples of the class",
+        "nat",
+        "NaN for classes without samples",
+    ),
 )
 
 # what changed samples, and samples of two classes, are answered

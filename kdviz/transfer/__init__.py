@@ -8,6 +8,7 @@ What all take is checked in ``question``.
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
 from kdviz.transfer.changes import CHANGES, Change, Words
+from kdviz.transfer.confidence import calibration_error, confidence, divergence_by_class, error_consistency
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
@@ -24,7 +25,11 @@ __all__ = [
     "adversarial",
     "ask",
     "bias",
+    "calibration_error",
+    "confidence",
     "consensus",
+    "divergence_by_class",
+    "error_consistency",
     "invariance",
     "localization",
     "shape_bias",

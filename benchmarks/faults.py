@@ -325,7 +325,8 @@ def read_files(place: Path) -> dict[str, Any]:
             content = path.read_bytes()
             if path.name == "zarr.json":
                 node = json.loads(content)
-                node["attributes"].pop("created_at", None)
+                for circumstance in ("created_at", "checksum"):
+                    node["attributes"].pop(circumstance, None)
                 content = json.dumps(node, sort_keys=True).encode()
             files[name] = content
     return files

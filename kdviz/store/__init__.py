@@ -8,14 +8,14 @@ without flag.
 
 Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
 nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set. Numbers
-carry checksums in both formats, and a chunk that is missing from a run directory is an error, never a fill
-value; an exported file ends in a checksum of the whole.
+and attributes carry checksums in both formats, and a chunk that is missing from a run directory is an error,
+never a fill value; an exported file ends in a checksum of the whole.
 
 Modules, each importing only from those before it: ``replacing`` (folders take the place of others),
-``contents`` (what a run is to hold), ``damage`` (chunks that are missing or changed), ``migrations`` (what
-older versions wrote), ``files`` (the two formats), ``layout`` (names, empty arrays, comparing settings, what
-a compact file leaves out), ``reading`` and ``run`` (the public class), ``masks`` (which come later).
-No torch here: runs are viewed where none is installed.
+``sealing`` (descriptions that carry checksums), ``contents`` (what a run is to hold), ``damage`` (chunks that
+are missing or changed), ``migrations`` (what older versions wrote), ``files`` (the two formats), ``layout``
+(names, empty arrays, comparing settings, what a compact file leaves out), ``reading`` and ``run`` (the public
+class), ``masks`` (which come later). No torch here: runs are viewed where none is installed.
 """
 
 from kdviz.store.masks import add_masks

@@ -24,6 +24,7 @@ from kdviz.errors import StoreError
 from kdviz.schema import MEASURED
 from kdviz.store.contents import MADE
 from kdviz.store.replacing import find_folder, list_folders
+from kdviz.store.sealing import SealedStore
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
 
@@ -96,7 +97,9 @@ def _open_small(group: Path, name: str) -> zarr.Array:
     """Open an array that is read whole, before memory is asked for."""
     fault = f"{group} is damaged: it has no readable {name!r}"
     try:
-        array = zarr.open_array(find_folder(group / name), mode="r", zarr_format=3)
+        array = zarr.open_array(
+            SealedStore(find_folder(group / name), read_only=True), mode="r", zarr_format=3
+        )
     except Exception as error:  # damaged metadata make zarr raise nearly anything
         raise StoreError(f"{fault}: {error}") from error
     if array.nbytes > _SMALL:
@@ -126,7 +129,7 @@ def list_damage(
     for name in names:
         folder = find_folder(group / name)
         try:
-            array = zarr.open_array(folder, mode="r", zarr_format=3)
+            array = zarr.open_array(SealedStore(folder, read_only=True), mode="r", zarr_format=3)
         except Exception as error:  # damaged metadata make zarr raise nearly anything
             yield Damage(name, None, f"{name}/zarr.json is damaged: {error}")
             continue

@@ -1,6 +1,5 @@
 """Groups as datasets in both formats, and replacing files so that a killed writer leaves no half of one."""
 
-import json
 import os
 import re
 import socket
@@ -30,6 +29,7 @@ from kdviz.store.damage import (
 )
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
+from kdviz.store.sealing import SealedStore, read_sealed
 
 _LAYER = re.compile("points/[^/]+/[^/]+")
 
@@ -56,7 +56,8 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
             if _LAYER.fullmatch(group) and (folder / "done").exists():
                 # first: what is flagged now was written before the data are read
                 done = read_flags(folder)
-        with xr.open_dataset(path, group=folder.relative_to(path).as_posix(), **exact) as ds:
+        place: Any = SealedStore(path, read_only=True) if in_folder else path
+        with xr.open_dataset(place, group=folder.relative_to(path).as_posix(), **exact) as ds:
             if in_folder:
                 half = {child.name: name for name, child in list_folders(folder).items()}
                 ds = ds.rename({name: half[name] for name in map(str, ds.variables) if name in half})
@@ -126,11 +127,11 @@ def _zarr_groups(folder: Path, before: str, depth: int) -> dict[str, dict[str, A
 def _read_node(path: Path) -> dict[str, Any] | None:
     """Read what zarr says of a group or an array; nothing where there is none."""
     try:
-        about = json.loads(path.read_bytes())
+        about = read_sealed(path.read_bytes(), path)
         _ = about["node_type"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
     return about
 
@@ -173,7 +174,9 @@ def write_zarr(ds: xr.Dataset, path: Path, group: str | None = None) -> None:
             # Left to itself xarray marks NaN as _FillValue, an attribute when read exactly.
             encoding[name]["_FillValue"] = None
     with every_chunk_written():
-        ds.to_zarr(path, group=group, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+        ds.to_zarr(
+            SealedStore(path), group=group, mode="w", zarr_format=3, consolidated=False, encoding=encoding
+        )
 
 
 def write_netcdf(path: Path, groups: Iterator[tuple[str, xr.Dataset]]) -> None:

@@ -20,6 +20,7 @@ from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
 from kdviz.store.files import plain, storable
 from kdviz.store.replacing import PARTIAL
+from kdviz.store.sealing import SealedStore
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.
@@ -77,7 +78,7 @@ def make_arrays(
     sizes = {"epoch": len(epochs), "sample": count, "unit": samples.sizes["unit"], "quartile": QUARTILES}
     sizes["block"] = -(-count // block)
     chunks = {**sizes, "epoch": 1, "sample": min(block, count)}
-    group = zarr.open_group(path, mode="w", zarr_format=3, attributes=plain(attrs))
+    group = zarr.open_group(SealedStore(path), mode="w", zarr_format=3, attributes=plain(attrs))
     create = partial(group.create_array, compressors=CHECKSUMMED)
     for name, values in (
         ("epoch", np.asarray(epochs, "int64")),
@@ -190,7 +191,7 @@ def write_array(path: Path, array: xr.DataArray) -> None:
     """Write one array as a whole."""
     with every_chunk_written():
         zarr.create_array(
-            path,
+            SealedStore(path),
             overwrite=True,
             data=array.values,
             compressors=CHECKSUMMED,

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import zarr
 from numpy.typing import ArrayLike
 
 from kdviz import schema
 from kdviz.errors import StoreError
 from kdviz.files import file_errors
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written
 from kdviz.store.files import storable
+from kdviz.store.layout import write_array
 from kdviz.store.replacing import replace_folder
 from kdviz.store.run import Run, open_run
 from kdviz.units import Units, grid
@@ -68,16 +67,6 @@ def add_masks(run: Run | str | Path, foreground: ArrayLike, *, units: Units | No
     with run.writing(), file_errors(f"cannot write {run.path}"):
         for name in ("void", "foreground"):  # void by itself says nothing, so that the last one counts
             if name in masks:
-                array = storable(asked[[name]])[name]
-                with every_chunk_written():
-                    zarr.create_array(
-                        run._pending,
-                        overwrite=True,
-                        data=array.values,
-                        compressors=CHECKSUMMED,
-                        dimension_names=["sample", "unit"],
-                        attributes=array.attrs,
-                        zarr_format=3,
-                    )
+                write_array(run._pending, storable(asked[[name]])[name])
                 replace_folder(run._pending, run.path / "points" / name)
     return open_run(run.path)

@@ -24,6 +24,7 @@ from kdviz.store.files import (
 )
 from kdviz.store.reading import StoredRun
 from kdviz.store.replacing import PARTIAL, replace_folder, sweep
+from kdviz.store.sealing import SealedStore
 
 
 def create_run(
@@ -64,7 +65,7 @@ def create_run(
         with exclusive(lock_beside(path), path):
             if not path.exists():
                 partial = beside(path, PARTIAL)
-                zarr.open_group(partial, mode="w", zarr_format=3)
+                zarr.open_group(SealedStore(partial), mode="w", zarr_format=3)
                 write_zarr(prepared.assign_attrs(contents=dump_contents(contents or {})), partial, "points")
                 partial.rename(path)
     run = open_run(path)
@@ -132,7 +133,7 @@ class Run(StoredRun):
         joined = join_contents(listed, contents)
         if joined != listed or "contents" not in self._groups("", 1)["points"]:
             with self.writing(), file_errors(f"cannot write {self.path}"):
-                node = zarr.open_group(self.path, path="points", mode="r+")
+                node = zarr.open_group(SealedStore(self.path), path="points", mode="r+")
                 node.attrs["contents"] = dump_contents(joined)
 
     def create_group(
@@ -179,7 +180,7 @@ class Run(StoredRun):
             if there and {*epochs} <= {*there}:
                 return
             self.expect({f"points/{network}/{layer}": {}})
-            zarr.open_group(self.path, path=f"points/{network}", mode="a")
+            zarr.open_group(SealedStore(self.path), path=f"points/{network}", mode="a")
             if there:
                 ds, folder = self._group(network, layer), self._folder(network, layer)
                 layout.extend_group(folder, self._pending, self.samples, ds, asked, epochs, block, variables)
@@ -221,7 +222,7 @@ class Run(StoredRun):
             folder = self._folder(network, layer)
             done, damage, lost = inspect_layer(folder)
             if damage and not lost:
-                zarr.open_array(folder / "done", mode="r+")[...] = done
+                zarr.open_array(SealedStore(folder / "done"), mode="r+")[...] = done
                 for name in {one.name for one in damage} - {*schema.MEASURED}:
                     shutil.rmtree(folder / name)
             return [one.what for one in damage]
@@ -251,7 +252,7 @@ class Run(StoredRun):
         """
         with self.writing():
             folder = self._folder(network, layer)
-            arrays, done = zarr.open_group(folder, mode="r+"), read_flags(folder)
+            arrays, done = zarr.open_group(SealedStore(folder), mode="r+"), read_flags(folder)
             whole_number("epoch_index", epoch_index, 0, len(done) - 1)
             whole_number("block_index", block_index, 0, done.shape[1] - 1)
             size, names = int(arrays.attrs["block"]), _measured_in(folder)  # type: ignore[arg-type]
@@ -345,7 +346,7 @@ class Run(StoredRun):
             write_zarr(storable(ds), self._pending)
             replace_folder(self._pending, self.path.joinpath(*parts))
             if len(parts) > 1:  # last, so that every group without others in it is a result
-                zarr.open_group(self.path, path="/".join(parts[:-1]), mode="a")
+                zarr.open_group(SealedStore(self.path), path="/".join(parts[:-1]), mode="a")
 
     def _find_epochs(
         self, asked: Mapping[str, Attribute], epochs: Sequence[int], variables: Sequence[str]

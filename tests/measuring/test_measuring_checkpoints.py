@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from run_files import edit_node
 from small_measurements import (
     CHECKPOINTS,
     FAST,
@@ -647,9 +648,7 @@ def test_measure_checkpoints__a_run_of_before_there_were_responses_goes_on(state
     whole = measure_epochs(states, store=tmp_path / "whole")
     measure_epochs({0: states[0]}, store=path)
     node = path / "points" / "zarr.json"
-    about = json.loads(node.read_bytes())
-    del about["attributes"]["contents"]
-    node.write_text(json.dumps(about))
+    edit_node(node, lambda about: about["attributes"].pop("contents"))
     for layer in ("conv2", "fc1"):
         shutil.rmtree(path / "points" / "student" / layer / "clean_response")
     again = measure_epochs(states, store=path)

@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from run_files import edit_node, plain_files
 
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
@@ -115,20 +116,6 @@ def expected_dataset(samples: xr.Dataset) -> xr.Dataset:
 def reference_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted writer leaves."""
     return plain_files(measure_all(tmp_path_factory.mktemp("reference") / "run.zarr").path)
-
-
-def plain_files(path: Path) -> dict[str, bytes]:
-    """Every file of a run, without the moment it was made."""
-    files = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            content = file.read_bytes()
-            if file.name == "zarr.json":
-                node = json.loads(content)
-                node["attributes"].pop("created_at", None)
-                content = json.dumps(node, sort_keys=True).encode()
-            files[str(file.relative_to(path))] = content
-    return files
 
 
 # -- round trips
@@ -788,9 +775,7 @@ def test_write_variable__lost_chunk_is_seen_before_any_block_is_done(fresh: Run)
 def test_dataset__other_chunks_than_blocks_are_damage(tmp_path: Path) -> None:
     run = measure_all(tmp_path / "run.zarr")
     node = run.path / "points/student/fc1/gain/zarr.json"
-    metadata = json.loads(node.read_bytes())
-    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, 4]
-    node.write_text(json.dumps(metadata))
+    edit_node(node, lambda about: about["chunk_grid"]["configuration"].update(chunk_shape=[1, 1, 4]))
     with pytest.raises(StoreError, match=r"gain/zarr\.json is damaged: its chunks are not the blocks"):
         run.dataset("student", "fc1")
 

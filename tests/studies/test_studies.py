@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 import yaml
 from pydantic import ValidationError
+from run_files import plain_files
 from safetensors.torch import load_file
 from tiny_study import draw_images, make_plan
 
@@ -233,12 +234,12 @@ def test_restart__of_a_finished_study_loads_nothing_heavy(study: Study, tmp_path
     copy = shutil.copytree(study.folder, tmp_path / "study")
     plan = (copy / STUDY_FILE).read_text().replace(str(study.folder.parent), str(tmp_path / "gone"))
     (copy / STUDY_FILE).write_text(plan)
-    before = files_of(copy)
+    before = plain_files(copy)
     done = subprocess.run(
         [sys.executable, "-c", RESTART, command, str(copy)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "loaded []" in done.stdout, done.stderr
-    assert files_of(copy) == before
+    assert plain_files(copy) == before
 
 
 def test_restart__makes_no_network_pass(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,10 +366,10 @@ def test_study__pairs_and_tables_follow(study: Study) -> None:
 def test_study__called_again_changes_nothing(study: Study, tmp_path: Path) -> None:
     copy = shutil.copytree(study.folder, tmp_path / "study")
     again = Study(copy, study.plan, progress=False)
-    before = files_of(copy)
+    before = plain_files(copy)
     again.train()
     again.measure()
-    assert files_of(copy) == before
+    assert plain_files(copy) == before
 
 
 def test_study__held_out_images_are_others_than_the_trained_ones(study: Study, images: dict) -> None:
@@ -536,22 +537,8 @@ def kill_often(patience: float, *arguments: str | Path) -> int:
     return int(found[1])
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks, a run's moment of making left out."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith("lock"):
-            content = path.read_bytes()
-            if path.name == "zarr.json":
-                node = json.loads(content)
-                node["attributes"].pop("created_at", None)
-                content = json.dumps(node, sort_keys=True).encode()
-            files[str(path.relative_to(folder))] = content
-    return files
-
-
 def assert_same_files(ours: Path, theirs: Path) -> None:
-    one, two = files_of(ours), files_of(theirs)
+    one, two = plain_files(ours), plain_files(theirs)
     assert sorted(one) == sorted(two)
     assert [name for name in one if one[name] != two[name]] == []
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_store import plain_files
+from run_files import plain_files
 
 from kdviz.errors import StoreError
 from kdviz.studies import Study

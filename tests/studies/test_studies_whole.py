@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_files import edit_node, plain_files
 from test_cli import Call, call  # noqa: F401 - a fixture
-from test_store import plain_files
 
 import kdviz
 from kdviz import reports
@@ -108,7 +108,8 @@ def test_attribute__refuses_another_network_than_was_measured(
     node = copy.run_path / "points" / "baseline-s0" / LAYER / "zarr.json"
     measured = node.read_text()
     weights = json.loads(measured)["attributes"]["weights_fingerprint"].split()
-    node.write_text(measured.replace(weights[-1], weights[0]))
+    forged = " ".join([*weights[:-1], weights[0]])
+    edit_node(node, lambda about: about["attributes"].update(weights_fingerprint=forged))
     with pytest.raises(StoreError, match="baseline-s0 is not the network that was measured: the weights in"):
         copy.attribute()
     node.write_text(measured)

@@ -1,12 +1,12 @@
 """Small files that declare more than they can hold are refused before memory is asked for."""
 
-import json
 import resource
 from pathlib import Path
 
 import netCDF4
 import pytest
 import zarr
+from run_files import edit_node
 from test_faults import in_child
 from test_store import measure_all
 
@@ -46,8 +46,6 @@ def test_open_run__a_small_folder_that_declares_gigabytes_is_refused(tmp_path: P
 def test_dataset__flags_that_declare_gigabytes_are_refused(tmp_path: Path) -> None:
     run = measure_all(tmp_path / "run.zarr")
     node = run.path / "points" / "student" / "fc1" / "done" / "zarr.json"
-    about = json.loads(node.read_text())
-    about["shape"] = [200_000, 200_000]
-    node.write_text(json.dumps(about))
+    edit_node(node, lambda about: about.update(shape=[200_000, 200_000]))
     with pytest.raises(StoreError, match=r"no readable 'done': it declares 37\.3 GiB"):
         run.dataset("student", "fc1")

@@ -24,13 +24,13 @@ import torch
 import xarray as xr
 import zarr
 from PIL import Image
+from run_files import edit_node, plain_files
 from test_store import (
     expected_dataset,
     let_go_on,
     make_block,
     make_samples,
     measure_all,
-    plain_files,
     start_writer,
 )
 from torch import nn
@@ -464,16 +464,14 @@ def test_open_run__reads_no_old_format_whose_codec_is_pickle(tmp_path: Path, tra
 )
 def test_dataset__hostile_metadata_is_refused(copied: Run, change: dict) -> None:
     node = copied.path / "points/student/fc1/gain/zarr.json"
-    node.write_text(json.dumps(json.loads(node.read_bytes()) | change))
+    edit_node(node, lambda about: about.update(change))
     with pytest.raises((StoreError, SchemaError)):
         copied.dataset("student", "fc1")
 
 
 def test_open_run__newer_schema_of_a_folder_is_refused(copied: Run) -> None:
     node = copied.path / "points/zarr.json"
-    content = json.loads(node.read_bytes())
-    content["attributes"]["schema_version"] = 99
-    node.write_text(json.dumps(content))
+    edit_node(node, lambda about: about["attributes"].update(schema_version=99))
     with pytest.raises(SchemaError, match="has schema version 99, this kdviz reads 1 to 3"):
         open_run(copied.path)
 

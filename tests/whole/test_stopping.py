@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_store import plain_files
+from run_files import plain_files
 
 import kdviz
 from kdviz.studies import Study

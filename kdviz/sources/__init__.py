@@ -10,6 +10,7 @@ from pydantic import Field
 from kdviz.sources.checkpoints import find_checkpoints
 from kdviz.sources.cloud import FURNITURE_CLASSES, CloudSet, Furniture, furniture
 from kdviz.sources.cloud_files import ModelNet40, read_modelnet40
+from kdviz.sources.domains import DOMAINS, cue_conflict, make_domain
 from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
@@ -29,6 +30,7 @@ Data = Annotated[
 """Every kind of data that a study can be about."""
 
 __all__ = [
+    "DOMAINS",
     "FASHION_CLASSES",
     "FURNITURE_CLASSES",
     "CloudSet",
@@ -48,12 +50,14 @@ __all__ = [
     "Squad",
     "Sst2",
     "TextSet",
+    "cue_conflict",
     "encode",
     "fashion_composites",
     "find_checkpoints",
     "find_data",
     "furniture",
     "image_folder",
+    "make_domain",
     "movie_reviews",
     "normalise",
     "read_mesh",

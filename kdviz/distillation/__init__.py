@@ -5,10 +5,39 @@ A new loss is a module here and a line in `LOSSES`; :func:`kdviz.training.train`
 
 from types import MappingProxyType
 
+from kdviz.distillation.attention import AttentionTransfer
+from kdviz.distillation.contrast import CRD
 from kdviz.distillation.features import Features
-from kdviz.distillation.interface import LOGITS, Loss, Outputs, as_loss
+from kdviz.distillation.hint import Hint
+from kdviz.distillation.interface import LOGITS, Loss, MixedLoss, Outputs, as_loss
+from kdviz.distillation.logits import KL, SoftLabels
+from kdviz.distillation.published import PAIRS, published
 
-LOSSES: MappingProxyType[str, type[Loss]] = MappingProxyType({"features": Features})
+LOSSES: MappingProxyType[str, type[Loss]] = MappingProxyType(
+    {
+        "features": Features,
+        "kl": KL,
+        "hint": Hint,
+        "crd": CRD,
+        "attention": AttentionTransfer,
+        "soft-labels": SoftLabels,
+    }
+)
 """Losses by the name that a run stores as its ``distillation_method``."""
 
-__all__ = ["LOGITS", "LOSSES", "Features", "Loss", "Outputs", "as_loss"]
+__all__ = [
+    "CRD",
+    "KL",
+    "LOGITS",
+    "LOSSES",
+    "PAIRS",
+    "AttentionTransfer",
+    "Features",
+    "Hint",
+    "Loss",
+    "MixedLoss",
+    "Outputs",
+    "SoftLabels",
+    "as_loss",
+    "published",
+]

@@ -31,12 +31,13 @@ class Features(Loss):
     """
 
     teacher_layers: Sequence[str]
+    needs_teacher = True
 
     def __init__(self, layer: str, teacher_layer: str | None = None) -> None:
         self.layers, self.teacher_layers = (layer,), (teacher_layer or layer,)
         self.up_to = layer
 
-    def check(self, student: Outputs, teacher: Outputs | None, samples: int) -> None:
+    def prepare(self, student: Outputs, teacher: Outputs | None, samples: int, labels: Tensor | None) -> None:
         """Refuse features of different size."""
         ours, theirs = self._features(student, teacher)
         if ours.numel() != theirs.numel():
@@ -52,6 +53,5 @@ class Features(Loss):
         return functional.mse_loss(*self._features(student, teacher))
 
     def _features(self, student: Outputs, teacher: Outputs | None) -> tuple[Tensor, Tensor]:
-        if teacher is None:
-            raise ValueError("feature matching needs a teacher")
+        assert teacher is not None
         return student[self.layers[0]].flatten(), teacher[self.teacher_layers[0]].flatten()

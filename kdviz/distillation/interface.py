@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from kdviz.arguments import finite_number
 from kdviz.networks import fingerprint_tensors
 
 LOGITS = ""
@@ -37,16 +39,17 @@ class Loss:
     layers
         Layers of the student that are read, `LOGITS` for its end. The forward pass stops at the last of them.
     teacher_layers
-        Those of the teacher; None: the same.
+        Those of the teacher; None: the same; none at all: no teacher is read.
     up_to
         Last layer of the student that is trained; what lies beyond keeps every bit. None: no end.
     beyond
         Last layer of the student that is frozen, in eval mode, with all that it depends on. None: nothing is.
     parts
         Trained beside the student, such as a regressor, and saved and resumed with it. Whatever else changes
-        in training, such as a memory of features, must be a buffer of it.
-    needs_labels
-        Whether training without labels is refused.
+        in training, such as a memory of features, must be a buffer of it. Those whose size follows from the
+        networks or the data are made by `prepare`.
+    needs_labels, needs_teacher
+        Whether training without is refused.
     """
 
     layers: Sequence[str] = (LOGITS,)
@@ -55,16 +58,22 @@ class Loss:
     beyond: str | None = None
     parts: nn.Module | None = None
     needs_labels: bool = False
+    needs_teacher: bool = False
 
-    def check(self, student: Outputs, teacher: Outputs | None, samples: int) -> None:
-        """Refuse networks that do not suit the loss, by their outputs on one sample, before any work.
+    def prepare(self, student: Outputs, teacher: Outputs | None, samples: int, labels: Tensor | None) -> None:
+        """Refuse networks that do not suit the loss, and make the parts that fit them, before any work.
+
+        Called at the start of every training, resumed ones included, and to try a loss: parts are made anew.
+        What they draw from torch's global generators follows from the plan's seed alone.
 
         Parameters
         ----------
         student, teacher
-            As for a call, ``B = 1``, in eval mode.
+            As for a call, of one sample, in eval mode, without gradients.
         samples
             ``N``.
+        labels
+            Of all samples, ``(N,)``, int64, on the CPU; None if there are none.
 
         Raises
         ------
@@ -96,6 +105,40 @@ class Loss:
         settings = {name: getattr(self, name) for name in declared} | vars(self)
         plain = {name: _plain(value) for name, value in settings.items() if not isinstance(value, nn.Module)}
         return {"name": type(self).__qualname__, **plain}
+
+
+class MixedLoss(Loss):
+    """``class_weight`` times the cross-entropy of the labels and ``weight`` times what `distil` returns.
+
+    Parameters
+    ----------
+    class_weight, weight
+        0 or more; gamma, and alpha or beta, of Ojha et al., NeurIPS 2023, section 3.
+
+    Raises
+    ------
+    ValueError
+        If one is no such number.
+    """
+
+    needs_labels = True
+
+    def __init__(self, class_weight: float, weight: float) -> None:
+        self.class_weight = finite_number("class_weight", class_weight, least=0)
+        self.weight = finite_number("weight", weight, least=0)
+
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
+    ) -> Tensor:
+        """Return the sum of both, means over the batch."""
+        assert labels is not None
+        answers = functional.cross_entropy(student.logits, labels)
+        distilled = self.distil(student, Outputs() if teacher is None else teacher, labels, rows)
+        return self.class_weight * answers + self.weight * distilled
+
+    def distil(self, student: Outputs, teacher: Outputs, labels: Tensor, rows: Tensor) -> Tensor:
+        """Return what is learned beside the labels: one number, the mean over the batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines no distil")
 
 
 class FunctionLoss(Loss):

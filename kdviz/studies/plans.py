@@ -48,6 +48,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
         "measurement": {"samples": 22},
     },
 }
+_LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"attention": {"layer": "conv"}}  # by kind of loss; it reads maps
 BUILT_IN_DATA = {"image": "fashion-composites", "text": "movie-reviews", "cloud": "furniture"}
 """Kinds of data that come with kdviz, by modality."""
 
@@ -130,12 +131,15 @@ class Networks(_Part):
 class StudentLoss(BaseModel):
     """What one kind of student learns by; further fields are arguments of the loss.
 
+    A `layer` among them, by the papers' name of it or its own, is read whichever layers are measured; of
+    attention transfer it is the last convolution if nothing is said.
+
     Attributes
     ----------
     kind
         From :data:`kdviz.distillation.LOSSES`.
     layered
-        Whether the loss belongs to a layer: one student is trained for each.
+        Whether the loss reads one layer, and none is named: one student is trained for each that is measured.
     head
         Whether it trains up to that layer only: a head on the frozen feature then tells the accuracy.
     """
@@ -155,12 +159,15 @@ class StudentLoss(BaseModel):
 
         options = {name: value for name, value in values.items() if name not in ("layered", "head")}
         kind = one_of("kind of loss", options.pop("kind", "features"), LOSSES)
+        options = _LOSS_DEFAULTS.get(kind, {}) | options
         known = [*inspect.signature(LOSSES[kind]).parameters]
         for name in options:
-            one_of(f"option of {kind}", name, [option for option in known if option != "layer"])
-        layered = "layer" in known
-        loss = LOSSES[kind](**options | ({"layer": "layer"} if layered else {}))
-        return {"kind": kind, "layered": layered, "head": loss.up_to is not None, **options}
+            one_of(f"option of {kind}", name, known)
+        layered = "layer" in known and "layer" not in options
+        head = LOSSES[kind](**({"layer": "layer"} if layered else {}) | options).up_to is not None
+        if head and not layered:
+            raise ValueError(f"{kind} trains a student for each of networks.layers: leave its layer out")
+        return {"kind": kind, "layered": layered, "head": head, **options}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -301,6 +308,14 @@ class StudyPlan(_Part):
         if networks.depth is not None and networks.architecture != _OWN_ENCODER:
             raise ValueError(f"depth is that of architecture 'encoder', got {networks.architecture!r}")
         return networks
+
+    @field_validator("losses")
+    @classmethod
+    def _differ(cls, losses: tuple[StudentLoss, ...]) -> tuple[StudentLoss, ...]:
+        named = [(loss.kind, loss.layered) for loss in losses]
+        if twice := [kind for kind, layered in named if named.count((kind, layered)) > 1]:
+            raise ValueError(f"students of two losses {twice[0]!r} would have one name; make a study of each")
+        return losses
 
     @field_validator("training")
     @classmethod

@@ -65,7 +65,7 @@ class Workshop:
                 continue
             loss, wanted = self._make_loss(subject), None if subject.loss.head else labels
             plan = self.training_plan("baseline", 0)
-            with placed(self.device or "cpu", student, teacher, loss.parts):
+            with placed(self.device or "cpu", student, teacher):
                 try_loss(student, inputs, wanted, loss=loss, teacher=teacher, plan=plan)
         self.plan.save(self.study.folder)
         self.recognise()
@@ -270,13 +270,20 @@ class Workshop:
 
     def _make_loss(self, subject: Subject) -> distillation.Loss:
         assert subject.loss is not None
-        place = {} if subject.distilled is None else {"layer": self._module(subject.distilled)}
-        return distillation.LOSSES[subject.loss.kind](**place, **subject.loss.options)
+        place = {} if subject.distilled is None else {"layer": subject.distilled}
+        options, named = place | subject.loss.options, {**self.preset.layers, **self.plan.networks.layers}
+
+        def find(name: Any) -> Any:
+            return [*map(find, name)] if isinstance(name, (list, tuple)) else named.get(name, name)
+
+        options |= {name: find(options[name]) for name in options.keys() & {"layer", "teacher_layer"}}
+        return distillation.LOSSES[subject.loss.kind](**options)
 
     def train(self, subject: Subject) -> None:
         """Train a network, and the head of a student that needs one."""
         loss, layer = subject.loss, subject.distilled
         seed = getattr(self.plan.networks.teacher, "seed", 0) if subject.seed is None else subject.seed
+        kind = (layer if loss is None or loss.head else None) or "baseline"  # labels are learned at its rates
         folder, *heads = self.study.training_folders(subject)
         network = self.build(seed, teacher=subject.seed is None, pretrained=subject.seed is None)
         inputs, labels = self.as_tensors(self.training_set) if subject.seed is None else self.student_data
@@ -289,7 +296,7 @@ class Workshop:
             network,
             inputs,
             folder=folder,
-            plan=self.training_plan(self._taught if subject.seed is None else layer or "baseline", seed),
+            plan=self.training_plan(self._taught if subject.seed is None else kind, seed),
             tracked_layers=self._weights(subject),
             **to_learn,
             **same,

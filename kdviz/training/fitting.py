@@ -191,7 +191,7 @@ class _Run:
         self.task.set_mode()
         self.task.parts.train()
         self.odometer.start_epoch()
-        with _dropout_seeded(self.device, self.plan.seed, epoch):
+        with draws_seeded(self.device, self.plan.seed, epoch):
             for positions in order.split(self.plan.batch_sizes(len(order))):
                 batch = self.task.inputs[positions]
                 if self.plan.augment:
@@ -262,8 +262,8 @@ def _generator(seed: int, epoch: int, stream: str) -> torch.Generator:
 
 
 @contextmanager
-def _dropout_seeded(device: torch.device, seed: int, epoch: int) -> Iterator[None]:
-    """Seed the global generators that dropout and losses draw from, and put their states back."""
+def draws_seeded(device: torch.device, seed: int, epoch: int) -> Iterator[None]:
+    """Seed the global generators for dropout and losses, of epoch 0 for parts; put their states back."""
     key, accelerated = _key(seed, epoch, "dropout"), device.type != "cpu"
     places, kind = ([device], device.type) if accelerated else ([], "cuda")
     with torch.random.fork_rng(devices=places, device_type=kind):

@@ -23,7 +23,7 @@ from kdviz.networks import device_of, fingerprint_tensors, frozen
 from kdviz.networks.features import same_random_state
 from kdviz.training.distances import Odometer
 from kdviz.training.dividing import cut, divide
-from kdviz.training.fitting import Task, fit
+from kdviz.training.fitting import Task, draws_seeded, fit
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.reading import Read, apply, reader, recall
 from kdviz.training.records import TrainingRecord
@@ -140,13 +140,15 @@ def train(
     _check_inputs(inputs, plan)
     if labels is None and loss.needs_labels:
         raise ValueError("this loss needs labels, and there are none")
-    parts = nn.Module() if loss.parts is None else loss.parts
+    if teacher is None and loss.needs_teacher:
+        raise ValueError("this loss needs a teacher, and there is none: pass teacher=")
     device = torch.device(device or device_of(network))
-    with placed(device, network, teacher, parts):
+    with placed(device, network, teacher):
         if labels is not None:
             _check_labels(inputs, labels, network if LOGITS in loss.layers else None)
         if validation is not None:
             _check_labels(*validation, network)
+        read, watch = try_loss(network, inputs, labels, loss=loss, teacher=teacher, plan=plan)
         identity = {
             "loss": loss.describe(),
             "inputs": fingerprint_tensors({"inputs": inputs}),
@@ -154,7 +156,6 @@ def train(
             "teacher": teacher and fingerprint_tensors(teacher.state_dict()),
             "validation": validation and fingerprint_tensors(dict(zip("xy", validation, strict=True))),
         }
-        read, watch = try_loss(network, inputs, labels, loss=loss, teacher=teacher, plan=plan)
         guide = None if teacher is None or watch is None else recall(watch, teacher, inputs, plan)
         trained, resting = divide(network, loss, inputs)
         learner = _read_beyond(network, loss, inputs, plan) or (lambda batch, rows: read(batch))
@@ -173,9 +174,15 @@ def train(
             return value, (outputs.logits.argmax(1) == wanted).sum()
 
         validate = None if validation is None else partial(evaluate, network, *validation)
-        odometer = Odometer(network, tracked_layers)
+        odometer, parts = Odometer(network, tracked_layers), parts_of(loss)
         task = Task(network, parts, [*trained.values()], inputs, step, set_mode, validate, odometer, identity)
-        return fit(task, plan=plan, folder=folder, progress=progress)
+        with placed(device, parts):
+            return fit(task, plan=plan, folder=folder, progress=progress)
+
+
+def parts_of(loss: Loss) -> nn.Module:
+    """Return what a loss trains along; an empty module if that is nothing."""
+    return nn.Module() if loss.parts is None else loss.parts
 
 
 def try_loss(
@@ -187,7 +194,12 @@ def try_loss(
     teacher: nn.Module | None,
     plan: TrainingPlan,
 ) -> tuple[Read, Read | None]:
-    """Compute a loss on a first batch, which changes nothing; return what reads network and teacher for it.
+    """Prepare a loss and compute it on a first batch, which changes nothing but makes the loss's parts.
+
+    Returns
+    -------
+    tuple
+        What reads the network for the loss, and what reads the teacher; None if that is not read.
 
     Raises
     ------
@@ -198,20 +210,22 @@ def try_loss(
     """
     read = reader(network, loss.layers, inputs)
     layers = loss.layers if loss.teacher_layers is None else loss.teacher_layers
-    watch = None if teacher is None else reader(teacher, layers, inputs)
-    device, parts = device_of(network), nn.Module() if loss.parts is None else loss.parts
-    known = copy.deepcopy(parts.state_dict())
-    rows = torch.arange(plan.batch_sizes(len(inputs))[0])
+    watch = reader(teacher, layers, inputs) if teacher is not None and len(layers) else None
+    device, rows = device_of(network), torch.arange(plan.batch_sizes(len(inputs))[0])
     batch, wanted = inputs[rows].to(device), None if labels is None else labels[rows].to(device)
     trained, _ = divide(network, loss, inputs)
     with same_random_state(network), frozen(network):
         with frozen(network if teacher is None else teacher), torch.no_grad():
-            guide = watch and watch(batch)
-            loss.check(read(batch[:1]), watch and watch(batch[:1]), len(inputs))
+            guide, first = watch and watch(batch), watch and watch(batch[:1])
+            with draws_seeded(device, plan.seed, epoch=0):
+                loss.prepare(read(batch[:1]), first, len(inputs), labels)
         for parameter in trained.values():
             parameter.requires_grad_(True)
+        parts = parts_of(loss)
+        known = copy.deepcopy(parts.state_dict())
         try:
-            value = loss(read(batch), guide, wanted, rows.to(device))
+            with placed(device, parts):
+                value = loss(read(batch), guide, wanted, rows.to(device))
             if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
                 raise TypeError(f"it must return one number with a gradient, got {value!r}")
         except torch.OutOfMemoryError:

@@ -629,7 +629,7 @@ def test_probe_accuracy__is_that_of_a_head_trained_by_hand(tmp_path):
             by_hand.train()
             by_hand.norm.eval()
             order = torch.randperm(40, generator=fitting._generator(0, step, "order"))
-            with fitting._dropout_seeded(torch.device("cpu"), 0, step):
+            with fitting.draws_seeded(torch.device("cpu"), 0, step):
                 for positions in order.split(10):
                     optimiser.zero_grad()
                     feature = by_hand.norm(by_hand.conv(images[positions])).relu().flatten(1)

@@ -1,0 +1,156 @@
+"""Learn to tell the teacher's feature of the same sample from those of samples of other classes.
+
+Symbols: ``B`` samples of a batch, ``M`` of the data, ``N`` negatives of each, ``D`` entries of a projection.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdviz.arguments import finite_number, positive_number, whole_number
+from kdviz.distillation.interface import LOGITS, MixedLoss, Outputs
+
+_MOST_NEGATIVES = 16384
+
+
+class CRD(MixedLoss):
+    """Contrastive representation distillation.
+
+    Parameters
+    ----------
+    layer
+        Of the student: the papers take the features below the logits.
+    teacher_layer
+        Name of the layer in the teacher, where it is another one.
+    class_weight, weight
+        Of the labels and of the contrast.
+    negatives
+        ``N``, drawn anew for every sample and step, each once; by default the papers' 16384, or as many as
+        lie outside of the largest class, if these are less.
+    temperature
+        By which inner products are divided.
+    size
+        ``D``.
+    momentum
+        Of the memory, 0 to 1: the share that a projection keeps of the one before.
+    scale
+        ``Z``; 1 is the formula as it is printed. None: estimated from the first batch, see below.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Notes
+    -----
+    Linear heads project the features of both networks to unit vectors s(x) and t(x), and a memory holds a
+    t(y) of every sample of the data, renewed where the sample was in the batch before it is compared. The
+    loss, a mean over samples, is that of a classifier of pairs [1]_::
+
+        -log h(s(x), t(x)) - sum_j log(1 - h(s(x), t(y_j))),    h(a, b) = e^(ab / T) / (e^(ab / T) + Z N / M)
+
+    with t(y_j) from the memory, y_j of another class than x. As printed, ``Z`` is 1: then every untrained
+    pair counts as a match, and the loss is thousands of nats. By default it is, as in the code of [1]_, ``M``
+    times the mean of ``e^(ab / T)`` over the first batch, so that h of a pair by chance is about
+    ``1 / (N + 1)``. The mirrored term of that code, students' projections in a second memory, is not in the
+    formula of [2]_ and is left out.
+
+    References
+    ----------
+    .. [1] Tian et al., "Contrastive Representation Distillation", ICLR 2020, Eqs. 17-19.
+    .. [2] Ojha et al., NeurIPS 2023, section 3.
+    """
+
+    teacher_layers: Sequence[str]
+    parts: "_Bank"
+    needs_teacher = True
+
+    def __init__(
+        self,
+        layer: str,
+        teacher_layer: str | None = None,
+        class_weight: float = 1.0,
+        weight: float = 0.8,
+        negatives: int | None = None,
+        temperature: float = 0.07,
+        size: int = 128,
+        momentum: float = 0.5,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__(class_weight, weight)
+        self.layers = (layer, LOGITS)
+        self.teacher_layers = (layer if teacher_layer is None else teacher_layer,)
+        self.negatives = None if negatives is None else whole_number("negatives", negatives, least=1)
+        self.temperature = positive_number("temperature", temperature)
+        self.size = whole_number("size", size, least=1)
+        self.momentum = finite_number("momentum", momentum, least=0)
+        if self.momentum > 1:
+            raise ValueError(f"momentum must lie in 0..1, got {momentum}")
+        self.scale = None if scale is None else positive_number("scale", scale)
+
+    def prepare(self, student: Outputs, teacher: Outputs | None, samples: int, labels: Tensor | None) -> None:
+        """Make heads and memory; refuse more negatives than there are."""
+        assert teacher is not None and labels is not None
+        others = samples - int(labels.bincount().max())
+        count = min(_MOST_NEGATIVES, others) if self.negatives is None else self.negatives
+        if not 0 < count <= others:
+            raise ValueError(
+                f"crd draws {count or 'its'} negatives from other classes, and outside of the largest class "
+                f"there are {others} samples"
+            )
+        features = student[self.layers[0]], teacher[self.teacher_layers[0]]
+        self.parts = _Bank(*features, labels, count, self.size, self.scale or math.nan)
+
+    def distil(self, student: Outputs, teacher: Outputs, labels: Tensor, rows: Tensor) -> Tensor:
+        """Renew the memory of these samples; return the loss of the classifier of pairs."""
+        parts = self.parts
+        ours = functional.normalize(parts.ours(student[self.layers[0]].flatten(1)))
+        theirs = functional.normalize(parts.theirs(teacher[self.teacher_layers[0]].flatten(1)))
+        with torch.no_grad():
+            kept = self.momentum * parts.memory[rows] + (1 - self.momentum) * theirs
+            parts.memory[rows] = functional.normalize(kept)
+        others = draw_negatives(labels, parts.labels, parts.count)
+        same, apart = (ours * theirs).sum(1, keepdim=True), (ours @ parts.memory.T).gather(1, others)
+        products = torch.cat([same, apart], 1) / self.temperature
+        if parts.log_scale.isnan():
+            mean = products.detach().flatten().logsumexp(0) - math.log(products.numel())
+            parts.log_scale = mean + math.log(len(parts.memory))
+        odds = products - parts.log_scale - math.log(parts.count / len(parts.memory))  # log h / (1 - h)
+        return (functional.softplus(-odds[:, 0]) + functional.softplus(odds[:, 1:]).sum(1)).mean()
+
+
+class _Bank(nn.Module):
+    """The heads, and what is kept of the teacher's projections."""
+
+    memory: Tensor
+    log_scale: Tensor
+    labels: Tensor
+
+    def __init__(
+        self, ours: Tensor, theirs: Tensor, labels: Tensor, count: int, size: int, scale: float
+    ) -> None:
+        super().__init__()
+        self.count = count
+        self.ours, self.theirs = (nn.Linear(one.numel(), size, dtype=one.dtype) for one in (ours, theirs))
+        memory = functional.normalize(torch.randn(len(labels), size, dtype=ours.dtype))
+        self.register_buffer("memory", memory)
+        self.register_buffer("log_scale", torch.tensor(scale, dtype=ours.dtype).log())
+        self.register_buffer("labels", labels, persistent=False)
+
+
+def draw_negatives(wanted: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Draw rows of other classes, ``(B, N)``, int64, each once.
+
+    Parameters
+    ----------
+    wanted
+        Classes of the batch, ``(B,)``.
+    labels
+        Classes of all rows, ``(M,)``, of which `count` or more differ from each of `wanted`.
+    count
+        ``N``.
+    """
+    return (wanted[:, None] != labels).float().multinomial(count)

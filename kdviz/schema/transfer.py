@@ -108,4 +108,28 @@ register(
         "1",
         "NaN for neither",
     ),
+    # where their boundaries lie
+    _result(
+        "label_map",
+        ("network", "triplet", "plane_row", "plane_col"),
+        "int64",
+        "class at a point of the plane",
+    ),
+    _result("corner_sample", ("triplet", "corner"), "str", "name of a sample that spans the plane"),
+    _number(
+        "corner_row",
+        ("triplet", "corner"),
+        "row of the sample in the plane, a whole number at its points",
+        "1",
+    ),
+    _number("corner_col", ("triplet", "corner"), "column of the sample in the plane", "1"),
+    _number(
+        "boundary_overlap",
+        ("network", "triplet"),
+        "mean over classes of the intersection over union of the regions of the network and of the teacher",
+        "1",
+    ),
+    _number(
+        "boundary_agreement", ("network", "triplet"), "share of the plane with the class of the teacher", "1"
+    ),
 )

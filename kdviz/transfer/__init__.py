@@ -7,6 +7,7 @@ What all take is checked in ``question``.
 
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
+from kdviz.transfer.boundary import boundary
 from kdviz.transfer.changes import CHANGES, Change, Words
 from kdviz.transfer.confidence import calibration_error, confidence, divergence_by_class, error_consistency
 from kdviz.transfer.invariance import invariance
@@ -25,6 +26,7 @@ __all__ = [
     "adversarial",
     "ask",
     "bias",
+    "boundary",
     "calibration_error",
     "confidence",
     "consensus",

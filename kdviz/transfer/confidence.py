@@ -104,8 +104,9 @@ def error_consistency(ds: xr.Dataset) -> xr.Dataset:
 def _kappa(rights: Sequence[NDArray], count: int) -> NDArray[np.float64]:
     """Return Cohen's kappa, given how many of `count` both, the network and the teacher get right."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        both, p, q = (right / count for right in rights)
-        observed, chance = 1 - p - q + 2 * both, p * q + (1 - p) * (1 - q)
+        both, own, teachers = rights
+        p, q, observed = own / count, teachers / count, (count - own - teachers + 2 * both) / count
+        chance = p * q + (1 - p) * (1 - q)
         return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
 
 

@@ -74,8 +74,13 @@ class Question:
         known = {self.teacher: "teacher"} | dict.fromkeys(self.independent, "independent")
         return [known.get(name, "student") for name in self.networks]
 
-    def walk(self, look: Look, about: str) -> dict[str, NDArray]:
-        """Go through the samples, at most `max_batch` at once, and join what `look` makes of each batch.
+    def walk(
+        self, look: Look, about: str, parts: Sequence[Sequence[int]] | None = None
+    ) -> dict[str, NDArray]:
+        """Go through the samples and join what `look` makes of each batch along the last axis.
+
+        Batches are of at most `max_batch` samples, or, if given, those at the positions, which increase, of
+        each of `parts`.
 
         Raises
         ------
@@ -84,15 +89,18 @@ class Question:
         """
         found: list[Mapping[str, NDArray]] = []
         count = len(self.labels)
+        if parts is None:
+            parts = [
+                range(start, min(start + self.max_batch, count)) for start in range(0, count, self.max_batch)
+            ]
         with ExitStack() as stack:
             for network in self.networks.values():
                 stack.enter_context(frozen(network))
-            bar = stack.enter_context(tqdm(total=count, desc=about, disable=not self.progress))
+            bar = stack.enter_context(tqdm(total=sum(map(len, parts)), desc=about, disable=not self.progress))
             stack.enter_context(memory_advice(self.max_batch, "take smaller inputs"))
-            for start in range(0, count, self.max_batch):
-                rows = range(start, min(start + self.max_batch, count))
+            for rows in parts:
                 batch, _ = self.source.read(rows)
-                found.append(look(batch, torch.from_numpy(self.labels[rows.start : rows.stop]), rows))
+                found.append(look(batch, torch.from_numpy(self.labels[list(rows)]), rows))
                 bar.update(len(rows))
         return {name: np.concatenate([one[name] for one in found], axis=-1) for name in found[0]}
 

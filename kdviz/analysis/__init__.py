@@ -39,6 +39,7 @@ from kdviz.analysis.pairs import (
 )
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
+from kdviz.analysis.transfer import find_undertrained, score_transfer
 
 __all__ = [
     "DISTANCE_METRICS",
@@ -60,6 +61,7 @@ __all__ = [
     "describe_comparison",
     "describe_measurement",
     "find_points",
+    "find_undertrained",
     "list_networks",
     "measure_learning",
     "measure_noise_floor",
@@ -68,6 +70,7 @@ __all__ = [
     "pair_networks",
     "rank_correlation",
     "score_attributions",
+    "score_transfer",
     "tabulate_counts",
     "tabulate_layers",
     "tabulate_peaks",

@@ -53,6 +53,12 @@ register(
     _result("predicted", NETWORK_SAMPLE, "int64", "class that the network gives"),
     _number("certainty", NETWORK_SAMPLE, "largest probability that the network gives to a class", "1"),
     _number(
+        "shared_probability",
+        NETWORK_SAMPLE,
+        "sum over classes of the smaller of the network's probability and the teacher's",
+        "1",
+    ),
+    _number(
         "divergence",
         NETWORK_SAMPLE,
         "Kullback-Leibler divergence of the teacher's probabilities from the network's",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ def confidence(
     Returns
     -------
     Dataset
-        ``divergence``, the headline, ``(network, sample)``, in nat: the Kullback-Leibler divergence of the
-        teacher's probabilities from the network's, the sum over classes of ``p_teacher * log(p_teacher /
-        p_network)``; lower is closer, as the attribute ``closer`` says. Beside it ``predicted``,
-        ``certainty`` (the largest probability) and ``right``. The attribute ``classes`` is their number.
+        ``shared_probability``, the headline, ``(network, sample)``: the sum over classes of the smaller of
+        both probabilities, the teacher's and the network's; 1 less half of the sum of their distances, 1
+        where they are the same. ``divergence``, in nat: the Kullback-Leibler divergence of the teacher's
+        probabilities from the network's, the sum over classes of ``p_teacher * log(p_teacher / p_network)``.
+        Beside them ``predicted``, ``certainty`` (the largest probability) and ``right``. The attribute
+        ``classes`` is their number.
 
     Raises
     ------
@@ -51,17 +54,20 @@ def confidence(
 
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
         logs = question.answer(batch).double().log_softmax(2)
-        certainty, predicted = logs.exp().max(2)
+        probabilities = logs.exp()
+        certainty, predicted = probabilities.max(2)
+        shared = torch.minimum(probabilities, probabilities[at]).sum(2)
         apart = kl_div(logs, logs[at].expand_as(logs), reduction="none", log_target=True).sum(2)
         return {
             "predicted": predicted.numpy(),
             "certainty": certainty.numpy(),
             "right": (predicted == classes).numpy(),
+            "shared_probability": shared.numpy(),
             "divergence": apart.clamp(min=0).numpy(),  # but for rounding it is never negative
         }
 
     values = question.walk(look, "confidence")
-    return question.build("confidence", "divergence", values, closer="lower", classes=question.classes)
+    return question.build("confidence", "shared_probability", values, classes=question.classes)
 
 
 def error_consistency(ds: xr.Dataset) -> xr.Dataset:

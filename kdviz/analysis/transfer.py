@@ -1,0 +1,145 @@
+"""From what properties say of every sample to one table: how far networks are the teacher's."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.stats import norm
+
+from kdviz.schema import validate
+
+_CASES = ("sample", "triplet", "batch")  # over which means are taken: one of them is a dimension
+_GROUPS = ("domain", "group")  # coordinates of samples, each value a row of its own
+
+
+def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -> pd.DataFrame:
+    """Compare every network with the independent ones, property by property.
+
+    Parameters
+    ----------
+    results
+        Of :mod:`kdviz.transfer`, all of the same networks.
+    confidence
+        Of the intervals.
+
+    Returns
+    -------
+    DataFrame
+        A row for every ``property``, every ``part`` of it (a domain, group or kind of change; empty where
+        there is one), and every ``network`` with its ``role`` and ``kind``, the name without its seed.
+        ``score``: mean of the property's headline over its cases (samples, triplets or batches). ``margin``:
+        how much more like the teacher than the mean of the independent networks, whatever the sign of the
+        headline; than the attribute ``chance`` where the headline compares already. ``margin_low`` and
+        ``margin_high``: its interval by the normal approximation, networks paired case by case. ``cases``:
+        how many are defined. What is undefined is NaN.
+
+    Raises
+    ------
+    SchemaError
+        If a result breaks the contract.
+    ValueError
+        If a result is none of a property.
+    """
+    rows: list[dict[str, object]] = []
+    width = norm.ppf((1 + confidence) / 2)
+    for ds in _with_accuracy(results):
+        alone = np.flatnonzero(ds["role"].values == "independent")
+        sign = -1 if ds.attrs.get("closer") == "lower" else 1
+        for part, values in _list_parts(ds):
+            score, pull = _average(values)
+            if "chance" in ds.attrs or not len(alone):
+                reference, its_pull = float(ds.attrs.get("chance", np.nan)), np.zeros(values.shape[1])
+            else:
+                reference, its_pull = score[alone].mean(), pull[alone].mean(0)
+            cases = (~np.isnan(values)).sum(1)
+            for at, name in enumerate(map(str, ds["network"].values)):
+                margin = sign * (score[at] - reference)
+                error = np.nan
+                if cases[at] > 1:
+                    error = np.sqrt(np.square(pull[at] - its_pull).sum() * cases[at] / (cases[at] - 1))
+                rows.append(
+                    {
+                        "property": str(ds.attrs["property"]),
+                        "part": part,
+                        "network": name,
+                        "kind": re.sub(r"[-_.]?s?(eed)?\d+$", "", name) or name,
+                        "role": str(ds["role"].values[at]),
+                        "score": score[at],
+                        "margin": margin,
+                        "margin_low": margin - width * error,
+                        "margin_high": margin + width * error,
+                        "cases": cases[at],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def find_undertrained(ds: xr.Dataset, least: float | None = None) -> dict[str, float]:
+    """Find the networks whose accuracy is too low for what they share with the teacher to say much.
+
+    Parameters
+    ----------
+    ds
+        The result of :func:`kdviz.transfer.confidence`.
+    least
+        Share of right answers, 0 to 1; by default half-way from the share of the most frequent class to the
+        teacher's accuracy.
+
+    Returns
+    -------
+    dict
+        ``{network: accuracy}``.
+    """
+    validate(ds, require=("right", "label"))
+    accuracy = ds["right"].mean("sample")
+    if least is None:
+        guessed = np.bincount(ds["label"].values).max() / ds.sizes["sample"]
+        least = (guessed + float(accuracy.sel(network=ds.attrs["teacher"]))) / 2
+    return {str(one["network"].values): float(one) for one in accuracy if one < least}
+
+
+def _with_accuracy(results: Iterable[xr.Dataset]) -> Iterator[xr.Dataset]:
+    """Check results, and put accuracy, a property of its own, before the confidence that it is told by."""
+    for ds in results:
+        validate(ds)
+        if "headline" not in ds.attrs:
+            raise ValueError("results must be datasets of kdviz.transfer, one lacks the attribute 'headline'")
+        if ds.attrs["property"] == "confidence":
+            yield ds.assign_attrs(property="accuracy", headline="right", closer="higher")
+        yield ds
+
+
+def _list_parts(ds: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the headline of every part, ``(network, case)``, as float64."""
+    values = ds[str(ds.attrs["headline"])].astype(np.float64)
+    (case,) = (name for name in _CASES if name in values.dims)
+    if "level" in values.dims:  # at strength 0 nothing is changed
+        values = values.where(ds["strength"] > 0).mean("level")
+    others = [str(name) for name in values.dims if name not in ("network", case)]
+    if others:
+        for part in values[others[0]].values:
+            yield str(part), values.sel({others[0]: part}).transpose("network", case).values
+        return
+    groups = next((values[name] for name in _GROUPS if name in values.coords), None)
+    array = values.transpose("network", case).values
+    if groups is None or len(names := list(dict.fromkeys(groups.values.tolist()))) == 1:
+        yield "", array
+        return
+    for name in names:
+        yield str(name), array[:, (groups == name).values]
+
+
+def _average(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over the defined cases, and how much each case pulls it: 0 where it is undefined.
+
+    Pulls of two networks are subtracted case by case, and their sum of squares is the variance of the
+    difference of the means, whether the same cases are defined or not.
+    """
+    defined = ~np.isnan(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
+        mean = np.nanmean(values, axis=1)
+    return mean, np.where(defined, values - mean[:, None], 0) / np.maximum(defined.sum(1), 1)[:, None]

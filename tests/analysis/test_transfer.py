@@ -1,0 +1,103 @@
+"""Margins over the independent networks, against numbers by hand."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from kdviz import schema
+from kdviz.analysis import find_undertrained, score_transfer
+
+NETWORKS = ["teacher", "alone-s0", "alone-s1", "kl-s0"]
+ROLES = ["teacher", "independent", "independent", "student"]
+
+
+def make(values, headline, dims=("network", "sample"), coords=None, **attrs):
+    values = np.asarray(values)
+    known = {"network": NETWORKS, "role": ("network", ROLES), **(coords or {})}
+    if "sample" in dims:
+        known["sample"] = [str(k) for k in range(values.shape[dims.index("sample")])]
+    ds = xr.Dataset({headline: (dims, values)}, known, {"property": "some", "headline": headline, **attrs})
+    return schema.annotate(ds)
+
+
+def row(table, network, part=""):
+    (found,) = table[(table["network"] == network) & (table["part"] == part)].to_dict("records")
+    return found
+
+
+def test_score__is_compared_case_by_case_with_the_mean_of_independent_networks():
+    same = [[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    table = score_transfer([make(np.array(same, bool), "same_answer")])
+    student = row(table, "kl-s0")
+    assert (student["score"], student["cases"], student["kind"]) == (0.75, 4, "kl")
+    differences = np.array([0, 0.5, 1, 0])  # 1, 1, 1, 0 less 1, 0.5, 0, 0
+    assert student["margin"] == differences.mean()
+    error = differences.std(ddof=1) / 2
+    assert student["margin_high"] - student["margin"] == pytest.approx(1.959964 * error, rel=1e-6)
+    assert student["margin"] - student["margin_low"] == pytest.approx(1.959964 * error, rel=1e-6)
+    assert row(table, "alone-s0")["margin"] == -row(table, "alone-s1")["margin"] == -0.125
+
+
+def test_score__of_what_is_closer_when_lower_has_its_sign_turned():
+    far = np.array([[0.0, 0.0], [2.0, 4.0], [4.0, 2.0], [1.0, 1.0]], np.float32)
+    table = score_transfer([make(far, "divergence", closer="lower")])
+    assert row(table, "kl-s0")["margin"] == 2.0 and row(table, "kl-s0")["score"] == 1.0
+    assert row(table, "teacher")["margin"] == 3.0
+
+
+def test_score__against_chance_leaves_out_what_is_undefined():
+    closer = np.array([[np.nan] * 4, [0.5] * 4, [0.5] * 4, [1, 1, 0, np.nan]], np.float32)
+    table = score_transfer([make(closer, "closer_map", chance=0.5)])
+    student = row(table, "kl-s0")
+    assert student["cases"] == 3 and student["margin"] == pytest.approx(2 / 3 - 0.5)
+    assert np.isnan(row(table, "teacher")["score"]) and row(table, "teacher")["cases"] == 0
+
+
+def test_score__of_cases_that_differ_between_networks_is_the_difference_of_means():
+    """As of independent samples: the variance of a difference is the sum of those of the means."""
+    own, others = np.array([1, 1, 0, np.nan, np.nan, np.nan]), np.array([np.nan, np.nan, np.nan, 1, 0, 0])
+    decided = np.array([own, others, others, own], np.float32)
+    student = row(score_transfer([make(decided, "shape_decision")]), "kl-s0")
+    assert student["margin"] == pytest.approx(2 / 3 - 1 / 3) and student["cases"] == 3
+    variance = 2 * (2 / 9) / 3 * 3 / 2  # of each mean 2/9 in 3 cases, corrected for 3
+    assert student["margin_high"] - student["margin"] == pytest.approx(1.959964 * variance**0.5, rel=1e-6)
+
+
+def test_score__has_a_row_for_each_domain():
+    same = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1]], bool)
+    domains = {"domain": ("sample", ["photo", "photo", "edges", "edges"])}
+    table = score_transfer([make(same, "same_answer", coords=domains)])
+    assert row(table, "kl-s0", "photo")["margin"] == 0.5 == row(table, "kl-s0", "edges")["margin"]
+    assert row(table, "alone-s1", "photo")["score"] == 0.5 and row(table, "alone-s1", "edges")["score"] == 0
+
+
+def test_score__of_changes_leaves_out_strength_zero():
+    unchanged = np.ones((1, 3, 4, 2), bool)
+    unchanged[0, 1:, 1:3] = False
+    unchanged[0, 2, 3, 0] = False
+    coords = {"change": ["blur"], "strength": (("change", "level"), [[0.0, 1.0, 2.0]])}
+    dims = ("change", "level", "network", "sample")
+    table = score_transfer([make(unchanged, "unchanged", dims, coords)])
+    student = row(table, "kl-s0", "blur")
+    assert student["score"] == 0.75 == student["margin"] and student["cases"] == 2
+
+
+def test_score__of_anything_else_is_refused():
+    with pytest.raises(ValueError, match="one lacks the attribute 'headline'"):
+        score_transfer([xr.Dataset()])
+
+
+def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
+    right = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]], bool)
+    ds = make(np.ones((4, 4), np.float32), "divergence", closer="lower").assign(
+        right=(("network", "sample"), right)
+    )
+    ds = ds.assign_coords(label=("sample", [0, 1, 1, 2])).assign_attrs(
+        property="confidence", teacher="teacher"
+    )
+    table = score_transfer([ds])
+    assert list(dict.fromkeys(table["property"])) == ["accuracy", "confidence"]
+    accuracy = table[table["property"] == "accuracy"].set_index("network")
+    assert accuracy.loc["kl-s0", "score"] == 0.5 and accuracy.loc["kl-s0", "margin"] == 0.0
+    assert find_undertrained(ds) == {"alone-s0": 0.25, "kl-s0": 0.5}  # half-way from 0.5 to 1 is 0.75
+    assert find_undertrained(ds, 0.3) == {"alone-s0": 0.25}

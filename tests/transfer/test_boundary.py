@@ -43,8 +43,11 @@ def test_overlap__of_half_planes_is_counted_by_hand():
 
 
 def test_label_map__holds_the_class_of_the_point_that_its_place_stands_for():
-    ds = ask({"teacher": half_planes((3, 1, 0), (1, 4, 0), (0, 0, 2.03)), "other": right_of(0.5)}, CORNERS,
-             resolution=11, margin=0.25)  # fmt: skip
+    networks = {
+        "teacher": half_planes((3, 1, 0), (1, 4, 0), (0, 0, 2.03)),
+        "other": half_planes((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    }
+    ds = ask(networks, CORNERS, resolution=11, margin=0.25)
     rows, cols = ds["corner_row"][0].values, ds["corner_col"][0].values
     # 11 points from -1/4 to 5/4; positions of the corners lead back from places to points
     at = dict(zip(ds["corner_sample"][0].values, zip(rows, cols, strict=True), strict=True))

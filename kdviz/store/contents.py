@@ -46,8 +46,8 @@ def how_to_continue(path: Path, group: str, variable: str = "") -> str:
         return "Run.write_variable"
     if group == "points":
         return f"measuring again, after {path} is removed,"
-    of_study = study and group.startswith("attribution/")
-    return f"kdviz attribute {study}" if of_study else "Run.write_result(..., overwrite=True)"
+    command = {"attribution": "attribute", "transfer": "transfer"}.get(group.split("/")[0])
+    return f"kdviz {command} {study}" if study and command else "Run.write_result(..., overwrite=True)"
 
 
 def describe_gaps(lacks: Mapping[str, str], path: Path) -> str:

@@ -60,10 +60,7 @@ class Study(Layout):
         StoreError
             If training is not finished, or the run was measured otherwise.
         """
-        for subject in self.subjects():  # nothing is measured before all are trained
-            for folder in self.training_folders(subject):
-                if not is_trained(folder):
-                    raise StoreError(f"no finished training run in {folder}; first kdviz train {self.folder}")
+        self._check_trained()  # nothing is measured before all are
         if self.run_path.is_dir():
             run = open_run(self.run_path)
             config = json.loads(str(run.attrs.get("config", "{}")))
@@ -106,6 +103,38 @@ class Study(Layout):
         open_run(self.run_path).expect(self.contents("attribute"))
         self._finish(self.tasks("attribute"))
         return open_run(self.run_path)
+
+    def share(self, samples: int = 1000) -> Run:
+        """Ask which properties of the teacher the networks share, as far as not asked yet.
+
+        Parameters
+        ----------
+        samples
+            So many held-out samples are asked about, or all there are.
+
+        Returns
+        -------
+        Run
+            With results ``transfer/confidence``, ``transfer/consensus``, ...; see :mod:`kdviz.transfer`.
+
+        Raises
+        ------
+        StoreError
+            If training is not finished.
+        MissingExtraError
+            If captum or torchvision is not installed.
+        """
+        self._check_trained()
+        from kdviz.studies.sharing import share
+        from kdviz.studies.work import Workshop
+
+        return share(Workshop(self), samples)
+
+    def _check_trained(self) -> None:
+        for subject in self.subjects():
+            for folder in self.training_folders(subject):
+                if not is_trained(folder):
+                    raise StoreError(f"no finished training run in {folder}; first kdviz train {self.folder}")
 
     def _finish(self, tasks: list[Task]) -> None:
         run = open_run(self.run_path) if self.run_path.is_dir() else None

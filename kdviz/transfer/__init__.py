@@ -14,10 +14,12 @@ from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
+from kdviz.transfer.report import PROPERTIES, report
 from kdviz.transfer.shape_bias import shape_bias
 
 __all__ = [
     "CHANGES",
+    "PROPERTIES",
     "Change",
     "Options",
     "Pixels",
@@ -34,5 +36,6 @@ __all__ = [
     "error_consistency",
     "invariance",
     "localization",
+    "report",
     "shape_bias",
 ]

@@ -1,0 +1,52 @@
+"""Ask which properties of a study's teacher its networks share."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from kdviz import transfer
+from kdviz.networks import load_weights
+from kdviz.sources import DOMAINS, ImageSet, cue_conflict, make_domain
+from kdviz.store import Run
+from kdviz.studies.work import Workshop
+
+
+def share(workshop: Workshop, samples: int) -> Run:
+    """Ask for the properties of all finished networks, on held-out samples; keep the answers in the run."""
+    held_out = workshop.held_out_set
+    asked = held_out.select(np.arange(min(samples, len(held_out))))
+    inputs, labels = workshop.as_tensors(asked)
+    more = _show_otherwise(workshop, asked) if isinstance(asked, ImageSet) else {}
+    subjects = list(workshop.study.subjects())
+    networks: dict[str, nn.Module] = {}
+    for subject in subjects:
+        network = networks[subject.name] = workshop.build_for(subject)()
+        load_weights(network, workshop.finished(subject)[1])
+    transfer.report(
+        networks,
+        inputs,
+        labels.numpy(),
+        teacher="teacher",
+        independent=[subject.name for subject in subjects if subject.role == "baseline"],
+        sample_ids=asked.sample_ids,
+        store=workshop.run,
+        device=workshop.device,
+        progress=workshop.study.progress,
+        **more,
+    )
+    return workshop.run
+
+
+def _show_otherwise(workshop: Workshop, images: ImageSet) -> dict[str, Any]:
+    """Make other domains of images, and images of two minds where masks are known."""
+
+    def inputs(some: ImageSet) -> Tensor:
+        return workshop.as_tensors(some)[0]
+
+    known = [name for name in DOMAINS if images.masks is not None or name != "silhouette"]
+    domains = {name: inputs(make_domain(images, name)) for name in known}
+    if images.masks is None:
+        return {"domains": domains}
+    conflicting, textures = cue_conflict(images, seed=0)
+    return {"domains": domains, "cue_conflict": (inputs(conflicting), conflicting.labels, textures)}

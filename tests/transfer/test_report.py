@@ -1,0 +1,129 @@
+"""All properties at once, kept one by one in a run, and asked again only where something has changed."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from kdviz import testing, transfer
+from kdviz.store import create_run
+
+ASKED = ("confidence", "consensus", "invariance")
+
+
+def move_on(sample, strength, generator):
+    """Show the sample that comes so many places later."""
+    return (sample + strength) % 8
+
+
+MOVED = {"changes": {"move": move_on}, "strengths": {"move": (1, 2)}, "kind": "other"}
+
+
+def make_run(path):
+    samples = xr.Dataset({"valid": (("sample", "unit"), np.ones((2, 1), bool))})
+    return create_run(path, samples=samples.assign_coords(sample=["a", "b"], unit=[0]))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def asked(tables, numbered, labels):
+    options = {"teacher": "teacher", "independent": "alone", "properties": ASKED, "progress": False}
+    options |= {"settings": {"invariance": MOVED}}
+    return lambda **more: transfer.report(tables, numbered, labels, **{**options, **more})
+
+
+def count_passes(networks):
+    passes = []
+    for network in networks.values():
+        network.register_forward_hook(lambda *_: passes.append(1))
+    return passes
+
+
+def test_report__is_what_each_property_says_by_itself(asked, tables, numbered, labels):
+    found = asked()
+    assert list(found) == list(ASKED)
+    options = {"teacher": "teacher", "independent": "alone", "progress": False}
+    alone = transfer.invariance(tables, numbered, labels, **options, **MOVED)
+    xr.testing.assert_equal(found["invariance"], alone)
+    unmoved = alone["unchanged"].sel(network="teacher", change="move")[1]
+    np.testing.assert_array_equal(unmoved, [0, 0, 0, 0, 0, 0, 1, 1])  # of 0 1 2 0 1 2 0 0
+    np.testing.assert_array_equal(found["consensus"]["same_answer"].mean("sample"), [1, 0.5, 7 / 8])
+
+
+def test_report__finished_is_read_without_a_pass_and_changed_is_asked_again(asked, run, tables):
+    first = asked(store=run)
+    assert run.results == [f"transfer/{name}" for name in sorted(ASKED)]
+    passes = count_passes(tables)
+    again = asked(store=run)
+    assert len(passes) <= len(tables)  # one sample shows that networks fit each other
+    for name in ASKED:
+        xr.testing.assert_equal(again[name], first[name])
+    tables["student"].answers[0] = 2
+    changed = asked(store=run)
+    assert changed["consensus"]["same_answer"].sel(network="student").sum() == 6
+    xr.testing.assert_equal(run.result("transfer/consensus"), changed["consensus"])
+
+
+def test_report__stopped_goes_on_behind_what_is_kept(asked, run, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    whole = asked(store=make_run(tmp_path / "whole"))
+    properties = dict(transfer.PROPERTIES)
+    monkeypatch.setitem(transfer.PROPERTIES, "invariance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        asked(store=run)
+    assert "1 of 3 results missing: transfer/invariance" in run.gaps()
+    monkeypatch.setitem(transfer.PROPERTIES, "confidence", stop)
+    monkeypatch.setitem(transfer.PROPERTIES, "consensus", stop)
+    monkeypatch.setitem(transfer.PROPERTIES, "invariance", properties["invariance"])
+    found = asked(store=run)
+    for name in ASKED:
+        xr.testing.assert_equal(found[name], whole[name])
+    assert run.gaps() == ""
+
+
+def test_report__puts_domains_one_after_another(asked, numbered):
+    domains = {"mirrored": numbered.flip(0)}
+    ds = asked(domains=domains, properties=["consensus"])["consensus"]
+    shares = ds["same_answer"].groupby("domain").mean()
+    np.testing.assert_array_equal(shares.sel(network="alone"), [0.5, 0.5])
+    assert ds["sample"].values[[0, 8]].tolist() == ["as they are/0", "mirrored/0"]
+    np.testing.assert_array_equal(ds["right"].sel(network="teacher")[8:].values.sum(), 3)
+
+
+def test_report__of_a_teacher_that_guesses_is_refused(tables, numbered):
+    tables["teacher"].answers[:] = 0
+    with pytest.raises(ValueError, match="'teacher' is not trained: it is right on 4 of 8 samples, and the"):
+        transfer.report(tables, numbered, [0, 0, 0, 0, 1, 1, 2, 2], teacher="teacher", progress=False)
+
+
+def test_report__says_what_it_cannot_ask(asked):
+    with pytest.raises(ValueError, match="properties is 'localisation'; did you mean 'localization'"):
+        asked(properties=["localisation"])
+    with pytest.raises(ValueError, match="settings is 'boundry'; did you mean 'boundary'"):
+        asked(settings={"boundry": {}})
+    with pytest.raises(
+        ValueError, match="shape_bias cannot be asked of these inputs: it needs cue_conflict="
+    ):
+        asked(properties=["shape_bias"])
+
+
+def test_report__asks_images_everything():
+    networks = {
+        name: testing.small_cnn(seed=seed) for seed, name in enumerate(("teacher", "alone", "student"))
+    }
+    images = transfer.Pixels().write(torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        for network in networks.values():  # no class is given to all
+            network.fc2.bias -= network.eval()(images).mean(0)
+        labels = networks["teacher"](images).argmax(1).numpy()
+    found = transfer.report(
+        networks, images, labels, teacher="teacher", independent="alone", progress=False,
+        settings={"boundary": {"triplets": 2, "resolution": 4}},
+    )  # fmt: skip
+    assert {*found} == {*transfer.PROPERTIES} - {"shape_bias"}

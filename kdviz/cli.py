@@ -215,6 +215,31 @@ def attribute(folder: Folder, device: Device = None, progress: Progress = True) 
 
 
 @app.command()
+def transfer(
+    folder: Folder,
+    samples: Annotated[int, typer.Option(min=10, help="Held-out samples to ask about.")] = 1000,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Ask which properties of the teacher a study's networks share; continues.
+
+    Example: kdviz transfer runs/birds
+    """
+    from kdviz.studies import Study, StudyPlan
+
+    study = Study(folder, StudyPlan.load(folder), progress, device)
+    run = study.share(samples)
+    table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
+    margins = (
+        table[table["role"] != "teacher"].pivot_table("margin", ["property", "part"], "kind", sort=False)
+        * 100
+    )
+    typer.echo("percentage points more than the baselines, means over seeds\n")
+    typer.echo(f"{margins.round(1).to_string(na_rep='')}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 10_transfer -p run_path={study.run_path}")
+
+
+@app.command()
 def report(
     run: RunPath,
     folder: Annotated[

@@ -39,7 +39,7 @@ from kdviz.analysis.pairs import (
 )
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
-from kdviz.analysis.transfer import find_undertrained, score_transfer
+from kdviz.analysis.transfer import find_undertrained, read_transfer, score_transfer
 
 __all__ = [
     "DISTANCE_METRICS",
@@ -69,6 +69,7 @@ __all__ = [
     "order_layers",
     "pair_networks",
     "rank_correlation",
+    "read_transfer",
     "score_attributions",
     "score_transfer",
     "tabulate_counts",

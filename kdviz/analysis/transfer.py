@@ -10,9 +10,36 @@ import xarray as xr
 from scipy.stats import norm
 
 from kdviz.schema import validate
+from kdviz.store import Run
+
+ORDER = (
+    "confidence",
+    "consensus",
+    "shape_bias",
+    "localization",
+    "adversarial",
+    "invariance",
+    "boundary",
+    "representation",
+)
+"""Properties as they are asked and shown; others, such as ``bias``, come last."""
 
 _CASES = ("sample", "triplet", "batch")  # over which means are taken: one of them is a dimension
 _GROUPS = ("domain", "group")  # coordinates of samples, each value a row of its own
+
+
+def read_transfer(run: Run) -> dict[str, xr.Dataset]:
+    """Load the properties that a run keeps, ``{property: Dataset}``, in the order in which they are shown.
+
+    Raises
+    ------
+    StoreError
+        If the run is damaged.
+    """
+    kept = [name.removeprefix("transfer/") for name in run.results if name.startswith("transfer/")]
+    known = [name for name in ORDER if name in kept]
+    names = [*known, *(name for name in kept if name not in known)]
+    return {name: run.result(f"transfer/{name}") for name in names}
 
 
 def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_poi
 from kdviz.render.looks import Looks, NetworkView
 from kdviz.render.style import Scale
 from kdviz.render.tables import difference_dots, layer_curves, removal_curves, setting_dots, similarity_table
+from kdviz.render.transfer import boundary_maps, invariance_curves, transfer_chart
 
 __all__ = [
     "Canvas",
@@ -30,10 +31,12 @@ __all__ = [
     "Panel",
     "Scale",
     "WordCanvas",
+    "boundary_maps",
     "choose_kind",
     "coherency_figure",
     "count_curves",
     "difference_dots",
+    "invariance_curves",
     "layer_curves",
     "pick_samples",
     "plot_detours",
@@ -46,5 +49,6 @@ __all__ = [
     "removal_curves",
     "setting_dots",
     "similarity_table",
+    "transfer_chart",
     "turntable",
 ]

@@ -1,0 +1,170 @@
+"""What students share with their teacher beyond independent networks: one chart of all properties."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdviz.render.style import ROLE_STYLES, NetworkStyle, clear, name_lines, open_figure, style_networks
+
+_TITLES = {
+    "accuracy": "accuracy",
+    "localization": "looks at the same places",
+    "adversarial": "falls for the teacher's attacks",
+    "invariance": "same answer after",
+    "consensus": "answers as the teacher:",
+    "shape_bias": "decides by shape",
+    "boundary": "draws the same boundaries",
+    "representation": "has similar features (CKA)",
+    "confidence": "is as sure as the teacher",
+    "bias": "accuracy of group",
+}
+_OWN = ("accuracy", "invariance", "shape_bias", "bias")  # the teacher has a value of its own, too
+
+
+def transfer_chart(
+    table: pd.DataFrame, *, title: str, undertrained: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw how much more of the teacher each network has than the independent ones: a row a property.
+
+    Parameters
+    ----------
+    table
+        From :func:`kdviz.analysis.score_transfer`: a dot a network, its interval as bar, networks of one kind
+        in one colour. Where the teacher has a value of its own, such as of accuracy, a diamond marks it.
+    title
+        Shown above.
+    undertrained
+        Networks whose accuracy is too low to say anything, ``{name: accuracy}``: drawn hollow.
+    """
+    rows = list(dict.fromkeys(zip(table["property"], table["part"], strict=True)))
+    figure, ((axis,),) = open_figure(title, 9.5, 1.2 + 0.42 * len(rows))
+    styles = _style_kinds(table)
+    for place, (name, part) in enumerate(reversed(rows)):
+        of_row = table[(table["property"] == name) & (table["part"] == part)]
+        if place % 2:
+            axis.axhspan(place - 0.5, place + 0.5, color="black", alpha=0.035, linewidth=0)
+        for kind, of_kind in of_row[of_row["role"] != "teacher"].groupby("kind", sort=False):
+            at = list(styles).index(str(kind))
+            offset = 0.62 * ((len(styles) - 1) / 2 - at) / max(len(styles), 2)
+            hollow = of_kind["network"].isin(list(undertrained or {}))
+            for faint, some in of_kind.groupby(hollow):
+                _draw_dots(axis, place + offset, some, styles[str(kind)], hollow=bool(faint))
+        own = of_row[of_row["role"] == "teacher"]["margin"]
+        if name in _OWN and own.notna().any():
+            teacher = ROLE_STYLES["teacher"]
+            axis.plot(100 * own, [place], teacher.marker, color=teacher.colour, markersize=6, alpha=0.7)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [_name_row(*row) for row in reversed(rows)])
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel("percentage points more than the independent networks")
+    for kind, style in styles.items():
+        axis.plot([], [], style.marker, color=style.colour, markersize=4, label=kind.removeprefix("student-"))
+    if set(_OWN) & set(table["property"]):
+        axis.plot([], [], ROLE_STYLES["teacher"].marker, color=ROLE_STYLES["teacher"].colour, label="teacher")
+    if undertrained:
+        axis.plot([], [], "o", color="black", markerfacecolor="white", markersize=4, label="undertrained")
+    name_lines(figure, axis)
+    return figure
+
+
+def invariance_curves(ds: xr.Dataset, kinds: Mapping[str, str], *, title: str) -> Figure:
+    """Draw how often answers stay the same when samples are changed: a panel a change, a line a network.
+
+    Parameters
+    ----------
+    ds
+        The result of :func:`kdviz.transfer.invariance`.
+    kinds
+        Kind of each network, which share a colour.
+    title
+        Shown above.
+    """
+    changes = ds["change"].values.tolist()
+    columns = min(len(changes), 3)
+    figure, axes = open_figure(
+        title,
+        3.4 * columns,
+        2.7 * -(-len(changes) // columns),
+        columns,
+        -(-len(changes) // columns),
+        sharey=True,
+    )
+    roles = dict(zip(ds["network"].values.tolist(), ds["role"].values.tolist(), strict=True))
+    styles = style_networks({kinds[name]: _role_of(roles[name]) for name in reversed(roles)})
+    shares = 100 * ds["unchanged"].mean("sample")
+    for axis, change in zip(axes.flat, changes, strict=False):
+        for name in roles:
+            style, line = styles[kinds[name]], shares.sel(change=change, network=name)
+            axis.plot(ds["strength"].sel(change=change), line, color=style.colour, linewidth=1, alpha=0.8)
+        axis.set_title(change, fontsize=10)
+        axis.set_xlabel(str(ds["strength_unit"].sel(change=change).values), fontsize=8)
+    for axis in axes.flat[len(changes) :]:
+        axis.set_visible(False)
+    axes[0, 0].set_ylabel("same answer, %")
+    for kind in dict.fromkeys(kinds[name] for name in roles):
+        axes[0, 0].plot([], [], color=styles[kind].colour, label=kind.removeprefix("student-"))
+    name_lines(figure, axes[0, 0])
+    return figure
+
+
+def boundary_maps(ds: xr.Dataset, networks: Sequence[str], *, triplets: int = 3, title: str) -> Figure:
+    """Draw which class networks give on planes through three samples: a row a plane, a column a network.
+
+    Parameters
+    ----------
+    ds
+        The result of :func:`kdviz.transfer.boundary`.
+    networks
+        Names, in the order of the columns.
+    triplets
+        The first so many planes.
+    title
+        Shown above.
+    """
+    maps = ds["label_map"].sel(network=list(networks))[:, :triplets]
+    rows = maps.sizes["triplet"]
+    figure, axes = open_figure(title, 1.7 * len(networks), 1.75 * rows + 0.5, len(networks), rows)
+    classes = {label: at for at, label in enumerate(np.unique(maps))}
+    paint = colormaps["tab20"]
+    axis: Axes
+    for (row, column), axis in np.ndenumerate(axes):
+        one = maps[column, row].values
+        axis.imshow(paint(np.vectorize(classes.get)(one) % 20), interpolation="nearest", origin="upper")
+        corners = ds["corner_col"][row], ds["corner_row"][row]
+        axis.plot(*corners, "o", color="white", markeredgecolor="black", markersize=4)
+        overlap = float(ds["boundary_overlap"].sel(network=networks[column])[row])
+        clear(axis)
+        axis.set_xlabel(f"overlap {overlap:.2f}", fontsize=8)
+        if row == 0:
+            axis.set_title(networks[column].removeprefix("student-"), fontsize=9)
+    return figure
+
+
+def _role_of(role: str) -> str:
+    """Give an independent network the look of a baseline."""
+    return {"independent": "baseline"}.get(role, role)
+
+
+def _style_kinds(table: pd.DataFrame) -> dict[str, NetworkStyle]:
+    """Give every kind of network but the teacher its look, the independent ones that of a baseline."""
+    roles = table[table["role"] != "teacher"].drop_duplicates("kind").set_index("kind")["role"]
+    return style_networks({str(kind): _role_of(role) for kind, role in roles.items()})
+
+
+def _draw_dots(axis: Axes, place: float, rows: pd.DataFrame, style: NetworkStyle, *, hollow: bool) -> None:
+    margin = 100 * rows["margin"]
+    spread = np.abs([margin - 100 * rows["margin_low"], 100 * rows["margin_high"] - margin])
+    places = place + 0.05 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
+    face = "white" if hollow else style.colour
+    look: dict[str, Any] = {"color": style.colour, "markerfacecolor": face, "markersize": 4, "linewidth": 1}
+    axis.errorbar(margin, places, xerr=np.nan_to_num(spread), fmt=style.marker, **look)
+
+
+def _name_row(name: str, part: str) -> str:
+    return f"{_TITLES.get(name, name)} {part}".strip(" :")

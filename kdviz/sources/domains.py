@@ -1,7 +1,7 @@
 """Images as networks have not seen them: other domains made of a set, and scenes whose cues conflict.
 
-Every image is drawn from a generator keyed by its name, so that a domain's image depends on no other, and no
-texture on the order. NumPy and SciPy.
+Every image is drawn from a generator keyed by its name, so that a domain's image depends on no other. NumPy
+and SciPy.
 
 Symbols: ``N`` images, ``H`` x ``W`` pixels.
 """

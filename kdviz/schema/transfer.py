@@ -138,4 +138,29 @@ register(
     _number(
         "boundary_agreement", ("network", "triplet"), "share of the plane with the class of the teacher", "1"
     ),
+    # how alike their stages are
+    _result(
+        "network_stage", ("network_stage",), "int64", "position of a stage of a network, from its input on"
+    ),
+    _result("teacher_stage", ("teacher_stage",), "int64", "position of a stage of the teacher"),
+    _result(
+        "stage_layer",
+        ("network", "network_stage"),
+        "str",
+        "name of the layer that ends the stage; empty for logits",
+    ),
+    _number(
+        "cka",
+        ("network", "network_stage", "teacher_stage"),
+        "linear centred kernel alignment of two stages",
+        "1",
+        "debiased; NaN where a stage gives the same for all samples",
+    ),
+    _number(
+        "cka_pseudo_value",
+        ("network", "batch"),
+        "jackknife pseudo-value, of leaving out the batch, of the mean alignment of corresponding stages",
+        "1",
+        "NaN where a stage gives the same for all samples",
+    ),
 )

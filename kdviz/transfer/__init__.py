@@ -15,6 +15,7 @@ from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
 from kdviz.transfer.report import PROPERTIES, report
+from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "invariance",
     "localization",
     "report",
+    "representation",
     "shape_bias",
 ]

@@ -114,9 +114,8 @@ class Question:
         """
         with torch.no_grad():
             logits = torch.stack([answer(one, beside(batch, one)).cpu() for one in self.networks.values()])
-        for name, finite in zip(self.networks, torch.isfinite(logits).flatten(1).all(1), strict=True):
-            if not finite:
-                raise FloatingPointError(f"network {name!r} has diverged: its logits are not finite")
+        for name, one in zip(self.networks, logits, strict=True):
+            _check_finite(name, one)
         return logits
 
     def predict(self, batch: Batch) -> NDArray[np.int64]:
@@ -181,6 +180,8 @@ def ask(
     ------
     TypeError, ValueError
         If one of them is not as said, before any work.
+    FloatingPointError
+        If a network gives NaN or infinite logits.
     """
     if not isinstance(networks, Mapping) or len(networks) < 2:
         raise ValueError("networks must map names to networks, the teacher and at least one other")
@@ -210,7 +211,9 @@ def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: ND
     shapes = {}
     for name, network in networks.items():
         with frozen(network), torch.no_grad():
-            shapes[name] = tuple(answer(network, beside(batch, network)).shape)
+            logits = answer(network, beside(batch, network))
+        _check_finite(name, logits)
+        shapes[name] = tuple(logits.shape)
     shape = next(iter(shapes.values()))
     if len(set(shapes.values())) > 1 or len(shape) != 2:
         told = name_some(f"{name} {shape}" for name, shape in shapes.items())
@@ -219,6 +222,11 @@ def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: ND
     if low < 0 or high >= shape[1]:
         raise ValueError(f"labels must lie in 0..{shape[1] - 1}, the networks' classes, got {low}..{high}")
     return shape[1]
+
+
+def _check_finite(name: str, logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError(f"network {name!r} has diverged: its logits are not finite")
 
 
 def beside(batch: Batch, network: nn.Module) -> Batch:

@@ -1,0 +1,220 @@
+"""How alike the stages of two networks are: centred kernel alignment.
+
+Symbols: ``M`` networks, ``S`` stages, ``n`` samples of a minibatch, ``k`` minibatches.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from kdviz.arguments import whole_number
+from kdviz.errors import LayerError
+from kdviz.networks.features import (
+    Batch,
+    check_layers,
+    frozen,
+    read_layers,
+    resolve_layers,
+    rows_at,
+    rows_of,
+)
+from kdviz.networks.reading import InputsLike
+from kdviz.transfer.question import Options, Question, ask, beside
+from kdviz.transfer.stages import LOGITS, find_stages, thin
+
+MOST = 7  # stages, unless layers are named
+FEWEST = 4  # samples of which the estimate is defined
+
+_ROUNDING = 1e-20  # of the squared kernel: less is what rounding leaves of a constant
+
+
+def representation(
+    networks: Mapping[str, nn.Module],
+    inputs: InputsLike,
+    labels: ArrayLike,
+    *,
+    layers: Mapping[str, Sequence[str | nn.Module]] | None = None,
+    minibatch: int = 64,
+    seed: int = 0,
+    **options: Unpack[Options],
+) -> xr.Dataset:
+    """Compare what the stages of each network make of the samples with what those of the teacher make.
+
+    The measure is linear centred kernel alignment (CKA): 1 for features that differ by rotation and scale, 0
+    for such as know nothing of each other [1]_. It is debiased: minibatch by minibatch the unbiased estimate
+    of the Hilbert-Schmidt independence criterion is taken, and the means over minibatches are divided [2]_.
+
+    Parameters
+    ----------
+    networks, inputs, labels, **options
+        As for :func:`kdviz.transfer.ask`. Features of texts include those of padding.
+    layers
+        By the name of each network as many layers, from its input on, the empty name for its logits; those at
+        one position correspond. By default up to seven stages that :func:`kdviz.transfer.stages.find_stages`
+        finds, as many of each network, those of deeper ones left out evenly.
+    minibatch
+        Samples of one estimate at most, 4 or more, drawn without replacement. Unlike `max_batch`, the samples
+        whose features are held at once, it belongs to the result, though it hardly changes it.
+    seed
+        Of what samples come together.
+
+    Returns
+    -------
+    Dataset
+        ``cka`` ``(network, network_stage, teacher_stage)``, and the headline ``cka_pseudo_value`` ``(network,
+        batch)``: the jackknife pseudo-values, minibatch by minibatch, of the mean over corresponding stages.
+        Their mean is its estimate, free of bias to first order, and their standard deviation over the root of
+        their number its standard error; the value itself is the mean of the diagonals of ``cka``. Both are
+        NaN where a stage gives the same for all samples, and the attribute ``note`` says which.
+        ``stage_layer`` ``(network, network_stage)`` names the layers.
+
+    Raises
+    ------
+    TypeError, ValueError, FloatingPointError
+        As :func:`kdviz.transfer.ask`; if there are fewer than four samples, or `layers` are not as many of
+        every network.
+    LayerError
+        If a network has no such layer, or it gives no tensor with a row for each sample.
+
+    Notes
+    -----
+    Where `minibatch` is ``b`` times `max_batch`, features are computed ``(b + 1) / 2`` times.
+
+    References
+    ----------
+    .. [1] Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, Eq. (4).
+    .. [2] Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, Eqs. (2) and (3).
+    """
+    minibatch, seed = whole_number("minibatch", minibatch, FEWEST), whole_number("seed", seed)
+    question = ask(networks, inputs, labels, **options)
+    count = len(question.labels)
+    if count < FEWEST:
+        raise ValueError(f"representation needs {FEWEST} samples or more, got {count}")
+    stages = _name_stages(question, layers)
+    at = list(question.networks).index(question.teacher)
+
+    def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
+        kernels = torch.stack(
+            [
+                _centre(_multiply(network, batch, stages[name], question.max_batch))
+                for name, network in question.networks.items()
+            ]
+        )
+        return {
+            "cross": (kernels @ kernels[at].T)[..., None].numpy(),
+            "own": kernels.square().sum(2)[..., None].numpy(),
+        }
+
+    batches = min(math.ceil(count / minibatch), count // FEWEST)
+    drawn = np.array_split(np.random.default_rng(seed).permutation(count), batches)
+    found = question.walk(look, "representation", [sorted(rows.tolist()) for rows in drawn])
+    cross, own = found["cross"], found["own"]
+    cka = _align(cross.sum(-1, keepdims=True), own.sum(-1, keepdims=True), at)
+    value = _mean_of_stages(cka)
+    if batches > 1:
+        left_out = _mean_of_stages(
+            _align(cross.sum(-1, keepdims=True) - cross, own.sum(-1, keepdims=True) - own, at)
+        )
+        value = batches * value - (batches - 1) * left_out
+    constant = [
+        f"{stages[name][stage] or 'logits'} of {name}"
+        for name, row in zip(question.networks, own.sum(-1), strict=True)
+        for stage in np.flatnonzero(row == 0)
+    ]
+    positions = np.arange(cka.shape[1])
+    return question.build(
+        "representation",
+        "cka_pseudo_value",
+        {"cka": cka[..., 0], "cka_pseudo_value": value},
+        {"network_stage": positions, "teacher_stage": positions, "stage_layer": list(stages.values())},
+        f"the same for all samples: {', '.join(constant)}" if constant else "",
+        minibatch=minibatch,
+        seed=seed,
+    )
+
+
+def _name_stages(
+    question: Question, layers: Mapping[str, Sequence[str | nn.Module]] | None
+) -> dict[str, list[str]]:
+    """Name as many layers of each network: those given, or stages that are found."""
+    if layers is not None and set(layers) != set(question.networks):
+        told = ", ".join(layers) or "none"
+        raise ValueError(
+            f"layers must be given of each of {', '.join(question.networks)}, got those of {told}"
+        )
+    batch, _ = question.source.read([0, 1])
+    stages = {}
+    for name, network in question.networks.items():
+        given = beside(batch, network)
+        with frozen(network):
+            found = find_stages(network, given) if layers is None else _check(network, given, layers[name])
+        stages[name] = found
+    counts = {name: len(found) for name, found in stages.items()}
+    if layers is None:
+        return {name: thin(found, min(MOST, *counts.values())) for name, found in stages.items()}
+    if len(set(counts.values())) > 1 or not min(counts.values()):
+        told = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ValueError(f"layers must be as many of each network, one or more, got {told}")
+    return stages
+
+
+def _check(network: nn.Module, inputs: Batch, layers: Sequence[str | nn.Module]) -> list[str]:
+    """Return the names of layers that give a row for each sample; the network must be frozen."""
+    names = [layer if layer == LOGITS else resolve_layers(network, [layer])[0] for layer in layers]
+    for name, shape in check_layers(network, inputs, names).items():
+        if shape[:1] != (rows_of(inputs),):
+            raise LayerError(f"layer {name!r} gives no tensor with a row for each of 2 samples, but {shape}")
+    return names
+
+
+def _multiply(network: nn.Module, batch: Batch, layers: Sequence[str], together: int) -> Tensor:
+    """Return the products of the features of all pairs of samples, ``(S, n, n)``, some samples at once."""
+    count = rows_of(batch)
+    cuts = [slice(start, start + together) for start in range(0, count, together)]
+
+    def read(rows: slice) -> list[Tensor]:
+        with torch.no_grad():
+            found = read_layers(network, beside(rows_at(batch, rows), network), layers)
+        return [found[layer].flatten(1) for layer in layers]
+
+    products = torch.zeros(len(layers), count, count, dtype=torch.float64)
+    for number, rows in enumerate(cuts):
+        own = read(rows)
+        for cols in cuts[: number + 1]:
+            others = own if cols == rows else read(cols)
+            for table, one, other in zip(products, own, others, strict=True):
+                product = (one.double() @ other.double().T).cpu()
+                table[rows, cols], table[cols, rows] = product, product.T
+    return products
+
+
+def _centre(kernels: Tensor) -> Tensor:
+    """Return U-centred kernels ``(S, n * n)``, whose inner products are the unbiased criterion.
+
+    That is ``1 / (n * (n - 3))`` times the inner product, of which the factor is included here.
+    """
+    count = kernels.shape[1]
+    off = kernels - torch.diag_embed(kernels.diagonal(dim1=1, dim2=2))
+    rows = off.sum(2, keepdim=True) / (count - 2)
+    centred = off - rows - rows.mT + off.sum((1, 2), keepdim=True) / ((count - 1) * (count - 2))
+    centred.diagonal(dim1=1, dim2=2).zero_()
+    constant = centred.square().sum((1, 2)) <= _ROUNDING * kernels.square().sum((1, 2))
+    centred[constant] = 0
+    return centred.flatten(1) / math.sqrt(count * (count - 3))
+
+
+def _align(cross: NDArray, own: NDArray, teacher: int) -> NDArray[np.float64]:
+    """Return CKA ``(M, S, S, k)`` of such criteria, and of those of stages with themselves ``(M, S, k)``."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cross / np.sqrt(own[:, :, None] * own[teacher])
+
+
+def _mean_of_stages(cka: NDArray) -> NDArray[np.float64]:
+    """Return the mean over corresponding stages, ``(M, k)``."""
+    return np.diagonal(cka, axis1=1, axis2=2).mean(-1)

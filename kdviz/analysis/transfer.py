@@ -12,18 +12,6 @@ from scipy.stats import norm
 from kdviz.schema import validate
 from kdviz.store import Run
 
-ORDER = (
-    "confidence",
-    "consensus",
-    "shape_bias",
-    "localization",
-    "adversarial",
-    "invariance",
-    "boundary",
-    "representation",
-)
-"""Properties as they are asked and shown; others, such as ``bias``, come last."""
-
 _CASES = ("sample", "triplet", "batch")  # over which means are taken: one of them is a dimension
 _GROUPS = ("domain", "group")  # coordinates of samples, each value a row of its own
 
@@ -36,10 +24,9 @@ def read_transfer(run: Run) -> dict[str, xr.Dataset]:
     StoreError
         If the run is damaged.
     """
-    kept = [name.removeprefix("transfer/") for name in run.results if name.startswith("transfer/")]
-    known = [name for name in ORDER if name in kept]
-    names = [*known, *(name for name in kept if name not in known)]
-    return {name: run.result(f"transfer/{name}") for name in names}
+    kept = [name for name in run.results if name.startswith("transfer/")]
+    found = {name.removeprefix("transfer/"): run.result(name) for name in kept}
+    return dict(sorted(found.items(), key=lambda item: item[1].attrs.get("position", len(found))))
 
 
 def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -> pd.DataFrame:
@@ -55,8 +42,9 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
     Returns
     -------
     DataFrame
-        A row for every ``property``, every ``part`` of it (a domain, group or kind of change; empty where
-        there is one), and every ``network`` with its ``role`` and ``kind``, the name without its seed.
+        A row for every ``property`` (with its ``title``, and ``own``, whether the teacher's value says
+        something, too), every ``part`` of it (a domain, group or kind of change; empty where there is one),
+        and every ``network`` with its ``role`` and ``kind``, the name without its seed.
         ``score``: mean of the property's headline over its cases (samples, triplets or batches). ``margin``:
         how much more like the teacher than the mean of the independent networks, whatever the sign of the
         headline; than the attribute ``chance`` where the headline compares already. ``margin_low`` and
@@ -90,6 +78,8 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
                 rows.append(
                     {
                         "property": str(ds.attrs["property"]),
+                        "title": str(ds.attrs.get("title", ds.attrs["property"])),
+                        "own": bool(ds.attrs.get("own", False)),
                         "part": part,
                         "network": name,
                         "kind": re.sub(r"[-_.]?s?(eed)?\d+$", "", name) or name,
@@ -135,7 +125,7 @@ def _with_accuracy(results: Iterable[xr.Dataset]) -> Iterator[xr.Dataset]:
         if "headline" not in ds.attrs:
             raise ValueError("results must be datasets of kdviz.transfer, one lacks the attribute 'headline'")
         if ds.attrs["property"] == "confidence":
-            yield ds.assign_attrs(property="accuracy", headline="right", closer="higher")
+            yield ds.assign_attrs(property="accuracy", title="accuracy", own=1, headline="right")
         yield ds
 
 

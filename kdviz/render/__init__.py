@@ -20,7 +20,7 @@ from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_poi
 from kdviz.render.looks import Looks, NetworkView
 from kdviz.render.style import Scale
 from kdviz.render.tables import difference_dots, layer_curves, removal_curves, setting_dots, similarity_table
-from kdviz.render.transfer import boundary_maps, invariance_curves, transfer_chart
+from kdviz.render.transfer import boundary_maps, invariance_curves, similarity_matrices, transfer_chart
 
 __all__ = [
     "Canvas",
@@ -48,6 +48,7 @@ __all__ = [
     "ratio_against_accuracy",
     "removal_curves",
     "setting_dots",
+    "similarity_matrices",
     "similarity_table",
     "transfer_chart",
     "turntable",

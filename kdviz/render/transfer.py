@@ -12,20 +12,6 @@ from matplotlib.figure import Figure
 
 from kdviz.render.style import ROLE_STYLES, NetworkStyle, clear, name_lines, open_figure, style_networks
 
-_TITLES = {
-    "accuracy": "accuracy",
-    "localization": "looks at the same places",
-    "adversarial": "falls for the teacher's attacks",
-    "invariance": "same answer after",
-    "consensus": "answers as the teacher:",
-    "shape_bias": "decides by shape",
-    "boundary": "draws the same boundaries",
-    "representation": "has similar features (CKA)",
-    "confidence": "is as sure as the teacher",
-    "bias": "accuracy of group",
-}
-_OWN = ("accuracy", "invariance", "shape_bias", "bias")  # the teacher has a value of its own, too
-
 
 def transfer_chart(
     table: pd.DataFrame, *, title: str, undertrained: Mapping[str, float] | None = None
@@ -42,11 +28,11 @@ def transfer_chart(
     undertrained
         Networks whose accuracy is too low to say anything, ``{name: accuracy}``: drawn hollow.
     """
-    rows = list(dict.fromkeys(zip(table["property"], table["part"], strict=True)))
+    rows = list(dict.fromkeys(zip(table["title"], table["part"], strict=True)))
     figure, ((axis,),) = open_figure(title, 9.5, 1.2 + 0.42 * len(rows))
     styles = _style_kinds(table)
     for place, (name, part) in enumerate(reversed(rows)):
-        of_row = table[(table["property"] == name) & (table["part"] == part)]
+        of_row = table[(table["title"] == name) & (table["part"] == part)]
         if place % 2:
             axis.axhspan(place - 0.5, place + 0.5, color="black", alpha=0.035, linewidth=0)
         for kind, of_kind in of_row[of_row["role"] != "teacher"].groupby("kind", sort=False):
@@ -55,17 +41,17 @@ def transfer_chart(
             hollow = of_kind["network"].isin(list(undertrained or {}))
             for faint, some in of_kind.groupby(hollow):
                 _draw_dots(axis, place + offset, some, styles[str(kind)], hollow=bool(faint))
-        own = of_row[of_row["role"] == "teacher"]["margin"]
-        if name in _OWN and own.notna().any():
+        own = of_row[(of_row["role"] == "teacher") & of_row["own"]]["margin"].dropna()
+        if len(own):
             teacher = ROLE_STYLES["teacher"]
             axis.plot(100 * own, [place], teacher.marker, color=teacher.colour, markersize=6, alpha=0.7)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [_name_row(*row) for row in reversed(rows)])
+    axis.set_yticks(range(len(rows)), [f"{title} {part}".strip(" :") for title, part in reversed(rows)])
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("percentage points more than the independent networks")
     for kind, style in styles.items():
         axis.plot([], [], style.marker, color=style.colour, markersize=4, label=kind.removeprefix("student-"))
-    if set(_OWN) & set(table["property"]):
+    if table["own"].any():
         axis.plot([], [], ROLE_STYLES["teacher"].marker, color=ROLE_STYLES["teacher"].colour, label="teacher")
     if undertrained:
         axis.plot([], [], "o", color="black", markerfacecolor="white", markersize=4, label="undertrained")
@@ -146,6 +132,29 @@ def boundary_maps(ds: xr.Dataset, networks: Sequence[str], *, triplets: int = 3,
     return figure
 
 
+def similarity_matrices(ds: xr.Dataset, networks: Sequence[str], *, title: str) -> Figure:
+    """Draw how alike the stages of networks and those of the teacher are: a matrix a network.
+
+    Parameters
+    ----------
+    ds
+        The result of :func:`kdviz.transfer.representation`.
+    networks
+        Names, in the order of the columns.
+    title
+        Shown above.
+    """
+    figure, (axes,) = open_figure(title, 2.1 * len(networks) + 0.6, 2.8, len(networks), sharey=True)
+    for axis, name in zip(axes, networks, strict=True):
+        one = ds["cka"].sel(network=name)
+        shown = axis.imshow(one, vmin=0, vmax=1, cmap="viridis", origin="lower")
+        axis.set_xlabel("stage of the teacher", fontsize=8)
+        axis.set_title(f"{name.removeprefix('student-')}\ndiagonal {np.diagonal(one).mean():.2f}", fontsize=9)
+    axes[0].set_ylabel("stage of the network", fontsize=8)
+    figure.colorbar(shown, ax=list(axes), shrink=0.8).set_label("CKA", fontsize=8)
+    return figure
+
+
 def _role_of(role: str) -> str:
     """Give an independent network the look of a baseline."""
     return {"independent": "baseline"}.get(role, role)
@@ -164,7 +173,3 @@ def _draw_dots(axis: Axes, place: float, rows: pd.DataFrame, style: NetworkStyle
     face = "white" if hollow else style.colour
     look: dict[str, Any] = {"color": style.colour, "markerfacecolor": face, "markersize": 4, "linewidth": 1}
     axis.errorbar(margin, places, xerr=np.nan_to_num(spread), fmt=style.marker, **look)
-
-
-def _name_row(name: str, part: str) -> str:
-    return f"{_TITLES.get(name, name)} {part}".strip(" :")

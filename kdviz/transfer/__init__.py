@@ -14,7 +14,7 @@ from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
 from kdviz.transfer.question import Options, Question, ask
-from kdviz.transfer.report import PROPERTIES, report
+from kdviz.transfer.report import PROPERTIES, Property, report
 from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
 
@@ -24,6 +24,7 @@ __all__ = [
     "Change",
     "Options",
     "Pixels",
+    "Property",
     "Question",
     "Words",
     "adversarial",

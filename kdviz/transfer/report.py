@@ -25,18 +25,40 @@ from kdviz.transfer.confidence import confidence
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.question import Options, ask
+from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
 
-PROPERTIES: dict[str, Callable[..., xr.Dataset]] = {
-    "confidence": confidence,  # first: it tells who is trained
-    "consensus": consensus,
-    "shape_bias": shape_bias,
-    "localization": localization,
-    "adversarial": adversarial,
-    "invariance": invariance,
-    "boundary": boundary,
+
+@dataclass(frozen=True)
+class Property:
+    """A property as a report asks and a chart shows it.
+
+    Attributes
+    ----------
+    ask
+        The function of networks, inputs and labels.
+    title
+        What a network that has more of it does.
+    own
+        Whether the teacher, too, has a value that says something, as of accuracy.
+    """
+
+    ask: Callable[..., xr.Dataset]
+    title: str
+    own: bool = False
+
+
+PROPERTIES: dict[str, Property] = {
+    "confidence": Property(confidence, "is as sure as the teacher"),  # first: it tells who is trained
+    "consensus": Property(consensus, "answers as the teacher:"),
+    "shape_bias": Property(shape_bias, "decides by shape", own=True),
+    "localization": Property(localization, "looks at the same places"),
+    "adversarial": Property(adversarial, "falls for the teacher's attacks"),
+    "invariance": Property(invariance, "same answer after", own=True),
+    "boundary": Property(boundary, "draws the same boundaries"),
+    "representation": Property(representation, "has similar features (CKA)"),
 }
-"""Properties by the name under which a run keeps them."""
+"""Properties by the name under which a run keeps them, in the order of the chart."""
 
 _NEEDS = {
     "localization": "it needs images (samples, channels, height, width)",
@@ -109,13 +131,18 @@ def report(
         identity = fingerprint(repr(about), *of_networks, *(part.fingerprint for part in parts[name]))
         ds = None if store is None else _find(store, name, identity)
         if ds is None:
+            more = {**options, **own.get(name, {})}
             told = [
-                PROPERTIES[name](
-                    networks, part.inputs, part.labels, **options, **own.get(name, {}), **part.more
-                )
+                PROPERTIES[name].ask(networks, part.inputs, part.labels, **more, **part.more)
                 for part in parts[name]
             ]
-            ds = _join(told).assign_attrs(identity=identity)
+            known = PROPERTIES[name]
+            ds = _join(told).assign_attrs(
+                identity=identity,
+                title=known.title,
+                own=int(known.own),
+                position=list(PROPERTIES).index(name),
+            )
             if store is not None:
                 store.write_result(f"transfer/{name}", ds, overwrite=True)
                 ds = store.result(f"transfer/{name}")  # in the widths in which numbers are kept

@@ -17,12 +17,20 @@ ROLES = ("teacher", "independent", "student", "student")
 @pytest.fixture
 def table():
     margins = {
-        ("accuracy", ""): (0.3, 0.0, 0.02, 0.04),
-        ("consensus", "edges"): (0.4, 0.0, 0.1, -0.05),
+        ("accuracy", True, ""): (0.3, 0.0, 0.02, 0.04),
+        ("answers as the teacher:", False, "edges"): (0.4, 0.0, 0.1, -0.05),
     }
     rows = [
-        {"property": name, "part": part, "network": network, "kind": kind, "role": role, "margin": margin}
-        for (name, part), values in margins.items()
+        {
+            "title": title,
+            "own": own,
+            "part": part,
+            "network": network,
+            "kind": kind,
+            "role": role,
+            "margin": margin,
+        }
+        for (title, own, part), values in margins.items()
         for network, kind, role, margin in zip(NETWORKS, KINDS, ROLES, values, strict=True)
     ]
     return pd.DataFrame(rows).eval("margin_low = margin - 0.01\nmargin_high = margin + 0.01")
@@ -94,3 +102,15 @@ def test_boundary_maps__give_a_class_one_colour_in_all_maps():
     assert (first[0, 0] == first[0, 1]).all() and (first[0, 0] == second[0, 0]).all()
     assert (first[1, 0] == second[0, 1]).all() and (first[0, 0] != first[1, 0]).any()
     assert other.get_xlabel() == "overlap 0.58"
+
+
+def test_similarity_matrices__show_every_pair_of_stages_from_the_input_up():
+    cka = np.array([[[1.0, 0.2], [0.3, 1.0]], [[0.5, 0.1], [0.4, 0.9]]])
+    ds = xr.Dataset(
+        {"cka": (("network", "network_stage", "teacher_stage"), cka)}, {"network": ["teacher", "student-kl"]}
+    )
+    first, second, _ = render.similarity_matrices(ds, ["teacher", "student-kl"], title="alike").axes
+    for axis, one in zip((first, second), cka, strict=True):
+        np.testing.assert_array_equal(axis.get_images()[0].get_array(), one)
+        assert axis.get_images()[0].origin == "lower" and axis.get_images()[0].get_clim() == (0, 1)
+    assert second.get_title() == "kl\ndiagonal 0.70"

@@ -1,5 +1,7 @@
 """All properties at once, kept one by one in a run, and asked again only where something has changed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,12 +76,12 @@ def test_report__stopped_goes_on_behind_what_is_kept(asked, run, tmp_path, monke
 
     whole = asked(store=make_run(tmp_path / "whole"))
     properties = dict(transfer.PROPERTIES)
-    monkeypatch.setitem(transfer.PROPERTIES, "invariance", stop)
+    monkeypatch.setitem(transfer.PROPERTIES, "invariance", replace(properties["invariance"], ask=stop))
     with pytest.raises(KeyboardInterrupt):
         asked(store=run)
     assert "1 of 3 results missing: transfer/invariance" in run.gaps()
-    monkeypatch.setitem(transfer.PROPERTIES, "confidence", stop)
-    monkeypatch.setitem(transfer.PROPERTIES, "consensus", stop)
+    for name in ("confidence", "consensus"):
+        monkeypatch.setitem(transfer.PROPERTIES, name, replace(properties[name], ask=stop))
     monkeypatch.setitem(transfer.PROPERTIES, "invariance", properties["invariance"])
     found = asked(store=run)
     for name in ASKED:

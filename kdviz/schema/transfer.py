@@ -61,13 +61,13 @@ register(
     _number(
         "divergence",
         NETWORK_SAMPLE,
-        "Kullback-Leibler divergence of the teacher's probabilities from the network's",
+        "divergence (Kullback-Leibler) of the teacher's probabilities from the network's",
         "nat",
     ),
     _number(
         "error_consistency",
         NETWORK,
-        "Cohen's kappa of being right where the teacher is",
+        "kappa (Cohen) of being right where the teacher is",
         "1",
         "NaN where both are always right, or both always wrong",
     ),

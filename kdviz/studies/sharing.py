@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdviz import transfer
 from kdviz.networks import load_weights
 from kdviz.sources import DOMAINS, ImageSet, cue_conflict, make_domain
+from kdviz.sources.text import TextSource
 from kdviz.store import Run
 from kdviz.studies.work import Workshop
 
@@ -17,7 +18,11 @@ def share(workshop: Workshop, samples: int) -> Run:
     held_out = workshop.held_out_set
     asked = held_out.select(np.arange(min(samples, len(held_out))))
     inputs, labels = workshop.as_tensors(asked)
-    more = _show_otherwise(workshop, asked) if isinstance(asked, ImageSet) else {}
+    more: dict[str, Any] = {}
+    if isinstance(asked, ImageSet):
+        more = _show_otherwise(workshop, asked)
+    elif isinstance(workshop.plan.data, TextSource):
+        more = {"settings": {"invariance": describe_words(workshop.plan.data)}}
     subjects = list(workshop.study.subjects())
     networks: dict[str, nn.Module] = {}
     for subject in subjects:
@@ -50,3 +55,10 @@ def _show_otherwise(workshop: Workshop, images: ImageSet) -> dict[str, Any]:
         return {"domains": domains}
     conflicting, textures = cue_conflict(images, seed=0)
     return {"domains": domains, "cue_conflict": (inputs(conflicting), conflicting.labels, textures)}
+
+
+def describe_words(source: TextSource) -> dict[str, Any]:
+    """Tell which tokens no change of texts may touch, and which stands for a word left out."""
+    tokenizer = source.load_tokenizer()
+    known = {"special_ids": tokenizer.all_special_ids, "mask_id": tokenizer.mask_token_id}
+    return known if tokenizer.mask_token_id is not None else known | {"changes": ("order",)}

@@ -14,12 +14,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 import kdviz
 import kdviz.models  # before networks of transformers
-from kdviz import cli
+from kdviz import cli, transfer
 from kdviz.errors import DataError
 from kdviz.models import encoders
 from kdviz.networks import read_checkpoint
-from kdviz.sources import LabelledTexts, TextSet, encode, read_texts
+from kdviz.sources import LabelledTexts, MovieReviews, TextSet, encode, read_texts, review_tokenizer
 from kdviz.studies import Study, StudyPlan
+from kdviz.studies.sharing import describe_words
 from kdviz.studies.work import Workshop
 
 torch.set_num_threads(1)
@@ -124,6 +125,24 @@ def test_shell__own_texts_tokenizer_and_encoder(folder, tmp_path, monkeypatch) -
     assert student.head.out_features == 3
     followed = run.dataset("student-cls-s0", "cls")["weight_distance"].values
     assert followed[0] == 0 and (followed[1:] > 0).all()
+
+    given: list[tuple] = []
+    monkeypatch.setattr(transfer, "report", lambda *asked, **options: given.append((asked, options)))
+    workshop.study.share(samples=3)
+    ((asked, options),) = given
+    settings = options["settings"]["invariance"]
+    assert settings == {"special_ids": [0, 2, 3, 1], "mask_id": None, "changes": ("order",)}
+    found = transfer.invariance(*asked, teacher="teacher", progress=False, **settings)
+    assert found["change"].values.tolist() == ["order"] and found.sizes["sample"] == 3
+
+
+def test_transfer__of_texts_leaves_special_tokens_alone() -> None:
+    known = describe_words(MovieReviews())
+    tokenizer = review_tokenizer()
+    assert tokenizer.convert_ids_to_tokens(known["special_ids"]) == tokenizer.all_special_tokens
+    assert {*tokenizer.all_special_tokens} == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    assert tokenizer.convert_ids_to_tokens(known["mask_id"]) == "[MASK]"
+    assert "changes" not in known
 
 
 @pytest.mark.parametrize("architecture", ["small_bert", "minilm"])

@@ -9,6 +9,8 @@ from kdviz.studies import Study
 
 torch.set_num_threads(1)
 
+collect_ignore_glob = ["*conftest.py"]  # no doctests: those of several folders have one name
+
 
 @pytest.fixture(autouse=True)
 def fixed_random_state():

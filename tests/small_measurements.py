@@ -1,11 +1,13 @@
 """What the tests of measuring share: small networks, measured fast."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from kdviz import schema, units
 from kdviz.measuring import measure, measure_checkpoints
+from kdviz.measuring.blocks import measure_block
 from kdviz.testing import random_images, small_cnn
 
 GRID = units.grid(4)
@@ -80,3 +82,19 @@ def measure_epochs(checkpoints, images=None, **options):
     )
     images = random_images(5, seed=3) if images is None else images
     return by_layer(measure_checkpoints(small_cnn, checkpoints, images, **options))
+
+
+def begin(states, path, monkeypatch, blocks, **options):
+    """Measure some blocks, then stop as if out of memory."""
+    done = []
+
+    def measure_or_stop(*arguments):
+        if len(done) == blocks:
+            raise MemoryError
+        done.append(1)
+        return measure_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdviz.measuring.measurement.measure_block", measure_or_stop)
+        with pytest.raises(MemoryError):
+            measure_epochs(states, store=path, **options)

@@ -379,9 +379,8 @@ def test_view_charts__cursor_threshold_peak_and_place() -> None:
         "student", [0, 2, 5], [1, 6, 4], cutoff=0.25, distance=np.array([0.0, 0.5, 1.5]), peak_epoch=2
     )
     teacher = make_trace("teacher", [9], [8], cutoff=np.nan)
-    counts, _, _, distance, histogram = charts.view_charts(
-        [teacher, student], epoch=3, quantity="nat", vocabulary=render.CloudCanvas.vocabulary
-    ).axes
+    shown = charts.Charts([teacher, student], 3, "nat", render.CloudCanvas.vocabulary)
+    counts, _, _, distance, histogram = charts.view_charts(shown).axes
     level, curve, cursor = counts.lines
     assert level.get_ydata()[0] == 8 and level.get_linestyle() == "--"
     assert curve.get_xdata().tolist() == [0, 2, 5] and curve.get_ydata().tolist() == [1, 6, 4]
@@ -399,9 +398,8 @@ def test_view_charts__without_counts_shows_the_histogram_alone() -> None:
     trace = charts.Trace(
         "teacher", style.style_networks({"teacher": "teacher"})["teacher"], None, np.array([0.0, 1.0])
     )
-    (histogram,) = charts.view_charts(
-        [trace], epoch=3, quantity="nat", vocabulary=render.CloudCanvas.vocabulary
-    ).axes
+    shown = charts.Charts([trace], 3, "nat", render.CloudCanvas.vocabulary)
+    (histogram,) = charts.view_charts(shown).axes
     assert histogram.get_title() == "points of this cloud"
 
 
@@ -411,11 +409,8 @@ def test_view_figure__holds_input_panels_headings_and_charts() -> None:
     figure = layout.view_figure(
         grey(4, 4, 30),
         {"student, epoch 2": panels},
-        [trace],
+        charts.Charts([trace], 2, "nat", render.GridCanvas.vocabulary),
         captions=["6 object\n2 background"],
-        epoch=2,
-        quantity="nat",
-        vocabulary=render.GridCanvas.vocabulary,
         title="a bird",
         note="threshold 0.2",
     )

@@ -170,11 +170,8 @@ def test_view_figure__takes_words_for_pictures() -> None:
     figure = layout.view_figure(
         text_of(["good", "film"], np.array([True, False])).draw_input(),
         {"teacher": {"points": text}},
-        [trace],
+        charts.Charts([trace], 0, "nat", render.WordCanvas.vocabulary),
         captions=[""],
-        epoch=0,
-        quantity="nat",
-        vocabulary=render.WordCanvas.vocabulary,
         title="",
         note="",
     )
@@ -203,7 +200,7 @@ def test_figures__no_text_is_read_as_mathematics(name: str, kind: str) -> None:
     columns = dict.fromkeys((f"{one}{end}" for one in ("n_fg", "n_bg", "fg_ratio") for end in ends), 0.5)
     counts = pd.DataFrame({"role": "student"} | columns, index=pd.Index([0, 1], name="epoch"))
     trace = charts.Trace(name, style.ROLE_STYLES["student"], counts, np.array([0.1, 0.5]))
-    options = {"epoch": 1, "quantity": "entropy", "vocabulary": canvas.vocabulary}
+    shown = charts.Charts([trace], 1, "entropy", canvas.vocabulary)
     around, names = {"captions": [name], "title": name, "note": name}, [[name, ""]]
     scale = render.Scale((0.0, 1.0), label=name)
     layers = pd.DataFrame(
@@ -216,8 +213,8 @@ def test_figures__no_text_is_read_as_mathematics(name: str, kind: str) -> None:
     dots = pd.DataFrame(dots)
     figures = [
         layout.lay_out([[picture, words]], [name, "b"], [name], **around | {"captions": names}, scale=scale),
-        layout.view_figure(words, {name: {name: words}}, [trace], **around, **options),
-        charts.view_charts([trace], **options),
+        layout.view_figure(words, {name: {name: words}}, shown, **around),
+        charts.view_charts(shown),
         render.count_curves({name: [counts]}, title=name),
         render.layer_curves({name: layers}, title=name),
         render.difference_dots(dots, title=name),

@@ -134,11 +134,11 @@ def test_explore__limits_and_histogram_leave_padding_out(
     assert app.view.networks[0].limits == pytest.approx(tuple(np.quantile(known, (0.01, 0.99))))
     sample = app._scene.samples[1]
     trace = app._scene.trace(app.view.networks[0], sample, "entropy", app.selection.place)
-    figure = charts.view_charts([trace], epoch=5, quantity="nat", vocabulary=app.view.canvas.vocabulary)
+    figure = charts.view_charts(charts.Charts([trace], 5, "nat", app.view.canvas.vocabulary))
     app.selection.sample = sample
     for quantity in ("entropy", "gain"):
         trace = app._scene.trace(app.view.networks[1], sample, quantity, app.selection.place)
-        figure = charts.view_charts([trace], epoch=5, quantity="nat", vocabulary=app.view.canvas.vocabulary)
+        figure = charts.view_charts(charts.Charts([trace], 5, "nat", app.view.canvas.vocabulary))
         (bars,) = figure.axes[-1].patches
         heights = bars.get_xy()[:, 1]
         assert len(trace.values) == len(valid_units(one, sample))

@@ -108,7 +108,7 @@ def compare(
         warnings.warn(f"metrics of the learning path are NaN; {'; '.join(notes)}", KdvizWarning, stacklevel=2)
 
     # The first row is the data themselves.
-    weights = np.concatenate([np.ones((1, n_samples), np.int64), drawn[: resamples if n_samples > 1 else 0]])
+    weights = np.concatenate([np.ones((1, n_samples), np.int64), drawn])
     sides, left_out = [], []
     for both, why in zip(pairs, undefined, strict=True):
         ours, theirs = (_resample(ds, weights) for ds in both)
@@ -230,8 +230,6 @@ def _average(samples: dict[str, np.ndarray], weights: np.ndarray, undefined: Ite
 
 def _find_limits(resampled: np.ndarray, confidence: float) -> np.ndarray:
     """Percentile limits over the last axis, ``(2, metric, seed)``, of the resamples that are defined."""
-    limits = np.full((2, *resampled.shape[:-1]), np.nan)
-    for at in np.ndindex(resampled.shape[:-1]):
-        if (defined := resampled[at][~np.isnan(resampled[at])]).size:
-            limits[:, *at] = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return limits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of none defined, which has no limits
+        return np.nanquantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1)

@@ -54,7 +54,7 @@ def list_networks(run: Run) -> dict[str, Network]:
     StoreError
         If the run is damaged.
     """
-    names = _recorded_names(run)
+    names = read_config(run).get("layer_names", {})
     layers: dict[str, list[str]] = {}
     about: dict[str, dict[str, Any]] = {}
     for (name, layer), attrs in run.catalogue().items():
@@ -117,12 +117,15 @@ def name_layers(run: Run) -> dict[str, str]:
         If the run is damaged.
     """
     measured = dict.fromkeys(layer for _, layer in run.catalogue())
-    named = {label: layer for label, layer in _recorded_names(run).items() if layer in measured}
+    named = {
+        label: layer for label, layer in read_config(run).get("layer_names", {}).items() if layer in measured
+    }
     return named | {layer: layer for layer in measured if layer not in named.values()}
 
 
-def _recorded_names(run: Run) -> dict[str, str]:
-    return json.loads(str(run.attrs.get("config", "{}"))).get("layer_names", {})
+def read_config(run: Run) -> dict[str, Any]:
+    """Return what the study that made a run recorded: names of layers and classes, the threshold."""
+    return json.loads(str(run.attrs.get("config", "{}")))
 
 
 def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Network]]:

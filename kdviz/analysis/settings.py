@@ -1,6 +1,5 @@
 """How points follow from gains: one frozen description of every choice, and its application."""
 
-import json
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -9,6 +8,7 @@ import xarray as xr
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import Background, NoPoints, find_points
+from kdviz.analysis.networks import read_config
 from kdviz.arguments import finite_number, one_of, positive_number, whole_number
 from kdviz.entropy import Solver, UnitGain
 from kdviz.store import Run
@@ -68,8 +68,7 @@ class Settings:
         """Return these settings with the threshold of `run` where none was chosen."""
         if self.threshold is not None:
             return self
-        recorded = json.loads(str(run.attrs.get("config", "{}"))).get("threshold", THRESHOLD)
-        return replace(self, threshold=float(recorded))
+        return replace(self, threshold=float(read_config(run).get("threshold", THRESHOLD)))
 
     def derive(self, ds: xr.Dataset) -> xr.Dataset:
         """Coarsen the grid and derive entropies: the first half of `apply_settings`; needs no foreground."""

@@ -42,7 +42,7 @@ def count_curves(counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str) ->
 
 @dataclass(frozen=True)
 class Trace:
-    """What `view_charts` shows of one network and one sample.
+    """What `Charts` show of one network and one sample.
 
     Attributes
     ----------
@@ -72,10 +72,11 @@ class Trace:
     peak_epoch: int | None = None
 
 
-def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str, vocabulary: Vocabulary) -> Figure:
-    """Draw beside each other: counts over epochs, a histogram of units, and points over weight distance.
+@dataclass(frozen=True)
+class Charts:
+    """Beside each other: counts over epochs, points over weight distance, a histogram of units.
 
-    Parameters
+    Attributes
     ----------
     traces
         One a network.
@@ -86,32 +87,33 @@ def view_charts(traces: Sequence[Trace], *, epoch: int, quantity: str, vocabular
     vocabulary
         Of the kind of samples.
     """
+
+    traces: Sequence[Trace]
+    epoch: int
+    quantity: str
+    vocabulary: Vocabulary
+
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """Draw them into an empty figure, or a part of one."""
+        styles = {one.network: one.style for one in self.traces}
+        counts = {one.network: [one.counts] for one in self.traces if one.counts is not None}
+        axes = open_axes(figure, 5 if counts else 1)[0]
+        _draw_histogram(axes[-1], self.traces, self.quantity)
+        axes[-1].set_title(f"{self.vocabulary.unit}s of this {self.vocabulary.sample}", fontsize=10)
+        if counts:
+            _draw_counts(axes[:3], counts, styles)
+            for axis in axes[:3]:
+                axis.axvline(self.epoch, color="black", linewidth=0.8, linestyle=":")
+            _draw_distance(axes[3], self.traces, self.epoch)
+            axes[3].set_title(f"its points on the {self.vocabulary.foreground}", fontsize=10)
+        name_lines(figure, axes[-1])
+
+
+def view_charts(charts: Charts) -> Figure:
+    """Draw charts as a figure of their own."""
     figure = Sheet(figsize=(13.2, 2.7), layout="constrained")
-    draw_view_charts(figure, traces, epoch=epoch, quantity=quantity, vocabulary=vocabulary)
+    charts.draw(figure)
     return figure
-
-
-def draw_view_charts(
-    figure: Figure | SubFigure,
-    traces: Sequence[Trace],
-    *,
-    epoch: int,
-    quantity: str,
-    vocabulary: Vocabulary,
-) -> None:
-    """Draw `view_charts` into a part of a larger figure."""
-    styles = {one.network: one.style for one in traces}
-    counts = {one.network: [one.counts] for one in traces if one.counts is not None}
-    axes = open_axes(figure, 5 if counts else 1)[0]
-    _draw_histogram(axes[-1], traces, quantity)
-    axes[-1].set_title(f"{vocabulary.unit}s of this {vocabulary.sample}", fontsize=10)
-    if counts:
-        _draw_counts(axes[:3], counts, styles)
-        for axis in axes[:3]:
-            axis.axvline(epoch, color="black", linewidth=0.8, linestyle=":")
-        _draw_distance(axes[3], traces, epoch)
-        axes[3].set_title(f"its points on the {vocabulary.foreground}", fontsize=10)
-    name_lines(figure, axes[-1])
 
 
 def _style_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, NetworkStyle]:

@@ -9,15 +9,15 @@ Symbols: ``U`` units, the points of a cloud.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Looks, Picture
+from kdviz.render.marks import draw_mark
 from kdviz.render.style import DIAMOND, DISC, Mark, Scale
 from kdviz.schema import VOCABULARIES
 
@@ -106,42 +106,19 @@ class CloudCanvas(Canvas):
         radius = np.where(self.foreground, _LARGE, _SMALL)
         shapes: list[Mark] = [DISC] * len(radius)
         for chosen, mark in marks:
-            colour[chosen], radius[chosen] = to_rgb(mark.colour), _MARK
+            colour[chosen], radius[chosen] = to_rgb(mark.colour), (1.25 if mark is DIAMOND else 1.0) * _MARK
             for at in np.flatnonzero(chosen):
                 shapes[at] = mark
         places = project_cloud(self.cloud, azimuth=looks.azimuth, elevation=looks.elevation, size=size)
         depth = places[:, 2]
         fading = (_FADING * (depth - depth.min()) / (np.ptp(depth) or 1.0))[:, None]
         fill = colour + (1 - colour) * fading
-        edge = np.where(radius[:, None] == _MARK, 0.35 * fading, 0.72 * fill)
+        edge = np.where(radius[:, None] >= _MARK, 0.35 * fading, 0.72 * fill)
         inks = np.rint(255 * np.stack([fill, edge], axis=1)).astype(np.uint8)
-        wide = size * _FINE
-        margin = 2 + int(np.ceil(1.3 * max(_MARK * wide, 2)))  # for stamps that reach beyond the picture
-        full = wide + 2 * margin
-        middle = (np.floor(places[:, :2] * _FINE).astype(int) + margin) @ (1, full)
-        drawn = np.full((full * full, 3), 255, np.uint8)
+        image = Image.new("RGB", (size * _FINE, size * _FINE), "white")
+        pen = ImageDraw.Draw(image)
         for at in np.argsort(-depth, kind="stable"):
-            offsets, at_rim = _stamp(shapes[at], radius[at] * wide, full)
-            drawn[middle[at] + offsets] = inks[at, at_rim]
-        inner = slice(margin, margin + wide)
-        return np.asarray(Image.fromarray(drawn.reshape(full, full, 3)[inner, inner]).reduce(_FINE))
-
-
-# -- private
-
-
-@lru_cache(maxsize=64)
-def _stamp(shape: Mark, reach: float, full: int) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """List the pixels of a shape as offsets on a canvas `full` pixels wide, and which of them are its rim."""
-    reach = max(1.5, reach)
-    edge = np.arange(-int(1.3 * reach), int(1.3 * reach) + 1)
-    down, right = (one.ravel() for one in np.meshgrid(edge, edge, indexing="ij"))
-    if shape is DIAMOND:
-        beyond = (abs(down) + abs(right) - 1.25 * reach) / np.sqrt(2)
-    elif shape is DISC:
-        beyond = np.hypot(down, right) - reach
-    else:
-        strokes = np.minimum(abs(down - right), abs(down + right)) / np.sqrt(2) - 0.45 * reach
-        beyond = np.maximum(strokes, np.maximum(abs(down), abs(right)) - reach)
-    stamped = beyond <= 0
-    return (down * full + right)[stamped], (beyond > -max(1.0, 0.22 * reach))[stamped].astype(int)
+            reach, colours = max(1.5, radius[at] * size * _FINE), map(tuple, inks[at].tolist())
+            width, stroke = max(1, round(0.22 * reach)), round(0.9 * reach)
+            draw_mark(pen, shapes[at], _FINE * places[at, :2], reach, colours, width, stroke)
+        return np.asarray(image.reduce(_FINE))

@@ -8,6 +8,7 @@ Symbols: ``S`` samples, ``U`` units of a sample.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
@@ -26,14 +27,16 @@ _AZIMUTHS = (30, 120, 210, 300)  # degrees
 _ENTROPY = "entropy in nat (high: discarded)"
 
 
-def plot_points(
-    networks: Mapping[str, xr.Dataset],
-    *,
-    samples: xr.Dataset | None = None,
-    names: Sequence[str] | None = None,
-    pictures: ArrayLike | None = None,
-    title: str = "",
-) -> Figure:
+class Shown(TypedDict, total=False):
+    """What the figures of networks show, as `plot_points` says."""
+
+    samples: xr.Dataset | None
+    names: Sequence[str] | None
+    pictures: ArrayLike | None
+    title: str
+
+
+def plot_points(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:
     """Draw inputs beside their knowledge points, with their numbers on foreground and background.
 
     Parameters
@@ -55,32 +58,25 @@ def plot_points(
         If a dataset lacks what is to be drawn, has several layers or units of no known kind, or a sample is
         unknown.
     """
-    sheet = _open_sheet(networks, samples, names, pictures)
-    canvas = next(iter(sheet.values()))[0].canvas
+    sheet = _Sheet(networks, **shown)
+    canvas = next(iter(sheet.columns.values()))[0].canvas
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
         points = cell.read("knowledge_point")
         inside = int((points & cell.canvas.foreground).sum())
         return cell.canvas.draw_points(points, size=_SIZE), f"{inside} fg, {points.sum() - inside} bg"
 
-    return _draw_sheet(sheet, draw, note=f"{canvas.legend}    {canvas.edge}", title=title)
+    return sheet.draw(draw, note=f"{canvas.legend}    {canvas.edge}")
 
 
-def plot_detours(
-    networks: Mapping[str, xr.Dataset],
-    *,
-    samples: xr.Dataset | None = None,
-    names: Sequence[str] | None = None,
-    pictures: ArrayLike | None = None,
-    title: str = "",
-) -> Figure:
+def plot_detours(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:
     """Draw which points of the foreground were kept to the last epoch, and which were tried and dropped.
 
     What is not dimmed was a point at some epoch of its dataset, epoch 0 included where it is there.
 
     Parameters
     ----------
-    networks, samples, names, pictures, title
+    networks, **shown
         As in `plot_points`; the datasets with all epochs.
 
     Raises
@@ -95,23 +91,15 @@ def plot_detours(
         panel = cell.canvas.draw_detours(kept, dropped, size=_SIZE)
         return panel, f"{kept.sum()} kept, {dropped.sum()} dropped"
 
-    sheet = _open_sheet(networks, samples, names, pictures)
-    return _draw_sheet(sheet, draw, note="disc: kept to the end    cross: tried and dropped", title=title)
+    return _Sheet(networks, **shown).draw(draw, note="disc: kept to the end    cross: tried and dropped")
 
 
-def plot_entropy(
-    networks: Mapping[str, xr.Dataset],
-    *,
-    samples: xr.Dataset | None = None,
-    names: Sequence[str] | None = None,
-    pictures: ArrayLike | None = None,
-    title: str = "",
-) -> Figure:
+def plot_entropy(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:
     """Draw entropies as colours, one scale for all panels from the smallest entropy to the largest.
 
     Parameters
     ----------
-    networks, samples, names, pictures, title
+    networks, **shown
         As in `plot_points`; the datasets as measured, or from :func:`kdviz.derive_entropy`.
 
     Raises
@@ -119,31 +107,24 @@ def plot_entropy(
     ValueError
         As in `plot_points`.
     """
-    sheet = _open_sheet(networks, samples, names, pictures)
-    every = [cell.read("entropy") for cells in sheet.values() for cell in cells]
+    sheet = _Sheet(networks, **shown)
+    every = [cell.read("entropy") for cells in sheet.columns.values() for cell in cells]
     scale = choose_scale(np.concatenate(every), entropies=True, label=_ENTROPY)
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
         return cell.canvas.draw_values(cell.read("entropy"), scale, size=_SIZE), ""
 
-    return _draw_sheet(sheet, draw, scale=scale, title=title)
+    return sheet.draw(draw, scale=scale)
 
 
-def plot_maps(
-    networks: Mapping[str, xr.Dataset],
-    *,
-    samples: xr.Dataset | None = None,
-    names: Sequence[str] | None = None,
-    pictures: ArrayLike | None = None,
-    title: str = "",
-) -> Figure:
+def plot_maps(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:
     """Draw attribution maps, and entropies to compare with, every column on a scale of its own.
 
     What is important is bright. A map that is negative anywhere is shown from blue over white (zero) to red.
 
     Parameters
     ----------
-    networks, samples, names, pictures, title
+    networks, **shown
         As in `plot_points`. A dataset with ``attribution``, see :func:`kdviz.attribution.attribute`, gives a
         column for each of its methods; another its entropies.
 
@@ -161,18 +142,18 @@ def plot_maps(
         for method in ds["attribution_method"].values:
             head = str(method).replace("_", " ")
             columns[f"{name}\n{head}" if several else head] = ds.sel(attribution_method=method)
-    sheet = _open_sheet(columns, samples, names, pictures)
-    shown = {name: "attribution" if "attribution" in ds else "entropy" for name, ds in columns.items()}
+    sheet = _Sheet(columns, **shown)
+    drawn = {name: "attribution" if "attribution" in ds else "entropy" for name, ds in columns.items()}
     scales = {}
-    for name, cells in sheet.items():
-        values = np.concatenate([cell.read(shown[name]) for cell in cells])
-        scales[name] = choose_scale(values, entropies=shown[name] == "entropy")
+    for name, cells in sheet.columns.items():
+        values = np.concatenate([cell.read(drawn[name]) for cell in cells])
+        scales[name] = choose_scale(values, entropies=drawn[name] == "entropy")
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
-        values, scale = cell.read(shown[cell.column]), scales[cell.column]
+        values, scale = cell.read(drawn[cell.column]), scales[cell.column]
         return cell.canvas.draw_values(values, scale, size=_SIZE), ""
 
-    return _draw_sheet(sheet, draw, scale=[None, *scales.values()], title=title)
+    return sheet.draw(draw, scale=[None, *scales.values()])
 
 
 def turntable(ds: xr.Dataset, name: str, *, title: str = "") -> Figure:
@@ -241,28 +222,52 @@ class _Cell:
         return values.values[..., self.valid]
 
 
-def _open_sheet(
-    networks: Mapping[str, xr.Dataset],
-    samples: xr.Dataset | None,
-    names: Sequence[str] | None,
-    pictures: ArrayLike | None,
-) -> dict[str, list[_Cell]]:
-    """Prepare a cell for every dataset and sample."""
-    if not networks:
-        raise ValueError("networks is empty; pass {title: dataset}")
-    first = next(iter(networks.values()))
-    known = [str(name) for name in first["sample"].values.ravel()]
-    chosen = known[:_FIRST] if names is None else [str(name) for name in names]
-    if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"names holds {', '.join(unknown)}, which the datasets do not have")
-    if pictures is not None:
-        images = np.asarray(pictures)
-        dims = ("sample", "y_pixel", "x_pixel", "channel")[: images.ndim]
-        stored = _pick(first if samples is None else samples, chosen)
-        samples = stored.drop_vars("thumbnail", errors="ignore").assign(thumbnail=(dims, images))
-    return {
-        column: [_open_cell(column, ds, name, samples) for name in chosen] for column, ds in networks.items()
-    }
+class _Sheet:
+    """A figure to be drawn: every sample as the dataset of every column cuts it into units."""
+
+    def __init__(
+        self,
+        networks: Mapping[str, xr.Dataset],
+        *,
+        samples: xr.Dataset | None = None,
+        names: Sequence[str] | None = None,
+        pictures: ArrayLike | None = None,
+        title: str = "",
+    ) -> None:
+        if not networks:
+            raise ValueError("networks is empty; pass {title: dataset}")
+        first = next(iter(networks.values()))
+        known = [str(name) for name in first["sample"].values.ravel()]
+        self.names = known[:_FIRST] if names is None else [str(name) for name in names]
+        if unknown := [name for name in self.names if name not in known]:
+            raise ValueError(f"names holds {', '.join(unknown)}, which the datasets do not have")
+        if pictures is not None:
+            images = np.asarray(pictures)
+            dims = ("sample", "y_pixel", "x_pixel", "channel")[: images.ndim]
+            stored = _pick(first if samples is None else samples, self.names)
+            samples = stored.drop_vars("thumbnail", errors="ignore").assign(thumbnail=(dims, images))
+        self.columns = {
+            column: [_open_cell(column, ds, name, samples) for name in self.names]
+            for column, ds in networks.items()
+        }
+        self.title = title
+
+    def draw(
+        self,
+        draw: Callable[[_Cell], tuple[Panel, str]],
+        *,
+        scale: Scale | Sequence[Scale | None] | None = None,
+        note: str = "",
+    ) -> Figure:
+        """Draw every cell, a panel and what stands below it; inputs first."""
+        lines, captions = [], []
+        for cells in zip(*self.columns.values(), strict=True):
+            drawn = [draw(cell) for cell in cells]
+            lines.append([cells[0].canvas.draw_input(OPAQUE, _SIZE), *(panel for panel, _ in drawn)])
+            captions.append(["", *(said for _, said in drawn)])
+        said = captions if any(map(any, captions)) else ()
+        heads = ["input", *self.columns]
+        return lay_out(lines, heads, self.names, captions=said, scale=scale, note=note, title=self.title)
 
 
 def _open_cell(column: str, ds: xr.Dataset, name: str, samples: xr.Dataset | None = None) -> _Cell:
@@ -278,22 +283,3 @@ def _open_cell(column: str, ds: xr.Dataset, name: str, samples: xr.Dataset | Non
 
 def _pick(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     return ds.sel(sample=[*names]) if "sample" in ds.dims else ds.expand_dims("sample")
-
-
-def _draw_sheet(
-    sheet: Mapping[str, list[_Cell]],
-    draw: Callable[[_Cell], tuple[Panel, str]],
-    *,
-    scale: Scale | Sequence[Scale | None] | None = None,
-    note: str = "",
-    title: str,
-) -> Figure:
-    """Draw every cell, a panel and what stands below it; inputs first."""
-    lines, captions = [], []
-    for cells in zip(*sheet.values(), strict=True):
-        drawn = [draw(cell) for cell in cells]
-        lines.append([cells[0].canvas.draw_input(OPAQUE, _SIZE), *(panel for panel, _ in drawn)])
-        captions.append(["", *(said for _, said in drawn)])
-    names = [cell.name for cell in next(iter(sheet.values()))]
-    said = captions if any(map(any, captions)) else ()
-    return lay_out(lines, ["input", *sheet], names, captions=said, scale=scale, note=note, title=title)

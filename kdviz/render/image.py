@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
-from kdviz.render.style import DIAMOND, DISC, Mark, Scale
+from kdviz.render.marks import draw_mark
+from kdviz.render.style import Mark, Scale
 from kdviz.schema import VOCABULARIES
 
 _DIMMED = 0.6  # of the light of units without a mark
@@ -126,17 +127,8 @@ class _Pens:
         pen = ImageDraw.Draw(image)
         reach = 0.3 * min(self._high, self._wide)
         for row, col in cells:
-            x, y = (col + 0.5) * self._wide, (row + 0.5) * self._high
-            if mark is DISC:
-                pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=mark.colour, outline="black")
-            elif mark is DIAMOND:
-                corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
-                pen.polygon(corners, fill=mark.colour, outline="black")
-            else:
-                for ink, wider in (("black", 3), (mark.colour, 1)):
-                    for slant in (-0.8 * reach, 0.8 * reach):
-                        ends = (x - 0.8 * reach, y - slant, x + 0.8 * reach, y + slant)
-                        pen.line(ends, ink, self._line + wider)
+            place = (col + 0.5) * self._wide, (row + 0.5) * self._high
+            draw_mark(pen, mark, place, reach, (mark.colour, "black"), 1, self._line + 3)
         self.pixels = np.asarray(image)
 
 

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 from kdviz.render.canvas import Panel
-from kdviz.render.charts import Trace, draw_view_charts
+from kdviz.render.charts import Charts
 from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, clear
 from kdviz.render.writing import Sheet, Text, fit_line
-from kdviz.schema import Vocabulary
 
 _LINE = 18.0  # length of a line of words in heights of a letter
 _WORDS, _PICTURE = 2.6, 1.75  # inches that a panel is wide
@@ -129,12 +128,9 @@ def fill(
 def view_figure(
     picture: Panel,
     networks: Mapping[str, Mapping[str, Panel]],
-    traces: Sequence[Trace],
+    charts: Charts,
     *,
     captions: Sequence[str],
-    epoch: int,
-    quantity: str,
-    vocabulary: Vocabulary,
     title: str,
     note: str,
 ) -> Figure:
@@ -146,8 +142,8 @@ def view_figure(
         The input, ``(H, W, 3)``, uint8, or as words.
     networks
         ``{heading: {row: panel}}``; every network has the same rows, panels are pictures or words.
-    traces, epoch, quantity, vocabulary
-        As in `view_charts`.
+    charts
+        Shown below.
     captions
         Below each network, a line or more.
     title, note
@@ -169,7 +165,7 @@ def view_figure(
     for axis, caption in zip(axes[-1, 1:], captions, strict=True):
         axis.set_xlabel(caption, fontsize=8)
     top.suptitle(title, fontsize=12)
-    draw_view_charts(bottom, traces, epoch=epoch, quantity=quantity, vocabulary=vocabulary)
+    charts.draw(bottom)
     bottom.supxlabel(note, fontsize=8)
     return figure
 

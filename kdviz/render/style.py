@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,15 +64,8 @@ def style_networks(roles: Mapping[str, str]) -> dict[str, NetworkStyle]:
     dict
         ``{name: style}``, in the order given.
     """
-    left, others, styles = dict(ROLE_STYLES), count(), {}
-    for name, role in roles.items():
-        if role in left:
-            styles[name] = left.pop(role)
-        else:
-            at = next(others)
-            colour = _FURTHER_COLOURS[at % len(_FURTHER_COLOURS)]
-            styles[name] = NetworkStyle(colour, _FURTHER_MARKERS[at % len(_FURTHER_MARKERS)])
-    return styles
+    left, further = dict(ROLE_STYLES), map(NetworkStyle, cycle(_FURTHER_COLOURS), cycle(_FURTHER_MARKERS))
+    return {name: left.pop(role) if role in left else next(further) for name, role in roles.items()}
 
 
 @dataclass(frozen=True)

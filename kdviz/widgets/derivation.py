@@ -81,9 +81,8 @@ class Derivation:
 
 def _spread(ds: xr.Dataset, samples: NDArray) -> xr.Dataset:
     """Make room for more samples: NaN, and masks of False."""
-    masks = {name: array for name, array in ds.data_vars.items() if array.dtype == bool}
-    wide = {name: array.reindex(sample=samples, fill_value=False) for name, array in masks.items()}
-    return ds.drop_vars(masks).reindex(sample=samples).assign(wide)
+    masks = {name: False for name, array in ds.data_vars.items() if array.dtype == bool}
+    return ds.reindex(sample=samples, fill_value=masks)
 
 
 def has_background(samples: xr.Dataset) -> bool:

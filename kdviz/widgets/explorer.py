@@ -218,7 +218,7 @@ class Explorer(widgets.VBox):
         with self._status.showing_errors(fresh=False):
             try:
                 shown = self._scene.charts(self.view, chosen.epoch, chosen.histogram, chosen.place)
-                self._show_charts(encode_figure(view_charts(**shown)))
+                self._show_charts(encode_figure(view_charts(shown)))
             except Exception:
                 self._show_charts(b"")
                 raise

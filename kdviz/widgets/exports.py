@@ -118,8 +118,8 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
     return view_figure(
         canvas.draw_input(looks, _PANEL),
         networks,
+        scene.charts(view, selection.epoch, selection.histogram, selection.place),
         captions=captions,
         title=f"{view.sample} {view.label}".strip(),
         note=note,
-        **scene.charts(view, selection.epoch, selection.histogram, selection.place),
     )

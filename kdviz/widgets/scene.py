@@ -3,20 +3,19 @@
 Symbols: ``E`` epochs of a network, ``U`` units of the shown sample, without those that only pad it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from kdviz.analysis import Settings, tabulate_counts
+from kdviz.analysis.networks import read_config
 from kdviz.errors import StoreError
 from kdviz.render.canvas import Canvas
 from kdviz.render.canvases import choose_kind
-from kdviz.render.charts import Trace
+from kdviz.render.charts import Charts, Trace
 from kdviz.render.looks import ENTROPY, NetworkView
 from kdviz.render.style import NetworkStyle
 from kdviz.store import Run
@@ -113,8 +112,7 @@ class Scene:
         """Class of every sample; empty where unknown."""
         if "label" not in self.run.samples.variables:
             return dict.fromkeys(self.samples, "")
-        config = json.loads(str(self.run.attrs.get("config", "{}")))
-        names = dict(enumerate(config.get("classes", [])))
+        names = dict(enumerate(read_config(self.run).get("classes", [])))
         codes = self.run.samples["label"].values.tolist()
         return {
             sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)
@@ -187,11 +185,11 @@ class Scene:
             ],
         )
 
-    def charts(self, view: View, epoch: int, quantity: str, place: Place) -> dict[str, Any]:
-        """Collect the arguments of `view_charts`: `quantity` is ``"entropy"`` or ``"gain"``."""
+    def charts(self, view: View, epoch: int, quantity: str, place: Place) -> Charts:
+        """Collect what the charts show: `quantity` is ``"entropy"`` or ``"gain"``."""
         traces = [self.trace(one, view.sample, quantity, place) for one in view.networks]
         label = "entropy (nat)" if quantity == ENTROPY else "log10 gain"
-        return {"traces": traces, "epoch": epoch, "quantity": label, "vocabulary": self.kind.vocabulary}
+        return Charts(traces, epoch, label, self.kind.vocabulary)
 
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
         """Collect what the charts show of one network."""

@@ -92,11 +92,10 @@ def image_folder(
     names = find_classes(root)
     paths = [path for name in names for path in _list_images(root / name)]
     sample_ids = tuple(f"{path.parent.name}/{path.stem}" for path in paths)
-    found = None if masks is None else _find_masks(Path(masks), sample_ids)
+    found = [] if masks is None else _find_masks(Path(masks), sample_ids)
 
     @functools.cache
     def learn_rule() -> MaskRule:
-        assert found is not None
         if given.foreground or given.threshold is not None:
             return given
         counted = Counter[float]()
@@ -112,13 +111,12 @@ def image_folder(
             raise DataError(f"the masks in {error} (in study.yaml, of data)") from error
 
     def read_mask(k: int) -> NDArray[np.int8]:
-        assert found is not None
         return _read_mask(found[k], paths[k], size, learn_rule())
 
     count = len(paths)
     return ImageSet(
         images=LazyArray(lambda k: _read_image(paths[k], size), count, (size, size, 3), np.uint8),
-        masks=None if found is None else LazyArray(read_mask, count, (size, size), np.int8),
+        masks=None if masks is None else LazyArray(read_mask, count, (size, size), np.int8),
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
         classes=names,

@@ -22,7 +22,7 @@ from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.samples import AbsolutePath, Prepared, SampleSet, Source, describe, require_array
 from kdviz.sources.tokenizing import Pieces, load_tokenizer, review_tokenizer, tokenize
-from kdviz.sources.words import as_spans, locate_words, mark_polar
+from kdviz.sources.words import locate_words, mark_polar
 from kdviz.units import Tokens, tokens
 
 
@@ -224,10 +224,7 @@ class TextSet(SampleSet):
     @property
     def foreground_mask(self) -> NDArray[np.bool_]:
         """``(N, U)``: the foreground of every text, padded with False to the longest."""
-        mask = np.zeros((len(self), max(map(len, self.words), default=0)), dtype=bool)
-        for row, foreground in zip(mask, self.foreground, strict=True):
-            row[: len(foreground)] = foreground
-        return mask
+        return _pad(self.foreground, 0).astype(bool)
 
     @property
     def fingerprint(self) -> str:
@@ -257,10 +254,9 @@ def _place_all(name: str, given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[
                     f"{name}[{at}] is a sequence, hence of words, but {spaced[0]!r} has a space in it; pass "
                     "a text as one string, and of a pair the first text in sentences, the second in contexts"
                 )
-            ends = np.cumsum([len(word) + 1 for word in text], dtype=np.int64) - 1
-            places = (
-                np.stack([ends - [len(word) for word in text], ends], axis=1) if len(text) else as_spans([])
-            )
+            lengths = np.array([len(word) for word in text], dtype=np.int64)
+            ends = np.cumsum(lengths + 1) - 1
+            places = np.stack([ends - lengths, ends], axis=1)
             text = " ".join(text)
         texts.append(text)
         spans.append(places)
@@ -372,13 +368,9 @@ def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
     if not len(texts):
         raise ValueError("texts must hold at least one text, got none")
     cut, pieces = texts, tokenize(tokenizer, texts.texts, texts.contexts, texts.spans)
-    while too_long := [at for at, row in enumerate(pieces) if len(row.ids) > length]:
+    while any(len(row.ids) > length for row in pieces):
         cut = _shorten(cut, pieces, length)
-        again = cut.select(too_long)
-        for at, row in zip(
-            too_long, tokenize(tokenizer, again.texts, again.contexts, again.spans), strict=True
-        ):
-            pieces[at] = row
+        pieces = tokenize(tokenizer, cut.texts, cut.contexts, cut.spans)
     marks = [
         np.isin(np.arange(len(row.spans)), row.unit_of[mask])
         for row, mask in zip(pieces, cut.foreground, strict=True)
@@ -429,7 +421,7 @@ def _shorten(texts: TextSet, pieces: Sequence[Pieces], length: int) -> TextSet:
     )
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> NDArray[np.int64]:
+def _pad(rows: Sequence[Sequence[int] | NDArray], value: int) -> NDArray[np.int64]:
     """Put rows of different length into one array ``(N, T)``."""
     return np.array(list(zip_longest(*rows, fillvalue=value)), dtype=np.int64).T
 

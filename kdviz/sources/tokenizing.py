@@ -105,14 +105,11 @@ def load_tokenizer(folder: Path) -> Any:
     DataError
         If there is none in the folder.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError:
-        raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
+    transformers = _load_transformers()
     if not folder.is_dir():
         raise DataError(f"tokenizer is not a folder: {folder}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no tokenizer as save_pretrained writes it: {error}") from error
     if tokenizer.pad_token is None:
@@ -128,7 +125,7 @@ def review_tokenizer() -> Any:
 
     Returns
     -------
-    transformers.PreTrainedTokenizerFast
+    transformers.BertTokenizerFast
         ``[CLS] words [SEP]``, and ``[CLS] question [SEP] context [SEP]`` for pairs.
 
     Raises
@@ -138,20 +135,13 @@ def review_tokenizer() -> Any:
     DataError
         If the vocabulary is missing or damaged.
     """
+    vocabulary, wanted = find_data("review_vocabulary.txt"), ["input_ids", "attention_mask"]
+    return _load_transformers().BertTokenizerFast(str(vocabulary), model_input_names=wanted)
+
+
+def _load_transformers() -> Any:
     try:
-        import tokenizers
-        from transformers import PreTrainedTokenizerFast
+        import transformers
     except ModuleNotFoundError:
         raise MissingExtraError("tokenizers need transformers: install kdviz[text]") from None
-    lines = find_data("review_vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    pieces = {piece: index for index, piece in enumerate(lines)}
-    cut = tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]"))
-    cut.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    cut.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    cut.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, pieces[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=cut, **special)
+    return transformers

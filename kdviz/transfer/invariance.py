@@ -87,8 +87,9 @@ def invariance(
     A change makes the same draws at every strength. Crops and shifts compare two changed samples, the others
     one with the sample itself. A crop keeps the image's proportions. A shift moves the image, its border
     reflected, where the paper cuts windows out of a larger image; the two samples are at most `strength`
-    apart. Tokens are changed, not words: one of several pieces may be torn. A sample costs each network a
-    pass for every strength, two of crops and shifts: 33 by default of images.
+    apart. Tokens are changed, not words: one of several pieces may be torn. Of points, what comes beside the
+    three coordinates stays. A sample costs each network a pass for every strength, two of crops and shifts:
+    33 by default of images.
 
     References
     ----------

@@ -1,6 +1,8 @@
 """All properties at once, kept one by one in a run, and asked again only where something has changed."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +131,17 @@ def test_report__asks_images_everything():
         settings={"boundary": {"triplets": 2, "resolution": 4}},
     )  # fmt: skip
     assert {*found} == {*transfer.PROPERTIES} - {"shape_bias"}
+
+
+def test_api_page__shows_code_that_runs(run, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "api" / "transfer.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names = {name: testing.small_cnn(seed=seed) for seed, name in enumerate(("teacher", "alone0", "alone1"))}
+    names |= {"student0": testing.small_cnn(seed=3), "student1": testing.small_cnn(seed=4)}
+    images = transfer.Pixels().write(torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        names["teacher"].fc2.bias -= names["teacher"].eval()(images).mean(0)
+        labels = names["teacher"](images).argmax(1).numpy()
+    monkeypatch.chdir(tmp_path)
+    exec(code, names | {"images": images, "labels": labels, "run": run})
+    assert (tmp_path / "shared.png").stat().st_size > 10_000

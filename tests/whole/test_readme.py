@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import kdviz
-from kdviz.testing import random_images
+from kdviz.testing import random_images, small_cnn
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -41,7 +41,7 @@ def test_readme__python_runs(
     save_file(Network().state_dict(), "s-0.safetensors")
     save_file(Network().state_dict(), "s-5.safetensors")
     torch.save(Network().state_dict(), "s-10.pt")
-    first, second, third, fourth = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    first, second, third, shared, words = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     exec(first, names)
     assert "knowledge points on the object per image" in capsys.readouterr().out
     assert [axis.get_title() for axis in names["figure"].axes[:2]] == ["input", "mine"]
@@ -59,9 +59,21 @@ def test_readme__python_runs(
         and not (names["app"].view.canvas.draw_input() == 128).all()
     )
     assert {"input_gradient", "grad_cam"} <= set(names["maps"]["attribution_method"].values)
-    exec(fourth, names)
+    exec(shared, names | answering_networks())
+    exec(words, names)
     assert (names["words"]["token"].values[0] != "").sum() == len(names["texts"].words[0])
     assert names["points"]["x"].shape == (2, 384) and names["points"]["zero_gain"].values.min() > 100
+
+
+def answering_networks() -> dict:
+    """Three networks and images of which the teacher is right."""
+    images = kdviz.transfer.Pixels().write(torch.rand(24, 3, 8, 8))
+    networks = {name: small_cnn(seed=seed) for seed, name in enumerate(("teacher", "alone-0", "kl-0"))}
+    with torch.no_grad():
+        for network in networks.values():  # no class is given to all
+            network.fc2.bias -= network.eval()(images).mean(0)
+        labels = networks["teacher"](images).argmax(1).numpy()
+    return {"networks": networks, "images": images, "labels": labels}
 
 
 def _baseline(names: dict) -> object:

@@ -12,14 +12,13 @@ try:
 except ImportError as error:
     raise MissingExtraError("attribution maps need captum: install kdviz[attribution]") from error
 
-from kdviz.attribution.maps import METHODS, OPTIONS, draw_map, find_map_layer
+from kdviz.attribution.maps import METHODS, draw_map, find_map_layer
 from kdviz.attribution.randomisation import randomise_weights
 from kdviz.attribution.removal import remove_units
 from kdviz.attribution.unit_maps import attribute
 
 __all__ = [
     "METHODS",
-    "OPTIONS",
     "attribute",
     "draw_map",
     "find_map_layer",

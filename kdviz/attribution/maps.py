@@ -144,8 +144,7 @@ def draw_map(
     .. [5] Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2.
     """
     one_of("method", method, METHODS)
-    main = name_images(inputs)
-    images = main_of(inputs, main)
+    images = main_of(inputs, name_images(inputs))
     if classes.shape != images.shape[:1] or classes.dtype != torch.int64:
         raise ValueError(
             f"classes must be {len(images)} integers, int64; got {tuple(classes.shape)} of {classes.dtype}"
@@ -153,14 +152,12 @@ def draw_map(
     network = unwrap(network)
     with frozen(network):
         check_classes(network, inputs, classes)
-        place = None
-        if method in LAYERED:
-            place = (
-                layer if isinstance(layer, Place) else check_layer(network, inputs, layer, layout, [method])
-            )
-        watched = map_batch(inputs, lambda tensor: tensor.detach().clone())
-        main_of(watched, main).requires_grad_(True)
-        drawn = _draw(method, network, watched, classes, place)
+        if method not in LAYERED:
+            drawn = _draw_input(method, network, inputs, classes)
+        else:
+            if not isinstance(layer, Place):
+                layer = check_layer(network, inputs, layer, layout, [method])
+            drawn = _draw_layer(method, network, inputs, classes, layer)
     return drawn.detach().float()
 
 
@@ -177,7 +174,9 @@ def find_map_layer(network: nn.Module, inputs: Batch) -> str:
     LayerError
         If there is none.
     """
-    return _find_place(unwrap(network), inputs).layer
+    network = unwrap(network)
+    with frozen(network):
+        return _find_place(network, rows_at(inputs, slice(1))).layer
 
 
 def list_methods(network: nn.Module, inputs: Batch, place: Place | None) -> list[str]:
@@ -199,58 +198,50 @@ def check_layer(
     methods: Collection[str] = LAYERED,
 ) -> Place:
     """Return the place of the maps that `methods` want, after passes that show that it has some."""
-    with frozen(network):
-        return _check_layer(network, inputs, layer, layout, methods)
-
-
-def _check_layer(
-    network: nn.Module,
-    inputs: Batch,
-    layer: str | nn.Module | None,
-    layout: Turn | None,
-    methods: Collection[str],
-) -> Place:
     one = rows_at(inputs, slice(1))
-    if layer is None:
-        place = _find_place(network, one)
-        return place if layout is None else _give_layout(network, one, place.layer, layout)
-    (name,) = resolve_layers(network, [layer])
-    (shape,) = check_layers(network, one, [name]).values()
-    if layout is not None:
-        return _give_layout(network, one, name, layout)
-    survey = list_shapes(network, one, name_modules(network))
-    found = find_layout(name, survey, name_modules(network), _size_of(one))
-    if found is None:
-        raise LayerError(
-            f"layer {name!r} gives {shape}; a map needs (B, channels, height, width), (B, height, width, "
-            f"channels) or (B, tokens, channels) with more than one position, such as "
-            f"{_find_place(network, one).layer!r} gives; where it has one, {ASK}"
-        )
-    place = Place(name, found)
-    if {*methods} - {"activation"} and not _is_seen(network, one, place):
-        raise LayerError(
-            f"the positions of layer {name!r} reach the logits no more, only tokens beside them do, so that "
-            f"its map is zero; take an earlier layer, such as {_find_place(network, one).layer!r}"
-        )
-    return place
-
-
-def _find_place(network: nn.Module, inputs: Batch) -> Place:
-    """Find the place that `find_map_layer` describes."""
-    modules, one = name_modules(network), rows_at(inputs, slice(1))
-    first_names = {module: name for name, module in reversed(modules.items())}
     with frozen(network):
-        shapes = list_shapes(network, one, modules)
-        for name in reversed([name for name in shapes if name and first_names[modules[name]] == name]):
-            part, layout = modules[name], None
-            if len(shapes[name]) > 1 or type(part) is nn.Linear or not any(True for _ in part.parameters()):
-                continue
-            with suppress(LayerError):  # what cannot be known is not chosen
-                layout = find_layout(name, shapes, modules, _size_of(one))
-            if layout is None or (layout is FIRST and not _contains(part, nn.Conv2d, nn.ConvTranspose2d)):
-                continue
-            if _is_seen(network, one, place := Place(name, layout)):
-                return place
+        if layer is None:
+            place = _find_place(network, one)
+            return place if layout is None else _give_layout(network, one, place.layer, layout)
+        (name,) = resolve_layers(network, [layer])
+        (shape,) = check_layers(network, one, [name]).values()
+        if layout is not None:
+            return _give_layout(network, one, name, layout)
+        modules = name_modules(network)
+        found = find_layout(name, list_shapes(network, one, modules), modules, _size_of(one))
+        if found is None:
+            raise LayerError(
+                f"layer {name!r} gives {shape}; a map needs (B, channels, height, width), (B, height, width, "
+                f"channels) or (B, tokens, channels) with more than one position, such as "
+                f"{_find_place(network, one).layer!r} gives; where it has one, {ASK}"
+            )
+        place = Place(name, found)
+        if {*methods} - {"activation"} and not _is_seen(network, one, place):
+            raise LayerError(
+                f"the positions of layer {name!r} reach the logits no more, only tokens beside them do, so "
+                f"that its map is zero; take an earlier layer, such as {_find_place(network, one).layer!r}"
+            )
+        return place
+
+
+# -- below, the network is frozen
+
+
+def _find_place(network: nn.Module, one: Batch) -> Place:
+    """Find the place that `find_map_layer` describes, by one sample."""
+    modules = name_modules(network)
+    first_names = {module: name for name, module in reversed(modules.items())}
+    shapes = list_shapes(network, one, modules)
+    for name in reversed([name for name in shapes if name and first_names[modules[name]] == name]):
+        part, layout = modules[name], None
+        if len(shapes[name]) > 1 or type(part) is nn.Linear or not list(part.parameters()):
+            continue
+        with suppress(LayerError):  # what cannot be known is not chosen
+            layout = find_layout(name, shapes, modules, _size_of(one))
+        if layout is None or (layout is FIRST and not _contains(part, nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        if _is_seen(network, one, place := Place(name, layout)):
+            return place
     raise LayerError(
         "no layer of this network gives a map (B, channels, height, width), (B, height, width, channels) or "
         "tokens, with more than one position; choose among the methods that need none: input_gradient, "
@@ -260,9 +251,8 @@ def _find_place(network: nn.Module, inputs: Batch) -> Place:
 
 def _give_layout(network: nn.Module, inputs: Batch, layer: str, turn: Turn) -> Place:
     """Return the place of a layer whose layout the user gives."""
-    with frozen(network), torch.no_grad():
-        (output,) = read_layers(network, inputs, [layer]).values()
-        turned = turn(output)
+    (output,) = read_layers(network, inputs, [layer]).values()
+    turned = turn(output)
     if turned.ndim != 4 or turned.shape[0] != 1 or turned.shape[2:].numel() < 2:
         raise LayerError(
             f"layout turns what layer {layer!r} gives, {tuple(output.shape)}, to {tuple(turned.shape)}; a "
@@ -277,10 +267,8 @@ def _is_seen(network: nn.Module, inputs: Batch, place: Place) -> bool:
         return True
     seeing = _draw_zero_weights(network)
     with frozen(seeing):
-        watched = map_batch(inputs, lambda tensor: tensor.detach().clone())
-        main_of(watched, name_images(watched)).requires_grad_(True)
-        classes = answer(seeing, watched).argmax(1)
-        _, gradient = read_gradient(seeing, watched, classes, place.layer)
+        classes = answer(seeing, inputs).argmax(1)
+        _, gradient = read_gradient(seeing, inputs, classes, place.layer)
     return bool(place.layout.turn(gradient).any())
 
 
@@ -328,10 +316,17 @@ def check_classes(network: nn.Module, inputs: Batch, classes: Tensor) -> None:
 
 def read_gradient(network: nn.Module, inputs: Batch, classes: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """Read a layer's output and the gradient of the logit with respect to it; the network must be frozen."""
-    output, logits = read_layers(network, inputs, [layer, ""]).values()
+    output, logits = read_layers(network, _watched(inputs), [layer, ""]).values()
     score = logits.gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
     return output, gradient
+
+
+def _watched(inputs: Batch) -> Batch:
+    """Copy inputs, the images such that gradients reach them."""
+    watched = map_batch(inputs, lambda tensor: tensor.detach().clone())
+    main_of(watched, name_images(watched)).requires_grad_(True)
+    return watched
 
 
 class _Answer(nn.Module):
@@ -346,22 +341,28 @@ class _Answer(nn.Module):
         return answer(self.network, given)
 
 
-def _draw(method: str, network: nn.Module, inputs: Batch, classes: Tensor, place: Place | None) -> Tensor:
-    if place is not None:
-        return _draw_layer(method, network, inputs, classes, place)
+def _draw_input(method: str, network: nn.Module, inputs: Batch, classes: Tensor) -> Tensor:
     captum, images, given = _for_captum(network, inputs, classes)
     if method == "input_gradient":
         return attr.Saliency(captum).attribute(images, abs=False, **given).norm(dim=1)
     if method == "integrated_gradients":
         options = {"n_steps": STEPS, "method": "gausslegendre", "internal_batch_size": max(len(images), 2)}
         return attr.IntegratedGradients(captum).attribute(images, 0, **options, **given).sum(1)
-    return _occlusion(captum, images, given)
+    channels, *size = images.shape[1:]
+    window = [max(1, side // WINDOWS) for side in size]
+    strides = [max(1, side // 2) for side in window]
+    with torch.no_grad():
+        falls = attr.Occlusion(captum).attribute(
+            images, (channels, *window), strides=(channels, *strides), baselines=0, **given
+        )
+    return falls[:, 0]  # a window covers all channels, so they hold the same
 
 
 def _for_captum(
     network: nn.Module, inputs: Batch, classes: Tensor
 ) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     """Return what captum calls, the images it looks at, and the arguments that go with them."""
+    inputs = _watched(inputs)
     if isinstance(inputs, Tensor):
         return _Answer(network), inputs, {"target": classes}
     main = name_images(inputs)
@@ -379,20 +380,14 @@ def _draw_layer(method: str, network: nn.Module, inputs: Batch, classes: Tensor,
     if method == "activation":
         return output.sum(1)
     if method == "cam":
-        return _cam(network, inputs, classes, place)
+        if (weights := _class_weights(network, inputs, place)) is None:
+            raise LayerError(
+                "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet "
+                "after its last block; for this network and layer take grad_cam, which needs no such head"
+            )
+        return torch.einsum("bk,bkhw->bhw", weights[classes], output)
     cam = (output * gradient.mean((2, 3), keepdim=True)).sum(1)
     return cam if method == "grad_cam" else _guide(network, inputs, classes, cam)
-
-
-def _cam(network: nn.Module, inputs: Batch, classes: Tensor, place: Place) -> Tensor:
-    weights = _class_weights(network, inputs, place)
-    if weights is None:
-        raise LayerError(
-            "cam needs logits that are one linear layer of the layer's spatial mean, as in a ResNet after "
-            "its last block; for this network and layer take grad_cam, which needs no such head"
-        )
-    (output,) = read_layers(network, inputs, [place.layer]).values()
-    return torch.einsum("bk,bkhw->bhw", weights[classes], place.layout.turn(output))
 
 
 def _class_weights(network: nn.Module, inputs: Batch, place: Place) -> Tensor | None:
@@ -419,17 +414,6 @@ def _guide(network: nn.Module, inputs: Batch, classes: Tensor, cam: Tensor) -> T
         guided = attr.GuidedBackprop(captum).attribute(images, **given)
     resized = interpolate(cam.relu().detach()[:, None], size=images.shape[2:], mode="nearest")
     return (guided * resized).norm(dim=1)
-
-
-def _occlusion(captum: nn.Module, images: Tensor, given: dict[str, Any]) -> Tensor:
-    channels, *size = images.shape[1:]
-    window = [max(1, side // WINDOWS) for side in size]
-    strides = [max(1, side // 2) for side in window]
-    with torch.no_grad():
-        falls = attr.Occlusion(captum).attribute(
-            images, (channels, *window), strides=(channels, *strides), baselines=0, **given
-        )
-    return falls[:, 0]  # a window covers all channels, so they hold the same
 
 
 def _contains(network: nn.Module, *kinds: type[nn.Module]) -> bool:

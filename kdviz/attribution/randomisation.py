@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -110,7 +110,7 @@ def randomise_weights(
     first = attribute(network, labels=labels, explained=explained, methods=methods, **where, **same)
     before = _add_entropies(first, network, entropy_layers, same)
     generator = torch.Generator().manual_seed(seed)
-    similar: list[list[NDArray[np.floating]]] = [[], []]
+    similar = []
     changed = copy.deepcopy(network)
     for stage in tqdm(chosen, desc="randomising", unit="stage", disable=not progress):
         if order == "independent":
@@ -125,9 +125,9 @@ def randomise_weights(
             **same,
         )
         after = _add_entropies(maps, changed, entropy_layers, same)
-        similar[0].append(rank_correlation(before.values, after.values))
-        similar[1].append(rank_correlation(abs(before.values), abs(after.values)))
-    signed, sizes = (np.stack(values, axis=1) for values in similar)
+        sides = before.values, after.values
+        similar.append((rank_correlation(*sides), rank_correlation(*map(np.abs, sides))))
+    signed, sizes = (np.stack(values, axis=1) for values in zip(*similar, strict=True))
     return build(
         {"similarity": signed, "similarity_of_sizes": sizes},
         coords={

@@ -141,14 +141,8 @@ def attribute(
                         f"{method} gives NaN or infinite values; leave these samples or this method out"
                     )
                 values[at, 0, rows] = reduce_map(maps, units, given.shape[-2:])
-    samples = given.samples.assign_coords(
-        epoch=[epoch],
-        attribution_method=chosen,
-        explained=("sample", classes.numpy()),
-        input_hash=("sample", given.hashes),
-    )
-    ds = samples.assign(attribution=(schema.VARIABLES["attribution"].dims, values))
-    ds.attrs = schema.make_attrs(
+    about = {"epoch": [epoch], "attribution_method": chosen, "explained": classes.numpy()}
+    attrs = schema.make_attrs(
         layer=None if found is None else found.layer,
         modality=units.modality,
         unit_kind=units.describe(),
@@ -163,7 +157,11 @@ def attribute(
         weights_fingerprint=fingerprint_tensors(network.state_dict()),
         input_fingerprint=given.fingerprint,
     )
-    ds = schema.annotate(ds)
+    ds = schema.build(
+        {**given.samples.data_vars, "attribution": values},
+        coords={**given.samples.coords, **about, "input_hash": given.hashes},
+        attrs=attrs,
+    )
     schema.validate(ds)
     return ds
 

@@ -17,6 +17,7 @@ from kdviz.analysis import find_points, rank_correlation
 from kdviz.attribution.maps import LAYERED, check_layer, draw_map, list_methods, read_gradient
 from kdviz.errors import LayerError
 from kdviz.networks.features import frozen, resolve_layers, same_random_state
+from kdviz.points import overlap_points
 from kdviz.schema import read_sides
 
 INPUT = "input"
@@ -62,8 +63,7 @@ def draw_maps(
     of_layers = [method for method in methods if method in LAYERED]
     for layer in resolve_layers(network, layers):
         with same_random_state(network), frozen(network):
-            watched = inputs.detach().clone().requires_grad_(True)
-            output, gradient = read_gradient(network, watched, classes, layer)
+            output, gradient = read_gradient(network, inputs, classes, layer)
         place = None
         if output.ndim > 2:
             with suppress(LayerError):  # what has no map is compared entry by entry
@@ -115,8 +115,8 @@ def compare_points(before: xr.Dataset, after: xr.Dataset, threshold: float) -> d
     """Compare knowledge points: overlap of the sample with the least, largest changes of their numbers."""
     points = [find_points(ds, threshold=threshold)["knowledge_point"].values[0] for ds in (before, after)]
     sides = zip(("n_fg", "n_bg"), read_sides(before), strict=True)
-    either, both = (points[0] | points[1]).sum(1), (points[0] & points[1]).sum(1)
+    overlap = np.nan_to_num(overlap_points(*points), nan=1.0)  # without any points, they are the same
     numbers = {
         name: np.abs((points[0] & where).sum(1) - (points[1] & where).sum(1)).max() for name, where in sides
     }
-    return {"jaccard": float(np.where(either, both / np.maximum(either, 1), 1.0).min()), **numbers}
+    return {"jaccard": float(overlap.min()), **numbers}

@@ -46,17 +46,19 @@ class CRD(MixedLoss):
 
     Notes
     -----
-    Linear heads project the features of both networks to unit vectors s(x) and t(x), and a memory holds a
-    t(y) of every sample of the data, renewed where the sample was in the batch before it is compared. The
-    loss, a mean over samples, is that of a classifier of pairs [1]_::
+    Linear heads project the features of both networks to unit vectors s(x) and t(x), and a memory holds both
+    of every sample of the data, renewed where the sample was in the batch before it is compared. Projections
+    are taken from their mean over the batch: of networks without batch normalisation all samples else lie in
+    nearly one direction, and pulling them over together spoils the student. The loss, a mean over samples, is
+    that of a classifier of pairs [1]_::
 
         -log h(s(x), t(x)) - sum_j log(1 - h(s(x), t(y_j))),    h(a, b) = e^(ab / T) / (e^(ab / T) + Z N / M)
 
-    with t(y_j) from the memory, y_j of another class than x. As printed, ``Z`` is 1: then every untrained
-    pair counts as a match, and the loss is thousands of nats. By default it is, as in the code of [1]_, ``M``
-    times the mean of ``e^(ab / T)`` over the first batch, so that h of a pair by chance is about
-    ``1 / (N + 1)``. The mirrored term of that code, students' projections in a second memory, is not in the
-    formula of [2]_ and is left out.
+    with t(y_j) from the memory, y_j of another class than x; and, as in the code of [1]_, the same with s and
+    t exchanged. Without that, the teacher's head would be pulled only, and project all samples to one point.
+    As printed, ``Z`` is 1: then every untrained pair counts as a match, and the loss is thousands of nats. By
+    default it is, as in that code, ``M`` times the mean of ``e^(ab / T)`` over the first batch, for either
+    side, so that h of a pair by chance is about ``1 / (N + 1)``.
 
     References
     ----------
@@ -106,24 +108,27 @@ class CRD(MixedLoss):
 
     def distil(self, student: Outputs, teacher: Outputs, labels: Tensor, rows: Tensor) -> Tensor:
         """Renew the memory of these samples; return the loss of the classifier of pairs."""
-        parts = self.parts
-        ours = functional.normalize(parts.ours(student[self.layers[0]].flatten(1)))
-        theirs = functional.normalize(parts.theirs(teacher[self.teacher_layers[0]].flatten(1)))
+        parts, features = self.parts, (student[self.layers[0]], teacher[self.teacher_layers[0]])
+        flat = [head(feature.flatten(1)) for head, feature in zip(parts.heads, features, strict=True)]
+        views = torch.stack([functional.normalize(view - view.mean(0), eps=1e-5) for view in flat])
         with torch.no_grad():
-            kept = self.momentum * parts.memory[rows] + (1 - self.momentum) * theirs
-            parts.memory[rows] = functional.normalize(kept)
-        others = draw_negatives(labels, parts.labels, parts.count)
-        same, apart = (ours * theirs).sum(1, keepdim=True), (ours @ parts.memory.T).gather(1, others)
-        products = torch.cat([same, apart], 1) / self.temperature
-        if parts.log_scale.isnan():
-            mean = products.detach().flatten().logsumexp(0) - math.log(products.numel())
-            parts.log_scale = mean + math.log(len(parts.memory))
-        odds = products - parts.log_scale - math.log(parts.count / len(parts.memory))  # log h / (1 - h)
-        return (functional.softplus(-odds[:, 0]) + functional.softplus(odds[:, 1:]).sum(1)).mean()
+            kept = self.momentum * parts.memory[:, rows] + (1 - self.momentum) * views
+            parts.memory[:, rows] = functional.normalize(kept, dim=-1)
+        others = draw_negatives(labels, parts.labels, parts.count).expand(2, -1, -1)
+        same = views.prod(0).sum(-1).expand(2, -1)
+        apart = (views.flip(0) @ parts.memory.mT).gather(2, others)  # each with the memory of the other
+        products = torch.cat([same[..., None], apart], 2) / self.temperature  # (2, B, 1 + N)
+        if parts.log_scale.isnan().any():
+            mean = products.detach().flatten(1).logsumexp(1) - math.log(products[0].numel())
+            parts.log_scale = mean + math.log(len(parts.labels))
+        chance = parts.log_scale + math.log(parts.count / len(parts.labels))
+        odds = products - chance[:, None, None]  # log h / (1 - h)
+        missed, taken = functional.softplus(-odds[..., 0]), functional.softplus(odds[..., 1:])
+        return (missed + taken.sum(2)).mean(1).sum()
 
 
 class _Bank(nn.Module):
-    """The heads, and what is kept of the teacher's projections."""
+    """Heads of student and teacher, and what is kept of the projections of both, ``(2, M, D)``."""
 
     memory: Tensor
     log_scale: Tensor
@@ -134,10 +139,12 @@ class _Bank(nn.Module):
     ) -> None:
         super().__init__()
         self.count = count
-        self.ours, self.theirs = (nn.Linear(one.numel(), size, dtype=one.dtype) for one in (ours, theirs))
-        memory = functional.normalize(torch.randn(len(labels), size, dtype=ours.dtype))
+        self.heads = nn.ModuleList(
+            nn.Linear(one.numel(), size, bias=False, dtype=one.dtype) for one in (ours, theirs)
+        )
+        memory = functional.normalize(torch.randn(2, len(labels), size, dtype=ours.dtype), dim=-1)
         self.register_buffer("memory", memory)
-        self.register_buffer("log_scale", torch.tensor(scale, dtype=ours.dtype).log())
+        self.register_buffer("log_scale", torch.full((2,), scale, dtype=ours.dtype).log())
         self.register_buffer("labels", labels, persistent=False)
 
 

@@ -213,34 +213,54 @@ def test_crd__tells_pairs_by_h(scale):
     ours, theirs = {"a": draw(COUNT, 2, 3), LOGITS: draw(COUNT, CLASSES)}, {"b": draw(COUNT, 4, seed=1)}
     loss = CRD("a", "b", 0.5, 0.8, temperature=0.5, size=2, momentum=0.75, scale=scale)
     before = prepared(loss, ours, theirs).parts.memory.numpy().copy()
+    heads = {name: parameter.detach().numpy() for name, parameter in loss.parts.named_parameters()}
 
-    def project(arrays, side, feature):
-        return unit(arrays[f"{side}.weight"] @ feature.ravel() + arrays[f"{side}.bias"])
+    def project(arrays, features, side):
+        flat = [arrays[f"heads.{side}.weight"] @ feature.ravel() for feature in features]
+        return [unit(one - np.mean(flat, axis=0)) for one in flat]
 
     memory = before.copy()
-    heads = {name: parameter.detach().numpy() for name, parameter in loss.parts.named_parameters()}
-    for row, feature in zip(ROWS, theirs["b"], strict=True):
-        memory[row] = unit(0.75 * before[row] + 0.25 * project(heads, "theirs", feature))
+    for side, features in enumerate((ours["a"], theirs["b"])):
+        for row, view in zip(ROWS, project(heads, features, side), strict=True):
+            memory[side, row] = unit(0.75 * before[side, row] + 0.25 * view)
 
     def exponentials(arrays):
-        """Of the same sample and of six negatives, all that are of other classes, for each of the batch."""
-        found = []
-        for label, feature, other in zip(LABELS, arrays["a"], theirs["b"], strict=True):
-            seen, wanted = project(arrays, "ours", feature), project(arrays, "theirs", other)
-            found.append([np.exp(seen @ one / 0.5) for one in (wanted, *memory[ALL_LABELS != label])])
-        return np.array(found)
+        """Of the same sample and of six negatives, all that are of other classes: ``(2, B, 7)``."""
+        views = project(arrays, arrays["a"], 0), project(arrays, theirs["b"], 1)
+        return np.array(
+            [
+                [
+                    [np.exp(one @ other / 0.5) for other in (views[1 - side][k], *kept[ALL_LABELS != label])]
+                    for k, (one, label) in enumerate(zip(views[side], LABELS, strict=True))
+                ]
+                for side, kept in ((1, memory[0]), (0, memory[1]))
+            ]
+        )
 
-    fixed = scale or 9 * exponentials(heads | ours).mean()
+    start = 9 * exponentials(heads | ours).mean((1, 2))
+    fixed = np.full(2, scale) if scale else start
 
     def replica(arrays):
-        h = exponentials(arrays) / (exponentials(arrays) + fixed * 6 / 9)
-        return 0.5 * of_labels(arrays) + 0.8 * np.mean(-np.log(h[:, 0]) - np.log(1 - h[:, 1:]).sum(1))
+        found = exponentials(arrays)
+        h = found / (found + fixed[:, None, None] * 6 / 9)
+        sides = np.mean(-np.log(h[..., 0]) - np.log(1 - h[..., 1:]).sum(2), axis=1)
+        return 0.5 * of_labels(arrays) + 0.8 * sides.sum()
 
     check_slopes(loss, replica, ours, theirs)
     np.testing.assert_allclose(loss.parts.memory, memory, rtol=1e-12)
-    assert loss.parts.log_scale.exp().item() == pytest.approx(fixed, rel=1e-12)
+    np.testing.assert_allclose(loss.parts.log_scale.exp(), fixed, rtol=1e-12)
     others = np.setdiff1d(np.arange(9), ROWS)
-    np.testing.assert_array_equal(loss.parts.memory[others], before[others])
+    np.testing.assert_array_equal(loss.parts.memory[:, others], before[:, others])
+
+
+def test_crd__learns_nothing_from_a_batch_of_one():
+    ours, theirs = {"a": draw(1, 5), LOGITS: draw(1, CLASSES)}, {"b": draw(1, 4, seed=1)}
+    loss, student = prepared(CRD("a", "b", class_weight=0.0), ours, theirs), as_outputs(ours, slopes=True)
+    before = loss.parts.memory.clone()
+    value = loss(student, as_outputs(theirs), torch.tensor([2]), torch.tensor([8]))
+    value.backward()
+    assert value.isfinite() and student["a"].grad.eq(0).all()
+    torch.testing.assert_close(loss.parts.memory, before)
 
 
 def test_crd__negatives_are_of_other_classes_each_once_and_as_likely():
@@ -264,7 +284,7 @@ def test_crd__has_as_many_negatives_as_every_class_finds(sizes, negatives, expec
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     loss, one = CRD("a", size=1, negatives=negatives), as_outputs({"a": draw(1, 2)})
     loss.prepare(one, one, len(labels), labels)
-    assert loss.parts.count == expected and loss.parts.memory.shape == (len(labels), 1)
+    assert loss.parts.count == expected and loss.parts.memory.shape == (2, len(labels), 1)
 
 
 # -- soft labels
@@ -410,7 +430,7 @@ MAKERS = {
 }
 PARTS = {
     "hint": {"weight", "bias"},
-    "crd": {"memory", "log_scale", *(f"{a}.{b}" for a in ("ours", "theirs") for b in ("weight", "bias"))},
+    "crd": {"memory", "log_scale", "heads.0.weight", "heads.1.weight"},
 }
 
 

@@ -45,7 +45,17 @@ def test_site__documents_every_public_name(site: Path) -> None:
     modules = [name for name in kdviz.__all__ if f"module-kdviz.{name}" in documented]
     verbs = [name for name in kdviz.__all__ if f"kdviz.{name}" in documented]
     assert sorted({*modules, *verbs, "__version__"}) == sorted(kdviz.__all__)
-    for module in ("analysis", "models", "networks", "reports", "sources", "store", "studies", "training"):
+    for module in (
+        "analysis",
+        "distillation",
+        "models",
+        "networks",
+        "reports",
+        "sources",
+        "store",
+        "studies",
+        "training",
+    ):
         public = __import__(f"kdviz.{module}", fromlist=["__all__"]).__all__
         described = {
             name

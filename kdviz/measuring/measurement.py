@@ -289,10 +289,9 @@ class Measurement:
         if not callable(feature):
             return dict.fromkeys(self.names, feature)
         row = max(range(len(self.inputs.ids)), key=lambda row: units.length(row) or 0)
-        _, batch = next(self.inputs.batches(range(row, row + 1), 1))
         reader = self._work.reader
         with same_random_state(reader.network), frozen(reader.network):
-            sample = to_device(batch, device_of(reader.network))
+            sample = to_device(self.inputs.alone(row), device_of(reader.network))
             return {layer: identify_feature(reader, layer, feature, sample) for layer in self.names}
 
     @cached_property
@@ -372,11 +371,10 @@ class Measurement:
 
     def _known_responses(self, run: Run, layer: str) -> dict[int, float]:
         """Return the responses of a layer that are stored, by epoch; none of older runs and lost layers."""
-        stored = None
+        known = None
         with suppress(StoreError):
-            stored = run.variable(str(self.network), layer, "clean_response")
-        known = () if stored is None else stored.dropna("epoch")
-        return {int(one["epoch"]): float(one) for one in known}
+            known = run.variable(str(self.network), layer, "clean_response")
+        return {} if known is None else {int(one["epoch"]): float(one) for one in known.dropna("epoch")}
 
     def _mend(self, run: Run) -> None:
         """Take out of a layer what is damaged, so that it is measured again."""
@@ -429,16 +427,15 @@ class Measurement:
         (epoch, at), network = block.task, str(self.network)
         _check_weights(block, self._weights_fingerprint.split()[self.epochs.index(epoch)])
         for layer, arrays in block.layers.items():
-            if (known := self._known_responses(run, layer).get(epoch)) is None:
-                response = xr.DataArray(
-                    [block.responses[layer]], {"epoch": [epoch]}, "epoch", name="clean_response"
-                )
-                run.write_variable(network, layer, response)
-            else:
-                _check_response(layer, epoch, block.responses[layer], known)
-            if block.noise_unit is not None:
-                unit = xr.DataArray([block.noise_unit], {"epoch": [epoch]}, "epoch", name="noise_unit")
-                run.write_variable(network, layer, unit)  # first: a finished epoch has it
+            response = block.responses[layer]
+            numbers = {"clean_response": response, "noise_unit": block.noise_unit}
+            if (known := self._known_responses(run, layer).get(epoch)) is not None:
+                _check_response(layer, epoch, response, known)
+                del numbers["clean_response"]
+            for name, number in numbers.items():  # first: a finished epoch has them
+                if number is not None:
+                    values = xr.DataArray([number], {"epoch": [epoch]}, "epoch", name=name)
+                    run.write_variable(network, layer, values)
             by_epoch = {name: values[None] for name, values in arrays.items()}
             ds = self._label(by_epoch, [epoch], self.blocks[at])
             run.write_block(network, layer, run.epochs(network, layer).index(epoch), at, ds)

@@ -360,26 +360,22 @@ def _save_memory(measurement: Measurement) -> Iterator[str]:
 
 def _warn_of_doubts(ds: xr.Dataset) -> None:
     layered = ds if "layer" in ds.dims else ds.expand_dims(layer=[ds.attrs["layer"]])
-    dead = layered["feature_variance"] == 0
-    doubts = {
-        "does not react to noise at all": (
-            dead,
-            "every unit counts as discarded alike there (feature_variance is 0)",
-            DegenerateWarning,
-        ),
-        "does not meet the calibration": (
-            ~layered["converged"] & ~dead,
-            "their entropies are not comparable with others (converged is False); measure with a smaller "
-            "`calibration` or another weight",
-            ConvergenceWarning,
-        ),
-    }
     for layer in layered["layer"].values.tolist():
-        for what, (doubtful, so, category) in doubts.items():
-            here = doubtful.sel(layer=layer)
-            if here.any():
-                warnings.warn(
-                    f"layer {layer!r} {what} for {int(here.sum())} of {here.size} sample epochs: {so}",
-                    category,
-                    stacklevel=4,
-                )
+        one = layered.sel(layer=layer)
+        dead = one["feature_variance"] == 0
+        unmet = ~one["converged"] & ~dead
+        if dead.any():
+            warnings.warn(
+                f"layer {layer!r} does not react to noise at all for {int(dead.sum())} of {dead.size} sample "
+                "epochs: every unit counts as discarded alike there (feature_variance is 0)",
+                DegenerateWarning,
+                stacklevel=4,
+            )
+        if unmet.any():
+            warnings.warn(
+                f"layer {layer!r} does not meet the calibration for {int(unmet.sum())} of {unmet.size} "
+                "sample epochs: their entropies are not comparable with others (converged is False); measure "
+                "with a smaller `calibration` or another weight",
+                ConvergenceWarning,
+                stacklevel=4,
+            )

@@ -31,10 +31,8 @@ def draw_inputs(inputs: Inputs) -> NDArray[np.uint8] | None:
     for row, picture in enumerate(pictures):
         image = inputs.read([row])[0].numpy()
         pixels = np.rint((image - low) * scale).astype(np.uint8).transpose(1, 2, 0)
-        small = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
-        if small.size != size:
-            small = small.resize(size, Image.Resampling.BOX)
-        picture[:] = np.asarray(small).reshape(picture.shape)
+        drawn = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
+        picture[:] = np.asarray(drawn.resize(size, Image.Resampling.BOX)).reshape(picture.shape)
     return pictures
 
 

@@ -44,8 +44,7 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
         connects with the inputs, that differ between two passes of the same input, or that depend on the
         other samples of the batch.
     """
-    _, first = next(inputs.batches(range(len(inputs.ids)), 1))
-    sample = to_device(first, device_of(reader.network))
+    sample = to_device(inputs.alone(0), device_of(reader.network))
     try:
         reader.check(sample)
         values = reader.enter(sample)
@@ -106,8 +105,7 @@ def respond(reader: FeatureReader, inputs: Inputs) -> dict[str, float]:
     Another network has another number, as has one of the same weights and other code. It is a weighted mean
     of absolute values, which rounding on other devices moves as little as the values themselves.
     """
-    _, first = next(inputs.batches(range(len(inputs.ids)), 1))
-    sample = to_device(first, device_of(reader.network))
+    sample = to_device(inputs.alone(0), device_of(reader.network))
     with torch.no_grad():
         return {layer: _weigh(feature) for layer, feature in reader(reader.enter(sample), sample).items()}
 

@@ -5,11 +5,12 @@ it has one dotted name, through records and wrappers alike: ``state_dict.student
 before the names that the network knows is found by the names and shapes themselves.
 """
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import count
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,9 +59,11 @@ def read_checkpoint(checkpoint: Checkpoint, part: str | None = None) -> dict[str
         If a file is missing or damaged, is a whole pickled network, or holds no tensors by name.
     """
     record, origin = read_record(checkpoint), name_checkpoint(checkpoint)
-    if _count_records(record, {}) > _MOST_RECORDS:
-        raise DataError(f"{origin} holds records in records without end; save network.state_dict() instead")
-    weights = _without_wrappers(dict(_flatten(record)))
+    try:
+        weights = _without_wrappers(dict(_flatten(record, count())))
+    except RecursionError:
+        text = f"{origin} holds records in records without end; save network.state_dict() instead"
+        raise DataError(text) from None
     if part is not None:
         weights = _below(weights, part, origin)
     if not any(isinstance(value, Tensor) and value.ndim for value in weights.values()):
@@ -98,19 +101,19 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
     """
     weights, known = read_checkpoint(checkpoint, part), network.state_dict()
     origin = name_checkpoint(checkpoint)
-    score, naming, places = -1, dict[str, str](), list[_Place]()
-    for names in _list_namings(network, known):
-        now, there = _find_places(weights, {name: known[own] for name, own in names.items()})
-        if now > score:
-            score, naming, places = now, names, there
-    wanted = {name: known[own] for name, own in naming.items()}
+    tried = []
+    for naming in _list_namings(network, known):
+        wanted = {name: known[own] for name, own in naming.items()}
+        tried.append((*_find_places(weights, wanted), naming, wanted))
+    _, places, naming, wanted = max(tried, key=itemgetter(0))
     taken = {place: _take(weights, wanted, place) for place in places}
     misfits = {place: _describe_misfit(weights, wanted, taken[place], place, network) for place in places}
     fitting = [place for place in places if not misfits[place]]
     if not fitting:
         raise DataError(f"{origin} does not fit the network{misfits[places[0]]}")
     found, *others = (taken[place] for place in fitting)
-    if not all(_equal(found[name], other[name]) for other in others for name in found):
+    tensors = [name for name, value in found.items() if isinstance(value, Tensor)]
+    if not all(torch.equal(found[name], other[name]) for other in others for name in tensors):
         several = ", ".join(repr(place.before[:-1]) for place in fitting)
         raise DataError(f"{origin} holds {len(fitting)} networks that fit; name one with part: {several}")
     try:
@@ -139,27 +142,27 @@ def find_tensor(checkpoint: Checkpoint, name: str) -> Tensor | None:
 # -- names in a file
 
 
-def _count_records(record: Any, known: dict[int, float], levels: int = _MOST_LEVELS) -> float:
-    """Count records in records, each as often as it is met; without end if one holds itself."""
+def _flatten(
+    record: Any, visits: Iterator[int], before: str = "", levels: int = _MOST_LEVELS
+) -> Iterator[tuple[str, Any]]:
+    """Yield every tensor, and every extra state of a module, below entries that have names.
+
+    Raises
+    ------
+    RecursionError
+        If records are in records too deep, or met too often.
+    """
     if not isinstance(record, Mapping):
-        return 0
-    if id(record) not in known:
-        known[id(record)] = math.inf  # as long as it is looked into
-        if levels:
-            inside = (value for name, value in record.items() if isinstance(name, str))
-            known[id(record)] = 1 + sum(_count_records(value, known, levels - 1) for value in inside)
-    return known[id(record)]
-
-
-def _flatten(record: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every tensor, and every extra state of a module, below entries that have names."""
-    for name, value in record.items() if isinstance(record, Mapping) else ():
+        return
+    if not levels or next(visits) >= _MOST_RECORDS:
+        raise RecursionError
+    for name, value in record.items():
         if not isinstance(name, str):
             continue  # as an optimiser numbers its state
         if isinstance(value, Tensor) or name.endswith("_extra_state"):
             yield before + name, value
         else:
-            yield from _flatten(value, f"{before}{name}.")
+            yield from _flatten(value, visits, f"{before}{name}.", levels - 1)
 
 
 def _without_wrappers(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,9 +215,8 @@ def _list_namings(network: nn.Module, known: Iterable[str]) -> Iterator[dict[str
     rename = getattr(sys.modules.get("transformers.core_model_loading"), "revert_weight_conversion", None)
     if rename is None:
         return
-    models = {
-        f"{name}." if name else "": module for name, module in network.named_modules() if _is_saved(module)
-    }
+    modules = {f"{name}." if name else "": module for name, module in network.named_modules()}
+    models = {name: module for name, module in modules.items() if hasattr(module, "save_pretrained")}
     for top in _outermost(models):
         inside = [name for name in naming if name.startswith(top)]
         with suppress(Exception):  # of tensors that it also puts together, or takes apart, there are no names
@@ -224,10 +226,6 @@ def _list_namings(network: nn.Module, known: Iterable[str]) -> Iterator[dict[str
             }
             naming = {name: naming[name] for name in naming if not name.startswith(top)} | renamed
     yield naming
-
-
-def _is_saved(module: nn.Module) -> bool:
-    return hasattr(module, "save_pretrained")
 
 
 def _find_places(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[int, list[_Place]]:
@@ -240,7 +238,7 @@ def _find_places(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple
     """
     scores: dict[_Place, tuple[int, int]] = {}
     shared = Counter(below for name in wanted for below in _prefixes(name))
-    for below in (one for one, count in shared.items() if 2 * count >= len(wanted)):
+    for below in (one for one, times in shared.items() if 2 * times >= len(wanted)):
         for name, value in weights.items():
             for before in _prefixes(name):
                 if (full := below + name[len(before) :]) in wanted:
@@ -276,10 +274,6 @@ def _memory(value: Any) -> Any:
     if not isinstance(value, Tensor) or not value.numel():
         return object()
     return value.data_ptr(), value.shape, value.stride()
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-    return not isinstance(ours, Tensor) or torch.equal(ours, theirs)
 
 
 def _is_trained(value: Any) -> bool:

@@ -372,12 +372,8 @@ def _collect(
     inputs: Batch,
     modules: Mapping[str, nn.Module],
     take: Callable[[str, Any], tuple[Any, Any]],
-    within: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
-    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on.
-
-    Hooks set `within` come after these.
-    """
+    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on."""
     kept: dict[str, Any] = {}
 
     def keep(layer: str, output: Any) -> Any:
@@ -388,7 +384,7 @@ def _collect(
             raise _LastLayerRead
         return passed_on
 
-    with suppress(_LastLayerRead), _hooked(modules, keep), within or nullcontext():
+    with suppress(_LastLayerRead), _hooked(modules, keep):
         _run(network, inputs)
     return kept
 
@@ -545,24 +541,14 @@ class FeatureReader:
         def take(layer: str, output: Any) -> tuple[Tensor, None]:
             return self._read(layer, output, len(values)), None
 
-        features = _collect(self.network, given, self._modules, take, self._entering(values))
-        return {layer: features[layer] for layer in self.layers}
-
-    @contextmanager
-    def _entering(self, values: Tensor) -> Iterator[None]:
-        """Put `values` in the place of what comes out of `entry`."""
-        if self._entry is None:
-            yield
-            return
-        scaled = values * self.noise_unit
-
         def replace(_: str, output: Any) -> Any:
             tensor = pick_tensor(output, len(values))
             assert tensor is not None
-            return _put_tensor(output, tensor, scaled)
+            return _put_tensor(output, tensor, values * self.noise_unit)
 
-        with _hooked({"entry": self._entry}, replace):
-            yield
+        with _hooked({} if self._entry is None else {"entry": self._entry}, replace):
+            features = _collect(self.network, given, self._modules, take)
+        return {layer: features[layer] for layer in self.layers}
 
     def _read(self, layer: str, output: Any, samples: int) -> Tensor:
         if callable(self._feature):

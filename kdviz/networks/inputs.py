@@ -88,6 +88,10 @@ class Inputs:
         """Read the described tensor of samples at increasing positions."""
         return main_of(self.take(rows), self.main)
 
+    def alone(self, row: int) -> Batch:
+        """Read one sample at its own length, ``(1, ...)``."""
+        return _trim(self.take([row]), self.units, row)
+
     def batches(self, rows: range, together: int) -> Iterator[tuple[range, Batch]]:
         """Divide samples into batches of equal size, without padding: `together` at once, or one by one."""
         if self.units.length(rows.start) is not None:
@@ -243,15 +247,17 @@ def _check_units(shape: tuple[int, ...], units: Units) -> None:
 
 def _find_main(batch: Batch, units: Units, entry: str | None) -> str | None:
     """Name the tensor of several that is described: the one named, or that on which noise falls."""
-    if isinstance(batch, Tensor) or (entry is not None and entry not in batch):
-        return None if isinstance(batch, Tensor) else next(iter(batch))
+    if isinstance(batch, Tensor):
+        return None
+    if entry is not None:
+        return entry if entry in batch else next(iter(batch))
 
     def fits(tensor: Tensor) -> bool:
         with suppress(ValueError):
             return units.index(tuple(_trim_tensor(tensor[:1], units, 0).shape[1:])) is not None
         return False
 
-    return entry or noisy_part(batch, fits)
+    return noisy_part(batch, fits)
 
 
 def _trim(batch: Batch, units: Units, sample: int) -> Batch:

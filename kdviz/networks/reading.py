@@ -72,7 +72,7 @@ def read_all(inputs: InputsLike) -> Tensor:
 class Held:
     """Tensors in memory."""
 
-    def __init__(self, values: Batch, classes: NDArray | None = None) -> None:
+    def __init__(self, values: Batch, classes: NDArray | None) -> None:
         self.values, self.classes = values, classes
 
     def __len__(self) -> int:
@@ -81,8 +81,6 @@ class Held:
 
     def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
         """As `Source.read`; a view where rows follow each other."""
-        if not len(rows):
-            return self.values, self.classes
         part = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] + 1 - rows[0] else list(rows)
         values = map_batch(rows_at(self.values, part), Tensor.contiguous)
         return values, None if self.classes is None else self.classes[part]

@@ -22,12 +22,12 @@ class Cloud(Units):
 
     points: int
     axis: Literal[0, 1] | None = None
-    kind: str = "points"
-    modality: str = "cloud"
-    noise_space: str = "coordinates"
-    base_noise: float = 0.007
-    method: Literal["auto", "gain", "path"] = "path"
-    draws: int = 4
+    kind = "points"
+    modality = "cloud"
+    noise_space = "coordinates"
+    base_noise = 0.007
+    method = "path"
+    draws = 4
 
     @property
     def count(self) -> int:
@@ -61,21 +61,17 @@ class Cloud(Units):
 
     def _find_axis(self, sample_shape: tuple[int, ...]) -> int:
         """Tell along which axis of a sample its points lie."""
-        possible = [
-            axis
-            for axis in (0, 1)
-            if len(sample_shape) == 2 and sample_shape[axis] == self.points and sample_shape[1 - axis] >= 3
-        ]
-        if self.axis in possible:
-            return self.axis
-        if len(possible) != 1 or self.axis is not None:
-            n = self.points
-            asked = f"; pass units.cloud({n}, axis=0) for points first, axis=1 for coordinates first"
-            raise ValueError(
-                f"units.cloud({n}) needs samples of shape ({n}, 3 or more) or (3 or more, {n}), got "
-                f"{sample_shape}{asked if len(possible) > 1 else ''}"
-            )
-        return possible[0]
+        n = self.points
+        axes = (0, 1) if self.axis is None else (self.axis,)
+        sizes = sample_shape if len(sample_shape) == 2 else (0, 0)
+        possible = [axis for axis in axes if sizes[axis] == n and sizes[1 - axis] >= 3]
+        if len(possible) == 1:
+            return possible[0]
+        asked = f"; pass units.cloud({n}, axis=0) for points first, axis=1 for coordinates first"
+        raise ValueError(
+            f"units.cloud({n}) needs samples of shape ({n}, 3 or more) or (3 or more, {n}), got "
+            f"{sample_shape}{asked if len(possible) > 1 else ''}"
+        )
 
 
 def cloud(points: int, axis: Literal[0, 1] | None = None) -> Cloud:

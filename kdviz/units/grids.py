@@ -25,7 +25,7 @@ class Grid(ImageUnits):
 
     rows: int
     cols: int
-    kind: str = "grid"
+    kind = "grid"
 
     @property
     def count(self) -> int:

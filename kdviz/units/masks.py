@@ -22,7 +22,7 @@ class Mask(ImageUnits):
     """
 
     labels: NDArray[np.int32]
-    kind: str = "mask"
+    kind = "mask"
 
     @property
     def count(self) -> int:

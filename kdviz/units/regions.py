@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdviz.arguments import name_some
+
 Marks = NDArray[np.bool_] | NDArray[np.int8]
 """Bool, or, where something is void, int8: 1 on the object, 0 beside it, -1 void."""
 
 _BORDER = 255  # the value of pixels that belong to no class, by convention
 _FEW = 64  # class numbers beside that are below
 _RARE = 16  # so many times fewer pixels are noise around an object of 255, and no class
-_SHOWN = 8  # values in a message
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,9 @@ class MaskRule:
         rest = ~np.isin(values, self.void)
         found = _recognise(values[rest], counts[rest])
         if found is None:
-            shown = ", ".join(f"{value:g}" for value in values[:_SHOWN].astype(float).tolist())
-            more = ", ..." if len(values) > _SHOWN else ""
+            shown = name_some(f"{value:g}" for value in values.astype(float).tolist())
             raise ValueError(
-                f"{name} the values {shown}{more}: a trimap, classes, instances or a soft mask; say what "
+                f"{name} the values {shown}: a trimap, classes, instances or a soft mask; say what "
                 "they mean, of arrays with kdviz.units.read_mask: foreground=[1], void=[3] for a trimap of "
                 "object 1 and border 3, threshold=1 where all above 0 is the object, threshold=128 for a "
                 "soft mask"

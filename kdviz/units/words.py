@@ -5,7 +5,6 @@ Symbols: ``B`` texts, ``T`` tokens of the longest, ``U`` words of the longest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,12 +22,12 @@ class Tokens(Units):
     words: tuple[tuple[str, ...], ...]
     word_of: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    kind: str = "words"
-    modality: str = "text"
-    noise_space: str = "relative embedding"
-    base_noise: float = 0.01
-    feature: Literal["relu", "identity"] = "identity"
-    needs_entry: bool = True
+    kind = "words"
+    modality = "text"
+    noise_space = "relative embedding"
+    base_noise = 0.01
+    feature = "identity"
+    needs_entry = True
 
     @property
     def count(self) -> int:

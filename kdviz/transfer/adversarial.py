@@ -35,7 +35,7 @@ def adversarial(
     epsilon: float = 4 / 255,
     step: float | None = None,
     steps: int = 5,
-    attacked: Sequence[str] | None = None,
+    attacked: str | Sequence[str] | None = None,
     pixels: Pixels | None = None,
     seed: int = 0,
     **options: Unpack[Options],
@@ -100,11 +100,10 @@ def adversarial(
     step = 2.5 * epsilon / steps if step is None else finite_number("step", step, 0.0)
     seed = whole_number("seed", seed)
     question = ask(networks, inputs, labels, **options)
-    for name in attacked or ():
+    others = question.independent if attacked is None else attacked
+    victims = tuple(dict.fromkeys((question.teacher, *((others,) if isinstance(others, str) else others))))
+    for name in victims:
         one_of("attacked", name, question.networks)
-    victims = tuple(
-        dict.fromkeys((question.teacher, *(question.independent if attacked is None else attacked)))
-    )
     at = [list(question.networks).index(name) for name in victims]
     cut = pixels or Pixels()
     first, _ = question.source.read([0])

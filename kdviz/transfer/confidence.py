@@ -109,11 +109,11 @@ def error_consistency(ds: xr.Dataset) -> xr.Dataset:
 
 def _kappa(rights: Sequence[NDArray], count: int) -> NDArray[np.float64]:
     """Return Cohen's kappa, given how many of `count` both, the network and the teacher get right."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0 where both are always right, or both always wrong
         both, own, teachers = rights
         p, q, observed = own / count, teachers / count, (count - own - teachers + 2 * both) / count
         chance = p * q + (1 - p) * (1 - q)
-        return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
+        return (observed - chance) / (1 - chance)
 
 
 def calibration_error(ds: xr.Dataset, *, bins: int = 15) -> xr.Dataset:

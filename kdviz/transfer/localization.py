@@ -108,11 +108,10 @@ def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def _compare(similarity: NDArray[np.float64], alone: Sequence[int]) -> NDArray[np.float64]:
+def _compare(similarity: NDArray[np.float64], alone: list[int]) -> NDArray[np.float64]:
     """Return the share of independent networks that each network beats, ``(M, B)``, ties left out."""
     found = np.full(similarity.shape, np.nan)
-    for at, own in enumerate(similarity):
-        rivals = similarity[[other for other in alone if other != at]]
-        wins, losses = (own > rivals).sum(0), (own < rivals).sum(0)
+    for at, own in enumerate(similarity):  # with itself a network ties
+        wins, losses = (own > similarity[alone]).sum(0), (own < similarity[alone]).sum(0)
         np.divide(wins, wins + losses, out=found[at], where=wins + losses > 0)
     return found

@@ -160,9 +160,21 @@ def test_max_batch__changes_no_draw(pixels, way):
     given = {"attack": way, "epsilon": 0.05, "independent": "alone"}
     whole, parts = (attack(networks, pixels, max_batch=size, **given) for size in (64, 5))
     np.testing.assert_array_equal(whole["fooled"], parts["fooled"])
-    moved = record_attacked(linear(0), pixels, attack=way, epsilon=0.05, step=0.0)
-    other = record_attacked(linear(0), pixels, attack=way, epsilon=0.05, step=0.0, seed=1)
-    assert torch.equal(moved[1], other[1]) == (way == "fgsm")
+
+
+def test_random_start__is_uniform_in_the_budget_and_belongs_to_the_sample():
+    grey = torch.full((40, 3, SIZE, SIZE), 0.5)
+    given = {"attack": "pgd", "epsilon": 0.1, "step": 0.0}
+    clean, start = record_attacked(linear(0), grey, **given)
+    moved = (start - clean).double()
+    assert moved.abs().max() <= 0.1 + 1e-6  # float32, there and back
+    # of 4320 uniform values in -0.1..0.1 the mean has an error of 0.0009, the deviation is 0.0577
+    assert abs(float(moved.mean())) < 0.003 and float(moved.std()) == pytest.approx(0.1 / 3**0.5, rel=0.05)
+    assert len(moved.flatten(1).unique(dim=0)) == 40
+    _, other = record_attacked(linear(0), grey, seed=1, **given)
+    assert not torch.equal(start, other)
+    _, fgsm = record_attacked(linear(0), grey, **(given | {"attack": "fgsm"}))
+    assert torch.equal(fgsm, clean)
 
 
 def test_adversarial__says_what_it_cannot_do(pixels, tables, numbered, labels):
@@ -172,7 +184,7 @@ def test_adversarial__says_what_it_cannot_do(pixels, tables, numbered, labels):
     with pytest.raises(ValueError, match=r"epsilon must be a finite number, 0 to .*, got -0.1"):
         attack(networks, pixels, epsilon=-0.1)
     with pytest.raises(ValueError, match="attacked is 'alon'; did you mean 'alone'"):
-        attack(networks, pixels, attacked=["alon"])
+        attack(networks, pixels, attacked="alon")
     with pytest.raises(ValueError, match="adversarial is for images"):
         transfer.adversarial(tables, numbered, labels, teacher="teacher")
     with pytest.raises(ValueError, match=r"pass pixels=Pixels\(mean, std\)"):

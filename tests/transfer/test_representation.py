@@ -246,6 +246,22 @@ def test_stages__of_transformers_are_blocks_and_of_perceptrons_each_layer():
     assert stages(nn.Linear(4, 3), torch.zeros(2, 4)) == [""]
 
 
+class Crossed(nn.Module):
+    """Declares its layers in another order than it uses them, and its activation is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.act = nn.Linear(8, 5), nn.ReLU()
+        self.second, self.first = nn.Linear(6, 8), nn.Linear(4, 6)
+
+    def forward(self, inputs):
+        return self.head(self.act(self.second(self.act(self.first(inputs)))))
+
+
+def test_stages__come_in_the_order_of_use_and_are_used_once():
+    assert stages(Crossed(), torch.zeros(2, 4)) == ["first", "second", ""]
+
+
 def test_deeper_network__loses_stages_between_evenly():
     assert thin(list("abcdefghijklm"), 7) == list("acegikm")
     assert thin(list("ab"), 2) == list("ab")

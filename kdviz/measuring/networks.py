@@ -298,15 +298,15 @@ def measure_checkpoints(
     some_text("role", role)
     if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: pass store, or leave them out")
-    listed, noise = _list_layers(layers), (options.get("base_noise"), options.get("entry"))
-    for layer in (*listed, noise[1] or ""):
+    listed, base_noise, entry = _list_layers(layers), options.get("base_noise"), options.get("entry")
+    for layer in (*listed, entry or ""):
         if not isinstance(layer, str):
             raise LayerError(
                 f"layers and entry must be names, as the network is made anew, got a {type(layer).__name__}"
             )
     names = tuple(plain_name(layer) for layer in listed)
-    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, *noise)
-    if noise[1] is not None and noise[1] == given.main:
+    given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry)
+    if entry is not None and entry == given.main:
         options = options | {"entry": None}
     measurement = Measurement(
         make_network,

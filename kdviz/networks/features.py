@@ -372,8 +372,12 @@ def _collect(
     inputs: Batch,
     modules: Mapping[str, nn.Module],
     take: Callable[[str, Any], tuple[Any, Any]],
+    within: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
-    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on."""
+    """Run until all modules have spoken; `take` gives what to keep of an output and what to pass on.
+
+    Hooks set `within` come after these: a layer that is the entry itself is read as it was.
+    """
     kept: dict[str, Any] = {}
 
     def keep(layer: str, output: Any) -> Any:
@@ -384,7 +388,7 @@ def _collect(
             raise _LastLayerRead
         return passed_on
 
-    with suppress(_LastLayerRead), _hooked(modules, keep):
+    with suppress(_LastLayerRead), _hooked(modules, keep), within or nullcontext():
         _run(network, inputs)
     return kept
 
@@ -546,8 +550,8 @@ class FeatureReader:
             assert tensor is not None
             return _put_tensor(output, tensor, values * self.noise_unit)
 
-        with _hooked({} if self._entry is None else {"entry": self._entry}, replace):
-            features = _collect(self.network, given, self._modules, take)
+        entering = _hooked({} if self._entry is None else {"entry": self._entry}, replace)
+        features = _collect(self.network, given, self._modules, take, entering)
         return {layer: features[layer] for layer in self.layers}
 
     def _read(self, layer: str, output: Any, samples: int) -> Tensor:

@@ -1,0 +1,57 @@
+"""Draw the chart and print the tables of the section "What else got distilled" of ``docs/results.md``.
+
+python docs/make_transfer.py [RUN]
+
+RUN is a study or its run after ``kdviz transfer``; by default the built-in one.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from make_results import IMAGES, print_markdown
+
+import kdviz
+from kdviz import analysis, render, sources, transfer
+
+
+def main(path: Path) -> None:
+    """Write ``transfer.png`` and print everything else."""
+    results = analysis.read_transfer(kdviz.open_run(path))
+    answers, table = results["confidence"], analysis.score_transfer(results.values())
+    hollow = analysis.find_undertrained(answers)
+    title = f"what networks share with their teacher, {answers.sizes['sample']} held-out images"
+    figure = render.transfer_chart(table, title=title, undertrained=hollow)
+    figure.savefig(IMAGES / "transfer.png", dpi=110)
+    print(f"undertrained: {hollow}\n")
+
+    kinds = table.drop_duplicates("network").set_index("network")["kind"]
+    told = pd.DataFrame(
+        {
+            "accuracy": answers["right"].mean("sample").to_series(),
+            "shared mistakes": transfer.error_consistency(answers)["error_consistency"].to_series(),
+            "calibration error": transfer.calibration_error(answers)["calibration_error"].to_series(),
+        }
+    )
+    by_kind = told.groupby(kinds.reindex(told.index).values, sort=False)
+    cells = by_kind.agg(lambda values: " / ".join(f"{value:.3f}" for value in values))
+    print_markdown(cells.reset_index(names="networks"))
+
+    others = table[table["role"] != "teacher"].assign(margin=100 * table["margin"])
+    others["row"] = (others["title"] + " " + others["part"]).str.strip(" :")
+    cells = others.groupby(["row", "kind"], sort=False)["margin"].agg(
+        lambda values: " / ".join(f"{value:+.1f}" for value in values.dropna())
+    )
+    print_markdown(cells.unstack().reindex(others["row"].unique())[list(kinds.unique()[1:])])
+    spread = 100 * (table["margin_high"] - table["margin"])
+    print(
+        f"half widths of the intervals: {spread.min():.1f} to {spread.max():.1f}, median {spread.median():.1f}"
+    )
+
+    if "adversarial" in results:
+        attacks = results["adversarial"]
+        print_markdown((100 * attacks["fooled"].mean("sample")).to_pandas().T.reset_index(), 1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else sources.find_data("runs/transfer.nc"))

@@ -42,11 +42,10 @@ def main(path: Path) -> None:
     cells = others.groupby(["row", "kind"], sort=False)["margin"].agg(
         lambda values: " / ".join(f"{value:+.1f}" for value in values.dropna())
     )
-    print_markdown(cells.unstack().reindex(others["row"].unique())[list(kinds.unique()[1:])])
-    spread = 100 * (table["margin_high"] - table["margin"])
-    print(
-        f"half widths of the intervals: {spread.min():.1f} to {spread.max():.1f}, median {spread.median():.1f}"
-    )
+    rows, columns = others["row"].unique(), others["kind"].unique()
+    print_markdown(cells.unstack().loc[rows, columns].reset_index())
+    spread = 100 * others["margin_high"] - others["margin"]
+    print(f"half widths of the intervals: up to {spread.max():.1f}, median {spread.median():.1f}\n")
 
     if "adversarial" in results:
         attacks = results["adversarial"]

@@ -2,7 +2,7 @@
 
 python data/runs/make_transfer_run.py STUDY
 
-STUDY is a finished study of the built-in images after ``kdviz transfer STUDY``. Run ``data/make_checksums.py``
+STUDY is a study of the built-in images after ``kdviz transfer STUDY``. Run ``data/make_checksums.py``
 afterwards.
 """
 

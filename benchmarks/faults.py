@@ -325,7 +325,7 @@ def read_files(place: Path) -> dict[str, Any]:
             content = path.read_bytes()
             if path.name == "zarr.json":
                 node = json.loads(content)
-                for circumstance in ("created_at", "checksum"):
+                for circumstance in ("created_at", "kdviz_checksum"):
                     node["attributes"].pop(circumstance, None)
                 content = json.dumps(node, sort_keys=True).encode()
             files[name] = content

@@ -1,13 +1,12 @@
 """From what properties say of every sample to one table: how far networks are the teacher's."""
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import norm
+from scipy.stats import t
 
 from kdviz.schema import validate
 from kdviz.store import Run
@@ -35,46 +34,53 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
     Parameters
     ----------
     results
-        Of :mod:`kdviz.transfer`, all of the same networks.
+        Of :mod:`kdviz.transfer`, all of the same networks, with an independent one among them.
     confidence
         Of the intervals.
 
     Returns
     -------
     DataFrame
-        A row for every ``property`` (with its ``title``, and ``own``, whether the teacher's value says
-        something, too), every ``part`` of it (a domain, group or kind of change; empty where there is one),
-        and every ``network`` with its ``role`` and ``kind``, the name without its seed.
-        ``score``: mean of the property's headline over its cases (samples, triplets or batches). ``margin``:
-        how much more like the teacher than the mean of the independent networks, whatever the sign of the
-        headline; than the attribute ``chance`` where the headline compares already. ``margin_low`` and
-        ``margin_high``: its interval by the normal approximation, networks paired case by case. ``cases``:
-        how many are defined. What is undefined is NaN.
+        A row for every ``property`` (with its ``title``, and ``own``, whether it is one that each network
+        has, the teacher too, such as accuracy), every ``part`` of it (a domain, group or kind of change;
+        empty where there is one), and every ``network`` with its ``role`` and ``kind``, the name without its
+        seed (``-s0``, ``-seed0`` or ``-0``). ``score``: mean of the property's headline over its cases
+        (samples, triplets or batches). ``margin``: the score less that of the independent networks, their
+        mean; of an independent network, less that of the others; against the attribute ``chance`` where the
+        headline compares already. Where a property is not ``own``, the margin says how much more like the
+        teacher a network is. ``margin_low`` and ``margin_high``: its interval by Student's t, networks paired
+        case by case. ``cases``: how many are defined. What is undefined, such as an interval of fewer than
+        two cases, is NaN.
 
     Raises
     ------
     SchemaError
         If a result breaks the contract.
     ValueError
-        If a result is none of a property.
+        If a result is none of a property, of other networks, or no network is independent.
     """
     rows: list[dict[str, object]] = []
-    width = norm.ppf((1 + confidence) / 2)
+    known: list[str] | None = None
     for ds in _with_accuracy(results):
+        names = ds["network"].values.tolist()
         alone = np.flatnonzero(ds["role"].values == "independent")
-        sign = -1 if ds.attrs.get("closer") == "lower" else 1
+        if known not in (None, names):
+            raise ValueError(f"results must be of the same networks, got {known} and {names}")
+        if not len(alone):
+            raise ValueError("results must have an independent network: margins are over what such share")
+        known = names
         for part, values in _list_parts(ds):
-            score, pull = _average(values)
-            if "chance" in ds.attrs or not len(alone):
-                reference, its_pull = float(ds.attrs.get("chance", np.nan)), np.zeros(values.shape[1])
-            else:
-                reference, its_pull = score[alone].mean(), pull[alone].mean(0)
-            cases = (~np.isnan(values)).sum(1)
-            for at, name in enumerate(map(str, ds["network"].values)):
-                margin = sign * (score[at] - reference)
-                error = np.nan
-                if cases[at] > 1:
-                    error = np.sqrt(np.square(pull[at] - its_pull).sum() * cases[at] / (cases[at] - 1))
+            score, pull, cases = _average(values)
+            for at, name in enumerate(map(str, names)):
+                others = alone[alone != at]
+                reference, its_pull = score[others].mean() if len(others) else np.nan, pull[others].sum(0)
+                fewest = min(cases[[at, *others]])
+                if "chance" in ds.attrs:
+                    reference, its_pull, fewest = float(ds.attrs["chance"]), 0.0, cases[at]
+                margin, width = score[at] - reference, np.nan
+                if fewest > 1:
+                    error = np.square(pull[at] - its_pull / max(len(others), 1)).sum() * fewest / (fewest - 1)
+                    width = t.ppf((1 + confidence) / 2, fewest - 1) * np.sqrt(error)
                 rows.append(
                     {
                         "property": str(ds.attrs["property"]),
@@ -82,12 +88,12 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
                         "own": bool(ds.attrs.get("own", False)),
                         "part": part,
                         "network": name,
-                        "kind": re.sub(r"[-_.]?s?(eed)?\d+$", "", name) or name,
+                        "kind": re.sub(r"[-_.](s(eed)?\d+|\d)$", "", name) or name,
                         "role": str(ds["role"].values[at]),
                         "score": score[at],
                         "margin": margin,
-                        "margin_low": margin - width * error,
-                        "margin_high": margin + width * error,
+                        "margin_low": margin - width,
+                        "margin_high": margin + width,
                         "cases": cases[at],
                     }
                 )
@@ -149,14 +155,16 @@ def _list_parts(ds: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
         yield str(name), array[:, (groups == name).values]
 
 
-def _average(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the defined cases, and how much each case pulls it: 0 where it is undefined.
+def _average(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over the defined cases, how much each case pulls it, 0 if undefined, and their number.
 
     Pulls of two networks are subtracted case by case, and their sum of squares is the variance of the
     difference of the means, whether the same cases are defined or not.
     """
     defined = ~np.isnan(values)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
-        mean = np.nanmean(values, axis=1)
-    return mean, np.where(defined, values - mean[:, None], 0) / np.maximum(defined.sum(1), 1)[:, None]
+    cases = defined.sum(1)
+    mean = np.divide(
+        np.where(defined, values, 0).sum(1), cases, out=np.full(len(values), np.nan), where=cases > 0
+    )
+    pull = np.where(defined, values - mean[:, None], 0) / np.maximum(cases, 1)[:, None]
+    return mean, pull, cases

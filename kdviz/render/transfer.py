@@ -172,4 +172,4 @@ def _draw_dots(axis: Axes, place: float, rows: pd.DataFrame, style: NetworkStyle
     places = place + 0.05 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
     face = "white" if hollow else style.colour
     look: dict[str, Any] = {"color": style.colour, "markerfacecolor": face, "markersize": 4, "linewidth": 1}
-    axis.errorbar(margin, places, xerr=np.nan_to_num(spread), fmt=style.marker, **look)
+    axis.errorbar(margin, places, xerr=spread, fmt=style.marker, **look)

@@ -18,7 +18,7 @@ from zarr.storage import LocalStore
 from kdviz.errors import StoreError
 
 NODE = "zarr.json"
-_NAME, _MARK = "checksum", "sha256:"  # so told by both that one flipped bit does not hide it
+_NAME, _MARK = "kdviz_checksum", "kdviz-sha256:"  # so told by both that one flipped bit does not hide it
 
 
 class SealedStore(LocalStore):
@@ -68,7 +68,8 @@ def _is_mark(name: str, value: object) -> bool:
 
 
 def _seal(node: dict[str, Any]) -> bytes:
-    node.setdefault("attributes", {}).pop(_NAME, None)
+    if marks := [name for name, value in node.setdefault("attributes", {}).items() if _is_mark(name, value)]:
+        raise ValueError(f"attribute {marks[0]!r} is kept for the checksum of kdviz; name it otherwise")
     node["attributes"][_NAME] = _checksum(node)
     return json.dumps(node, indent=2).encode()
 

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from kdviz import schema
 from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.networks import device_of, frozen
-from kdviz.networks.features import Batch, answer, to_device
+from kdviz.networks.features import Batch, answer, map_batch, to_device
 from kdviz.networks.inputs import check_labels
-from kdviz.networks.preparing import memory_advice, prepare_network
+from kdviz.networks.preparing import dtype_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike, Source, find_source
 
 Look = Callable[[Batch, Tensor, Sequence[int]], Mapping[str, NDArray]]
@@ -65,6 +65,7 @@ class Question:
     teacher: str
     independent: tuple[str, ...]
     sample_ids: tuple[str, ...]
+    first: Tensor
     max_batch: int
     progress: bool
 
@@ -86,6 +87,8 @@ class Question:
         ------
         MemoryError
             If a batch does not fit, with what to do.
+        ValueError
+            If inputs come with classes, and `labels` are others.
         """
         found: list[Mapping[str, NDArray]] = []
         count = len(self.labels)
@@ -99,8 +102,15 @@ class Question:
             bar = stack.enter_context(tqdm(total=sum(map(len, parts)), desc=about, disable=not self.progress))
             stack.enter_context(memory_advice(self.max_batch, "take smaller inputs"))
             for rows in parts:
-                batch, _ = self.source.read(rows)
-                found.append(look(batch, torch.from_numpy(self.labels[list(rows)]), rows))
+                batch, classes = self.source.read(rows)
+                labels = self.labels[list(rows)]
+                if classes is not None and not np.array_equal(classes, labels):
+                    raise ValueError(
+                        "labels are not those that inputs come with, first among samples "
+                        f"{rows[0]} to {rows[-1]}; a shuffled loader gives another order each time, and "
+                        "inputs without their targets take any labels"
+                    )
+                found.append(look(batch, torch.from_numpy(labels), rows))
                 bar.update(len(rows))
         return {name: np.concatenate([one[name] for one in found], axis=-1) for name in found[0]}
 
@@ -183,7 +193,8 @@ def ask(
     FloatingPointError
         If a network gives NaN or infinite logits.
     """
-    if not isinstance(networks, Mapping) or len(networks) < 2:
+    named = isinstance(networks, Mapping) and all(isinstance(name, str) for name in networks)
+    if not named or len(networks) < 2:
         raise ValueError("networks must map names to networks, the teacher and at least one other")
     one_of("teacher", teacher, networks)
     others = (independent,) if isinstance(independent, str) else tuple(independent)
@@ -198,30 +209,30 @@ def ask(
         raise ValueError(
             f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
         )
-    prepared = {str(name): prepare_network(network, device) for name, network in networks.items()}
+    prepared = {name: prepare_network(network, device) for name, network in networks.items()}
     known = check_labels("labels", labels, count)
-    classes = _count_classes(prepared, source, known)
+    first = _answer_first(prepared, source)
+    classes = first.shape[1]
+    if not 0 <= known.min() <= known.max() < classes:
+        got = f"{known.min()}..{known.max()}"
+        raise ValueError(f"labels must lie in 0..{classes - 1}, the networks' classes, got {got}")
     most = whole_number("max_batch", max_batch, 1)
-    return Question(prepared, source, known, classes, teacher, others, ids, most, progress)
+    return Question(prepared, source, known, classes, teacher, others, ids, first, most, progress)
 
 
-def _count_classes(networks: Mapping[str, nn.Module], source: Source, labels: NDArray[np.int64]) -> int:
-    """Ask every network about one sample, and see that all know the same classes, the labels among them."""
+def _answer_first(networks: Mapping[str, nn.Module], source: Source) -> Tensor:
+    """Ask every network about one sample, and see that all know the same classes; the logits ``(M, C)``."""
     batch, _ = source.read([0])
-    shapes = {}
+    told = {}
     for name, network in networks.items():
         with frozen(network), torch.no_grad():
-            logits = answer(network, beside(batch, network))
-        _check_finite(name, logits)
-        shapes[name] = tuple(logits.shape)
-    shape = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or len(shape) != 2:
-        told = name_some(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"networks must give logits (samples, classes) of the same classes, got {told}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= shape[1]:
-        raise ValueError(f"labels must lie in 0..{shape[1] - 1}, the networks' classes, got {low}..{high}")
-    return shape[1]
+            told[name] = answer(network, beside(batch, network)).cpu()
+        _check_finite(name, told[name])
+    shapes = {name: tuple(logits.shape) for name, logits in told.items()}
+    if len({*shapes.values()}) > 1 or len(next(iter(shapes.values()))) != 2:
+        each = name_some(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"networks must give logits (samples, classes) of the same classes, got {each}")
+    return torch.cat([logits.double() for logits in told.values()])
 
 
 def _check_finite(name: str, logits: Tensor) -> None:
@@ -230,8 +241,10 @@ def _check_finite(name: str, logits: Tensor) -> None:
 
 
 def beside(batch: Batch, network: nn.Module) -> Batch:
-    """Return a batch on the device of a network."""
-    return to_device(batch, device_of(network))
+    """Return a batch on the device of a network, its numbers in the network's precision."""
+    dtype = dtype_of(network)
+    placed = to_device(batch, device_of(network))
+    return map_batch(placed, lambda one: one.to(dtype) if one.is_floating_point() and dtype else one)
 
 
 def per_sample(values: Sequence[str] | None, name: str, question: Question) -> list[str]:

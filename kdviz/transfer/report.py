@@ -1,5 +1,7 @@
 """All properties of several networks, each kept as soon as it is known."""
 
+import inspect
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
@@ -24,7 +27,8 @@ from kdviz.transfer.boundary import boundary
 from kdviz.transfer.confidence import confidence
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
-from kdviz.transfer.question import Options, ask
+from kdviz.transfer.pixels import Pixels, find_images
+from kdviz.transfer.question import Options, Question, ask
 from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
 
@@ -40,12 +44,15 @@ class Property:
     title
         What a network that has more of it does.
     own
-        Whether the teacher, too, has a value that says something, as of accuracy.
+        Whether it is one that each network has, the teacher too, as accuracy is.
+    version
+        Raised when the same question gets another answer: what is kept is then asked again.
     """
 
     ask: Callable[..., xr.Dataset]
     title: str
     own: bool = False
+    version: int = 1
 
 
 PROPERTIES: dict[str, Property] = {
@@ -63,12 +70,14 @@ PROPERTIES: dict[str, Property] = {
 _NEEDS = {
     "localization": "it needs images (samples, channels, height, width)",
     "adversarial": "it needs images (samples, channels, height, width)",
+    "invariance": "it needs special_ids of words, or changes of your own, in settings",
     "boundary": "it needs numbers between which there is a plane, not tokens",
     "shape_bias": "it needs cue_conflict=(inputs, shapes, textures)",
 }
 _CLEAN = "as they are"  # the domain of the inputs themselves
 _AT_ONCE = 64  # samples hashed together
 _LEVEL = 0.01  # of the test that the teacher does not guess
+_SURE = 0.9  # of samples on which it is right, however few they are
 
 
 def report(
@@ -78,6 +87,7 @@ def report(
     *,
     domains: Mapping[str, InputsLike] | None = None,
     cue_conflict: tuple[InputsLike, ArrayLike, ArrayLike] | None = None,
+    pixels: Pixels | None = None,
     properties: Sequence[str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     store: Run | None = None,
@@ -94,14 +104,19 @@ def report(
     cue_conflict
         Inputs, the classes of their shapes and those of their textures, for ``shape_bias``, which is left out
         without.
+    pixels
+        How images are normalised, for the properties that change them.
     properties
-        Names from `PROPERTIES`; by default all that these inputs allow. ``confidence`` is always among them,
-        because it tells who is trained.
+        Names from `PROPERTIES`; by default all that these inputs allow: attacks, Grad-CAM and shape bias are
+        for images, planes not for tokens, and of words the tokens that no change may touch must be told,
+        ``settings={"invariance": {"special_ids": tokenizer.all_special_ids}}``. ``confidence`` is always
+        among them, because it tells who is trained.
     settings
         Further arguments of single properties: ``{"adversarial": {"epsilon": 0.01}}``.
     store
-        Where every result is kept, as ``transfer/<property>``. What was asked before of the same networks,
-        inputs and settings is read there instead, without a network pass; of others it is replaced.
+        Where every result is kept, as ``transfer/<property>``. What was asked before of the same networks
+        (weights, and answers to the first sample), inputs and settings is read there instead; of others it
+        is replaced. Settings that hold functions or modules are always asked anew.
 
     Returns
     -------
@@ -111,45 +126,79 @@ def report(
     Raises
     ------
     TypeError, ValueError, FloatingPointError
-        As the properties; if the teacher is right no more often than guessing would be.
+        As the properties; if the teacher does not know the classes: it is right on less than nine in ten
+        samples, and on no more than guessing may be.
     StoreError
         If `store` cannot be written.
     """
-    ask(networks, inputs, labels, **options)  # what is wrong is said before any work
+    question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
     own = {one_of("settings", name, PROPERTIES): dict(some) for name, some in (settings or {}).items()}
-    parts = _divide(inputs, labels, domains or {}, cue_conflict)
+    parts = _divide(question, inputs, labels, domains or {}, cue_conflict, own)
     wanted = [one_of("properties", name, PROPERTIES) for name in (properties or parts)]
     if missing := [name for name in wanted if name not in parts]:
         raise ValueError(f"{missing[0]} cannot be asked of these inputs: {_NEEDS[missing[0]]}")
-    of_networks = [fingerprint_tensors(network.state_dict()) for network in networks.values()]
     names = [name for name in parts if name in ("confidence", *wanted)]
-    if store is not None:
-        store.expect({f"transfer/{name}": {} for name in names})
+    for name in names:
+        arguments = _list_arguments(PROPERTIES[name])
+        for setting in own.get(name, {}):
+            one_of(f"setting of {name}", setting, list(arguments))
+        if pixels is not None and "pixels" in arguments:
+            own.setdefault(name, {}).setdefault("pixels", pixels)
+    asker = _identify(question)
     found = {}
     for name in names:
-        about = [list(networks), options["teacher"], options.get("independent", ()), own.get(name, {})]
-        identity = fingerprint(repr(about), *of_networks, *(part.fingerprint for part in parts[name]))
+        known, of_all = PROPERTIES[name], [part.fingerprint for part in parts[name]]
+        settled = _list_arguments(known) | own.get(name, {})
+        identity = fingerprint(asker, f"{name} {known.version}", describe(settled), *of_all)
         ds = None if store is None else _find(store, name, identity)
         if ds is None:
-            more = {**options, **own.get(name, {})}
             told = [
-                PROPERTIES[name].ask(networks, part.inputs, part.labels, **more, **part.more)
+                known.ask(networks, part.inputs, part.labels, **{**options, **own.get(name, {}), **part.more})
                 for part in parts[name]
             ]
-            known = PROPERTIES[name]
-            ds = _join(told).assign_attrs(
-                identity=identity,
-                title=known.title,
-                own=int(known.own),
-                position=list(PROPERTIES).index(name),
-            )
-            if store is not None:
-                store.write_result(f"transfer/{name}", ds, overwrite=True)
-                ds = store.result(f"transfer/{name}")  # in the widths in which numbers are kept
+            about = {"title": known.title, "own": int(known.own), "position": list(PROPERTIES).index(name)}
+            ds = _join(told).assign_attrs(identity=identity, **about)
         if name == "confidence":
             _check_teacher(ds)
+            if store is not None:
+                store.expect({f"transfer/{one}": {} for one in names})
+        if store is not None and _find(store, name, identity) is None:
+            store.write_result(f"transfer/{name}", ds, overwrite=True)
+            ds = store.result(f"transfer/{name}")  # in the widths in which numbers are kept
         found[name] = ds
     return found
+
+
+def _list_arguments(known: Property) -> dict[str, Any]:
+    """List the arguments of a property that are its own, with their defaults."""
+    parameters = list(inspect.signature(known.ask).parameters.values())[3:]
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+def _identify(question: Question) -> str:
+    """Hash who is asked about which samples: names, roles, weights, and answers to the first sample.
+
+    Weights do not tell all that a network does, such as a temperature that is a plain attribute.
+    """
+    weights = [fingerprint_tensors(network.state_dict()) for network in question.networks.values()]
+    first = [[f"{value:.3e}" for value in one] for one in question.first.tolist()]
+    about = [list(question.networks), question.roles, question.sample_ids, first]
+    return fingerprint(*weights, repr(about))
+
+
+def describe(settings: Any) -> str:
+    """Describe settings by their values; what has none that can be told is never described alike."""
+    if isinstance(settings, Mapping):
+        return repr(sorted((str(name), describe(value)) for name, value in settings.items()))
+    if isinstance(settings, (list, tuple)):
+        return repr([describe(value) for value in settings])
+    if isinstance(settings, (np.ndarray, Tensor, np.generic)):
+        return fingerprint_tensors({"": torch.as_tensor(settings)})
+    if isinstance(settings, (set, frozenset)):
+        return describe(sorted(settings))
+    if settings is None or isinstance(settings, (bool, int, float, str, Pixels)):
+        return repr(settings)
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
@@ -163,7 +212,7 @@ class _Part:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of all that is asked."""
-        source, parts = find_source(self.inputs), [repr(np.asarray(self.labels).tolist()), repr(self.more)]
+        source, parts = find_source(self.inputs), [describe(np.asarray(self.labels)), describe(self.more)]
         for start in range(0, len(source), _AT_ONCE):
             batch, _ = source.read(range(start, min(start + _AT_ONCE, len(source))))
             parts.append(fingerprint_tensors({"": batch} if isinstance(batch, Tensor) else batch))
@@ -171,27 +220,47 @@ class _Part:
 
 
 def _divide(
+    question: Question,
     inputs: InputsLike,
     labels: ArrayLike,
     domains: Mapping[str, InputsLike],
     cue_conflict: tuple[InputsLike, ArrayLike, ArrayLike] | None,
+    own: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, list[_Part]]:
-    """List what each property that these inputs allow is asked about."""
-    batch, _ = find_source(inputs).read([0])
-    image = not isinstance(batch, Mapping) and batch.ndim == 4
-    tokens = isinstance(batch, Mapping) or not batch.is_floating_point()
-    left_out = set() if image else {"localization", "adversarial"}
+    """List what each property that these inputs allow is asked about, once all fit each other."""
+    batch, _ = question.source.read([0])
+    tokens = not any(
+        t.is_floating_point() for t in ([batch] if isinstance(batch, Tensor) else batch.values())
+    )
+    left_out = set()
+    try:
+        find_images(batch, "localization")
+    except ValueError:
+        left_out |= {"localization", "adversarial"}
+        points = isinstance(batch, Tensor) and batch.ndim == 3 and not tokens
+        told = own.get("invariance", {}).keys() & {"special_ids", "changes"}
+        left_out |= set() if points or told else {"invariance"}
     left_out |= {"boundary"} if tokens else set()
     left_out |= {"shape_bias"} if cue_conflict is None else set()
-    parts = {name: [_Part(inputs, labels)] for name in PROPERTIES if name not in left_out}
+    plain = _Part(inputs, labels)
+    parts = {name: [plain] for name in PROPERTIES if name not in left_out}
     if domains:
+        for name, some in domains.items():
+            if (count := len(find_source(some))) != len(question.labels):
+                raise ValueError(
+                    f"domain {name!r} must hold the same {len(question.labels)} samples, got {count}"
+                )
+        named = {_CLEAN: inputs, **domains}
         parts["consensus"] = [
-            _Part(some, labels, {"domain": [name] * len(find_source(some))})
-            for name, some in {_CLEAN: inputs, **domains}.items()
+            _Part(some, labels, {"domain": [name] * len(question.labels)}) for name, some in named.items()
         ]
     if cue_conflict is not None:
         some, shapes, textures = cue_conflict
-        parts["shape_bias"] = [_Part(some, shapes, {"textures": np.asarray(textures).tolist()})]
+        counts = [len(find_source(some)), len(np.asarray(shapes)), len(np.asarray(textures))]
+        if len({*counts}) > 1:
+            raise ValueError(f"cue_conflict must be as many inputs, shapes and textures, got {counts}")
+        ids = None if counts[0] != len(question.labels) else question.sample_ids
+        parts["shape_bias"] = [_Part(some, shapes, {"textures": np.asarray(textures), "sample_ids": ids})]
     return parts
 
 
@@ -212,11 +281,11 @@ def _find(store: Run, name: str, identity: str) -> xr.Dataset | None:
 
 
 def _check_teacher(ds: xr.Dataset) -> None:
-    """Refuse a teacher that is right no more often than who always gives the most frequent class."""
+    """Refuse a teacher that does not know the classes."""
     right = ds["right"].sel(network=ds.attrs["teacher"]).values
-    guessed = np.bincount(ds["label"].values).max() / len(right)
-    if binomtest(int(right.sum()), len(right), guessed, "greater").pvalue > _LEVEL:
+    test = binomtest(int(right.sum()), len(right), 1 / int(ds.attrs["classes"]), "greater")
+    if right.mean() < _SURE and test.pvalue > _LEVEL:
         raise ValueError(
             f"the teacher {ds.attrs['teacher']!r} is not trained: it is right on {right.sum()} of "
-            f"{len(right)} samples, and the most frequent class alone makes {guessed:.0%}"
+            f"{len(right)} samples of {ds.attrs['classes']} classes, which guessing may be, too"
         )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from kdviz import schema
 from kdviz.analysis import find_undertrained, score_transfer
@@ -32,17 +33,15 @@ def test_score__is_compared_case_by_case_with_the_mean_of_independent_networks()
     assert (student["score"], student["cases"], student["kind"]) == (0.75, 4, "kl")
     differences = np.array([0, 0.5, 1, 0])  # 1, 1, 1, 0 less 1, 0.5, 0, 0
     assert student["margin"] == differences.mean()
-    error = differences.std(ddof=1) / 2
-    assert student["margin_high"] - student["margin"] == pytest.approx(1.959964 * error, rel=1e-6)
-    assert student["margin"] - student["margin_low"] == pytest.approx(1.959964 * error, rel=1e-6)
-    assert row(table, "alone-s0")["margin"] == -row(table, "alone-s1")["margin"] == -0.125
+    low, high = stats.t.interval(0.95, 3, differences.mean(), stats.sem(differences))
+    assert (student["margin_low"], student["margin_high"]) == pytest.approx((low, high))
+    assert row(table, "alone-s0")["margin"] == -row(table, "alone-s1")["margin"] == -0.25, "over the other"
 
 
-def test_score__of_what_is_closer_when_lower_has_its_sign_turned():
-    far = np.array([[0.0, 0.0], [2.0, 4.0], [4.0, 2.0], [1.0, 1.0]], np.float32)
-    table = score_transfer([make(far, "divergence", closer="lower")])
-    assert row(table, "kl-s0")["margin"] == 2.0 and row(table, "kl-s0")["score"] == 1.0
-    assert row(table, "teacher")["margin"] == 3.0
+def test_score__of_fewer_than_two_cases_has_no_interval():
+    once = np.array([[1, 1, 1], [1, np.nan, np.nan], [0, 1, 1], [1, 0, 1]], np.float32)
+    student = row(score_transfer([make(once, "shape_decision")]), "kl-s0")
+    assert student["margin"] == pytest.approx(2 / 3 - (1 + 2 / 3) / 2) and np.isnan(student["margin_low"])
 
 
 def test_score__against_chance_leaves_out_what_is_undefined():
@@ -60,7 +59,8 @@ def test_score__of_cases_that_differ_between_networks_is_the_difference_of_means
     student = row(score_transfer([make(decided, "shape_decision")]), "kl-s0")
     assert student["margin"] == pytest.approx(2 / 3 - 1 / 3) and student["cases"] == 3
     variance = 2 * (2 / 9) / 3 * 3 / 2  # of each mean 2/9 in 3 cases, corrected for 3
-    assert student["margin_high"] - student["margin"] == pytest.approx(1.959964 * variance**0.5, rel=1e-6)
+    width = stats.t.ppf(0.975, 2) * variance**0.5
+    assert student["margin_high"] - student["margin"] == pytest.approx(width, rel=1e-6)
 
 
 def test_score__has_a_row_for_each_domain():
@@ -82,16 +82,26 @@ def test_score__of_changes_leaves_out_strength_zero():
     assert student["score"] == 0.75 == student["margin"] and student["cases"] == 2
 
 
+def test_score__kinds_are_names_without_their_seeds():
+    names = ["teacher", "resnet18", "student-fc1-s0", "kl-1"]
+    ds = make(np.ones((4, 2), bool), "same_answer").assign_coords(network=names)
+    kinds = score_transfer([ds]).set_index("network")["kind"]
+    assert kinds.tolist() == ["teacher", "resnet18", "student-fc1", "kl"]
+
+
 def test_score__of_anything_else_is_refused():
+    ds = make(np.ones((4, 2), bool), "same_answer")
+    with pytest.raises(ValueError, match="results must be of the same networks"):
+        score_transfer([ds, ds.assign_coords(network=["teacher", "a", "b", "c"])])
+    with pytest.raises(ValueError, match="results must have an independent network"):
+        score_transfer([ds.assign_coords(role=("network", ["teacher"] + ["student"] * 3))])
     with pytest.raises(ValueError, match="one lacks the attribute 'headline'"):
         score_transfer([xr.Dataset()])
 
 
 def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
     right = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]], bool)
-    ds = make(np.ones((4, 4), np.float32), "divergence", closer="lower").assign(
-        right=(("network", "sample"), right)
-    )
+    ds = make(np.ones((4, 4), np.float32), "shared_probability").assign(right=(("network", "sample"), right))
     ds = ds.assign_coords(label=("sample", [0, 1, 1, 2])).assign_attrs(
         property="confidence", teacher="teacher"
     )

@@ -43,9 +43,9 @@ def means_the_same(one: bytes, other: bytes) -> bool:
 
 def test_sealed__other_readers_see_one_more_attribute(whole: Path) -> None:
     with xr.open_zarr(whole, group="points/student/fc1", consolidated=False) as ds:
-        assert ds.attrs["checksum"].startswith("sha256:") and "checksum" in ds["gain"].attrs
-    assert "checksum" not in open_run(whole).dataset("student", "fc1").attrs
-    assert "checksum" not in open_run(whole).samples["label"].attrs
+        assert ds.attrs["kdviz_checksum"].startswith("kdviz-sha256:") and "kdviz_checksum" in ds["gain"].attrs
+    assert "kdviz_checksum" not in open_run(whole).dataset("student", "fc1").attrs
+    assert "kdviz_checksum" not in open_run(whole).samples["label"].attrs
 
 
 def test_sealed__what_an_older_kdviz_wrote_is_read(whole: Path) -> None:
@@ -53,6 +53,17 @@ def test_sealed__what_an_older_kdviz_wrote_is_read(whole: Path) -> None:
     path = whole / "points/student/fc1/zarr.json"
     content = path.read_bytes()
     edit_node(path, lambda about: None)
-    assert b"checksum" not in path.read_bytes()
+    assert b"kdviz_checksum" not in path.read_bytes()
     xr.testing.assert_identical(open_run(whole).dataset("student", "fc1"), before)
     path.write_bytes(content)
+
+
+def test_sealed__attributes_like_a_checksum_are_kept_or_refused(tmp_path: Path) -> None:
+    run = measure_all(tmp_path / "run.zarr")
+    ds = xr.Dataset({"mine": ("thing", [1.0])}, attrs={"checksum": "mine", "source": "sha256:abcdef"})
+    run.write_result("other", ds)
+    assert (
+        dict(open_run(run.path).result("other").attrs) | ds.attrs == open_run(run.path).result("other").attrs
+    )
+    with pytest.raises((StoreError, ValueError), match="attribute 'kdviz_checksum' is kept for the checksum"):
+        run.write_result("more", ds.assign_attrs(kdviz_checksum="mine"))

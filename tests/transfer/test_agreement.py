@@ -58,3 +58,19 @@ def test_diverged_network__is_named(tables, numbered, labels):
     nn.init.constant_(lost.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="network 'lost' has diverged: its logits are not finite"):
         transfer.consensus({**tables, "lost": lost}, numbered, labels, teacher="teacher", progress=False)
+
+
+def test_question__refuses_labels_of_another_order(tables, numbered, labels):
+    pairs = [(one, int(label)) for one, label in zip(numbered, labels, strict=True)]
+    loader = torch.utils.data.DataLoader(pairs, batch_size=4)
+    ds = transfer.consensus(tables, loader, labels, teacher="teacher", progress=False)
+    assert ds["right"].sel(network="teacher").sum() == 7
+    with pytest.raises(ValueError, match="labels are not those that inputs come with, first among"):
+        transfer.consensus(tables, loader, labels[::-1].copy(), teacher="teacher", progress=False)
+
+
+def test_question__takes_networks_of_different_precision(tables, numbered, labels):
+    tables["student"] = nn.Linear(4, 3).double()
+    ds = transfer.consensus(tables, numbered, labels, teacher="teacher", progress=False)
+    expected = tables["student"](numbered.double()).argmax(1).numpy() == labels
+    np.testing.assert_array_equal(ds["right"].sel(network="student"), expected)

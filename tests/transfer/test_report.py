@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 
 from kdviz import testing, transfer
 from kdviz.store import create_run
+from kdviz.transfer.report import PROPERTIES, describe
 
 ASKED = ("confidence", "consensus", "invariance")
 
@@ -62,10 +64,12 @@ def test_report__finished_is_read_without_a_pass_and_changed_is_asked_again(aske
     first = asked(store=run)
     assert run.results == [f"transfer/{name}" for name in sorted(ASKED)]
     passes = count_passes(tables)
-    again = asked(store=run)
-    assert len(passes) <= len(tables)  # one sample shows that networks fit each other
-    for name in ASKED:
+    again = asked(store=run, properties=["consensus"])
+    assert len(passes) == len(tables)  # one sample shows that networks fit each other
+    for name in ("confidence", "consensus"):
         xr.testing.assert_equal(again[name], first[name])
+    asked(store=run)
+    assert len(passes) > 2 * len(tables), "a function of one's own is asked anew"
     tables["student"].answers[0] = 2
     changed = asked(store=run)
     assert changed["consensus"]["same_answer"].sel(network="student").sum() == 6
@@ -73,22 +77,43 @@ def test_report__finished_is_read_without_a_pass_and_changed_is_asked_again(aske
 
 
 def test_report__stopped_goes_on_behind_what_is_kept(asked, run, tmp_path, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+    def stop(one):
+        def ask(*_, **__):
+            raise KeyboardInterrupt
+
+        return replace(one, ask=wraps(one.ask)(ask))
 
     whole = asked(store=make_run(tmp_path / "whole"))
     properties = dict(transfer.PROPERTIES)
-    monkeypatch.setitem(transfer.PROPERTIES, "invariance", replace(properties["invariance"], ask=stop))
+    monkeypatch.setitem(transfer.PROPERTIES, "invariance", stop(properties["invariance"]))
     with pytest.raises(KeyboardInterrupt):
         asked(store=run)
     assert "1 of 3 results missing: transfer/invariance" in run.gaps()
     for name in ("confidence", "consensus"):
-        monkeypatch.setitem(transfer.PROPERTIES, name, replace(properties[name], ask=stop))
+        monkeypatch.setitem(transfer.PROPERTIES, name, stop(properties[name]))
     monkeypatch.setitem(transfer.PROPERTIES, "invariance", properties["invariance"])
     found = asked(store=run)
     for name in ASKED:
         xr.testing.assert_equal(found[name], whole[name])
     assert run.gaps() == ""
+
+
+def test_report__knows_what_no_weight_tells(asked, run, tables, numbered):
+    """A plain attribute, names of samples and defaults decide results, too."""
+    first = asked(store=run)["confidence"]["certainty"]
+    tables["student"].sure = 0.5
+    second = asked(store=run)["confidence"]["certainty"]
+    assert (second.sel(network="student") < 0.5).all() and (first.sel(network="student") > 0.9).all()
+    named = asked(store=run, sample_ids=list("abcdefgh"))["consensus"]
+    assert named["sample"].values.tolist() == list("abcdefgh")
+
+
+def test_describe__tells_values_apart_and_never_trusts_a_name():
+    first, second = np.zeros(3000), np.zeros(3000)
+    second[1500] = 1
+    assert describe({"ids": first}) != describe({"ids": second}) == describe({"ids": second.copy()})
+    assert describe({"a": (1, 2.0), "b": None}) == describe({"b": None, "a": [1, 2.0]})
+    assert describe(move_on) != describe(move_on)
 
 
 def test_report__puts_domains_one_after_another(asked, numbered):
@@ -102,7 +127,7 @@ def test_report__puts_domains_one_after_another(asked, numbered):
 
 def test_report__of_a_teacher_that_guesses_is_refused(tables, numbered):
     tables["teacher"].answers[:] = 0
-    with pytest.raises(ValueError, match="'teacher' is not trained: it is right on 4 of 8 samples, and the"):
+    with pytest.raises(ValueError, match="'teacher' is not trained: it is right on 4 of 8 samples of"):
         transfer.report(tables, numbered, [0, 0, 0, 0, 1, 1, 2, 2], teacher="teacher", progress=False)
 
 
@@ -130,7 +155,33 @@ def test_report__asks_images_everything():
         networks, images, labels, teacher="teacher", independent="alone", progress=False,
         settings={"boundary": {"triplets": 2, "resolution": 4}},
     )  # fmt: skip
-    assert {*found} == {*transfer.PROPERTIES} - {"shape_bias"}
+    assert {*found} == {*PROPERTIES} - {"shape_bias"}
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_report__of_small_samples_and_words(half):
+    """A teacher that is always right is trained, however few samples say so; words need to be told."""
+    ids = torch.randint(1, 9, (3, 5), generator=torch.Generator().manual_seed(0))
+    networks = {name: Words(seed) for seed, name in enumerate(("teacher", "alone"))}
+    labels = networks["teacher"](ids).argmax(1).numpy()
+    settings = {} if half else {"invariance": {"special_ids": [0], "changes": ["order"]}}
+    found = transfer.report(
+        networks, ids, labels, teacher="teacher", independent="alone", settings=settings, progress=False,
+        properties=["confidence", "consensus"] if half else ["invariance"],
+    )  # fmt: skip
+    assert list(found) == ["confidence", *(["consensus"] if half else ["invariance"])]
+
+
+class Words(torch.nn.Module):
+    """Sums seeded scores of token ids."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.scores = torch.nn.Embedding(9, 3)
+        self.scores.weight.data = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, ids):
+        return self.scores(ids).sum(1)
 
 
 def test_api_page__shows_code_that_runs(run, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from kdviz.errors import MissingExtraError
 
 _CLIP = 5  # standard deviations: 0.01 clipped at 0.05 in the published training of PointNet
+_MOST_HUE = 0.2  # of a turn, in the published training and in the sweep over strengths
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Words:
     ids: Tensor
     free: Tensor
     mask_id: int | None = None
+
+    def clone(self) -> "Words":
+        """Return a text of its own memory, as of tensors."""
+        return Words(self.ids.clone(), self.free.clone(), self.mask_id)
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,13 @@ def _jitter(image: Tensor, strength: float, generator: Generator) -> Tensor:
     functional = _image_functions()
     if len(image) not in (1, 3):
         raise ValueError(f"jitter of colours needs images of 1 or 3 channels, got {len(image)}")
-    *factors, hue = (strength * (2 * drawn - 1) for drawn in _draw(generator, 4))
+    *factors, hue = (2 * drawn - 1 for drawn in _draw(generator, 4))
     order = torch.randperm(4, generator=generator).tolist()
     steps = [
-        (functional.adjust_brightness, 1 + factors[0]),
-        (functional.adjust_contrast, 1 + factors[1]),
-        (functional.adjust_saturation, 1 + factors[2]),
-        (functional.adjust_hue, hue / 2),
+        (functional.adjust_brightness, 1 + strength * factors[0]),
+        (functional.adjust_contrast, 1 + strength * factors[1]),
+        (functional.adjust_saturation, 1 + strength * factors[2]),
+        (functional.adjust_hue, min(strength / 2, _MOST_HUE) * hue),
     ]
     for at in order if strength else ():
         adjust, amount = steps[at]
@@ -160,25 +165,28 @@ def _add_noise(image: Tensor, strength: float, generator: Generator) -> Tensor:
     return (image + strength * torch.randn(image.shape, generator=generator, dtype=image.dtype)).clamp(0, 1)
 
 
-def _choose_words(words: Words, strength: float, generator: Generator) -> Tensor:
-    """Choose a share of the tokens that may be changed, those of smaller strengths among them."""
+def _choose_words(words: Words, strength: float, generator: Generator, least: int) -> Tensor:
+    """Choose a share of the tokens that may be changed, those of smaller strengths among them.
+
+    Above strength 0 they are `least` or more, where the text has as many.
+    """
     places = torch.nonzero(words.free)[:, 0]
     order = torch.randperm(len(places), generator=generator)
-    return places[order[: round(strength * len(places))]]
+    return places[order[: max(least, round(strength * len(places))) if strength else 0]]
 
 
 def _drop_words(words: Words, strength: float, generator: Generator) -> Tensor:
-    """Put `Words.mask_id` in the place of a share of the tokens."""
+    """Put `Words.mask_id` in the place of a share of the tokens, one or more."""
     if words.mask_id is None:
         raise ValueError(
             "dropout of words needs mask_id=, what stands for one left out, such as tokenizer.mask_token_id"
         )
-    return words.ids.index_fill(0, _choose_words(words, strength, generator), words.mask_id)
+    return words.ids.index_fill(0, _choose_words(words, strength, generator, 1), words.mask_id)
 
 
 def _reorder_words(words: Words, strength: float, generator: Generator) -> Tensor:
-    """Let a share of the tokens change places: each goes to the place of another, and none is lost."""
-    chosen = _choose_words(words, strength, generator)
+    """Let a share of the tokens, two or more, change places: each goes to that of another, none is lost."""
+    chosen = _choose_words(words, strength, generator, 2)
     return words.ids.index_copy(0, chosen, words.ids[chosen.roll(1)])
 
 
@@ -207,9 +215,7 @@ def _drop_points(points: Tensor, strength: float, generator: Generator) -> Tenso
 CHANGES: Mapping[str, Mapping[str, Change]] = MappingProxyType(
     {
         "image": {
-            "jitter": Change(
-                _jitter, "largest relative change of colours, hue by half of it", (0.3, 0.4, 0.5, 0.6), 1.0
-            ),
+            "jitter": Change(_jitter, "largest relative change of colours", (0.3, 0.4, 0.5, 0.6), 1.0),
             "crop": Change(_crop, "share of the area cut away", (0.4, 0.5, 0.6, 0.7), 0.99, views=2),
             "shift": Change(_shift, "pixel", (1, 2, 4, 8), whole=True, views=2),
             "rotation": Change(_rotate, "degree", (10, 20, 30, 40), 180.0),
@@ -227,4 +233,8 @@ CHANGES: Mapping[str, Mapping[str, Change]] = MappingProxyType(
         },
     }
 )
-"""Every change by kind of input and name; strengths of colours and crops are the published ones."""
+"""Every change by kind of input and name; strengths of colours and crops are the published ones.
+
+Of colours these are the strengths of brightness, contrast and saturation; hue turns by at most half of them,
+and never by more than 0.2 of a turn.
+"""

@@ -48,8 +48,9 @@ def invariance(
         ``"shift"``, ``"rotation"``, ``"blur"``, ``"noise"``; of texts ``"dropout"`` and ``"order"`` of
         tokens; of clouds ``"rotation"`` about the third coordinate, ``"jitter"``, ``"dropout"``. Or a mapping
         from names to one's own, ``(sample, strength, generator) -> sample``, or to a
-        :class:`kdviz.transfer.Change`. A sample is an image ``(C, H, W)`` of pixels in 0..1, a text as
-        :class:`kdviz.transfer.Words` (identifiers come back), or points ``(n, 3 or more)``.
+        :class:`kdviz.transfer.Change`. A sample is a copy, which may be changed in place: an image
+        ``(C, H, W)`` of pixels in 0..1, a text as :class:`kdviz.transfer.Words` (identifiers come back), or
+        points ``(n, 3 or more)``.
     strengths
         By name of a change, what is asked beside 0; as many for each. The default is that of the change.
     kind
@@ -87,9 +88,10 @@ def invariance(
     A change makes the same draws at every strength. Crops and shifts compare two changed samples, the others
     one with the sample itself. A crop keeps the image's proportions. A shift moves the image, its border
     reflected, where the paper cuts windows out of a larger image; the two samples are at most `strength`
-    apart. Tokens are changed, not words: one of several pieces may be torn. Of points, what comes beside the
-    three coordinates stays. A sample costs each network a pass for every strength, two of crops and shifts:
-    33 by default of images.
+    apart. Hue turns by half the strength of colours, by at most 0.2 of a turn, as published. Tokens are
+    changed, not words: one of several pieces may be torn; above strength 0 one is dropped or two change
+    places, however few a text has. Of points, what comes beside the three coordinates stays. A sample costs
+    each network a pass for every strength, two of crops and shifts: 33 by default of images.
 
     References
     ----------
@@ -109,7 +111,9 @@ def invariance(
         for sample, row in zip(samples, rows, strict=True):
             generator = generator_of(seed, row)
             apply, times = chosen[name].apply, chosen[name].views
-            made.append([_check_view(apply(sample, strength, generator), sample, name) for _ in range(times)])
+            made.append(
+                [_check_view(apply(sample.clone(), strength, generator), sample, name) for _ in range(times)]
+            )  # of clones: a change of one's own may work in place
         return [put_main(batch, form.main, put(torch.stack(one))) for one in zip(*made, strict=True)]
 
     def look(batch: Batch, labels: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
@@ -166,9 +170,14 @@ class _Form:
             raise ValueError(
                 "texts need special_ids=, identifiers never changed, such as tokenizer.all_special_ids"
             )
+        if known == "cloud" and min(values.shape[1:]) < 3:
+            raise ValueError(
+                f"points need 3 coordinates or more, got inputs {tuple(values.shape)}; with changes of one's "
+                "own kind='other' takes any"
+            )
         return cls(known, main, pixels, torch.tensor(list(special_ids or ()), dtype=torch.int64), mask_id)
 
-    def open(self, batch: Batch) -> tuple[Iterable[Any], Callable[[Tensor], Tensor]]:
+    def open(self, batch: Batch) -> tuple[Iterable[Tensor | Words], Callable[[Tensor], Tensor]]:
         """Return the samples of a batch, and what puts them, changed and stacked, into its main tensor."""
         values = main_of(batch, self.main)
         if self.kind == "image":

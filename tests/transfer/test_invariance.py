@@ -1,5 +1,6 @@
 """Changes against their definitions, and agreement against networks whose answers are known by hand."""
 
+import colorsys
 import sys
 
 import numpy as np
@@ -92,17 +93,18 @@ def test_change_of_images__leaves_a_grey_one_grey_and_of_its_brightness(name):
         torch.testing.assert_close(changed, grey)
 
 
-def test_jitter__changes_each_factor_by_its_strength_and_hue_by_half():
-    """Red keeps its hue under all but the last; its angle is at most half the strength of a turn."""
+@pytest.mark.parametrize(("strength", "most"), [(0.2, 0.1), (0.6, 0.2)])
+def test_jitter__changes_each_factor_by_its_strength_and_hue_by_half_up_to_that_published(strength, most):
+    """Red keeps its hue under all but the last, whose angle is read off two of the colours."""
     red = torch.tensor([0.5, 0.25, 0.25])[:, None, None].expand(3, 2, 2)
     brightness, hues = [], []
     for row in range(300):
-        red_now, green, blue = apply("image", "jitter", red, 0.2, row)[:, 0, 0].tolist()
-        brightness.append(max(red_now, green, blue) / 0.5)
-        spread = red_now - min(green, blue)
-        hues.append((green - blue) / (6 * spread))
-    assert np.abs(hues).max() <= 0.1 + 1e-6
-    assert np.abs(hues).max() > 0.09  # of 300 draws, the largest is within a tenth but once in 10^13
+        colours = apply("image", "jitter", red, strength, row)[:, 0, 0].tolist()
+        brightness.append(max(colours) / 0.5)
+        hues.append(colorsys.rgb_to_hsv(*colours)[0])
+    turns = np.minimum(hues, 1 - np.array(hues))
+    assert turns.max() <= most + 1e-6
+    assert turns.max() > 0.9 * most  # of 300 draws, the largest is within a tenth but once in 10^13
     assert 0.9 < np.mean(brightness) < 1.1
 
 
@@ -165,6 +167,17 @@ def test_words__order_is_a_permutation_of_the_share(share):
     assert torch.equal(moved.sort().values, words.ids)
     assert int((moved != words.ids).sum()) == round(share * 14)
     assert torch.equal(moved[~words.free], words.ids[~words.free])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_words__of_short_texts_one_is_dropped_and_two_change_places(count):
+    """Of the least strength too; a single token has no other place to go to."""
+    words = Words(torch.arange(100, 107), torch.arange(7) < count, 3)
+    for row in range(20):
+        assert int((apply("text", "dropout", words, 0.05, row) != words.ids).sum()) == 1
+        moved = apply("text", "order", words, 0.05, row)
+        assert int((moved != words.ids).sum()) == (2 if count > 1 else 0)
+        assert torch.equal(moved.sort().values, words.ids)
 
 
 def test_cloud__rotation_keeps_distances_and_heights():
@@ -283,6 +296,33 @@ def test_invariance__does_not_depend_on_batches(labels):
     assert not set(networks["student"].seen()) <= set(seen[0])
 
 
+def test_invariance__takes_changes_that_work_in_place_and_leaves_inputs_as_they_are():
+    def turn_over(image, strength, generator):
+        return image.copy_(1 - image) if strength else image
+
+    def move(points, strength, generator):
+        points += 100 * strength
+        return points
+
+    def say_one(words, strength, generator):
+        words.free.zero_()
+        return words.ids.fill_(1) if strength else words.ids
+
+    images = torch.rand(6, 3, 4, 4, generator=generator_of(0, 0)) * 0.4
+    clouds, ids = torch.zeros(6, 4, 3), torch.full((6, 4), 900)
+    for inputs, rule, change in (
+        (images, by_mean, turn_over),
+        (clouds, by_mean, move),
+        (ids, lambda ids: ids[:, 0] > 500, say_one),
+    ):
+        before = inputs.clone()
+        found = find_unchanged(
+            rule, inputs, changes={"own": change}, strengths={"own": (1,)}, special_ids=(0,), max_batch=4
+        )
+        assert torch.equal(inputs, before)
+        np.testing.assert_array_equal(found[0], [[True] * 6, [False] * 6])
+
+
 def test_invariance__leaves_pixels_alone_that_a_change_leaves():
     """To pixels and back is rounded; what is not changed comes back to the bit."""
     inputs = Pixels().write(torch.rand(3, 3, 4, 4, generator=generator_of(0, 0)))
@@ -388,6 +428,10 @@ def test_invariance__says_what_is_wrong():
         ask(kind="other")
     with pytest.raises(ValueError, match="jitter of colours needs images of 1 or 3 channels, got 2"):
         ask(images[:, :2], pixels=Pixels((0, 0), (1, 1)))
+    for flat in (torch.rand(4, 40, 2), torch.rand(4, 2, 40)):
+        with pytest.raises(ValueError, match=r"points need 3 coordinates or more, got inputs \(1, .*'other'"):
+            ask(flat)
+        ask(flat, kind="other", changes={"own": lambda points, *_: points}, strengths={"own": (1,)})
     ids = torch.randint(0, 9, (4, 5))
     with pytest.raises(ValueError, match="texts need special_ids="):
         ask(ids)

@@ -60,8 +60,8 @@ def adversarial(
     steps
         Number of steps.
     attacked
-        Names of the networks to attack. The teacher always is; by default also the independent networks:
-        what they are fooled by says how much any network shares with any other.
+        Name or names of the networks to attack. The teacher always is; by default also the independent
+        networks: what they are fooled by says how much any network shares with any other.
     pixels
         How inputs are normalised, by default as :mod:`kdviz.sources` does.
     seed

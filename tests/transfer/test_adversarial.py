@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from captum.robust import PGD
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
@@ -118,6 +119,8 @@ def test_teacher__is_fooled_by_all_that_is_kept_and_a_copy_of_it_too(pixels):
     np.testing.assert_array_equal(fooled.sel(network=["teacher", "copy"])[:, kept], 1.0)
     np.testing.assert_array_equal(ds["fooled_by_teacher"], fooled)
     np.testing.assert_array_equal(ds["fooled"].sel(attacked="copy"), fooled)
+    alone = attack(networks, pixels, epsilon=0.1, attacked="alone")["fooled"]
+    xr.testing.assert_equal(alone, ds["fooled"].sel(attacked=["teacher", "alone"]))
     for name in networks:
         own = ds["fooled"].sel(attacked=name, network=name)
         assert set(own.values[~np.isnan(own.values)]) == {1.0}

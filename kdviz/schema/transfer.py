@@ -31,7 +31,7 @@ register(
         NETWORK_SAMPLE,
         "share of independent networks farther from the teacher's Grad-CAM",
         "1",
-        "ties count as neither; NaN where there are but ties, or nothing to compare with",
+        "ties and maps that are zero count as neither; NaN where there is but that, or none to compare with",
     ),
     # how they are fooled
     _result("attacked", ("attacked",), "str", "name of the network that images were made against"),

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, normalize
 from kdviz.arguments import one_of
 from kdviz.attribution import draw_map
 from kdviz.attribution.maps import Place, check_layer
-from kdviz.networks.features import Batch
+from kdviz.networks.features import Batch, resolve_layers
 from kdviz.networks.preparing import device_of
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.pixels import find_images
@@ -49,10 +49,10 @@ def localization(
     Dataset
         ``cam_similarity`` ``(network, sample)``, the cosine with the teacher's map; NaN where a map is zero.
         ``closer_map``, the headline, ``(network, sample)``: 1 where the network's map is closer to the
-        teacher's than that of the independent network, 0 where it is not, NaN for a tie; of several
-        independent networks, the share that it beats. An independent network is compared with the others,
-        NaN if there are none, and comes out near the attribute ``chance``. Without independent networks all
-        is NaN, and the attribute ``note`` says so.
+        teacher's than that of the independent network, 0 where it is not, NaN for a tie or where a map is
+        zero; of several independent networks, the share that it beats. An independent network is compared
+        with the others, NaN if there are none, and comes out near the attribute ``chance``. Without
+        independent networks all is NaN, and the attribute ``note`` says so.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def localization(
     .. [2] Selvaraju et al., "Grad-CAM", ICCV 2017, Eqs. (1) and (2).
     """
     question = ask(networks, inputs, labels, **options)
-    places = _find_places(question, layers or {})
+    places = _find_places(question, networks, layers or {})
     at = list(question.networks).index(question.teacher)
     alone = [list(question.networks).index(name) for name in question.independent]
 
@@ -85,16 +85,19 @@ def localization(
     return question.build("localization", "closer_map", values, note=note, chance=0.5, layers=told)
 
 
-def _find_places(question: Question, layers: Mapping[str, str | nn.Module]) -> dict[str, Place]:
-    """Find where the maps of each network are taken."""
+def _find_places(
+    question: Question, networks: Mapping[str, nn.Module], layers: Mapping[str, str | nn.Module]
+) -> dict[str, Place]:
+    """Find where the maps of each network are taken; modules are those of the networks as given."""
     for name in layers:
         one_of("layers", name, question.networks)
     batch, _ = question.source.read([0])
     find_images(batch, "localization")
-    return {
-        name: check_layer(network, beside(batch, network), layers.get(name), methods=["grad_cam"])
-        for name, network in question.networks.items()
-    }
+    places = {}
+    for (name, network), given in zip(question.networks.items(), networks.values(), strict=True):
+        (layer,) = resolve_layers(given, [layers[name]]) if name in layers else (None,)
+        places[name] = check_layer(network, beside(batch, network), layer, methods=["grad_cam"])
+    return places
 
 
 def _draw(network: nn.Module, batch: Batch, classes: Tensor, place: Place) -> Tensor:

@@ -96,7 +96,7 @@ def representation(
     count = len(question.labels)
     if count < FEWEST:
         raise ValueError(f"representation needs {FEWEST} samples or more, got {count}")
-    stages = _name_stages(question, layers)
+    stages = _name_stages(question, networks, layers)
     at = list(question.networks).index(question.teacher)
 
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
@@ -140,9 +140,11 @@ def representation(
 
 
 def _name_stages(
-    question: Question, layers: Mapping[str, Sequence[str | nn.Module]] | None
+    question: Question,
+    networks: Mapping[str, nn.Module],
+    layers: Mapping[str, Sequence[str | nn.Module]] | None,
 ) -> dict[str, list[str]]:
-    """Name as many layers of each network: those given, or stages that are found."""
+    """Name as many layers of each network as given: those said, or stages that are found."""
     if layers is not None and set(layers) != set(question.networks):
         told = ", ".join(layers) or "none"
         raise ValueError(
@@ -150,11 +152,14 @@ def _name_stages(
         )
     batch, _ = question.source.read([0, 1])
     stages = {}
-    for name, network in question.networks.items():
-        given = beside(batch, network)
+    for (name, network), given in zip(question.networks.items(), networks.values(), strict=True):
+        inputs = beside(batch, network)
         with frozen(network):
-            found = find_stages(network, given) if layers is None else _check(network, given, layers[name])
-        stages[name] = found
+            stages[name] = (
+                find_stages(network, inputs)
+                if layers is None
+                else _check(network, inputs, _name(given, layers[name]))
+            )
     counts = {name: len(found) for name, found in stages.items()}
     if layers is None:
         return {name: thin(found, min(MOST, *counts.values())) for name, found in stages.items()}
@@ -164,9 +169,12 @@ def _name_stages(
     return stages
 
 
-def _check(network: nn.Module, inputs: Batch, layers: Sequence[str | nn.Module]) -> list[str]:
-    """Return the names of layers that give a row for each sample; the network must be frozen."""
-    names = [layer if layer == LOGITS else resolve_layers(network, [layer])[0] for layer in layers]
+def _name(network: nn.Module, layers: Sequence[str | nn.Module]) -> list[str]:
+    return [layer if layer == LOGITS else resolve_layers(network, [layer])[0] for layer in layers]
+
+
+def _check(network: nn.Module, inputs: Batch, names: list[str]) -> list[str]:
+    """Return names of layers, all of which give a row for each sample; the network must be frozen."""
     for name, shape in check_layers(network, inputs, names).items():
         if shape[:1] != (rows_of(inputs),):
             raise LayerError(f"layer {name!r} gives no tensor with a row for each of 2 samples, but {shape}")

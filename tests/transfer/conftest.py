@@ -1,9 +1,13 @@
 """Networks whose answers stand in a table, so that every share is known by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from kdviz.transfer import question
 
 
 class Table(nn.Module):
@@ -37,3 +41,17 @@ def tables():
 @pytest.fixture
 def labels():
     return np.array([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """Networks are copied, as to a device where they are not; the copies by their id."""
+    made = {}
+
+    def copy_network(network, device=None):
+        other = copy.deepcopy(network)
+        made[id(other)] = other
+        return other
+
+    monkeypatch.setattr(question, "prepare_network", copy_network)
+    return made

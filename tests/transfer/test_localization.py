@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 from kdviz import testing, transfer
@@ -77,6 +78,27 @@ def test_map_of_zeros__has_no_similarity_and_beats_nobody(corners):
     ds = ask(corners, images, independent="far")
     np.testing.assert_array_equal(np.isnan(ds["cam_similarity"]), [[False, True]] * 4)
     assert np.isnan(ds["closer_map"].isel(sample=1)).all()
+
+
+def test_map_of_zeros__of_one_network_alone_is_neither_closer_nor_farther(corners):
+    images = torch.tensor([[[[1.0, -1.0], [1.0, -1.0]]]])  # of what "away" looks at all speaks against
+    ds = ask(corners, images, independent=["far", "away"])
+    np.testing.assert_array_equal(ds["closer_map"][:, 0], [1.0, 1.0, np.nan, np.nan])
+    comment = ds["closer_map"].attrs["comment"]
+    assert comment.startswith("ties and maps that are zero count as neither; NaN where there is but that")
+
+
+def test_layer_given_as_module__is_found_where_networks_are_copied_to_a_device(corners, copied):
+    options = {"teacher": "teacher", "independent": "far", "progress": False}
+    given = corners, torch.ones(1, 1, 2, 2), [0]
+    named, held = (
+        transfer.localization(
+            *given, **options, layers={name: take(network) for name, network in corners.items()}
+        )
+        for take in (lambda _: "masked", lambda network: network.masked)
+    )
+    assert copied and not set(copied) & {id(network) for network in corners.values()}
+    xr.testing.assert_identical(held, named)
 
 
 def test_relu__takes_what_speaks_against_the_class(corners):

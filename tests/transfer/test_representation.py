@@ -285,6 +285,12 @@ def test_named_layers__are_read(pair, inputs):
     assert ds["cka"].sel(network="student")[0, 0].item() == whole["cka"].sel(network="student")[0, 1].item()
 
 
+def test_layer_given_as_module__is_found_where_networks_are_copied_to_a_device(pair, inputs, copied):
+    ds = ask(pair, inputs, layers={name: [network[0], ""] for name, network in pair.items()})
+    assert copied and not set(copied) & {id(network) for network in pair.values()}
+    assert ds["stage_layer"].values.tolist() == [["0", ""]] * 2
+
+
 def test_representation__says_what_it_cannot_do(pair, inputs):
     with pytest.raises(ValueError, match="representation needs 4 samples or more, got 3"):
         ask(pair, inputs[:3])

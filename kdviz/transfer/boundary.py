@@ -3,7 +3,9 @@
 Symbols: ``M`` networks, ``C`` classes, ``D`` values of a sample, ``R`` points along a side of a plane.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import Tensor, nn
 
 from kdviz.arguments import finite_number, whole_number
 from kdviz.networks.features import Batch, main_of, noisy_part, put_main
-from kdviz.networks.reading import InputsLike
+from kdviz.networks.reading import Held, InputsLike
 from kdviz.transfer.question import Options, Question, ask
 
-_DRAWS = 100  # of a triplet, before the samples are said to span no plane
+_DRAWS = 100  # for each plane, before the samples are said to span no more
 _FLAT = 1e-5  # height over length of a triangle that is a line but for the rounding of float32
 
 
@@ -35,14 +37,15 @@ def boundary(
     """Compare the regions that networks give to classes with the teacher's, on planes through samples [1]_.
 
     Three samples are drawn at random and span a plane; on a grid of its points, each an input, every network
-    says a class. Points that lie on one line span no plane, and others are drawn in their place.
+    says a class. Points that lie on one line span no plane, and others are drawn in their place. No triplet
+    is drawn twice, but planes share samples: of few samples, planes are less than so many independent cases.
 
     Parameters
     ----------
     networks, inputs, labels, **options
         As for :func:`kdviz.transfer.ask`; inputs are floating point, such as images and clouds.
     triplets
-        Number of planes.
+        Number of planes, whose samples are held at once.
     resolution
         Points along each side of a plane, 2 or more; a plane costs its square in passes of one sample. On the
         built-in images the overlap on a plane of 12 is within 0.05 of that of 40, half of what planes differ.
@@ -65,7 +68,7 @@ def boundary(
     ------
     TypeError, ValueError, FloatingPointError
         As :func:`kdviz.transfer.ask`; if inputs are no one tensor of floating point a sample, such as token
-        ids, or hold no three samples that span a plane.
+        ids, or their samples span fewer planes than `triplets`.
 
     References
     ----------
@@ -76,7 +79,11 @@ def boundary(
     margin, seed = finite_number("margin", margin, 0.0), whole_number("seed", seed)
     question = ask(networks, inputs, labels, **options)
     main = _name_points(question)
-    parts = [_draw_triplet(question, main, seed, number) for number in range(triplets)]
+    rows, known = _draw_triplets(question, main, triplets, seed)
+    used = np.unique(rows)
+    values = torch.stack([known[row] for row in used.tolist()])
+    source = Held(values if main is None else {main: values}, None)
+    held = replace(question, source=source, labels=question.labels[used])
     at = list(question.networks).index(question.teacher)
 
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
@@ -100,9 +107,9 @@ def boundary(
             "corner_row": corners[:, 1:],
         }
 
-    found = question.walk(look, "boundary", parts)
+    found = held.walk(look, "boundary", np.searchsorted(used, rows).tolist())
     coords = {name: found.pop(name).T for name in ("corner_row", "corner_col")}
-    names = [[question.sample_ids[row] for row in rows] for rows in parts]
+    names = np.array(question.sample_ids)[rows]
     found["label_map"] = np.moveaxis(found["label_map"], -1, 1)
     return question.build(
         "boundary", "boundary_overlap", found, {**coords, "corner_sample": names}, margin=margin, seed=seed
@@ -122,18 +129,39 @@ def _name_points(question: Question) -> str | None:
     return noisy_part(batch)
 
 
-def _draw_triplet(question: Question, main: str | None, seed: int, number: int) -> list[int]:
-    """Draw the positions of three samples that span a plane."""
-    count, rng = len(question.labels), np.random.default_rng([seed, number])
-    for _ in range(_DRAWS if count > 2 else 0):
-        rows = sorted(rng.choice(count, 3, replace=False).tolist())
-        batch, _ = question.source.read(rows)
-        places, _ = _span(main_of(batch, main))
-        if places.diagonal(-1).abs().min() > _FLAT * places.abs().max():
-            return rows
-    raise ValueError(
-        f"inputs span no plane: of {count} samples no three were found that differ and are not on one line"
-    )
+def _draw_triplets(
+    question: Question, main: str | None, triplets: int, seed: int
+) -> tuple[NDArray[np.int64], dict[int, Tensor]]:
+    """Draw positions of distinct triplets that span a plane, ``(T, 3)``; return also the samples read for it.
+
+    Samples are read for many triplets at once, in the order of the inputs.
+    """
+    count, rng = len(question.labels), np.random.default_rng(seed)
+    most = math.comb(count, 3)
+    if triplets > most:
+        raise ValueError(f"triplets must be at most {most}, those that {count} samples make, got {triplets}")
+    seen, kept, known = set[tuple[int, ...]](), list[tuple[int, ...]](), dict[int, Tensor]()
+    while len(kept) < triplets and len(seen) < (limit := min(most, _DRAWS * (len(kept) + 1))):
+        drawn = dict[tuple[int, ...], None]()
+        while len(drawn) < min(triplets, limit - len(seen)):
+            triplet = tuple(sorted(rng.choice(count, 3, replace=False).tolist()))
+            drawn |= {} if triplet in seen else {triplet: None}
+        seen |= set(drawn)
+        if unread := sorted({row for triplet in drawn for row in triplet} - set(known)):
+            batch, _ = question.source.read(unread)
+            known |= dict(zip(unread, main_of(batch, main), strict=True))
+        kept += [triplet for triplet in drawn if _is_plane(torch.stack([known[row] for row in triplet]))]
+    if len(kept) < triplets:
+        raise ValueError(
+            f"inputs span {'too few planes' if kept else 'no plane'}: of {count} samples {len(kept)} "
+            f"triplets were found that differ and are not on one line, and triplets is {triplets}"
+        )
+    return np.array(kept[:triplets]), known
+
+
+def _is_plane(samples: Tensor) -> bool:
+    places, _ = _span(samples)
+    return bool(places.diagonal(-1).abs().min() > _FLAT * places.abs().max())
 
 
 def _span(samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from sklearn.metrics import jaccard_score
 from torch import nn
 
@@ -102,9 +103,39 @@ def test_max_batch_and_further_triplets__change_nothing(max_batch):
 def test_equal_and_collinear_samples__are_drawn_anew():
     line = torch.tensor([0.1, 0.2, 0.3, 0.7])[:, None] * torch.tensor([[3.0, 7.0]])
     inputs = torch.cat([line, line[:1], torch.tensor([[1.0, 0.0]])])
-    ds = ask({"teacher": right_of(0.5), "student": right_of(0.6)}, inputs, triplets=20)
+    ds = ask({"teacher": right_of(0.5), "student": right_of(0.6)}, inputs, triplets=9)
     for names in ds["corner_sample"].values:
         assert "5" in names and set(names) != {"0", "4", "5"}
+    # one off the line and two of five on it, but for the pair of equal ones
+    with pytest.raises(ValueError, match=r"span too few planes: of 6 samples 9 triplets were .*is 10"):
+        ask({"teacher": right_of(0.5), "student": right_of(0.6)}, inputs, triplets=10)
+
+
+def test_triplets__are_distinct_and_no_more_than_there_are():
+    inputs = torch.cat([CORNERS, torch.tensor([[1.0, 1.1], [0.3, 0.8]])])
+    networks = {"teacher": right_of(0.5), "student": right_of(0.6)}
+    ds = ask(networks, inputs, triplets=10)
+    assert len({frozenset(names) for names in ds["corner_sample"].values.tolist()}) == 10
+    with pytest.raises(ValueError, match="triplets must be at most 10, those that 5 samples make, got 11"):
+        ask(networks, inputs, triplets=11)
+
+
+def test_samples_of_a_loader__are_read_once_for_all_triplets():
+    read = []
+
+    class Loader:
+        def __iter__(self):
+            for start in range(0, 40, 8):
+                read.extend(range(start, start + 8))
+                yield points[start : start + 8]
+
+    points = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    networks = {"teacher": right_of(0.5), "student": right_of(0.6)}
+    options = {"teacher": "teacher", "triplets": 50, "resolution": 2, "progress": False}
+    ds = transfer.boundary(networks, Loader(), np.zeros(40, int), **options)
+    # counted, looked at twice to see what they are, and read for the triplets
+    assert len(read) <= 40 + 2 * 8 + 40
+    xr.testing.assert_identical(ds, transfer.boundary(networks, points, np.zeros(40, int), **options))
 
 
 def test_clouds_and_named_tensors__are_moved_as_they_are():
@@ -123,9 +154,11 @@ def test_clouds_and_named_tensors__are_moved_as_they_are():
 
 def test_boundary__says_where_there_is_no_plane():
     networks = {"teacher": right_of(0.5), "student": right_of(0.6)}
-    for inputs in (CORNERS[:1].repeat(5, 1), torch.arange(10.0).reshape(5, 2) * 0.3, CORNERS[:2]):
-        with pytest.raises(ValueError, match=r"inputs span no plane: of \d samples no three were found"):
+    for inputs in (CORNERS[:1].repeat(5, 1), torch.arange(10.0).reshape(5, 2) * 0.3):
+        with pytest.raises(ValueError, match=r"inputs span no plane: of 5 samples 0 triplets were found"):
             ask(networks, inputs)
+    with pytest.raises(ValueError, match="triplets must be at most 0, those that 2 samples make, got 1"):
+        ask(networks, CORNERS[:2])
     with pytest.raises(ValueError, match="resolution must be an integer of 2 or more, got 1"):
         ask(networks, CORNERS, resolution=1)
     words = {name: nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(8, 3)) for name in networks}

@@ -170,9 +170,10 @@ def report(
 
 
 def _list_arguments(known: Property) -> dict[str, Any]:
-    """List the arguments of a property that are its own, with their defaults."""
+    """List the arguments of a property that are its own, with their defaults; None for what has none."""
     parameters = list(inspect.signature(known.ask).parameters.values())[3:]
-    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    own = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
+    return {one.name: None if one.default is one.empty else one.default for one in own}
 
 
 def _identify(question: Question) -> str:

@@ -82,7 +82,7 @@ def invariance_curves(ds: xr.Dataset, kinds: Mapping[str, str], *, title: str) -
         sharey=True,
     )
     roles = dict(zip(ds["network"].values.tolist(), ds["role"].values.tolist(), strict=True))
-    styles = style_networks({kinds[name]: _role_of(roles[name]) for name in reversed(roles)})
+    styles = style_networks({kinds[name]: _role_of(roles[name]) for name in roles})
     shares = 100 * ds["unchanged"].mean("sample")
     for axis, change in zip(axes.flat, changes, strict=False):
         for name in roles:

@@ -81,8 +81,9 @@ def boundary(
     main = _name_points(question)
     rows, known = _draw_triplets(question, main, triplets, seed)
     used = np.unique(rows)
-    values = torch.stack([known[row] for row in used.tolist()])
-    source = Held(values if main is None else {main: values}, None)
+    samples, given = zip(*(known[row] for row in used.tolist()), strict=True)
+    values = torch.stack(samples)
+    source = Held(values if main is None else {main: values}, None if None in given else np.array(given))
     held = replace(question, source=source, labels=question.labels[used])
     at = list(question.networks).index(question.teacher)
 
@@ -131,16 +132,18 @@ def _name_points(question: Question) -> str | None:
 
 def _draw_triplets(
     question: Question, main: str | None, triplets: int, seed: int
-) -> tuple[NDArray[np.int64], dict[int, Tensor]]:
+) -> tuple[NDArray[np.int64], dict[int, tuple[Tensor, int | None]]]:
     """Draw positions of distinct triplets that span a plane, ``(T, 3)``; return also the samples read for it.
 
-    Samples are read for many triplets at once, in the order of the inputs.
+    With samples come their classes, where inputs have some. They are read for many triplets at once, in the
+    order of the inputs.
     """
     count, rng = len(question.labels), np.random.default_rng(seed)
     most = math.comb(count, 3)
     if triplets > most:
         raise ValueError(f"triplets must be at most {most}, those that {count} samples make, got {triplets}")
-    seen, kept, known = set[tuple[int, ...]](), list[tuple[int, ...]](), dict[int, Tensor]()
+    seen, kept = set[tuple[int, ...]](), list[tuple[int, ...]]()
+    known = dict[int, tuple[Tensor, int | None]]()
     while len(kept) < triplets and len(seen) < (limit := min(most, _DRAWS * (len(kept) + 1))):
         drawn = dict[tuple[int, ...], None]()
         while len(drawn) < min(triplets, limit - len(seen)):
@@ -148,9 +151,10 @@ def _draw_triplets(
             drawn |= {} if triplet in seen else {triplet: None}
         seen |= set(drawn)
         if unread := sorted({row for triplet in drawn for row in triplet} - set(known)):
-            batch, _ = question.source.read(unread)
-            known |= dict(zip(unread, main_of(batch, main), strict=True))
-        kept += [triplet for triplet in drawn if _is_plane(torch.stack([known[row] for row in triplet]))]
+            batch, classes = question.source.read(unread)
+            given = [None] * len(unread) if classes is None else classes.tolist()
+            known |= dict(zip(unread, zip(main_of(batch, main), given, strict=True), strict=True))
+        kept += [rows for rows in drawn if _is_plane(torch.stack([known[row][0] for row in rows]))]
     if len(kept) < triplets:
         raise ValueError(
             f"inputs span {'too few planes' if kept else 'no plane'}: of {count} samples {len(kept)} "

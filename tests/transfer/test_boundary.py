@@ -136,6 +136,10 @@ def test_samples_of_a_loader__are_read_once_for_all_triplets():
     # counted, looked at twice to see what they are, and read for the triplets
     assert len(read) <= 40 + 2 * 8 + 40
     xr.testing.assert_identical(ds, transfer.boundary(networks, points, np.zeros(40, int), **options))
+    with pytest.raises(ValueError, match="labels are not those that inputs come with"):
+        transfer.boundary(
+            networks, [(points, torch.ones(40, dtype=torch.int64))], np.zeros(40, int), **options
+        )
 
 
 def test_clouds_and_named_tensors__are_moved_as_they_are():

@@ -115,7 +115,7 @@ class CRD(MixedLoss):
             kept = self.momentum * parts.memory[:, rows] + (1 - self.momentum) * views
             parts.memory[:, rows] = functional.normalize(kept, dim=-1)
         others = draw_negatives(labels, parts.labels, parts.count).expand(2, -1, -1)
-        same = views.prod(0).sum(-1).expand(2, -1)
+        same = (views[0] * views[1]).sum(1).expand(2, -1)
         apart = (views.flip(0) @ parts.memory.mT).gather(2, others)  # each with the memory of the other
         products = torch.cat([same[..., None], apart], 2) / self.temperature  # (2, B, 1 + N)
         if parts.log_scale.isnan().any():

@@ -47,10 +47,8 @@ class CRD(MixedLoss):
     Notes
     -----
     Linear heads project the features of both networks to unit vectors s(x) and t(x), and a memory holds both
-    of every sample of the data, renewed where the sample was in the batch before it is compared. Projections
-    are taken from their mean over the batch: of networks without batch normalisation all samples else lie in
-    nearly one direction, and pulling them over together spoils the student. The loss, a mean over samples, is
-    that of a classifier of pairs [1]_::
+    of every sample of the data, renewed where the sample was in the batch before it is compared. The loss, a
+    mean over samples, is that of a classifier of pairs [1]_::
 
         -log h(s(x), t(x)) - sum_j log(1 - h(s(x), t(y_j))),    h(a, b) = e^(ab / T) / (e^(ab / T) + Z N / M)
 
@@ -59,6 +57,10 @@ class CRD(MixedLoss):
     As printed, ``Z`` is 1: then every untrained pair counts as a match, and the loss is thousands of nats. By
     default it is, as in that code, ``M`` times the mean of ``e^(ab / T)`` over the first batch, for either
     side, so that h of a pair by chance is about ``1 / (N + 1)``.
+
+    One step is kdviz's own, neither in [1]_ nor in [2]_: before projections get unit length, their mean over
+    the batch is taken from them. Of networks without batch normalisation all samples else lie in nearly one
+    direction, and pulling them over together spoils the student.
 
     References
     ----------

@@ -3,15 +3,14 @@
 A loss knows no loop, folder or optimiser. Symbols: ``B`` samples of a batch, ``N`` samples of the data.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdviz.arguments import finite_number
-from kdviz.networks import fingerprint_tensors
+from kdviz.distillation.identity import identify
 
 LOGITS = ""
 """Stands, among the layers that a loss reads, for what the network itself gives."""
@@ -100,10 +99,18 @@ class Loss:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
     def describe(self) -> dict[str, Any]:
-        """Return name and settings, ready for JSON; tensors by a hash, modules left out."""
+        """Return name and settings, ready for JSON; tensors and functions by a hash, modules left out.
+
+        Raises
+        ------
+        TypeError
+            If a setting, or what a function uses, has nothing that tells it from others.
+        """
         declared = ("layers", "teacher_layers", "up_to", "beyond")
         settings = {name: getattr(self, name) for name in declared} | vars(self)
-        plain = {name: _plain(value) for name, value in settings.items() if not isinstance(value, nn.Module)}
+        plain = {
+            name: identify(value) for name, value in settings.items() if not isinstance(value, nn.Module)
+        }
         return {"name": type(self).__qualname__, **plain}
 
 
@@ -170,17 +177,3 @@ def as_loss(loss: Loss | Callable[..., Tensor]) -> Loss:
             f"got {loss!r}"
         )
     return FunctionLoss(loss)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return fingerprint_tensors({"tensor": value})
-    if isinstance(value, partial):
-        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
-    if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)

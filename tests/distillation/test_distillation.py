@@ -1,5 +1,9 @@
 """Losses of one's own in ten lines, each against gradients by hand, and what the interface promises."""
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -197,6 +201,133 @@ def test_loss__settings_identify_it():
     plain = Watching(tau=0.1, table=torch.ones(2), layers=("x",)).describe()
     assert plain["tau"] == 0.1 and plain["layers"] == ["x"] and "seen" not in plain
     assert plain != Watching(tau=0.1, table=torch.zeros(2), layers=("x",)).describe()
+
+
+def weigh(weight, bias=0):
+    def loss(student, teacher, labels, rows):
+        return weight * student.logits.square().mean() + bias
+
+    return loss
+
+
+def weigh_by_globals(weight):
+    """Return a function whose weight is a global of its module, used by another of its functions."""
+    text = "def helper(x): return [WEIGHT * y for y in x][0]\ndef loss(student, *_): return helper([student])"
+    names = {"WEIGHT": weight, "__name__": "own"}
+    exec(text, names)
+    return names["loss"]
+
+
+def count_down(value):
+    return count_down(value - 1) if value else value
+
+
+class Weigh:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, student, *_):
+        return self.weight * student.logits.mean()
+
+    def method(self, student, *_):
+        return self(student)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        weigh,
+        lambda x: weigh(1, x),
+        weigh_by_globals,
+        lambda x: lambda *_: x,
+        lambda x: weigh(weigh(x)),
+        lambda x: weigh(torch.tensor([x])),
+        lambda x: weigh(np.array([1, x])),
+        lambda x: weigh(np.float32(x / 10)),
+        lambda x: weigh({"of": {x}, "to": (1, x)}),
+        lambda x: weigh(nn.Linear(1, x).requires_grad_(False)),
+        lambda x: partial(soften, temperature=np.float32(x)),
+        lambda x: lambda student, *_, weight=x: weight * student.logits.mean(),
+        lambda x: eval(f"lambda student, *_: {x}.0 * student.logits.mean()"),
+        lambda x: eval(f"lambda student, *_: student.logits.{['mean', 'sum'][x % 2]}()"),
+        Weigh,
+        lambda x: Weigh(x).method,
+    ],
+)
+def test_own_loss__is_known_by_what_it_does(make):
+    torch.manual_seed(0)
+    two, fifty_one = (as_loss(make(x)).describe() for x in (2, 51))
+    torch.manual_seed(0)
+    assert two == as_loss(make(2)).describe() == json.loads(json.dumps(two))
+    assert two != fifty_one
+
+
+def test_setting__of_an_own_loss_is_known_by_its_value():
+    for one, other in [
+        (np.array([1.0]), np.array([2.0])),
+        (np.array([1.0]), np.array([1], np.float32)),
+        (np.float32(0.1), np.float32(0.9)),
+        (lambda: 1, lambda: 2),
+        (Weigh(1), Weigh(2)),
+        (torch.float32, torch.float64),
+        (torch.mean, torch.sum),
+    ]:
+        assert Watching(tau=one).describe() != Watching(tau=other).describe()
+    assert Watching(tau=np.float64(0.5)).describe() == Watching(tau=0.5).describe()
+    assert Watching(tau=count_down).describe() == Watching(tau=count_down).describe()
+
+
+def test_own_loss__with_what_cannot_be_told_from_others_is_refused():
+    for secret in (torch.Generator(), iter([1]), np.array([object()])):
+        with pytest.raises(TypeError, match=r"a loss depends on .*, and nothing of it can be kept"):
+            as_loss(weigh(secret)).describe()
+
+
+def test_own_loss__is_the_same_in_other_processes():
+    code = (
+        "import json; from distillation.test_distillation import *; print(json.dumps([as_loss(f).describe() "
+        "for f in (soften, weigh({'a', 'b'}), weigh_by_globals(2), count_down, lambda s: s in {'a', 'b'})"
+        "]))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1 and "weigh" in told.pop()
+
+
+def test_own_loss__of_another_weight_is_not_resumed(tmp_path, inputs):
+    run(Layers(2, seed=0), Layers(3, seed=1), inputs, weigh(2), tmp_path / "run")
+    with pytest.raises(Exception, match="loss"):
+        run(Layers(2, seed=0), Layers(3, seed=1), inputs, weigh(50), tmp_path / "run")
+
+
+def test_losses__of_stored_trainings_keep_their_descriptions():
+    assert LOSSES["hint"]("a", "b").describe() == {
+        "name": "Hint",
+        "layers": ["a", LOGITS],
+        "teacher_layers": ["b"],
+        "up_to": None,
+        "beyond": None,
+        "class_weight": 1.0,
+        "weight": 1.0,
+    }
+    assert LOSSES["kl"]().describe() == {
+        "name": "KL",
+        "layers": [LOGITS],
+        "teacher_layers": None,
+        "up_to": None,
+        "beyond": None,
+        "class_weight": 0.5,
+        "weight": 0.5,
+        "temperature": 4.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from kdviz.networks.features import Batch, main_of, noisy_part, put_main
 from kdviz.networks.reading import Held, InputsLike
 from kdviz.transfer.question import Options, Question, ask
 
+_TRIPLETS = 50  # as in the paper
 _DRAWS = 100  # for each plane, before the samples are said to span no more
 _FLAT = 1e-5  # height over length of a triangle that is a line but for the rounding of float32
 
@@ -28,7 +29,7 @@ def boundary(
     inputs: InputsLike,
     labels: ArrayLike,
     *,
-    triplets: int = 50,
+    triplets: int | None = None,
     resolution: int = 12,
     margin: float = 0.1,
     seed: int = 0,
@@ -45,7 +46,8 @@ def boundary(
     networks, inputs, labels, **options
         As for :func:`kdviz.transfer.ask`; inputs are floating point, such as images and clouds.
     triplets
-        Number of planes, whose samples are held at once.
+        Number of planes, whose samples are held at once; by default 50 as in [1]_, or as many as few samples
+        make.
     resolution
         Points along each side of a plane, 2 or more; a plane costs its square in passes of one sample. On the
         built-in images the overlap on a plane of 12 is within 0.05 of that of 40, half of what planes differ.
@@ -75,9 +77,11 @@ def boundary(
     .. [1] Ojha et al., "What Knowledge Gets Distilled in Knowledge Distillation?", NeurIPS 2023, section 6.
     .. [2] Somepalli et al., "Can Neural Nets Learn the Same Model Twice?", CVPR 2022, section 3.
     """
-    triplets, side = whole_number("triplets", triplets, 1), whole_number("resolution", resolution, 2)
-    margin, seed = finite_number("margin", margin, 0.0), whole_number("seed", seed)
+    side, margin = whole_number("resolution", resolution, 2), finite_number("margin", margin, 0.0)
+    seed = whole_number("seed", seed)
     question = ask(networks, inputs, labels, **options)
+    possible = max(1, math.comb(len(question.labels), 3))
+    triplets = min(_TRIPLETS, possible) if triplets is None else whole_number("triplets", triplets, 1)
     main = _name_points(question)
     rows, known = _draw_triplets(question, main, triplets, seed)
     used = np.unique(rows)

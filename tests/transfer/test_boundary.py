@@ -168,3 +168,12 @@ def test_boundary__says_where_there_is_no_plane():
     words = {name: nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(8, 3)) for name in networks}
     with pytest.raises(ValueError, match=r"one floating-point tensor a sample.*got \(1, 4\) of torch.int64"):
         ask(words, torch.zeros(5, 4, dtype=torch.int64))
+
+
+def test_boundary__of_few_samples_takes_all_their_planes():
+    networks = {name: testing.small_cnn(seed=seed) for seed, name in enumerate(("teacher", "alone"))}
+    ds = transfer.boundary(
+        networks, testing.random_images(5), [0] * 5, teacher="teacher", resolution=3, progress=False
+    )
+    corners = {frozenset(one) for one in ds["corner_sample"].values.tolist()}
+    assert len(corners) == ds.sizes["triplet"] == 10

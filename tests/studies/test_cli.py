@@ -26,7 +26,7 @@ BEGIN = (
     "out holds no study to continue; begin one with --modality image (the built-in images), --images with "
     "--masks, --texts, --clouds, or --plan FILE"
 )
-COMMANDS = ("demo", "train", "measure", "attribute", "report", "rerun", "info", "export", "explore")
+COMMANDS = ("demo", "train", "measure", "attribute", "transfer", "report", "rerun", "info", "export", "explore")
 
 
 class Outcome(NamedTuple):
@@ -122,7 +122,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         (
             "rerun 05 -p run_path=a",
-            "no parameter 'run_path'; 01_report, 02_explore, .*, 07_layers take it; al",
+            "no parameter 'run_path'; 01_report, 02_explore, .*, 10_transfer take it; al",
         ),
         ("rerun 01 -p treshold=0.3", "has no parameter 'treshold'; did you mean 'threshold'?"),
         ("rerun 01 -p threshold=high", "threshold of 01_report.ipynb is 'high', a str; allowed: float"),

@@ -26,7 +26,10 @@ BEGIN = (
     "out holds no study to continue; begin one with --modality image (the built-in images), --images with "
     "--masks, --texts, --clouds, or --plan FILE"
 )
-COMMANDS = ("demo", "train", "measure", "attribute", "transfer", "report", "rerun", "info", "export", "explore")
+COMMANDS = (
+    *("demo", "train", "measure", "attribute", "transfer"),
+    *("report", "rerun", "info", "export", "explore"),
+)
 
 
 class Outcome(NamedTuple):

@@ -19,6 +19,7 @@ def main(path: Path) -> None:
     """Write ``transfer.png`` and print everything else."""
     results = analysis.read_transfer(kdviz.open_run(path))
     answers, table = results["confidence"], analysis.score_transfer(results.values())
+    table["kind"] = table["kind"].str.removeprefix("student-")
     hollow = analysis.find_undertrained(answers)
     title = f"what networks share with their teacher, {answers.sizes['sample']} held-out images"
     figure = render.transfer_chart(table, title=title, undertrained=hollow)
@@ -37,19 +38,21 @@ def main(path: Path) -> None:
     cells = by_kind.agg(lambda values: " / ".join(f"{value:.3f}" for value in values))
     print_markdown(cells.reset_index(names="networks"))
 
-    others = table[table["role"] != "teacher"].assign(margin=100 * table["margin"])
+    shown = table[(table["role"] != "teacher") | table["own"]]  # what the teacher shares with itself is all
+    others = shown.assign(margin=100 * table["margin"])
     others["row"] = (others["title"] + " " + others["part"]).str.strip(" :")
     cells = others.groupby(["row", "kind"], sort=False)["margin"].agg(
         lambda values: " / ".join(f"{value:+.1f}" for value in values.dropna())
     )
     rows, columns = others["row"].unique(), others["kind"].unique()
-    print_markdown(cells.unstack().loc[rows, columns].reset_index())
+    print_markdown(cells.unstack().fillna("").loc[rows, columns].reset_index())
     spread = 100 * others["margin_high"] - others["margin"]
     print(f"half widths of the intervals: up to {spread.max():.1f}, median {spread.median():.1f}\n")
 
     if "adversarial" in results:
         attacks = results["adversarial"]
-        print_markdown((100 * attacks["fooled"].mean("sample")).to_pandas().T.reset_index(), 1)
+        rates = (100 * attacks["fooled"].mean("sample")).to_pandas().T
+        print_markdown(rates.rename(lambda name: name.removeprefix("student-")).reset_index(), 1)
 
 
 if __name__ == "__main__":

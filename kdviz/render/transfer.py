@@ -1,5 +1,6 @@
 """What students share with their teacher beyond independent networks: one chart of all properties."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,14 +74,8 @@ def invariance_curves(ds: xr.Dataset, kinds: Mapping[str, str], *, title: str) -
     """
     changes = ds["change"].values.tolist()
     columns = min(len(changes), 3)
-    figure, axes = open_figure(
-        title,
-        3.4 * columns,
-        2.7 * -(-len(changes) // columns),
-        columns,
-        -(-len(changes) // columns),
-        sharey=True,
-    )
+    rows = math.ceil(len(changes) / columns)
+    figure, axes = open_figure(title, 3.4 * columns, 2.7 * rows, columns, rows, sharey=True)
     roles = dict(zip(ds["network"].values.tolist(), ds["role"].values.tolist(), strict=True))
     styles = style_networks({kinds[name]: _role_of(roles[name]) for name in roles})
     shares = 100 * ds["unchanged"].mean("sample")

@@ -150,7 +150,7 @@ def report(
         known, of_all = PROPERTIES[name], [part.fingerprint for part in parts[name]]
         settled = _list_arguments(known) | own.get(name, {})
         identity = fingerprint(asker, f"{name} {known.version}", describe(settled), *of_all)
-        ds = None if store is None else _find(store, name, identity)
+        ds = kept = None if store is None else _find(store, name, identity)
         if ds is None:
             told = [
                 known.ask(networks, part.inputs, part.labels, **{**options, **own.get(name, {}), **part.more})
@@ -162,7 +162,7 @@ def report(
             _check_teacher(ds)
             if store is not None:
                 store.expect({f"transfer/{one}": {} for one in names})
-        if store is not None and _find(store, name, identity) is None:
+        if store is not None and kept is None:
             store.write_result(f"transfer/{name}", ds, overwrite=True)
             ds = store.result(f"transfer/{name}")  # in the widths in which numbers are kept
         found[name] = ds

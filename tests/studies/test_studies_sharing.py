@@ -77,8 +77,12 @@ def test_transfer__scores_every_row_of_the_chart(shared):
     assert list(dict.fromkeys(table["property"])) == ["accuracy", *transfer.PROPERTIES]
     rows = {(one["property"], one["part"]) for _, one in table.iterrows()}
     assert ("invariance", "blur") in rows and ("consensus", "edges") in rows and ("accuracy", "") in rows
-    alone = table[(table["role"] == "independent") & (table["property"] != "localization")]
-    np.testing.assert_array_equal(alone["margin"].dropna(), 0.0)
+    assert table[table["role"] == "independent"]["margin"].isna().all(), "there is no other"
+    rows = table[table["property"] != "localization"].set_index(["property", "part", "network"])
+    scores = rows["score"].unstack()
+    np.testing.assert_allclose(
+        rows["margin"].unstack()["student-kl-s0"], scores["student-kl-s0"] - scores["baseline-s0"], atol=1e-12
+    )
     same = table[(table["property"] == "consensus") & (table["role"] == "teacher")]
     np.testing.assert_array_equal(same["score"], 1.0)
 

@@ -158,18 +158,20 @@ def test_report__asks_images_everything():
     assert {*found} == {*PROPERTIES} - {"shape_bias"}
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_report__of_small_samples_and_words(half):
+@pytest.mark.parametrize("told", [False, True])
+def test_report__asks_words_what_it_may_change(told):
     """A teacher that is always right is trained, however few samples say so; words need to be told."""
-    ids = torch.randint(1, 9, (3, 5), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(1, 9, (6, 5), generator=torch.Generator().manual_seed(0))
     networks = {name: Words(seed) for seed, name in enumerate(("teacher", "alone"))}
     labels = networks["teacher"](ids).argmax(1).numpy()
-    settings = {} if half else {"invariance": {"special_ids": [0], "changes": ["order"]}}
+    settings = {"invariance": {"special_ids": [0], "changes": ["order"]}} if told else {}
     found = transfer.report(
-        networks, ids, labels, teacher="teacher", independent="alone", settings=settings, progress=False,
-        properties=["confidence", "consensus"] if half else ["invariance"],
-    )  # fmt: skip
-    assert list(found) == ["confidence", *(["consensus"] if half else ["invariance"])]
+        networks, ids, labels, teacher="teacher", independent="alone", settings=settings, progress=False
+    )
+    assert {*found} == {"confidence", "consensus", "representation"} | ({"invariance"} if told else set())
+    assert found["confidence"]["right"].sel(network="teacher").all()
+    if told:  # sums know no order
+        assert found["invariance"]["unchanged"].all()
 
 
 class Words(torch.nn.Module):

@@ -48,6 +48,32 @@ def test_property__passes_no_more_than_max_batch_and_leaves_networks_as_found(na
         assert not any(module._forward_hooks for module in network.modules())
 
 
+class Viewing(nn.Module):
+    """Convolves, and tells how its input lay in memory; it may read its maps by ``view``."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.conv, self.view, self.lay = nn.Conv2d(3, 4, 3), view, []
+
+    def forward(self, images):
+        self.lay.append(images.is_contiguous(memory_format=torch.channels_last))
+        maps = self.conv(images)
+        return (maps.view(len(images), -1) if self.view else maps.flatten(1))[:, :4]
+
+
+def test_answers__of_convolutions_are_taken_with_channels_last_where_the_network_can():
+    torch.manual_seed(0)
+    networks = {"teacher": Viewing(True), "student": Viewing(False)}
+    networks["student"].load_state_dict(networks["teacher"].state_dict())
+    ds = transfer.consensus(
+        networks, testing.random_images(5), np.arange(5) % 4, teacher="teacher", max_batch=2, progress=False
+    )
+    assert ds["same_answer"].all()
+    # one sample as it is, two as a trial, and all
+    assert networks["teacher"].lay == [False, True, False, False, False]
+    assert networks["student"].lay == [False, True, True, True, True]
+
+
 class Words(nn.Module):
     """Logits of the mean of the embedded tokens that are no padding."""
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdviz.arguments import one_of
-from kdviz.attribution.layouts import ASK, FIRST, Layout, Turn, find_layout
 from kdviz.errors import LayerError
 from kdviz.networks.features import (
     Batch,
@@ -38,6 +37,7 @@ from kdviz.networks.features import (
     rows_at,
     unwrap,
 )
+from kdviz.networks.layouts import FIRST, Layout, Turn, ask_for, find_layout, give_layout
 
 LAYERED = ("layer_gradient", "activation", "cam", "grad_cam", "guided_grad_cam")
 """Those that look at a layer; the maps of all but the last have the layer's size, others the input's."""
@@ -118,7 +118,7 @@ def draw_map(
         CAMs, ``activation`` and ``layer_gradient``; by default that of `find_map_layer`. Fully connected
         layers have no map. Tokens that stand for no position, such as class tokens, are left out.
     layout
-        Turns the layer's output to ``(B, K, h, w)``; by default as :mod:`kdviz.attribution.layouts` finds,
+        Turns the layer's output to ``(B, K, h, w)``; by default as :mod:`kdviz.networks.layouts` finds,
         which says so where it cannot.
 
     Returns
@@ -213,7 +213,8 @@ def check_layer(
             raise LayerError(
                 f"layer {name!r} gives {shape}; a map needs (B, channels, height, width), (B, height, width, "
                 f"channels) or (B, tokens, channels) with more than one position, such as "
-                f"{_find_place(network, one).layer!r} gives; where it has one, {ASK}"
+                f"{_find_place(network, one).layer!r} gives; where it has one, "
+                f"{ask_for('layout')}"
             )
         place = Place(name, found)
         if {*methods} - {"activation"} and not _is_seen(network, one, place):
@@ -252,13 +253,7 @@ def _find_place(network: nn.Module, one: Batch) -> Place:
 def _give_layout(network: nn.Module, inputs: Batch, layer: str, turn: Turn) -> Place:
     """Return the place of a layer whose layout the user gives."""
     (output,) = read_layers(network, inputs, [layer]).values()
-    turned = turn(output)
-    if turned.ndim != 4 or turned.shape[0] != 1 or turned.shape[2:].numel() < 2:
-        raise LayerError(
-            f"layout turns what layer {layer!r} gives, {tuple(output.shape)}, to {tuple(turned.shape)}; a "
-            "map needs (B, channels, height, width) with more than one position"
-        )
-    return Place(layer, Layout("given", turn))
+    return Place(layer, give_layout(layer, output, turn))
 
 
 def _is_seen(network: nn.Module, inputs: Batch, place: Place) -> bool:

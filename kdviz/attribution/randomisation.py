@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 
 from kdviz.analysis import collect_importance, rank_correlation
 from kdviz.arguments import one_of
-from kdviz.attribution.layouts import Turn
 from kdviz.attribution.unit_maps import attribute
 from kdviz.errors import KdvizWarning
 from kdviz.measuring import measure
 from kdviz.networks.features import resolve_layers, unwrap
+from kdviz.networks.layouts import Turn
 from kdviz.networks.reading import InputsLike
 from kdviz.schema import build
 from kdviz.units import Grid

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.arguments import one_of, whole_number
-from kdviz.attribution.layouts import Turn
 from kdviz.attribution.maps import (
     LAYERED,
     METHODS,
@@ -30,6 +29,7 @@ from kdviz.errors import LayerError
 from kdviz.networks.features import Batch, answer, frozen, resolve_layers, same_random_state, to_device
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs, check_labels, prepare_inputs
+from kdviz.networks.layouts import Turn
 from kdviz.networks.preparing import device_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike
 from kdviz.units import Grid

@@ -9,7 +9,7 @@ from kdviz.distillation.attention import AttentionTransfer
 from kdviz.distillation.contrast import CRD
 from kdviz.distillation.features import Features
 from kdviz.distillation.hint import Hint
-from kdviz.distillation.interface import LOGITS, Loss, MixedLoss, Outputs, as_loss
+from kdviz.distillation.interface import LOGITS, Loss, MapLoss, MixedLoss, Outputs, as_loss
 from kdviz.distillation.logits import KL, SoftLabels
 from kdviz.distillation.published import PAIRS, published
 
@@ -35,6 +35,7 @@ __all__ = [
     "Features",
     "Hint",
     "Loss",
+    "MapLoss",
     "MixedLoss",
     "Outputs",
     "SoftLabels",

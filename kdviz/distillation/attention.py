@@ -6,25 +6,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdviz.distillation.interface import LOGITS, MixedLoss, Outputs
+from kdviz.distillation.interface import LOGITS, MapLoss, Outputs
+from kdviz.networks.layouts import Turn, ask_for
 
 
-class AttentionTransfer(MixedLoss):
+class AttentionTransfer(MapLoss):
     """Squared distance of both networks' attention maps: sums over channels of squares, of unit length.
 
     Parameters
     ----------
     layer
-        Layers of the student that give maps ``(B, channels, H, W)``, one or several.
+        Layers of the student that give maps, one or several.
     teacher_layer
         Names of the layers in the teacher, in the same order, where they are others.
     class_weight, weight
         Of the labels and of the maps; by default those of the authors' code.
+    layout, teacher_layout
+        Turn what each layer of the student, and of the teacher, gives to maps ``(B, channels, H, W)``; by
+        default as :mod:`kdviz.networks.layouts` finds: channels may come first or last, and tokens lie on a
+        grid, beside others such as a class token, which are left out.
 
     Raises
     ------
     ValueError
         If a number is out of range, or there are not as many layers of both.
+    TypeError
+        If a layout is no function.
 
     Notes
     -----
@@ -47,8 +54,10 @@ class AttentionTransfer(MixedLoss):
         teacher_layer: str | Sequence[str] | None = None,
         class_weight: float = 1.0,
         weight: float = 1000.0,
+        layout: Turn | None = None,
+        teacher_layout: Turn | None = None,
     ) -> None:
-        super().__init__(class_weight, weight)
+        super().__init__(class_weight, weight, layout, teacher_layout)
         theirs = layer if teacher_layer is None else teacher_layer
         ours, theirs = ((one,) if isinstance(one, str) else tuple(one) for one in (layer, theirs))
         if len(ours) != len(theirs) or not ours:
@@ -58,20 +67,27 @@ class AttentionTransfer(MixedLoss):
     def prepare(self, student: Outputs, teacher: Outputs | None, samples: int, labels: Tensor | None) -> None:
         """Refuse layers without maps."""
         assert teacher is not None
-        for outputs, layers in ((student, self.layers[:-1]), (teacher, self.teacher_layers)):
-            for layer in layers:
-                shape = tuple(outputs[layer].shape[1:])
-                if len(shape) != 3 or shape[1:] == (1, 1):
+        arguments = "layout", "teacher_layout"
+        for pair in zip(self.layers[:-1], self.teacher_layers, strict=True):
+            maps = self.as_maps(student, teacher, *pair)
+            for layer, outputs, one, argument in zip(pair, (student, teacher), maps, arguments, strict=True):
+                if one is None or one.shape[2:].numel() == 1:
+                    shape = tuple(outputs[layer].shape[1:])
                     raise ValueError(
                         "attention transfer compares maps (channels, height, width) of more than one cell, "
                         f"and {f'layer {layer!r} gives' if layer else 'the logits are'} {shape}"
+                        + (f"; {ask_for(argument)}" if len(shape) == 2 else "")
                     )
 
     def distil(self, student: Outputs, teacher: Outputs, labels: Tensor, rows: Tensor) -> Tensor:
         """Return the mean over samples and cells, summed over layers."""
-        named = zip(self.layers[:-1], self.teacher_layers, strict=True)
-        pairs = [map_attention(student[ours], teacher[theirs]) for ours, theirs in named]
-        return torch.stack([functional.mse_loss(ours, theirs) for ours, theirs in pairs]).sum()
+        total = []
+        for pair in zip(self.layers[:-1], self.teacher_layers, strict=True):
+            ours, theirs = self.as_maps(student, teacher, *pair)
+            assert ours is not None and theirs is not None
+            one, other = map_attention(ours, theirs)
+            total.append(functional.mse_loss(one, other))
+        return torch.stack(total).sum()
 
 
 def map_attention(*features: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 A loss knows no loop, folder or optimiser. Symbols: ``B`` samples of a batch, ``N`` samples of the data.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,13 +11,55 @@ from torch.nn import functional
 
 from kdviz.arguments import finite_number
 from kdviz.distillation.identity import identify
+from kdviz.networks.layouts import FindLayout, Turn, give_layout
 
 LOGITS = ""
 """Stands, among the layers that a loss reads, for what the network itself gives."""
 
 
 class Outputs(dict[str, Tensor]):
-    """What a loss reads of a network on one batch: tensors ``(B, ...)`` as the layers give them, by layer."""
+    """What a loss reads of a network on one batch: tensors ``(B, ...)`` as the layers give them, by layer.
+
+    Parameters
+    ----------
+    values
+        Tensors by layer.
+    layouts
+        Finds how a layer's output becomes a map; None for a network that takes no images, or an unknown one.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None, layouts: FindLayout | None = None) -> None:
+        super().__init__(values or {})
+        self.layouts = layouts
+
+    def as_map(self, layer: str, layout: Turn | None = None, argument: str = "layout") -> Tensor | None:
+        """Return what a layer gives as maps ``(B, channels, H, W)``, or None where it gives none.
+
+        Parameters
+        ----------
+        layer
+            One of those that are read.
+        layout
+            Turns its output to maps; by default as :mod:`kdviz.networks.layouts` finds. Where the network
+            takes no images, four axes are maps as they are.
+        argument
+            What the user gives `layout` as, for messages.
+
+        Raises
+        ------
+        LayerError
+            If the layout cannot be known, or `layout` makes no map.
+        """
+        output = self[layer]
+        if layout is not None:
+            return give_layout(layer, output, layout, argument).turn(output)
+        found = None if self.layouts is None else self.layouts(layer, argument)
+        if found is not None:
+            return found.turn(output)
+        if output.ndim != 4:
+            return None
+        is_one_cell_last = self.layouts is not None and output.shape[1:3] == (1, 1)
+        return output.movedim(-1, 1) if is_one_cell_last else output
 
     @property
     def logits(self) -> Tensor:
@@ -146,6 +188,57 @@ class MixedLoss(Loss):
     def distil(self, student: Outputs, teacher: Outputs, labels: Tensor, rows: Tensor) -> Tensor:
         """Return what is learned beside the labels: one number, the mean over the batch."""
         raise NotImplementedError(f"{type(self).__name__} defines no distil")
+
+
+class MapLoss(MixedLoss):
+    """A mixed loss of feature maps, wherever networks have positions and channels.
+
+    Parameters
+    ----------
+    class_weight, weight
+        As of `MixedLoss`.
+    layout, teacher_layout
+        Turn what layers of the student, and of the teacher, give to maps ``(B, channels, H, W)``; by default
+        as :mod:`kdviz.networks.layouts` finds.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not as said.
+    TypeError
+        If a layout is no function.
+    """
+
+    layout: Turn | None = None
+    teacher_layout: Turn | None = None
+
+    def __init__(
+        self, class_weight: float, weight: float, layout: Turn | None, teacher_layout: Turn | None
+    ) -> None:
+        super().__init__(class_weight, weight)
+        for name, turn in (("layout", layout), ("teacher_layout", teacher_layout)):
+            if turn is None:
+                continue  # not a setting: trainings stored before it could be said are known again
+            if not callable(turn):
+                raise TypeError(
+                    f"{name} must be a function from what a layer gives to (B, channels, height, width), "
+                    f"got {turn!r}"
+                )
+            setattr(self, name, turn)
+
+    def as_maps(
+        self, student: Outputs, teacher: Outputs, ours: str, theirs: str
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the maps of a layer of each, None where it gives none.
+
+        Raises
+        ------
+        LayerError
+            As :meth:`Outputs.as_map`.
+        """
+        return student.as_map(ours, self.layout), teacher.as_map(
+            theirs, self.teacher_layout, "teacher_layout"
+        )
 
 
 class FunctionLoss(Loss):

@@ -2,8 +2,9 @@
 
 Modules, each importing only from those before it: ``features`` (read a named layer, leave the network as it
 was found), ``hashing`` (the one hash of tensors), ``preparing`` (refuse what allows no measurement; devices
-and memory), ``saved`` (files of weights, read without running pickled code), ``checkpoints`` (their names,
-matched to those of a network), ``inputs`` (check and name what goes in).
+and memory), ``layouts`` (where positions and channels lie in what a layer gives), ``saved`` (files of
+weights, read without running pickled code), ``checkpoints`` (their names, matched to those of a network),
+``inputs`` (check and name what goes in).
 """
 
 from kdviz.networks.checkpoints import load_weights, read_checkpoint

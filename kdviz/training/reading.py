@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kdviz.distillation import LOGITS, Outputs
 from kdviz.networks import check_layers, device_of, frozen, read_layers, resolve_layers
+from kdviz.networks.layouts import finder
 from kdviz.training.plans import TrainingPlan
 
 _MAX_CACHED_BYTES = 2**30  # outputs of more than this are computed again for every batch
@@ -20,7 +21,9 @@ def reader(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> Read:
     names = resolve_layers(network, named) + [LOGITS] * (LOGITS in layers)
     with frozen(network):
         check_layers(network, inputs[:1].to(device_of(network)), names)
-    return lambda batch: Outputs(read_layers(network, batch, names))
+    are_images = inputs.ndim == 4 and inputs.is_floating_point()
+    layouts = finder(network, inputs[:1]) if are_images else None
+    return lambda batch: Outputs(read_layers(network, batch, names), layouts)
 
 
 def apply(read: Read, owner: nn.Module, inputs: Tensor, batch_size: int | None = None) -> Outputs:
@@ -28,7 +31,8 @@ def apply(read: Read, owner: nn.Module, inputs: Tensor, batch_size: int | None =
     device = device_of(owner)
     with frozen(owner), torch.no_grad():
         batches = [read(batch.to(device)) for batch in inputs.split(batch_size or len(inputs))]
-        return Outputs({name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]})
+        joined = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+        return Outputs(joined, batches[0].layouts)
 
 
 def recall(
@@ -44,7 +48,7 @@ def recall(
 
     def give(batch: Tensor, rows: Tensor) -> Outputs:
         if known is not None:
-            return Outputs({name: known[name][rows].to(batch.device) for name in known})
+            return Outputs({name: known[name][rows].to(batch.device) for name in known}, known.layouts)
         with frozen(owner), torch.no_grad():
             return read(batch)
 

@@ -14,9 +14,9 @@ import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
 from kdviz import attribution, coherency, units
 from kdviz.attribution import draw_map, find_map_layer
-from kdviz.attribution.layouts import FIRST, LAST, find_layout
 from kdviz.attribution.maps import check_layer
 from kdviz.errors import LayerError
+from kdviz.networks.layouts import FIRST, LAST, find_layout
 from kdviz.testing import random_images, small_cnn
 
 torchvision = pytest.importorskip("torchvision")

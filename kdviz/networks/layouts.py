@@ -9,13 +9,19 @@ Symbols: ``B`` samples, ``H, W`` input size, ``K, h, w`` channels and positions 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor, nn
 
 from kdviz.errors import LayerError
+from kdviz.networks.features import frozen, list_shapes, name_modules
+from kdviz.networks.preparing import device_of
 
 Turn = Callable[[Tensor], Tensor]
 """Turns what a layer gives to ``(B, K, h, w)``."""
+
+FindLayout = Callable[[str, str], "Layout | None"]
+"""From a layer, and the argument that a user can give instead, to what :func:`find_layout` finds."""
 
 Shape = tuple[int, ...]
 
@@ -26,11 +32,14 @@ _CHANNELS_FIRST = (
 )
 
 
-ASK = (
-    "pass layout=, a function that turns this to (B, channels, height, width), such as lambda output: output "
-    "for channels that come first, lambda output: output.movedim(-1, 1) for channels that come last, lambda "
-    "output: output[:, 1:].unflatten(1, (14, 14)).movedim(-1, 1) for 14 x 14 tokens after another one"
-)
+def ask_for(argument: str) -> str:
+    """Say how the argument that turns an output to a map is given."""
+    return (
+        f"pass {argument}=, a function that turns this to (B, channels, height, width), such as lambda "
+        "output: output for channels that come first, lambda output: output.movedim(-1, 1) for channels that "
+        "come last, lambda output: output[:, 1:].unflatten(1, (14, 14)).movedim(-1, 1) for 14 x 14 tokens "
+        "after another one"
+    )
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,29 @@ def tokens(others: int, size: Shape) -> Layout:
     return Layout(f"tokens {size[0]} x {size[1]} after {others} others", turn, others)
 
 
+def give_layout(layer: str, output: Tensor, turn: Turn, argument: str = "layout") -> Layout:
+    """Return the layout that a user gives, once it is seen to turn what a layer gives to a map.
+
+    Raises
+    ------
+    LayerError
+        If it makes no map with more than one position of `output`.
+    """
+    turned = turn(output)
+    if turned.ndim != 4 or len(turned) != len(output) or turned.shape[2:].numel() < 2:
+        raise LayerError(
+            f"{argument} turns what layer {layer!r} gives, {tuple(output.shape)}, to {tuple(turned.shape)}; "
+            "a map needs (B, channels, height, width) with more than one position"
+        )
+    return Layout("given", turn)
+
+
 def find_layout(
-    layer: str, shapes: Mapping[str, list[Shape]], modules: Mapping[str, nn.Module], size: Shape
+    layer: str,
+    shapes: Mapping[str, list[Shape]],
+    modules: Mapping[str, nn.Module],
+    size: Shape,
+    argument: str = "layout",
 ) -> Layout | None:
     """Find how a layer's output becomes a map with more than one position; None if it has none.
 
@@ -80,6 +110,8 @@ def find_layout(
         Of the network, by name.
     size
         ``(H, W)``.
+    argument
+        Name of the one that a user can give instead.
 
     Raises
     ------
@@ -110,7 +142,33 @@ def find_layout(
             found = [layout for layout in told if layout is FIRST or layout in fits]
             if len(found) == 1:
                 return found[0] if math.prod(places[found[0]]) > 1 else None
-    raise LayerError(f"layer {layer!r} gives {shape}, of which axes are the channels cannot be known; {ASK}")
+    raise LayerError(
+        f"layer {layer!r} gives {shape}, of which axes are the channels cannot be known; {ask_for(argument)}"
+    )
+
+
+def finder(network: nn.Module, image: Tensor) -> FindLayout:
+    """Return what finds the layouts of a network's layers, each once and when it is asked for.
+
+    Parameters
+    ----------
+    network
+        Left as found.
+    image
+        ``(1, channels, H, W)``, on any device.
+    """
+
+    @cache
+    def survey() -> tuple[dict[str, list[Shape]], dict[str, nn.Module]]:
+        modules = name_modules(network)
+        with frozen(network):
+            return list_shapes(network, image.to(device_of(network)), modules), modules
+
+    @cache
+    def find(layer: str, argument: str) -> Layout | None:
+        return find_layout(layer, *survey(), tuple(image.shape[2:]), argument)
+
+    return find
 
 
 def _find_grid(

@@ -240,9 +240,13 @@ def _check_units(shape: tuple[int, ...], units: Units) -> None:
     try:
         units.index(shape)
     except ValueError as error:
-        channels_last = len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4)
-        hint = "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)" if channels_last else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise ValueError(f"{error}{hint_at_channels(shape)}") from error
+
+
+def hint_at_channels(shape: Sequence[int]) -> str:
+    """Say what to do with a sample of this shape if it seems an image whose channels come last."""
+    channels_last = len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4)
+    return "; channels seem to come last: pass inputs.permute(0, 3, 1, 2)" if channels_last else ""
 
 
 def _find_main(batch: Batch, units: Units, entry: str | None) -> str | None:
@@ -306,12 +310,7 @@ def _check_padding(batch: Batch, units: Units, start: int) -> None:
 
 
 def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
-    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if not tensor.is_floating_point() and not (integers and is_integer):
-        raise TypeError(
-            f"inputs must be floating point, normalised as in training; got {tensor.dtype}. For token ids, "
-            "name the embedding module as entry"
-        )
+    check_type(tensor, integers, "For token ids, name the embedding module as entry")
     if is_coarse(tensor):
         raise TypeError(
             f"inputs are {tensor.dtype}, too coarse for the small noise of a measurement; pass inputs.float()"
@@ -322,6 +321,21 @@ def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
     if not finite.all():
         bad = [start + at for at in torch.nonzero(~finite).flatten().tolist()]
         raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
+
+
+def check_type(tensor: Tensor, integers: bool, advice: str) -> None:
+    """Refuse inputs that are not floating point, nor integers where these are allowed.
+
+    Raises
+    ------
+    TypeError
+        If they are not, in a sentence that `advice` follows.
+    """
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if not tensor.is_floating_point() and not (integers and is_integer):
+        raise TypeError(
+            f"inputs must be floating point, normalised as in training; got {tensor.dtype}. {advice}"
+        )
 
 
 def _name(hashes: list[str]) -> list[str]:

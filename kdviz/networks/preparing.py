@@ -15,7 +15,17 @@ _NO_MEMORY = re.compile(  # the last is all that oneDNN says
 )
 
 
-def prepare_network(network: nn.Module, device: str | torch.device | None = None) -> nn.Module:
+_TOO_FINE = (
+    "the small noise of a measurement; pass network.float(), and inputs that are no token ids as float32 too"
+)
+
+
+def prepare_network(
+    network: nn.Module,
+    device: str | torch.device | None = None,
+    fault: str = "the network cannot be measured",
+    too_fine: str = _TOO_FINE,
+) -> nn.Module:
     """Refuse a network whose parameters and buffers allow no measurement; return its plain self.
 
     Parameters
@@ -24,6 +34,10 @@ def prepare_network(network: nn.Module, device: str | torch.device | None = None
         As it came, compiled or not.
     device
         If it lies on another one, a copy there is returned; None leaves it where it is.
+    fault
+        How messages begin.
+    too_fine
+        For what lower precision is too coarse, and what to do.
 
     Raises
     ------
@@ -38,14 +52,13 @@ def prepare_network(network: nn.Module, device: str | torch.device | None = None
     for name, tensor in tensors.items():
         faults = {
             "is on the meta device and holds no values; load weights": tensor.device.type == "meta",
-            f"is {tensor.dtype}, too coarse for the small noise of a measurement; pass network.float(), and "
-            "inputs that are no token ids as float32 too": is_coarse(tensor),
+            f"is {tensor.dtype}, too coarse for {too_fine}": is_coarse(tensor),
             "was made under torch.inference_mode() and lets no gradient pass; make or load the network "
             "outside of it": tensor.is_inference(),
         }
-        for fault, is_there in faults.items():
+        for reason, is_there in faults.items():
             if is_there:
-                raise ValueError(f"the network cannot be measured: {name!r} {fault}")
+                raise ValueError(f"{fault}: {name!r} {reason}")
     devices = sorted({str(tensor.device) for tensor in tensors.values()})
     if len(devices) > 1:
         raise ValueError(

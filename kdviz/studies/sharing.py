@@ -20,7 +20,7 @@ def share(workshop: Workshop, samples: int) -> Run:
     inputs, labels = workshop.as_tensors(asked)
     more: dict[str, Any] = {}
     if isinstance(asked, ImageSet):
-        more = _show_otherwise(workshop, asked)
+        more = {"pixels": transfer.Pixels(), **_show_otherwise(workshop, asked)}  # sources normalise so
     elif isinstance(workshop.plan.data, TextSource):
         more = {"settings": {"invariance": describe_words(workshop.plan.data)}}
     subjects = list(workshop.study.subjects())

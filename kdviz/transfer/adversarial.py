@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kdviz.arguments import finite_number, one_of, whole_number
 from kdviz.networks.features import Batch, answer, main_of, put_main
 from kdviz.networks.reading import InputsLike
-from kdviz.transfer.pixels import Pixels, find_images
+from kdviz.transfer.pixels import Pixels, check_pixels, find_images
 from kdviz.transfer.question import Options, ask, beside, generator_of
 
 ATTACKS = ("fgsm", "pgd")
@@ -63,7 +63,7 @@ def adversarial(
         Name or names of the networks to attack. The teacher always is; by default also the independent
         networks: what they are fooled by says how much any network shares with any other.
     pixels
-        How inputs are normalised, by default as :mod:`kdviz.sources` does.
+        How inputs are normalised; must be said.
     seed
         Of random starts, drawn sample by sample.
 
@@ -79,8 +79,8 @@ def adversarial(
     Raises
     ------
     TypeError, ValueError, FloatingPointError
-        As :func:`kdviz.transfer.ask`; if inputs are no images or normalised otherwise, an option is not as
-        said, or no gradient reaches the inputs of an attacked network.
+        As :func:`kdviz.transfer.ask`; if inputs are no images or normalised otherwise, `pixels` is not said,
+        an option is not as said, or no gradient reaches the inputs of an attacked network.
 
     Notes
     -----
@@ -105,9 +105,9 @@ def adversarial(
     for name in victims:
         one_of("attacked", name, question.networks)
     at = [list(question.networks).index(name) for name in victims]
-    cut = pixels or Pixels()
     first, _ = question.source.read([0])
     main = find_images(first, "adversarial")
+    cut = check_pixels(pixels, "adversarial")
     cut.read(main_of(first, main))
 
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:

@@ -14,7 +14,7 @@ from kdviz.arguments import name_some, one_of, positive_number, whole_number
 from kdviz.networks.features import Batch, main_of, noisy_part, put_main
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.changes import CHANGES, Change, Words
-from kdviz.transfer.pixels import Pixels
+from kdviz.transfer.pixels import Pixels, check_pixels
 from kdviz.transfer.question import Options, ask, generator_of
 
 _KINDS = {(True, 4): "image", (True, 3): "cloud", (False, 2): "text", (False, 3): "text"}
@@ -59,7 +59,7 @@ def invariance(
         coordinates first; told from the inputs by default. Of ``"other"`` ones a sample is its tensor as it
         is, and `changes` are one's own.
     pixels
-        How images are normalised; by default as :mod:`kdviz.sources` does.
+        How images are normalised; of these it must be said.
     special_ids
         Of texts, the identifiers that are never changed, such as ``tokenizer.all_special_ids``; padding is
         among them, or where ``attention_mask`` is 0.
@@ -78,8 +78,8 @@ def invariance(
     Raises
     ------
     TypeError, ValueError, FloatingPointError
-        As :func:`kdviz.transfer.ask`; if a change, a strength or what one's own change returns is not as
-        said, or this changes a sample at strength 0.
+        As :func:`kdviz.transfer.ask`; if `pixels` of images are not said, a change, a strength or what one's
+        own change returns is not as said, or this changes a sample at strength 0.
     MissingExtraError
         If images are to be changed and torchvision is not installed.
 
@@ -100,7 +100,7 @@ def invariance(
     """
     question = ask(networks, inputs, labels, **options)
     first, _ = question.source.read([0])
-    form = _Form.find(first, kind, pixels or Pixels(), special_ids, mask_id)
+    form = _Form.find(first, kind, pixels, special_ids, mask_id)
     chosen = _choose_changes(changes, form.kind)
     asked = _choose_strengths(chosen, strengths)
     whole_number("seed", seed)
@@ -146,7 +146,7 @@ class _Form:
 
     kind: str
     main: str | None
-    pixels: Pixels
+    pixels: Pixels | None
     special_ids: Tensor
     mask_id: int | None
 
@@ -155,7 +155,7 @@ class _Form:
         cls,
         batch: Batch,
         kind: str | None,
-        pixels: Pixels,
+        pixels: Pixels | None,
         special_ids: Collection[int] | None,
         mask_id: int | None,
     ) -> "_Form":
@@ -166,6 +166,8 @@ class _Form:
         known = told if kind is None else one_of("kind", kind, (*CHANGES, "other"))
         if known not in (told, "other"):
             raise ValueError(f"kind is {kind!r}, and inputs are {tuple(values.shape)} of {values.dtype}")
+        if known == "image":
+            check_pixels(pixels, "invariance")
         if known == "text" and special_ids is None:
             raise ValueError(
                 "texts need special_ids=, identifiers never changed, such as tokenizer.all_special_ids"
@@ -181,9 +183,10 @@ class _Form:
         """Return the samples of a batch, and what puts them, changed and stacked, into its main tensor."""
         values = main_of(batch, self.main)
         if self.kind == "image":
-            seen = self.pixels.read(values)
+            assert self.pixels is not None
+            seen, write = self.pixels.read(values), self.pixels.write
             # to pixels and back is rounded: what a change leaves alone stays to the bit
-            return seen, lambda changed: torch.where(changed == seen, values, self.pixels.write(changed))
+            return seen, lambda changed: torch.where(changed == seen, values, write(changed))
         if self.kind == "text":
             typed = values.ndim == 3
             ids = values[:, 0] if typed else values

@@ -30,6 +30,28 @@ def find_images(batch: Batch, about: str) -> str | None:
     raise ValueError(f"{about} is for images (samples, channels, height, width) only, got {told}")
 
 
+def check_pixels(pixels: "Pixels | None", about: str) -> "Pixels":
+    """Ask how images are normalised: that nothing contradicts a normalisation does not mean that it is right.
+
+    Raises
+    ------
+    ValueError
+        If it is not said, in a sentence that begins with `about`.
+    TypeError
+        If it is no `Pixels`.
+    """
+    if pixels is None:
+        raise ValueError(
+            f"{about} works on pixels of 0 to 1 and cannot know how images are normalised: pass "
+            "pixels=kdviz.transfer.Pixels() where it is by mean and deviation of ImageNet, as kdviz.sources "
+            "does, Pixels((0, 0, 0), (1, 1, 1)) for values of 0 to 1 as they are, or Pixels((0.5, 0.5, 0.5), "
+            "(0.5, 0.5, 0.5)) for -1 to 1"
+        )
+    if not isinstance(pixels, Pixels):
+        raise TypeError(f"pixels must be a kdviz.transfer.Pixels(mean, std), got {pixels!r}")
+    return pixels
+
+
 @dataclass(frozen=True)
 class Pixels:
     """How inputs are normalised: ``(pixel - mean) / std`` for pixels in 0..1, channel by channel.

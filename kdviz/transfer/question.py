@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.arguments import name_some, one_of, whole_number
+from kdviz.errors import LayerError
 from kdviz.networks import device_of, frozen
 from kdviz.networks.features import Batch, answer, map_batch, to_device
-from kdviz.networks.inputs import check_labels
+from kdviz.networks.inputs import check_labels, check_type, hint_at_channels
 from kdviz.networks.preparing import dtype_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike, Source, find_source
 
@@ -217,7 +218,15 @@ def ask(
         raise ValueError(
             f"sample_ids must be {count} unique names, got {len(ids)}, {len(set(ids))} different"
         )
-    prepared = {name: prepare_network(network, device) for name, network in networks.items()}
+    prepared = {
+        name: prepare_network(
+            network,
+            device,
+            fault=f"network {name!r} cannot be asked",
+            too_fine="attacks and answers that are close; pass network.float()",
+        )
+        for name, network in networks.items()
+    }
     known = check_labels("labels", labels, count)
     first = _answer_first(prepared, source)
     classes = first.shape[1]
@@ -231,10 +240,11 @@ def ask(
 def _answer_first(networks: Mapping[str, nn.Module], source: Source) -> Tensor:
     """Ask every network about one sample, and see that all know the same classes; the logits ``(M, C)``."""
     batch, _ = source.read([0])
+    _check_numbers(batch)
     told = {}
     for name, network in networks.items():
         with frozen(network), torch.no_grad():
-            told[name] = answer(network, beside(batch, network)).cpu()
+            told[name] = _answer_one(name, network, batch)
         _check_finite(name, told[name])
     shapes = {name: tuple(logits.shape) for name, logits in told.items()}
     if len({*shapes.values()}) > 1 or len(next(iter(shapes.values()))) != 2:
@@ -260,6 +270,30 @@ def _find_format(network: nn.Module, batch: Batch, max_batch: int) -> torch.memo
 def _lay_out(batch: Batch, layout: torch.memory_format) -> Batch:
     """Let images lie in memory as a network takes them; what is no image stays."""
     return map_batch(batch, lambda one: one.contiguous(memory_format=layout) if one.ndim == 4 else one)
+
+
+def _check_numbers(batch: Batch) -> None:
+    """Refuse inputs of which no tensor is floating point or token ids."""
+    tensors = {"input_ids" if batch.ndim < 4 else "": batch} if isinstance(batch, Tensor) else batch
+    ids = tensors.get("input_ids")
+    known = ids is not None and ids.dtype in (torch.int32, torch.int64)
+    if not known and not any(tensor.is_floating_point() for tensor in tensors.values()):
+        check_type(next(iter(tensors.values())), False, "Token ids are int64, (samples, tokens)")
+
+
+def _answer_one(name: str, network: nn.Module, one: Batch) -> Tensor:
+    """Return the logits of one sample; say what network and inputs are where they do not fit each other."""
+    try:
+        return answer(network, beside(one, network)).cpu()
+    except (LayerError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the network may be anything
+        tensors = {"inputs": one} if isinstance(one, Tensor) else one
+        shapes = {part: tuple(tensor.shape[1:]) for part, tensor in tensors.items()}
+        reason, _, _ = str(error).partition("\n")
+        told = name_some(f"{part} (samples, {', '.join(map(str, shape))})" for part, shape in shapes.items())
+        hint = "".join(map(hint_at_channels, shapes.values()))
+        raise ValueError(f"network {name!r} fails on {told}: {reason}{hint}") from error
 
 
 def _check_finite(name: str, logits: Tensor) -> None:

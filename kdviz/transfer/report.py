@@ -27,7 +27,7 @@ from kdviz.transfer.boundary import boundary
 from kdviz.transfer.confidence import confidence
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
-from kdviz.transfer.pixels import Pixels, find_images
+from kdviz.transfer.pixels import Pixels, check_pixels, find_images
 from kdviz.transfer.question import Options, Question, ask
 from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
@@ -105,7 +105,8 @@ def report(
         Inputs, the classes of their shapes and those of their textures, for ``shape_bias``, which is left out
         without.
     pixels
-        How images are normalised, for the properties that change them.
+        How images are normalised, for the properties that change them, ``adversarial`` and ``invariance``:
+        must be said if one of them is asked of images.
     properties
         Names from `PROPERTIES`; by default all that these inputs allow: attacks, Grad-CAM and shape bias are
         for images, planes not for tokens, and of words the tokens that no change may touch must be told,
@@ -126,10 +127,12 @@ def report(
     Raises
     ------
     TypeError, ValueError, FloatingPointError
-        As the properties; if the teacher does not know the classes: it is right on less than nine in ten
-        samples, and on no more than guessing may be.
+        As the properties; if `pixels` are needed and not said; if the teacher does not know the classes: it
+        is right on less than nine in ten samples, and on no more than guessing may be.
     StoreError
         If `store` cannot be written.
+    MissingExtraError
+        If localization or invariance of images is asked, and captum or torchvision is not installed.
     """
     question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
     own = {one_of("settings", name, PROPERTIES): dict(some) for name, some in (settings or {}).items()}
@@ -144,6 +147,11 @@ def report(
             one_of(f"setting of {name}", setting, list(arguments))
         if pixels is not None and "pixels" in arguments:
             own.setdefault(name, {}).setdefault("pixels", pixels)
+        are_images = "adversarial" in parts and own.get(name, {}).get("kind", "image") == "image"
+        if "pixels" in arguments and are_images:
+            check_pixels(own.get(name, {}).get("pixels"), name)
+    if "localization" in names:
+        import kdviz.attribution  # noqa: F401  (if it lacks captum, it says so before any work)
     asker = _identify(question)
     found = {}
     for name in names:
@@ -198,7 +206,8 @@ def describe(settings: Any) -> str:
     if isinstance(settings, (set, frozenset)):
         return describe(sorted(settings))
     if settings is None or isinstance(settings, (bool, int, float, str, Pixels)):
-        return repr(settings)
+        # before pixels had to be said, none meant these: answers that are kept are those to the same question
+        return repr(None if settings == Pixels() else settings)
     return uuid.uuid4().hex
 
 

@@ -48,7 +48,7 @@ def copied(monkeypatch):
     """Networks are copied, as to a device where they are not; the copies by their id."""
     made = {}
 
-    def copy_network(network, device=None):
+    def copy_network(network, device=None, **_):
         other = copy.deepcopy(network)
         made[id(other)] = other
         return other

@@ -190,6 +190,8 @@ def test_adversarial__says_what_it_cannot_do(pixels, tables, numbered, labels):
         attack(networks, pixels, attacked="alon")
     with pytest.raises(ValueError, match="adversarial is for images"):
         transfer.adversarial(tables, numbered, labels, teacher="teacher")
+    with pytest.raises(ValueError, match=r"adversarial works on pixels .*: pass pixels=kdviz.transfer.Pix"):
+        transfer.adversarial(networks, pixels, np.zeros(12, int), teacher="teacher")
     with pytest.raises(ValueError, match=r"pass pixels=Pixels\(mean, std\)"):
         attack(networks, pixels * 9)
     blind = type(tables["teacher"])([0] * 12)

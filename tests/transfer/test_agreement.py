@@ -1,11 +1,14 @@
 """Consensus and accuracy by group, against tables of answers."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kdviz import transfer
+from kdviz import testing, transfer
 
 
 @pytest.mark.parametrize("max_batch", [1, 3, 64])
@@ -51,6 +54,44 @@ def test_question__says_what_is_wrong_before_any_work(tables, numbered, labels):
         ask(domain=["a", "b"])
     with pytest.raises(ValueError, match="max_batch must be an integer of 1 or more, got 0"):
         ask(max_batch=0)
+
+
+def test_question__says_which_inputs_no_network_takes():
+    images = testing.random_images(4, size=8)
+    networks = {name: testing.small_cnn(seed=seed) for seed, name in enumerate(("teacher", "alone"))}
+
+    def ask(some, **changed):
+        return transfer.ask(networks | changed, some, [0, 1, 2, 3], teacher="teacher")
+
+    fine = "inputs must be floating point, normalised as in training; got torch.uint8. Token ids are int64"
+    grey = (255 * images).byte()
+    for some in (grey, grey.flatten(1), {"pixel_values": grey}):
+        with pytest.raises(TypeError, match=fine):
+            ask(some)
+    fails = "network 'teacher' fails on inputs"
+    last = r"channels seem to come last: pass inputs.permute\(0, 3, 1, 2\)$"
+    with pytest.raises(ValueError, match=rf"{fails} \(samples, 8, 8, 3\): .*; {last}"):
+        ask(images.permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match=rf"{fails} \(samples, 2, 8, 8\): Given groups"):
+        ask(images[:, :2])
+    half = "network 'b' cannot be asked: 'conv1.weight' is torch.float16, too coarse for attacks and answers"
+    with pytest.raises(ValueError, match=rf"^{half} that are close; pass network.float\(\)$"):
+        ask(images, b=testing.small_cnn(seed=2).half())
+    assert ask(images.half()).classes == 4
+
+
+def test_room__loads_no_captum_before_localization_asks_for_it():
+    code = (
+        "import sys; sys.modules['captum'] = None\n"
+        "from kdviz import testing, transfer\n"
+        "networks = {name: testing.small_cnn(seed=seed) for seed, name in enumerate('ab')}\n"
+        "asked, quiet = (networks, testing.random_images(2).sigmoid(), [0, 1]), {'progress': False}\n"
+        "transfer.adversarial(*asked, teacher='a', pixels=transfer.Pixels((0, 0, 0), (1, 1, 1)), **quiet)\n"
+        "transfer.report(*asked, teacher='a', properties=['localization'], **quiet)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert told.splitlines()[-1].endswith("attribution maps need captum: install kdviz[attribution]")
+    assert "report.py" in told
 
 
 def test_diverged_network__is_named(tables, numbered, labels):

@@ -211,8 +211,9 @@ def test_invariance__of_any_network_is_whole_at_strength_0():
     networks = {name: nn.Sequential(nn.Flatten(), nn.Linear(3 * 81, 10)) for name in "ab"}
     inputs = Pixels().write(torch.rand(30, 3, 9, 9))
     ds = transfer.invariance(
-        networks, inputs, np.zeros(30, int), teacher="a", strengths={"shift": (1, 2, 4, 7)}, progress=False
-    )
+        networks, inputs, np.zeros(30, int), teacher="a", strengths={"shift": (1, 2, 4, 7)}, pixels=Pixels(),
+        progress=False,
+    )  # fmt: skip
     assert ds["unchanged"].dims == ("change", "level", "network", "sample")
     assert bool(ds["unchanged"].sel(level=0).all())
     assert float(ds["unchanged"].sel(level=4).mean()) < 0.9
@@ -334,7 +335,7 @@ def test_invariance__leaves_pixels_alone_that_a_change_leaves():
     networks = {name: Rule(by_mean) for name in ("teacher", "student")}
     transfer.invariance(
         networks, inputs, np.zeros(3, int), teacher="teacher", progress=False,
-        changes={"corner": darken_a_corner}, strengths={"corner": (1,)},
+        changes={"corner": darken_a_corner}, strengths={"corner": (1,)}, pixels=Pixels(),
     )  # fmt: skip
     last = [np.frombuffer(row, np.float32).reshape(3, 4, 4) for _, row in networks["student"].given[-3:]]
     np.testing.assert_array_equal(np.stack(last)[..., 1:], inputs[..., 1:])
@@ -426,6 +427,11 @@ def test_invariance__says_what_is_wrong():
         ask(kind="text")
     with pytest.raises(ValueError, match="changes are none; pass one's own"):
         ask(kind="other")
+    with pytest.raises(ValueError, match=r"invariance works on pixels .*: pass pixels=kdviz.transfer.Pixels"):
+        ask(pixels=None)
+    with pytest.raises(TypeError, match=r"pixels must be a kdviz.transfer.Pixels\(mean, std\), got 'ima"):
+        ask(pixels="imagenet")
+    ask(pixels=None, kind="other", changes={"own": lambda image, *_: image}, strengths={"own": (1,)})
     with pytest.raises(ValueError, match="jitter of colours needs images of 1 or 3 channels, got 2"):
         ask(images[:, :2], pixels=Pixels((0, 0), (1, 1)))
     for flat in (torch.rand(4, 40, 2), torch.rand(4, 2, 40)):

@@ -151,11 +151,24 @@ def test_report__asks_images_everything():
         for network in networks.values():  # no class is given to all
             network.fc2.bias -= network.eval()(images).mean(0)
         labels = networks["teacher"](images).argmax(1).numpy()
-    found = transfer.report(
-        networks, images, labels, teacher="teacher", independent="alone", progress=False,
-        settings={"boundary": {"triplets": 2, "resolution": 4}},
-    )  # fmt: skip
+    about = {"teacher": "teacher", "independent": "alone", "progress": False}
+    few = {"settings": {"boundary": {"triplets": 2, "resolution": 4}}}
+    for name, told in (
+        ("adversarial", {}),
+        ("invariance", {"properties": ["invariance"]}),
+        ("invariance", {"settings": {"adversarial": {"pixels": transfer.Pixels()}}}),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} works on pixels of 0 to 1 and cannot know how"):
+            transfer.report(networks, images, labels, **about, **told)
+    found = transfer.report(networks, images, labels, **about, properties=["consensus", "localization"])
+    assert {*found} == {"confidence", "consensus", "localization"}, "which need no pixels"
+    found = transfer.report(networks, images, labels, **about, **few, pixels=transfer.Pixels())
     assert {*found} == {*PROPERTIES} - {"shape_bias"}
+
+
+def test_report__knows_answers_that_are_kept_from_before_pixels_had_to_be_said():
+    assert describe({"pixels": transfer.Pixels()}) == describe({"pixels": None})
+    assert describe(transfer.Pixels((0.5,), (0.5,))) != describe(None)
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -48,7 +48,11 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
         "measurement": {"samples": 22},
     },
 }
-_LOSS_DEFAULTS: dict[str, dict[str, Any]] = {"attention": {"layer": "conv"}}  # by kind of loss; it reads maps
+_LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # by kind of loss
+    "attention": {"layer": "conv"},  # it reads maps
+    "crd": {"weight": 0.1},  # 0.8, published for large networks, lets small ones diverge at these rates
+}
+_OF_MAPS = ("attention",)  # kinds of losses that read maps over a picture
 BUILT_IN_DATA = {"image": "fashion-composites", "text": "movie-reviews", "cloud": "furniture"}
 """Kinds of data that come with kdviz, by modality."""
 
@@ -311,7 +315,13 @@ class StudyPlan(_Part):
 
     @field_validator("losses")
     @classmethod
-    def _differ(cls, losses: tuple[StudentLoss, ...]) -> tuple[StudentLoss, ...]:
+    def _check_losses(cls, losses: tuple[StudentLoss, ...], info: ValidationInfo) -> tuple[StudentLoss, ...]:
+        modality = getattr(info.data.get("data"), "modality", "image")
+        if modality != "image" and (found := [loss.kind for loss in losses if loss.kind in _OF_MAPS]):
+            raise ValueError(
+                f"{found[0]} compares maps over pictures, and this is a study of {modality}s, whose networks "
+                "have none: leave it out of losses"
+            )
         named = [(loss.kind, loss.layered) for loss in losses]
         if twice := [kind for kind, layered in named if named.count((kind, layered)) > 1]:
             raise ValueError(f"students of two losses {twice[0]!r} would have one name; make a study of each")

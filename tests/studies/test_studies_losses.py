@@ -106,6 +106,23 @@ def test_plan__says_which_layers_a_loss_reads(images):
         make_plan(images, losses=[{"kind": "attention"}, several])
 
 
+@pytest.mark.parametrize(("data", "told"), [("movie-reviews", "texts"), ("furniture", "clouds")])
+def test_plan__of_inputs_without_maps_refuses_losses_of_maps(data, told):
+    asked = [{"kind": "kl"}, {"kind": "attention"}]
+    with pytest.raises(ValidationError, match=f"attention compares maps .*, and this is a study of {told}"):
+        StudyPlan.model_validate({"data": {"kind": data}, "losses": asked})
+    others = [{"kind": kind} for kind in KINDS if kind != "attention"]
+    assert len(StudyPlan.model_validate({"data": {"kind": data}, "losses": others}).losses) == len(others)
+
+
+def test_plan__weighs_contrast_as_small_networks_bear_it(images):
+    plan = make_plan(images, losses=[{"kind": "crd"}])
+    assert plan.losses[0].options == {"weight": 0.1}
+    assert make_plan(images, losses=[{"kind": "crd", "weight": 0.8}]).losses[0].options == {"weight": 0.8}
+    before = {"kind": "crd", "layered": True, "head": False}
+    assert make_plan(images, losses=[before]).losses[0].options == {}, "a stored plan stays as it is"
+
+
 @pytest.mark.parametrize(
     ("loss", "error", "message"),
     [

@@ -17,12 +17,15 @@ from kdviz import analysis, render, sources, transfer
 
 def main(path: Path) -> None:
     """Write ``transfer.png`` and print everything else."""
-    results = analysis.read_transfer(kdviz.open_run(path))
+    run = kdviz.open_run(path)
+    results = analysis.read_transfer(run)
     answers, table = results["confidence"], analysis.score_transfer(results.values())
     table["kind"] = table["kind"].str.removeprefix("student-")
     hollow = analysis.find_undertrained(answers)
     title = f"what networks share with their teacher, {answers.sizes['sample']} held-out images"
-    figure = render.transfer_chart(table, title=title, undertrained=hollow)
+    counted = analysis.collect_points(run, answers).values()
+    points = analysis.score_transfer(counted).replace({"kind": "^student-"}, "", regex=True)
+    figure = render.transfer_chart(table, title=title, points=points, undertrained=hollow)
     figure.savefig(IMAGES / "transfer.png", dpi=110)
     print(f"undertrained: {hollow}\n")
 
@@ -38,6 +41,7 @@ def main(path: Path) -> None:
     cells = by_kind.agg(lambda values: " / ".join(f"{value:.3f}" for value in values))
     print_markdown(cells.reset_index(names="networks"))
 
+    table = pd.concat([table, points])
     shown = table[(table["role"] != "teacher") | table["own"]]  # what the teacher shares with itself is all
     others = shown.assign(margin=100 * table["margin"])
     others["row"] = (others["title"] + " " + others["part"]).str.strip(" :")

@@ -39,7 +39,7 @@ from kdviz.analysis.pairs import (
 )
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
-from kdviz.analysis.transfer import find_undertrained, read_transfer, score_transfer
+from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
 
 __all__ = [
     "DISTANCE_METRICS",
@@ -53,6 +53,7 @@ __all__ = [
     "apply_settings",
     "coarsen_grid",
     "collect_importance",
+    "collect_points",
     "compare",
     "compare_layers",
     "compare_settings",

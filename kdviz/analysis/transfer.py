@@ -8,7 +8,10 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import t
 
-from kdviz.schema import validate
+from kdviz.analysis.knowledge import count_points
+from kdviz.analysis.networks import name_layers
+from kdviz.analysis.settings import Settings, apply_settings
+from kdviz.schema import build, read_sides, validate
 from kdviz.store import Run
 
 _CASES = ("sample", "triplet", "batch")  # over which means are taken: one of them is a dimension
@@ -26,6 +29,72 @@ def read_transfer(run: Run) -> dict[str, xr.Dataset]:
     kept = [name for name in run.results if name.startswith("transfer/")]
     found = {name.removeprefix("transfer/"): run.result(name) for name in kept}
     return dict(sorted(found.items(), key=lambda item: item[1].attrs.get("position", len(found))))
+
+
+def collect_points(run: Run, answers: xr.Dataset, settings: Settings | None = None) -> dict[str, xr.Dataset]:
+    """Count the knowledge points of networks that were asked for properties, to stand beside these.
+
+    Parameters
+    ----------
+    run
+        Where the networks are measured, whole.
+    answers
+        A result of :mod:`kdviz.transfer` of the same networks, which names them and their roles.
+    settings
+        How points follow from gains, as in :func:`kdviz.analysis.pair_networks`.
+
+    Returns
+    -------
+    dict
+        ``{layer: Dataset}`` for every layer at which all networks are measured, empty if there is none.
+        ``points_share`` ``(side, network, sample)``, the headline: the share of a sample's foreground and of
+        its background units that are knowledge points after the last epoch, and the foreground ratio, Eq. (7)
+        of Zhang et al., TPAMI 2022; NaN where a sample has no such units, or no points.
+        :func:`score_transfer` takes them.
+
+    Raises
+    ------
+    StoreError, SchemaError
+        If the run is damaged or unfinished.
+    """
+    validate(answers, require=("network", "role"))
+    chosen = (Settings() if settings is None else settings).of_run(run)
+    names = [str(name) for name in answers["network"].values]
+    measured = set(run.catalogue())
+    found = {}
+    for label, layer in name_layers(run).items():
+        if not {(name, layer) for name in names} <= measured:
+            continue
+        shares = [_share_points(apply_settings(run.dataset(name, layer), chosen)) for name in names]
+        found[label] = build(
+            {"points_share": xr.concat(shares, "network").transpose("side", "network", "sample").values},
+            coords={
+                "side": shares[0]["side"].values.tolist(),
+                "network": names,
+                "role": answers["role"].values.tolist(),
+                "sample": shares[0]["sample"].values,
+            },
+            attrs={
+                "property": f"points/{label}",
+                "title": f"points at {label}:",
+                "headline": "points_share",
+                "own": 1,
+                "teacher": str(answers.attrs["teacher"]),
+            },
+        )
+    return found
+
+
+def _share_points(ds: xr.Dataset) -> xr.DataArray:
+    """Return the shares of the last epoch, ``(side, sample)``."""
+    counts = count_points(ds).isel(epoch=-1)
+    foreground, background = (side.sum(-1) for side in read_sides(ds))
+    sides = {
+        "foreground": counts["n_fg"] / np.where(foreground, foreground, np.nan),
+        "background": counts["n_bg"] / np.where(background, background, np.nan),
+        "ratio": counts["fg_ratio"],
+    }
+    return xr.concat(sides.values(), pd.Index(sides, name="side"))
 
 
 def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -> pd.DataFrame:

@@ -11,11 +11,24 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdviz.render.style import ROLE_STYLES, NetworkStyle, clear, name_lines, open_figure, style_networks
+from kdviz.render.style import (
+    ROLE_STYLES,
+    NetworkStyle,
+    clear,
+    name_lines,
+    open_axes,
+    open_figure,
+    style_networks,
+)
+from kdviz.render.writing import Sheet
 
 
 def transfer_chart(
-    table: pd.DataFrame, *, title: str, undertrained: Mapping[str, float] | None = None
+    table: pd.DataFrame,
+    *,
+    title: str,
+    points: pd.DataFrame | None = None,
+    undertrained: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw how much more of the teacher each network has than the independent ones: a row a property.
 
@@ -26,12 +39,43 @@ def transfer_chart(
         in one colour. Where the teacher has a value of its own, such as of accuracy, a diamond marks it.
     title
         Shown above.
+    points
+        Such a table of what :func:`kdviz.analysis.collect_points` returned: knowledge points of the same
+        networks, in a column of their own.
     undertrained
         Networks whose accuracy is too low to say anything, ``{name: accuracy}``: drawn hollow.
     """
-    rows = list(dict.fromkeys(zip(table["title"], table["part"], strict=True)))
-    figure, ((axis,),) = open_figure(title, 9.5, 1.2 + 0.42 * len(rows))
-    styles = _style_kinds(table)
+    styles, high = _style_kinds(table), len(_list_rows(table))
+    beside = points is not None and len(points) > 0
+    figure = Sheet(figsize=(13 if beside else 9.5, 1.2 + 0.42 * high), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left: Any = figure
+    legend: Any = figure
+    if points is not None and beside:
+        few = min(len(_list_rows(points)) + 2, high - 1)  # and the label of its axis
+        left, right = figure.subfigures(1, 2, width_ratios=(9, 6))  # type: ignore[misc]  # an array of two
+        top, legend = right.subfigures(2, 1, height_ratios=(few, high - few))
+        _draw_rows(open_axes(top, 1)[0, 0], points, styles, undertrained or {})
+    axis = open_axes(left, 1)[0, 0]
+    _draw_rows(axis, table, styles, undertrained or {})
+    for kind, style in styles.items():
+        axis.plot([], [], style.marker, color=style.colour, markersize=4, label=kind.removeprefix("student-"))
+    if table["own"].any():
+        axis.plot([], [], ROLE_STYLES["teacher"].marker, color=ROLE_STYLES["teacher"].colour, label="teacher")
+    if undertrained:
+        axis.plot([], [], "o", color="black", markerfacecolor="white", markersize=4, label="undertrained")
+    name_lines(legend, axis)
+    return figure
+
+
+def _list_rows(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(zip(table["title"], table["part"], strict=True)))
+
+
+def _draw_rows(
+    axis: Axes, table: pd.DataFrame, styles: Mapping[str, NetworkStyle], undertrained: Mapping[str, float]
+) -> None:
+    rows = _list_rows(table)
     for place, (name, part) in enumerate(reversed(rows)):
         of_row = table[(table["title"] == name) & (table["part"] == part)]
         if place % 2:
@@ -39,7 +83,7 @@ def transfer_chart(
         for kind, of_kind in of_row[of_row["role"] != "teacher"].groupby("kind", sort=False):
             at = list(styles).index(str(kind))
             offset = 0.62 * ((len(styles) - 1) / 2 - at) / max(len(styles), 2)
-            hollow = of_kind["network"].isin(list(undertrained or {}))
+            hollow = of_kind["network"].isin(list(undertrained))
             for faint, some in of_kind.groupby(hollow):
                 _draw_dots(axis, place + offset, some, styles[str(kind)], hollow=bool(faint))
         own = of_row[(of_row["role"] == "teacher") & of_row["own"]]["margin"].dropna()
@@ -49,15 +93,7 @@ def transfer_chart(
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [f"{title} {part}".strip(" :") for title, part in reversed(rows)])
     axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_xlabel("percentage points more than the independent networks")
-    for kind, style in styles.items():
-        axis.plot([], [], style.marker, color=style.colour, markersize=4, label=kind.removeprefix("student-"))
-    if table["own"].any():
-        axis.plot([], [], ROLE_STYLES["teacher"].marker, color=ROLE_STYLES["teacher"].colour, label="teacher")
-    if undertrained:
-        axis.plot([], [], "o", color="black", markerfacecolor="white", markersize=4, label="undertrained")
-    name_lines(figure, axis)
-    return figure
+    axis.set_xlabel("percentage points more than the independent networks", fontsize=8)
 
 
 def invariance_curves(ds: xr.Dataset, kinds: Mapping[str, str], *, title: str) -> Figure:

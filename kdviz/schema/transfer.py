@@ -88,6 +88,18 @@ register(
     ),
 )
 
+# what they know of the parts of a sample
+register(
+    _result("side", ("side",), "str", "foreground, background, or the ratio of points on the foreground"),
+    _number(
+        "points_share",
+        ("side", *NETWORK_SAMPLE),
+        "share of the units of a side that are knowledge points, or of the points that lie on the foreground",
+        "1",
+        "after the last epoch; NaN without such units, or points",
+    ),
+)
+
 # what changed samples, and samples of two classes, are answered
 _CHANGE, _CHANGE_LEVEL = ("change",), ("change", "level")
 

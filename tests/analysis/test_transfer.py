@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import xarray as xr
+from invented_runs import TEXTS, invent_text_run
 from scipy import stats
 
 from kdviz import schema
-from kdviz.analysis import find_undertrained, score_transfer
+from kdviz.analysis import collect_points, find_undertrained, score_transfer
 
 NETWORKS = ["teacher", "alone-s0", "alone-s1", "kl-s0"]
 ROLES = ["teacher", "independent", "independent", "student"]
@@ -111,3 +112,35 @@ def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
     assert accuracy.loc["kl-s0", "score"] == 0.5 and accuracy.loc["kl-s0", "margin"] == 0.0
     assert find_undertrained(ds) == {"alone-s0": 0.25, "kl-s0": 0.5}  # half-way from 0.5 to 1 is 0.75
     assert find_undertrained(ds, 0.3) == {"alone-s0": 0.25}
+
+
+def test_points__of_the_same_networks_are_rows_of_such_a_table(tmp_path):
+    invented = invent_text_run(tmp_path / "run.zarr")
+    names = list(invented.points)
+    answers = make(np.ones((4, 2), bool), "same_answer").isel(network=slice(len(names)))
+    roles = ["independent" if name.startswith("baseline") else name.split("-")[0] for name in names]
+    answers = answers.assign_coords(network=names, role=("network", roles)).assign_attrs(teacher="teacher")
+    (found,) = collect_points(invented.run, answers).values()
+    counts = [len(text.split()) for text in TEXTS]
+    for name in names:
+        for at, count in enumerate(counts):
+            known, foreground = invented.points[name][-1, at, :count], np.arange(count) % 3 == 1
+            shares = found["points_share"].sel(network=name).isel(sample=at)
+            expected = [
+                known[foreground].mean() if foreground.any() else np.nan,
+                known[~foreground].mean(),
+                known[foreground].sum() / known.sum() if known.any() else np.nan,
+            ]
+            np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    table = score_transfer([found])
+    assert table["part"].unique().tolist() == ["foreground", "background", "ratio"] and table["own"].all()
+    (student,) = (name for name, role in zip(names, roles, strict=True) if role == "student")
+    told = row(table, student, "ratio")
+    ours, theirs = (found["points_share"].sel(side="ratio", network=one) for one in (student, "baseline-s0"))
+    assert told["score"] == pytest.approx(float(ours.mean()))
+    assert told["margin"] == pytest.approx(float(ours.mean() - theirs.mean()))
+
+
+def test_points__need_a_layer_at_which_all_networks_are_measured(tmp_path):
+    invented = invent_text_run(tmp_path / "run.zarr")
+    assert collect_points(invented.run, make(np.ones((4, 2), bool), "same_answer")) == {}

@@ -59,6 +59,15 @@ def test_transfer_chart__puts_dots_at_margins_in_percentage_points(table):
     ]
 
 
+def test_transfer_chart__has_knowledge_points_in_a_column_of_their_own(table):
+    points = table[table["part"] == ""].assign(title="points at fc1:", part="foreground")
+    second, first = render.transfer_chart(table, title="shared", points=points).axes
+    assert dots_of(first) == dots_of(render.transfer_chart(table, title="shared").axes[0])
+    assert dots_of(second)[ROLE_STYLES["student"].colour] == [(0, 2.0), (0, 4.0)]
+    assert [label.get_text() for label in second.get_yticklabels()] == ["points at fc1: foreground"]
+    assert len(render.transfer_chart(table, title="shared", points=points[:0]).axes) == 1
+
+
 def test_transfer_chart__draws_undertrained_networks_hollow(table):
     (axis,) = render.transfer_chart(table, title="shared", undertrained={"student-kl-s1": 0.2}).axes
     hollow = [

@@ -42,6 +42,7 @@ _MODULES = (
     "testing",
     "training",
     "transfer",
+    "unicam",
     "units",
     "widgets",
 )

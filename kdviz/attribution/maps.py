@@ -10,7 +10,7 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 
 import copy
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -309,10 +309,19 @@ def check_classes(network: nn.Module, inputs: Batch, classes: Tensor) -> None:
         )
 
 
-def read_gradient(network: nn.Module, inputs: Batch, classes: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """Read a layer's output and the gradient of the logit with respect to it; the network must be frozen."""
+def read_gradient(
+    network: nn.Module,
+    inputs: Batch,
+    classes: Tensor,
+    layer: str,
+    score_of: Callable[[Tensor], Tensor] = lambda logits: logits,
+) -> tuple[Tensor, Tensor]:
+    """Read a layer's output and the gradient of the class's score with respect to it.
+
+    The score is the logit, or what `score_of` makes of all logits; the network must be frozen.
+    """
     output, logits = read_layers(network, _watched(inputs), [layer, ""]).values()
-    score = logits.gather(1, classes[:, None]).sum()
+    score = score_of(logits).gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, output, allow_unused=True, materialize_grads=True)
     return output, gradient
 

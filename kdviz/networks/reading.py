@@ -34,13 +34,15 @@ class Source(Protocol):
 
 
 def find_source(inputs: Any) -> Source:
-    """Tell what inputs come as.
+    """Tell what inputs come as; what this found already is given back.
 
     Raises
     ------
     TypeError
         If it is none of these.
     """
+    if isinstance(inputs, (Held, _Items, _Batches)):
+        return inputs
     if isinstance(inputs, (Tensor, Mapping)):
         return Held(*_split(inputs, rows=True))
     is_dataset = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")

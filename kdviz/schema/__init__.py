@@ -2,8 +2,8 @@
 
 `VARIABLES` is the one list: datasets and files are checked and annotated by it, results are built from it by
 `build`, and the documentation's table is generated from it. Every room registers its variables in a module of
-its own: ``samples``, ``measured``, ``points``, ``attribution``, ``transfer``. Nothing here knows files,
-networks or torch.
+its own: ``samples``, ``measured``, ``points``, ``attribution``, ``transfer``, ``unicam``. Nothing here knows
+files, networks or torch.
 
 Dimensions, in stored order: ``epoch`` (completed training epochs), ``sample`` (inputs), ``unit`` (parts of
 an input: grid cell, token or point). Missing floats are NaN; a shorter sample is padded, and ``valid`` is
@@ -11,7 +11,7 @@ False there.
 """
 
 # Each registers its variables, in the order in which they are listed and stored.
-from kdviz.schema import samples, measured, points, attribution, transfer  # noqa: F401  # isort: skip
+from kdviz.schema import samples, measured, points, attribution, transfer, unicam  # noqa: F401  # isort: skip
 from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate

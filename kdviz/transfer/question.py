@@ -171,7 +171,7 @@ class Question:
 
 def ask(
     networks: Mapping[str, nn.Module],
-    inputs: InputsLike,
+    inputs: InputsLike | Source,
     labels: ArrayLike,
     *,
     teacher: str,

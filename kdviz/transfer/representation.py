@@ -102,10 +102,11 @@ def representation(
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
         kernels = torch.stack(
             [
-                _centre(_multiply(network, batch, stages[name], question.max_batch))
+                u_centred(_multiply(network, batch, stages[name], question.max_batch)).flatten(1)
                 for name, network in question.networks.items()
             ]
         )
+        kernels /= math.sqrt(len(rows) * (len(rows) - 3))  # so that inner products are the criterion
         return {
             "cross": (kernels @ kernels[at].T)[..., None].numpy(),
             "own": kernels.square().sum(2)[..., None].numpy(),
@@ -202,19 +203,32 @@ def _multiply(network: nn.Module, batch: Batch, layers: Sequence[str], together:
     return products
 
 
-def _centre(kernels: Tensor) -> Tensor:
-    """Return U-centred kernels ``(S, n * n)``, whose inner products are the unbiased criterion.
+def u_centred(tables: Tensor) -> Tensor:
+    """Return tables of pairs ``(..., n, n)`` such that rows and columns sum to zero, the diagonal left out.
 
-    That is ``1 / (n * (n - 3))`` times the inner product, of which the factor is included here.
+    Their inner products, times ``1 / (n * (n - 3))``, are unbiased: of kernels the criterion [2]_ of
+    :func:`representation`, of distances the squared distance covariance [1]_. A table of which all pairs are
+    the same, but for rounding, is zero. The diagonal is that of zeros.
+
+    Parameters
+    ----------
+    tables
+        Symmetric, ``n`` 4 or more, float64.
+
+    References
+    ----------
+    .. [1] Szekely and Rizzo, "Partial distance correlation with methods for dissimilarities", Annals of
+       Statistics 2014.
+    .. [2] Nguyen et al., "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, Eq. (3).
     """
-    count = kernels.shape[1]
-    off = kernels - torch.diag_embed(kernels.diagonal(dim1=1, dim2=2))
-    rows = off.sum(2, keepdim=True) / (count - 2)
-    centred = off - rows - rows.mT + off.sum((1, 2), keepdim=True) / ((count - 1) * (count - 2))
-    centred.diagonal(dim1=1, dim2=2).zero_()
-    constant = centred.square().sum((1, 2)) <= _ROUNDING * kernels.square().sum((1, 2))
-    centred[constant] = 0
-    return centred.flatten(1) / math.sqrt(count * (count - 3))
+    count = tables.shape[-1]
+    diagonal = torch.eye(count, dtype=torch.bool, device=tables.device)
+    off = tables.masked_fill(diagonal, 0)
+    rows = off.sum(-1, keepdim=True) / (count - 2)
+    centred = off - rows - rows.mT + off.sum((-2, -1), keepdim=True) / ((count - 1) * (count - 2))
+    centred = centred.masked_fill(diagonal, 0)
+    left, whole = (table.square().sum((-2, -1), keepdim=True) for table in (centred, off))
+    return centred.masked_fill(left <= _ROUNDING * whole, 0)
 
 
 def _align(cross: NDArray, own: NDArray, teacher: int) -> NDArray[np.float64]:

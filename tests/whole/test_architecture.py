@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "attribution": MEASURED | {"measuring"},
     "coherency": MEASURED | {"measuring", "attribution"},
     "transfer": MEASURED | {"models", "measuring", "attribution"},
-    "unicam": MEASURED | {"measuring", "attribution"},
+    "unicam": MEASURED | {"measuring", "attribution", "transfer"},
     "testing": GROUND,
     # top; the two of them that write reports and read commands use kdviz as its users do
     "studies": MEASURED

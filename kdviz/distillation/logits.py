@@ -72,7 +72,8 @@ class SoftLabels(MixedLoss):
     class_weight, weight
         Of the hard and the soft labels; by default as in `KL`, which they are to be compared with.
     seed
-        Of the noise. Each sample has its own, so that its soft label is the same in every epoch.
+        Of the noise. Each sample has its own, so that its soft label is the same in every epoch, and for
+        students of every training seed, as the answers of one teacher are.
 
     Raises
     ------

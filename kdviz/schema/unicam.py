@@ -29,7 +29,9 @@ register(
     ),
     # scores, each with its interval
     Variable("input", ("input",), "str", "what the networks see: plain or perturbed samples", part="result"),
-    Variable("pair", ("pair",), "str", "names of two networks, a hyphen between", part="result"),
+    Variable(
+        "pair", ("pair",), "str", "two networks by what they are: student, base or teacher", part="result"
+    ),
     *(
         _score(f"{name}{end}", dims, long_name=f"{long_name}{limit}")
         for name, dims, long_name in (

@@ -27,7 +27,8 @@ from kdviz.unicam.statistics import correlation, distances, u_centred, without
 from kdviz.unicam.truth import Truth, describe_truth, place_classes
 
 CONFIDENCE = 0.95
-_PAIRS = ((1, 0), (2, 0), (2, 1))  # of student, base and teacher, the later first
+_PAIRS = {"student-base": (0, 1), "student-teacher": (0, 2), "base-teacher": (1, 2)}
+"""Of two networks, by their positions."""
 
 
 def score(
@@ -67,7 +68,7 @@ def score(
         Names of layers; where they differ, tuples of one each of student, base and, if given, teacher. Any
         that give a row for each sample; texts' padding is part of it.
     truth
-        As for :func:`explain`.
+        As for :func:`explain`; :func:`class_prototypes` makes places of an encoder's features.
     perturb
         Share of the pixels that each network keeps of its images, the most relevant by HiResCAM at the very
         layer, or, where that has no map, at the deepest that has one. The others are imputed from around,
@@ -85,7 +86,8 @@ def score(
     Dataset
         ``rs`` ``(layer, epoch, input, network)``; ``rs_distilled`` and ``rs_residual`` ``(layer, epoch,
         input)``, relevance of what the student has apart from the base, and the base from the student;
-        ``fss`` ``(layer, epoch, input, pair)``. Each with ``_low`` and ``_high``, a 95 % interval over
+        ``fss`` ``(layer, epoch, input, pair)``, pairs by role: ``"student-base"`` and, with a teacher,
+        ``"student-teacher"`` and ``"base-teacher"``. Each with ``_low`` and ``_high``, a 95 % interval over
         samples for these networks. Coordinate ``input``: ``"plain"`` and, if asked for, ``"perturbed"``. A
         score is NaN where a layer is the same for all samples, or a network has nothing apart, and ``note``
         says so.
@@ -125,7 +127,7 @@ def score(
     >>> ds = kdviz.unicam.score(networks, images, [0, 1, 2, 3] * 4, student="kl", base="alone",
     ...                         layers=["relu2", "fc1"], progress=False)
     >>> ds.fss.dims, ds.pair.values.tolist()
-    (('layer', 'epoch', 'input', 'pair'), ['kl-alone'])
+    (('layer', 'epoch', 'input', 'pair'), ['student-base'])
     """
     roles = {"student": student, "base": base} | ({} if teacher is None else {"teacher": teacher})
     for role, name in roles.items():
@@ -158,7 +160,7 @@ def score(
     kinds = {"plain": None} | ({} if perturb is None else {"perturbed": perturb})
     cuts = np.random.default_rng(seed).permutation(len(known))
     parts = np.array_split(cuts, min(resamples, len(known)))
-    pairs = [f"{names[other]}-{names[one]}" for one, other in _PAIRS if one < len(names)]
+    pairs = list(_PAIRS)[: 3 if teacher else 1]
     found = np.empty((3, len(layered), 1, len(kinds), len(names) + 2 + len(pairs)))
     for at, one in enumerate(layered):
         for number, kept in enumerate(kinds.values()):
@@ -172,13 +174,8 @@ def score(
         rs, distilled, residual, fss = np.split(array, np.cumsum([len(names), 1, 1]), axis=-1)
         values |= {f"rs{end}": rs, f"fss{end}": fss}
         values |= {f"rs_distilled{end}": distilled[..., 0], f"rs_residual{end}": residual[..., 0]}
-    about: dict[str, schema.Attribute] = {
-        "student": student,
-        "base": base,
-        "seed": seed,
-        "samples": len(known),
-    }
-    about |= {"truth": describe_truth(truth)} | ({"teacher": teacher} if teacher else {})
+    about: dict[str, schema.Attribute] = {**roles, "truth": describe_truth(truth)}
+    about |= {"seed": seed, "samples": len(known)}
     about |= {"perturb": perturb} if perturb else {}
     if np.isnan(found[0]).any():
         about["note"] = "NaN where a layer is the same for all samples, or a network has nothing apart"
@@ -226,7 +223,7 @@ def _measure(tables: Tensor) -> Tensor:
     *seen, truth = u_centred(tables)
     student, base = seen[:2]
     told = [*seen, without(student, base), without(base, student)]
-    similar = [correlation(seen[one], seen[other]) for one, other in _PAIRS if one < len(seen)]
+    similar = [correlation(seen[one], seen[other]) for one, other in _PAIRS.values() if other < len(seen)]
     return torch.stack([*(correlation(one, truth) for one in told), *similar])
 
 

@@ -55,8 +55,9 @@ def test_scores__are_those_of_dcor_layer_by_layer(networks, samples, max_batch):
         for name in ("kl", "alone", "big"):
             expected = dcor.u_distance_correlation_sqr(features[name], truth)
             assert float(found["rs"].sel(network=name)) == pytest.approx(expected, abs=1e-6)
-        for pair in ("kl-alone", "kl-big", "alone-big"):
-            one, other = (features[name] for name in pair.split("-"))
+        known = {"student": "kl", "base": "alone", "teacher": "big"}
+        for pair in ("student-base", "student-teacher", "base-teacher"):
+            one, other = (features[known[role]] for role in pair.split("-"))
             expected = dcor.u_distance_correlation_sqr(one, other)
             assert float(found["fss"].sel(pair=pair)) == pytest.approx(expected, abs=1e-6)
         for name, own, other in (("rs_distilled", "kl", "alone"), ("rs_residual", "alone", "kl")):

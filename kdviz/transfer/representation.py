@@ -206,9 +206,9 @@ def _multiply(network: nn.Module, batch: Batch, layers: Sequence[str], together:
 def u_centred(tables: Tensor) -> Tensor:
     """Return tables of pairs ``(..., n, n)`` such that rows and columns sum to zero, the diagonal left out.
 
-    Their inner products, times ``1 / (n * (n - 3))``, are unbiased: of kernels the criterion [2]_ of
-    :func:`representation`, of distances the squared distance covariance [1]_. A table of which all pairs are
-    the same, but for rounding, is zero. The diagonal is that of zeros.
+    Their inner products, times ``1 / (n * (n - 3))``, are unbiased: of distances the squared distance
+    covariance [1]_, of kernels the criterion [2]_ of which CKA is made. A table of which all pairs are the
+    same, but for rounding, is zero. The diagonal is that of zeros.
 
     Parameters
     ----------

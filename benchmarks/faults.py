@@ -1,8 +1,10 @@
 """Attack every command and every kind of file at random: nothing may be lost, nor look whole that is not.
 
-A small study is worked through once, left alone: trained, measured, attributed, exported, reported. Every
-attack begins with a copy of what there was before a command, and ends with a comparison, bit by bit, of what
-the command left after it was called until it ended by itself.
+A small study is worked through once, left alone: trained, measured, attributed, asked what was transferred,
+exported, reported, shown. Every attack begins with a copy of what there was before a command, and ends with a
+comparison, bit by bit, of what the command left after it was called until it ended by itself.
+
+``demo`` is left out: train, measure and report in one process, on built-in data whose size cannot be chosen.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,12 +34,15 @@ from PIL import Image
 import kdviz
 from benchmarks.problems import RESULTS
 from benchmarks.reports import show_table, write_result
-from kdviz.errors import DataError, SchemaError, StoreError
+from kdviz.errors import DataError, KdvizWarning, SchemaError, StoreError
 from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.sources import fashion_composites
+from kdviz.studies import STUDY_FILE, StudyPlan
 from kdviz.training import TrainingRecord
 
 ATTACKS = ("signals", "kills", "full disks", "flipped bits")
+WRITERS = ("train", "measure", "attribute", "transfer", "export")  # of a study, its run, or a file of it
+COMMANDS = (*WRITERS, "report", "rerun", "info", "explore")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "kdviz: stopped; nothing is lost, call the same command again"
 READY = "kdviz takes signals"
@@ -72,13 +78,13 @@ class FaultPlan:
     signals, disks
         Signals sent to, and full disks under, every command that has them.
     kills
-        SIGKILLs in a study, shared out over train, measure, attribute and export.
+        SIGKILLs in a study, shared out over `WRITERS`.
     flips
         Bits flipped in every kind of file, one at a time.
     within
         Seconds in which a command ends after a signal.
-    images, size, epochs, samples, probes
-        Of the study.
+    images, size, epochs, teacher_epochs, samples, probes
+        Of the study. A teacher that has learned nothing is asked for no property.
     seed
         Of all that is random.
     """
@@ -91,13 +97,14 @@ class FaultPlan:
     images: int = 24
     size: int = 16
     epochs: int = 2
+    teacher_epochs: int = 20
     samples: int = 4
     probes: int = 4
     seed: int = 0
 
 
-QUICK = FaultPlan(signals=1, disks=1, kills=4, flips=10)
-FULL = FaultPlan(signals=25, disks=4, kills=20, flips=300)  # 200 signals: there are eight commands
+QUICK = FaultPlan(signals=1, disks=1, kills=len(WRITERS), flips=10)
+FULL = FaultPlan(signals=-(-200 // len(COMMANDS)), disks=4, kills=20, flips=300)  # 200 signals in all
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,8 @@ def run_attack(
     if attack == "flipped bits":
         yield from flip_bits(next(one.before for one in stages if one.command == "report"), plan, chance)
     elif attack == "kills":
-        resumed = [one for one in stages if one.command in ("train", "measure", "attribute", "export")]
-        for stage, share in zip(resumed, share_out(plan.kills, len(resumed)), strict=True):
+        writers = [one for one in stages if one.command in WRITERS]
+        for stage, share in zip(writers, share_out(plan.kills, len(writers)), strict=True):
             yield stage.command, attack_with_signals(stage, [signal.SIGKILL], share, plan, chance)
     else:
         for stage in stages:
@@ -193,7 +200,7 @@ def work_through(place: Path, plan: FaultPlan) -> list[Stage]:
     write_images(place / "images", plan)
     stages, work = [], place / "left-alone"
     work.mkdir()
-    for name in ("train", "measure", "attribute", "export", "report", "rerun", "info", "explore"):
+    for name in COMMANDS:
         before = Path(shutil.copytree(work, place / f"before-{name}"))
         command = Command(arguments_of(name, work, plan))
         alive = command.wait(SERVING if name == "explore" else None)
@@ -209,10 +216,11 @@ def work_through(place: Path, plan: FaultPlan) -> list[Stage]:
 
 
 def write_images(place: Path, plan: FaultPlan) -> None:
-    """Write built-in images and their masks as a user keeps them: a folder a class."""
+    """Write built-in images and their masks as a user keeps them: a folder a class, of one colour each."""
     data = fashion_composites("held-out", canvas=28).select(np.arange(plan.images))
     for position, (picture, mask, label) in enumerate(zip(data.images, data.masks, data.labels, strict=True)):
-        for tree, array in (("images", picture), ("masks", mask.astype(np.uint8) * 255)):
+        colour = np.eye(3, dtype=np.uint8)[label % 2]  # a few images teach nothing harder to a network
+        for tree, array in (("images", picture * colour), ("masks", mask.astype(np.uint8) * 255)):
             path = place / tree / f"class-{label % 2}" / f"{position}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)
@@ -229,12 +237,13 @@ def arguments_of(command: str, place: Path, plan: FaultPlan) -> list[str]:
         "measurement.probes": plan.probes,
     }
     trained = [f"--images={images / 'images'}", f"--masks={images / 'masks'}", f"--size={plan.size}"]
-    trained += ["--layers=fc1", f"--teacher-epochs={plan.epochs}", "--no-progress"]
+    trained += ["--layers=fc1", f"--teacher-epochs={plan.teacher_epochs}", "--no-progress"]
     trained += [f"--set={name}={value}" for name, value in values.items()]
     options: dict[str, list[Any]] = {
         "train": trained,
         "measure": ["--no-progress"],
         "attribute": ["--no-progress"],
+        "transfer": [f"--samples={plan.images}", "--no-progress"],
         "export": [place / "run.nc", "--overwrite"],
         "report": ["--folder", place / "report", "--no-progress"],
         "info": [],
@@ -436,6 +445,7 @@ def flip_bits(whole: Path, plan: FaultPlan, chance: random.Random) -> Iterator[t
         "metadata of a run": (list(run.rglob("zarr.json")), lambda _: read_run(run)),
         "exported file": ([whole / "run.nc"], read_run),
         "weights": (list((study / "networks").rglob("*.safetensors")), read_training),
+        "plan of a study": ([study / STUDY_FILE], read_plan),
         "histories": (list((study / "networks").rglob("history.json")), read_training),
     }
     for kind, (files, read) in kinds.items():
@@ -446,7 +456,7 @@ def flip_bits(whole: Path, plan: FaultPlan, chance: random.Random) -> Iterator[t
 
 
 def flip(path: Path, read: Callable[[Path], str], expected: str, chance: random.Random) -> str:
-    """Flip a bit; say if what is read then is neither what was written nor one error of kdviz."""
+    """Flip a bit; say if what is read then is neither what was written nor one error or note of kdviz."""
     content = path.read_bytes()
     at = chance.randrange(8 * len(content))
     damaged = bytearray(content)
@@ -454,7 +464,7 @@ def flip(path: Path, read: Callable[[Path], str], expected: str, chance: random.
     path.write_bytes(damaged)
     try:
         same = read(path) == expected
-    except (DataError, SchemaError, StoreError):
+    except (DataError, SchemaError, StoreError, KdvizWarning):
         same = True
     except Exception as error:
         return f"{path.name}: {type(error).__name__}: {error}"[:200]
@@ -469,6 +479,12 @@ def read_run(path: Path) -> str:
     groups = {f"{one}/{layer}": run.dataset(one, layer) for one in run.networks for layer in run.layers(one)}
     groups |= {name: run.result(name) for name in run.results} | {"samples": run.samples}
     return repr([run.attrs, *((name, ds.to_dict()) for name, ds in groups.items())])
+
+
+def read_plan(path: Path) -> str:
+    """Read the plan of a study; that it is not as it was written is a warning."""
+    with warnings.catch_warnings(action="error", category=KdvizWarning):
+        return repr(StudyPlan.load(path.parent))
 
 
 def read_training(path: Path) -> str:

@@ -4,7 +4,9 @@ A stored plan is complete: reading it looks nothing up, so that it needs no torc
 comes from the kind of input and from the presets of the architecture.
 """
 
+import hashlib
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +24,7 @@ from pydantic import (
 )
 
 from kdviz.arguments import one_of
-from kdviz.errors import StoreError
+from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.sources import Data, FashionComposites
 from kdviz.sources.samples import AbsolutePath
@@ -33,6 +35,7 @@ _LOGITS = "fc3"  # in every network of the papers that has this layer
 _OWN_ENCODER = "encoder"  # the architecture of the teacher's own encoder
 _OF_MASKS = ("data.masks", "data.foreground", "data.void", "data.threshold")  # masks are compared themselves
 _NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder", *_OF_MASKS)  # where things lie
+_SUM = "# sha256 of the lines above: "
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
 
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
@@ -382,7 +385,8 @@ class StudyPlan(_Part):
             if differing := list_differences(stored, asked):
                 raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
         make_folder(folder)
-        write_bytes(path, yaml.safe_dump(self.as_json(), sort_keys=False).encode())
+        text = yaml.safe_dump(self.as_json(), sort_keys=False)
+        write_bytes(path, f"{text}{_SUM}{_hash(text)}\n".encode())
 
     @classmethod
     def load(cls, folder: Path) -> "StudyPlan":
@@ -392,14 +396,28 @@ class StudyPlan(_Part):
         ------
         StoreError
             If there is none, or it is damaged.
+
+        Warns
+        -----
+        KdvizWarning
+            If it is not as kdviz wrote it: a user may change a plan, and so may a disk.
         """
         path = folder / STUDY_FILE
         if not path.exists():
             raise StoreError(f"{folder} holds no study: there is no {STUDY_FILE}; begin with kdviz train")
         try:
-            return cls.model_validate(read_plan_file(path))
+            plan = cls.model_validate(read_plan_file(path))
         except ValidationError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
+        text, written, known = path.read_text(encoding="utf-8").rpartition(_SUM)
+        if written and known.strip() != _hash(text):
+            warnings.warn(
+                f"{path} was changed since kdviz wrote it; if not by you, put a backup of it back, "
+                f"if by you, kdviz train {folder} takes it as it is now",
+                KdvizWarning,
+                stacklevel=2,
+            )
+        return plan
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -477,6 +495,10 @@ def names_beside(place: Sequence[str | int]) -> list[str]:
         else:
             part = part.model_fields[name].annotation
     return list(part.model_fields)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _encoder_of(networks: Any) -> Any:

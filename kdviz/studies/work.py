@@ -1,5 +1,6 @@
 """Do the tasks of a study: the only part of it that loads samples, builds networks and needs torch."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from kdviz import distillation, models, schema
 from kdviz.errors import StoreError
-from kdviz.files import make_folder, read_json, write_json
+from kdviz.files import hash_file, list_differences, make_folder, read_json, write_json
 from kdviz.measuring import measure_checkpoints
 from kdviz.measuring.trial import is_same_response, respond
 from kdviz.models import TextNetwork, encoders
@@ -38,7 +39,7 @@ from kdviz.training.stages import placed, try_loss
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
-_DATA_FILE = "data.json"
+_BEGUN_FILE = "data.json"
 
 
 class Workshop:
@@ -48,6 +49,8 @@ class Workshop:
         self.study, self.plan = study, study.plan
         self.device = study.device or self.plan.device
         self.loaded: dict[str, SampleSet] = {}
+        if (study.folder / _BEGUN_FILE).exists():
+            self.recognise()
 
     def begin(self) -> None:
         """Keep the plan of a new study, once its samples are read and each loss is tried.
@@ -130,22 +133,38 @@ class Workshop:
         return samples
 
     def recognise(self) -> None:
-        """See that the samples loaded are those that the study was begun with.
+        """See that plan, samples loaded and a teacher of the user's are those that the study was begun with.
+
+        How it is measured may change until it is; the run knows that.
 
         Raises
         ------
         StoreError
-            If they are others under the same names.
+            If the plan differs, or samples or teacher are others under the same names.
         """
-        path = self.study.folder / _DATA_FILE
+        folder, path = self.study.folder, self.study.folder / _BEGUN_FILE
         known = read_json(path, remove=path) if path.exists() else {}
+        begun, back = dict(known), "put it back, or choose another folder"
+        asked = json.loads(json.dumps(self.plan.identity))
+        deciding = {name: value for name, value in asked.items() if not name.startswith("measurement.")}
+        stored = begun.setdefault("plan", deciding)
+        if differing := list_differences(stored, {name: deciding.get(name) for name in stored}):
+            raise StoreError(
+                f"{folder / STUDY_FILE}: the study was begun with {'; '.join(differing)}; {back}"
+            )
         for part, samples in self.loaded.items():
-            if known.setdefault(part, samples.fingerprint) != samples.fingerprint:
+            if begun.setdefault(part, samples.fingerprint) != samples.fingerprint:
                 raise StoreError(
-                    f"{self.study.folder} was begun with other samples to {part} under the same names; "
+                    f"{folder} was begun with other samples to {part} under the same names; "
                     "put them back, or choose another folder"
                 )
-        write_json(path, known)
+        teacher = self.plan.networks.teacher
+        if isinstance(teacher, SavedTeacher) and teacher.file.is_file():
+            digest = hash_file(teacher.file)
+            if begun.setdefault("teacher", digest) != digest:
+                raise StoreError(f"{teacher.file} is not the teacher that {folder} was begun with; {back}")
+        if begun != known:
+            write_json(path, begun)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
         """Return samples as networks take them, and their labels."""

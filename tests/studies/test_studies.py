@@ -233,7 +233,8 @@ def test_restart__of_a_finished_study_loads_nothing_heavy(study: Study, tmp_path
     """Without torch there is no network and no pass; the samples are not even there any more."""
     copy = shutil.copytree(study.folder, tmp_path / "study")
     plan = (copy / STUDY_FILE).read_text().replace(str(study.folder.parent), str(tmp_path / "gone"))
-    (copy / STUDY_FILE).write_text(plan)
+    (copy / STUDY_FILE).unlink()
+    StudyPlan.model_validate(yaml.safe_load(plan)).save(copy)
     before = plain_files(copy)
     done = subprocess.run(
         [sys.executable, "-c", RESTART, command, str(copy)], capture_output=True, text=True, check=False

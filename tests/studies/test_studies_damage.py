@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from run_files import plain_files
+from tiny_study import draw_images, make_plan
 
-from kdviz.errors import StoreError
-from kdviz.studies import Study
+from kdviz.errors import KdvizWarning, StoreError
+from kdviz.studies import STUDY_FILE, Study, StudyPlan
 
 STUDENT = "networks/student-fc1-s0"
 
@@ -84,3 +86,51 @@ def test_study__without_checksums_as_of_old_is_read(trained: Study) -> None:
         path.write_text(json.dumps(contents))
     finish(trained)
     assert len(trained.measure().networks) == 5
+
+
+def test_plan__changed_since_it_was_written_is_noted_until_train_takes_it(
+    study: Study, trained: Study
+) -> None:
+    """Which a user may, but a disk may not; what no network or measurement contradicts is only noted."""
+    path = trained.folder / STUDY_FILE
+    whole = path.read_text()
+    path.write_text(whole.replace("probes: 64", "probes: 65"))
+    with pytest.warns(KdvizWarning, match=r"study\.yaml was changed since kdviz wrote it; if not by you"):
+        changed = StudyPlan.load(trained.folder)
+    with pytest.warns(KdvizWarning, match="was changed since"):
+        replace(trained, plan=changed).train()
+    assert StudyPlan.load(trained.folder).measurement.probes == 65
+    trained.plan.save(trained.folder / "new")
+    assert (trained.folder / "new" / STUDY_FILE).read_text() == whole
+    plain = "".join(line for line in whole.splitlines(keepends=True) if not line.startswith("#"))
+    path.write_text(plain)
+    assert StudyPlan.load(trained.folder) == study.plan, "a plan of before there were checksums"
+
+
+@pytest.mark.parametrize("verb", ["train", "measure", "share"])
+def test_plan__that_contradicts_trained_networks_is_refused(trained: Study, verb: str) -> None:
+    training = trained.plan.training.model_copy(update={"count": 12})
+    changed = replace(trained, plan=trained.plan.model_copy(update={"training": training}))
+    (trained.folder / STUDY_FILE).unlink()
+    changed.plan.save(trained.folder)
+    for accuracy in trained.folder.rglob("accuracy.json"):
+        accuracy.unlink()  # so that something is to be done
+    told = (
+        rf"study\.yaml: the study was begun with training\.count {trained.plan.training.count}, now 12; put"
+    )
+    with pytest.raises(StoreError, match=told):
+        getattr(changed, verb)()
+
+
+def test_teacher__of_a_file_that_became_another_is_refused(study: Study, tmp_path: Path) -> None:
+    folder, mine = study.folder / "networks" / "teacher", tmp_path / "mine.safetensors"
+    shutil.copy(folder / "epoch-002.safetensors", mine)
+    teacher = {"kind": "checkpoint", "file": mine, "epoch": 2}
+    begun = Study(tmp_path / "study", make_plan(draw_images(tmp_path), networks={"teacher": teacher}), False)
+    begun.train()
+    shutil.copy(folder / "epoch-000.safetensors", mine)
+    told = r"mine\.safetensors is not the teacher that .*study was begun with; put it back"
+    with pytest.raises(StoreError, match=told):
+        begun.measure()
+    shutil.copy(folder / "epoch-002.safetensors", mine)
+    assert "teacher" in begun.measure().networks

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import itertools
 import os
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ except ImportError as error:
 _LONGEST_NAME = 100
 _REPORT = "01_report"
 _SCALARS = (str, int, float, bool)
+_LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -64,7 +66,8 @@ def rerun(
     notebook
         Path, or the name or number of one that comes with kdviz.
     parameters
-        ``{name: value}``; names and types must be those of the notebook's parameters cell.
+        ``{name: value}``; names and types must be those of the notebook's parameters cell, numbers no smaller
+        than its comments say: ``images: int = 3  # how many to draw, at least 1``.
     folder
         For the results; made if missing. Results of earlier reruns are replaced, other notebooks are not.
     progress
@@ -82,8 +85,8 @@ def rerun(
     StoreError
         If the folder cannot be written.
     ValueError, TypeError
-        If a parameter is unknown (near names are given), has another type or is neither text, number nor
-        truth value, nor a list of these; or if another notebook lies where the results go.
+        If a parameter is unknown (near names are given), has another type, is too small or is neither text,
+        number nor truth value, nor a list of these; or if another notebook lies where the results go.
     """
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
@@ -237,7 +240,22 @@ def _keep(written: Path, notebook: Path) -> None:
     """Put what papermill wrote in its place, whole."""
     node = nbformat.read(written, as_version=4)
     node.metadata.papermill.output_path = str(notebook)
+    for cell in node.cells:
+        if "outputs" in cell:
+            cell.outputs = _join_prints(cell.outputs)
     write_bytes(notebook, nbformat.writes(node).encode())
+
+
+def _join_prints(outputs: Sequence[Any]) -> list[Any]:
+    """Join what was printed at one stretch: a busy kernel sends it in pieces."""
+    joined: list[Any] = []
+    for one in outputs:
+        last = joined[-1] if joined else None
+        if last and one.output_type == last.output_type == "stream" and one.name == last.name:
+            last.text += one.text
+        else:
+            joined.append(one)
+    return joined
 
 
 def _read_metadata(notebook: Path) -> dict[str, Any]:
@@ -266,6 +284,7 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
             taken = f"; {', '.join(others)} take it" if others else ""
             raise ValueError(f"{notebook.name} has no parameter {name!r}{taken}; {suggest(name, known)}")
         kind = _TYPES.get(known[name]["inferred_type_name"].split("[")[0])
+        least = _LEAST.search(known[name]["help"])
         if kind is float and type(value) is int:
             value = float(value)
         if kind is not None and type(value) is not kind:
@@ -278,6 +297,11 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
                 raise TypeError(
                     f"parameter {name} of {notebook.name} holds {reprlib.repr(one)}, a {type(one).__name__}; "
                     "allowed: texts, numbers, True and False, and lists of these"
+                )
+            if least and isinstance(one, (int, float)) and not one >= float(least[1]):  # NaN is not
+                raise ValueError(
+                    f"parameter {name} of {notebook.name} is {reprlib.repr(value)}; "
+                    f"allowed: at least {least[1]}"
                 )
         checked[name] = value
     return checked

@@ -32,9 +32,9 @@ from kdviz.testing import random_images, small_cnn
 def write_notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:
     text = (
         parameters
-        or 'threshold: float = 0.2  # b in nat\nimages: int = 3\nname: str = ""\nbold: bool = False'
+        or 'threshold: float = 0.2  # nat\nimages: int = 3  # at least 1\nname: str = ""\nbold: bool = False'
     )
-    text += "\nsizes: list = [1]"
+    text += "\nsizes: list = [4]  # cells a side, at least 2\nrate: float = 0.5  # at least 0.25, at most 1"
     code = [new_code_cell(text, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=code, metadata=kernel), path)
@@ -89,7 +89,11 @@ def test_parse_parameters__leaves_it_to_the_rerun_to_refuse_a_type(small: Path, 
     ("parameters", "error", "message"),
     [
         ({"treshold": 0.3}, ValueError, "small.ipynb has no parameter 'treshold'; did you mean 'threshold'?"),
-        ({"zebra": 1}, ValueError, "no parameter 'zebra'; allowed: threshold, images, name, bold, sizes"),
+        (
+            {"zebra": 1},
+            ValueError,
+            "no parameter 'zebra'; allowed: threshold, images, name, bold, sizes, rate",
+        ),
         (
             {"threshold": "0.3"},
             TypeError,
@@ -98,6 +102,11 @@ def test_parse_parameters__leaves_it_to_the_rerun_to_refuse_a_type(small: Path, 
         ({"threshold": True}, TypeError, "is True, a bool; allowed: float"),
         ({"images": 2.5}, TypeError, "is 2.5, a float; allowed: int"),
         ({"images": True}, TypeError, "is True, a bool; allowed: int"),
+        ({"images": -1}, ValueError, r"images of small\.ipynb is -1; allowed: at least 1"),
+        ({"images": 0}, ValueError, r"images of small\.ipynb is 0; allowed: at least 1"),
+        ({"sizes": [3, 1]}, ValueError, r"sizes of small\.ipynb is \[3, 1\]; allowed: at least 2"),
+        ({"rate": 0.24}, ValueError, r"rate of small\.ipynb is 0\.24; allowed: at least 0\.25"),
+        ({"rate": float("nan")}, ValueError, r"rate of small\.ipynb is nan; allowed: at least 0\.25"),
         ({"bold": 1}, TypeError, "is 1, a int; allowed: bool"),
         ({"name": 3}, TypeError, "is 3, a int; allowed: str"),
         ({"sizes": "1"}, TypeError, "is '1', a str; allowed: list"),
@@ -159,7 +168,7 @@ def test_rerun__replaces_results_only(small: Path, tmp_path: Path) -> None:
 
 
 def test_rerun__refuses_to_show_fewer_samples_than_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="count of samples to show must be an integer of 1 or more, got -1"):
+    with pytest.raises(ValueError, match=r"shown_samples of 07_layers\.ipynb is -1; allowed: at least 1"):
         rerun("07_layers", {"shown_samples": -1}, folder=tmp_path, progress=False)
 
 
@@ -189,6 +198,15 @@ def test_rerun__writes_notebook_and_page_named_by_the_parameters(small: Path, tm
     executed = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
     assert "twice 2.00 a/b é\n" in [out.text for cell in executed.cells for out in cell.outputs]
     assert small.read_bytes() == before
+
+
+def test_rerun__joins_what_a_kernel_sends_in_pieces(tmp_path: Path) -> None:
+    """So that a notebook is the same however busy the machine was."""
+    lines = ["print('a', flush=True)", "print('b', flush=True)", "display(3)", "print('c', flush=True)"]
+    pieces = write_notebook(tmp_path / "pieces.ipynb", "\n".join(lines))
+    page = rerun(pieces, {}, folder=tmp_path / "out", progress=False)
+    outputs = nbformat.read(page.with_suffix(".ipynb"), as_version=4).cells[-1].outputs
+    assert [one.get("text", "3") for one in outputs] == ["a\nb\n", "3", "c\n"]
 
 
 def test_rerun__failing_cell_is_named_with_its_error(tmp_path: Path) -> None:

@@ -146,3 +146,4 @@ def test_report__says_on_the_page_what_is_missing(copy: Study, tmp_path: Path) -
     page = reports.write_report(copy.run_path, folder=tmp_path / "report", progress=False).read_text()
     said = page.index("incomplete: 2 of 5 networks missing: baseline-s0-repeat, student-fc1-s0-repeat; ")
     assert said < page.index("student-fc1-s0") < said + 100
+    assert said < page.index("A student that copies a layer"), "before what the report is about"

@@ -3,7 +3,6 @@
 Symbols: ``B`` samples, ``U`` units.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,10 +33,9 @@ from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of, prepare_network
 from kdviz.networks.saved import Checkpoint
-from kdviz.store import Run, create_run, open_run
+from kdviz.store import Run, create_run
 from kdviz.store.layout import checked_name
-
-Store = str | os.PathLike[str] | Run
+from kdviz.store.run import Store, as_run
 
 
 class Task(NamedTuple):
@@ -472,6 +470,6 @@ def _check_response(layer: str, epoch: int, ours: float, stored: float) -> None:
 
 def _find_run(store: Store | None) -> Run | None:
     """Open the store if there is one yet."""
-    if store is None or isinstance(store, Run):
-        return store
-    return open_run(store) if Path(store).exists() else None
+    if store is None or not (isinstance(store, Run) or Path(store).exists()):
+        return None
+    return as_run(store)

@@ -14,13 +14,14 @@ from kdviz import schema
 from kdviz.arguments import some_text
 from kdviz.entropy import UnitGain
 from kdviz.errors import ConvergenceWarning, DegenerateWarning, LayerError
-from kdviz.measuring.measurement import Measurement, Store
+from kdviz.measuring.measurement import Measurement
 from kdviz.measuring.settings import Method, Options, Settings
 from kdviz.networks.features import Feature, plain_name, resolve_layers
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
 from kdviz.networks.saved import Checkpoint
+from kdviz.store.run import Store
 from kdviz.units import Units
 
 

@@ -90,6 +90,11 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
     return Run(inside if inside.is_dir() else path)
 
 
+def as_run(store: "Store") -> "Run":
+    """Take a run as it is, or open the one at a path, as `open_run`."""
+    return store if isinstance(store, Run) else open_run(store)
+
+
 class Run(StoredRun):
     """One run on disk; made by `create_run` and `open_run`.
 
@@ -374,3 +379,6 @@ class Run(StoredRun):
 
 def _measured_in(folder: Path) -> list[str]:
     return [name for name in schema.MEASURED if (folder / name).is_dir()]
+
+
+Store = str | os.PathLike[str] | Run

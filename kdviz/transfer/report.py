@@ -21,6 +21,7 @@ from kdviz.networks import fingerprint_tensors
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.reading import InputsLike, find_source
 from kdviz.store import Run
+from kdviz.store.run import Store, as_run
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import consensus
 from kdviz.transfer.boundary import boundary
@@ -90,7 +91,7 @@ def report(
     pixels: Pixels | None = None,
     properties: Sequence[str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    store: Run | None = None,
+    store: Store | None = None,
     **options: Unpack[Options],
 ) -> dict[str, xr.Dataset]:
     """Ask for all properties, and keep each in a run as soon as it is known.
@@ -115,9 +116,9 @@ def report(
     settings
         Further arguments of single properties: ``{"adversarial": {"epsilon": 0.01}}``.
     store
-        Where every result is kept, as ``transfer/<property>``. What was asked before of the same networks
-        (weights, and answers to the first sample), inputs and settings is read there instead; of others it
-        is replaced. Settings that hold functions or modules are always asked anew.
+        Run, or the path of one, where every result is kept, as ``transfer/<property>``. What was asked before
+        of the same networks (weights, and answers to the first sample), inputs and settings is read there
+        instead; of others it is replaced. Settings that hold functions or modules are always asked anew.
 
     Returns
     -------
@@ -130,10 +131,11 @@ def report(
         As the properties; if `pixels` are needed and not said; if the teacher does not know the classes: it
         is right on less than nine in ten samples, and on no more than guessing may be.
     StoreError
-        If `store` cannot be written.
+        If `store` is no run, or cannot be written.
     MissingExtraError
         If localization or invariance of images is asked, and captum or torchvision is not installed.
     """
+    run = None if store is None else as_run(store)
     question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
     own = {one_of("settings", name, PROPERTIES): dict(some) for name, some in (settings or {}).items()}
     parts = _divide(question, inputs, labels, domains or {}, cue_conflict, own)
@@ -158,7 +160,7 @@ def report(
         known, of_all = PROPERTIES[name], [part.fingerprint for part in parts[name]]
         settled = _list_arguments(known) | own.get(name, {})
         identity = fingerprint(asker, f"{name} {known.version}", describe(settled), *of_all)
-        ds = kept = None if store is None else _find(store, name, identity)
+        ds = kept = None if run is None else _find(run, name, identity)
         if ds is None:
             told = [
                 known.ask(networks, part.inputs, part.labels, **{**options, **own.get(name, {}), **part.more})
@@ -168,11 +170,11 @@ def report(
             ds = _join(told).assign_attrs(identity=identity, **about)
         if name == "confidence":
             _check_teacher(ds)
-            if store is not None:
-                store.expect({f"transfer/{one}": {} for one in names})
-        if store is not None and kept is None:
-            store.write_result(f"transfer/{name}", ds, overwrite=True)
-            ds = store.result(f"transfer/{name}")  # in the widths in which numbers are kept
+            if run is not None:
+                run.expect({f"transfer/{one}": {} for one in names})
+        if run is not None and kept is None:
+            run.write_result(f"transfer/{name}", ds, overwrite=True)
+            ds = run.result(f"transfer/{name}")  # in the widths in which numbers are kept
         found[name] = ds
     return found
 

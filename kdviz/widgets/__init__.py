@@ -5,7 +5,6 @@ state object, `Selection`; one function from it to what is shown, `Scene.look`; 
 and draw the other.
 """
 
-import os
 from collections.abc import Sequence
 
 from kdviz.errors import MissingExtraError
@@ -18,7 +17,7 @@ except ImportError as error:
 from traitlets import TraitError
 
 from kdviz.analysis import Settings
-from kdviz.store import Run, open_run
+from kdviz.store.run import Store, as_run
 from kdviz.widgets.explorer import Explorer
 from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
@@ -27,7 +26,7 @@ __all__ = ["Explorer", "Selection", "View", "explore"]
 
 
 def explore(
-    run: str | os.PathLike[str] | Run,
+    run: Store,
     *,
     settings: Settings | None = None,
     layer: str | None = None,
@@ -85,9 +84,7 @@ def explore(
     again to see more. What goes wrong in a callback is shown in red above the panels; with the environment
     variable ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
     """
-    if not isinstance(run, Run):
-        run = open_run(run)
-    scene = Scene(run)
+    scene = Scene(as_run(run))
     try:
         selection = Selection(
             scene,

@@ -78,6 +78,7 @@ class Explorer(widgets.VBox):
         super().__init__(
             [
                 widgets.HTML(f"<b>kdviz</b> {escape(title)}"),
+                *([widgets.HTML(f"&#9888; {escape(scene.gaps)}")] if scene.gaps else []),
                 self._controls.time,
                 self.gallery,
                 self._status,

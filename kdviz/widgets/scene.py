@@ -118,6 +118,14 @@ class Scene:
             sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)
         }
 
+    @cached_property
+    def gaps(self) -> str:
+        """What of the run is missing, in one sentence, as ``kdviz info`` says it first; or nothing."""
+        try:
+            return self.run.gaps()
+        except StoreError as error:  # of what is not shown; what is shown is told when it is
+            return str(error)
+
     def resolve(self, settings: Settings, layer: str, network: str) -> Settings:
         """Fill in what a measurement was made with, and the threshold of the run, where none is chosen."""
         attrs = self._derivation.measured(network, self.lineup.modules[layer]).attrs

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from kdviz import testing, transfer
+from kdviz.errors import StoreError
 from kdviz.store import create_run
 from kdviz.transfer.report import PROPERTIES, describe
 
@@ -60,8 +61,15 @@ def test_report__is_what_each_property_says_by_itself(asked, tables, numbered, l
     np.testing.assert_array_equal(found["consensus"]["same_answer"].mean("sample"), [1, 0.5, 7 / 8])
 
 
+def test_report__of_a_path_without_a_run_is_refused_before_any_pass(asked, tables, tmp_path):
+    passes = count_passes(tables)
+    with pytest.raises(StoreError, match=r"no run at .*none"):
+        asked(store=tmp_path / "none")
+    assert not passes
+
+
 def test_report__finished_is_read_without_a_pass_and_changed_is_asked_again(asked, run, tables):
-    first = asked(store=run)
+    first = asked(store=run.path)
     assert run.results == [f"transfer/{name}" for name in sorted(ASKED)]
     passes = count_passes(tables)
     again = asked(store=run, properties=["consensus"])

@@ -257,3 +257,12 @@ def test_networks__apart_compares_the_first_two_learners(six: Run) -> None:
     order = [app._scene.samples.index(name) for name in app.gallery.listed]
     assert apart[order].tolist() == sorted(apart, reverse=True)
     app.close()
+
+
+def test_explore__of_a_run_that_is_not_whole_says_so_above_all(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "baseline-s0", "baseline", "fc1")
+    assert "incomplete" not in kdviz.explore(run).children[1].get_state().get("value", "")
+    run.expect({"points/lost-s0/fc1": {}})
+    told = kdviz.explore(run).children[1].value
+    assert "incomplete: 1 of 2 " in told and "networks missing: lost-s0; continue with" in told

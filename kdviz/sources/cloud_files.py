@@ -13,7 +13,7 @@ from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.cloud import PIECES, CloudSet, CloudSource, attach_backgrounds, fit_unit_sphere
 from kdviz.sources.meshes import MESH_SUFFIXES, read_mesh
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, find_classes
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, check_folder, find_classes
 
 _FOLDERS = {"train": "train", "held-out": "test"}
 
@@ -26,6 +26,7 @@ class ModelNet40(CloudSource):
 
     def load(self, part: Part) -> CloudSet:
         """Find the meshes of a part."""
+        check_folder("folder (--clouds)", self.folder)
         return read_modelnet40(self.folder, part, points=self.points, background=self.background)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright
-from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, find_classes
+from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, check_folder, find_classes
 from kdviz.units.regions import MaskRule, as_tuple
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -37,6 +37,9 @@ class ImageFolder(Source):
 
     def load(self, part: Part) -> ImageSet:
         """Find the images of a part."""
+        check_folder("images (--images)", self.images)
+        if self.masks is not None:
+            check_folder("masks (--masks)", self.masks)
         options = self.model_dump(include={"masks", "size", "foreground", "void", "threshold"})
         return image_folder(self.images, **options).divide(part)
 

@@ -304,6 +304,12 @@ def require_array(name: str, array: object, kind: type, shape: Sequence[int | st
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Refuse a path that is no folder, by the name of the argument or option."""
+    if not folder.is_dir():
+        raise DataError(f"{name} is not a folder: {folder}")
+
+
 def find_classes(root: Path) -> tuple[str, ...]:
     """Name the class folders, sorted.
 
@@ -312,8 +318,7 @@ def find_classes(root: Path) -> tuple[str, ...]:
     DataError
         If `root` is missing or holds no folders.
     """
-    if not root.is_dir():
-        raise DataError(f"root is not a folder: {root}")
+    check_folder("root", root)
     found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise DataError(f"{root} holds no class folders; files belong into {root / '<class>'}")

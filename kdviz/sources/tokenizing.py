@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdviz.errors import DataError, MissingExtraError
 from kdviz.sources.files import find_data
+from kdviz.sources.samples import check_folder
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ def load_tokenizer(folder: Path) -> Any:
         If there is none in the folder.
     """
     transformers = _load_transformers()
-    if not folder.is_dir():
-        raise DataError(f"tokenizer is not a folder: {folder}")
+    check_folder("tokenizer", folder)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

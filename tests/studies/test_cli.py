@@ -121,7 +121,9 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         *[(command, BEGIN) for command in ("train out", "train out --device cpu --no-progress")],
         ("train out --texts a.tsv --clouds b", "pass one kind of data: --images and --masks, --texts, or"),
         ("train out --masks photos", "data.image-folder.images: Field required"),
-        ("train out --images photos --masks photos", "root is not a folder: .*/photos"),
+        ("train out --images photos --masks photos", r"images \(--images\) is not a folder: .*/photos"),
+        ("train out --images . --masks photos", r"masks \(--masks\) is not a folder: .*/photos"),
+        ("train out --clouds meshes", r"folder \(--clouds\) is not a folder: .*/meshes"),
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         (
             "rerun 05 -p run_path=a",

@@ -11,7 +11,7 @@ _SIDES = (("distilled", "student", "base"), ("residual", "base", "student"))
 
 register(
     Variable("base_layer", (), "str", "layer of the base that is compared with the student's", part="result"),
-    # maps
+    # maps; of variant A they have the scale of the features, not the unit 1 of B
     *(
         _number(f"{side}{end}", dims, long_name, "1", comment)
         for side, own, other in _SIDES

@@ -5,7 +5,8 @@ Symbols: ``B`` samples of a batch, ``K`` channels and ``P`` positions of a layer
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
@@ -24,9 +25,10 @@ from kdviz.errors import LayerError
 from kdviz.networks.features import Batch, check_layers, frozen, read_layers, resolve_layers, rows_at
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import prepare_inputs
+from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.question import ask, beside
-from kdviz.unicam.statistics import FEWEST, correlation, distances, inner, u_centred, without
+from kdviz.unicam.statistics import EPSILON, FEWEST, correlation, distances, inner, u_centred, without
 from kdviz.unicam.truth import Truth, describe_truth, place_classes
 from kdviz.units import Cloud, Grid, Tokens, Units
 
@@ -34,7 +36,9 @@ Variant = Literal["A", "B"]
 Layers = Sequence[str | Sequence[str]]
 """Names of layers, or, where they differ, tuples of the names in each network."""
 
-_Turn = Callable[[Tensor, Sequence[int]], Tensor]
+_CLOSE = 1e-6  # of the largest distance: less is what the rounding of features leaves between equal samples
+
+_Unroll = Callable[[Tensor, Sequence[int]], Tensor]
 """From what a layer gives, and the rows of its samples, to ``(B, K, *positions)``."""
 
 
@@ -77,12 +81,14 @@ def explain(
         ``(B,)``, integers, of two classes or more.
     layers
         Layers of images that have a map, as for :func:`kdviz.attribution.draw_map`; of texts such as give
-        ``(B, tokens, K)``, of clouds ``(B, K, points)`` or ``(B, points, K)``. A tuple names first the
-        student's, then the base's.
+        ``(B, tokens, K)``, of clouds ``(B, K, points)`` or ``(B, points, K)``, where the two differ. A tuple
+        names first the student's, then the base's. Of vision transformers the class token is left out, of
+        the distances too, other than by :func:`score`.
     variant
         ``"B"``: S is the squared distance correlation with `truth`, so that the map shows what makes the
         network's own part relevant to the classes. ``"A"``: for each sample the largest entry of that part,
-        summed; it looks at no class, and depends on the scale of features. A is that of the paper's first
+        summed; it looks at no class, and depends on the scale of features. Entries that tie for the largest
+        share its slope; between equal samples rounding may settle the tie. A is that of the paper's first
         published code, B that of its later one [1]_ (the code, not read in the paper).
     truth
         ``"one-hot"``, or a place for each class, ``(classes, d)``, such as embedded names.
@@ -123,7 +129,9 @@ def explain(
     FloatingPointError
         If a network gives NaN or infinite logits or features.
     MemoryError
-        If a pass does not fit; the message says what to lower.
+        If a pass or the features of a batch do not fit; the message says what to lower.
+    MissingExtraError
+        Without captum, already when the module is imported.
 
     Notes
     -----
@@ -133,10 +141,11 @@ def explain(
 
     How far to trust it: with a cue planted that the student alone detects and that tells the class, B puts
     0.94 of the map on it in batches of 32 where student and base share one other cue, but 0.78 where they
-    share two, and that 0.94 in batches of 384; A 0.74 and 0.63 whatever the batch. Distances are roots of
-    sums, so that one part is never free of the other: take large batches. S of B does not grow with the
-    features, so that the slopes of a batch balance, and samples in which a feature is strongest may have a
-    map of zero.
+    share two, and that 0.94 in batches of 384; A 0.74 and 0.63 whatever the batch. Where the cue that the
+    student alone detects does not tell the class, B puts most of its distilled map, 0.79, on the shared one.
+    Distances are roots of sums, so that one part is never free of the other: take large batches. S of B does
+    not grow with the features, so that the slopes of a batch balance, and samples in which a feature is
+    strongest may have a map of zero.
 
     References
     ----------
@@ -199,7 +208,9 @@ def explain(
         }
 
     parts = _divide(len(given.ids), size, rounds, seed)
-    found = question.walk(look, "unicam", parts)
+    lower = f"a batch_size below {size}, a max_batch below {question.max_batch}, or fewer layers"
+    with told_memory(f"pass {lower}"):
+        found = question.walk(look, "unicam", parts)
     values = _average(found, np.concatenate(parts).argsort(kind="stable").reshape(len(given.ids), -1))
     empty = int(np.isnan(found["_magnitude"][0]).sum())
     attrs = schema.make_attrs(
@@ -208,14 +219,15 @@ def explain(
         seed=seed,
         config={
             "variant": variant,
-            "batches": len(parts),
+            "batches": rounds,
             "batch_size": size,
             "truth": describe_truth(truth),
         },
         torch_version=torch.__version__,
-        weights_fingerprint=" ".join(fingerprint_tensors(net.state_dict()) for net in networks),
         input_fingerprint=given.fingerprint,
     )
+    for role, network in question.networks.items():
+        attrs[f"{role}_fingerprint"] = fingerprint_tensors(network.state_dict())
     if empty:
         count = found["_magnitude"].shape[1]
         attrs["note"] = f"{empty} of {count} maps are of batches with too few samples of a second class"
@@ -257,6 +269,26 @@ def name_layers(layers: Layers, networks: Sequence[nn.Module]) -> list[tuple[str
     ]
 
 
+@contextmanager
+def told_memory(advice: str) -> Iterator[None]:
+    """Turn running out of memory into advice that names more than the samples of a pass.
+
+    Raises
+    ------
+    MemoryError
+        Instead of what torch raises, and of the advice of a pass.
+    """
+    try:
+        with memory_advice(1):
+            yield
+    except MemoryError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason, _, _ = str(cause).partition("\n")
+        raise MemoryError(f"out of memory; {advice} ({reason})") from cause
+
+
 def _divide(count: int, size: int, rounds: int, seed: int) -> list[list[int]]:
     """Divide samples into batches at random, in several rounds, positions increasing in each."""
     pieces = min(math.ceil(count / size), count // FEWEST)
@@ -270,7 +302,7 @@ def _divide(count: int, size: int, rounds: int, seed: int) -> list[list[int]]:
     ]
 
 
-def _find_turn(network: nn.Module, one: Batch, layer: str, units: Units) -> _Turn:
+def _find_turn(network: nn.Module, one: Batch, layer: str, units: Units) -> _Unroll:
     """Find how what a layer gives becomes one vector a position."""
     with frozen(network):
         if isinstance(units, Grid):
@@ -282,6 +314,8 @@ def _find_turn(network: nn.Module, one: Batch, layer: str, units: Units) -> _Tur
         if sizes and units.length(0) <= sizes[0] <= units.width:
             return partial(_turn_tokens, units)
         raise LayerError(f"layer {layer!r} gives {shape}; a map needs one vector a token, (B, tokens, K)")
+    if sizes.count(units.count) == 2:
+        raise LayerError(f"layer {layer!r} gives {shape}: which axis is that of points is ambiguous")
     if sizes.count(units.count) != 1:
         allowed = f"(B, K, {units.count}) or (B, {units.count}, K)"
         raise LayerError(f"layer {layer!r} gives {shape}; a map needs one vector a point, {allowed}")
@@ -298,16 +332,19 @@ def _turn_tokens(units: Tokens, output: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _read(
-    network: nn.Module, batch: Batch, turns: Mapping[str, _Turn], rows: Sequence[int], together: int
+    network: nn.Module, batch: Batch, turns: Mapping[str, _Unroll], rows: Sequence[int], together: int
 ) -> dict[str, Tensor]:
     """Read layers of a batch, some samples at once; the network must be frozen."""
-    pieces = []
+    read: dict[str, Tensor] = {}
     for start in range(0, len(rows), together):
         some = slice(start, start + together)
         with torch.no_grad():
             outputs = read_layers(network, beside(rows_at(batch, some), network), [*turns])
-        pieces.append({layer: turn(outputs[layer], rows[some]) for layer, turn in turns.items()})
-    read = {layer: torch.cat([piece[layer] for piece in pieces]) for layer in turns}
+        for layer, turn in turns.items():
+            values = turn(outputs[layer], rows[some])
+            if layer not in read:
+                read[layer] = values.new_empty((len(rows), *values.shape[1:]))
+            read[layer][some] = values
     for layer, values in read.items():
         if not torch.isfinite(values).all():
             raise FloatingPointError(f"layer {layer!r} gives NaN or infinite values")
@@ -336,16 +373,22 @@ def _draw(seen: Tensor, own: Tensor, other: Tensor, known: Tensor, variant: Vari
     left = without(whole, u_centred(other))
     share = float((inner(left, left) / inner(whole, whole)).detach())
     if variant == "B" and not truth.any():
-        return torch.full((len(seen), *seen.shape[2:]), math.nan, dtype=torch.float64), share
+        return torch.full((len(seen), *seen.shape[2:]), math.nan, dtype=torch.float64), math.nan
     score = left.amax(1).sum() if variant == "A" else correlation(left, truth)
     slope = torch.zeros_like(own)
     if left.any():
         (slope,) = torch.autograd.grad(score, own)
-    # the slope of a distance by the samples it is between is their difference over it
-    pull = ((slope + slope.T) / own.detach()).fill_diagonal_(0)
-    means = seen.flatten(2).double().mean(2).cpu()
+    # the slope of a distance by the samples it is between is their difference over it, unless they are equal
+    apart = own.detach()
+    equal = apart <= (_CLOSE * apart.max()).clamp(min=2 * EPSILON**0.5)
+    pull = ((slope + slope.T) / apart).masked_fill_(equal, 0)
+    means = torch.stack([one.flatten(1).double().mean(1).cpu() for one in seen])
     weights = pull.sum(1, keepdim=True) * means - pull @ means
-    return torch.einsum("bk,bk...->b...", weights, seen.double().cpu()).relu(), share
+    # one by one, so that no second copy of all features is held
+    drawn = [
+        torch.tensordot(weight, one.double().cpu(), 1) for weight, one in zip(weights, seen, strict=True)
+    ]
+    return torch.stack(drawn).relu(), share
 
 
 def _reduce(cam: Tensor, units: Units, size: tuple[int, ...], rows: Sequence[int]) -> NDArray[np.float32]:

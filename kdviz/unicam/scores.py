@@ -21,12 +21,13 @@ from kdviz.networks.preparing import device_of
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.pixels import find_images
 from kdviz.transfer.question import Question, ask, beside
-from kdviz.unicam.maps import Layers, name_layers
+from kdviz.unicam.maps import Layers, name_layers, told_memory
 from kdviz.unicam.perturbation import perturb as perturb_images
 from kdviz.unicam.statistics import correlation, distances, u_centred, without
 from kdviz.unicam.truth import Truth, describe_truth, place_classes
 
 CONFIDENCE = 0.95
+FEWEST_LEFT = 6  # samples, when a part is left out for the intervals
 _PAIRS = {"student-base": (0, 1), "student-teacher": (0, 2), "base-teacher": (1, 2)}
 """Of two networks, by their positions."""
 
@@ -61,12 +62,12 @@ def score(
     networks
         By name; those named below are asked. Each gives logits ``(B, classes)`` of the same classes.
     inputs, labels, sample_ids, max_batch, device, progress
-        As for :func:`kdviz.transfer.ask`, four samples or more, better some hundred, of two classes or more.
+        As for :func:`kdviz.transfer.ask`, seven samples or more, better some hundred, of two classes or more.
     student, base, teacher
         Names among `networks`.
     layers
         Names of layers; where they differ, tuples of one each of student, base and, if given, teacher. Any
-        that give a row for each sample; texts' padding is part of it.
+        that give a row for each sample; texts' padding and class tokens are part of it.
     truth
         As for :func:`explain`; :func:`class_prototypes` makes places of an encoder's features.
     perturb
@@ -75,7 +76,8 @@ def score(
         with a little noise; 0.5 in the published script. Adds the scores of such images to those of plain
         ones; images only.
     resamples
-        Parts left out one after the other for the intervals, at most one a sample.
+        Parts left out one after the other for the intervals, at most one a sample; six samples or more must
+        be left.
     seed
         Of these parts, and of what is imputed.
     epoch
@@ -89,8 +91,8 @@ def score(
         ``fss`` ``(layer, epoch, input, pair)``, pairs by role: ``"student-base"`` and, with a teacher,
         ``"student-teacher"`` and ``"base-teacher"``. Each with ``_low`` and ``_high``, a 95 % interval over
         samples for these networks. Coordinate ``input``: ``"plain"`` and, if asked for, ``"perturbed"``. A
-        score is NaN where a layer is the same for all samples, or a network has nothing apart, and ``note``
-        says so.
+        score is NaN where a layer is the same for all samples, or a network has nothing apart, an interval
+        also where that holds, or a single class remains, when a part is left out; ``note`` says so.
 
     Raises
     ------
@@ -101,7 +103,9 @@ def score(
     FloatingPointError
         If a network gives NaN or infinite logits or features.
     MemoryError
-        If a pass does not fit; the message says what to lower.
+        If a pass, or the features of a layer, do not fit; the message says what to lower.
+    MissingExtraError
+        Without captum, already when the module is imported.
 
     Notes
     -----
@@ -151,34 +155,48 @@ def score(
         device=device,
         progress=progress,
     )
-    known = distances(place_classes(truth, question.labels, question.classes))
+    places = place_classes(truth, question.labels, question.classes)
+    count = len(places)
+    parts = np.array_split(np.random.default_rng(seed).permutation(count), min(resamples, count))
+    if (left := count - len(parts[0])) < FEWEST_LEFT:
+        raise ValueError(
+            f"intervals need {FEWEST_LEFT} samples when one of {len(parts)} parts is left out, of {count} "
+            f"there are {left}; pass more samples or more resamples"
+        )
     first, _ = question.source.read([0])
     images = None if perturb is None else find_images(first, "perturb")
     for one in layered:
         for name, layer in zip(names, one, strict=True):
             _check(question.networks[name], beside(first, question.networks[name]), layer)
     kinds = {"plain": None} | ({} if perturb is None else {"perturbed": perturb})
-    cuts = np.random.default_rng(seed).permutation(len(known))
-    parts = np.array_split(cuts, min(resamples, len(known)))
-    pairs = list(_PAIRS)[: 3 if teacher else 1]
+    pairs = list(_PAIRS)[: 1 if teacher is None else 3]
     found = np.empty((3, len(layered), 1, len(kinds), len(names) + 2 + len(pairs)))
-    for at, one in enumerate(layered):
-        for number, kept in enumerate(kinds.values()):
-            apart = [
-                _see(question, name, layer, kept, images, seed)
-                for name, layer in zip(names, one, strict=True)
-            ]
-            found[:, at, 0, number] = jackknife(torch.stack([*apart, known]), parts)
+    lower = f"fewer than {count} samples, a max_batch below {question.max_batch}, or layers of fewer numbers"
+    with told_memory(f"pass {lower}"):
+        known = distances(places)
+        for at, one in enumerate(layered):
+            for number, kept in enumerate(kinds.values()):
+                apart = [
+                    _see(question, name, layer, kept, images, seed)
+                    for name, layer in zip(names, one, strict=True)
+                ]
+                found[:, at, 0, number] = jackknife(torch.stack([*apart, known]), parts)
     values: dict[str, NDArray] = {}
     for end, array in zip(("", "_low", "_high"), found, strict=True):
         rs, distilled, residual, fss = np.split(array, np.cumsum([len(names), 1, 1]), axis=-1)
         values |= {f"rs{end}": rs, f"fss{end}": fss}
         values |= {f"rs_distilled{end}": distilled[..., 0], f"rs_residual{end}": residual[..., 0]}
     about: dict[str, schema.Attribute] = {**roles, "truth": describe_truth(truth)}
-    about |= {"seed": seed, "samples": len(known)}
+    about |= {"seed": seed, "samples": count}
     about |= {"perturb": perturb} if perturb else {}
-    if np.isnan(found[0]).any():
-        about["note"] = "NaN where a layer is the same for all samples, or a network has nothing apart"
+    unknown = np.isnan(found)
+    notes = {
+        "NaN where a layer is the same for all samples, or a network has nothing apart": unknown[0],
+        "no interval where, of a part left out, a single class or equal samples remain": unknown[1:]
+        > unknown[0],
+    }
+    if unknown.any():
+        about["note"] = "; ".join(note for note, where in notes.items() if where.any())
     ds = schema.build(
         values,
         coords={

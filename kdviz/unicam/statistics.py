@@ -12,29 +12,35 @@ References
    section 2.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from kdviz.transfer.representation import FEWEST, u_centred
 
-__all__ = ["FEWEST", "class_prototypes", "correlation", "distances", "inner", "u_centred", "without"]
+__all__ = [
+    "EPSILON",
+    "FEWEST",
+    "class_prototypes",
+    "correlation",
+    "distances",
+    "inner",
+    "u_centred",
+    "without",
+]
 
-_EPSILON = 1e-18  # under the root, as published
+EPSILON = 1e-18  # under the root, as published
 _ROUNDING = 1e-14  # of the squared length of rows: less is what rounding leaves between equal ones
 _NOTHING = 1e-8  # of the squared length of a table: less is what rounding leaves of one that is removed
 
 
-def distances(features: Tensor | Iterable[Tensor], *, block: int = 2**14) -> Tensor:
+def distances(features: Tensor, *, block: int = 2**14) -> Tensor:
     """Return the Euclidean distances between all samples, ``(..., n, n)``, float64, differentiable.
 
     Parameters
     ----------
     features
-        Flattened, ``(..., n, D)``, any floating-point dtype; or, one after the other, some columns of them,
-        of which none but their ``n * n`` products are held.
+        Flattened, ``(..., n, D)``, any floating-point dtype.
     block
         Columns turned to float64 at once.
 
@@ -54,19 +60,16 @@ def distances(features: Tensor | Iterable[Tensor], *, block: int = 2**14) -> Ten
     .. [1] Zhen et al., "On the Versatile Uses of Partial Distance Correlation in Deep Learning", ECCV 2022,
        published code, on which the code of UniCAM (Adhane et al., WACV 2025) is built.
     """
-    products: Tensor | None = None
-    for given in (features,) if isinstance(features, Tensor) else features:
-        for some in given.split(block, -1):
-            columns = some.double()
-            columns = columns - columns.mean(-2, keepdim=True)  # far from zero, squares would be lost
-            added = columns @ columns.mT
-            products = added if products is None else products + added
-    if products is None:
-        raise ValueError("features are empty; pass one block of columns or more")
+    count = features.shape[-2]
+    products = features.new_zeros((*features.shape[:-1], count), dtype=torch.float64)
+    for some in features.split(block, -1):
+        columns = some.double()
+        columns = columns - columns.mean(-2, keepdim=True)  # far from zero, squares would be lost
+        products = products + columns @ columns.mT
     own = products.diagonal(dim1=-2, dim2=-1)
     sums = own[..., :, None] + own[..., None, :]
     squares = sums - 2 * products
-    return (squares.masked_fill(squares <= _ROUNDING * sums, 0) + _EPSILON).sqrt()
+    return (squares.masked_fill(squares <= _ROUNDING * sums, 0) + EPSILON).sqrt()
 
 
 def inner(p: Tensor, q: Tensor) -> Tensor:
@@ -111,7 +114,7 @@ def without(p: Tensor, q: Tensor) -> Tensor:
     return left.masked_fill(nothing[..., None, None], 0)
 
 
-def class_prototypes(features: Tensor, labels: Tensor) -> Tensor:
+def class_prototypes(features: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
     """Return a direction for each class, such as of image embeddings, for the argument `truth` of others.
 
     Parameters
@@ -120,6 +123,8 @@ def class_prototypes(features: Tensor, labels: Tensor) -> Tensor:
         ``(n, D)``.
     labels
         ``(n,)``, int64, classes from 0; none may be without a sample.
+    classes
+        How many there are; by default one more than the largest label.
 
     Returns
     -------
@@ -129,9 +134,12 @@ def class_prototypes(features: Tensor, labels: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If a class has no sample.
+        If a class has no sample, or a label lies beyond `classes`.
     """
-    counts = labels.bincount()
+    labels = labels.to(features.device)
+    counts = labels.bincount(minlength=classes or 0)
+    if classes is not None and len(counts) > classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {len(counts) - 1}")
     if not counts.all():
         raise ValueError(f"class {int(counts.argmin())} has no sample, so no prototype")
     unit = normalize(features.flatten(1).double(), dim=1)

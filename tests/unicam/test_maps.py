@@ -1,5 +1,7 @@
 """Heat maps: a slow replica, cues planted at known places, batches by hand, words and points."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from kdviz import schema, testing, units
 from kdviz.errors import LayerError
+from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.unicam import correlation, distances, explain, u_centred, without
 
 GRID = units.grid(4)
@@ -33,8 +36,7 @@ def slow_map(own, other, labels, variant):
     own = own.double().requires_grad_()
     left = without(u_centred(distances(own.flatten(1))), u_centred(distances(other.flatten(1))))
     if variant == "A":
-        rows = torch.arange(len(left))
-        score = left[rows, left.argmax(1)].sum()
+        score = left.amax(1).sum()
     else:
         score = correlation(left, u_centred(distances(torch.eye(4)[labels])))
     score.backward()
@@ -60,6 +62,20 @@ def test_map__is_that_of_a_gradient_through_the_features(variant, max_batch):
     p, q = (u_centred(distances(one.flatten(1))) for one in seen)
     kept = without(p, q).square().sum() / p.square().sum()
     np.testing.assert_allclose(ds["distilled_share"], np.full((1, 1, 20), kept), rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_batch", [64, 7, 3])
+@pytest.mark.parametrize("variant", ["A", "B"])
+def test_images_that_are_repeated__have_the_same_map_as_by_a_gradient(variant, max_batch):
+    student, base = pair(size=4)
+    images, labels = images_of(size=4)
+    images[13] = images[1]  # of the same class, in another pass
+    images[4] = images[0]
+    ds = ask(student, base, images, labels, layers=["relu2"], variant=variant, max_batch=max_batch)
+    with torch.no_grad():
+        seen = [net[:4](images) for net in (student, base)]
+    expected = slow_map(*seen, labels, variant)
+    np.testing.assert_allclose(ds["distilled"][0, 0], expected.flatten(1), rtol=1e-3, atol=1e-7)
 
 
 # -- cues at known places
@@ -183,6 +199,7 @@ def test_batches_whose_classes_say_nothing__count_nowhere_and_are_told():
     assert 0 < len(telling) < 6
     known = ds["distilled"].notnull().all(["layer", "epoch", "unit"]).values
     assert set(np.flatnonzero(known)) == set(np.concatenate(telling))
+    assert (ds["distilled_share"].notnull().squeeze().values == known).all()
     assert ds.attrs["note"].startswith(f"{8 * (6 - len(telling))} of 48 maps are of batches")
     assert "note" not in ask(*pair(), images, labels, layers=["relu2"], batch_size=8, variant="A").attrs
 
@@ -195,8 +212,12 @@ def test_results__of_epochs_join_and_keep_to_the_contract():
         ask(*pair(), images, labels, layers=["relu1", "relu2"], epoch=epoch, foreground=masks)
         for epoch in (0, 3)
     ]
-    joined = xr.concat(both, "epoch", data_vars="minimal", compat="override", coords="minimal")
+    joined = xr.concat(both, "epoch", data_vars="minimal", coords="minimal", compat="override")
     schema.validate(joined)
+    student, base = pair()
+    assert both[0].attrs["student_fingerprint"] == fingerprint_tensors(student.state_dict())
+    assert both[0].attrs["base_fingerprint"] == fingerprint_tensors(base.state_dict())
+    assert json.loads(both[0].attrs["config"])["batches"] == 4  # as asked for, though one batch holds all
     assert joined["distilled"].dims == ("layer", "epoch", "sample", "unit")
     assert joined["foreground"].dims == ("sample", "unit") and joined["foreground"].mean() == 0.5
 
@@ -302,6 +323,44 @@ def test_points_that_are_pooled__are_refused():
         ask(
             Pooled(), Pooled(), torch.rand(8, 5, 3), np.arange(8) % 2, units=units.cloud(5), layers=["pooled"]
         )
+
+
+def test_points_that_are_as_many_as_channels__are_ambiguous():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seen, self.head = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, clouds):
+            return self.head(self.seen(clouds).amax(1))
+
+    with pytest.raises(LayerError, match=r"^layer 'seen' gives \(1, 5, 5\): which axis .* is ambiguous"):
+        ask(Wide(), Wide(), torch.rand(8, 5, 3), np.arange(8) % 2, units=units.cloud(5), layers=["seen"])
+
+
+def test_networks__are_left_as_found_and_pass_no_more_than_max_batch():
+    networks, most = pair(), []
+    for network in networks:
+        network.register_forward_pre_hook(lambda module, given: most.append(len(given[0])))
+    before = [[one.clone() for one in network.state_dict().values()] for network in networks]
+    ask(*networks, *images_of(), layers=["relu1", "relu2"], batch_size=10, max_batch=4)
+    assert max(most) == 4
+    for network, held in zip(networks, before, strict=True):
+        assert network.training and not network.conv1._forward_hooks
+        assert all(one.requires_grad and one.grad is None for one in network.parameters())
+        assert all(map(torch.equal, held, network.state_dict().values()))
+
+
+def test_features_of_a_batch_that_do_not_fit__are_told_with_what_helps(monkeypatch):
+    def full(*given):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr("kdviz.unicam.maps._draw", full)
+    told = (
+        r"^out of memory; pass a batch_size below 10, a max_batch below 64, or fewer layers .*tried 9 bytes"
+    )
+    with pytest.raises(MemoryError, match=told):
+        ask(*pair(), *images_of(), layers=["relu2"], batch_size=10)
 
 
 def test_network_that_has_diverged_inside__is_named():

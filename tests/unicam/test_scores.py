@@ -184,6 +184,48 @@ def test_layer_that_is_the_same_for_all__is_nan_and_removes_nothing(networks, sa
     assert ds["rs_distilled"].item() == pytest.approx(ds["rs"].sel(network="kl").item())
 
 
+@pytest.mark.parametrize(("count", "resamples", "left"), [(6, 200, 5), (10, 2, 5)])
+def test_too_few_samples_for_an_interval__are_refused_before_any_work(
+    monkeypatch, networks, samples, count, resamples, left
+):
+    images, labels = samples
+    monkeypatch.setattr("kdviz.transfer.question.Question.walk", None)
+    with pytest.raises(ValueError, match=rf"^intervals need 6 samples .* of {count} there are {left}; pass"):
+        ask(networks, images[:count], labels[:count], resamples=resamples)
+
+
+def test_fewest_samples__have_intervals(networks, samples):
+    images, labels = samples
+    ds = ask(networks, images[:7], labels[:7], resamples=200)
+    assert ds.to_array().notnull().all() and "note" not in ds.attrs
+
+
+def test_interval_that_does_not_exist__is_told_with_its_reason(networks, samples):
+    images, _ = samples
+    cuts = np.array_split(np.random.default_rng(0).permutation(12), 4)
+    labels = np.zeros(12, int)
+    labels[cuts[1]] = 1  # a class that is left out as a whole
+    ds = ask(networks, images[:12], labels, resamples=4)
+    assert ds["rs"].notnull().all() and ds["rs_low"].isnull().all() and ds["rs_high"].isnull().all()
+    assert ds["fss_low"].notnull().all()
+    assert ds.attrs["note"].startswith("no interval where, of a part left out, a single class")
+
+
+def test_teacher_of_an_empty_name__is_a_teacher(networks, samples):
+    networks[""] = networks.pop("big")
+    ds = ask(networks, *samples, teacher="")
+    assert ds["pair"].values.tolist() == ["student-base", "student-teacher", "base-teacher"]
+
+
+def test_features_that_do_not_fit__are_told_with_what_helps(monkeypatch, networks, samples):
+    def full(features):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr("kdviz.unicam.scores.distances", full)
+    with pytest.raises(MemoryError, match=r"^out of memory; pass fewer than 30 samples, .*you tried 9 bytes"):
+        ask(networks, *samples)
+
+
 def test_results__of_epochs_join_and_keep_to_the_contract(networks, samples):
     both = [ask(networks, *samples, layers=["relu1", ("relu2", "fc1")], epoch=epoch) for epoch in (1, 4)]
     joined = xr.concat(both, "epoch", data_vars="minimal", coords="minimal", compat="override")

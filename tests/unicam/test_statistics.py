@@ -47,13 +47,6 @@ def test_distances__are_those_of_rows_whatever_the_block(block):
     found = distances(features, block=block)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, expected, atol=2e-9, rtol=1e-10)
-    by_columns = distances(iter(features.split([2, 3], dim=-1)))
-    torch.testing.assert_close(by_columns, expected, atol=2e-9, rtol=1e-10)
-
-
-def test_distances__of_no_block_are_refused():
-    with pytest.raises(ValueError, match=r"^features are empty; pass one block"):
-        distances(iter(()))
 
 
 def test_distances__of_equal_rows_are_the_published_epsilon_with_no_gradient():
@@ -167,6 +160,17 @@ def test_prototypes__are_mean_directions_of_classes():
     torch.testing.assert_close(found, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, -1.0]], dtype=torch.float64))
     with pytest.raises(ValueError, match=r"^class 1 has no sample"):
         statistics.class_prototypes(features, torch.tensor([0, 0, 2]))
+
+
+def test_prototypes__of_classes_that_are_told_are_not_without_the_last():
+    features, labels = draw(4, 3), torch.tensor([0, 1, 0, 1])
+    torch.testing.assert_close(
+        statistics.class_prototypes(features, labels, 2), statistics.class_prototypes(features, labels)
+    )
+    with pytest.raises(ValueError, match=r"^class 2 has no sample"):
+        statistics.class_prototypes(features, labels, classes=3)
+    with pytest.raises(ValueError, match=r"^labels must lie in 0\.\.0, got 1"):
+        statistics.class_prototypes(features, labels, classes=1)
 
 
 MEMORY = """

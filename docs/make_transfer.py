@@ -6,6 +6,7 @@ RUN is a study or its run after ``kdviz transfer``; by default the built-in one.
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from kdviz import analysis, render, sources, transfer
 
 def main(path: Path) -> None:
     """Write ``transfer.png`` and print everything else."""
+    warnings.simplefilter("ignore", kdviz.errors.ConvergenceWarning)  # dead features: they have no points
     run = kdviz.open_run(path)
     results = analysis.read_transfer(run)
     answers, table = results["confidence"], analysis.score_transfer(results.values())
@@ -41,7 +43,7 @@ def main(path: Path) -> None:
     cells = by_kind.agg(lambda values: " / ".join(f"{value:.3f}" for value in values))
     print_markdown(cells.reset_index(names="networks"))
 
-    table = pd.concat([table, points])
+    table = pd.concat([table, points], ignore_index=True)
     shown = table[(table["role"] != "teacher") | table["own"]]  # what the teacher shares with itself is all
     others = shown.assign(margin=100 * table["margin"])
     others["row"] = (others["title"] + " " + others["part"]).str.strip(" :")

@@ -240,6 +240,30 @@ def transfer(
 
 
 @app.command()
+def unicam(
+    folder: Folder,
+    samples: Annotated[int, typer.Option(min=16, help="Held-out samples to score.")] = 300,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Map and score what a study's students have beside the baselines, and lack; continues.
+
+    Example: kdviz unicam runs/birds
+    """
+    from kdviz.studies import Study, StudyPlan
+
+    study = Study(folder, StudyPlan.load(folder), progress, device)
+    run = study.explain(samples)
+    table = kdviz.analysis.tabulate_relevance(kdviz.analysis.read_room(run, "unicam-scores").values())
+    shown = table[table["input"] == "plain"].pivot(
+        index=["layer", "student"], columns="score", values="value"
+    )
+    typer.echo("squared distance correlation with the classes (rs), and with other networks (fss)\n")
+    typer.echo(f"{shown.round(3).to_string(na_rep='')}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 11_unicam -p run_path={study.run_path}")
+
+
+@app.command()
 def report(
     run: RunPath,
     folder: Annotated[

@@ -26,7 +26,7 @@ from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
 from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
-from kdviz.analysis.networks import Network, list_networks, name_layers
+from kdviz.analysis.networks import Network, list_networks, name_layers, read_room
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
@@ -40,6 +40,7 @@ from kdviz.analysis.pairs import (
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
+from kdviz.analysis.unicam import as_attributions, tabulate_relevance
 
 __all__ = [
     "DISTANCE_METRICS",
@@ -51,6 +52,7 @@ __all__ = [
     "NetworkPair",
     "Settings",
     "apply_settings",
+    "as_attributions",
     "coarsen_grid",
     "collect_importance",
     "collect_points",
@@ -70,12 +72,14 @@ __all__ = [
     "order_layers",
     "pair_networks",
     "rank_correlation",
+    "read_room",
     "read_transfer",
     "score_attributions",
     "score_transfer",
     "tabulate_counts",
     "tabulate_layers",
     "tabulate_peaks",
+    "tabulate_relevance",
     "tabulate_scores",
     "tally_hypotheses",
 ]

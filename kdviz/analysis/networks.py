@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import xarray as xr
+
 from kdviz.store import Run
 
 # Two measurements with these and the distilled layer in common are of one network.
@@ -161,3 +163,20 @@ def _group(layer: str, students: list[Network], networks: list[Network]) -> Grou
         repeats = (one for one in reversed(networks) if one.repeat_of in known)
         names[f"{role}_repeats"] = by_seed(repeats)
     return Group(layer, names)
+
+
+def read_room(run: Run, room: str) -> dict[str, xr.Dataset]:
+    """Load the results of a run whose names begin with `room` and a slash, ``{rest of the name: Dataset}``.
+
+    Raises
+    ------
+    StoreError
+        If the run is damaged.
+    """
+    start = f"{room}/"
+    return {name.removeprefix(start): run.result(name) for name in run.results if name.startswith(start)}
+
+
+def name_kind(network: str) -> str:
+    """Return a network's name without its training seed, as ``-s0``, ``-seed0`` or ``-0`` at its end."""
+    return re.sub(r"[-_.](s(eed)?\d+|\d)$", "", network) or network

@@ -1,6 +1,5 @@
 """From what properties say of every sample to one table: how far networks are the teacher's."""
 
-import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -9,7 +8,7 @@ import xarray as xr
 from scipy.stats import t
 
 from kdviz.analysis.knowledge import count_points
-from kdviz.analysis.networks import name_layers
+from kdviz.analysis.networks import name_kind, name_layers, read_room
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.schema import build, read_sides, validate
 from kdviz.store import Run
@@ -26,8 +25,7 @@ def read_transfer(run: Run) -> dict[str, xr.Dataset]:
     StoreError
         If the run is damaged.
     """
-    kept = [name for name in run.results if name.startswith("transfer/")]
-    found = {name.removeprefix("transfer/"): run.result(name) for name in kept}
+    found = read_room(run, "transfer")
     return dict(sorted(found.items(), key=lambda item: item[1].attrs.get("position", len(found))))
 
 
@@ -157,7 +155,7 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
                         "own": bool(ds.attrs.get("own", False)),
                         "part": part,
                         "network": name,
-                        "kind": re.sub(r"[-_.](s(eed)?\d+|\d)$", "", name) or name,
+                        "kind": name_kind(name),
                         "role": str(ds["role"].values[at]),
                         "score": score[at],
                         "margin": margin,

@@ -18,6 +18,7 @@ from kdviz.render.cloud import project_cloud
 from kdviz.render.coherency import coherency_figure
 from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_points, turntable
 from kdviz.render.looks import Looks, NetworkView
+from kdviz.render.relevance import relevance_chart, relevance_progress
 from kdviz.render.style import Scale
 from kdviz.render.tables import difference_dots, layer_curves, removal_curves, setting_dots, similarity_table
 from kdviz.render.transfer import boundary_maps, invariance_curves, similarity_matrices, transfer_chart
@@ -46,6 +47,8 @@ __all__ = [
     "points_over_distance",
     "project_cloud",
     "ratio_against_accuracy",
+    "relevance_chart",
+    "relevance_progress",
     "removal_curves",
     "setting_dots",
     "similarity_matrices",

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,13 @@ class StoredRun:
         """
         self._check_known("result", name, self.results)
         return read_group(self.path, name)
+
+    def find_result(self, name: str, identity: str) -> xr.Dataset | None:
+        """Load the result `name` if its attribute ``identity`` is this; None if not, or if it is damaged."""
+        with suppress(StoreError):
+            ds = self.result(name)
+            return ds if ds.attrs.get("identity") == identity else None
+        return None
 
     def to_datatree(self, *, partial: bool = False) -> xr.DataTree:
         """Load the whole run as one tree, laid out as the run is: for xarray's own tools.

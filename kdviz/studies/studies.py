@@ -130,6 +130,34 @@ class Study(Layout):
 
         return share(Workshop(self), samples)
 
+    def explain(self, samples: int = 300) -> Run:
+        """Map and score what every student has beside the baseline of its seed, as far as not done yet.
+
+        Parameters
+        ----------
+        samples
+            So many held-out samples are scored, or all there are; the measured ones are mapped among them.
+
+        Returns
+        -------
+        Run
+            With results ``unicam/<student>`` (of images), ``unicam-scores/<student>``, at the end of
+            training, and ``unicam-progress/<student>``, at some of its epochs; see :mod:`kdviz.unicam`. The
+            teacher is the finished one at every epoch, as ``teacher_epoch`` says.
+
+        Raises
+        ------
+        StoreError
+            If training is not finished.
+        MissingExtraError
+            If captum is not installed.
+        """
+        self._check_trained()
+        from kdviz.studies.explaining import explain
+        from kdviz.studies.work import Workshop
+
+        return explain(Workshop(self), samples)
+
     def _check_trained(self) -> None:
         for subject in self.subjects():
             for folder in self.training_folders(subject):

@@ -3,7 +3,6 @@
 import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Unpack
@@ -16,11 +15,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from kdviz.arguments import one_of
-from kdviz.errors import StoreError
 from kdviz.networks import fingerprint_tensors
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.reading import InputsLike, find_source
-from kdviz.store import Run
 from kdviz.store.run import Store, as_run
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import consensus
@@ -160,7 +157,7 @@ def report(
         known, of_all = PROPERTIES[name], [part.fingerprint for part in parts[name]]
         settled = _list_arguments(known) | own.get(name, {})
         identity = fingerprint(asker, f"{name} {known.version}", describe(settled), *of_all)
-        ds = kept = None if run is None else _find(run, name, identity)
+        ds = kept = None if run is None else run.find_result(f"transfer/{name}", identity)
         if ds is None:
             told = [
                 known.ask(networks, part.inputs, part.labels, **{**options, **own.get(name, {}), **part.more})
@@ -282,14 +279,6 @@ def _join(told: Sequence[xr.Dataset]) -> xr.Dataset:
         return told[0]
     named = [ds.assign_coords(sample=ds["domain"].str.cat("/", ds["sample"]).values) for ds in told]
     return xr.concat(named, "sample", combine_attrs="override")
-
-
-def _find(store: Run, name: str, identity: str) -> xr.Dataset | None:
-    """Read a stored result, if it is the answer to the same question."""
-    with suppress(StoreError):  # there is none, or it is damaged
-        ds = store.result(f"transfer/{name}")
-        return ds if ds.attrs.get("identity") == identity else None
-    return None
 
 
 def _check_teacher(ds: xr.Dataset) -> None:

@@ -1,15 +1,16 @@
-"""What can be laid over a sample: the entropy, and the attribution maps that a run holds."""
+"""What can be laid over a sample: the entropy, and the maps of attribution and UniCAM that a run holds."""
 
 import numpy as np
 import xarray as xr
 
+from kdviz.analysis import as_attributions
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import ENTROPY, Floats
 from kdviz.store import Run
 
 
 class Overlays:
-    """Attribution maps by network: results ``attribution/<network>`` on the units of the run.
+    """Maps by network, results ``attribution/<network>`` and ``unicam/<student>`` on the units of the run.
 
     Attributes
     ----------
@@ -21,30 +22,37 @@ class Overlays:
 
     def __init__(self, run: Run, kind: type[Canvas]) -> None:
         self._samples, self._kind = run.samples, kind
-        self._maps: dict[str, xr.DataArray] = {}
+        self._maps: dict[str, dict[str, xr.DataArray]] = {}
         self.notes: list[str] = []
         for name in run.results:
             room, _, network = name.partition("/")
-            if room != "attribution":
+            if room not in ("attribution", "unicam"):
                 continue
-            maps = run.result(name).get("attribution") if network in run.networks else None
-            if maps is not None and maps.sizes.get("unit") == run.samples.sizes["unit"]:
-                self._maps[network] = maps
+            ds = run.result(name)
+            maps = (as_attributions(ds) if room == "unicam" and "distilled" in ds else ds).get("attribution")
+            if (
+                network in run.networks
+                and maps is not None
+                and maps.sizes.get("unit") == run.samples.sizes["unit"]
+            ):
+                of_method = {
+                    str(one): maps.sel(attribution_method=one) for one in maps["attribution_method"].values
+                }
+                self._maps.setdefault(network, {}).update(of_method)
             else:
                 self.notes.append(
-                    f"Result {name!r} is not shown: maps are named attribution/<network> and on these units."
+                    f"Result {name!r} is not shown: maps are named {room}/<network> and on these units."
                 )
-        methods = [str(one) for maps in self._maps.values() for one in maps["attribution_method"].values]
-        self.names = list(dict.fromkeys([ENTROPY, *methods]))
+        self.names = list(dict.fromkeys([ENTROPY, *(one for maps in self._maps.values() for one in maps)]))
 
     def find(
         self, network: str, method: str, sample: str, coarsening: int
     ) -> tuple[Floats | None, tuple[float, float]]:
         """Find a map, None if there is none, and its scale, symmetric and the same for all samples."""
-        maps = self._maps.get(network)
-        if maps is None or method not in maps["attribution_method"] or sample not in maps["sample"]:
+        maps = self._maps.get(network, {}).get(method)
+        if maps is None or sample not in maps["sample"]:
             return None, (-1.0, 1.0)
-        last = maps.sel(attribution_method=method).isel(epoch=-1)
+        last = maps.isel(epoch=-1)
         valid = self._samples["valid"].sel(sample=last["sample"]).values
         known = np.abs(last.values[valid & np.isfinite(last.values)])
         end = (float(np.quantile(known, 0.99)) if known.any() else 0.0) or 1.0

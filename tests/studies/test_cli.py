@@ -27,7 +27,7 @@ BEGIN = (
     "--masks, --texts, --clouds, or --plan FILE"
 )
 COMMANDS = (
-    *("demo", "train", "measure", "attribute", "transfer"),
+    *("demo", "train", "measure", "attribute", "transfer", "unicam"),
     *("report", "rerun", "info", "export", "explore"),
 )
 
@@ -127,7 +127,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         (
             "rerun 05 -p run_path=a",
-            "no parameter 'run_path'; 01_report, 02_explore, .*, 10_transfer take it; al",
+            "no parameter 'run_path'; 01_report, 02_explore, .*, 10_transfer, 11_unicam take it; al",
         ),
         ("rerun 01 -p treshold=0.3", "has no parameter 'treshold'; did you mean 'threshold'?"),
         ("rerun 01 -p threshold=high", "threshold of 01_report.ipynb is 'high', a str; allowed: float"),

@@ -1,6 +1,7 @@
 """The code in the README runs as it stands."""
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def test_readme__python_runs(
     save_file(Network().state_dict(), "s-0.safetensors")
     save_file(Network().state_dict(), "s-5.safetensors")
     torch.save(Network().state_dict(), "s-10.pt")
-    first, second, third, shared, words = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    first, second, third, shared, apart, words = blocks
     exec(first, names)
     assert "knowledge points on the object per image" in capsys.readouterr().out
     assert [axis.get_title() for axis in names["figure"].axes[:2]] == ["input", "mine"]
@@ -60,6 +62,8 @@ def test_readme__python_runs(
     )
     assert {"input_gradient", "grad_cam"} <= set(names["maps"]["attribution_method"].values)
     exec(shared, names | answering_networks())
+    exec(apart, names | compared_networks())
+    assert Path("relevance.png").stat().st_size > 10_000
     exec(words, names)
     assert (names["words"]["token"].values[0] != "").sum() == len(names["texts"].words[0])
     assert names["points"]["x"].shape == (2, 384) and names["points"]["zero_gain"].values.min() > 100
@@ -74,6 +78,20 @@ def answering_networks() -> dict:
             network.fc2.bias -= network.eval()(images).mean(0)
         labels = networks["teacher"](images).argmax(1).numpy()
     return {"networks": networks, "images": images, "labels": labels}
+
+
+def compared_networks() -> dict:
+    """Three networks with a layer named ``layer4``, and images as they take them and as they are shown."""
+
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = {"layer4": nn.Conv2d(3, 4, 3, padding=1), "flat": nn.Flatten(), "head": nn.Linear(784, 3)}
+        return nn.Sequential(OrderedDict(layers))
+
+    networks = {name: build(seed) for seed, name in enumerate(("student", "alone", "teacher"))}
+    pictures = (255 * torch.rand(24, 14, 14, 3)).byte().numpy()
+    images = torch.from_numpy(pictures).movedim(3, 1) / 255
+    return networks | {"images": images, "pictures": pictures, "labels": np.arange(24) % 3}
 
 
 def _baseline(names: dict) -> object:

@@ -172,15 +172,38 @@ def test_overlays__draw_a_map_of_hardly_anything_but_zeros(tmp_path: Path) -> No
     assert limits == (-1.0, 1.0) and drawn.max() == 0.25
 
 
+def test_overlays__lay_what_a_student_has_apart_over_its_samples_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for name, layer in (("student-s0", "fc1"), ("baseline-s0", "fc1")):
+        add_network(run, name, name.split("-")[0], layer)
+    maps = np.random.default_rng(0).random((1, 1, SAMPLES, 16)).astype("float32")
+    coordinates = {
+        **{"layer": ("layer", ["conv"]), "base_layer": ["conv"], "epoch": [5]},
+        **{"sample": NAMES, "unit": np.arange(16)},
+    }
+    ds = schema.build(
+        {"distilled": maps, "residual": maps / 2}, coords=coordinates, attrs={"modality": "image"}
+    )
+    run.write_result("unicam/student-s0", ds)
+    overlays = kdviz.explore(run)._scene.overlays
+    assert overlays.names == ["entropy", "distilled", "residual"] and not overlays.notes
+    drawn, (low, high) = overlays.find("student-s0", "residual", "s1", 1)
+    np.testing.assert_array_equal(drawn, maps[0, 0, 1] / 2)
+    assert -low == high == pytest.approx(float(np.quantile(maps / 2, 0.99)))
+    assert overlays.find("baseline-s0", "residual", "s1", 1)[0] is None
+
+
 def test_overlays__pass_over_results_that_are_no_maps_of_this_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr")
     add_network(run, "baseline-s0", "baseline", "fc1")
     run.write_result(
         "attribution/scores", xr.Dataset({"area": ("sample", np.zeros(SAMPLES))}, {"sample": NAMES})
     )
+    run.write_result("unicam/scores", run.result("attribution/scores"))
     app = kdviz.explore(run)
     assert app._scene.overlays.names == ["entropy"]
-    assert "Result &#x27;attribution/scores&#x27; is not shown" in app.outputs["notes"].value
+    for room in ("attribution", "unicam"):
+        assert f"Result &#x27;{room}/scores&#x27; is not shown" in app.outputs["notes"].value
 
 
 # -- networks by name

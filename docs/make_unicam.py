@@ -40,7 +40,7 @@ def main(path: Path) -> None:
     render.relevance_chart(plain, title=title).savefig(IMAGES / "unicam.png", dpi=110)
     title = "when students become like their teacher, and apart from their baselines"
     render.relevance_progress(progress, title=title).savefig(IMAGES / "unicam-progress.png", dpi=110)
-    name = next(name for name in maps if "-kl-" in name)
+    name = [name for name in maps if "-kl-" in name][-1]
     columns = {"": maps[name]}
     for label, layer in analysis.name_layers(run).items():
         columns[f"entropy\nat {label}"] = analysis.Settings().derive(run.dataset(name, layer))

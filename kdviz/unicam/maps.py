@@ -263,10 +263,16 @@ def name_layers(layers: Layers, networks: Sequence[nn.Module]) -> list[tuple[str
         raise ValueError(
             f"layers must be names, or tuples of {len(networks)}, one of each network, got {layers}"
         )
-    return [
-        tuple(resolve_layers(net, [layer])[0] for net, layer in zip(networks, one, strict=True))
-        for one in named
-    ]
+    try:
+        return [
+            tuple(resolve_layers(net, [layer])[0] for net, layer in zip(networks, one, strict=True))
+            for one in named
+        ]
+    except LayerError as error:
+        raise LayerError(
+            f"{error}; where networks name a layer differently, pass a tuple of {len(networks)}, one of each "
+            "network in the order in which they are given"
+        ) from error
 
 
 @contextmanager

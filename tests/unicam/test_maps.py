@@ -66,16 +66,21 @@ def test_map__is_that_of_a_gradient_through_the_features(variant, max_batch):
 
 @pytest.mark.parametrize("max_batch", [64, 7, 3])
 @pytest.mark.parametrize("variant", ["A", "B"])
-def test_images_that_are_repeated__have_the_same_map_as_by_a_gradient(variant, max_batch):
+@pytest.mark.parametrize(("change", "apart"), [(0, False), (2e-7, False), (1e-6, True)])
+def test_image_that_is_repeated_but_for_rounding__has_the_map_of_a_gradient(
+    variant, max_batch, change, apart
+):
     student, base = pair(size=4)
     images, labels = images_of(size=4)
     images[13] = images[1]  # of the same class, in another pass
-    images[4] = images[0]
+    images[13, 0, 1, 1] += change
     ds = ask(student, base, images, labels, layers=["relu2"], variant=variant, max_batch=max_batch)
     with torch.no_grad():
         seen = [net[:4](images) for net in (student, base)]
-    expected = slow_map(*seen, labels, variant)
-    np.testing.assert_allclose(ds["distilled"][0, 0], expected.flatten(1), rtol=1e-3, atol=1e-7)
+    assert torch.equal(seen[0][1], seen[0][13]) == (change == 0)
+    assert (distances(seen[0].flatten(1))[1, 13] > 2e-9) == apart  # else they pass for equal
+    expected = slow_map(*seen, labels, variant).flatten(1)
+    np.testing.assert_allclose(ds["distilled"][0, 0], expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
 # -- cues at known places

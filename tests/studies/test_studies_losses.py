@@ -1,5 +1,7 @@
 """One study of students by every loss: trained and measured from a plan, as any other student is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -90,7 +92,7 @@ def test_plan__says_which_layers_a_loss_reads(images):
     assert plan.as_json()["losses"][2]["layer"] == "conv"
 
     def make_losses(plan):
-        workshop = Workshop(Study("nowhere", plan))
+        workshop = Workshop(Study(Path("nowhere"), plan))
         students = [subject for subject in workshop.study.subjects() if subject.loss is not None]
         return {subject.name: workshop._make_loss(subject) for subject in students}
 

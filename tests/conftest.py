@@ -1,5 +1,7 @@
 """One thread, so that sums are taken in one order; a fixed start for whatever is drawn globally."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tiny_study import finished_study
 from kdviz.studies import Study
 
 torch.set_num_threads(1)
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # of dcor, whose compiling beside torch aborted a worker now and then
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests: those of several folders have one name
 

@@ -10,9 +10,15 @@ from tiny_study import finished_study
 from kdviz.studies import Study
 
 torch.set_num_threads(1)
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # of dcor, whose compiling beside torch aborted a worker now and then
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests: those of several folders have one name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker keeps what dcor compiles apart: of one cache, two load halves and abort."""
+    assert config.cache is not None
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    os.environ["NUMBA_CACHE_DIR"] = str(config.cache.mkdir(f"numba-{worker}"))
 
 
 @pytest.fixture(autouse=True)

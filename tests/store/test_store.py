@@ -1,5 +1,6 @@
 """Runs on disk: exact round trips, killed writers, refused writers, damaged files."""
 
+import asyncio
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ import zarr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from run_files import edit_node, plain_files
+from zarr.core.sync import sync
 
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
@@ -426,23 +429,31 @@ class Killed(BaseException):
 def test_run__stopped_before_any_write_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int, reference_files: dict[str, bytes]
 ) -> None:
-    """The n-th file that zarr would write is left half-written under its temporary name."""
+    """The n-th file that zarr would write is left half-written under its temporary name, and the last."""
     count = 0
+    lock = threading.Lock()
     real = zarr.storage._local._put
 
     def put(path: Path, value: object, exclusive: bool = False) -> int:
         nonlocal count
-        count += 1
-        if count == nth:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".0.partial").write_bytes(b"half")
-            raise Killed
-        return real(path, value, exclusive)
+        with lock:
+            count += 1
+            if count == nth:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".0.partial").write_bytes(b"half")
+            if count >= nth:
+                raise Killed
+            return real(path, value, exclusive)
+
+    async def end_all_writing() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
 
     path = tmp_path / "run" / "run.zarr"
     monkeypatch.setattr(zarr.storage._local, "_put", put)
     with pytest.raises(Killed):
         measure_all(path)
+    sync(end_all_writing())  # a killed process leaves no thread behind
     monkeypatch.undo()
     assert plain_files(measure_all(path).path) == reference_files
 

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def plain_files(path: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks, without the moment a run was made."""
+    """Every file below a folder but locks and notes of who held them, without the moment a run was made."""
     files = {}
     for file in sorted(path.rglob("*")):
-        if file.is_file() and not file.name.endswith("lock"):
+        if file.is_file() and not file.name.endswith((".lock", ".lock.json")):
             content = file.read_bytes()
             if file.name == "zarr.json":
                 node = json.loads(content)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from kdviz import schema
+from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
 from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at, rows_of
 from kdviz.networks.hashing import fingerprint
@@ -317,10 +318,24 @@ def _check_values(tensor: Tensor, start: int, integers: bool) -> None:
         )
     if tensor.ndim < 2:
         raise ValueError(f"inputs must have shape (B, ...), got {tuple(tensor.shape)}")
-    finite = torch.isfinite(tensor.flatten(1)).all(1)
-    if not finite.all():
-        bad = [start + at for at in torch.nonzero(~finite).flatten().tolist()]
-        raise ValueError(f"inputs hold NaN or infinite values, first in the samples at {bad[:5]}")
+    check_finite(tensor, range(start, start + len(tensor)))
+
+
+def check_finite(batch: Batch, names: Sequence[object]) -> None:
+    """Refuse inputs that hold NaN or infinite values; `names` are those of the samples.
+
+    Raises
+    ------
+    ValueError
+        If they do; it says which samples.
+    """
+    for part, tensor in {"": batch}.items() if isinstance(batch, Tensor) else batch.items():
+        finite = torch.isfinite(tensor.flatten(1)).all(1)
+        if not finite.all():
+            bad = name_some(name for name, fine in zip(names, finite.tolist(), strict=True) if not fine)
+            raise ValueError(
+                f"inputs{f'[{part!r}]' if part else ''} hold NaN or infinite values, in samples {bad}"
+            )
 
 
 def check_type(tensor: Tensor, integers: bool, advice: str) -> None:

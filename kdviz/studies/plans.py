@@ -316,6 +316,24 @@ class StudyPlan(_Part):
             raise ValueError(f"depth is that of architecture 'encoder', got {networks.architecture!r}")
         return networks
 
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _check_layers(cls, losses: Any, info: ValidationInfo) -> Any:
+        """Refuse layers that no network has; what is stored was checked when it was new.
+
+        Those of an encoder of the user's are in its folder: they are checked when the loss is tried.
+        """
+        data, networks = info.data.get("data"), info.data.get("networks")
+        if networks is None or _encoder_of(networks) is not None or not isinstance(losses, Sequence):
+            return losses
+        for loss in (one for one in losses if isinstance(one, Mapping) and "layered" not in one):
+            for option in loss.keys() & {"layer", "teacher_layer"}:
+                given = loss[option]
+                for name in filter(None, [given] if isinstance(given, str) else given or ()):
+                    known = _list_layers(data, networks)
+                    one_of(f"{option} of the loss {loss.get('kind', 'features')}", name, known)
+        return losses
+
     @field_validator("losses")
     @classmethod
     def _check_losses(cls, losses: tuple[StudentLoss, ...], info: ValidationInfo) -> tuple[StudentLoss, ...]:
@@ -517,6 +535,22 @@ def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]
     below = [name for name in layers if name != _LOGITS]
     chosen = below if names is None else names
     return {one_of(f"layer of {architecture} below its logits", name, below): layers[name] for name in chosen}
+
+
+def _list_layers(data: Any, networks: Networks) -> list[str]:
+    """List what a loss may read, by the papers' names and by those of all modules."""
+    from kdviz import models
+    from kdviz.networks.features import name_modules
+
+    sizes: dict[str, dict[str, Any]] = {
+        "image": {"input_size": getattr(data, "size", None)},
+        "text": {"vocabulary": 1},
+        "cloud": {},
+    }
+    build = getattr(models, data.modality).build
+    network = build(networks.architecture, classes=2, device="meta", **sizes[data.modality])
+    preset = models.PRESETS[networks.architecture]
+    return list(dict.fromkeys([*preset.layers, *networks.layers, *filter(None, name_modules(network))]))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

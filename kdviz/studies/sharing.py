@@ -43,18 +43,29 @@ def share(workshop: Workshop, samples: int) -> Run:
     return workshop.run
 
 
+class _Domain:
+    """A domain of images, as networks take it: each is drawn when it is read."""
+
+    def __init__(self, workshop: Workshop, images: ImageSet, name: str) -> None:
+        self.workshop, self.images, self.name = workshop, images, name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        inputs, _ = self.workshop.as_tensors(make_domain(self.images.select([row]), self.name))
+        return inputs[0]
+
+
 def _show_otherwise(workshop: Workshop, images: ImageSet) -> dict[str, Any]:
-    """Make other domains of images, and images of two minds where masks are known."""
-
-    def inputs(some: ImageSet) -> Tensor:
-        return workshop.as_tensors(some)[0]
-
+    """Offer other domains of images, and make images of two minds where masks are known."""
     known = [name for name in DOMAINS if images.masks is not None or name != "silhouette"]
-    domains = {name: inputs(make_domain(images, name)) for name in known}
+    domains = {name: _Domain(workshop, images, name) for name in known}
     if images.masks is None:
         return {"domains": domains}
     conflicting, textures = cue_conflict(images, seed=0)
-    return {"domains": domains, "cue_conflict": (inputs(conflicting), conflicting.labels, textures)}
+    inputs, shapes = workshop.as_tensors(conflicting)
+    return {"domains": domains, "cue_conflict": (inputs, shapes.numpy(), textures)}
 
 
 def describe_words(source: TextSource) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from kdviz.distillation import LOGITS, Loss, Outputs, as_loss
 from kdviz.networks import device_of, fingerprint_tensors, frozen
 from kdviz.networks.features import same_random_state
+from kdviz.networks.inputs import check_finite
 from kdviz.training.distances import Odometer
 from kdviz.training.dividing import cut, divide
 from kdviz.training.fitting import Task, draws_seeded, fit
@@ -125,7 +126,7 @@ def train(
     StoreError
         If `folder` belongs to another run.
     FloatingPointError
-        If the loss is no longer finite.
+        If the loss is no longer finite, and inputs are.
 
     References
     ----------
@@ -176,8 +177,12 @@ def train(
         validate = None if validation is None else partial(evaluate, network, *validation)
         odometer, parts = Odometer(network, tracked_layers), parts_of(loss)
         task = Task(network, parts, [*trained.values()], inputs, step, set_mode, validate, odometer, identity)
-        with placed(device, parts):
-            return fit(task, plan=plan, folder=folder, progress=progress)
+        try:
+            with placed(device, parts):
+                return fit(task, plan=plan, folder=folder, progress=progress)
+        except FloatingPointError:
+            check_finite(inputs, range(len(inputs)))  # no rate would mend it
+            raise
 
 
 def parts_of(loss: Loss) -> nn.Module:

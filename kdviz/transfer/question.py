@@ -3,8 +3,8 @@
 Symbols: ``M`` networks, ``N`` samples, ``B`` samples of a batch, ``C`` classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Required, TypedDict
 
@@ -20,7 +20,7 @@ from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.errors import LayerError
 from kdviz.networks import device_of, frozen
 from kdviz.networks.features import Batch, answer, map_batch, to_device
-from kdviz.networks.inputs import check_labels, check_type, hint_at_channels
+from kdviz.networks.inputs import check_finite, check_labels, check_type, hint_at_channels
 from kdviz.networks.preparing import dtype_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike, Source, find_source
 
@@ -90,7 +90,8 @@ class Question:
         MemoryError
             If a batch does not fit, with what to do.
         ValueError
-            If inputs come with classes, and `labels` are others.
+            If inputs come with classes, and `labels` are others, or if inputs hold NaN, for which a network's
+            numbers are not finite.
         """
         found: list[Mapping[str, NDArray]] = []
         count = len(self.labels)
@@ -112,7 +113,8 @@ class Question:
                         f"{rows[0]} to {rows[-1]}; a shuffled loader gives another order each time, and "
                         "inputs without their targets take any labels"
                     )
-                found.append(look(batch, torch.from_numpy(labels), rows))
+                with _inputs_first(batch, [self.sample_ids[row] for row in rows]):
+                    found.append(look(batch, torch.from_numpy(labels), rows))
                 bar.update(len(rows))
         return {name: np.concatenate([one[name] for one in found], axis=-1) for name in found[0]}
 
@@ -200,7 +202,7 @@ def ask(
     TypeError, ValueError
         If one of them is not as said, before any work.
     FloatingPointError
-        If a network gives NaN or infinite logits.
+        If a network gives NaN or infinite logits, and inputs are finite.
     """
     named = isinstance(networks, Mapping) and all(isinstance(name, str) for name in networks)
     if not named or len(networks) < 2:
@@ -228,7 +230,7 @@ def ask(
         for name, network in networks.items()
     }
     known = check_labels("labels", labels, count)
-    first = _answer_first(prepared, source)
+    first = _answer_first(prepared, source, ids[0])
     classes = first.shape[1]
     if not 0 <= known.min() <= known.max() < classes:
         got = f"{known.min()}..{known.max()}"
@@ -237,15 +239,15 @@ def ask(
     return Question(prepared, source, known, classes, teacher, others, ids, first, most, progress)
 
 
-def _answer_first(networks: Mapping[str, nn.Module], source: Source) -> Tensor:
+def _answer_first(networks: Mapping[str, nn.Module], source: Source, name_of_first: str) -> Tensor:
     """Ask every network about one sample, and see that all know the same classes; the logits ``(M, C)``."""
     batch, _ = source.read([0])
     _check_numbers(batch)
     told = {}
     for name, network in networks.items():
-        with frozen(network), torch.no_grad():
+        with frozen(network), torch.no_grad(), _inputs_first(batch, [name_of_first]):
             told[name] = _answer_one(name, network, batch)
-        _check_finite(name, told[name])
+            _check_finite(name, told[name])
     shapes = {name: tuple(logits.shape) for name, logits in told.items()}
     if len({*shapes.values()}) > 1 or len(next(iter(shapes.values()))) != 2:
         each = name_some(f"{name} {shape}" for name, shape in shapes.items())
@@ -299,6 +301,16 @@ def _answer_one(name: str, network: nn.Module, one: Batch) -> Tensor:
 def _check_finite(name: str, logits: Tensor) -> None:
     if not torch.isfinite(logits).all():
         raise FloatingPointError(f"network {name!r} has diverged: its logits are not finite")
+
+
+@contextmanager
+def _inputs_first(batch: Batch, names: Sequence[str]) -> Iterator[None]:
+    """Where numbers are not finite, see first whether the inputs are to blame."""
+    try:
+        yield
+    except FloatingPointError:
+        check_finite(batch, names)
+        raise
 
 
 def beside(batch: Batch, network: nn.Module) -> Batch:

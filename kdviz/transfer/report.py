@@ -20,13 +20,13 @@ from kdviz.networks.hashing import fingerprint
 from kdviz.networks.reading import InputsLike, find_source
 from kdviz.store.run import Store, as_run
 from kdviz.transfer.adversarial import adversarial
-from kdviz.transfer.agreement import consensus
+from kdviz.transfer.agreement import bias, consensus
 from kdviz.transfer.boundary import boundary
 from kdviz.transfer.confidence import confidence
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels, check_pixels, find_images
-from kdviz.transfer.question import Options, Question, ask
+from kdviz.transfer.question import Options, Question, ask, per_sample
 from kdviz.transfer.representation import representation
 from kdviz.transfer.shape_bias import shape_bias
 
@@ -62,6 +62,7 @@ PROPERTIES: dict[str, Property] = {
     "invariance": Property(invariance, "same answer after", own=True),
     "boundary": Property(boundary, "draws the same boundaries"),
     "representation": Property(representation, "has similar features (CKA)"),
+    "bias": Property(bias, "is right on", own=True),
 }
 """Properties by the name under which a run keeps them, in the order of the chart."""
 
@@ -71,6 +72,7 @@ _NEEDS = {
     "invariance": "it needs special_ids of words, or changes of your own, in settings",
     "boundary": "it needs numbers between which there is a plane, not tokens",
     "shape_bias": "it needs cue_conflict=(inputs, shapes, textures)",
+    "bias": "it needs the group of each sample, settings={'bias': {'group': names}}",
 }
 _CLEAN = "as they are"  # the domain of the inputs themselves
 _AT_ONCE = 64  # samples hashed together
@@ -107,9 +109,10 @@ def report(
         must be said if one of them is asked of images.
     properties
         Names from `PROPERTIES`; by default all that these inputs allow: attacks, Grad-CAM and shape bias are
-        for images, planes not for tokens, and of words the tokens that no change may touch must be told,
-        ``settings={"invariance": {"special_ids": tokenizer.all_special_ids}}``. ``confidence`` is always
-        among them, because it tells who is trained.
+        for images, planes not for tokens, of words the tokens that no change may touch must be told,
+        ``settings={"invariance": {"special_ids": tokenizer.all_special_ids}}``, and ``bias`` needs groups,
+        ``settings={"bias": {"group": names}}``. ``confidence`` is always among them, because it tells who is
+        trained.
     settings
         Further arguments of single properties: ``{"adversarial": {"epsilon": 0.01}}``.
     store
@@ -135,6 +138,8 @@ def report(
     run = None if store is None else as_run(store)
     question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
     own = {one_of("settings", name, PROPERTIES): dict(some) for name, some in (settings or {}).items()}
+    if "group" in own.get("bias", {}):
+        own["bias"]["group"] = per_sample(own["bias"]["group"], "group", question)
     parts = _divide(question, inputs, labels, domains or {}, cue_conflict, own)
     wanted = [one_of("properties", name, PROPERTIES) for name in (properties or parts)]
     if missing := [name for name in wanted if name not in parts]:
@@ -251,6 +256,7 @@ def _divide(
         left_out |= set() if points or told else {"invariance"}
     left_out |= {"boundary"} if tokens else set()
     left_out |= {"shape_bias"} if cue_conflict is None else set()
+    left_out |= set() if "group" in own.get("bias", {}) else {"bias"}
     plain = _Part(inputs, labels)
     parts = {name: [plain] for name in PROPERTIES if name not in left_out}
     if domains:

@@ -490,7 +490,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"images": torch.full((1, 3, 8, 8), np.nan)}, ValueError, r"inputs hold NaN .* samples at \[0\]"),
+        ({"images": torch.full((1, 3, 8, 8), np.nan)}, ValueError, "inputs hold NaN .* in samples 0$"),
         (
             {"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)},
             TypeError,

@@ -152,7 +152,7 @@ def test_measure_checkpoints__cloud_run_opens_without_pictures(tmp_path):
         (torch.rand(2, 5, 5), r"got \(5, 5\); pass units.cloud\(5, axis=0\) for points first, axis=1 for"),
         (
             torch.full((1, 5, 3), torch.nan),
-            r"inputs hold NaN or infinite values, first in the samples at \[0\]",
+            "inputs hold NaN or infinite values, in samples 0",
         ),
     ],
 )

@@ -10,7 +10,6 @@ from tiny_study import draw_images, make_plan
 
 import kdviz
 from kdviz import analysis, cli, distillation
-from kdviz.errors import LayerError
 from kdviz.studies import Study, StudyPlan
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord, weight_distance
@@ -132,10 +131,37 @@ def test_plan__weighs_contrast_as_small_networks_bear_it(images):
         ({"kind": "kl", "temperature": 0}, ValidationError, "temperature must be a positive number"),
         ({"kind": "crd", "negatives": 9}, ValueError, "draws 9 negatives .* there are 5 samples"),
         ({"kind": "attention", "layer": "fc1"}, ValueError, r"layer 'classifier.fc1' gives \(128,\)"),
-        ({"kind": "hint", "layer": "conv7"}, LayerError, "unknown layer 'conv7'"),
+        (
+            {"kind": "hint", "layer": "conv7"},
+            ValidationError,
+            "layer of the loss hint is 'conv7'; did you mean 'conv'",
+        ),
+        (
+            {"kind": "attention", "layer": ["conv", "nosuch"]},
+            ValidationError,
+            "attention is 'nosuch'; allowed: conv, fc1, fc2, fc3, features, features.conv1, ",
+        ),
+        (
+            {"kind": "crd", "layer": "fc1", "teacher_layer": "fc9"},
+            ValidationError,
+            "teacher_layer of the loss crd is 'fc9'",
+        ),
     ],
 )
 def test_study__refuses_a_loss_before_a_teacher_is_trained(images, tmp_path, loss, error, message):
     with pytest.raises(error, match=message):
         Study(tmp_path / "study", make_plan(images, losses=[loss]), progress=False).train()
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "layer"), [("movie-reviews", "encoder.encoder.layer.1"), ("furniture", "head.fc1")]
+)
+def test_plan__knows_the_modules_of_networks_of_texts_and_clouds(data, layer):
+    for name, fits in ((layer, True), (f"{layer}x", False)):
+        told = {"data": {"kind": data}, "losses": [{"kind": "hint", "layer": name}]}
+        if fits:
+            assert StudyPlan.model_validate(told).losses[0].options == {"layer": layer}
+        else:
+            with pytest.raises(ValidationError, match=f"did you mean .*'{layer}'"):
+                StudyPlan.model_validate(told)

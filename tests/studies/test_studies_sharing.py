@@ -11,7 +11,10 @@ from torch import nn
 import kdviz
 from kdviz import analysis, cli, transfer
 from kdviz.errors import StoreError
-from kdviz.studies import Study, StudyPlan
+from kdviz.networks import load_weights
+from kdviz.sources import make_domain
+from kdviz.studies import Study, StudyPlan, sharing
+from kdviz.studies.work import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def shared(trained):
 
 def test_transfer__keeps_every_property_of_every_network(shared):
     names = ["teacher", "baseline-s0", "student-kl-s0"]
-    assert [name.split("/")[1] for name in shared.results] == sorted(transfer.PROPERTIES)
+    assert [name.split("/")[1] for name in shared.results] == sorted({*transfer.PROPERTIES} - {"bias"})
     for name in shared.results:
         ds = shared.result(name)
         assert ds["network"].values.tolist() == names
@@ -52,6 +55,30 @@ def test_transfer__tells_the_accuracies_of_the_study(trained, shared):
     for subject in trained.subjects():
         accuracies, _ = trained.accuracies(subject)
         assert float(told.sel(network=subject.name)) == pytest.approx(accuracies[max(accuracies)], abs=1e-9)
+
+
+def test_transfer__answers_to_domains_are_those_to_images_drawn_all_at_once(trained, shared):
+    workshop = Workshop(trained)
+    images = make_domain(workshop.held_out_set, "edges")
+    inputs, labels = workshop.as_tensors(images)
+    for subject in trained.subjects():
+        network = workshop.build_for(subject)()
+        load_weights(network, workshop.finished(subject)[1])
+        right = network.eval()(inputs).argmax(1) == labels
+        ds = shared.result("transfer/consensus").sel(network=subject.name)
+        np.testing.assert_array_equal(ds["right"].values[ds["domain"] == "edges"], right)
+
+
+def test_transfer__draws_no_domain_whole(trained, monkeypatch):
+    drawn = []
+
+    def count(images, domain):
+        drawn.append(len(images))
+        return make_domain(images, domain)
+
+    monkeypatch.setattr(sharing, "make_domain", count)
+    trained.share()
+    assert len(drawn) >= 5 * len(Workshop(trained).held_out_set) and max(drawn) == 1
 
 
 def test_transfer__finished_is_not_asked_again(trained, shared, monkeypatch, capsys):
@@ -74,7 +101,8 @@ def test_transfer__finished_is_not_asked_again(trained, shared, monkeypatch, cap
 
 def test_transfer__scores_every_row_of_the_chart(shared):
     table = analysis.score_transfer(analysis.read_transfer(shared).values())
-    assert list(dict.fromkeys(table["property"])) == ["accuracy", *transfer.PROPERTIES]
+    asked = [name for name in transfer.PROPERTIES if name != "bias"]  # of which no group is known
+    assert list(dict.fromkeys(table["property"])) == ["accuracy", *asked]
     rows = {(one["property"], one["part"]) for _, one in table.iterrows()}
     assert ("invariance", "blur") in rows and ("consensus", "edges") in rows and ("accuracy", "") in rows
     assert table[table["role"] == "independent"]["margin"].isna().all(), "there is no other"

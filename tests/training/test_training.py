@@ -918,3 +918,11 @@ def test_train__diverged_loss_is_an_error(tmp_path):
     with pytest.raises(FloatingPointError, match="loss became nan in epoch"):
         train_tiny(network, tmp_path, plan={"learning_rate": 1e20})
     assert same_state(network.state_dict(), initial)
+
+
+def test_train__nan_in_inputs_is_not_blamed_on_the_rate(tmp_path):
+    inputs, labels = make_data()
+    inputs[3, 0, 0, 0] = math.nan
+    plan = TrainingPlan(epochs=1, learning_rate=0.01)
+    with pytest.raises(ValueError, match=r"^inputs hold NaN or infinite values, in samples 3$"):
+        train(TinyNetwork(), inputs, labels, plan=plan, folder=tmp_path, progress=False)

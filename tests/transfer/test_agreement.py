@@ -101,6 +101,23 @@ def test_diverged_network__is_named(tables, numbered, labels):
         transfer.consensus({**tables, "lost": lost}, numbered, labels, teacher="teacher", progress=False)
 
 
+def test_nan_in_inputs__is_not_blamed_on_a_network(tables, numbered, labels):
+    networks = {name: nn.Linear(4, 3) for name in ("teacher", "alone")}
+    ids = list("abcdefgh")
+
+    def ask(inputs):
+        transfer.confidence(
+            networks, inputs, labels, teacher="teacher", sample_ids=ids, max_batch=3, progress=False
+        )
+
+    for row, name in ((0, "a"), (5, "f")):
+        inputs = numbered.clone()
+        inputs[row, 2] = torch.nan
+        with pytest.raises(ValueError, match=f"^inputs hold NaN or infinite values, in samples {name}$"):
+            ask(inputs)
+        ask(inputs.nan_to_num())
+
+
 def test_question__refuses_labels_of_another_order(tables, numbered, labels):
     pairs = [(one, int(label)) for one, label in zip(numbered, labels, strict=True)]
     loader = torch.utils.data.DataLoader(pairs, batch_size=4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from kdviz import testing, transfer
+from kdviz import analysis, testing, transfer
 from kdviz.errors import StoreError
 from kdviz.store import create_run
 from kdviz.transfer.report import PROPERTIES, describe
@@ -133,6 +133,32 @@ def test_report__puts_domains_one_after_another(asked, numbered):
     np.testing.assert_array_equal(ds["right"].sel(network="teacher")[8:].values.sum(), 3)
 
 
+def test_report__tells_accuracy_by_groups_that_are_named(asked, run, labels):
+    told = {"settings": {"bias": {"group": np.array(list("xxxxyyyy"))}}, "properties": ["bias"], "store": run}
+    ds = asked(**told)["bias"]
+    right = ds["right"].groupby("group").mean()
+    np.testing.assert_array_equal(right.sel(group="y"), [0.75, 0.25, 0.5])
+    table = analysis.score_transfer([run.result("transfer/bias")]).set_index(["part", "network"])
+    assert table["own"].all() and table["title"].unique().tolist() == ["is right on"]
+    assert table.loc["y", "margin"].to_dict() == {
+        "teacher": 0.5,
+        "alone": pytest.approx(np.nan, nan_ok=True),
+        "student": 0.25,
+    }
+    xr.testing.assert_identical(asked(**told)["bias"], run.result("transfer/bias"))
+    other = asked(**told | {"settings": {"bias": {"group": list("xxyyxxyy")}}})["bias"]
+    np.testing.assert_array_equal(other["right"].groupby("group").mean().sel(group="y"), [0.75, 0.75, 0.5])
+
+
+def test_report__of_groups_that_do_not_fit_is_refused_before_any_pass(asked, tables):
+    passes = count_passes(tables)
+    with pytest.raises(ValueError, match="bias cannot be asked of these inputs: it needs the group of each"):
+        asked(properties=["bias"])
+    with pytest.raises(ValueError, match="group must name each of the 8 samples, got 2"):
+        asked(settings={"bias": {"group": ["x", "y"]}})
+    assert len(passes) == 2 * len(tables), "one sample shows that networks fit each other"
+
+
 def test_report__of_a_teacher_that_guesses_is_refused(tables, numbered):
     tables["teacher"].answers[:] = 0
     with pytest.raises(ValueError, match="'teacher' is not trained: it is right on 4 of 8 samples of"):
@@ -171,7 +197,7 @@ def test_report__asks_images_everything():
     found = transfer.report(networks, images, labels, **about, properties=["consensus", "localization"])
     assert {*found} == {"confidence", "consensus", "localization"}, "which need no pixels"
     found = transfer.report(networks, images, labels, **about, **few, pixels=transfer.Pixels())
-    assert {*found} == {*PROPERTIES} - {"shape_bias"}
+    assert {*found} == {*PROPERTIES} - {"shape_bias", "bias"}
 
 
 def test_report__knows_answers_that_are_kept_from_before_pixels_had_to_be_said():

@@ -118,9 +118,10 @@ def plot_entropy(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> 
 
 
 def plot_maps(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:
-    """Draw attribution maps, and entropies to compare with, every column on a scale of its own.
+    """Lay attribution maps, and entropies to compare with, over inputs, every column on a scale of its own.
 
-    What is important is bright. A map that is negative anywhere is shown from blue over white (zero) to red.
+    What is important is bright; the input shines through, as in the app. A map that is negative anywhere is
+    shown from blue over white (zero) to red.
 
     Parameters
     ----------
@@ -151,7 +152,7 @@ def plot_maps(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Fig
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
         values, scale = cell.read(drawn[cell.column]), scales[cell.column]
-        return cell.canvas.draw_values(values, scale, size=_SIZE), ""
+        return cell.canvas.draw_values(values, scale, Looks(), size=_SIZE), ""
 
     return sheet.draw(draw, scale=[None, *scales.values()])
 

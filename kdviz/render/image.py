@@ -71,10 +71,12 @@ class GridCanvas(Canvas):
         return as_rgb(self.picture)
 
     def draw_values(self, values: ArrayLike, scale: Scale, looks: Looks = OPAQUE, size: int = 240) -> Picture:
-        """Lay the colours over the picture."""
+        """Lay the colours over the picture, whose own fade, so that a blue shirt is no negative value."""
         cells = self._spread(self._fit("values", values), np.nan)
+        opacity = np.where(np.isnan(cells), 0.0, looks.opacity)
         pens = _Pens(self, size)
-        pens.blend(255 * scale.paint(cells), np.where(np.isnan(cells), 0.0, looks.opacity))
+        pens.fade(opacity)
+        pens.blend(255 * scale.paint(cells), opacity)
         pens.outline(self._spread(self.foreground), cased=True)
         return pens.pixels
 
@@ -113,6 +115,11 @@ class _Pens:
         where = self._row_of, self._col_of
         kept, added = (1 - opacity[..., None]).astype("f4"), (opacity[..., None] * colour).astype("f4")
         self.pixels = np.rint(kept[where] * self.pixels + added[where]).astype(np.uint8)
+
+    def fade(self, share: NDArray[np.float64]) -> None:
+        """Turn every cell grey by a share (rows, cols)."""
+        grey, part = self.pixels.mean(-1, keepdims=True), share[self._row_of, self._col_of, None]
+        self.pixels = np.rint((1 - part) * self.pixels + part * grey).astype(np.uint8)
 
     def outline(self, on_object: Bools, *, cased: bool = False) -> None:
         """Draw a white line along the edge of a mask (rows, cols), `cased` in black to be seen anywhere."""

@@ -117,7 +117,7 @@ def test_plot_entropy__one_scale_for_all(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plot_maps__every_column_on_its_own_scale(kind: str) -> None:
+def test_plot_maps__lie_over_inputs_every_column_on_its_own_scale(kind: str) -> None:
     ds = make(kind)
     signed = ds["entropy"] + 3
     maps = xr.concat([signed, abs(signed)], "attribution_method").assign_coords(
@@ -138,7 +138,8 @@ def test_plot_maps__every_column_on_its_own_scale(kind: str) -> None:
         for at, axis in enumerate(column):
             known = values[at][ds["valid"].values[at]]
             canvas = canvas_of(kind, ds, at)
-            assert_shows(axis, canvas.draw_values(known, render.Scale(limits, colours), size=320))
+            over = canvas.draw_values(known, render.Scale(limits, colours), render.Looks(opacity=0.7), 320)
+            assert_shows(axis, over)
     bars = [axis.get_xlim() for axis in figure.axes[9:]]
     assert bars == [expected[0][1][::-1], expected[1][1], expected[2][1]], "bright is on the right"
     size = attributed.sel(attribution_method=["size"])

@@ -340,6 +340,15 @@ def test_draw_values__opacity_mixes_with_the_picture() -> None:
     assert (none == 100).all()
 
 
+def test_draw_values__colours_of_the_picture_fade_under_those_of_values() -> None:
+    picture = np.full((8, 8, 3), (88, 60, 32), np.uint8)  # of mean 60
+    half = grid(picture, mask(4), 2, 2).draw_values(
+        [0.0, 1.0, 0.0, np.nan], render.Scale((0.0, 1.0), "gray"), render.Looks(opacity=0.5), 160
+    )
+    assert half[40, 40].tolist() == [37, 30, 23], "half way to grey, then half way to black"
+    assert half[120, 120].tolist() == [88, 60, 32]
+
+
 def test_draw_values__refuses_limits_that_do_not_increase_and_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"limits are 1.0 and 1.0; the first must be below"):
         values_picture([0.0] * 4, limits=(1.0, 1.0))

@@ -20,7 +20,7 @@ from kdviz.networks.checkpoints import load_weights
 
 IMAGES = Path(__file__).with_name("images")
 LAYERS = {"conv": "features.conv4", "fc1": "classifier.fc1", "fc2": "classifier.fc2"}
-SHOWN = ["train-00001", "train-00019", "train-00029"]
+SHOWN = ["train-00001", "train-00019", "train-00005"]
 RANDOMISED = 10  # images whose networks are randomised
 SEEDS = (0, 1, 2)
 

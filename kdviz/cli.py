@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -19,6 +19,9 @@ import kdviz
 from kdviz.arguments import suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.stopping import run_program
+
+if TYPE_CHECKING:
+    from kdviz.studies import Study
 
 app = typer.Typer(
     add_completion=False,
@@ -183,6 +186,12 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
+    from kdviz.studies import Study, StudyPlan
+
+    return Study(folder, StudyPlan.load(folder), progress, device)
+
+
 @app.command()
 def measure(folder: Folder, device: Device = None, progress: Progress = True) -> None:
     """Measure a study's networks over their training; continues where it was stopped.
@@ -191,9 +200,7 @@ def measure(folder: Folder, device: Device = None, progress: Progress = True) ->
 
     Example: kdviz measure runs/birds
     """
-    from kdviz.studies import Study, StudyPlan
-
-    study = Study(folder, StudyPlan.load(folder), progress, device)
+    study = _open_study(folder, progress, device)
     run = study.measure()
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
@@ -205,9 +212,7 @@ def attribute(folder: Folder, device: Device = None, progress: Progress = True) 
 
     Example: kdviz attribute runs/birds
     """
-    from kdviz.studies import Study, StudyPlan
-
-    study = Study(folder, StudyPlan.load(folder), progress, device)
+    study = _open_study(folder, progress, device)
     run = study.attribute()
     names = [name for name in run.results if name.startswith("attribution/")]
     typer.echo(f"maps  {', '.join(names)}\nrun   {study.run_path}")
@@ -225,9 +230,7 @@ def transfer(
 
     Example: kdviz transfer runs/birds
     """
-    from kdviz.studies import Study, StudyPlan
-
-    study = Study(folder, StudyPlan.load(folder), progress, device)
+    study = _open_study(folder, progress, device)
     run = study.share(samples)
     table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
     margins = (
@@ -250,9 +253,7 @@ def unicam(
 
     Example: kdviz unicam runs/birds
     """
-    from kdviz.studies import Study, StudyPlan
-
-    study = Study(folder, StudyPlan.load(folder), progress, device)
+    study = _open_study(folder, progress, device)
     run = study.explain(samples)
     table = kdviz.analysis.tabulate_relevance(kdviz.analysis.read_room(run, "unicam-scores").values())
     shown = table[table["input"] == "plain"].pivot(

@@ -37,7 +37,8 @@ import kdviz
 from kdviz import schema, units
 from kdviz.models import PRESETS, build
 from kdviz.sources import ImageSet, fashion_composites, normalise
-from kdviz.training import PLANS, TrainingRecord, accuracy_array, evaluate, train
+from kdviz.training import PLANS, TrainingRecord, evaluate, train
+from kdviz.training.distances import epoch_array
 
 TARGET = Path(__file__).with_name("finetuning.nc")
 LAYER = PRESETS["small_vgg"].layers["fc1"]
@@ -109,7 +110,9 @@ def main(folder: Path) -> None:
             details=details,
         )
         known = [untrained, *record.history["validation_accuracy"]]
-        accuracies = accuracy_array([known[epoch] for epoch in EPOCHS], list(EPOCHS), "the network itself")
+        accuracies = epoch_array(
+            "accuracy", [known[epoch] for epoch in EPOCHS], list(EPOCHS), definition="the network itself"
+        )
         run.write_variable(network, LAYER, accuracies)
         run.write_variable(network, LAYER, record.weight_distance(LAYER))
     run.export(TARGET, compact=True, overwrite=True)

@@ -156,15 +156,5 @@ class _Bank(nn.Module):
 
 
 def draw_negatives(wanted: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Draw rows of other classes, ``(B, N)``, int64, each once.
-
-    Parameters
-    ----------
-    wanted
-        Classes of the batch, ``(B,)``.
-    labels
-        Classes of all rows, ``(M,)``, of which `count` or more differ from each of `wanted`.
-    count
-        ``N``.
-    """
+    """Draw ``(B, N)`` rows of `labels` ``(M,)``, each once, of classes other than `wanted` ``(B,)``."""
     return (wanted[:, None] != labels).float().multinomial(count)

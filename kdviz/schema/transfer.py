@@ -79,13 +79,6 @@ register(
         "jackknife over samples",
     ),
     _number("calibration_error", NETWORK, "expected calibration error", "1"),
-    _number(
-        "class_divergence",
-        ("network", "class"),
-        "mean divergence over samples of the class",
-        "nat",
-        "NaN for classes without samples",
-    ),
 )
 
 # what they know of the parts of a sample

@@ -103,19 +103,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Layout:
-    """One folder with a plan, its networks and its run: what there is, and where it lies.
-
-    Attributes
-    ----------
-    folder
-        Where everything lies.
-    plan
-        What is compared.
-    progress
-        Show progress bars.
-    device
-        Where to train and measure this time; that of the plan if None.
-    """
+    """What there is in a study, and where it lies; attributes are those of :class:`kdviz.studies.Study`."""
 
     folder: Path
     plan: StudyPlan

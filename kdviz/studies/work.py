@@ -30,11 +30,11 @@ from kdviz.training import (
     CrossEntropy,
     TrainingPlan,
     TrainingRecord,
-    accuracy_array,
     evaluate,
     probe_accuracy,
     train,
 )
+from kdviz.training.distances import epoch_array
 from kdviz.training.stages import placed, try_loss
 from kdviz.units import Grid
 
@@ -264,12 +264,6 @@ class Workshop:
 
     # -- training
 
-    @property
-    def _taught(self) -> str:
-        """Name the plan of the teacher's training."""
-        pretrained = getattr(self.plan.networks.teacher, "encoder", None) is not None
-        return "fine_tuning" if pretrained else "teacher"
-
     def training_plan(self, kind: str, seed: int) -> TrainingPlan:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
@@ -301,11 +295,14 @@ class Workshop:
     def train(self, subject: Subject) -> None:
         """Train a network, and the head of a student that needs one."""
         loss, layer = subject.loss, subject.distilled
-        seed = getattr(self.plan.networks.teacher, "seed", 0) if subject.seed is None else subject.seed
         kind = (layer if loss is None or loss.head else None) or "baseline"  # labels are learned at its rates
+        seed, is_teacher, taught = subject.seed, subject.seed is None, self.plan.networks.teacher
+        if seed is None:
+            seed = getattr(taught, "seed", 0)
+            kind = "teacher" if getattr(taught, "encoder", None) is None else "fine_tuning"
         folder, *heads = self.study.training_folders(subject)
-        network = self.build(seed, teacher=subject.seed is None, pretrained=subject.seed is None)
-        inputs, labels = self.as_tensors(self.training_set) if subject.seed is None else self.student_data
+        network = self.build(seed, teacher=is_teacher, pretrained=is_teacher)
+        inputs, labels = self.as_tensors(self.training_set) if is_teacher else self.student_data
         same: dict[str, Any] = {"device": self.device, "progress": self.study.progress}
         to_learn: dict[str, Any] = {"labels": labels, "validation": self.held_out_data}
         if loss is not None:
@@ -315,7 +312,7 @@ class Workshop:
             network,
             inputs,
             folder=folder,
-            plan=self.training_plan(self._taught if subject.seed is None else kind, seed),
+            plan=self.training_plan(kind, seed),
             tracked_layers=self._weights(subject),
             **to_learn,
             **same,
@@ -431,7 +428,7 @@ class Workshop:
         )
         if repeat:
             return
-        values = accuracy_array(list(accuracies.values()), list(accuracies), definition)
+        values = epoch_array("accuracy", [*accuracies.values()], [*accuracies], definition=definition)
         for module in modules:
             if subject.role != "teacher":
                 weight = self._stand_ins.get(module, module)

@@ -2,7 +2,7 @@
 
 from kdviz.training.distances import weight_distance
 from kdviz.training.plans import PLANS, TrainingPlan
-from kdviz.training.probing import accuracy_array, probe_accuracy
+from kdviz.training.probing import probe_accuracy
 from kdviz.training.records import TrainingRecord
 from kdviz.training.stages import CrossEntropy, evaluate, train
 
@@ -11,7 +11,6 @@ __all__ = [
     "CrossEntropy",
     "TrainingPlan",
     "TrainingRecord",
-    "accuracy_array",
     "evaluate",
     "probe_accuracy",
     "train",

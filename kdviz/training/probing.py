@@ -110,9 +110,5 @@ def probe_accuracy(
         finally:
             network.load_state_dict(original)
     values = [done[str(epoch)] for epoch in epochs]
-    return accuracy_array(values, epochs, f"a head trained anew above the frozen layer {layer}")
-
-
-def accuracy_array(values: list[float], epochs: list[int], definition: str) -> xr.DataArray:
-    """Name accuracies as the data contract does; `definition` says by which network."""
-    return epoch_array("accuracy", values, epochs, definition=definition)
+    told = f"a head trained anew above the frozen layer {layer}"
+    return epoch_array("accuracy", values, epochs, definition=told)

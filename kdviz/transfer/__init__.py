@@ -9,7 +9,7 @@ from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
 from kdviz.transfer.boundary import boundary
 from kdviz.transfer.changes import CHANGES, Change, Words
-from kdviz.transfer.confidence import calibration_error, confidence, divergence_by_class, error_consistency
+from kdviz.transfer.confidence import calibration_error, confidence, error_consistency
 from kdviz.transfer.invariance import invariance
 from kdviz.transfer.localization import localization
 from kdviz.transfer.pixels import Pixels
@@ -34,7 +34,6 @@ __all__ = [
     "calibration_error",
     "confidence",
     "consensus",
-    "divergence_by_class",
     "error_consistency",
     "invariance",
     "localization",

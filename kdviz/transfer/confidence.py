@@ -1,6 +1,6 @@
 """How sure networks are, and of what: probabilities sample by sample, and what follows from them for all.
 
-The last three functions take the result of the first and need no network.
+The last two functions take the result of the first and need no network.
 
 Symbols: ``M`` networks, ``N`` samples, ``B`` samples of a batch, ``C`` classes.
 """
@@ -40,7 +40,8 @@ def confidence(
         ``shared_probability``, the headline, ``(network, sample)``: the sum over classes of the smaller of
         both probabilities, the teacher's and the network's; 1 less half of the sum of their distances, 1
         where they are the same. ``divergence``, in nat: the Kullback-Leibler divergence of the teacher's
-        probabilities from the network's, the sum over classes of ``p_teacher * log(p_teacher / p_network)``.
+        probabilities from the network's, the sum over classes of ``p_teacher * log(p_teacher / p_network)``;
+        class by class it is ``ds["divergence"].groupby("label").mean()``.
         Beside them ``predicted``, ``certainty`` (the largest probability) and ``right``. The attribute
         ``classes`` is their number.
 
@@ -151,32 +152,7 @@ def calibration_error(ds: xr.Dataset, *, bins: int = 15) -> xr.Dataset:
     return _summarise(ds, {"calibration_error": error}, bins=bins)
 
 
-def divergence_by_class(ds: xr.Dataset) -> xr.Dataset:
-    """Tell of which classes a network's probabilities are far from the teacher's.
-
-    Parameters
-    ----------
-    ds
-        The result of :func:`confidence`.
-
-    Returns
-    -------
-    Dataset
-        ``class_divergence`` ``(network, class)``, in nat: the mean ``divergence`` over samples with that
-        label, NaN for classes without samples.
-
-    Raises
-    ------
-    SchemaError
-        If `ds` is no such result.
-    """
-    schema.validate(ds, require=READ)
-    means = ds["divergence"].groupby("label").mean()
-    means = means.reindex(label=np.arange(ds.attrs["classes"])).transpose("network", "label")
-    return _summarise(ds, {"class_divergence": means.values})
-
-
 def _summarise(ds: xr.Dataset, values: Mapping[str, Any], **attrs: schema.Attribute) -> xr.Dataset:
-    """Make a dataset of one value or one row a network."""
+    """Make a dataset of one value a network."""
     about = {"property": "confidence", "teacher": ds.attrs["teacher"], **attrs}
     return schema.build(values, coords={"network": ds["network"], "role": ds["role"]}, attrs=about)

@@ -136,15 +136,6 @@ def test_calibrated_network__has_an_error_of_chance_alone():
     assert transfer.calibration_error(made(right, certainty**2))["calibration_error"].item() > 0.1
 
 
-def test_divergence_by_class__leaves_classes_without_samples_unknown():
-    ds = transfer.divergence_by_class(
-        made([[1] * 4, [0] * 4], 0.5, [[0, 0, 0, 0], [1, 2, 3, 8]], labels=[2, 2, 0, 0])
-    )
-    np.testing.assert_array_equal(
-        ds["class_divergence"], [[0, np.nan, 0, np.nan], [5.5, np.nan, 1.5, np.nan]]
-    )
-
-
 def test_what_follows__needs_the_result_of_confidence():
     with pytest.raises(SchemaError, match="variable 'divergence' is missing"):
         transfer.calibration_error(made([[1]], 0.5).drop_vars("divergence"))

@@ -17,11 +17,20 @@ def main() -> None:
 
 
 @app.command()
-def references() -> None:
+def references(
+    zoo: Annotated[bool, typer.Option("--zoo", help="Those of the zoo of networks instead.")] = False,
+    network: Annotated[list[str] | None, typer.Option(help="Of the zoo only these; in this order.")] = None,
+) -> None:
     """Make the long runs of the authors' procedure that are not stored yet: an hour on one core."""
-    from benchmarks.references import make_references
+    if zoo or network:
+        from benchmarks.zoo.networks import ZOO
+        from benchmarks.zoo.references import make_references as make_zoo_references
 
-    make_references()
+        make_zoo_references(network or ZOO)
+    else:
+        from benchmarks.references import make_references
+
+        make_references()
 
 
 @app.command()
@@ -31,6 +40,22 @@ def accuracy(quick: Quick = False, folder: Folder = None) -> None:
 
     fine = run_accuracy(QUICK if quick else AccuracyPlan(), folder, name=_name("accuracy", quick))
     raise typer.Exit(not fine)
+
+
+@app.command()
+def zoo(
+    quick: Quick = False,
+    network: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    folder: Folder = None,
+) -> None:
+    """Error and passes on networks that differ in kind; exit code 1 if a goal or a reference is missed."""
+    from benchmarks.zoo.comparing import QUICK, ZooPlan, run_zoo
+    from benchmarks.zoo.networks import ZOO
+
+    if unknown := {*(network or ())} - {*ZOO}:
+        raise typer.BadParameter(f"--network is {', '.join(unknown)}; allowed: {', '.join(ZOO)}")
+    plan = QUICK if quick else ZooPlan(tuple(network or ZOO))
+    raise typer.Exit(not run_zoo(plan, folder, name=_name("zoo", quick)))
 
 
 @app.command()
@@ -119,7 +144,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, costs, faults, noise, coherency, peers, latency):
+    for command in (accuracy, zoo, costs, faults, noise, coherency, peers, latency):
         try:
             command(**{"full": True} if command is faults else {})
         except typer.Exit as verdict:

@@ -156,9 +156,10 @@ def compare_case(case: Case, plan: AccuracyPlan) -> Iterator[dict[str, Any]]:
         by_path = float((results[0]["method"].values == 1).mean())
         yield _row(case, name, entropy, spent / len(case.names)) | {"by_path": by_path}
     head = authors.cut_head(case.network, LAYERS[case.layer])
+    unit = authors.share_cells(case.inputs.shape[-1], CELLS)
     for draws in tqdm(plan.few_draws, desc=f"{label}, authors", unit="setting"):
         runs = [
-            authors.descend(head, image, cells=CELLS, seed=1000 + at, draws=draws, to_the_end=False)
+            authors.descend(head, image, unit, seed=1000 + at, draws=draws, to_the_end=False)
             for at, image in enumerate(case.inputs)
         ]
         entropy = torch.stack([run.at_target for run in runs]).numpy()
@@ -235,15 +236,22 @@ def judge(overall: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 def jaccard(case: Case, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """Overlap of the knowledge points of two sets of maps, by image; NaN where neither has any."""
-    first, second = (_points(case, entropy) for entropy in (one, other))
+    foreground = kdviz.units.grid(CELLS).reduce_mask(case.masks.numpy() > 0)
+    return share_points(one, other, foreground)
+
+
+def share_points(
+    one: NDArray[np.float64], other: NDArray[np.float64], foreground: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Overlap of the knowledge points of two sets of maps, all ``(samples, units)``, NaN beyond the units."""
+    first, second = (_points(entropy, foreground) for entropy in (one, other))
     union = (first | second).sum(1)
     return np.where(union > 0, (first & second).sum(1) / np.maximum(union, 1), np.nan)
 
 
-def _points(case: Case, entropy: NDArray[np.float64]) -> NDArray[np.bool_]:
-    foreground = kdviz.units.grid(CELLS).reduce_mask(case.masks.numpy() > 0)
-    background = np.mean([image[~mask].mean() for image, mask in zip(entropy, foreground, strict=True)])
-    return background - entropy > 0.2
+def _points(entropy: NDArray[np.float64], foreground: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    each = [np.nanmean(sample[~mask]) for sample, mask in zip(entropy, foreground, strict=True)]
+    return np.mean(each) - entropy > 0.2
 
 
 def only_probe_gains() -> AbstractContextManager:
@@ -258,9 +266,10 @@ def only_probe_gains() -> AbstractContextManager:
 def time_case(case: Case, count: int) -> dict[str, Any]:
     """Time the whole authors' loop on some images and kdviz on all of them."""
     head = authors.cut_head(case.network, LAYERS[case.layer])
+    unit = authors.share_cells(case.inputs.shape[-1], CELLS)
     start = time.process_time()
     for at, image in enumerate(case.inputs[:count]):
-        authors.descend(head, image, cells=CELLS, seed=at)
+        authors.descend(head, image, unit, seed=at)
     theirs = (time.process_time() - start) / count
     start = time.process_time()
     case.measure()

@@ -7,6 +7,8 @@ else the weight grows by half for the last 20. The scales with mean entropy near
 """
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,8 @@ STEPS, PATIENCE, DRAWS = 80, 60, 96
 PASSES = DRAWS + 2 * STEPS * DRAWS
 HALF_LOG_TWO_PI_E = 0.5 * math.log(2 * math.pi * math.e)
 TARGET = math.log(BASE_NOISE) + HALF_LOG_TWO_PI_E + 0.386  # -2.8 nat
+
+Head = Callable[[Tensor], Tensor]  # from samples, the first axis, to features
 
 
 @dataclass
@@ -39,53 +43,110 @@ class Descent:
     passes: int
 
 
-def cut_head(network: nn.Module, layer: str) -> nn.Module:
-    """Return the part of a small VGG up to `layer`, with the ReLU that the authors put on every feature."""
-    block, last = layer.split(".")
-    part = getattr(network, block)
-    until = part[: list(dict(part.named_children())).index(last) + 1]
-    below = [] if block == "features" else [network.features, nn.Flatten()]
-    return nn.Sequential(*below, until, nn.ReLU())
+class _Reached(Exception):
+    """Ends a pass at its layer."""
+
+
+def cut_head(
+    network: nn.Module,
+    layer: str,
+    *,
+    relu: bool = True,
+    entry: str | None = None,
+    given: Tensor | None = None,
+    unit: float = 1.0,
+) -> Head:
+    """Return what maps inputs to the output of `layer`, with the ReLU that the authors put on every feature.
+
+    With `entry`, the inputs are what comes out of that module, in units of `unit`, and the network is given
+    `given`, of one sample.
+    """
+
+    def head(inputs: Tensor) -> Tensor:
+        found: list[Tensor] = []
+
+        def stop(module: nn.Module, args: object, output: Tensor) -> None:
+            found.append(output.relu() if relu else output)
+            raise _Reached
+
+        with ExitStack() as hooks:
+            hooks.enter_context(network.get_submodule(layer).register_forward_hook(stop))
+            hooks.enter_context(suppress(_Reached))
+            if entry is None or given is None:
+                network(inputs)
+            else:
+                replace = network.get_submodule(entry).register_forward_hook(lambda *_: unit * inputs)
+                hooks.enter_context(replace)
+                network(given.expand(len(inputs), *given.shape))
+        return found[0]
+
+    return head
+
+
+def share_cells(side: int, cells: int) -> Tensor:
+    """Name the unit of every pixel, ``(side, side)``: a grid of `cells` x `cells`."""
+    cell = torch.arange(side) * cells // side
+    return cell[:, None] * cells + cell[None, :]
 
 
 def descend(
-    head: nn.Module, image: Tensor, *, cells: int, seed: int, draws: int = DRAWS, to_the_end: bool = True
+    head: Head,
+    sample: Tensor,
+    unit: Tensor,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    to_the_end: bool = True,
+    weight: float = WEIGHT,
+    base_noise: float = BASE_NOISE,
+    steps: int = STEPS,
+    patience: int = PATIENCE,
 ) -> Descent:
-    """Run the procedure on one image ``(C, H, W)`` with a grid of `cells` x `cells` units.
+    """Run the procedure on one sample.
 
     What is kept is settled at the first step past the target, because the mean entropy only grows; with
-    `to_the_end` False the steps after it are left out.
+    `to_the_end` False the steps after it are left out. The rate is theirs for their 256 units and base noise;
+    for others it makes the same part of the scale a step.
+
+    Parameters
+    ----------
+    sample
+        What noise falls on, such as an image ``(C, H, W)``.
+    unit
+        The unit of every element, -1 for those of none; of a shape that spreads to that of `sample`.
     """
     generator = torch.Generator().manual_seed(seed)
-    cell = torch.arange(image.shape[-1]) * cells // image.shape[-1]
-    unit = cell[:, None] * cells + cell[None, :]
-    units, weight = cells * cells, WEIGHT
+    units = int(unit.max()) + 1
+    rate = RATE * (units / 256) * (base_noise / BASE_NOISE) ** 2
+    target = math.log(base_noise) + TARGET - math.log(BASE_NOISE)
+    layout = torch.channels_last if sample.ndim == 3 else torch.contiguous_format
     with torch.no_grad():
-        clean = head(image[None]).flatten(1)
+        clean = head(sample[None]).flatten(1)
 
     def feature_error(sigma: Tensor) -> Tensor:
-        noise = torch.randn((draws, *image.shape), generator=generator)
-        noisy = (image + sigma[unit] * noise).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn((draws, *sample.shape), generator=generator)
+        scale = torch.cat([sigma, sigma.new_zeros(1)])[unit]
+        noisy = (sample + scale * noise).contiguous(memory_format=layout)
         return (head(noisy).flatten(1) - clean).square().mean()
 
-    sigma = torch.full((units,), BASE_NOISE, requires_grad=True)
+    sigma = torch.full((units,), base_noise, requires_grad=True)
     with torch.no_grad():
         variance = feature_error(sigma)
     passes, kept, distance = draws, sigma.detach().clone(), math.inf
     at_target: Tensor | None = None
     before, mean_before = kept, -math.inf
-    for step in range(STEPS):
+    for step in range(steps):
         with torch.no_grad():
             sigma.clamp_(LOWEST, HIGHEST)
         now = sigma.detach().clone()
         mean = float(_entropy(now).mean())
-        if abs(mean - TARGET) < distance:
-            kept, distance = now, abs(mean - TARGET)
-        if at_target is None and mean >= TARGET:
-            at_target = _entropy(before).lerp(_entropy(now), (TARGET - mean_before) / (mean - mean_before))
+        if abs(mean - target) < distance:
+            kept, distance = now, abs(mean - target)
+        if at_target is None and mean >= target:
+            at_target = _entropy(before).lerp(_entropy(now), (target - mean_before) / (mean - mean_before))
             if not to_the_end:
                 break
-        if step == PATIENCE:
+        if step == patience:
             if at_target is not None:
                 break
             weight *= 1.5
@@ -93,7 +154,7 @@ def descend(
         (slope,) = torch.autograd.grad(feature_error(sigma), sigma)
         passes += 2 * draws
         with torch.no_grad():
-            sigma -= RATE * (slope / variance - weight / (units * sigma))
+            sigma -= rate * (slope / variance - weight / (units * sigma))
     return Descent(_entropy(kept), _entropy(kept) if at_target is None else at_target, passes)
 
 

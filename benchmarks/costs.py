@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import kdviz
+from benchmarks.authors import cut_head
 from benchmarks.problems import LAYERS, load_images, load_network
 from benchmarks.reports import show_table, write_result
 from kdviz.measuring.settings import Method
@@ -224,26 +225,9 @@ def replay_passes(subject: Subject, passes: Sequence[Pass]) -> None:
                 torch.autograd.grad(feature, fresh, probes[one.samples], retain_graph=left > 0)
 
 
-class _Reached(Exception):
-    """Ends a bare pass at its layer."""
-
-
 def read_bare(network: nn.Module, layer: str, inputs: Tensor) -> Tensor:
     """Run the network up to one layer: its output after ReLU, shape ``(B, D)``."""
-    found = []
-
-    def keep(module: nn.Module, args: object, output: Tensor) -> None:
-        found.append(output.relu().flatten(1))
-        raise _Reached
-
-    handle = network.get_submodule(layer).register_forward_hook(keep)
-    try:
-        network(inputs)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
+    return cut_head(network, layer)(inputs).flatten(1)
 
 
 def time_of(call: Callable[[], object]) -> float:

@@ -35,11 +35,12 @@ def make_reference(checkpoint: str, layer: str) -> None:
     inputs, _, names = load_images(IMAGES)
     network = load_network(checkpoint)
     head = authors.cut_head(network, LAYERS[layer])
+    unit = authors.share_cells(inputs.shape[-1], CELLS)
     runs = {"authors_a": authors.DRAWS, "authors_b": authors.DRAWS, "reference": LONG_DRAWS}
     maps: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     for at, image in enumerate(tqdm(inputs, desc=f"{checkpoint} {layer}", unit="image")):
         for k, (name, draws) in enumerate(runs.items()):
-            one = authors.descend(head, image, cells=CELLS, seed=10 * at + k, draws=draws, to_the_end=False)
+            one = authors.descend(head, image, unit, seed=10 * at + k, draws=draws, to_the_end=False)
             maps[name].append((one.at_target if name == "reference" else one.kept).float().numpy())
     ds = xr.Dataset(
         {name: (("sample", "unit"), np.stack(values)) for name, values in maps.items()},

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.problems import RESULTS
+from benchmarks.zoo.tables import ZOO_TABLES
 
 PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
 IMAGES = PAGE.with_name("images")
@@ -141,6 +142,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "ratio": ("ratio", ".0f"),
         },
     ),
+    **{name: _table("zoo", *table) for name, table in ZOO_TABLES.items()},
     "latency": _table(
         "latency",
         "controls",

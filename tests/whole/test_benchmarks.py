@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import kdviz
 from benchmarks import accuracy, authors, coherency, costs, faults, latency, noise, report
 from benchmarks.__main__ import app
+from benchmarks.zoo import cases, comparing, references
 from kdviz.errors import StoreError
 from kdviz.measuring.settings import Method
 from kdviz.studies import Study
@@ -300,11 +302,12 @@ def test_authors__descend_as_the_slow_replica_on_a_linear_layer():
     gain = weights.double().square().sum((0, 1)) / 40
     kept, _ = authors_loop.run(authors_loop.linear_slope(gain), float(gain.sum()) * 1e-4, 256)
     expected = kept.log() + authors.HALF_LOG_TWO_PI_E
-    run = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0)
+    unit = authors.share_cells(16, 16)
+    run = authors.descend(network, torch.zeros(3, 16, 16), unit, seed=0)
     assert run.passes == 96 + 60 * 2 * 96  # it met the target, so it stops after 60 steps
     assert float((run.kept - expected).abs().mean()) < 0.02  # a map that spreads over 0.3 nat
     assert float((run.at_target.mean() - authors.TARGET).abs()) < 1e-6
-    short = authors.descend(network, torch.zeros(3, 16, 16), cells=16, seed=0, to_the_end=False)
+    short = authors.descend(network, torch.zeros(3, 16, 16), unit, seed=0, to_the_end=False)
     assert torch.equal(short.kept, run.kept)
     assert short.passes < run.passes
 
@@ -336,6 +339,119 @@ def test_accuracy__jaccard_of_shifted_maps_is_known():
     same = accuracy.jaccard(case, case.expected, case.expected + 1.0)  # a shift of all changes nothing
     assert same.tolist() == [1.0, 1.0]
     assert (accuracy.jaccard(case, case.expected, -case.expected) < 0.1).all()
+
+
+def test_authors__noise_falls_on_units_alone_and_a_step_is_as_long_for_few_of_them():
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.5])  # the third element is of no unit
+    unit = torch.tensor([[0], [1], [-1], [2]])
+    sample = torch.ones(4, 3)
+
+    def head(inputs: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(inputs[:, 2], sample[2].expand(len(inputs), -1))
+        return inputs * weights[:, None]
+
+    gain = 3 * weights[[0, 1, 3]].double().square() / 12
+    kept, _ = authors_loop.run(authors_loop.linear_slope(gain), float(gain.sum()) * 1e-4, 3)
+    run = authors.descend(head, sample, unit, seed=0, draws=2000)
+    assert float((run.kept - kept.log() - authors.HALF_LOG_TWO_PI_E).abs().max()) < 0.02
+    finer = authors.descend(head, sample, unit, seed=0, draws=2000, base_noise=0.005)
+    assert finer.at_target.mean().item() == pytest.approx(authors.TARGET - np.log(2))
+    torch.testing.assert_close(finer.at_target, run.at_target - np.log(2), rtol=0, atol=0.01)
+
+
+# -- the zoo
+
+
+def test_zoo__entry_leads_to_the_feature_of_the_whole_network():
+    case = cases.load_case("bert", "last", 2)
+    head, sample, unit = case.heads[1], case.samples[1], case.units[1]
+    read = []
+    with case.module.register_forward_hook(lambda *told: read.append(told[-1])):
+        case.measure(probes=2, method="gain")
+    assert sample.shape == (len(unit), 64) and unit.max() + 1 == (unit >= 0).sum() == len(unit) - 2
+    clean = head(sample[None])
+    assert any(one.shape[1] == len(sample) and torch.allclose(one[0], clean[0], atol=1e-5) for one in read), (
+        "kdviz reads the same"
+    )
+    inside = torch.cat([rows[of[:, 0] >= 0] for rows, of in zip(case.samples, case.units, strict=True)])
+    assert float(inside.square().mean()) == pytest.approx(1), "noise is in units of the root mean square"
+
+
+@pytest.mark.parametrize(("claimed", "beyond"), [(0.03, 0.0455), (0.015, 0.317), (0.06, 6e-5)])
+def test_zoo__sees_whether_the_reported_error_is_right(claimed: float, beyond: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.log(0.01) + 0.3 * rng.normal(size=(3, 20_000))
+    chance = 1e-5
+    runs = truth[:, None] + chance * rng.normal(size=(3, 2, 20_000)) + np.array([0, 0.2])[:, None]
+    reference = comparing.Reference.of(runs)
+    assert reference.chance == pytest.approx(chance / 2**0.5, rel=0.02)
+    np.testing.assert_allclose(reference.mean, truth + 0.1, atol=1e-4)
+    dims = ("epoch", "sample", "unit")
+    entropy = reference.mean + 0.03 * rng.normal(size=truth.shape)
+    ds = xr.Dataset(
+        {
+            "entropy": (dims, entropy[None]),
+            "entropy_error": (dims, np.full((1, *truth.shape), claimed)),
+            "linearity": (dims[:2], [[0.9, 1.0, 1.3]]),
+            "method": (dims[:2], [[0, 0, 1]]),
+        }
+    )
+    row = comparing.compare_maps(ds, reference, np.array([True, True, False]), 200)
+    assert row["error"] == pytest.approx(0.03 * (2 / np.pi) ** 0.5, rel=0.02)
+    assert row["beyond"] == pytest.approx(beyond, rel=0.05, abs=5e-5)
+    assert (row["near"], row["by_path"], row["times_fewer"]) == (2, pytest.approx(1 / 3), 77.3)
+    assert row["near_error"] != row["far_error"]
+    assert row["error"] == pytest.approx((2 * row["near_error"] + row["far_error"]) / 3)
+    assert 0.8 < row["jaccard"] < 0.95 and 0.99 < row["rank"] < 1
+    silent = comparing.find_silent([row | {"setting": "default", "case": "made"}], "default")
+    assert [one["case"] for one in silent] == (["made"] if claimed == 0.015 else [])
+
+
+def test_zoo__goals_name_the_worst_case_and_leave_out_what_is_not_there():
+    def row(case: str, **values: float | None) -> dict:
+        usual = {"times_fewer": 110.0, "near_error": 0.01, "far_error": None, "jaccard": 0.9}
+        return {"case": case, "setting": "default", **usual, **values}
+
+    about = [{"case": "a", "jaccard": 0.92}, {"case": "b", "jaccard": None}, {"case": "c", "jaccard": 0.9}]
+    rows = [row("a", times_fewer=74.0), row("b", near_error=0.03, jaccard=None), row("c", jaccard=0.8)]
+    fewer, near, far, overlap = comparing.judge([*rows, row("d") | {"setting": "path"}], about, "default")
+    assert (fewer["worst"], fewer["worst_case"], fewer["reached"], fewer["met"]) == (74.0, "a", 2, False)
+    assert (near["worst"], near["worst_case"], near["reached"], near["met"]) == (0.03, "b", 2, False)
+    assert (far["cases"], far["worst"], far["met"]) == (0, None, True)
+    assert overlap["worst"] == pytest.approx(0.1)
+    assert (overlap["worst_case"], overlap["cases"], overlap["met"]) == ("c", 2, False)
+
+
+def test_zoo__references_of_other_weights_or_samples_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authors, "descend", partial(authors.descend, draws=8))
+    case = cases.load_case("bert", "middle", 2)
+    references.make_references(["bert"], 1, tmp_path, where=["middle"])
+    runs = references.read_reference(case, tmp_path)
+    assert runs.shape == (1, 2, int(case.units[0].max()) + 1)
+    np.testing.assert_allclose(runs.mean(2), authors.TARGET, atol=1e-5)
+    assert 0 < np.abs(runs[:, 0] - runs[:, 1]).max() < 0.6, "two runs"
+    assert len(references.read_reference(replace(case, fingerprint="other"), tmp_path)) == 0
+    assert len(references.read_reference(replace(case, names=["other"]), tmp_path)) == 0
+    references.make_references(["bert"], 2, tmp_path, where=["middle"])
+    more = references.read_reference(case, tmp_path)
+    units = [int(of.max()) + 1 for of in case.units]
+    assert np.isfinite(more).sum(2).tolist() == [[count] * 2 for count in units], "both, padded"
+    np.testing.assert_array_equal(more[:1, :, : runs.shape[2]], runs)
+
+
+def test_zoo__compares_what_has_a_reference(tmp_path: Path) -> None:
+    assert not comparing.run_zoo(comparing.QUICK, tmp_path, name="zoo-quick"), "goals are not all met"
+    results = json.loads((tmp_path / "zoo-quick.json").read_text())["results"]
+    assert results["missing"] == []
+    rows = {row["case"]: row for row in results["cases"]}
+    assert list(rows) == ["tanh middle", "tanh last"]
+    assert all(row["error"] < 0.03 and row["rank"] > 0.97 for row in rows.values())
+    assert rows["tanh middle"]["passes"] == 209 + 7, "and the trial"
+    assert results["overall"][0]["error"] == pytest.approx(np.mean([row["error"] for row in rows.values()]))
+    (goal, *_) = results["goals"]
+    assert (goal["goal"], goal["asked"], goal["met"]) == ("times fewer passes", 100, False)
 
 
 # -- coherency

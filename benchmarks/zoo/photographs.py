@@ -1,0 +1,58 @@
+"""Crops of real photographs that come installed with scikit-image and scikit-learn; class: which photograph.
+
+Crops for training come from the left two thirds of a photograph, held-out ones from the rest.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdviz.sources import normalise
+
+SIDE = 64  # pixels of a crop
+HEIGHT = 192  # to which photographs are shrunk, so that a crop holds objects rather than surfaces
+COLOURED = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry")
+GREY = ("camera", "coins", "moon", "brick", "grass", "gravel")
+OTHERS = ("china.jpg", "flower.jpg")  # of scikit-learn
+NAMES = COLOURED + GREY + OTHERS
+
+
+@functools.cache
+def load_photographs() -> tuple[NDArray[np.uint8], ...]:
+    """Return the photographs ``(HEIGHT, W, 3)`` in the order of `NAMES`."""
+    from skimage import data, transform
+    from sklearn.datasets import load_sample_image
+
+    taken = [getattr(data, name)() for name in COLOURED + GREY] + [load_sample_image(name) for name in OTHERS]
+    shrunk = []
+    for image in taken:
+        coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+        width = max(round(coloured.shape[1] * HEIGHT / coloured.shape[0]), 3 * SIDE)
+        small = transform.resize(coloured, (HEIGHT, width, 3), anti_aliasing=True)
+        shrunk.append((255 * small).round().astype(np.uint8))
+    return tuple(shrunk)
+
+
+def load_crops(split: str, count: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Return `count` crops ``(count, 3, SIDE, SIDE)``, their classes and names; photographs take turns.
+
+    Crop k depends on the split (``"train"`` or ``"held-out"``) and k alone.
+    """
+    rng = np.random.default_rng(0 if split == "train" else 1)
+    photographs = load_photographs()
+    crops, labels, names = [], [], []
+    for at in range(count):
+        label = at % len(photographs)
+        image = photographs[label]
+        border = image.shape[1] * 2 // 3
+        left, right = (0, border) if split == "train" else (border, image.shape[1])
+        row = rng.integers(0, HEIGHT - SIDE + 1)
+        column = rng.integers(left, right - SIDE + 1)
+        crop = image[row : row + SIDE, column : column + SIDE]
+        crops.append(crop[:, ::-1] if split == "train" and rng.random() < 0.5 else crop)
+        labels.append(label)
+        names.append(f"{NAMES[label].removesuffix('.jpg')}-{row}-{column}")
+    return torch.from_numpy(normalise(np.stack(crops))), torch.tensor(labels), names

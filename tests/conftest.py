@@ -15,10 +15,11 @@ collect_ignore_glob = ["*conftest.py"]  # no doctests: those of several folders 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each worker keeps what dcor compiles apart: of one cache, two load halves and abort."""
+    """Tame dcor: workers that share what it compiles load halves, and torch takes over its threads."""
     assert config.cache is not None
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     os.environ["NUMBA_CACHE_DIR"] = str(config.cache.mkdir(f"numba-{worker}"))
+    os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@
 further class in `KINDS`; nothing else tells the kinds apart.
 """
 
+import re
+
 import xarray as xr
 
 from kdviz.arguments import whole_number
@@ -11,6 +13,8 @@ from kdviz.render.canvas import Canvas
 from kdviz.render.cloud import CloudCanvas
 from kdviz.render.image import GridCanvas
 from kdviz.render.text import WordCanvas
+
+_HASH = re.compile(r"(?=.*\d)(?=.*[a-f])[\da-f]{12}(-\d+)?")  # names that samples have by default
 
 KINDS: tuple[type[Canvas], ...] = (GridCanvas, WordCanvas, CloudCanvas)
 
@@ -25,6 +29,24 @@ def pick_samples(samples: xr.Dataset, count: int) -> list[str]:
     """
     names = samples["sample"].values.tolist()
     return names[:: max(1, len(names) // whole_number("count of samples to show", count, 1))][:count]
+
+
+def title_samples(samples: xr.Dataset, *, classes: bool = False) -> dict[str, str]:
+    """Call samples what can be read: by their names, or, where these are hashes, by their positions.
+
+    Returns
+    -------
+    dict
+        ``{name: title}``, such as ``"image 3"``, or ``"image 3, class 1"`` with `classes` where these are
+        known; all are unique.
+    """
+    word = choose_kind(samples).vocabulary.sample
+    names = [str(name) for name in samples["sample"].values.ravel()]
+    ends = [""] * len(names)
+    if classes and "label" in samples:
+        ends = [f", class {code}" for code in samples["label"].values.ravel()]
+    places = enumerate(zip(names, ends, strict=True))
+    return {name: f"{word} {at}{end}" if _HASH.fullmatch(name) else name for at, (name, end) in places}
 
 
 def choose_kind(samples: xr.Dataset) -> type[Canvas]:

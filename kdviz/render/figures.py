@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.canvas import Canvas, Panel
-from kdviz.render.canvases import choose_kind
+from kdviz.render.canvases import choose_kind, title_samples
 from kdviz.render.layout import lay_out
 from kdviz.render.looks import OPAQUE, Looks
 from kdviz.render.style import Scale, choose_scale
@@ -238,6 +238,7 @@ class _Sheet:
         if not networks:
             raise ValueError("networks is empty; pass {title: dataset}")
         first = next(iter(networks.values()))
+        whole = first if samples is None else samples
         known = [str(name) for name in first["sample"].values.ravel()]
         self.names = known[:_FIRST] if names is None else [str(name) for name in names]
         if unknown := [name for name in self.names if name not in known]:
@@ -245,12 +246,14 @@ class _Sheet:
         if pictures is not None:
             images = np.asarray(pictures)
             dims = ("sample", "y_pixel", "x_pixel", "channel")[: images.ndim]
-            stored = _pick(first if samples is None else samples, self.names)
+            stored = _pick(whole, self.names)
             samples = stored.drop_vars("thumbnail", errors="ignore").assign(thumbnail=(dims, images))
         self.columns = {
             column: [_open_cell(column, ds, name, samples) for name in self.names]
             for column, ds in networks.items()
         }
+        titles = title_samples(whole, classes=True)
+        self.titles = [titles.get(name, name) for name in self.names]
         self.title = title
 
     def draw(
@@ -268,7 +271,7 @@ class _Sheet:
             captions.append(["", *(said for _, said in drawn)])
         said = captions if any(map(any, captions)) else ()
         heads = ["input", *self.columns]
-        return lay_out(lines, heads, self.names, captions=said, scale=scale, note=note, title=self.title)
+        return lay_out(lines, heads, self.titles, captions=said, scale=scale, note=note, title=self.title)
 
 
 def _open_cell(column: str, ds: xr.Dataset, name: str, samples: xr.Dataset | None = None) -> _Cell:

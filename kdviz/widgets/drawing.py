@@ -78,7 +78,7 @@ def explain_view(view: View, looks: Looks) -> str:
     edge = f'<div style="margin-top:4px">{view.canvas.edge}</div>' if view.canvas.foreground.any() else ""
     bar = f'<div style="margin-top:8px;height:12px;background:linear-gradient(to right, {stops})"></div>'
     return (
-        f'<div style="line-height:1.4"><b>{escape(view.sample)}</b><br>{escape(view.label)}{bar}'
+        f'<div style="line-height:1.4"><b>{escape(view.title)}</b><br>{escape(view.label)}{bar}'
         f'{_ends(*ends)}{_ends(*words)}<div style="margin-top:8px">{legend}</div>'
         f"{edge}</div>"
     )

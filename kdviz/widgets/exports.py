@@ -120,6 +120,6 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
         networks,
         scene.charts(view, selection.epoch, selection.histogram, selection.place),
         captions=captions,
-        title=f"{view.sample} {view.label}".strip(),
+        title=f"{view.title} {view.label}".strip(),
         note=note,
     )

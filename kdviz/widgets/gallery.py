@@ -33,7 +33,7 @@ class Gallery(widgets.VBox):
         self.listed: list[str] = []
         classes = sorted(set(scene.labels.values()) - {""})
         menus = {
-            "sample": (scene.samples, "250px"),
+            "sample": ({title: name for name, title in scene.titles.items()}, "250px"),
             "class": ({"all": ""} | {name: name for name in classes}, "190px"),
             "order": (ORDERS, "190px"),
         }
@@ -98,7 +98,8 @@ class Gallery(widgets.VBox):
             canvas = self._scene.canvas(name)
             if self.pictures:
                 send_panel(self.pictures[place], canvas.draw_input(Looks(), 2 * _SIZE))
-            button.description = ": ".join(filter(None, (self._scene.labels[name], canvas.caption))) or name
+            told = filter(None, (self._scene.labels[name], canvas.caption))
+            button.description = ": ".join(told) or self._scene.titles[name]
             button.tooltip = name
             self._cells[place].layout.display = "flex"
         self.by_name["earlier"].disabled = first == 0

@@ -14,7 +14,7 @@ from kdviz.analysis import Settings, tabulate_counts
 from kdviz.analysis.networks import read_config
 from kdviz.errors import StoreError
 from kdviz.render.canvas import Canvas
-from kdviz.render.canvases import choose_kind
+from kdviz.render.canvases import choose_kind, title_samples
 from kdviz.render.charts import Charts, Trace
 from kdviz.render.looks import ENTROPY, NetworkView
 from kdviz.render.style import NetworkStyle
@@ -47,8 +47,8 @@ class View:
 
     Attributes
     ----------
-    sample, label
-        Its name, and its class or an empty string.
+    sample, title, label
+        Its name, what it is called where people read it, and its class or an empty string.
     canvas
         The sample itself: the places of its units, and what draws them.
     networks
@@ -60,6 +60,7 @@ class View:
     """
 
     sample: str
+    title: str
     label: str
     canvas: Canvas
     networks: Sequence[NetworkView]
@@ -91,7 +92,8 @@ class Scene:
         if not self.lineup.modules:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
         self.overlays = Overlays(run, self.kind)
-        self.samples = [str(name) for name in run.samples["sample"].values]
+        self.titles = title_samples(run.samples)
+        self.samples = list(self.titles)
         self.has_points = has_background(run.samples)
         self._limits = lru_cache(maxsize=6)(self._find_limits)
 
@@ -173,6 +175,7 @@ class Scene:
         views = [self._look_at(name, one, sample, epoch, overlay, place) for name, one in derived.items()]
         return View(
             sample=sample,
+            title=self.titles[sample],
             label=self.labels[sample],
             canvas=self.canvas(sample, derived[place.networks[0]].ds),
             networks=views,
@@ -185,7 +188,7 @@ class Scene:
                     if one.role != "teacher" and one.epoch > epoch
                 ),
                 *(
-                    f"{one.network}: no {overlay} of {sample} is stored."
+                    f"{one.network}: no {overlay} of {self.titles[sample]} is stored."
                     for one in views
                     if np.isnan(one.values).all()
                 ),

@@ -147,6 +147,18 @@ def test_plot_maps__lie_over_inputs_every_column_on_its_own_scale(kind: str) -> 
     assert [axis.get_title() for axis in both.axes[1:3]] == ["student\nsize", "teacher\nsize"]
 
 
+def test_rows__of_samples_named_by_hashes_say_place_and_class() -> None:
+    hashed = ["3f2a9c01b7de", "3f2a9c01b7de-2"]
+    ds = make("image").assign_coords(sample=hashed)
+    (row,) = [axis.get_ylabel() for axis in render.plot_entropy({"a": ds}, names=hashed[1:]).axes[:1]]
+    assert row == "image 1"
+    known = ds.isel(sample=[1, 0]).assign_coords(label=("sample", [4, 0]))
+    figure = render.plot_entropy({"a": ds}, names=hashed[1:], samples=known)
+    assert figure.axes[0].get_ylabel() == "image 0, class 4", "the place among the samples of the run"
+    files = ds.assign_coords(sample=["000000000139", "owl.png"])
+    assert render.plot_entropy({"a": files}).axes[0].get_ylabel() == "000000000139"
+
+
 def test_plot_points__images_of_the_run_or_given_ones() -> None:
     ds = make("image")
     pictures = np.random.default_rng(3).integers(0, 256, (2, 6, 8, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import explored_runs
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +45,21 @@ def test_explore__without_pictures_draws_on_grey(tmp_path: Path) -> None:
     app = kdviz.explore(run)
     assert (app.view.canvas.draw_input() == 128).all()
     assert app.selection.epochs == [7] and not app.view.networks[0].dropped.any()
+
+
+def test_samples__named_by_hashes_are_called_by_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = [f"3f2a9c01b7d{at}" for at in range(SAMPLES)]
+    monkeypatch.setattr(explored_runs, "NAMES", hashes)
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "teacher", "teacher", "fc1", epochs=(7,))
+    app = kdviz.explore(run)
+    assert dict(app.controls["sample"].options) == {f"image {at}": name for at, name in enumerate(hashes)}
+    app.controls["sample"].value = hashes[3]
+    assert app.selection.sample == hashes[3]
+    assert "<b>image 3</b>" in app.outputs["explanation"].value
+    assert app.figure().subfigs[0].get_suptitle() == "image 3 cat"
 
 
 def test_explore__refuses_runs_with_nothing_to_show(tmp_path: Path) -> None:

@@ -5,13 +5,6 @@ Modules, each importing only from those before it: ``maps`` (one method, one bat
 ``randomisation`` (do maps move when weights are replaced?). Scores of stored maps are in `kdviz.analysis`.
 """
 
-from kdviz.errors import MissingExtraError
-
-try:
-    import captum  # noqa: F401
-except ImportError as error:
-    raise MissingExtraError("attribution maps need captum: install kdviz[attribution]") from error
-
 from kdviz.attribution.maps import METHODS, draw_map, find_map_layer
 from kdviz.attribution.randomisation import randomise_weights
 from kdviz.attribution.removal import remove_units

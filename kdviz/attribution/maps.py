@@ -10,18 +10,18 @@ Symbols: ``B`` samples, ``C`` classes, ``H, W`` input size, ``K, h, w`` channels
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from captum import attr
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdviz.arguments import one_of
-from kdviz.errors import LayerError
+from kdviz.errors import LayerError, MissingExtraError
 from kdviz.networks.features import (
     Batch,
     answer,
@@ -134,6 +134,8 @@ def draw_map(
     LayerError
         If the layer is unknown, unused, reused or has no map, its layout cannot be known, its positions reach
         the logit no more, or the network has no map of this method.
+    MissingExtraError
+        If the method is one that captum draws, which is not installed.
 
     References
     ----------
@@ -144,6 +146,7 @@ def draw_map(
     .. [5] Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2.
     """
     one_of("method", method, METHODS)
+    need_captum([method])
     images = main_of(inputs, name_images(inputs))
     if classes.shape != images.shape[:1] or classes.dtype != torch.int64:
         raise ValueError(
@@ -159,6 +162,19 @@ def draw_map(
                 layer = check_layer(network, inputs, layer, layout, [method])
             drawn = _draw_layer(method, network, inputs, classes, layer)
     return drawn.detach().float()
+
+
+def need_captum(methods: Iterable[str]) -> None:
+    """Refuse methods that captum draws where it is not installed.
+
+    Raises
+    ------
+    MissingExtraError
+        If there are any.
+    """
+    theirs = [method for method in methods if "captum" in OPTIONS.get(method, {})]
+    if theirs and find_spec("captum") is None:
+        raise MissingExtraError(f"{', '.join(theirs)}: captum draws these, install kdviz[attribution]")
 
 
 def find_map_layer(network: nn.Module, inputs: Batch) -> str:
@@ -346,6 +362,8 @@ class _Answer(nn.Module):
 
 
 def _draw_input(method: str, network: nn.Module, inputs: Batch, classes: Tensor) -> Tensor:
+    from captum import attr  # an extra that other maps, and rooms that read layers, do without
+
     captum, images, given = _for_captum(network, inputs, classes)
     if method == "input_gradient":
         return attr.Saliency(captum).attribute(images, abs=False, **given).norm(dim=1)
@@ -412,6 +430,8 @@ def _guide(network: nn.Module, inputs: Batch, classes: Tensor, cam: Tensor) -> T
             "guided_grad_cam changes the gradient of nn.ReLU modules and this network has none; write its "
             "activations as modules, or take grad_cam"
         )
+    from captum import attr
+
     captum, images, given = _for_captum(network, inputs, classes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # they come off again

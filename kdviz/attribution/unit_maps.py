@@ -24,6 +24,7 @@ from kdviz.attribution.maps import (
     check_layer,
     draw_map,
     list_methods,
+    need_captum,
 )
 from kdviz.errors import LayerError
 from kdviz.networks.features import Batch, answer, frozen, resolve_layers, same_random_state, to_device
@@ -103,6 +104,8 @@ def attribute(
         another kind: ``cam`` a linear head after average pooling, ``guided_grad_cam`` ReLU modules.
     MemoryError
         If a pass does not fit; the message says what to lower.
+    MissingExtraError
+        If some of `methods` are drawn by captum, as are some of the default, and it is not installed.
 
     Notes
     -----
@@ -120,6 +123,7 @@ def attribute(
     epoch = whole_number("epoch", epoch)
     batch = whole_number("max_batch", BATCH if max_batch is None else max_batch, 1)
     chosen = [one_of("methods", method, METHODS) for method in dict.fromkeys(methods or ())]
+    need_captum(chosen or METHODS)
     if layer is not None:  # by name, for a copy on another device holds another object
         (layer,) = resolve_layers(network, [layer])
     network = prepare_network(network, device)

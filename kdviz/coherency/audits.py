@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz.arguments import name_some, one_of
-from kdviz.attribution import METHODS
+from kdviz.attribution.maps import METHODS, need_captum
 from kdviz.coherency.maps import INPUT, Maps, compare_maps, compare_points, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
 from kdviz.coherency.rescaling import (
@@ -135,6 +135,7 @@ def audit(
     groups = _check_pairs(survey, pairs)
     names = _check_layers(survey, [pair for group in groups for pair in group], layers)
     wanted = [one_of("methods", method, AUDITED) for method in (AUDITED if methods is None else methods)]
+    need_captum(wanted)
     changes = list(_plan(groups, factors, spread, seed))
 
     def look(one: nn.Module) -> tuple[Maps, dict[str, xr.Dataset]]:

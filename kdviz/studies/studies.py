@@ -122,7 +122,7 @@ class Study(Layout):
         StoreError
             If training is not finished.
         MissingExtraError
-            If captum or torchvision is not installed.
+            If torchvision is not installed.
         """
         self._check_trained()
         from kdviz.studies.sharing import share
@@ -149,8 +149,6 @@ class Study(Layout):
         ------
         StoreError
             If training is not finished.
-        MissingExtraError
-            If captum is not installed.
         """
         self._check_trained()
         from kdviz.studies.explaining import explain

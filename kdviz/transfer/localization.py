@@ -4,7 +4,7 @@ Symbols: ``M`` networks, ``B`` samples, ``h, w`` the size of a map.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from kdviz.arguments import one_of
+from kdviz.attribution.maps import Place, check_layer, draw_map
 from kdviz.networks.features import Batch, resolve_layers
 from kdviz.networks.preparing import device_of
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.pixels import find_images
 from kdviz.transfer.question import Options, Question, ask, beside
-
-if TYPE_CHECKING:
-    from kdviz.attribution.maps import Place  # needs captum, as nothing else in this room does
 
 
 def localization(
@@ -61,8 +59,6 @@ def localization(
         As :func:`kdviz.transfer.ask`; if inputs are no images or `layers` names another network.
     LayerError
         If a layer has no map, or a network has no such layer.
-    MissingExtraError
-        If captum is not installed.
 
     References
     ----------
@@ -90,10 +86,8 @@ def localization(
 
 def _find_places(
     question: Question, networks: Mapping[str, nn.Module], layers: Mapping[str, str | nn.Module]
-) -> "dict[str, Place]":
+) -> dict[str, Place]:
     """Find where the maps of each network are taken; modules are those of the networks as given."""
-    from kdviz.attribution.maps import check_layer
-
     for name in layers:
         one_of("layers", name, question.networks)
     batch, _ = question.source.read([0])
@@ -105,9 +99,7 @@ def _find_places(
     return places
 
 
-def _draw(network: nn.Module, batch: Batch, classes: Tensor, place: "Place") -> Tensor:
-    from kdviz.attribution import draw_map
-
+def _draw(network: nn.Module, batch: Batch, classes: Tensor, place: Place) -> Tensor:
     given, told = beside(batch, network), classes.to(device_of(network))
     return draw_map(network, given, told, method="grad_cam", layer=place).relu().cpu()
 

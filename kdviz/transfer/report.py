@@ -133,7 +133,7 @@ def report(
     StoreError
         If `store` is no run, or cannot be written.
     MissingExtraError
-        If localization or invariance of images is asked, and captum or torchvision is not installed.
+        If invariance of images is asked, and torchvision is not installed.
     """
     run = None if store is None else as_run(store)
     question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
@@ -154,8 +154,6 @@ def report(
         are_images = "adversarial" in parts and own.get(name, {}).get("kind", "image") == "image"
         if "pixels" in arguments and are_images:
             check_pixels(own.get(name, {}).get("pixels"), name)
-    if "localization" in names:
-        import kdviz.attribution  # noqa: F401  (if it lacks captum, it says so before any work)
     asker = _identify(question)
     found = {}
     for name in names:

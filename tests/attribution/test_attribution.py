@@ -57,10 +57,24 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, rtol=0, atol=float(theirs.abs().max()) * ROUNDING)
 
 
-def test_baselines__name_the_extra_without_captum() -> None:
-    code = "import sys; sys.modules['captum'] = None; import kdviz; kdviz.attribute"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "MissingExtraError: attribution maps need captum: install kdviz[attribution]" in result.stderr
+def test_captum__is_asked_for_by_the_maps_it_draws_before_any_work_and_by_nothing_else() -> None:
+    code = (
+        "import sys; sys.modules['captum'] = None\n"
+        "import kdviz\n"
+        "from kdviz import testing, transfer, unicam, units\n"
+        "pair = {name: testing.small_cnn(seed=seed) for seed, name in enumerate('ab')}\n"
+        "asked, quiet = (testing.random_images(16), [0, 1, 2, 3] * 4), {'progress': False}\n"
+        "kdviz.attribute(pair['a'], asked[0], units=units.grid(4), methods=['grad_cam'], **quiet)\n"
+        "transfer.localization(pair, *asked, teacher='a', **quiet)\n"
+        "unicam.explain(*pair.values(), *asked, layers=['relu2'], units=units.grid(4), **quiet)\n"
+        "unicam.score(pair, *asked, student='a', base='b', layers=['relu2'], perturb=0.5, **quiet)\n"
+        "print('done')\n"
+        "kdviz.attribute(None, None, units=None, methods=['grad_cam', 'occlusion'])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.stdout == "done\n"
+    expected = "kdviz.errors.MissingExtraError: occlusion: captum draws these, install kdviz[attribution]"
+    assert told.stderr.splitlines()[-1] == expected
 
 
 # -- draw_map: each method against an independent account of it

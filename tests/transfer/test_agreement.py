@@ -1,8 +1,5 @@
 """Consensus and accuracy by group, against tables of answers."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -78,20 +75,6 @@ def test_question__says_which_inputs_no_network_takes():
     with pytest.raises(ValueError, match=rf"^{half} that are close; pass network.float\(\)$"):
         ask(images, b=testing.small_cnn(seed=2).half())
     assert ask(images.half()).classes == 4
-
-
-def test_room__loads_no_captum_before_localization_asks_for_it():
-    code = (
-        "import sys; sys.modules['captum'] = None\n"
-        "from kdviz import testing, transfer\n"
-        "networks = {name: testing.small_cnn(seed=seed) for seed, name in enumerate('ab')}\n"
-        "asked, quiet = (networks, testing.random_images(2).sigmoid(), [0, 1]), {'progress': False}\n"
-        "transfer.adversarial(*asked, teacher='a', pixels=transfer.Pixels((0, 0, 0), (1, 1, 1)), **quiet)\n"
-        "transfer.report(*asked, teacher='a', properties=['localization'], **quiet)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
-    assert told.splitlines()[-1].endswith("attribution maps need captum: install kdviz[attribution]")
-    assert "report.py" in told
 
 
 def test_diverged_network__is_named(tables, numbered, labels):

@@ -99,8 +99,10 @@ def dtype_of(network: nn.Module) -> torch.dtype | None:
 
 
 @contextmanager
-def memory_advice(together: int, *others: str) -> Iterator[None]:
+def memory_advice(together: int | None, *others: str) -> Iterator[None]:
     """Turn running out of memory into the advice to take fewer samples at once, then to do one of `others`.
+
+    Where that is not all, `together` is None, only `others` are told, and instead of any advice within.
 
     Raises
     ------
@@ -112,6 +114,7 @@ def memory_advice(together: int, *others: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(str(error))):
             raise
-        advice = f"pass max_batch={together // 2}" if together > 1 else " or ".join(others)
-        reason, _, _ = str(error).partition("\n")
-        raise MemoryError(f"out of memory with max_batch={together}; {advice} ({reason})") from error
+        advice = f"pass max_batch={together // 2}" if together and together > 1 else " or ".join(others)
+        when, cause = f" with max_batch={together}" if together else "", error.__cause__ or error
+        reason, _, _ = str(cause).partition("\n")
+        raise MemoryError(f"out of memory{when}; {advice} ({reason})") from cause

@@ -6,6 +6,7 @@ Symbols: ``M`` networks, ``N`` samples, ``B`` samples of a batch, ``C`` classes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Required, TypedDict
 
 import numpy as np
@@ -19,7 +20,7 @@ from kdviz import schema
 from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.errors import LayerError
 from kdviz.networks import device_of, frozen
-from kdviz.networks.features import Batch, answer, map_batch, to_device
+from kdviz.networks.features import Batch, answer, map_batch, read_layers, to_device
 from kdviz.networks.inputs import check_finite, check_labels, check_type, hint_at_channels
 from kdviz.networks.preparing import dtype_of, memory_advice, prepare_network
 from kdviz.networks.reading import InputsLike, Source, find_source
@@ -142,6 +143,25 @@ class Question:
     def predict(self, batch: Batch) -> NDArray[np.int64]:
         """Return the class that each network gives to each sample, ``(M, B)``."""
         return self.answer(batch).argmax(2).numpy()
+
+    def see(
+        self, name: str, batch: Batch, turns: Mapping[str, Callable[[Tensor], Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return what layers of a network make of a batch, each turned, on its device, without gradients.
+
+        Raises
+        ------
+        FloatingPointError
+            If that is NaN or infinite anywhere.
+        """
+        network = self.networks[name]
+        with torch.no_grad():
+            read = read_layers(network, beside(batch, network), [*turns])
+            seen = {layer: turn(read[layer]) for layer, turn in turns.items()}
+        for layer, values in seen.items():
+            if not torch.isfinite(values).all():
+                raise FloatingPointError(f"layer {layer!r} of {name!r} gives NaN or infinite values")
+        return seen
 
     def build(
         self,
@@ -311,6 +331,10 @@ def _inputs_first(batch: Batch, names: Sequence[str]) -> Iterator[None]:
     except FloatingPointError:
         check_finite(batch, names)
         raise
+
+
+flatten = partial(torch.flatten, start_dim=1)
+"""From what a layer gives to a row for each sample."""
 
 
 def beside(batch: Batch, network: nn.Module) -> Batch:

@@ -15,17 +15,9 @@ from torch import Tensor, nn
 
 from kdviz.arguments import whole_number
 from kdviz.errors import LayerError
-from kdviz.networks.features import (
-    Batch,
-    check_layers,
-    frozen,
-    read_layers,
-    resolve_layers,
-    rows_at,
-    rows_of,
-)
+from kdviz.networks.features import Batch, check_layers, frozen, resolve_layers, rows_at, rows_of
 from kdviz.networks.reading import InputsLike
-from kdviz.transfer.question import Options, Question, ask, beside
+from kdviz.transfer.question import Options, Question, ask, beside, flatten
 from kdviz.transfer.stages import LOGITS, find_stages, thin
 
 MOST = 7  # stages, unless layers are named
@@ -102,8 +94,8 @@ def representation(
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
         kernels = torch.stack(
             [
-                u_centred(_multiply(network, batch, stages[name], question.max_batch)).flatten(1)
-                for name, network in question.networks.items()
+                u_centred(_multiply(question, name, batch, layers)).flatten(1)
+                for name, layers in stages.items()
             ]
         )
         kernels /= math.sqrt(len(rows) * (len(rows) - 3))  # so that inner products are the criterion
@@ -159,7 +151,7 @@ def _name_stages(
             stages[name] = (
                 find_stages(network, inputs)
                 if layers is None
-                else _check(network, inputs, _name(given, layers[name]))
+                else check_rows(network, inputs, _name(given, layers[name]))
             )
     counts = {name: len(found) for name, found in stages.items()}
     if layers is None:
@@ -174,23 +166,24 @@ def _name(network: nn.Module, layers: Sequence[str | nn.Module]) -> list[str]:
     return [layer if layer == LOGITS else resolve_layers(network, [layer])[0] for layer in layers]
 
 
-def _check(network: nn.Module, inputs: Batch, names: list[str]) -> list[str]:
-    """Return names of layers, all of which give a row for each sample; the network must be frozen."""
-    for name, shape in check_layers(network, inputs, names).items():
-        if shape[:1] != (rows_of(inputs),):
-            raise LayerError(f"layer {name!r} gives no tensor with a row for each of 2 samples, but {shape}")
+def check_rows(network: nn.Module, inputs: Batch, names: list[str]) -> list[str]:
+    """Return names of layers, all of which give a row for each sample, or refuse them."""
+    count = rows_of(inputs)
+    with frozen(network):
+        shapes = check_layers(network, inputs, names)
+    for name, shape in shapes.items():
+        if shape[:1] != (count,):
+            raise LayerError(f"layer {name!r} gives no row for each sample, but {shape} of {count}")
     return names
 
 
-def _multiply(network: nn.Module, batch: Batch, layers: Sequence[str], together: int) -> Tensor:
+def _multiply(question: Question, name: str, batch: Batch, layers: Sequence[str]) -> Tensor:
     """Return the products of the features of all pairs of samples, ``(S, n, n)``, some samples at once."""
-    count = rows_of(batch)
+    count, together = rows_of(batch), question.max_batch
     cuts = [slice(start, start + together) for start in range(0, count, together)]
 
     def read(rows: slice) -> list[Tensor]:
-        with torch.no_grad():
-            found = read_layers(network, beside(rows_at(batch, rows), network), layers)
-        return [found[layer].flatten(1) for layer in layers]
+        return [*question.see(name, rows_at(batch, rows), dict.fromkeys(layers, flatten)).values()]
 
     products = torch.zeros(len(layers), count, count, dtype=torch.float64)
     for number, rows in enumerate(cuts):

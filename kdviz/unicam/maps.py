@@ -5,8 +5,7 @@ Symbols: ``B`` samples of a batch, ``K`` channels and ``P`` positions of a layer
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -22,12 +21,12 @@ from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import check_layer
 from kdviz.attribution.unit_maps import reduce_map
 from kdviz.errors import LayerError
-from kdviz.networks.features import Batch, check_layers, frozen, read_layers, resolve_layers, rows_at
+from kdviz.networks.features import Batch, check_layers, frozen, resolve_layers, rows_at
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
-from kdviz.transfer.question import ask, beside
+from kdviz.transfer.question import Question, ask, beside
 from kdviz.unicam.statistics import EPSILON, FEWEST, correlation, distances, inner, u_centred, without
 from kdviz.unicam.truth import Truth, describe_truth, place_classes
 from kdviz.units import Cloud, Grid, Tokens, Units
@@ -36,7 +35,7 @@ Variant = Literal["A", "B"]
 Layers = Sequence[str | Sequence[str]]
 """Names of layers, or, where they differ, tuples of the names in each network."""
 
-_Unroll = Callable[[Tensor, Sequence[int]], Tensor]
+_Unroll = Callable[..., Tensor]
 """From what a layer gives, and the rows of its samples, to ``(B, K, *positions)``."""
 
 
@@ -128,8 +127,6 @@ def explain(
         If a network gives NaN or infinite logits or features.
     MemoryError
         If a pass or the features of a batch do not fit; the message says what to lower.
-    MissingExtraError
-        Without captum, already when the module is imported.
 
     Notes
     -----
@@ -182,19 +179,15 @@ def explain(
         progress=progress,
     )
     places = place_classes(truth, question.labels, question.classes)
-    networks = list(question.networks.values())
     first, _ = given.source.read([0])
-    turns = [
-        {layer: _find_turn(network, beside(first, network), layer, units) for layer in names}
-        for network, names in zip(networks, zip(*pairs, strict=True), strict=True)
-    ]
+    turns = {
+        name: {layer: _find_turn(network, beside(first, network), layer, units) for layer in named}
+        for (name, network), named in zip(question.networks.items(), zip(*pairs, strict=True), strict=True)
+    }
 
     def look(batch: Batch, classes: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
         known = distances(places[list(rows)])
-        read = [
-            _read(network, batch, own, rows, question.max_batch)
-            for network, own in zip(networks, turns, strict=True)
-        ]
+        read = [_read(question, name, batch, own, rows) for name, own in turns.items()]
         drawn = []
         for pair in pairs:
             seen = [side[layer] for side, layer in zip(read, pair, strict=True)]
@@ -208,7 +201,7 @@ def explain(
 
     parts = _divide(len(given.ids), size, rounds, seed)
     lower = f"a batch_size below {size}, a max_batch below {question.max_batch}, or fewer layers"
-    with told_memory(f"pass {lower}"):
+    with memory_advice(None, f"pass {lower}"):
         found = question.walk(look, "unicam", parts)
     values = _average(found, np.concatenate(parts).argsort(kind="stable").reshape(len(given.ids), -1))
     empty = int(np.isnan(found["_magnitude"][0]).sum())
@@ -274,26 +267,6 @@ def name_layers(layers: Layers, networks: Sequence[nn.Module]) -> list[tuple[str
         ) from error
 
 
-@contextmanager
-def told_memory(advice: str) -> Iterator[None]:
-    """Turn running out of memory into advice that names more than the samples of a pass.
-
-    Raises
-    ------
-    MemoryError
-        Instead of what torch raises, and of the advice of a pass.
-    """
-    try:
-        with memory_advice(1):
-            yield
-    except MemoryError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason, _, _ = str(cause).partition("\n")
-        raise MemoryError(f"out of memory; {advice} ({reason})") from cause
-
-
 def _divide(count: int, size: int, rounds: int, seed: int) -> list[list[int]]:
     """Divide samples into batches at random, in several rounds, positions increasing in each."""
     pieces = min(math.ceil(count / size), count // FEWEST)
@@ -337,22 +310,17 @@ def _turn_tokens(units: Tokens, output: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _read(
-    network: nn.Module, batch: Batch, turns: Mapping[str, _Unroll], rows: Sequence[int], together: int
+    question: Question, name: str, batch: Batch, turns: Mapping[str, _Unroll], rows: Sequence[int]
 ) -> dict[str, Tensor]:
     """Read layers of a batch, some samples at once; the network must be frozen."""
     read: dict[str, Tensor] = {}
-    for start in range(0, len(rows), together):
-        some = slice(start, start + together)
-        with torch.no_grad():
-            outputs = read_layers(network, beside(rows_at(batch, some), network), [*turns])
-        for layer, turn in turns.items():
-            values = turn(outputs[layer], rows[some])
+    for start in range(0, len(rows), question.max_batch):
+        some = slice(start, start + question.max_batch)
+        of_rows = {layer: partial(turn, rows=rows[some]) for layer, turn in turns.items()}
+        for layer, values in question.see(name, rows_at(batch, some), of_rows).items():
             if layer not in read:
                 read[layer] = values.new_empty((len(rows), *values.shape[1:]))
             read[layer][some] = values
-    for layer, values in read.items():
-        if not torch.isfinite(values).all():
-            raise FloatingPointError(f"layer {layer!r} gives NaN or infinite values")
     return read
 
 

@@ -16,12 +16,13 @@ from kdviz import schema
 from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.attribution.maps import Place, check_layer
 from kdviz.errors import LayerError
-from kdviz.networks.features import Batch, check_layers, frozen, read_layers
-from kdviz.networks.preparing import device_of
+from kdviz.networks.features import Batch
+from kdviz.networks.preparing import device_of, memory_advice
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.pixels import find_images
-from kdviz.transfer.question import Question, ask, beside
-from kdviz.unicam.maps import Layers, name_layers, told_memory
+from kdviz.transfer.question import Question, ask, beside, flatten
+from kdviz.transfer.representation import check_rows
+from kdviz.unicam.maps import Layers, name_layers
 from kdviz.unicam.perturbation import perturb as perturb_images
 from kdviz.unicam.statistics import correlation, distances, u_centred, without
 from kdviz.unicam.truth import Truth, describe_truth, place_classes
@@ -104,8 +105,6 @@ def score(
         If a network gives NaN or infinite logits or features.
     MemoryError
         If a pass, or the features of a layer, do not fit; the message says what to lower.
-    MissingExtraError
-        Without captum, already when the module is imported.
 
     Notes
     -----
@@ -167,12 +166,12 @@ def score(
     images = None if perturb is None else find_images(first, "perturb")
     for one in layered:
         for name, layer in zip(names, one, strict=True):
-            _check(question.networks[name], beside(first, question.networks[name]), layer)
+            check_rows(question.networks[name], beside(first, question.networks[name]), [layer])
     kinds = {"plain": None} | ({} if perturb is None else {"perturbed": perturb})
     pairs = list(_PAIRS)[: 1 if teacher is None else 3]
     found = np.empty((3, len(layered), 1, len(kinds), len(names) + 2 + len(pairs)))
     lower = f"fewer than {count} samples, a max_batch below {question.max_batch}, or layers of fewer numbers"
-    with told_memory(f"pass {lower}"):
+    with memory_advice(None, f"pass {lower}"):
         known = distances(places)
         for at, one in enumerate(layered):
             for number, kept in enumerate(kinds.values()):
@@ -245,14 +244,6 @@ def _measure(tables: Tensor) -> Tensor:
     return torch.stack([*(correlation(one, truth) for one in told), *similar])
 
 
-def _check(network: nn.Module, one: Batch, layer: str) -> None:
-    """Refuse a layer that gives no tensor with a row for each sample."""
-    with frozen(network):
-        (shape,) = check_layers(network, one, [layer]).values()
-    if shape[:1] != (1,):
-        raise LayerError(f"layer {layer!r} gives no tensor with a row for each sample, but {shape} of one")
-
-
 def _see(
     question: Question, name: str, layer: str, kept: float | None, images: str | None, seed: int
 ) -> Tensor:
@@ -262,19 +253,15 @@ def _see(
     place = None if kept is None else _find_place(network, beside(first, network), layer)
 
     def look(batch: Batch, labels: Tensor, rows: Sequence[int]) -> dict[str, NDArray]:
-        given = beside(batch, network)
         if place is not None and kept is not None:
-            classes = labels.to(device_of(network))
-            given = perturb_images(
+            given, classes = beside(batch, network), labels.to(device_of(network))
+            batch = perturb_images(
                 network, given, classes, place, images=images, kept=kept, seed=seed, rows=rows
             )
-        with torch.no_grad():
-            (output,) = read_layers(network, given, [layer]).values()
-        if not torch.isfinite(output).all():
-            raise FloatingPointError(f"layer {layer!r} of {name} gives NaN or infinite values")
+        (output,) = question.see(name, batch, {layer: flatten}).values()
         if not read:
-            read[""] = output.new_empty((len(question.labels), output[0].numel()), device="cpu")
-        read[""][list(rows)] = output.flatten(1).cpu()
+            read[""] = output.new_empty((len(question.labels), output.shape[1]), device="cpu")
+        read[""][list(rows)] = output.cpu()
         return {}
 
     question.walk(look, f"{layer} of {name}")

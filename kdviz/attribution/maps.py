@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 from kdviz.arguments import one_of
 from kdviz.errors import LayerError, MissingExtraError
 from kdviz.networks.features import (
+    NO_TENSOR,
     Batch,
     answer,
     check_layers,
@@ -212,8 +213,12 @@ def check_layer(
     layer: str | nn.Module | None,
     layout: Turn | None = None,
     methods: Collection[str] = LAYERED,
+    argument: str = "layout",
 ) -> Place:
-    """Return the place of the maps that `methods` want, after passes that show that it has some."""
+    """Return the place of the maps that `methods` want, after passes that show that it has some.
+
+    `argument` names where `layout` came from, to be asked for in messages; empty where it cannot be given.
+    """
     one = rows_at(inputs, slice(1))
     with frozen(network):
         if layer is None:
@@ -224,13 +229,13 @@ def check_layer(
         if layout is not None:
             return _give_layout(network, one, name, layout)
         modules = name_modules(network)
-        found = find_layout(name, list_shapes(network, one, modules), modules, _size_of(one))
+        found = find_layout(name, list_shapes(network, one, modules), modules, _size_of(one), argument)
         if found is None:
             raise LayerError(
-                f"layer {name!r} gives {shape}; a map needs (B, channels, height, width), (B, height, width, "
-                f"channels) or (B, tokens, channels) with more than one position, such as "
-                f"{_find_place(network, one).layer!r} gives; where it has one, "
-                f"{ask_for('layout')}"
+                f"layer {name!r} gives {shape or NO_TENSOR}; a map needs (B, channels, height, width), "
+                "(B, height, width, channels) or (B, tokens, channels) with more than one position, such as "
+                f"{_find_place(network, one).layer!r} gives"
+                + (f"; where it has one, {ask_for(argument)}" if argument else "")
             )
         place = Place(name, found)
         if {*methods} - {"activation"} and not _is_seen(network, one, place):

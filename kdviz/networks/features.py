@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 from kdviz.arguments import name_some, one_of, suggest
 from kdviz.errors import LayerError
 
+NO_TENSOR = "several tensors or none"  # what messages say of an empty shape
+
 Batch = Tensor | Mapping[str, Tensor]
 """What a network is given: one tensor ``(B, ...)``, or several, passed as keyword arguments."""
 

@@ -33,7 +33,9 @@ _CHANNELS_FIRST = (
 
 
 def ask_for(argument: str) -> str:
-    """Say how the argument that turns an output to a map is given."""
+    """Say how the argument that turns an output to a map is given, or, without its name, what else to do."""
+    if not argument:
+        return "take another layer, such as the one around it"
     return (
         f"pass {argument}=, a function that turns this to (B, channels, height, width), such as lambda "
         "output: output for channels that come first, lambda output: output.movedim(-1, 1) for channels that "

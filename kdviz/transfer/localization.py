@@ -95,7 +95,7 @@ def _find_places(
     places = {}
     for (name, network), given in zip(question.networks.items(), networks.values(), strict=True):
         (layer,) = resolve_layers(given, [layers[name]]) if name in layers else (None,)
-        places[name] = check_layer(network, beside(batch, network), layer, methods=["grad_cam"])
+        places[name] = check_layer(network, beside(batch, network), layer, methods=["grad_cam"], argument="")
     return places
 
 

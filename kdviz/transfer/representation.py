@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdviz.arguments import whole_number
 from kdviz.errors import LayerError
-from kdviz.networks.features import Batch, check_layers, frozen, resolve_layers, rows_at, rows_of
+from kdviz.networks.features import NO_TENSOR, Batch, check_layers, frozen, resolve_layers, rows_at, rows_of
 from kdviz.networks.reading import InputsLike
 from kdviz.transfer.question import Options, Question, ask, beside, flatten
 from kdviz.transfer.stages import LOGITS, find_stages, thin
@@ -173,7 +173,9 @@ def check_rows(network: nn.Module, inputs: Batch, names: list[str]) -> list[str]
         shapes = check_layers(network, inputs, names)
     for name, shape in shapes.items():
         if shape[:1] != (count,):
-            raise LayerError(f"layer {name!r} gives no row for each sample, but {shape} of {count}")
+            raise LayerError(
+                f"layer {name!r} gives no row for each sample, but {shape or NO_TENSOR} of {count}"
+            )
     return names
 
 

@@ -21,7 +21,7 @@ from kdviz.arguments import one_of, whole_number
 from kdviz.attribution.maps import check_layer
 from kdviz.attribution.unit_maps import reduce_map
 from kdviz.errors import LayerError
-from kdviz.networks.features import Batch, check_layers, frozen, resolve_layers, rows_at
+from kdviz.networks.features import NO_TENSOR, Batch, check_layers, frozen, resolve_layers, rows_at
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import prepare_inputs
 from kdviz.networks.preparing import memory_advice
@@ -284,19 +284,23 @@ def _find_turn(network: nn.Module, one: Batch, layer: str, units: Units) -> _Unr
     """Find how what a layer gives becomes one vector a position."""
     with frozen(network):
         if isinstance(units, Grid):
-            layout = check_layer(network, one, layer, methods=["activation"]).layout
+            layout = check_layer(network, one, layer, methods=["activation"], argument="").layout
             return lambda output, rows: layout.turn(output)
         (shape,) = check_layers(network, one, [layer]).values()
     sizes = shape[1:] if len(shape) == 3 else ()
     if isinstance(units, Tokens):
         if sizes and units.length(0) <= sizes[0] <= units.width:
             return partial(_turn_tokens, units)
-        raise LayerError(f"layer {layer!r} gives {shape}; a map needs one vector a token, (B, tokens, K)")
+        raise LayerError(
+            f"layer {layer!r} gives {shape or NO_TENSOR}; a map needs one vector a token, (B, tokens, K)"
+        )
     if sizes.count(units.count) == 2:
         raise LayerError(f"layer {layer!r} gives {shape}: which axis is that of points is ambiguous")
     if sizes.count(units.count) != 1:
         allowed = f"(B, K, {units.count}) or (B, {units.count}, K)"
-        raise LayerError(f"layer {layer!r} gives {shape}; a map needs one vector a point, {allowed}")
+        raise LayerError(
+            f"layer {layer!r} gives {shape or NO_TENSOR}; a map needs one vector a point, {allowed}"
+        )
     axis = 1 + sizes.index(units.count)
     return lambda output, rows: output.movedim(axis, 2)
 

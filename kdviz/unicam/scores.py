@@ -271,6 +271,6 @@ def _see(
 def _find_place(network: nn.Module, inputs: Batch, layer: str) -> Place:
     """Find the map of a layer, or, where it has none, of the deepest that has one."""
     try:
-        return check_layer(network, inputs, layer, methods=["grad_cam"])
+        return check_layer(network, inputs, layer, methods=["grad_cam"], argument="")
     except LayerError:
         return check_layer(network, inputs, None, methods=["grad_cam"])

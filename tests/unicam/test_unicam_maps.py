@@ -9,6 +9,7 @@ import xarray as xr
 from scenes import CUES, PLACES, Detectors, draw_scenes, unit_of
 from torch import nn
 
+import kdviz.models  # noqa: F401  (before torchvision: makes it importable beside a CPU build of torch)
 from kdviz import schema, testing, units
 from kdviz.errors import LayerError
 from kdviz.networks.hashing import fingerprint_tensors
@@ -366,6 +367,21 @@ def test_features_of_a_batch_that_do_not_fit__are_told_with_what_helps(monkeypat
     )
     with pytest.raises(MemoryError, match=told):
         ask(*pair(), *images_of(), layers=["relu2"], batch_size=10)
+
+
+def test_layers_whose_channels_come_last__have_the_maps_of_those_turned_first():
+    torchvision = pytest.importorskip("torchvision")
+
+    def make(seed):
+        torch.manual_seed(seed)
+        small = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": [2, 2]}
+        return torchvision.models.SwinTransformer(patch_size=[4, 4], num_classes=3, **small).eval()
+
+    asked = make(0), make(1), testing.random_images(12, size=32), [0, 1, 2] * 4
+    last, first = ask(*asked, layers=["norm", "permute"]).distilled.values
+    assert last.any() and np.array_equal(last, first)
+    with pytest.raises(LayerError, match=r"^layer 'avgpool' gives \(1, 16, 1, 1\).*such as 'norm' gives$"):
+        ask(*asked, layers=["avgpool"])  # and no layout is asked for, which could not be given
 
 
 def test_network_that_has_diverged_inside__is_named():

@@ -6,6 +6,9 @@ from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 T = TypeVar("T")
 
 _LARGEST_WHOLE = 2**63 - 1  # files and arrays hold 64 bits
@@ -82,6 +85,18 @@ def one_of(name: str, value: T, allowed: Collection[T]) -> T:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; {suggest(value, allowed)}")
     return value
+
+
+def as_bytes(pictures: ArrayLike) -> NDArray[Any]:
+    """Turn pictures as torchvision has them, ``(..., C, H, W)`` of 0 to 1, to ``(..., H, W, C)``, uint8.
+
+    Whatever is not so is returned as it came.
+    """
+    array = np.asarray(pictures)
+    is_torch = array.dtype.kind == "f" and array.ndim > 2 and array.shape[-3] in (1, 3)
+    if not is_torch or not array.size or array.min() < 0 or array.max() > 1:
+        return array
+    return np.rint(np.moveaxis(array, -3, -1) * 255).astype(np.uint8)
 
 
 def suggest(value: object, known: Iterable[object], most: int = 20) -> str:

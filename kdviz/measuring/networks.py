@@ -253,10 +253,10 @@ def measure_checkpoints(
         once. After running out of memory it may go on with a smaller `max_batch`: the entropies still missing
         then agree to rounding (about 1e-4 nat).
     thumbnails
-        Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8. By default images of 1 or 3
-        channels are made from `inputs`: one range for all, the smallest pixel black and the largest white,
-        shrunk to at most 128 pixels on the longer side. They are written when the run is made; a run that
-        exists keeps its pictures, or stays without.
+        Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8, or ``(B, C, H, W)`` of 0 to
+        1. By default images of 1 or 3 channels are made from `inputs`: one range for all, the smallest pixel
+        black and the largest white, shrunk to at most 128 pixels on the longer side. They are written when
+        the run is made; a run that exists keeps its pictures, or stays without.
     details
         Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``
         (0 if not given), which pairs a student with the baseline of the same; ``distilled_layer``, one of

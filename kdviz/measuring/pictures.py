@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from kdviz.arguments import as_bytes
 from kdviz.networks.inputs import Inputs
 
 LONGEST_SIDE = 128  # pixels
@@ -42,13 +43,14 @@ def check_pictures(thumbnails: ArrayLike, count: int) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If they are not ``(B, H, W, 3)`` or ``(B, H, W)``, uint8.
+        If they are not ``(B, H, W, 3)`` or ``(B, H, W)``, uint8, or ``(B, C, H, W)`` of 0 to 1.
     """
-    array = np.asarray(thumbnails)
+    array = as_bytes(thumbnails)
     shaped = array[..., None] if array.ndim == 3 else array
     if shaped.ndim != 4 or len(shaped) != count or shaped.shape[3] not in (1, 3) or array.dtype != np.uint8:
         raise ValueError(
-            f"thumbnails must have shape ({count}, H, W, 3) or ({count}, H, W) and be uint8, got "
+            f"thumbnails must have shape ({count}, H, W, 3) or ({count}, H, W) and be uint8, or "
+            f"({count}, 3, H, W) of 0 to 1, got "
             f"{array.shape} and {array.dtype}"
         )
     return shaped

@@ -15,6 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from kdviz.arguments import as_bytes
 from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.canvases import choose_kind, title_samples
 from kdviz.render.layout import lay_out
@@ -48,7 +49,8 @@ def plot_points(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> F
     names
         Samples to draw, a row each; by default the first four.
     pictures
-        Shape ``(S, H, W, 3)`` or ``(S, H, W)``, uint8: the images of these samples, instead of stored ones.
+        Shape ``(S, H, W, 3)`` or ``(S, H, W)``, uint8, or ``(S, C, H, W)`` of 0 to 1: the images of these
+        samples, instead of stored ones.
     title
         Shown above.
 
@@ -244,7 +246,7 @@ class _Sheet:
         if unknown := [name for name in self.names if name not in known]:
             raise ValueError(f"names holds {', '.join(unknown)}, which the datasets do not have")
         if pictures is not None:
-            images = np.asarray(pictures)
+            images = as_bytes(pictures)
             dims = ("sample", "y_pixel", "x_pixel", "channel")[: images.ndim]
             stored = _pick(whole, self.names)
             samples = stored.drop_vars("thumbnail", errors="ignore").assign(thumbnail=(dims, images))

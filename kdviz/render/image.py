@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from kdviz.arguments import as_bytes
 from kdviz.render.canvas import Canvas
 from kdviz.render.looks import OPAQUE, Bools, Floats, Looks, Picture
 from kdviz.render.marks import draw_mark
@@ -140,18 +141,26 @@ class _Pens:
 
 
 def as_rgb(picture: ArrayLike) -> Picture:
-    """Return a picture ``(H, W, 3)``, ``(H, W, 1)`` or ``(H, W)``, uint8, as ``(H, W, 3)``.
+    """Return a picture as ``(H, W, 3)``, uint8.
+
+    Parameters
+    ----------
+    picture
+        ``(H, W, 3)``, ``(H, W, 1)`` or ``(H, W)``, uint8, or ``(C, H, W)`` of 0 to 1.
 
     Raises
     ------
     ValueError
         If it is none of these.
     """
-    array = np.asarray(picture)
+    array = as_bytes(picture)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"picture must be (H, W, 3) or (H, W), uint8; got {array.shape}, {array.dtype}")
+        raise ValueError(
+            "picture must be (H, W, 3) or (H, W), uint8, or (3, H, W) of 0 to 1; got "
+            f"{array.shape}, {array.dtype}"
+        )
     return array
 
 

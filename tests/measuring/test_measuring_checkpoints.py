@@ -85,11 +85,18 @@ def test_measure_checkpoints__keeps_the_pictures_a_run_was_made_with(states, tmp
     assert "thumbnail" not in open_run(tmp_path / "bare").samples
 
 
+def test_measure_checkpoints__takes_pictures_as_torchvision_has_them(states, tmp_path):
+    bytes_ = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 3), dtype=np.uint8)
+    floats = torch.from_numpy(bytes_).permute(0, 3, 1, 2) / 255
+    measure_epochs({0: states[0]}, store=tmp_path / "run", thumbnails=floats)
+    np.testing.assert_array_equal(open_run(tmp_path / "run").samples["thumbnail"], bytes_)
+
+
 @pytest.mark.parametrize(
     ("thumbnails", "message"),
     [
         (np.zeros((4, 8, 8, 3), np.uint8), r"thumbnails must have shape \(5, H, W, 3\).*got \(4, 8, 8, 3\)"),
-        (np.zeros((5, 8, 8, 3)), "uint8, got .* float64"),
+        (np.zeros((5, 8, 8, 3)), "uint8, or .* of 0 to 1, got .* float64"),
         (np.zeros((5, 8, 8, 2), np.uint8), r"got \(5, 8, 8, 2\)"),
     ],
 )

@@ -135,6 +135,14 @@ def test_draw_points__grey_picture_gives_the_same_as_its_three_equal_channels() 
     np.testing.assert_array_equal(draw_points(one, *arguments, rows=2, cols=2), three)
 
 
+def test_draw_points__channels_first_of_0_to_1_give_the_same_as_bytes() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    arguments = (mask(4, 1), mask(4, 1, 2))
+    floats = np.moveaxis(picture, 2, 0).astype(np.float32) / 255
+    drawn = [draw_points(one, *arguments, rows=2, cols=2) for one in (picture, floats)]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_draw_points__leaves_the_picture_alone() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8)
     before = picture.copy()
@@ -149,6 +157,7 @@ def test_draw_points__leaves_the_picture_alone() -> None:
         ({"picture": np.zeros((4, 4, 4), np.uint8)}, r"picture must be .* got \(4, 4, 4\), uint8"),
         ({"picture": np.zeros((1, 4, 4, 3), np.uint8)}, r"picture must be .* got \(1, 4, 4, 3\)"),
         ({"picture": np.zeros((4, 4, 3), np.float32)}, "picture must be .* float32"),
+        ({"picture": np.full((3, 4, 4), -0.1)}, r"\(3, H, W\) of 0 to 1; got \(3, 4, 4\), float64"),
         ({"points": mask(5)}, r"points has shape \(5,\), the sample needs \(4,\)"),
         ({"points": mask(4).reshape(2, 2)}, r"points has shape \(2, 2\)"),
         ({"points": np.zeros(4, np.float32)}, "points must be bool, got float32"),

@@ -144,7 +144,7 @@ class Canvas(ABC):
     def draw_panels(self, one: NetworkView, looks: Looks, size: int) -> dict[str, Panel]:
         """Draw what one network knows of it: `MAP`, `POINTS` and `DETOURS`."""
         return {
-            MAP: self.draw_values(one.values, Scale(one.limits, looks.colours), looks, size),
+            MAP: self.draw_values(one.values, looks.scale(one.limits), looks, size),
             POINTS: self.draw_points(one.points, looks, size),
             DETOURS: self.draw_detours(one.points, one.dropped, looks, size),
         }

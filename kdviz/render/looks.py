@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdviz.render.style import ENTROPY_COLOURS, SIGNED_COLOURS
+from kdviz.render.style import ENTROPY_COLOURS, IMPORTANCE_COLOURS, SIGNED_COLOURS, Scale
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -38,10 +38,10 @@ class Looks:
     azimuth: int = 30
     elevation: float = 20
 
-    @property
-    def colours(self) -> str:
-        """Name of the colour map: sequential for entropies, diverging for signed maps."""
-        return ENTROPY_COLOURS if self.overlay == ENTROPY else SIGNED_COLOURS
+    def scale(self, limits: tuple[float, float]) -> Scale:
+        """Choose the colours: sequential of entropies and of values from zero on, diverging of signed."""
+        maps = SIGNED_COLOURS if limits[0] < 0 else IMPORTANCE_COLOURS
+        return Scale(limits, ENTROPY_COLOURS if self.overlay == ENTROPY else maps)
 
 
 OPAQUE = Looks(opacity=1.0)

@@ -52,7 +52,7 @@ def describe_scale(one: NetworkView, overlay: str) -> str:
     low, high = one.limits
     if overlay == ENTROPY:
         return f"entropy from {low:.2f} (yellow, kept) to {high:.2f} nat (dark blue, discarded)"
-    return f"{overlay}: blue negative, red positive"
+    return f"{overlay}: {'blue negative, red positive' if low < 0 else 'from dark blue (nothing) to yellow'}"
 
 
 def send_panel(widget: widgets.Image | widgets.HTML, panel: Panel) -> None:
@@ -63,8 +63,9 @@ def send_panel(widget: widgets.Image | widgets.HTML, panel: Panel) -> None:
 def explain_view(view: View, looks: Looks) -> str:
     """Write what stands beside the input as HTML: sample, class, colour scale, shapes."""
     low, high = view.networks[0].limits
-    stops = ", ".join(colour_stops(looks.colours))
-    ends = (f"{low:.2f}", f"{high:.2f} nat") if looks.overlay == ENTROPY else ("negative", "positive")
+    stops = ", ".join(colour_stops(looks.scale((low, high)).colours))
+    ends = ("negative", "positive") if low < 0 else ("nothing", "most")
+    ends = (f"{low:.2f}", f"{high:.2f} nat") if looks.overlay == ENTROPY else ends
     words = ("kept", "discarded") if looks.overlay == ENTROPY else ("", "")
     inside = view.canvas.vocabulary.foreground
     shapes = {DISC: f"knowledge point on the {inside}", DIAMOND: "on the background"}

@@ -43,17 +43,23 @@ class Overlays:
                 self.notes.append(
                     f"Result {name!r} is not shown: maps are named {room}/<network> and on these units."
                 )
-        self.names = list(dict.fromkeys([ENTROPY, *(one for maps in self._maps.values() for one in maps)]))
+        every = [(name, one) for maps in self._maps.values() for name, one in maps.items()]
+        self._signed = {name for name, one in every if (one < 0).any()}
+        self.names = list(dict.fromkeys([ENTROPY, *(name for name, _ in every)]))
 
     def find(
         self, network: str, method: str, sample: str, coarsening: int
     ) -> tuple[Floats | None, tuple[float, float]]:
-        """Find a map, None if there is none, and its scale, symmetric and the same for all samples."""
-        maps = self._maps.get(network, {}).get(method)
+        """Find a map, None if there is none, and its scale, the same for all samples.
+
+        It is symmetric, or begins at zero where no map of the method is negative anywhere.
+        """
+        maps, signed = self._maps.get(network, {}).get(method), method in self._signed
         if maps is None or sample not in maps["sample"]:
-            return None, (-1.0, 1.0)
+            return None, (-1.0 if signed else 0.0, 1.0)
         last = maps.isel(epoch=-1)
         valid = self._samples["valid"].sel(sample=last["sample"]).values
         known = np.abs(last.values[valid & np.isfinite(last.values)])
         end = (float(np.quantile(known, 0.99)) if known.any() else 0.0) or 1.0
-        return self._kind.merge(self._samples, last.sel(sample=sample).values, coarsening), (-end, end)
+        values = self._kind.merge(self._samples, last.sel(sample=sample).values, coarsening)
+        return values, (-end if signed else 0.0, end)

@@ -188,7 +188,7 @@ class Scene:
                     if one.role != "teacher" and one.epoch > epoch
                 ),
                 *(
-                    f"{one.network}: no {overlay} of {self.titles[sample]} is stored."
+                    f"{one.network}: no {overlay} map of {self.titles[sample]} is stored."
                     for one in views
                     if np.isnan(one.values).all()
                 ),

@@ -207,7 +207,7 @@ def test_overlay__shows_stored_maps_on_one_scale_and_nothing_where_there_are_non
     app.selection.overlay = "grad_cam"
     teacher, student, _ = app.view.networks
     assert np.isnan(teacher.values).all()
-    assert "teacher: no grad_cam of s0 is stored." in app.view.notes
+    assert "teacher: no grad_cam map of s0 is stored." in app.view.notes
     assert not any("student-fc1-s0: no grad_cam" in note for note in app.view.notes)
     assert np.array_equal(student.values, maps.sel(sample="s0"))
     end = np.quantile(abs(maps), 0.99)

@@ -13,6 +13,7 @@ from ipywidgets.widgets.widget import _instances
 import kdviz
 from kdviz import analysis, schema
 from kdviz.errors import StoreError
+from kdviz.render import Looks
 from kdviz.store import Run, create_run
 from kdviz.testing import random_images, small_cnn
 
@@ -185,7 +186,7 @@ def test_overlays__draw_a_map_of_hardly_anything_but_zeros(tmp_path: Path) -> No
     run.write_result("attribution/baseline-s0", maps)
     overlays = kdviz.explore(run)._scene.overlays
     drawn, limits = overlays.find("baseline-s0", "grad_cam", "s0", 1)
-    assert limits == (-1.0, 1.0) and drawn.max() == 0.25
+    assert limits == (0.0, 1.0) and drawn.max() == 0.25
 
 
 def test_overlays__lay_what_a_student_has_apart_over_its_samples_alone(tmp_path: Path) -> None:
@@ -205,7 +206,8 @@ def test_overlays__lay_what_a_student_has_apart_over_its_samples_alone(tmp_path:
     assert overlays.names == ["entropy", "distilled", "residual"] and not overlays.notes
     drawn, (low, high) = overlays.find("student-s0", "residual", "s1", 1)
     np.testing.assert_array_equal(drawn, maps[0, 0, 1] / 2)
-    assert -low == high == pytest.approx(float(np.quantile(maps / 2, 0.99)))
+    assert low == 0 and high == pytest.approx(float(np.quantile(maps / 2, 0.99)))
+    assert Looks("residual").scale((low, high)).colours == "viridis", "what is never negative is not signed"
     assert overlays.find("baseline-s0", "residual", "s1", 1)[0] is None
 
 

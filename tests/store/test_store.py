@@ -1083,11 +1083,11 @@ def test_run__a_group_that_lost_its_node_is_one_still(tmp_path: Path) -> None:
 
 
 def test_write_variable__is_replaced_whole_for_every_reader(tmp_path: Path) -> None:
-    run = measure_all(tmp_path / "run.zarr")
+    run, enough = measure_all(tmp_path / "run.zarr"), tmp_path / "enough"
     code = (
-        "import numpy as np, xarray as xr; from kdviz.store import open_run\n"
-        f"run = open_run({str(run.path)!r})\n"
-        "for at in range(150):\n"
+        "import itertools, pathlib, numpy as np, xarray as xr; from kdviz.store import open_run\n"
+        f"run, enough = open_run({str(run.path)!r}), pathlib.Path({str(enough)!r})\n"
+        "for at in itertools.takewhile(lambda at: not enough.exists(), range(100_000)):\n"
         "    values = np.full(3, at, 'float32')\n"
         "    moved = xr.DataArray(values, {'epoch': [0, 2, 5]}, 'epoch', 'weight_distance', {'turn': at})\n"
         "    run.write_variable('student', 'fc1', moved)\n"
@@ -1100,4 +1100,6 @@ def test_write_variable__is_replaced_whole_for_every_reader(tmp_path: Path) -> N
             (value,) = set(moved.values.tolist())
             assert moved.attrs.get("turn", value) == value
             seen.add(value)
+            if len(seen) > 2:
+                enough.touch()
     assert writer.returncode == 0 and len(seen) > 2

@@ -310,6 +310,7 @@ def test_six_networks__are_seen_chosen_and_saved_by_name(chromium: Browser, tmp_
             layers="fc1",
             units=kdviz.units.grid(4),
             foreground=foreground,
+            sample_ids=list("abcdef"),
             details=details,
             store=tmp_path / "six.zarr",
             progress=False,

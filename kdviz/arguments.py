@@ -94,7 +94,7 @@ def as_bytes(pictures: ArrayLike) -> NDArray[Any]:
     """
     array = np.asarray(pictures)
     is_torch = array.dtype.kind == "f" and array.ndim > 2 and array.shape[-3] in (1, 3)
-    if not is_torch or not array.size or array.min() < 0 or array.max() > 1:
+    if not is_torch or not ((array >= 0) & (array <= 1)).all():
         return array
     return np.rint(np.moveaxis(array, -3, -1) * 255).astype(np.uint8)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from benchmarks.problems import REFERENCES
 from benchmarks.zoo.photographs import NAMES, SIDE, load_crops
+from kdviz.files import write_bytes
 from kdviz.models import cloud, text
 from kdviz.models.torchvision_shim import prepare_torchvision
 from kdviz.networks.checkpoints import load_weights
@@ -79,9 +80,7 @@ def load_network(name: str) -> nn.Module:
         size = sum(tensor.nbytes for tensor in weights.values())
         path = (KEPT if size <= TINY else CACHE) / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file(weights, part)
-        part.replace(path)
+        write_bytes(path, save(weights))
     load_weights(network, path)
     return network.eval().requires_grad_(False)
 

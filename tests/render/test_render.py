@@ -157,6 +157,7 @@ def test_draw_points__leaves_the_picture_alone() -> None:
         ({"picture": np.zeros((4, 4, 4), np.uint8)}, r"picture must be .* got \(4, 4, 4\), uint8"),
         ({"picture": np.zeros((1, 4, 4, 3), np.uint8)}, r"picture must be .* got \(1, 4, 4, 3\)"),
         ({"picture": np.zeros((4, 4, 3), np.float32)}, "picture must be .* float32"),
+        ({"picture": np.full((3, 4, 4), np.nan)}, r"of 0 to 1; got \(3, 4, 4\), float64"),
         ({"picture": np.full((3, 4, 4), -0.1)}, r"\(3, H, W\) of 0 to 1; got \(3, 4, 4\), float64"),
         ({"points": mask(5)}, r"points has shape \(5,\), the sample needs \(4,\)"),
         ({"points": mask(4).reshape(2, 2)}, r"points has shape \(2, 2\)"),

@@ -51,7 +51,7 @@ def audit(
     layers: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     double: bool = True,
-    probes: int = 64,
+    probes: int = 40,
     draws: int = 8,
     threshold: float = 0.2,
     seed: int = 0,

@@ -15,15 +15,15 @@ Modules, each importing only from those before it: ``bench``, ``probes``, ``loss
 
 from kdviz.gain.bench import Bench, Passes
 from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend
-from kdviz.gain.losses import Change, measure_change, measure_rounding, share_loss
+from kdviz.gain.losses import Shared, measure_change, measure_rounding, share_loss
 from kdviz.gain.probes import Surrogate, estimate_gain
 
 __all__ = [
     "LONGEST_DESCENT",
     "Bench",
-    "Change",
     "Descent",
     "Passes",
+    "Shared",
     "Surrogate",
     "descend",
     "estimate_gain",

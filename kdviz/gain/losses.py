@@ -4,6 +4,7 @@ Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature 
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,34 +15,22 @@ from kdviz.gain.probes import Surrogate
 
 _HELD_DRAWS = 16  # noise draws of one batch held at once
 _PLENTY = 2**10  # units in the last place, of inputs and of features, beyond which rounding is nothing
+_NEGLIGIBLE = 0.02  # relative difference of gains that is no misfit, however sure
 _LEAST_SHARE = 0.05  # of its probe gain that a unit keeps whatever a noisy slope says
-
-
-@dataclass(frozen=True)
-class Change:
-    """How noise changed a feature.
-
-    Attributes
-    ----------
-    squared
-        Shape ``(B,)``, float64: mean squared change over feature entries and draws.
-    mean
-        Shape ``(B, D)``: mean change over draws, which noise of mean zero leaves in a curved network.
-    """
-
-    squared: Tensor
-    mean: Tensor
 
 
 def measure_change(
     bench: Bench,
     noise_scale: Tensor,
     *,
-    draws: int,
-    purpose: str,
+    pairs: int,
     surrogates: dict[str, Surrogate],
-) -> dict[str, Change]:
-    """Feature change under unit-wise noise, Eq. (4)'s first term: forward passes only.
+    signs: Sequence[int] = (1, -1),
+) -> dict[str, Tensor]:
+    """Mean squared feature change under unit-wise noise, Eq. (4)'s first term: forward passes only.
+
+    The draws are those of :func:`share_loss`, at every `noise_scale`: what they happen to be cancels where
+    losses are divided by each other, as by the feature variance.
 
     Parameters
     ----------
@@ -49,37 +38,38 @@ def measure_change(
         Inputs and network.
     noise_scale
         Shape ``(B, U)``, standard deviations in input units.
-    draws
-        Noise draws, keyed by `purpose`, so that another purpose gives independent ones.
+    pairs
+        Antithetic pairs of noise; positive.
     surrogates
         Control variates of the layers to measure.
+    signs
+        Of the members of each pair that are used.
 
     Returns
     -------
     dict
-        ``{layer: Change}``.
+        ``{layer: (B,)}``, float64.
     """
     noise_scale = noise_scale.cpu().double()
-    scale = bench.spread(noise_scale)
+    scale, draws = bench.spread(noise_scale), pairs * len(signs)
     plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
     explained = copy.deepcopy(plain)
-    mean = {layer: torch.zeros_like(bench.clean[layer]) for layer in surrogates}
     with torch.no_grad():
-        for start in range(0, draws, _HELD_DRAWS):
-            shifts = bench.noise(purpose, range(start, min(start + _HELD_DRAWS, draws))).mul_(scale)
-            for several in shifts.split(bench.together):
-                features = bench.features((bench.inputs + several).flatten(0, 1))
-                for layer in surrogates:
-                    for feature in features[layer].split(len(scale)):
-                        plain[layer] += bench.squared_change(feature, layer).cpu() / draws
-                        mean[layer] += (feature - bench.clean[layer]) / draws
+        for start in range(0, pairs, _HELD_DRAWS):
+            noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
+            for several in noises.split(bench.together):
+                for sign in signs:
+                    noisy = torch.addcmul(bench.inputs, scale, several, value=sign)
+                    features = bench.features(noisy.flatten(0, 1))
+                    for layer in surrogates:
+                        for feature in features[layer].split(len(scale)):
+                            plain[layer] += bench.squared_change(feature, layer).cpu() / draws
             for layer, surrogate in surrogates.items():
-                explained[layer] += surrogate.value(shifts).sum(0).cpu() / draws
-    changes = {}
-    for layer, surrogate in surrogates.items():
-        squared = _corrected(plain[layer], explained[layer], surrogate.mean(noise_scale))
-        changes[layer] = Change(squared, mean[layer])
-    return changes
+                explained[layer] += surrogate.value(scale * noises).sum(0).cpu() / pairs
+    return {
+        layer: _corrected(plain[layer], explained[layer], surrogate.mean(noise_scale))
+        for layer, surrogate in surrogates.items()
+    }
 
 
 def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:
@@ -88,7 +78,7 @@ def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:
     return torch.where(corrected > 0, corrected, plain)
 
 
-def measure_rounding(bench: Bench, changes: dict[str, Change]) -> dict[str, Tensor]:
+def measure_rounding(bench: Bench, changes: dict[str, Tensor]) -> dict[str, Tensor]:
     """Share of rounding in the squared change of a feature at the base noise, by float arithmetic alone.
 
     Every input is moved by one unit in the last place, up or down: as much as the rounding of noisy inputs
@@ -112,9 +102,9 @@ def measure_rounding(bench: Bench, changes: dict[str, Change]) -> dict[str, Tens
     enough = bench.base_noise > fine * float(inputs.abs().max())
     for layer, change in changes.items():
         size = bench.clean[layer].square().mean(1).double().cpu()
-        enough &= bool((change.squared >= fine**2 * size).all())
+        enough &= bool((change >= fine**2 * size).all())
     if enough:
-        return {layer: torch.zeros_like(change.squared) for layer, change in changes.items()}
+        return {layer: torch.zeros_like(change) for layer, change in changes.items()}
     step = _spacing(inputs) * bench.noise("rounding", range(1))[0].sign()
     with torch.no_grad():
         stirred = bench.features(inputs + step)
@@ -123,7 +113,7 @@ def measure_rounding(bench: Bench, changes: dict[str, Change]) -> dict[str, Tens
         moved = bench.squared_change(stirred[layer], layer).cpu()
         held = 2 / 12 * _spacing(bench.clean[layer]).double().square().mean(1).cpu()
         nothing = torch.where(moved > 0, torch.inf, 0.0)  # of a dead feature
-        shares[layer] = torch.where(change.squared > 0, (moved + held) / change.squared, nothing)
+        shares[layer] = torch.where(change > 0, (moved + held) / change, nothing)
     return shares
 
 
@@ -132,28 +122,45 @@ def _spacing(values: Tensor) -> Tensor:
     return values.abs().nextafter(torch.full_like(values, torch.inf)) - values.abs()
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What every unit causes of a squared feature change.
+
+    Attributes
+    ----------
+    gain, gain_error
+        Shape ``(B, U)``, float64: the gain and its standard error, that of probes and pairs.
+    misfit
+        Shape ``(B,)``, float64: how far slopes that take every unit by itself are from `gain`, in squares
+        above those that chance makes, in standard errors of these. About normal where the gains are right;
+        where it is large, units are wrong however right their sum.
+    """
+
+    gain: Tensor
+    gain_error: Tensor
+    misfit: Tensor
+
+
 def share_loss(
-    bench: Bench,
-    layer: str,
-    surrogate: Surrogate,
-    noise_scale: Tensor,
-    drift: Tensor,
-    *,
-    pairs: int = 16,
-) -> tuple[Tensor, Tensor]:
+    bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, *, pairs: int = 10
+) -> Shared:
     """Share the squared feature change under some noise among the units that cause it.
 
-    Probe gains see how much the feature *spreads*, and nothing of how far noise *drifts* its mean: kinks and
-    max pooling turn noise of mean zero into a change of mean ``m = E[f' - f*]``, in a trained network up to
-    half of the loss and on other units. With ``E |f' - f*|^2 = V + |m|^2``, ``V`` goes to the units by their
-    probe gains, ``|m|^2`` by its own slope
+    Probe gains see how much the feature *spreads*, and nothing of how far noise *drifts* it: kinks and max
+    pooling turn noise of mean zero into a change that is not, in a trained network up to half of the loss and
+    on other units. Antithetic noise tells the two apart: with ``f(x +- sigma eps) - f* = c +- o``, ``c`` the
+    common and ``o`` the opposite change, ``E |f' - f*|^2 = E |o|^2 + E |c|^2``. The first goes to the units
+    by their probe gains, the second by its own slope
 
-        ``d|m|^2 / d sigma_u^2 = E[eps_u J'_u^T m] / sigma_u``,   ``J'`` at ``x + sigma eps``,
+        ``d E|c|^2 / d sigma_u^2 = E[eps_u (J_+ - J_-)_u^T c] / (2 sigma_u)``,
 
-    from antithetic pairs, whose difference is free of all that is linear in the noise. Both parts are scaled
-    so that ``sum_u sigma_u^2 gain_u`` equals the loss measured here; what a noisy slope would make less than
-    a twentieth of a unit's scaled probe gain is then lifted to that. A linear network has no drift and keeps
-    its probe gains, but for the scale.
+    which is free of all that is linear in the noise and so of most chance. Both parts are scaled so that
+    ``sum_u sigma_u^2 gain_u`` equals the loss measured here; what a noisy slope would make less than a
+    twentieth of a unit's scaled probe gain is then lifted to that. In a linear network nothing is common, and
+    it keeps its probe gains, but for the scale.
+
+    The same passes give the slope of ``E |f' - f*|^2`` as a whole, which shares nothing among units. It is
+    too noisy for a gain, but all units together tell whether the gains are right.
 
     Parameters
     ----------
@@ -163,52 +170,66 @@ def share_loss(
         Of this layer, from :func:`estimate_gain`.
     noise_scale
         Shape ``(B, U)``, positive: the noise at which to look, best half-way along the descent.
-    drift
-        Shape ``(B, D)``: an estimate of ``m`` from other draws. Its size does not matter unless it is so
-        small that its slope falls short of ``|m|^2``.
     pairs
-        Antithetic pairs, two forward and two backward passes each; at least 2.
-
-    Returns
-    -------
-    gain, gain_error
-        Shape ``(B, U)``, float64. The error is that of probes and pairs; the chance in `drift` and in the two
-        scales is not in it.
+        Antithetic pairs, two forward and four backward passes each; at least 2.
     """
     noise_scale = noise_scale.cpu().double()
-    scale, clean, width = bench.spread(noise_scale), bench.clean[layer], drift.shape[1]
-    slopes = []
-    loss = torch.zeros(len(scale), dtype=torch.float64)
-    explained, own_squares = loss.clone(), loss.clone()
-    drift_sum = torch.zeros_like(clean)
+    scale, clean = bench.spread(noise_scale), bench.clean[layer]
+    width = clean.shape[1]
+    by_common: list[Tensor] = []  # slopes of each pair, (B, U)
+    by_all: list[Tensor] = []
+    opposite_loss = torch.zeros(len(scale), dtype=torch.float64)
+    explained, common_loss = opposite_loss.clone(), opposite_loss.clone()
     for start in range(0, pairs, _HELD_DRAWS):
         noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
         explained += surrogate.value(scale * noises).sum(0).cpu() / pairs
         for several in noises.split(bench.together):
-            slope = torch.zeros_like(several)
-            even = clean.new_zeros(len(several), *clean.shape)
-            for sign in (1, -1):
-                noisy = torch.addcmul(bench.inputs, scale, several, value=sign).flatten(0, 1)
-                feature = bench.features(noisy.requires_grad_(True))[layer]
-                (gradient,) = torch.autograd.grad(feature, noisy, drift.repeat(len(several), 1))
-                bench.passes.backward += len(noisy)
-                slope += sign / 2 * gradient.unflatten(0, several.shape[:2])
-                by_noise = feature.detach().unflatten(0, several.shape[:2])
-                even += (by_noise - clean) / 2
-                for one in by_noise:
-                    loss += bench.squared_change(one, layer).cpu() / (2 * pairs)
-            slopes += [*bench.reduce(slope.mul_(several)).double().cpu() / (width * noise_scale)]
-            own_squares += even.square().mean(2).double().cpu().sum(0)
-            drift_sum += even.sum(0)
-    loss = _corrected(loss, explained, surrogate.mean(noise_scale))
-    squared_drift = (drift_sum.square().mean(1).double().cpu() - own_squares) / (pairs * (pairs - 1))
-    squared_drift = squared_drift.clamp(min=0).minimum(loss)
-    slope, slope_error = torch.stack(slopes).mean(0), torch.stack(slopes).std(0) / pairs**0.5
-    by_slope = (noise_scale.square() * slope).sum(1)
-    of_slope = torch.where(by_slope > squared_drift, squared_drift / by_slope, 1.0)[:, None]
+            shifts = scale * several
+            noisy = [(bench.inputs + sign * shifts).flatten(0, 1).requires_grad_(True) for sign in (1, -1)]
+            features = [bench.features(inputs)[layer] for inputs in noisy]
+            changes = [one.detach().unflatten(0, several.shape[:2]) - clean for one in features]
+            common = (changes[0] + changes[1]) / 2
+            for part, part_loss in ((common, common_loss), (changes[0] - common, opposite_loss)):
+                part_loss += part.square().mean(2).sum(0).double().cpu() / pairs
+            drift = _opposite_gradient(noisy, features, [common, common], keep=True)
+            whole = _opposite_gradient(noisy, features, changes) - surrogate.slope(shifts) * (width / 2)
+            bench.passes.backward += 4 * len(noisy[0])
+            for gradient, slopes in ((drift, by_common), (whole, by_all)):
+                slopes += [*bench.reduce(gradient.mul_(several)).double().cpu() / (width * noise_scale)]
+    loss = common_loss + _corrected(opposite_loss, explained, surrogate.mean(noise_scale))
+    slope, slope_error = _mean_and_error(by_common)
+    told = (noise_scale.square() * slope).sum(1)
+    of_slope = torch.where(told > common_loss, common_loss / told, 1.0)[:, None]
     predicted = surrogate.predict(noise_scale)[:, None]
-    of_gain = (loss[:, None] - of_slope * by_slope[:, None]) / predicted
+    of_gain = (loss[:, None] - of_slope * told[:, None]) / predicted
     of_gain = torch.where(predicted == 0, 0, of_gain)  # no probe gain to scale
     gain = of_gain * surrogate.gain + of_slope * slope
     error = ((of_gain * surrogate.gain_error).square() + (of_slope * slope_error).square()).sqrt()
-    return gain.maximum(_LEAST_SHARE * of_gain * surrogate.gain), error
+    gain = gain.maximum(_LEAST_SHARE * of_gain * surrogate.gain)
+    whole, whole_error = _mean_and_error(by_all)
+    whole += surrogate.share[:, None] * surrogate.gain
+    chance = whole_error.square() + error.square() + (_NEGLIGIBLE * gain).square()
+    misfit = _misfit(whole - gain, chance, noise_scale.square())
+    return Shared(gain, error, misfit)
+
+
+def _opposite_gradient(
+    noisy: list[Tensor], features: list[Tensor], weights: list[Tensor], *, keep: bool = False
+) -> Tensor:
+    """Half the difference of what the two members of pairs give as gradient, ``(K, B, N)``."""
+    shape, flat = weights[0].shape[:2], [weight.flatten(0, 1) for weight in weights]
+    plus, minus = torch.autograd.grad(features, noisy, flat, retain_graph=keep)
+    return (plus - minus).div_(2).unflatten(0, shape)
+
+
+def _mean_and_error(draws: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean of independent draws, and its standard error."""
+    stacked = torch.stack(draws)
+    return stacked.mean(0), stacked.std(0) / len(draws) ** 0.5
+
+
+def _misfit(difference: Tensor, chance: Tensor, weight: Tensor) -> Tensor:
+    """Return by how many standard errors squared differences, ``(B, U)``, exceed their `chance`: ``(B,)``."""
+    excess = weight.square() * (difference.square() - chance)
+    error = (weight.square() * chance).square().sum(1).mul(2).sqrt()
+    return torch.where(error > 0, excess.sum(1) / error, 0)

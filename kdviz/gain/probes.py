@@ -69,7 +69,7 @@ class Surrogate:
         return self.rows @ shifts.permute(1, 2, 0)
 
 
-def estimate_gain(bench: Bench, *, probes: int = 64, points: int = 8) -> dict[str, Surrogate]:
+def estimate_gain(bench: Bench, *, probes: int = 40, points: int = 4) -> dict[str, Surrogate]:
     """Estimate the gain of every unit from random probes on the feature.
 
     ``E_v |J_u^T v|^2 / D = G_u`` for probes with ``E[v v^T] = I``. The probes are rows of a randomised
@@ -168,12 +168,15 @@ class _ProbePlan:
         """Return the standard error of the mean of ``(B, P, U)`` contributions over ``P``.
 
         Two things are left to chance. Rows are drawn without replacement, so their part ends when all are
-        used. Noise points are not; their part is taken as one multiple of the rows' variance for all units
-        of a sample, because eight points say too little about each.
+        used. Noise points are not; because a few say too little about each unit, their part is taken as one
+        multiple for all units of a sample: of the rows' variance, or of the squared gain where every row is
+        used.
         """
         if self.exact:
             by_point = contributions.unflatten(1, (self.points, self.width)).mean(2)
-            return (by_point.var(1) / self.points).sqrt()
+            mean, variance = by_point.mean(1), by_point.var(1) / self.points
+            square = mean.square().sum(1, keepdim=True)
+            return mean * (variance.sum(1, keepdim=True) / square).nan_to_num(0).sqrt()
         if self.points == self.count:
             return (contributions.var(1) / self.count).sqrt()
         groups = contributions.split([len(rows) for rows in self._rows], 1)

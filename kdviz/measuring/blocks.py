@@ -4,7 +4,7 @@ Symbols: ``B`` samples, ``U`` units, ``Q`` = 4 gain quartiles.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from kdviz.arguments import name_some
 from kdviz.entropy import Solution, entropy_of, gain_ratio, invert_descent, solve
 from kdviz.gain import (
     Bench,
-    Change,
     Surrogate,
     descend,
     estimate_gain,
@@ -29,9 +28,11 @@ from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of
 from kdviz.schema import METHODS, QUARTILES, VARIABLES
 
-CHECK_DRAWS = 32  # forward passes are cheap; a noisy check sends samples to the costly path for nothing
-PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many passes for the one as for the other
-LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted
+PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many backward passes for the one as for the other
+PATH_PAIRS = 32  # for the feature variance of a path, whose draws are others: no chance cancels there
+FEWEST_PAIRS = 4  # however few the probes: a noisy check sends samples to the costly path for nothing
+LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted, as far as sums can tell
+FITTING = 5.0  # misfit up to which it is, as far as units can tell
 ROUNDING = 0.01  # share of rounding in the change of a feature, up to which gains are right to a few per cent
 
 Arrays = dict[str, NDArray]
@@ -52,9 +53,9 @@ def measure_block(
     """
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
     for bench in make_benches(reader, inputs, rows, settings):
-        surrogates = estimate_gain(bench, probes=settings.probes, points=settings.draws)
+        surrogates = estimate_gain(bench, probes=settings.probes, points=max(2, settings.draws // 2))
         base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-        changes = measure_change(bench, base, draws=CHECK_DRAWS, purpose="variance", surrogates=surrogates)
+        changes = measure_change(bench, base, pairs=_count_pairs(settings), surrogates=surrogates)
         rounding = measure_rounding(bench, changes)
         for layer, surrogate in surrogates.items():
             _require_resolved(bench, layer, rounding[layer])
@@ -108,6 +109,10 @@ def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
     return float(np.float32(size))  # as it is stored
 
 
+def _count_pairs(settings: Settings) -> int:
+    return max(FEWEST_PAIRS, settings.probes // PROBES_PER_PAIR)
+
+
 def _pad(arrays: Arrays, units: int) -> Arrays:
     """Lengthen what has one value a unit to the run's number of units, with NaN."""
     return arrays | {
@@ -118,34 +123,36 @@ def _pad(arrays: Arrays, units: int) -> Arrays:
 
 
 def _measure_layer(
-    bench: Bench, layer: str, surrogate: Surrogate, change: Change, settings: Settings
+    bench: Bench, layer: str, surrogate: Surrogate, variance: Tensor, settings: Settings
 ) -> Arrays:
-    """Measure one layer; `surrogate` and `change` were taken at the base noise."""
-    variance = change.squared
+    """Measure one layer; `surrogate` and `variance` were taken at the base noise."""
     size = bench.unit_size.numpy()
     _require_finite(bench, layer, surrogate.gain, variance)
     gain, gain_error = surrogate.gain.numpy().copy(), surrogate.gain_error.numpy().copy()
+    misfit = np.zeros(len(gain))
     if settings.method != "path":  # the path finds the drift by itself
         first = _solve(gain, gain_error, variance.numpy(), size, settings)
         half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
-        pairs = max(2, settings.probes // PROBES_PER_PAIR)
-        shared = share_loss(bench, layer, surrogate, half_way, change.mean, pairs=pairs)
-        _require_finite(bench, layer, *shared)
-        gain, gain_error = (part.numpy() for part in shared)
+        shared = share_loss(bench, layer, surrogate, half_way, pairs=_count_pairs(settings))
+        _require_finite(bench, layer, shared.gain, shared.gain_error, shared.misfit)
+        gain, gain_error, misfit = (part.numpy() for part in (shared.gain, shared.gain_error, shared.misfit))
     solution = _solve(gain, gain_error, variance.numpy(), size, settings)
     loss, linearity, by_quartile = _check(bench, layer, surrogate, gain, solution, settings)
     converged = solution.converged.copy()
     method = np.full(len(gain), METHODS.index("gain"), np.int8)
     alive = variance.numpy() > 0
-    fits = (linearity >= LINEAR[0]) & (linearity <= LINEAR[1])
+    fits = (linearity >= LINEAR[0]) & (linearity <= LINEAR[1]) & (misfit <= FITTING)
     by_path = {"gain": np.zeros_like(alive), "auto": ~fits, "path": np.ones_like(alive)}[settings.method]
     rows = np.flatnonzero(alive & by_path)
     if len(rows):
         part, chosen = bench.select(rows.tolist()), torch.from_numpy(rows)
+        end = {layer: surrogate.select(chosen)}
+        base = torch.full_like(end[layer].gain, settings.base_noise)
+        variance[rows] = measure_change(part, base, pairs=PATH_PAIRS, surrogates=end)[layer]
         descent = descend(
             part,
             layer,
-            surrogate.select(chosen),
+            end[layer],
             variance[chosen],
             weight=settings.weight,
             calibration=settings.calibration,
@@ -156,10 +163,9 @@ def _measure_layer(
         gain[rows], gain_error[rows] = ratio * of_ratio, descent.gain_error.numpy()
         method[rows] = METHODS.index("path")
         converged[rows] = descent.converged.numpy()
-        end = {layer: surrogate.select(chosen)}
         scale = descent.noise_ratio * settings.base_noise
-        found = measure_change(part, scale, draws=CHECK_DRAWS, purpose="check", surrogates=end)
-        loss[rows] = found[layer].squared
+        found = measure_change(part, scale, pairs=_count_pairs(settings), surrogates=end)
+        loss[rows] = found[layer]
     final = _solve(gain, gain_error, variance.numpy(), size, settings)
     noise_scale = final.noise_ratio * settings.base_noise
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -205,13 +211,13 @@ def _check(
     rank = unit_gain.argsort(stable=True, dim=1).argsort(dim=1)
     quartile = rank * QUARTILES // bench.unit_count
 
-    def measure(scale: Tensor, draws: int) -> tuple[Tensor, Tensor]:
-        change = measure_change(bench, scale, draws=draws, purpose="check", surrogates={layer: surrogate})
-        return change[layer].squared, (scale.square() * unit_gain).sum(1)
+    def measure(scale: Tensor, pairs: int, signs: Sequence[int] = (1, -1)) -> tuple[Tensor, Tensor]:
+        change = measure_change(bench, scale, pairs=pairs, surrogates={layer: surrogate}, signs=signs)
+        return change[layer], (scale.square() * unit_gain).sum(1)
 
     scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
-    loss, predicted = measure(scale, CHECK_DRAWS)
-    by_quartile = [_ratio(*measure(scale * (quartile == q), CHECK_DRAWS // 16)) for q in range(QUARTILES)]
+    loss, predicted = measure(scale, _count_pairs(settings))
+    by_quartile = [_ratio(*measure(scale * (quartile == q), 1, (1,))) for q in range(QUARTILES)]
     return loss.numpy(), _ratio(loss, predicted), np.stack(by_quartile, 1)
 
 

@@ -38,7 +38,7 @@ def measure(
     entry: str | nn.Module | None = None,
     feature: Feature | None = None,
     method: Method | None = None,
-    probes: int = 64,
+    probes: int = 40,
     draws: int | None = None,
     base_noise: float | None = None,
     weight: float = 7.0,

@@ -13,7 +13,7 @@ from kdviz.units import Units
 
 BLOCK = 16  # samples written at once; part of what a stored run is, so not a setting
 
-ESTIMATOR = "probes and drift"
+ESTIMATOR = "probes and pairs"
 """How gains are estimated; another name for every change of what is measured, so that no run mixes two.
 
 It names the engine as a whole: where ``"path"`` alone is asked for, the drift is left to the path."""
@@ -48,7 +48,7 @@ class Settings:
     draws: int
     base_noise: float
     feature: Feature
-    probes: int = 64
+    probes: int = 40
     weight: float = 7.0
     calibration: float = 0.386
     unit_gain: UnitGain = "mean"

@@ -239,7 +239,7 @@ class MeasurementPlan(_Part):
     part: Literal["train", "held-out"] = "train"
     grid: int | None = Field(default=None, ge=1)
     method: Literal["auto", "gain", "path"] | None = None
-    probes: int = Field(default=64, ge=2)
+    probes: int = Field(default=40, ge=2)
     draws: int = Field(default=4, ge=2)
     seed: NonNegativeInt = 0
 

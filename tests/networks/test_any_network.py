@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import kdviz
-from kdviz.gain import Bench
+from kdviz.gain import Bench, Shared
 from kdviz.testing import random_images, small_cnn
 
 
@@ -57,7 +57,7 @@ def measured_jacobian(network, images, layer, feature, *, grid, points=2, base_n
 
 
 def keep_probe_gains(bench, layer, surrogate, *args, **options):
-    return surrogate.gain, surrogate.gain_error
+    return Shared(surrogate.gain, surrogate.gain_error, torch.zeros(len(surrogate.gain)))
 
 
 def assert_gains_are_jacobians(network, images, layer, feature, *, grid=GRID):
@@ -365,4 +365,4 @@ def test_measure__rounding_that_differs_with_the_batch_is_no_dependence(monkeypa
     # matrix products of one sample and of two sum in another order on many processors
     plain = nn.functional.linear
     monkeypatch.setattr(F, "linear", lambda x, *weights: plain(x, *weights) * (1 + 2e-7 * (len(x) > 1)))
-    assert (measure(small_cnn(seed=1), base_noise=3e-6)["gain"] > 0).any()
+    assert (measure(small_cnn(seed=1), base_noise=5e-6)["gain"] > 0).any()

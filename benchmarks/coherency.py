@@ -39,7 +39,7 @@ class CoherencyPlan:
 
     factors: tuple[float, ...] = (4.0, 3.0)
     samples: int = 4
-    probes: int = 64
+    probes: int = 40
     draws: int = 8
     methods: tuple[str, ...] = MAPS
     precisions: tuple[str, ...] = ("float64", "float32")

@@ -48,7 +48,7 @@ class NoisePlan:
     samples: int = 24
     epochs: int = 6
     train_count: int = 2000
-    probes: int = 64
+    probes: int = 40
     draws: int = 4
     more: int = 4
 

@@ -94,7 +94,7 @@ _ERRORS = {
     "far_error": ("others: error, nat", ".4f"),
     "far_jaccard": ("Jaccard", ".2f"),
 }
-_SHOWN = ("kdviz default", "probe gains alone, 64", "kdviz path, 8 draws", "authors' procedure, run a")
+_SHOWN = ("kdviz default", "probe gains alone", "kdviz path, 8 draws", "authors' procedure, run a")
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "goals": _table(

@@ -24,7 +24,7 @@ FEWER = 100  # times fewer passes than the authors
 ERRORS = {"near": 0.02, "far": 0.03}  # nat, near-linear samples and the others
 JACCARD = 0.05  # below that of two runs of the authors' procedure
 BEYOND, BY_CHANCE = 2.0, 0.05  # stated errors, and the share of units that are further off if they are right
-POOLED = "passes times_fewer error near_error far_error stated beyond jaccard rank by_path".split()
+POOLED = "passes times_fewer error near_error far_error stated beyond jaccard rank by_path apart".split()
 Maps = NDArray[np.float64]  # (samples, units), NaN beyond a sample's units
 
 
@@ -136,9 +136,11 @@ def compare_case(case: Case, reference: Reference, settings: Sequence[str]) -> I
         if setting == "gain" and by_gain:
             yield by_gain | row | {"as_default": True}
             continue
+        options = {} if setting == "default" else {"method": setting}
         with counted(case.module) as spent:
-            ds = case.measure(**({} if setting == "default" else {"method": setting}))
+            ds = case.measure(**options)
         row |= compare_maps(ds.isel(sample=known), reference, near, spent.passes / len(case.names))
+        row["apart"] = compare_seeds(ds, case.measure(seed=1, **options))
         if row["by_path"] == 0:
             by_gain = row
         yield row
@@ -172,6 +174,13 @@ def compare_maps(
         "linearity_high": float(linearity.max()),
         "spread": float(np.nanstd(entropy, axis=1).mean()),
     }
+
+
+def compare_seeds(one: xr.Dataset, other: xr.Dataset) -> float:
+    """Share of units in which two measurements differ by more than two stated errors of the difference."""
+    differ = np.abs(one["entropy"] - other["entropy"])
+    beyond = differ > BEYOND * np.hypot(one["entropy_error"], other["entropy_error"])
+    return float(beyond.where(differ.notnull()).mean())
 
 
 def _jaccard(one: Maps, other: Maps) -> float | None:
@@ -214,6 +223,7 @@ def judge(
             JACCARD,
             lambda row: _below(of_two_runs[row["case"]], row["jaccard"]),
         ),
+        ("units of two seeds beyond two stated errors", BY_CHANCE, lambda row: row["apart"]),
     ]
     goals = []
     for goal, limit, read in asked:

@@ -13,6 +13,7 @@ CASE = {
     "largest": ("largest", ".2f"),
     "stated": ("stated", ".4f"),
     "beyond": ("beyond two stated", ".0%"),
+    "apart": ("two seeds", ".0%"),
     "jaccard": ("Jaccard", ".2f"),
     "rank": ("rank correlation", ".2f"),
     "by_path": ("by path", ".0%"),
@@ -21,7 +22,7 @@ CASE = {
     "near": ("near-linear", ",d"),
     "spread": ("spread over units, nat", ".2f"),
 }
-SHORT = ("times_fewer", "error", "largest", "stated", "beyond", "jaccard", "rank")
+SHORT = ("times_fewer", "error", "largest", "stated", "beyond", "apart", "jaccard", "rank")
 
 
 def _every(row: Mapping[str, Any]) -> bool:
@@ -87,6 +88,7 @@ ZOO_TABLES: dict[str, tuple[str, Columns, Rows]] = {
             "largest": ("largest of a unit", ".2f"),
             "stated": ("stated", ".4f"),
             "beyond": ("beyond two stated", ".0%"),
+            "apart": ("two seeds", ".0%"),
             "jaccard": ("Jaccard", ".2f"),
             "rank": ("rank correlation", ".2f"),
             "by_path": ("by path", ".0%"),

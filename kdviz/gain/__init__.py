@@ -6,9 +6,10 @@ The *gain* of a unit is its share in the mean-squared feature change, per unit o
 
 For small noise it is the mean squared slope of the feature, and Eq. (4) of Zhang et al. (TPAMI 2022) depends
 on the network through it alone. :func:`estimate_gain` measures that from random probes on the feature, one
-backward pass each; :func:`share_loss` completes it by what noise does to the mean of the feature;
-:func:`measure_change` checks a solution with forward passes only. :func:`descend` is the authors' own descent
-on sampled losses instead. Nothing here knows datasets, files or particular networks.
+backward pass each; :func:`share_loss` completes it by what noise does to a feature beside spreading it, and
+tells whether single units are right; :func:`measure_change` checks a solution with forward passes only.
+:func:`descend` is the authors' own descent on sampled losses instead. Nothing here knows datasets, files or
+particular networks.
 
 Modules, each importing only from those before it: ``bench``, ``probes``, ``losses``, ``descents``.
 """

@@ -99,6 +99,7 @@ class Bench:
         self._outside = (unit == unit_count).nonzero().flatten()
         self._unit_on_cpu = unit  # where noise scales are kept, in double precision
         self._unit = unit.to(inputs.device)
+        self._kept = "", range(1), torch.empty(0)
         with torch.no_grad():
             self.clean = self.features(self.inputs)
 
@@ -113,14 +114,22 @@ class Bench:
         return self.reader(values, given)
 
     def noise(self, purpose: str, draws: range) -> Tensor:
-        """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units."""
+        """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units.
+
+        The last draws are kept, because the same ones are asked for at one noise scale after the other. Not
+        to be written to.
+        """
+        of, known, noise = self._kept
+        if of == purpose and draws[0] in known and draws[-1] in known:
+            return noise[draws[0] - known[0] : draws[-1] - known[0] + 1]
         noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32, device="cpu")
         for draw, batch in zip(draws, noise, strict=True):
             for name, row in zip(self.sample_ids, batch, strict=True):
                 row.normal_(generator=noise_generator(self.seed, name, purpose, draw))
         if len(self._outside):
             noise[..., self._outside] = 0
-        return noise.to(self.inputs)
+        self._kept = purpose, draws, noise.to(self.inputs)
+        return self._kept[2]
 
     def spread(self, per_unit: Tensor) -> Tensor:
         """Spread the values of units over the input elements: ``(B, U)`` to ``(B, N)``."""
@@ -138,6 +147,7 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
+        part._kept = "", range(1), torch.empty(0)
         part.given = None if self.given is None else rows_at(self.given, list(rows))
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
         part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}

@@ -98,16 +98,17 @@ def measure(
         token knows nothing of the others. Or a callable from the layer's output to a tensor. By default the
         preset of `units`: identity for words, else relu.
     method
-        ``"gain"``: probe gains, completed by the drift of the mean (:mod:`kdviz.gain`). ``"path"``: the
+        ``"gain"``: probe gains, completed by the drift of the feature (:mod:`kdviz.gain`). ``"path"``: the
         authors' descent, sampled. ``"auto"``: gain first, path for the few samples whose loss at the solution
-        lies outside 0.8 to 1.25 times what the gains predict (``linearity``). By default the preset of
-        `units`: path for clouds, where max pooling leaves most points without gain, else auto.
+        lies outside 0.8 to 1.25 times what the gains predict (``linearity``), or whose units move the
+        feature otherwise than their gains say, however right the sum. By default the preset of `units`:
+        path for clouds, where max pooling leaves most points without gain, else auto.
     probes
         Backward passes a sample and layer for the gains, at least 2. A quarter as many antithetic pairs of
-        noise, of four passes each, find the drift.
+        noise, but four at least, find the drift and check the gains.
     draws
-        Noise points for the gains, and pass pairs a step for the path; at least 2. By default the preset of
-        `units`: 4 for clouds, whose every sample goes by path, else 8.
+        Pass pairs a step for the path, and twice the noise points for the gains; at least 2. By default the
+        preset of `units`: 4 for clouds, whose every sample goes by path, else 8.
     base_noise
         ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
         times the root mean square for words.
@@ -122,8 +123,8 @@ def measure(
     max_batch
         Samples in one pass, the one memory knob; 16 by default. Texts come one by one, without padding, so
         that neither it nor batch mates can change a bit of a result; several noise draws fill the pass.
-        Besides the passes, ``probes`` copies of the input are held for each of them and each layer: 38 MB at
-        3 x 224 x 224 pixels and 64 probes.
+        Besides the passes, ``probes`` copies of the input are held for each of them and each layer: 24 MB at
+        3 x 224 x 224 pixels and 40 probes.
     progress
         Show a progress bar.
 
@@ -156,11 +157,12 @@ def measure(
 
     Notes
     -----
-    Cost a sample and layer, in forward or backward passes: ``2 * probes`` for the gains and 40 for their
-    checks, ``draws + 33`` shared by all layers, and about ``72 * draws`` more where the path takes over:
-    209 for one layer by default. Where ``"path"`` is asked for, the ``probes`` passes that find the drift are
-    left out. Every epoch begins with a trial, of 7 passes forward and 2 a layer backward in all. The authors'
-    procedure takes 15,456 [1]_. ``docs/validation.md`` compares the results.
+    Cost a sample and layer, in forward or backward passes, with ``p = max(4, probes // 4)`` pairs: ``probes``
+    for the gains, ``6 * p`` for the drift, ``2 * p + 4`` to check the solution; ``1 + draws // 2 + 2 * p``
+    shared by all layers: 149 for one layer by default. Where the path takes over, about ``72 * draws + 64 +
+    2 * p`` more; where ``"path"`` is asked for, the drift is left out. Every epoch begins with a trial, of 7
+    passes forward and 2 a layer backward in all. The authors' procedure takes 15,456 [1]_.
+    ``docs/validation.md`` compares the results.
 
     References
     ----------

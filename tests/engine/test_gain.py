@@ -112,6 +112,16 @@ def test_bench__noise_is_keyed_by_seed_name_purpose_and_draw_only():
         assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.3
 
 
+def test_bench__noise_asked_for_again_is_the_same_bits():
+    bench = cnn_bench(samples=3)
+    drawn = bench.noise("pairs", range(4)).clone()
+    assert torch.equal(bench.noise("pairs", range(1, 3)), drawn[1:3])
+    assert torch.equal(bench.select([2, 0]).noise("pairs", range(4)), drawn[:, [2, 0]])
+    assert torch.equal(bench.noise("pairs", range(2, 6))[:2], drawn[2:])
+    assert not torch.equal(bench.noise("check", range(4)), drawn)
+    assert torch.equal(bench.noise("pairs", range(4)), drawn)
+
+
 def test_bench__noise_is_standard_normal():
     noise = cnn_bench().noise("check", range(50)).double()
     count = noise.numel()  # 19,200 values: standard errors 1 / sqrt(N) and sqrt(2 / N)

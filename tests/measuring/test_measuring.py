@@ -190,6 +190,29 @@ def test_measure__auto_takes_the_path_where_the_gain_does_not_carry(monkeypatch)
     assert (measure_cnn(method="auto", **options)["method"] == schema.METHODS.index("path")).all()
 
 
+class Quantised(nn.Module):
+    """Steps whose gradient pretends to be that of the unrounded feature (straight-through)."""
+
+    def __init__(self, network, step):
+        super().__init__()
+        self.network, self.step, self.out = network, step, nn.Identity()
+
+    def forward(self, x):
+        feature = self.network(x)
+        rounded = (feature / self.step).round() * self.step
+        return self.out(feature + (rounded - feature).detach())
+
+
+def test_measure__auto_sees_gradients_that_are_not_those_of_the_network():
+    problem = linear_problem(features=48)
+    network = Quantised(problem.network, step=0.1)  # a tenth of the spread of the feature
+    ds = measure(
+        network, problem.inputs, layers="out", units=problem.units, feature="identity", progress=False
+    )
+    assert ((ds["linearity"] > 0.8) & (ds["linearity"] < 1.25)).all()  # the sum of the gains is right
+    assert (ds["method"] == schema.METHODS.index("path")).all()
+
+
 def test_measure__gains_of_a_path_derive_to_its_noise(monkeypatch):
     ends = []
 

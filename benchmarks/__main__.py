@@ -68,6 +68,15 @@ def costs(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
+def gpu(quick: Quick = False, folder: Folder = None) -> None:
+    """Time VGG-16 at 224 pixels on a GPU, or a part of it on the processor; exit code 1 without the first."""
+    from benchmarks import gpu
+
+    plan = gpu.QUICK if quick else gpu.WHOLE if gpu.has_device() else gpu.SMALL
+    raise typer.Exit(not gpu.run_gpu(plan, folder, name=_name("gpu", quick)))
+
+
+@app.command()
 def faults(
     quick: Quick = False,
     full: Annotated[bool, typer.Option("--full", help="200 signals, 20 kills, 300 bits a kind.")] = False,
@@ -144,7 +153,7 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, zoo, costs, faults, noise, coherency, peers, latency):
+    for command in (accuracy, zoo, costs, gpu, faults, noise, coherency, peers, latency):
         try:
             command(**{"full": True} if command is faults else {})
         except typer.Exit as verdict:

@@ -154,6 +154,27 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "timings": ("timings", ""),
         },
     ),
+    "gpu": _table(
+        "gpu",
+        "kdviz",
+        {
+            "batch": ("samples in a pass", ""),
+            "forward": ("forward", ",.0f"),
+            "backward": ("backward", ",.0f"),
+            "seconds": ("seconds an image", ".2f"),
+            "share": ("of the bare pass rate", ".2f"),
+        },
+    ),
+    "gpu_goals": _table(
+        "gpu",
+        "goals",
+        {
+            "goal": ("goal", ""),
+            "asked": ("asked", ".1f"),
+            "reached": ("reached", ".2f"),
+            "projected": ("projected", ""),
+        },
+    ),
     "overhead": _table(
         "costs",
         "overhead",

@@ -359,6 +359,28 @@ def test_authors__noise_falls_on_units_alone_and_a_step_is_as_long_for_few_of_th
     torch.testing.assert_close(finer.at_target, run.at_target - np.log(2), rtol=0, atol=0.01)
 
 
+# -- real size
+
+
+@pytest.mark.slow
+def test_gpu__projects_from_the_passes_that_it_made(tmp_path: Path) -> None:
+    network = {"layers": 2, "pairs": 4, "points": 2}  # of two probes, each at a noise point of its own
+    done = CliRunner().invoke(app, ["gpu", "--quick", "--folder", str(tmp_path)], catch_exceptions=False)
+    results = json.loads((tmp_path / "gpu-quick.json").read_text())["results"]
+    (row,), (bare,) = results["kdviz"], results["bare"]
+    shared = 1 + network["points"] + 2 * network["pairs"]
+    assert row["forward"] == shared + 2 * (4 * network["pairs"] + 4) + 5  # and the trial
+    assert row["backward"] == 2 * (2 + 4 * network["pairs"]) + 4
+    spent = row["forward"] / bare["forward"] + row["backward"] / bare["backward"]
+    assert row["share"] == pytest.approx(spent / row["seconds"], rel=1e-3)
+    minutes, share = results["goals"]
+    by_default = 25 + 2 * 124
+    whole = row["seconds"] / (row["forward"] + row["backward"]) * by_default * 50 * 15 / 60
+    assert minutes["reached"] == pytest.approx(whole, rel=1e-3)
+    assert share["projected"] and "projected" in done.output
+    assert done.exit_code == 1  # whatever was reached, not on a GPU
+
+
 # -- the zoo
 
 

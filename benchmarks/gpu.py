@@ -1,0 +1,156 @@
+"""The engine at real size: VGG-16 on images of 224 pixels, whole on a GPU, in part without one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kdviz
+from benchmarks.authors import cut_head
+from benchmarks.costs import trace_passes
+from benchmarks.reports import show_table, write_result
+from benchmarks.zoo.photographs import load_crops
+
+MINUTES, SHARE = 10.0, 0.6  # goals: of the whole job, and the pass rate over that of a bare loop
+JOB = {"images": 50, "checkpoints": 15}  # with four layers, at default settings
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """What is measured; `batches` are samples in a pass, of which the best counts."""
+
+    images: int
+    checkpoints: int
+    probes: int
+    batches: tuple[int, ...]
+    side: int = 224
+    layers: tuple[str, ...] = ("features.21", "features.28", "classifier.0", "classifier.3")
+
+
+WHOLE = SizePlan(JOB["images"], JOB["checkpoints"], 40, (16, 32, 64))
+SMALL = SizePlan(2, 1, 8, (1, 2))
+QUICK = SizePlan(1, 1, 2, (1,), side=32, layers=("features.21", "classifier.0"))
+
+
+def run_gpu(plan: SizePlan, folder: Path | None = None, *, name: str = "gpu") -> bool:
+    """Time the job and a bare loop, print and write both; True if the goals are met, on a GPU alone."""
+    from torchvision.models import vgg16
+
+    device = "cuda" if has_device() else "cpu"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = vgg16().eval().requires_grad_(False).to(device)
+    crops = load_crops("held-out", plan.images)[0]
+    images = nn.functional.interpolate(crops, (plan.side, plan.side), mode="bilinear", antialias=True)
+    bare = [time_bare(network, plan.layers[-1], images, batch) for batch in plan.batches]
+    show_table(f"bare loop on {name_device(device)}", bare)
+    rates = {kind: max(row[kind] for row in bare) for kind in ("forward", "backward")}
+    rows = [time_measure(network, images, plan, batch, rates) for batch in plan.batches]
+    show_table("kdviz, the same passes over the best rates of the bare loop being `share`", rows)
+    best = max(rows, key=lambda row: row["share"])
+    passes = {"here": best["forward"] + best["backward"], "default": count_passes(len(plan.layers))}
+    whole = best["seconds"] / passes["here"] * passes["default"] * JOB["images"] * JOB["checkpoints"]
+    projected = plan != WHOLE or device == "cpu"
+    goals = [
+        {
+            "goal": "minutes of the whole job",
+            "asked": MINUTES,
+            "reached": whole / 60,
+            "met": whole <= 60 * MINUTES,
+        },
+        {
+            "goal": "pass rate over bare",
+            "asked": SHARE,
+            "reached": best["share"],
+            "met": best["share"] >= SHARE,
+        },
+    ]
+    for goal in goals:
+        goal["projected"] = projected
+    show_table("goals" + ", projected from a smaller job on this machine" * projected, goals)
+    results = {"bare": bare, "kdviz": rows, "goals": goals, "device": name_device(device)}
+    write_result(name, asdict(plan), results, folder)
+    return device == "cuda" and all(goal["met"] for goal in goals)
+
+
+def has_device() -> bool:
+    """Whether there is a GPU that torch can use."""
+    return torch.cuda.is_available()
+
+
+def count_passes(layers: int) -> int:
+    """Return the passes of an image and checkpoint at default settings, by gain: measure's Notes."""
+    return 25 + 124 * layers
+
+
+def time_bare(network: nn.Module, layer: str, images: Tensor, batch: int) -> dict[str, Any]:
+    """Count samples a second of nothing but passes, forward and backward to the input."""
+    head = cut_head(network, layer)
+    inputs = images[:batch].to(next(network.parameters()).device).requires_grad_(True)
+    seconds = {}
+    with torch.no_grad():
+        seconds["forward"] = time_of(lambda: head(inputs))
+    feature = head(inputs)
+    probe = torch.ones_like(feature)
+    seconds["backward"] = time_of(lambda: torch.autograd.grad(feature, inputs, probe, retain_graph=True))
+    return {"batch": len(inputs), **{kind: len(inputs) / value for kind, value in seconds.items()}}
+
+
+def time_measure(
+    network: nn.Module, images: Tensor, plan: SizePlan, batch: int, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Time ``kdviz.measure`` on every checkpoint, and the share of it that its passes alone would take."""
+    device = next(network.parameters()).device
+
+    def measure() -> None:
+        kdviz.measure(
+            network,
+            images,
+            layers=plan.layers,
+            units=kdviz.units.grid(16),
+            method="gain",
+            probes=plan.probes,
+            max_batch=batch,
+            device=str(device),
+            progress=False,
+        )
+
+    passes = trace_passes(network, measure)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = sum(time_of(measure, tries=1) for _ in range(plan.checkpoints)) / plan.checkpoints
+    forward = sum(one.samples for one in passes)
+    backward = sum(one.samples * one.backwards for one in passes)
+    return {
+        "batch": batch,
+        "forward": forward / len(images),
+        "backward": backward / len(images),
+        "seconds": seconds / len(images),
+        "share": (forward / rates["forward"] + backward / rates["backward"]) / seconds,
+        "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
+
+
+def time_of(call: Callable[[], object], tries: int = 3) -> float:
+    """Seconds of a call, the fastest of `tries` after one that is not counted if there are several."""
+    seconds = []
+    for _ in range(tries + (tries > 1)):
+        start = time.perf_counter()
+        call()
+        if has_device():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[tries > 1 :])
+
+
+def name_device(device: str) -> str:
+    """Name what computes."""
+    return (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"the processor, {torch.get_num_threads()} threads"
+    )

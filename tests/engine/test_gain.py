@@ -326,6 +326,20 @@ def test_measure_change__surrogate_takes_noise_out_and_adds_no_bias():
     assert abs(corrected.mean() - plain.mean()) < 4 * error
 
 
+def test_measure_change__chance_cancels_between_noise_scales():
+    ratios = {"same draws": [], "others": []}
+    for seed in range(40):
+        bench, other = cnn_bench(samples=1, seed=seed), cnn_bench(samples=1, seed=1000 + seed)
+        blind = {"fc1": zeros_like(estimate_gain(bench, probes=2)["fc1"])}
+        base = variance_of(bench, blind, pairs=4)["fc1"]
+        for name, at in (("same draws", bench), ("others", other)):
+            wider = measure_change(at, equal_noise(at, 0.02), pairs=4, surrogates=blind)["fc1"]
+            ratios[name].append(float(wider / base))
+    same, others = np.array(ratios["same draws"]), np.array(ratios["others"])
+    assert same.var() < others.var() / 4  # two samples of 40: beyond a ratio of 2 by chance once in 50
+    assert abs(np.median(same) - 4) < 0.2  # of squares of noise twice as large
+
+
 def test_measure_change__is_never_negative():
     bench = cnn_bench()
     surrogate = estimate_gain(bench, probes=2)["fc1"]

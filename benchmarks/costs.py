@@ -26,7 +26,6 @@ from kdviz.models import build
 from kdviz.networks.features import frozen
 from kdviz.testing import random_images, small_cnn
 
-CHECKS, SHARED = 40, 33  # forward passes a layer, and beside the draws those of all layers: measure's Notes
 MEMORY_LIMIT = 2 * 2**30  # bytes, at a million units x samples
 
 
@@ -388,15 +387,24 @@ def count_trial(layers: int, max_batch: int) -> tuple[int, int]:
     return 7 if max_batch > 1 else 5, 2 * layers  # samples that share no pass are not tried side by side
 
 
+def count_passes(probes: int, draws: int, layers: int) -> tuple[int, int]:
+    """Return the passes, forward and backward, of a sample by gain: measure's Notes."""
+    pairs = max(4, probes // 4)
+    shared = 1 + max(2, draws // 2) + 2 * pairs
+    return shared + layers * (4 * pairs + 4), layers * (probes + 4 * pairs)
+
+
 def is_documented(method: str, at: dict[str, int], forward: int, backward: int) -> bool:
     """Say whether these are the passes, trial apart, that the Notes of ``kdviz.measure`` promise.
 
     By gain exactly so; by path each sample stops on its own, near step 36, and its end is checked.
     """
-    of_pairs = 2 * max(2, at["probes"] // 4)  # forward, and as many backward
-    forward -= at["samples"] * ((CHECKS + of_pairs) * at["layers"] + at["draws"] + SHARED)
-    backward -= at["samples"] * at["layers"] * (at["probes"] + of_pairs)
+    by_gain = count_passes(at["probes"], at["draws"], at["layers"])
+    forward, backward = forward - at["samples"] * by_gain[0], backward - at["samples"] * by_gain[1]
     if method == "gain":
         return forward == backward == 0
-    pairs = at["samples"] * at["layers"] * at["draws"]
-    return forward == backward + at["samples"] * at["layers"] * 32 and 30 < backward / pairs < 50
+    rows, of_pairs = at["samples"] * at["layers"], 2 * max(4, at["probes"] // 4)
+    backward += (
+        rows * 2 * of_pairs
+    )  # half-way, which the path spares, as it does as many forward as its check
+    return forward == backward + rows * 64 and 30 < backward / (rows * at["draws"]) < 50

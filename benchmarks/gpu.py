@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import kdviz
 from benchmarks.authors import cut_head
-from benchmarks.costs import trace_passes
+from benchmarks.costs import count_passes, trace_passes
 from benchmarks.reports import show_table, write_result
 from benchmarks.zoo.photographs import load_crops
 
@@ -52,7 +52,10 @@ def run_gpu(plan: SizePlan, folder: Path | None = None, *, name: str = "gpu") ->
     rows = [time_measure(network, images, plan, batch, rates) for batch in plan.batches]
     show_table("kdviz, the same passes over the best rates of the bare loop being `share`", rows)
     best = max(rows, key=lambda row: row["share"])
-    passes = {"here": best["forward"] + best["backward"], "default": count_passes(len(plan.layers))}
+    passes = {
+        "here": best["forward"] + best["backward"],
+        "default": sum(count_passes(40, 8, len(plan.layers))),
+    }
     whole = best["seconds"] / passes["here"] * passes["default"] * JOB["images"] * JOB["checkpoints"]
     projected = plan != WHOLE or device == "cpu"
     goals = [
@@ -80,11 +83,6 @@ def run_gpu(plan: SizePlan, folder: Path | None = None, *, name: str = "gpu") ->
 def has_device() -> bool:
     """Whether there is a GPU that torch can use."""
     return torch.cuda.is_available()
-
-
-def count_passes(layers: int) -> int:
-    """Return the passes of an image and checkpoint at default settings, by gain: measure's Notes."""
-    return 25 + 124 * layers
 
 
 def time_bare(network: nn.Module, layer: str, images: Tensor, batch: int) -> dict[str, Any]:

@@ -19,8 +19,8 @@ first to last rate      network     accu.  ratio  D_mean  rho
 0.003 to 0.0003         scratch     0.428  0.30   0.05    0.31
 ======================  ==========  =====  =====  ======  =====
 
-These are of the training that chose them; one on another processor ends at other figures (README.md). The kept
-rates are the best of the three for both networks by accuracy. At the two smaller ones the fine-tuned
+These are of the training that chose them; one on another processor ends at other figures (README.md). The
+kept rates are the best of the three for both networks by accuracy. At the two smaller ones the fine-tuned
 network keeps a larger share of its points (rho) than the one from scratch, at the kept one a smaller.
 """
 

@@ -99,7 +99,7 @@ class Bench:
         self._outside = (unit == unit_count).nonzero().flatten()
         self._unit_on_cpu = unit  # where noise scales are kept, in double precision
         self._unit = unit.to(inputs.device)
-        self._kept = "", range(1), torch.empty(0)
+        self._kept: tuple[str, range, Tensor] | None = None
         with torch.no_grad():
             self.clean = self.features(self.inputs)
 
@@ -116,12 +116,13 @@ class Bench:
     def noise(self, purpose: str, draws: range) -> Tensor:
         """Draw normal noise ``(K, B, N)``, keyed by seed, sample, purpose and draw; 0 outside of units.
 
-        The last draws are kept, because the same ones are asked for at one noise scale after the other. Not
-        to be written to.
+        The last ones drawn are kept, because they are asked for again at the next noise scale. Not to be
+        written to.
         """
-        of, known, noise = self._kept
-        if of == purpose and draws[0] in known and draws[-1] in known:
-            return noise[draws[0] - known[0] : draws[-1] - known[0] + 1]
+        if self._kept is not None:
+            of, known, noise = self._kept
+            if of == purpose and draws[0] in known and draws[-1] in known:
+                return noise[draws[0] - known[0] : draws[-1] - known[0] + 1]
         noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32, device="cpu")
         for draw, batch in zip(draws, noise, strict=True):
             for name, row in zip(self.sample_ids, batch, strict=True):
@@ -147,7 +148,7 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
-        part._kept = "", range(1), torch.empty(0)
+        part._kept = None
         part.given = None if self.given is None else rows_at(self.given, list(rows))
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
         part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}

@@ -132,8 +132,9 @@ class Shared:
         Shape ``(B, U)``, float64: the gain and its standard error, that of probes and pairs.
     misfit
         Shape ``(B,)``, float64: how far slopes that take every unit by itself are from `gain`, in squares
-        above those that chance makes, in standard errors of these. About normal where the gains are right;
-        where it is large, units are wrong however right their sum.
+        above those that chance makes, in standard errors of these. Near 0 or below where the gains are right,
+        with a long tail of few pairs; where it is large, units are wrong however right their sum. Of a single
+        unit it says nothing.
     """
 
     gain: Tensor
@@ -154,12 +155,13 @@ def share_loss(
 
         ``d E|c|^2 / d sigma_u^2 = E[eps_u (J_+ - J_-)_u^T c] / (2 sigma_u)``,
 
-    which is free of all that is linear in the noise and so of most chance. Both parts are scaled so that
+    which is free of all that is linear in the noise and so of most chance. Where that slope tells more than
+    ``E |c|^2`` it is scaled down to it, where it tells less the probe gains take the rest, so that
     ``sum_u sigma_u^2 gain_u`` equals the loss measured here; what a noisy slope would make less than a
     twentieth of a unit's scaled probe gain is then lifted to that. In a linear network nothing is common, and
     it keeps its probe gains, but for the scale.
 
-    The same passes give the slope of ``E |f' - f*|^2`` as a whole, which shares nothing among units. It is
+    The same passes give the slope of ``E |f' - f*|^2`` as a whole, which takes every unit by itself. It is
     too noisy for a gain, but all units together tell whether the gains are right.
 
     Parameters
@@ -232,4 +234,4 @@ def _misfit(difference: Tensor, chance: Tensor, weight: Tensor) -> Tensor:
     """Return by how many standard errors squared differences, ``(B, U)``, exceed their `chance`: ``(B,)``."""
     excess = weight.square() * (difference.square() - chance)
     error = (weight.square() * chance).square().sum(1).mul(2).sqrt()
-    return torch.where(error > 0, excess.sum(1) / error, 0)
+    return torch.where(error == 0, 0, excess.sum(1) / error)

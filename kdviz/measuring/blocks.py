@@ -29,7 +29,7 @@ from kdviz.networks.preparing import device_of
 from kdviz.schema import METHODS, QUARTILES, VARIABLES
 
 PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many backward passes for the one as for the other
-PATH_PAIRS = 32  # for the feature variance of a path, whose draws are others: no chance cancels there
+PATH_PAIRS = 32  # for the feature variance of a path, which few pairs miss where a feature is almost dead
 FEWEST_PAIRS = 4  # however few the probes: a noisy check sends samples to the costly path for nothing
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted, as far as sums can tell
 FITTING = 5.0  # misfit up to which it is, as far as units can tell
@@ -146,13 +146,15 @@ def _measure_layer(
     rows = np.flatnonzero(alive & by_path)
     if len(rows):
         part, chosen = bench.select(rows.tolist()), torch.from_numpy(rows)
-        end = {layer: surrogate.select(chosen)}
-        base = torch.full_like(end[layer].gain, settings.base_noise)
-        variance[rows] = measure_change(part, base, pairs=PATH_PAIRS, surrogates=end)[layer]
+        known = {layer: surrogate.select(chosen)}
+        base = torch.full_like(known[layer].gain, settings.base_noise)
+        variance = variance.clone()
+        variance[rows] = measure_change(part, base, pairs=PATH_PAIRS, surrogates=known)[layer]
+        _require_finite(bench, layer, variance)
         descent = descend(
             part,
             layer,
-            end[layer],
+            known[layer],
             variance[chosen],
             weight=settings.weight,
             calibration=settings.calibration,
@@ -164,7 +166,7 @@ def _measure_layer(
         method[rows] = METHODS.index("path")
         converged[rows] = descent.converged.numpy()
         scale = descent.noise_ratio * settings.base_noise
-        found = measure_change(part, scale, pairs=_count_pairs(settings), surrogates=end)
+        found = measure_change(part, scale, pairs=_count_pairs(settings), surrogates=known)
         loss[rows] = found[layer]
     final = _solve(gain, gain_error, variance.numpy(), size, settings)
     noise_scale = final.noise_ratio * settings.base_noise

@@ -107,8 +107,8 @@ def measure(
         Backward passes a sample and layer for the gains, at least 2. A quarter as many antithetic pairs of
         noise, but four at least, find the drift and check the gains.
     draws
-        Pass pairs a step for the path, and twice the noise points for the gains; at least 2. By default the
-        preset of `units`: 4 for clouds, whose every sample goes by path, else 8.
+        Pass pairs a step for the path, at least 2; half as many noise points for the gains, two at least. By
+        default the preset of `units`: 4 for clouds, whose every sample goes by path, else 8.
     base_noise
         ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
         times the root mean square for words.
@@ -123,7 +123,8 @@ def measure(
     max_batch
         Samples in one pass, the one memory knob; 16 by default. Texts come one by one, without padding, so
         that neither it nor batch mates can change a bit of a result; several noise draws fill the pass.
-        Besides the passes, ``probes`` copies of the input are held for each of them and each layer: 24 MB at
+        At most two passes with what their gradients need are held at a time. Besides these, ``probes`` copies
+        of the input are held for each sample and layer, and up to 16 of noise for each sample: 34 MB at
         3 x 224 x 224 pixels and 40 probes.
     progress
         Show a progress bar.
@@ -158,10 +159,10 @@ def measure(
     Notes
     -----
     Cost a sample and layer, in forward or backward passes, with ``p = max(4, probes // 4)`` pairs: ``probes``
-    for the gains, ``6 * p`` for the drift, ``2 * p + 4`` to check the solution; ``1 + draws // 2 + 2 * p``
-    shared by all layers: 149 for one layer by default. Where the path takes over, about ``72 * draws + 64 +
-    2 * p`` more; where ``"path"`` is asked for, the drift is left out. Every epoch begins with a trial, of 7
-    passes forward and 2 a layer backward in all. The authors' procedure takes 15,456 [1]_.
+    for the gains, ``6 * p`` for the drift, ``2 * p + 4`` to check the solution; ``1 + max(2, draws // 2) +
+    2 * p`` shared by all layers: 149 for one layer by default. Where the path takes over, about ``72 * draws
+    + 64 + 2 * p`` more; where ``"path"`` is asked for, the drift is left out. Every epoch begins with a
+    trial, of 7 passes forward and 2 a layer backward in all. The authors' procedure takes 15,456 [1]_.
     ``docs/validation.md`` compares the results.
 
     References

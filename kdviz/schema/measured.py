@@ -10,7 +10,7 @@ _LINEARITY = (
     "solution it was measured at"
 )
 _LOSS = "feature change at the solution over the feature variance"
-_PER_QUARTILE = "linearity with noise on one quartile of the gains"
+_PER_QUARTILE = "linearity with noise on one quartile of the gains, of one draw each and so rough"
 
 _number = measured_number
 _maybe = partial(measured_number, may_be_nan=True)

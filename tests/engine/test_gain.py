@@ -623,7 +623,7 @@ def test_descend__reported_error_tells_the_spread_over_seeds():
     for seed in range(12):
         bench = cnn_bench(samples=1, seed=seed)
         surrogates = estimate_gain(bench, probes=32)
-        variance = variance_of(bench, surrogates, pairs=64 // 2)["fc1"]
+        variance = variance_of(bench, surrogates, pairs=32)["fc1"]
         descent = descend(bench, "fc1", surrogates["fc1"], variance, draws=4)
         ratio, error = (
             gain_ratio(gain.numpy(), variance.numpy(), True, BASE_NOISE)

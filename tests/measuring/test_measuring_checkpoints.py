@@ -207,7 +207,8 @@ def test_measure_checkpoints__goes_on_with_other_samples_in_a_pass(states, tmp_p
         assert_equal_arrays(continued[layer].isel(first), whole[layer].isel(first))
         assert_equal_arrays(continued[layer].isel(rest), smaller[layer].isel(rest))
         assert json.loads(continued[layer].attrs["config"])["micro_batch"] == 16
-        # kernels sum in another order for another batch: rounding of float32, by path over 40 steps
+        # kernels sum in another order for another batch: rounding of float32, which differences of features
+        # and of a pair's gradients amplify, by path over 40 steps
         by_path = whole[layer]["method"] == schema.METHODS.index("path")
         for chosen, atol in ((~by_path, 2e-5), (by_path, 1e-4)):
             ours, theirs = (ds[layer]["entropy"].where(chosen) for ds in (continued, whole))

@@ -365,4 +365,5 @@ def test_measure__rounding_that_differs_with_the_batch_is_no_dependence(monkeypa
     # matrix products of one sample and of two sum in another order on many processors
     plain = nn.functional.linear
     monkeypatch.setattr(F, "linear", lambda x, *weights: plain(x, *weights) * (1 + 2e-7 * (len(x) > 1)))
+    # the least noise that is well above the rounding of every sample
     assert (measure(small_cnn(seed=1), base_noise=5e-6)["gain"] > 0).any()

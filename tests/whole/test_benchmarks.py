@@ -84,11 +84,13 @@ def test_overhead__bare_passes_read_the_same_feature(subject: costs.Subject) -> 
 def test_overhead__is_measured_over_bare(subject: costs.Subject) -> None:
     row = costs.measure_overhead(subject, "gain", 1)
     assert row["ratio"] == row["measure"] / row["bare"] > 0.5
-    points = 64 // 12  # 12 features, each a probe of its own at every noise point
+    points = 40 // 12  # 12 features, each a probe of its own at every noise point
     tried_forward, tried_backward = costs.count_trial(layers=1, max_batch=16)
-    of_pairs = 2 * 64 // 4  # forward, and backward
-    assert row["forward"] == 3 * (costs.CHECKS + points + costs.SHARED + of_pairs) + tried_forward
-    assert row["backward"] == 3 * (12 * points + of_pairs) + tried_backward
+    pairs = (
+        40 // 4
+    )  # at the base noise, half-way with four backward, and at the solution, where quartiles are too
+    assert row["forward"] == 3 * (1 + points + 3 * 2 * pairs + 4) + tried_forward
+    assert row["backward"] == 3 * (12 * points + 4 * pairs) + tried_backward
 
 
 @pytest.mark.slow
@@ -105,11 +107,10 @@ def test_costs__counts_grow_as_documented(tmp_path: Path, monkeypatch: pytest.Mo
     results = run_quick(tmp_path, "costs")["results"]
     assert results["passes_as_documented"] and results["peak_below_limit"]
     found = {row["axis"]: (row["forward"], row["backward"]) for row in results["growth"][:-1]}
-    # of 16 probes four antithetic pairs, of 8 two: two passes forward and two backward each
-    assert found["samples"] == (1 * (40 + 4 + 33 + 8), 1 * (16 + 8))
-    assert found["probes"] == (2 * (40 + 4 + 33 + 4), 2 * (8 + 4))
-    assert found["draws"] == (2 * (40 + 2 + 33 + 8), 2 * (16 + 8))
-    assert found["grid"] == found["layers"] == found["max_batch"] == (2 * 85, 2 * (16 + 8))
+    # four antithetic pairs of 16 probes and of 8; two noise points of 4 draws and of 2
+    assert found["samples"] == (1 + 2 + 3 * 8 + 4, 16 + 16)
+    assert found["probes"] == (2 * 31, 2 * (8 + 16))
+    assert found["grid"] == found["layers"] == found["max_batch"] == found["draws"] == (2 * 31, 2 * 32)
     small, large = results["memory"]
     assert (small["units_x_samples"], large["units_x_samples"]) == (32 * 256, 64 * 256)
     assert large["inputs"] == 2 * small["inputs"] == 64 * 3 * 16 * 16 * 4
@@ -473,10 +474,12 @@ def test_zoo__compares_what_has_a_reference(tmp_path: Path) -> None:
     rows = {row["case"]: row for row in results["cases"]}
     assert list(rows) == ["tanh middle", "tanh last"]
     assert all(row["error"] < 0.03 and row["rank"] > 0.97 for row in rows.values())
-    assert rows["tanh middle"]["passes"] == 209 + 7, "and the trial"
+    assert rows["tanh middle"]["passes"] == 149 + 5 + 2, "and the trial"
     assert results["overall"][0]["error"] == pytest.approx(np.mean([row["error"] for row in rows.values()]))
     (goal, *_) = results["goals"]
-    assert (goal["goal"], goal["asked"], goal["met"]) == ("times fewer passes", 100, False)
+    found = min(row["times_fewer"] for row in rows.values())
+    assert (goal["goal"], goal["asked"], goal["worst"]) == ("times fewer passes", 100, found)
+    assert not goal["met"], "on one sample the trial alone is seven passes"
 
 
 # -- coherency

@@ -388,7 +388,7 @@ def count_trial(layers: int, max_batch: int) -> tuple[int, int]:
 
 
 def count_passes(probes: int, draws: int, layers: int) -> tuple[int, int]:
-    """Return the passes, forward and backward, of a sample by gain: measure's Notes."""
+    """Return the passes, forward and backward, of a sample by gain: measure's Notes, in other words."""
     pairs = max(4, probes // 4)
     shared = 1 + max(2, draws // 2) + 2 * pairs
     return shared + layers * (4 * pairs + 4), layers * (probes + 4 * pairs)

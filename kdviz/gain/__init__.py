@@ -17,7 +17,7 @@ Modules, each importing only from those before it: ``bench``, ``probes``, ``loss
 from kdviz.gain.bench import Bench, Passes
 from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend
 from kdviz.gain.losses import Shared, measure_change, measure_rounding, share_loss
-from kdviz.gain.probes import Surrogate, estimate_gain
+from kdviz.gain.probes import Surrogate, count_probes, estimate_gain
 
 __all__ = [
     "LONGEST_DESCENT",
@@ -26,6 +26,7 @@ __all__ = [
     "Passes",
     "Shared",
     "Surrogate",
+    "count_probes",
     "descend",
     "estimate_gain",
     "measure_change",

@@ -125,18 +125,24 @@ def estimate_gain(bench: Bench, *, probes: int = 40, points: int = 4) -> dict[st
     return surrogates
 
 
+def count_probes(width: int, probes: int, points: int) -> tuple[int, int]:
+    """Return the noise points and the probes that a layer of some width gets, see :func:`estimate_gain`."""
+    if width <= probes:
+        points = max(2, min(points, probes // width))  # two at least, or there is no error to report
+        return points, points * width
+    return min(points, probes), probes
+
+
 class _ProbePlan:
     """Which probes a layer of width ``D`` gets at which noise point."""
 
     def __init__(self, bench: Bench, width: int, probes: int, draws: int) -> None:
         self.width = width
         self.exact = width <= probes
+        self.points, self.count = count_probes(width, probes, draws)
         if self.exact:
-            self.points = max(2, min(draws, probes // width))  # two at least, or there is no error to report
-            self.count = self.points * width
             self._starts = [width * point for point in range(self.points + 1)]
             return
-        self.points, self.count = min(draws, probes), probes
         self.order = 1 << (width - 1).bit_length()
         rows = np.random.default_rng(noise_key(bench.seed, str(width), "probe-rows", 0))
         self._rows = np.array_split(rows.choice(self.order, size=probes, replace=False), self.points)

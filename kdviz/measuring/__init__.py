@@ -2,12 +2,14 @@
 
 Modules, each importing only from those before it: ``features`` (says what a callable feature is by what it
 does), ``settings`` (what decides the numbers), ``trial`` (refuses what allows no measurement),
-``blocks`` (one batch through the engine, and which method a sample needs), ``pictures`` (of the
-inputs), ``measurement`` (a measurement as a value, cut into tasks), ``networks`` (the public verbs).
+``blocks`` (one batch through the engine, and which method a sample needs), ``estimate`` (what that will
+take), ``pictures`` (of the inputs), ``measurement`` (a measurement as a value, cut into tasks),
+``networks`` (the public verbs).
 """
 
+from kdviz.measuring.estimate import Estimate
 from kdviz.measuring.measurement import Block, Measurement, Task
 from kdviz.measuring.networks import measure, measure_checkpoints
 from kdviz.measuring.settings import Settings
 
-__all__ = ["Block", "Measurement", "Settings", "Task", "measure", "measure_checkpoints"]
+__all__ = ["Block", "Estimate", "Measurement", "Settings", "Task", "measure", "measure_checkpoints"]

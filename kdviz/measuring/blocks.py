@@ -28,9 +28,7 @@ from kdviz.networks.inputs import Inputs
 from kdviz.networks.preparing import device_of
 from kdviz.schema import METHODS, QUARTILES, VARIABLES
 
-PROBES_PER_PAIR = 4  # probes for each antithetic pair: as many backward passes for the one as for the other
 PATH_PAIRS = 32  # for the feature variance of a path, which few pairs miss where a feature is almost dead
-FEWEST_PAIRS = 4  # however few the probes: a noisy check sends samples to the costly path for nothing
 LINEAR = (0.8, 1.25)  # linearity within which the gain alone is trusted, as far as sums can tell
 FITTING = 5.0  # misfit up to which it is, as far as units can tell
 ROUNDING = 0.01  # share of rounding in the change of a feature, up to which gains are right to a few per cent
@@ -53,9 +51,9 @@ def measure_block(
     """
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
     for bench in make_benches(reader, inputs, rows, settings):
-        surrogates = estimate_gain(bench, probes=settings.probes, points=max(2, settings.draws // 2))
+        surrogates = estimate_gain(bench, probes=settings.probes, points=settings.points)
         base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-        changes = measure_change(bench, base, pairs=_count_pairs(settings), surrogates=surrogates)
+        changes = measure_change(bench, base, pairs=settings.pairs, surrogates=surrogates)
         rounding = measure_rounding(bench, changes)
         for layer, surrogate in surrogates.items():
             _require_resolved(bench, layer, rounding[layer])
@@ -109,10 +107,6 @@ def measure_noise_unit(reader: FeatureReader, inputs: Inputs) -> float:
     return float(np.float32(size))  # as it is stored
 
 
-def _count_pairs(settings: Settings) -> int:
-    return max(FEWEST_PAIRS, settings.probes // PROBES_PER_PAIR)
-
-
 def _pad(arrays: Arrays, units: int) -> Arrays:
     """Lengthen what has one value a unit to the run's number of units, with NaN."""
     return arrays | {
@@ -133,7 +127,7 @@ def _measure_layer(
     if settings.method != "path":  # the path finds the drift by itself
         first = _solve(gain, gain_error, variance.numpy(), size, settings)
         half_way = torch.from_numpy(first.noise_ratio**0.5 * settings.base_noise)
-        shared = share_loss(bench, layer, surrogate, half_way, pairs=_count_pairs(settings))
+        shared = share_loss(bench, layer, surrogate, half_way, pairs=settings.pairs)
         _require_finite(bench, layer, shared.gain, shared.gain_error, shared.misfit)
         gain, gain_error, misfit = (part.numpy() for part in (shared.gain, shared.gain_error, shared.misfit))
     solution = _solve(gain, gain_error, variance.numpy(), size, settings)
@@ -166,7 +160,7 @@ def _measure_layer(
         method[rows] = METHODS.index("path")
         converged[rows] = descent.converged.numpy()
         scale = descent.noise_ratio * settings.base_noise
-        found = measure_change(part, scale, pairs=_count_pairs(settings), surrogates=known)
+        found = measure_change(part, scale, pairs=settings.pairs, surrogates=known)
         loss[rows] = found[layer]
     final = _solve(gain, gain_error, variance.numpy(), size, settings)
     noise_scale = final.noise_ratio * settings.base_noise
@@ -218,7 +212,7 @@ def _check(
         return change[layer], (scale.square() * unit_gain).sum(1)
 
     scale = torch.from_numpy(solution.noise_ratio * settings.base_noise)
-    loss, predicted = measure(scale, _count_pairs(settings))
+    loss, predicted = measure(scale, settings.pairs)
     by_quartile = [_ratio(*measure(scale * (quartile == q), 1, (1,))) for q in range(QUARTILES)]
     return loss.numpy(), _ratio(loss, predicted), np.stack(by_quartile, 1)
 

@@ -23,6 +23,7 @@ from kdviz import schema
 from kdviz.arguments import whole_number
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
+from kdviz.measuring.estimate import Estimate, estimate
 from kdviz.measuring.features import identify_feature, name_feature
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import BLOCK, Settings
@@ -188,6 +189,30 @@ class Measurement:
         missing = {task for name in self.names for task in self._lacks(run, name, every)}
         self._check_code(run)
         return [task for task in every if task in missing]
+
+    def estimate(self, store: Store | None = None) -> Estimate | None:
+        """Estimate what is left to do, from a few passes on this machine; writes nothing.
+
+        Parameters
+        ----------
+        store
+            As in `tasks`.
+
+        Returns
+        -------
+        Estimate or None
+            None where nothing is left. It can be printed.
+
+        Raises
+        ------
+        StoreError, ValueError, TypeError, LayerError, DataError
+            As `tasks` and `do`.
+        """
+        left = [(task.epoch, self.blocks[task.block]) for task in self.tasks(store)]
+        if not left:
+            return None
+        with self.reading(left[0][0]) as reader:
+            return estimate(reader, self.inputs, left, self.settings)
 
     def do(self, task: Task) -> Block:
         """Measure one block of samples at one epoch, as good as alone: the order of tasks changes no bit.

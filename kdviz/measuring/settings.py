@@ -18,6 +18,9 @@ ESTIMATOR = "probes and pairs"
 
 It names the engine as a whole: where ``"path"`` alone is asked for, the drift is left to the path."""
 
+PROBES_PER_PAIR = 4  # as many backward passes for the pairs as for the probes
+FEWEST_PAIRS = 4  # however few the probes: a noisy check sends samples to the costly path for nothing
+
 Method = Literal["auto", "gain", "path"]
 
 
@@ -77,6 +80,16 @@ class Settings:
             whole_number(name, getattr(self, name), least)
         for name in ("base_noise", "weight", "calibration"):
             positive_number(name, getattr(self, name))
+
+    @property
+    def pairs(self) -> int:
+        """Antithetic pairs of noise that find the drift and check the gains."""
+        return max(FEWEST_PAIRS, self.probes // PROBES_PER_PAIR)
+
+    @property
+    def points(self) -> int:
+        """Noise points among which probes are shared out."""
+        return max(2, self.draws // 2)
 
     def as_attrs(self, units: Units, main: str | None = None) -> dict[str, Any]:
         """Return the arguments of :func:`kdviz.schema.make_attrs`; `main` of several inputs takes noise."""

@@ -1,0 +1,158 @@
+"""What a measurement will take, before it is done: passes, time, memory and disk."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdviz.gain import Bench, count_probes
+from kdviz.measuring.blocks import PATH_PAIRS, make_benches
+from kdviz.measuring.settings import Settings
+from kdviz.networks.features import FeatureReader
+from kdviz.networks.inputs import Inputs
+from kdviz.schema import MEASURED, QUARTILES, VARIABLES
+
+STEPS = 36  # of a descent: where the built-in images meet the calibration
+_TRIES = 3  # of every timing, of which the fastest counts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do of a measurement, and what that will take on this machine.
+
+    Ranges go from all samples by gain to all by path; where the method leaves no choice both ends are equal.
+
+    Attributes
+    ----------
+    samples
+        Samples times epochs.
+    passes
+        Forward and backward passes of one sample, the trials included.
+    seconds
+        In one process, from the time of single passes.
+    memory
+        Bytes held at a time beside network and inputs; ``max_batch`` is their knob.
+    disk
+        Bytes of the results, before they are compressed.
+    """
+
+    samples: int
+    passes: tuple[int, int]
+    seconds: tuple[float, float]
+    memory: int
+    disk: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        passes = " to ".join(dict.fromkeys(f"{count:,}" for count in self.passes))
+        seconds = " to ".join(dict.fromkeys(f"{second:,.0f}" for second in self.seconds))
+        return (
+            f"{self.samples:,} samples times epochs: {passes} passes, {seconds} s here, "
+            f"{self.memory / 1e6:,.0f} MB at a time, {self.disk / 1e6:,.1f} MB of results"
+        )
+
+
+def count_passes(settings: Settings, widths: Sequence[int], *, path: bool) -> tuple[int, list[int]]:
+    """Count the passes of a sample: forward, and backward of every layer, as in :func:`kdviz.measure`.
+
+    Parameters
+    ----------
+    settings
+        Of the measurement.
+    widths
+        Number of features of every layer.
+    path
+        Whether the sample goes by path at every layer.
+    """
+    each = [count_probes(width, settings.probes, settings.points) for width in widths]
+    points, probes = zip(*each, strict=True)
+    layers, members = len(widths), 2 * settings.pairs
+    forward, backward = 1 + max(points) + members + layers * (members + QUARTILES), list(probes)
+    if settings.method != "path":  # the drift
+        forward, backward = forward + layers * members, [count + 2 * members for count in backward]
+    if path:
+        steps = STEPS * settings.draws
+        forward += layers * (2 * PATH_PAIRS + steps + members)
+        backward = [count + steps for count in backward]
+    return forward, backward
+
+
+def estimate(
+    reader: FeatureReader, inputs: Inputs, left: Sequence[tuple[int, range]], settings: Settings
+) -> Estimate:
+    """Estimate what measuring some blocks takes, from a few passes of the first samples.
+
+    Parameters
+    ----------
+    reader, inputs, settings
+        Of the measurement.
+    left
+        Epoch and samples of every block to be done; at least one.
+    """
+    bench = next(make_benches(reader, inputs, left[0][1], settings))
+    shifts = bench.base_noise * bench.noise("pairs", range(bench.together))
+    noisy = (bench.inputs + shifts).flatten(0, 1)
+    with torch.no_grad():
+        forward = _time(lambda: bench.features(noisy)) / len(noisy)
+    features, held = _hold(bench, noisy.requires_grad_(True))
+    backward = [_time(partial(_go_back, features[layer], noisy)) / len(noisy) for layer in reader.layers]
+    widths = [bench.clean[layer].shape[1] for layer in reader.layers]
+    samples, epochs = sum(len(rows) for _, rows in left), len({epoch for epoch, _ in left})
+    passes, seconds = [], []
+    for path in {"gain": (False, False), "auto": (False, True), "path": (True, True)}[settings.method]:
+        each, back = count_passes(settings, widths, path=path)
+        each, back = (
+            samples * each + 7 * epochs,
+            [samples * count + 2 * epochs for count in back],
+        )  # and trials
+        passes.append(each + sum(back))
+        seconds.append(each * forward + float(np.dot(back, backward)))
+    probes = sum(count_probes(width, settings.probes, settings.points)[1] for width in widths)
+    copies = bench.inputs.nbytes * (probes + settings.pairs)
+    disk = samples * len(widths) * _count_bytes(inputs.units.count)
+    return Estimate(samples, (passes[0], passes[1]), (seconds[0], seconds[1]), 2 * held + copies, disk)
+
+
+def _hold(bench: Bench, noisy: Tensor) -> tuple[dict[str, Tensor], int]:
+    """Read the layers, and count the bytes that are kept for their gradients, weights apart."""
+    held: dict[int, int] = {}
+    weights = {one.untyped_storage().data_ptr() for one in bench.reader.network.state_dict().values()}
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        features = bench.features(noisy)
+    return features, sum(held.values())
+
+
+def _go_back(feature: Tensor, noisy: Tensor) -> None:
+    torch.autograd.grad(feature, noisy, torch.ones_like(feature), retain_graph=True)
+
+
+def _time(call: Callable[[], object]) -> float:
+    """Seconds of a call, the fastest of some after one that is not counted."""
+    seconds = []
+    for _ in range(1 + _TRIES):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _count_bytes(units: int) -> int:
+    """Bytes of what is measured of a sample at one epoch and layer."""
+    sizes = {"epoch": 1, "sample": 1, "unit": units, "quartile": QUARTILES}
+    variables = [VARIABLES[name] for name in MEASURED]
+    return sum(
+        np.dtype(one.dtype).itemsize * int(np.prod([sizes[dim] for dim in one.dims])) for one in variables
+    )

@@ -1,0 +1,108 @@
+"""What a measurement is said to take, beside what it took."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_measurements import GRID, CountingPasses
+from torch import nn
+
+from kdviz import measuring, networks, schema
+from kdviz.testing import random_images, small_cnn
+from kdviz.units import grid
+
+FEW = {"probes": 8, "draws": 4}
+
+
+def plan(make_network, count=3, *, layers="inner.fc1", epochs=(0,), units=GRID, **options):
+    states = {0: None} if epochs == (0,) else {epoch: make_network().state_dict() for epoch in epochs}
+    settings = measuring.Settings.for_units(units, **(FEW | options))
+    about = {"network": "n", "role": "student"}
+    inputs = networks.prepare_inputs(random_images(count, seed=3), units)
+    return measuring.Measurement(make_network, states, inputs, layers, settings, **about)
+
+
+@pytest.mark.parametrize("layers", ["inner.fc1", ("inner.conv2", "inner.fc1")])
+def test_estimate__passes_by_gain_are_those_made(layers):
+    network = CountingPasses(small_cnn(seed=1))
+    measurement = plan(lambda: network, layers=layers, method="gain")
+    told = measurement.estimate()
+    network.forwards = network.backwards = 0
+    again = plan(lambda: network, layers=layers, method="gain")
+    for task in again.tasks():
+        again.do(task)
+    assert told.passes == (network.forwards + network.backwards,) * 2
+    assert told.samples == 3
+
+
+def test_estimate__path_is_near_and_auto_in_between():
+    network = CountingPasses(small_cnn(seed=1))
+    told = {method: plan(lambda: network, method=method).estimate() for method in ("gain", "auto", "path")}
+    network.forwards = network.backwards = 0
+    measurement = plan(lambda: network, method="path")
+    for task in measurement.tasks():
+        measurement.do(task)
+    assert told["path"].passes[0] == told["path"].passes[1]
+    # every sample stops by itself, near step 36 but not at it
+    assert told["path"].passes[0] == pytest.approx(network.forwards + network.backwards, rel=0.25)
+    assert told["auto"].passes[0] == told["gain"].passes[0] < told["auto"].passes[1]
+    low, high = told["auto"].seconds
+    assert 0 < low < high
+
+
+def tanh_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5000), nn.Tanh(), nn.Linear(5000, 50))
+
+
+@pytest.mark.parametrize("max_batch", [1, 4, 16])
+def test_estimate__memory_is_that_of_two_passes_and_of_copies(max_batch):
+    told = plan(tanh_network, 16, layers="3", feature="identity", max_batch=max_batch).estimate()
+    kept = (
+        5000 + 50
+    )  # what tanh keeps for its slope; of the feature at most itself; weights are there already
+    assert told.memory == pytest.approx(max_batch * 4 * (2 * kept + 192 * (8 + 4)), rel=0.1)
+
+
+def test_estimate__disk_is_that_of_the_result():
+    measurement = plan(lambda: small_cnn(seed=1), 5, layers="fc1", epochs=(0, 2))
+    ds = measurement.collect(map(measurement.do, measurement.tasks()))
+    assert measurement.estimate().disk == sum(ds[name].nbytes for name in schema.MEASURED)
+
+
+def test_estimate__is_of_what_is_left_and_writes_nothing(tmp_path: Path):
+    measurement = plan(lambda: small_cnn(seed=1), 20, layers="fc1", epochs=(0, 2), method="gain")
+    store = tmp_path / "run.zarr"
+    everything = measurement.estimate(store)
+    assert not store.exists() and everything.samples == 40
+    tasks = measurement.tasks(store)
+    with pytest.raises(ValueError, match="stopped"):
+        measurement.collect(stop_after(measurement, tasks[:3]), store)
+    before = sorted(path for path in store.rglob("*"))
+    rest = measurement.estimate(store)
+    assert rest.samples == 4  # the second block of the second epoch
+    assert rest.passes[0] == pytest.approx(everything.passes[0] * 4 / 40, rel=0.1)
+    assert sorted(path for path in store.rglob("*")) == before
+    measurement.collect(map(measurement.do, measurement.tasks(store)), store)
+    assert measurement.estimate(store) is None
+
+
+def stop_after(measurement, tasks):
+    for task in tasks:
+        yield measurement.do(task)
+    raise ValueError("stopped")
+
+
+def test_estimate__reads_as_one_line():
+    told = measuring.Estimate(50, (7450, 30_000), (1.2, 61.7), 34_000_000, 1_250_000)
+    assert str(told) == (
+        "50 samples times epochs: 7,450 to 30,000 passes, 1 to 62 s here, 34 MB at a time, 1.2 MB of results"
+    )
+    assert "passes, 1 s here" in str(measuring.Estimate(1, (9, 9), (1.2, 1.2), 0, 0))
+
+
+def test_estimate__few_probes_make_four_pairs():
+    told = plan(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 30)), 2, layers="1", units=grid(2)
+    ).estimate()
+    assert told.passes[0] == 2 * (1 + 2 + 3 * 8 + 4 + 8 + 16) + 7 + 2

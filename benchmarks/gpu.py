@@ -1,8 +1,9 @@
 """The engine at real size: VGG-16 on images of 224 pixels, whole on a GPU, in part without one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class SizePlan:
 
 
 WHOLE = SizePlan(JOB["images"], JOB["checkpoints"], 40, (16, 32, 64))
-SMALL = SizePlan(2, 1, 8, (1, 2))
+SMALL = SizePlan(1, 1, 8, (1,))
 QUICK = SizePlan(1, 1, 2, (1,), side=32, layers=("features.21", "classifier.0"))
 
 
@@ -46,7 +47,7 @@ def run_gpu(plan: SizePlan, folder: Path | None = None, *, name: str = "gpu") ->
         network = vgg16().eval().requires_grad_(False).to(device)
     crops = load_crops("held-out", plan.images)[0]
     images = nn.functional.interpolate(crops, (plan.side, plan.side), mode="bilinear", antialias=True)
-    bare = [time_bare(network, plan.layers[-1], images, batch) for batch in plan.batches]
+    bare = [time_bare(network, plan.layers, images, batch) for batch in plan.batches]
     show_table(f"bare loop on {name_device(device)}", bare)
     rates = {kind: max(row[kind] for row in bare) for kind in ("forward", "backward")}
     rows = [time_measure(network, images, plan, batch, rates) for batch in plan.batches]
@@ -85,17 +86,18 @@ def has_device() -> bool:
     return torch.cuda.is_available()
 
 
-def time_bare(network: nn.Module, layer: str, images: Tensor, batch: int) -> dict[str, Any]:
-    """Count samples a second of nothing but passes, forward and backward to the input."""
-    head = cut_head(network, layer)
+def time_bare(network: nn.Module, layers: Sequence[str], images: Tensor, batch: int) -> dict[str, Any]:
+    """Count samples a second of nothing but passes: forward to the last layer, backward from all alike."""
     inputs = images[:batch].to(next(network.parameters()).device).requires_grad_(True)
-    seconds = {}
     with torch.no_grad():
-        seconds["forward"] = time_of(lambda: head(inputs))
-    feature = head(inputs)
-    probe = torch.ones_like(feature)
-    seconds["backward"] = time_of(lambda: torch.autograd.grad(feature, inputs, probe, retain_graph=True))
-    return {"batch": len(inputs), **{kind: len(inputs) / value for kind, value in seconds.items()}}
+        forward = time_of(partial(cut_head(network, layers[-1]), inputs))
+    backward = []
+    for layer in layers:
+        feature = cut_head(network, layer)(inputs)
+        probe = torch.ones_like(feature)
+        backward.append(time_of(partial(torch.autograd.grad, feature, inputs, probe, retain_graph=True)))
+    rates = {"forward": 1 / forward, "backward": len(layers) / sum(backward)}
+    return {"batch": len(inputs), **{kind: len(inputs) * rate for kind, rate in rates.items()}}
 
 
 def time_measure(

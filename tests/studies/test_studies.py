@@ -55,7 +55,7 @@ def test_plan__defaults_are_the_demo() -> None:
             "part": "train",
             "grid": 16,
             "method": None,
-            "probes": 64,
+            "probes": 40,
             "draws": 4,
             "seed": 0,
         },
@@ -423,7 +423,7 @@ def test_measure__of_a_plan_changed_by_hand_is_refused(study: Study, tmp_path: P
     plan = yaml.safe_load((copy / STUDY_FILE).read_text())
     plan["measurement"]["probes"] = 65
     (copy / STUDY_FILE).write_text(yaml.safe_dump(plan))
-    with pytest.raises(StoreError, match=r"was measured with measurement\.probes 64, now 65"):
+    with pytest.raises(StoreError, match=r"was measured with measurement\.probes 40, now 65"):
         Study(copy, StudyPlan.load(copy), progress=False).measure()
 
 

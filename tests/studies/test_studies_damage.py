@@ -94,7 +94,7 @@ def test_plan__changed_since_it_was_written_is_noted_until_train_takes_it(
     """Which a user may, but a disk may not; what no network or measurement contradicts is only noted."""
     path = trained.folder / STUDY_FILE
     whole = path.read_text()
-    path.write_text(whole.replace("probes: 64", "probes: 65"))
+    path.write_text(whole.replace("probes: 40", "probes: 65"))
     with pytest.warns(KdvizWarning, match=r"study\.yaml was changed since kdviz wrote it; if not by you"):
         changed = StudyPlan.load(trained.folder)
     with pytest.warns(KdvizWarning, match="was changed since"):

@@ -21,7 +21,7 @@ from benchmarks.costs import trace_passes
 from benchmarks.problems import CELLS, CHECKPOINTS, LAYERS, load_images, load_network
 from benchmarks.references import IMAGES, LONG_DRAWS, find_reference
 from benchmarks.reports import show_table, write_result
-from kdviz.gain import Shared
+from kdviz.gain import SharedLoss
 
 LINEAR = (0.8, 1.25)  # measured over predicted loss, by probe gains alone, of images called near-linear
 GOALS = {"near": (100, 0.02), "far": (100, 0.03)}  # times fewer passes than the authors, mean error in nat
@@ -258,8 +258,8 @@ def _points(entropy: NDArray[np.float64], foreground: NDArray[np.bool_]) -> NDAr
 def only_probe_gains() -> AbstractContextManager:
     """Leave the drift out, as a first version of the engine did."""
 
-    def keep(bench: Any, layer: Any, surrogate: Any, *_: Any, **__: Any) -> Shared:
-        return Shared(surrogate.gain, surrogate.gain_error, torch.zeros(len(surrogate.gain)))
+    def keep(bench: Any, layer: Any, surrogate: Any, *_: Any, **__: Any) -> SharedLoss:
+        return SharedLoss(surrogate.gain, surrogate.gain_error, torch.zeros(len(surrogate.gain)))
 
     return patch("kdviz.measuring.blocks.share_loss", keep)
 

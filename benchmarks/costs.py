@@ -404,7 +404,6 @@ def is_documented(method: str, at: dict[str, int], forward: int, backward: int) 
     if method == "gain":
         return forward == backward == 0
     rows, of_pairs = at["samples"] * at["layers"], 2 * max(4, at["probes"] // 4)
-    backward += (
-        rows * 2 * of_pairs
-    )  # half-way, which the path spares, as it does as many forward as its check
+    # the path spares those half-way; forward these are as many as the check of its end
+    backward += 2 * rows * of_pairs
     return forward == backward + rows * 64 and 30 < backward / (rows * at["draws"]) < 50

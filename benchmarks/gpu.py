@@ -1,7 +1,7 @@
 """The engine at real size: VGG-16 on images of 224 pixels, whole on a GPU, in part without one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,15 @@ from benchmarks.authors import cut_head
 from benchmarks.costs import count_passes, trace_passes
 from benchmarks.reports import show_table, write_result
 from benchmarks.zoo.photographs import load_crops
+from kdviz.measuring import Settings
+from kdviz.measuring.estimate import time_call
 
 MINUTES, SHARE = 10.0, 0.6  # goals: of the whole job, and the pass rate over that of a bare loop
-JOB = {"images": 50, "checkpoints": 15}  # with four layers, at default settings
 
 
 @dataclass(frozen=True)
 class SizePlan:
-    """What is measured; `batches` are samples in a pass, of which the best counts."""
+    """What is measured; `batches` are samples in a pass, of which that nearest to the bare rate counts."""
 
     images: int
     checkpoints: int
@@ -32,7 +33,7 @@ class SizePlan:
     layers: tuple[str, ...] = ("features.21", "features.28", "classifier.0", "classifier.3")
 
 
-WHOLE = SizePlan(JOB["images"], JOB["checkpoints"], 40, (16, 32, 64))
+WHOLE = SizePlan(50, 15, Settings.probes, (16, 32, 64))
 SMALL = SizePlan(1, 1, 8, (1,))
 QUICK = SizePlan(1, 1, 2, (1,), side=32, layers=("features.21", "classifier.0"))
 
@@ -53,28 +54,17 @@ def run_gpu(plan: SizePlan, folder: Path | None = None, *, name: str = "gpu") ->
     rows = [time_measure(network, images, plan, batch, rates) for batch in plan.batches]
     show_table("kdviz, the same passes over the best rates of the bare loop being `share`", rows)
     best = max(rows, key=lambda row: row["share"])
-    passes = {
-        "here": best["forward"] + best["backward"],
-        "default": sum(count_passes(40, 8, len(plan.layers))),
-    }
-    whole = best["seconds"] / passes["here"] * passes["default"] * JOB["images"] * JOB["checkpoints"]
+    passes = sum(count_passes(Settings.probes, kdviz.units.grid(16).draws, len(plan.layers)))
+    per_pass = best["seconds"] / (best["forward"] + best["backward"])
+    minutes = per_pass * passes * WHOLE.images * WHOLE.checkpoints / 60
     projected = plan != WHOLE or device == "cpu"
     goals = [
-        {
-            "goal": "minutes of the whole job",
-            "asked": MINUTES,
-            "reached": whole / 60,
-            "met": whole <= 60 * MINUTES,
-        },
-        {
-            "goal": "pass rate over bare",
-            "asked": SHARE,
-            "reached": best["share"],
-            "met": best["share"] >= SHARE,
-        },
+        {"goal": goal, "asked": asked, "reached": reached, "met": met, "projected": projected}
+        for goal, asked, reached, met in (
+            ("minutes of the whole job", MINUTES, minutes, minutes <= MINUTES),
+            ("pass rate over bare", SHARE, best["share"], best["share"] >= SHARE),
+        )
     ]
-    for goal in goals:
-        goal["projected"] = projected
     show_table("goals" + ", projected from a smaller job on this machine" * projected, goals)
     results = {"bare": bare, "kdviz": rows, "goals": goals, "device": name_device(device)}
     write_result(name, asdict(plan), results, folder)
@@ -90,12 +80,12 @@ def time_bare(network: nn.Module, layers: Sequence[str], images: Tensor, batch: 
     """Count samples a second of nothing but passes: forward to the last layer, backward from all alike."""
     inputs = images[:batch].to(next(network.parameters()).device).requires_grad_(True)
     with torch.no_grad():
-        forward = time_of(partial(cut_head(network, layers[-1]), inputs))
+        forward = time_call(partial(cut_head(network, layers[-1]), inputs))
     backward = []
     for layer in layers:
         feature = cut_head(network, layer)(inputs)
         probe = torch.ones_like(feature)
-        backward.append(time_of(partial(torch.autograd.grad, feature, inputs, probe, retain_graph=True)))
+        backward.append(time_call(partial(torch.autograd.grad, feature, inputs, probe, retain_graph=True)))
     rates = {"forward": 1 / forward, "backward": len(layers) / sum(backward)}
     return {"batch": len(inputs), **{kind: len(inputs) * rate for kind, rate in rates.items()}}
 
@@ -122,7 +112,10 @@ def time_measure(
     passes = trace_passes(network, measure)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = sum(time_of(measure, tries=1) for _ in range(plan.checkpoints)) / plan.checkpoints
+    start = time.perf_counter()
+    for _ in range(plan.checkpoints):
+        measure()
+    seconds = (time.perf_counter() - start) / plan.checkpoints
     forward = sum(one.samples for one in passes)
     backward = sum(one.samples * one.backwards for one in passes)
     return {
@@ -135,22 +128,8 @@ def time_measure(
     }
 
 
-def time_of(call: Callable[[], object], tries: int = 3) -> float:
-    """Seconds of a call, the fastest of `tries` after one that is not counted if there are several."""
-    seconds = []
-    for _ in range(tries + (tries > 1)):
-        start = time.perf_counter()
-        call()
-        if has_device():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[tries > 1 :])
-
-
 def name_device(device: str) -> str:
     """Name what computes."""
-    return (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"the processor, {torch.get_num_threads()} threads"
-    )
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"the processor, {torch.get_num_threads()} threads"

@@ -123,7 +123,7 @@ def _spacing(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedLoss:
     """What every unit causes of a squared feature change.
 
     Attributes
@@ -144,7 +144,7 @@ class Shared:
 
 def share_loss(
     bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, *, pairs: int = 10
-) -> Shared:
+) -> SharedLoss:
     """Share the squared feature change under some noise among the units that cause it.
 
     Probe gains see how much the feature *spreads*, and nothing of how far noise *drifts* it: kinks and max
@@ -212,7 +212,7 @@ def share_loss(
     whole += surrogate.share[:, None] * surrogate.gain
     chance = whole_error.square() + error.square() + (_NEGLIGIBLE * gain).square()
     misfit = _misfit(whole - gain, chance, noise_scale.square())
-    return Shared(gain, error, misfit)
+    return SharedLoss(gain, error, misfit)
 
 
 def _opposite_gradient(

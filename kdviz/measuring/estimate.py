@@ -31,7 +31,7 @@ class Estimate:
     samples
         Samples times epochs.
     passes
-        Forward and backward passes of one sample, the trials included.
+        Forward and backward passes in all, of one sample each, the trials included.
     seconds
         In one process, from the time of single passes.
     memory
@@ -97,20 +97,18 @@ def estimate(
     shifts = bench.base_noise * bench.noise("pairs", range(bench.together))
     noisy = (bench.inputs + shifts).flatten(0, 1)
     with torch.no_grad():
-        forward = _time(lambda: bench.features(noisy)) / len(noisy)
+        forward = time_call(lambda: bench.features(noisy)) / len(noisy)
     features, held = _hold(bench, noisy.requires_grad_(True))
-    backward = [_time(partial(_go_back, features[layer], noisy)) / len(noisy) for layer in reader.layers]
+    backward = [time_call(partial(_go_back, features[layer], noisy)) / len(noisy) for layer in reader.layers]
     widths = [bench.clean[layer].shape[1] for layer in reader.layers]
     samples, epochs = sum(len(rows) for _, rows in left), len({epoch for epoch, _ in left})
     passes, seconds = [], []
     for path in {"gain": (False, False), "auto": (False, True), "path": (True, True)}[settings.method]:
-        each, back = count_passes(settings, widths, path=path)
-        each, back = (
-            samples * each + 7 * epochs,
-            [samples * count + 2 * epochs for count in back],
-        )  # and trials
-        passes.append(each + sum(back))
-        seconds.append(each * forward + float(np.dot(back, backward)))
+        forth, back = count_passes(settings, widths, path=path)
+        forth = samples * forth + epochs * (7 if settings.micro_batch > 1 else 5)  # and the trials
+        back = [samples * count + epochs * 2 for count in back]
+        passes.append(forth + sum(back))
+        seconds.append(forth * forward + float(np.dot(back, backward)))
     probes = sum(count_probes(width, settings.probes, settings.points)[1] for width in widths)
     copies = bench.inputs.nbytes * (probes + settings.pairs)
     disk = samples * len(widths) * _count_bytes(inputs.units.count)
@@ -137,8 +135,8 @@ def _go_back(feature: Tensor, noisy: Tensor) -> None:
     torch.autograd.grad(feature, noisy, torch.ones_like(feature), retain_graph=True)
 
 
-def _time(call: Callable[[], object]) -> float:
-    """Seconds of a call, the fastest of some after one that is not counted."""
+def time_call(call: Callable[[], object]) -> float:
+    """Return the seconds of a call: the fastest of some, after one that is not counted."""
     seconds = []
     for _ in range(1 + _TRIES):
         start = time.perf_counter()

@@ -480,6 +480,17 @@ def test_share_loss__misfit_sees_wrong_units_behind_a_right_sum():
     assert wrong.min() > 5
 
 
+def test_share_loss__misfit_gives_no_alarm_with_few_pairs_and_right_gains():
+    found = []
+    for seed in range(30):
+        bench = cnn_bench(seed=seed, cells=8)
+        surrogate = estimate_gain(bench)["fc1"]
+        found += [
+            share_loss(bench, "fc1", surrogate, equal_noise(bench), pairs=pairs).misfit for pairs in (4, 10)
+        ]
+    assert torch.cat(found).max() < 5  # of 120, the limit of kdviz.measuring
+
+
 def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
     samples, base_noise = 2, 0.2
     bench = cnn_bench(samples=samples, base_noise=base_noise)

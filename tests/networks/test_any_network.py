@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import kdviz
-from kdviz.gain import Bench, Shared
+from kdviz.gain import Bench, SharedLoss
 from kdviz.testing import random_images, small_cnn
 
 
@@ -57,7 +57,7 @@ def measured_jacobian(network, images, layer, feature, *, grid, points=2, base_n
 
 
 def keep_probe_gains(bench, layer, surrogate, *args, **options):
-    return Shared(surrogate.gain, surrogate.gain_error, torch.zeros(len(surrogate.gain)))
+    return SharedLoss(surrogate.gain, surrogate.gain_error, torch.zeros(len(surrogate.gain)))
 
 
 def assert_gains_are_jacobians(network, images, layer, feature, *, grid=GRID):

@@ -86,9 +86,7 @@ def test_overhead__is_measured_over_bare(subject: costs.Subject) -> None:
     assert row["ratio"] == row["measure"] / row["bare"] > 0.5
     points = 40 // 12  # 12 features, each a probe of its own at every noise point
     tried_forward, tried_backward = costs.count_trial(layers=1, max_batch=16)
-    pairs = (
-        40 // 4
-    )  # at the base noise, half-way with four backward, and at the solution, where quartiles are too
+    pairs = 40 // 4  # at three noise scales, half-way with four backward; and each quartile once
     assert row["forward"] == 3 * (1 + points + 3 * 2 * pairs + 4) + tried_forward
     assert row["backward"] == 3 * (12 * points + 4 * pairs) + tried_backward
 

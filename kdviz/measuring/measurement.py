@@ -6,7 +6,7 @@ Symbols: ``B`` samples, ``U`` units.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain, product, starmap
 from pathlib import Path
@@ -32,7 +32,7 @@ from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state, to_device
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs
-from kdviz.networks.preparing import device_of, prepare_network
+from kdviz.networks.preparing import device_of, is_out_of_memory, prepare_network
 from kdviz.networks.saved import Checkpoint
 from kdviz.store import Run, create_run
 from kdviz.store.layout import checked_name
@@ -217,13 +217,23 @@ class Measurement:
     def do(self, task: Task) -> Block:
         """Measure one block of samples at one epoch, as good as alone: the order of tasks changes no bit.
 
+        Where memory does not suffice for so many samples in a pass, half as many are taken from there on.
+
         Raises
         ------
         ValueError, TypeError, LayerError, DataError
             As :func:`kdviz.measure_checkpoints`.
+        MemoryError, RuntimeError
+            If it does not suffice for one.
+
+        Warns
+        -----
+        KdvizWarning
+            If fewer samples are taken into a pass.
         """
         with self.reading(task.epoch) as reader:
-            layers = measure_block(reader, self.inputs, self.blocks[task.block], self.settings)
+            while (layers := self._try_block(reader, task.block)) is None:
+                torch.cuda.empty_cache()  # of what was left over; does nothing where there is no GPU
         unit, work = reader.noise_unit if self.settings.relative else None, self._work
         return Block(task, layers, unit, work.responses, work.weights, str(device_of(reader.network)))
 
@@ -294,6 +304,23 @@ class Measurement:
                 work.epoch = epoch
             yield reader
 
+    def _try_block(self, reader: FeatureReader, block: int) -> dict[str, Arrays] | None:
+        """Measure a block, or say None and halve the batch where memory does not suffice."""
+        work, settings = self._work, replace(self.settings, micro_batch=self._work.together)
+        try:
+            return measure_block(reader, self.inputs, self.blocks[block], settings)
+        except (RuntimeError, MemoryError) as error:
+            if work.together == 1 or not is_out_of_memory(error):
+                raise
+        work.together //= 2
+        warnings.warn(
+            f"out of memory with max_batch={settings.micro_batch}; going on with {work.together}, which "
+            "changes entropies by no more than rounding",
+            KdvizWarning,
+            stacklevel=4,
+        )
+        return None
+
     @cached_property
     def _work(self) -> "_Work":
         network, entry = prepare_network(self.make_network(), self.device), self.settings.entry
@@ -303,7 +330,8 @@ class Measurement:
         else:
             (entry,) = resolve_layers(network, [entry])
         main = self.inputs.main if entry is None else None
-        return _Work(FeatureReader(network, names, self.settings.feature, entry, main))
+        reader = FeatureReader(network, names, self.settings.feature, entry, main)
+        return _Work(reader, self.settings.micro_batch)
 
     @cached_property
     def _features(self) -> dict[str, str]:
@@ -466,9 +494,13 @@ class Measurement:
 
 @dataclass
 class _Work:
-    """A network at work: its reader, and the epoch whose weights it has and at which it was tried."""
+    """A network at work: its reader, and the epoch whose weights it has and at which it was tried.
+
+    `together` is the number of samples in a pass for which memory has sufficed so far.
+    """
 
     reader: FeatureReader
+    together: int
     epoch: int | None = None
     weights: str = ""
     responses: dict[str, float] = field(default_factory=dict)

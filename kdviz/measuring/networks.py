@@ -121,7 +121,8 @@ def measure(
     device
         Where to compute; by default where the network is. On another device a copy is measured.
     max_batch
-        Samples in one pass, the one memory knob; 16 by default. Texts come one by one, without padding, so
+        Samples in one pass, the one memory knob; 16 by default, and from where memory does not suffice half
+        as many, again and again. Texts come one by one, without padding, so
         that neither it nor batch mates can change a bit of a result; several noise draws fill the pass.
         At most two passes with what their gradients need are held at a time. Besides these, ``probes`` copies
         of the input are held for each sample and layer, and up to 16 of noise for each sample: 34 MB at
@@ -145,7 +146,7 @@ def measure(
     LayerError
         For a layer that is unknown, unused, reused, scripted, or gives no tensor.
     MemoryError
-        If a pass does not fit; the message says what to lower.
+        If memory does not suffice for a single sample in a pass; the message says what to lower.
 
     Warns
     -----
@@ -253,8 +254,8 @@ def measure_checkpoints(
         samples is written as soon as it is measured; a killed measurement, called again with the same
         arguments, goes on where it was and ends with the same bits on the same machine. Called with other
         epochs, it adds them, as to follow a training that still runs: the bits are those of measuring all at
-        once. After running out of memory it may go on with a smaller `max_batch`: the entropies still missing
-        then agree to rounding (about 1e-4 nat).
+        once. With another `max_batch`, or a smaller one taken for want of memory, the entropies still missing
+        agree to rounding (about 1e-4 nat).
     thumbnails
         Pictures to store for viewing, ``(B, H, W, 3)`` or ``(B, H, W)``, uint8, or ``(B, C, H, W)`` of 0 to
         1. By default images of 1 or 3 channels are made from `inputs`: one range for all, the smallest pixel
@@ -345,7 +346,7 @@ def _run(
 ) -> xr.Dataset:
     """Do all tasks that are left, here and one after the other."""
     name = f"measuring {measurement.network or ''}".strip()
-    with memory_advice(measurement.settings.micro_batch, *_save_memory(measurement)):
+    with memory_advice(1, *_save_memory(measurement)):
         bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
         ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
     _warn_of_doubts(ds)

@@ -112,9 +112,14 @@ def memory_advice(together: int | None, *others: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY.search(str(error))):
+        if not is_out_of_memory(error):
             raise
         advice = f"pass max_batch={together // 2}" if together and together > 1 else " or ".join(others)
         when, cause = f" with max_batch={together}" if together else "", error.__cause__ or error
         reason, _, _ = str(cause).partition("\n")
         raise MemoryError(f"out of memory{when}; {advice} ({reason})") from cause
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is that of torch or Python for too little memory, here or on an accelerator."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(_NO_MEMORY.search(str(error)))

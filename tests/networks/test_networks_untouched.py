@@ -88,7 +88,7 @@ STAGES = {  # at which call of the last layer, and what happens there
     "clean": (7, KeyboardInterrupt("stage")),
     "probes": (8, KeyboardInterrupt("stage")),
     "variance": (15, SystemExit("stage")),
-    "check": (60, torch.OutOfMemoryError("stage")),
+    "check": (60, RuntimeError("stage")),
     "path": (110, KeyboardInterrupt("stage")),
 }
 
@@ -107,7 +107,7 @@ def test_measure__leaves_everything_as_found_at_every_stage(stage):
         work()
         assert network[8].calls > 110  # or a stage would not be reached
     else:
-        with pytest.raises((type(network[8].error), MemoryError), match="stage"):
+        with pytest.raises(type(network[8].error), match="stage"):
             work()
     assert state_of(network) == before
 

@@ -1,5 +1,6 @@
 """Networks and inputs that cannot be measured: one sentence that says what to do, before any work."""
 
+import re
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from any_measurements import FAST, GRID, IMAGES, Wrapped, measure
+from small_measurements import assert_equal_arrays
 from torch import nn
 
 import kdviz
@@ -169,10 +171,10 @@ def test_measure__a_network_that_fails_says_on_what(no_work):
 # -- running out of memory
 
 
-class RunsOutAt(nn.Module):
-    """Raises at one forward pass, counted over all networks of the class."""
+class RunsOutOver(nn.Module):
+    """Raises at more samples in a pass than `most`, after some passes; counts those of all its objects."""
 
-    call, calls = 0, 0
+    most, spared, calls = 8, 0, 0
     error: type[Exception] = torch.OutOfMemoryError
     message = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -182,7 +184,7 @@ class RunsOutAt(nn.Module):
 
     def forward(self, x):
         type(self).calls += 1
-        if self.calls == self.call:
+        if self.calls > self.spared and len(x) > self.most:
             raise self.error(self.message)
         return self.inner(x)
 
@@ -196,36 +198,54 @@ NO_MEMORY = [
 ]
 
 
+def limit_memory(monkeypatch, **values):
+    for name, value in ({"calls": 0} | values).items():
+        monkeypatch.setattr(RunsOutOver, name, value)
+
+
 @pytest.mark.parametrize(("error", "message"), NO_MEMORY)
-@pytest.mark.parametrize("call", [1, 15])
-def test_measure__out_of_memory_says_what_to_lower(monkeypatch, error, message, call):
-    for name, value in (("call", call), ("calls", 0), ("error", error), ("message", message)):
-        monkeypatch.setattr(RunsOutAt, name, value)
-    with pytest.raises(MemoryError, match="out of memory with max_batch=8; pass max_batch=4 "):
-        measure(RunsOutAt(), layers="inner.fc1", max_batch=8)
-    monkeypatch.setattr(RunsOutAt, "calls", 0)
+@pytest.mark.parametrize("spared", [0, 15])
+def test_measure__out_of_memory_takes_half_as_many_samples(monkeypatch, error, message, spared):
+    limit_memory(monkeypatch, error=error, message=message, spared=spared, most=3)
+    images, options = random_images(18, seed=2), {"layers": "inner.fc1"}
+    with pytest.warns(KdvizWarning, match="out of memory with max_batch=") as told:
+        ds = measure(RunsOutOver(), images, **options)
+    assert [re.search(r"(\d+); going on with (\d+)", str(one.message)).groups() for one in told] == [
+        ("16", "8"), ("8", "4"), ("4", "2"),
+    ]  # fmt: skip
+    limit_memory(monkeypatch, most=16)
+    whole, halved = (measure(RunsOutOver(), images, max_batch=most, **options) for most in (16, 2))
+    assert_equal_arrays(ds, halved)  # the second block starts with what the first left
+    np.testing.assert_allclose(ds["entropy"], whole["entropy"], atol=1e-4)
+
+
+@pytest.mark.parametrize(("error", "message"), NO_MEMORY)
+@pytest.mark.parametrize("spared", [0, 15])
+def test_measure__out_of_memory_with_one_sample_says_what_to_lower(monkeypatch, error, message, spared):
+    limit_memory(monkeypatch, error=error, message=message, spared=spared, most=0)
     with pytest.raises(MemoryError, match="out of memory with max_batch=1; take smaller images "):
-        measure(RunsOutAt(), layers="inner.fc1", max_batch=1)
+        measure(RunsOutOver(), layers="inner.fc1", max_batch=1)
 
 
 def test_measure__other_runtime_errors_stay_what_they_are(monkeypatch):
-    for name, value in (("call", 15), ("calls", 0), ("error", RuntimeError), ("message", "shapes differ")):
-        monkeypatch.setattr(RunsOutAt, name, value)
+    limit_memory(monkeypatch, error=RuntimeError, message="shapes differ", spared=15, most=0)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        measure(RunsOutAt(), layers="inner.fc1")
+        measure(RunsOutOver(), layers="inner.fc1")
 
 
-def test_measure_checkpoints__goes_on_with_less_memory(monkeypatch, tmp_path):
+def test_measure_checkpoints__keeps_what_memory_sufficed_for(monkeypatch, tmp_path):
     options = FAST | {"network": "n", "role": "student", "layers": "inner.fc1", "store": tmp_path / "run"}
-    states = {epoch: RunsOutAt().state_dict() for epoch in (0, 1)}
-    for name, value in (("call", 50), ("calls", 0)):
-        monkeypatch.setattr(RunsOutAt, name, value)
-    with pytest.raises(MemoryError, match="pass max_batch=8 "):
-        kdviz.measure_checkpoints(RunsOutAt, states, IMAGES, **options)
-    assert RunsOutAt.calls == 50
-    ds = kdviz.measure_checkpoints(RunsOutAt, states, IMAGES, max_batch=8, **options)
+    states = {epoch: RunsOutOver().state_dict() for epoch in (0, 1)}
+    limit_memory(monkeypatch, spared=50, most=0)
+    with (
+        pytest.raises(MemoryError, match="with max_batch=1; take smaller images "),
+        pytest.warns(KdvizWarning),
+    ):
+        kdviz.measure_checkpoints(RunsOutOver, states, IMAGES, **options)
+    limit_memory(monkeypatch, most=8)
+    ds = kdviz.measure_checkpoints(RunsOutOver, states, IMAGES, **options)
     np.testing.assert_allclose(ds["gain"][1], ds["gain"][0], rtol=1e-5)  # the same weights
-    assert RunsOutAt.calls < 100  # the first epoch was not measured again
+    assert RunsOutOver.calls < 50  # the first epoch was not measured again
 
 
 # -- inputs of an unusual kind

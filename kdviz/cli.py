@@ -5,10 +5,12 @@ and `export` say first what is missing; the latter two end with status 3 then. A
 sentence and exit status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 """
 
+import operator
 import os
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -193,7 +195,12 @@ def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
 
 
 @app.command()
-def measure(folder: Folder, device: Device = None, progress: Progress = True) -> None:
+def measure(
+    folder: Folder,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take on this machine.")] = False,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
     """Measure a study's networks over their training; continues where it was stopped.
 
     Students and baselines are measured at every epoch of the first half, every second later, and the last.
@@ -201,6 +208,15 @@ def measure(folder: Folder, device: Device = None, progress: Progress = True) ->
     Example: kdviz measure runs/birds
     """
     study = _open_study(folder, progress, device)
+    if plan:
+        if told := study.estimate():
+            lines = told | {"all": reduce(operator.add, told.values())}
+            width = max(map(len, lines))
+            typer.echo("\n".join(f"{name:{width}}  {estimate}" for name, estimate in lines.items()))
+            typer.echo(f"\nnext  kdviz measure {folder}")
+        else:
+            typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
+        return
     run = study.measure()
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")

@@ -9,7 +9,17 @@ take), ``pictures`` (of the inputs), ``measurement`` (a measurement as a value, 
 
 from kdviz.measuring.estimate import Estimate
 from kdviz.measuring.measurement import Block, Measurement, Task
-from kdviz.measuring.networks import measure, measure_checkpoints
+from kdviz.measuring.networks import measure, measure_checkpoints, plan_measurement, run_measurement
 from kdviz.measuring.settings import Settings
 
-__all__ = ["Block", "Estimate", "Measurement", "Settings", "Task", "measure", "measure_checkpoints"]
+__all__ = [
+    "Block",
+    "Estimate",
+    "Measurement",
+    "Settings",
+    "Task",
+    "measure",
+    "measure_checkpoints",
+    "plan_measurement",
+    "run_measurement",
+]

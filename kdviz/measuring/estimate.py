@@ -1,8 +1,10 @@
 """What a measurement will take, before it is done: passes, time, memory and disk."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import numpy as np
@@ -33,9 +35,10 @@ class Estimate:
     passes
         Forward and backward passes in all, of one sample each, the trials included.
     seconds
-        In one process, from the time of single passes.
+        Of the passes in one process, from the time of some, of texts the longest. Where a pass takes less
+        than a millisecond, what is done between passes takes about as long.
     memory
-        Bytes held at a time beside network and inputs; ``max_batch`` is their knob.
+        Bytes held at a time beside network and inputs, of texts for the longest; ``max_batch`` is their knob.
     disk
         Bytes of the results, before they are compressed.
     """
@@ -46,12 +49,25 @@ class Estimate:
     memory: int
     disk: int
 
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Take one after the other: all adds up but the memory, of which the larger counts."""
+        (low, high), (more, most) = (
+            tuple(zip(one.passes, one.seconds, strict=True)) for one in (self, other)
+        )
+        return Estimate(
+            self.samples + other.samples,
+            (low[0] + more[0], high[0] + most[0]),
+            (low[1] + more[1], high[1] + most[1]),
+            max(self.memory, other.memory),
+            self.disk + other.disk,
+        )
+
     def __str__(self) -> str:
         """Say it in one line."""
         passes = " to ".join(dict.fromkeys(f"{count:,}" for count in self.passes))
-        seconds = " to ".join(dict.fromkeys(f"{second:,.0f}" for second in self.seconds))
+        times = " to ".join(dict.fromkeys(str(timedelta(seconds=math.ceil(one))) for one in self.seconds))
         return (
-            f"{self.samples:,} samples times epochs: {passes} passes, {seconds} s here, "
+            f"{self.samples:,} samples times epochs: {passes} passes, {times} h here, "
             f"{self.memory / 1e6:,.0f} MB at a time, {self.disk / 1e6:,.1f} MB of results"
         )
 
@@ -93,7 +109,9 @@ def estimate(
     left
         Epoch and samples of every block to be done; at least one.
     """
-    bench = next(make_benches(reader, inputs, left[0][1], settings))
+    longest = max((row for _, rows in left for row in rows), key=lambda row: inputs.units.length(row) or 0)
+    rows = range(longest, longest + 1) if inputs.units.length(longest) else left[0][1]
+    bench = next(make_benches(reader, inputs, rows, settings))
     shifts = bench.base_noise * bench.noise("pairs", range(bench.together))
     noisy = (bench.inputs + shifts).flatten(0, 1)
     with torch.no_grad():

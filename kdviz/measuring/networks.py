@@ -207,7 +207,7 @@ def measure(
         ),
         device=device,
     )
-    return _run(measurement, progress)
+    return run_measurement(measurement, progress=progress)
 
 
 def measure_checkpoints(
@@ -299,10 +299,52 @@ def measure_checkpoints(
     DegenerateWarning, ConvergenceWarning, KdvizWarning
         As :func:`measure`.
     """
-    some_text("network", network)
-    some_text("role", role)
     if thumbnails is not None and store is None:
         raise ValueError("thumbnails are stored with a run: pass store, or leave them out")
+    measurement = plan_measurement(
+        make_network,
+        checkpoints,
+        inputs,
+        network=network,
+        role=role,
+        layers=layers,
+        units=units,
+        foreground=foreground,
+        labels=labels,
+        sample_ids=sample_ids,
+        details=details,
+        part=part,
+        device=device,
+        max_batch=max_batch,
+        **options,
+    )
+    return run_measurement(measurement, store, thumbnails=thumbnails, progress=progress)
+
+
+def plan_measurement(
+    make_network: Callable[[], nn.Module],
+    checkpoints: Mapping[int, Checkpoint],
+    inputs: InputsLike,
+    *,
+    network: str,
+    role: str,
+    layers: str | Sequence[str],
+    units: Units,
+    foreground: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    sample_ids: Sequence[str] | None = None,
+    details: Mapping[str, schema.Attribute] | None = None,
+    part: str | None = None,
+    device: str | torch.device | None = None,
+    max_batch: int | None = None,
+    **options: Unpack[Options],
+) -> Measurement:
+    """Make the measurement that :func:`kdviz.measure_checkpoints` does, to ask what it takes or share it out.
+
+    Arguments and errors are the same.
+    """
+    some_text("network", network)
+    some_text("role", role)
     listed, base_noise, entry = _list_layers(layers), options.get("base_noise"), options.get("entry")
     for layer in (*listed, entry or ""):
         if not isinstance(layer, str):
@@ -313,7 +355,7 @@ def measure_checkpoints(
     given = prepare_inputs(inputs, units, foreground, labels, sample_ids, base_noise, entry)
     if entry is not None and entry == given.main:
         options = options | {"entry": None}
-    measurement = Measurement(
+    return Measurement(
         make_network,
         checkpoints,
         given,
@@ -325,7 +367,6 @@ def measure_checkpoints(
         device,
         part,
     )
-    return _run(measurement, progress, store, thumbnails)
 
 
 def _list_layers(layers: Any) -> list[Any]:
@@ -338,13 +379,14 @@ def _list_layers(layers: Any) -> list[Any]:
     return list(listed)
 
 
-def _run(
+def run_measurement(
     measurement: Measurement,
-    progress: bool,
     store: Store | None = None,
+    *,
     thumbnails: ArrayLike | None = None,
+    progress: bool = True,
 ) -> xr.Dataset:
-    """Do all tasks that are left, here and one after the other."""
+    """Do all tasks that are left, here and one after the other; as :func:`kdviz.measure_checkpoints`."""
     name = f"measuring {measurement.network or ''}".strip()
     with memory_advice(1, *_save_memory(measurement)):
         bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)

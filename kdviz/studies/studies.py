@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kdviz.errors import StoreError
 from kdviz.files import list_differences
 from kdviz.store import Run, open_run
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task, is_trained
+
+if TYPE_CHECKING:
+    from kdviz.measuring import Estimate
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,30 @@ class Study(Layout):
         StoreError
             If training is not finished, or the run was measured otherwise.
         """
-        self._check_trained()  # nothing is measured before all are
+        self._check_measurable()
         if self.run_path.is_dir():
-            run = open_run(self.run_path)
-            config = json.loads(str(run.attrs.get("config", "{}")))
-            asked = json.loads(json.dumps(self.plan.identity))
-            if differing := list_differences(config.get("study", {}), asked):
-                raise StoreError(
-                    f"{self.run_path} was measured with {'; '.join(differing)}; use another folder"
-                )
-            run.expect(self.contents("measure", "repeat"))
+            open_run(self.run_path).expect(self.contents("measure", "repeat"))
         self._finish(self.tasks("accuracy", "measure", "repeat"))
         return open_run(self.run_path)
+
+    def estimate(self) -> "dict[str, Estimate]":
+        """Estimate what is left to measure, from a few passes of every network on this machine.
+
+        Returns
+        -------
+        dict
+            By name of the network, also of those measured a second time; without those that are whole.
+
+        Raises
+        ------
+        StoreError
+            As `measure`.
+        """
+        self._check_measurable()
+        self._finish(self.tasks("accuracy"))  # of a training that was stopped just before
+        from kdviz.studies.work import Workshop
+
+        return Workshop(self).estimate(self._missing(self.tasks("measure", "repeat")))
 
     def attribute(self) -> Run:
         """Draw the attribution maps of every network at the end of its training, as far as not done yet.
@@ -162,9 +178,23 @@ class Study(Layout):
                 if not is_trained(folder):
                     raise StoreError(f"no finished training run in {folder}; first kdviz train {self.folder}")
 
-    def _finish(self, tasks: list[Task]) -> None:
+    def _check_measurable(self) -> None:
+        """Refuse a study that is not trained to its end, or was measured otherwise."""
+        self._check_trained()
+        if self.run_path.is_dir():
+            config = json.loads(str(open_run(self.run_path).attrs.get("config", "{}")))
+            asked = json.loads(json.dumps(self.plan.identity))
+            if differing := list_differences(config.get("study", {}), asked):
+                raise StoreError(
+                    f"{self.run_path} was measured with {'; '.join(differing)}; use another folder"
+                )
+
+    def _missing(self, tasks: list[Task]) -> list[Task]:
         run = open_run(self.run_path) if self.run_path.is_dir() else None
-        if missing := [task for task in tasks if not task.is_done(run)]:
+        return [task for task in tasks if not task.is_done(run)]
+
+    def _finish(self, tasks: list[Task]) -> None:
+        if missing := self._missing(tasks):
             from kdviz.studies.work import Workshop
 
             workshop = Workshop(self)  # one for all: samples are loaded once

@@ -1,7 +1,7 @@
 """Do the tasks of a study: the only part of it that loads samples, builds networks and needs torch."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from kdviz import distillation, models, schema
 from kdviz.errors import StoreError
 from kdviz.files import hash_file, list_differences, make_folder, read_json, write_json
-from kdviz.measuring import measure_checkpoints
+from kdviz.measuring import Estimate, Measurement, plan_measurement, run_measurement
 from kdviz.measuring.trial import is_same_response, respond
 from kdviz.models import TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
@@ -395,23 +396,20 @@ class Workshop:
         contents = self.study.contents("measure", "repeat")
         return create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
 
-    def measure(self, subject: Subject, repeat: bool = False) -> None:
-        """Measure a network at all its epochs, or again at the last; write what is known of it beside."""
+    def plan_measurement(self, subject: Subject, repeat: bool = False) -> Measurement:
+        """Say how a network is measured at all its epochs, or again at the last with another seed."""
         checkpoints, plan = self.checkpoints(subject), self.plan.measurement
         last = max(checkpoints)
-        accuracies, definition = self.study.accuracies(subject)
-        details = self._details(subject) | {"accuracy": accuracies[last]}
-        modules = self.study.modules(subject)
+        accuracies, _ = self.study.accuracies(subject)
         samples, prepared = self.measured_set, self.measured
-        measure_checkpoints(
+        return plan_measurement(
             self.build_for(subject),
             {last: checkpoints[last]} if repeat else checkpoints,
             torch.from_numpy(prepared.inputs[:]),
             network=f"{subject.name}-repeat" if repeat else subject.name,
             role=subject.role,
-            layers=modules,
+            layers=self.study.modules(subject),
             units=prepared.units,
-            store=self.run,
             foreground=prepared.foreground,
             labels=samples.labels,
             sample_ids=samples.sample_ids,
@@ -423,16 +421,31 @@ class Workshop:
             weight=self.preset.weight,
             seed=plan.seed + repeat,
             device=self.device,
-            progress=self.study.progress,
-            details=details,
+            details=self._details(subject) | {"accuracy": accuracies[last]},
         )
+
+    def estimate(self, tasks: Sequence[Task]) -> dict[str, Estimate]:
+        """Estimate what measurements will take, by name of the network in the run."""
+        store, found = self.study.run_path, {}
+        for task in tqdm(tasks, desc="estimating", unit="network", disable=not self.study.progress):
+            measurement = self.plan_measurement(task.subject, repeat=task.action == "repeat")
+            if told := measurement.estimate(store if store.is_dir() else None):
+                found[str(measurement.network)] = told
+        return found
+
+    def measure(self, subject: Subject, repeat: bool = False) -> None:
+        """Measure a network, or again its last epoch; write what is known of it beside."""
+        run_measurement(self.plan_measurement(subject, repeat), self.run, progress=self.study.progress)
         if repeat:
             return
+        accuracies, definition = self.study.accuracies(subject)
         values = epoch_array("accuracy", [*accuracies.values()], [*accuracies], definition=definition)
-        for module in modules:
+        for module in self.study.modules(subject):
             if subject.role != "teacher":
                 weight = self._stand_ins.get(module, module)
-                distance = self._record(subject).weight_distance(weight).sel(epoch=list(checkpoints))
+                distance = (
+                    self._record(subject).weight_distance(weight).sel(epoch=[*self.checkpoints(subject)])
+                )
                 self.run.write_variable(subject.name, module, distance)
             self.run.write_variable(subject.name, module, values)
 

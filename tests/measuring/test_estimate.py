@@ -94,11 +94,17 @@ def stop_after(measurement, tasks):
 
 
 def test_estimate__reads_as_one_line():
-    told = measuring.Estimate(50, (7450, 30_000), (1.2, 61.7), 34_000_000, 1_250_000)
+    told = measuring.Estimate(50, (7450, 30_000), (1.2, 3761.7), 34_000_000, 1_250_000)
     assert str(told) == (
-        "50 samples times epochs: 7,450 to 30,000 passes, 1 to 62 s here, 34 MB at a time, 1.2 MB of results"
+        "50 samples times epochs: 7,450 to 30,000 passes, 0:00:02 to 1:02:42 h here, 34 MB at a time, "
+        "1.2 MB of results"
     )
-    assert "passes, 1 s here" in str(measuring.Estimate(1, (9, 9), (1.2, 1.2), 0, 0))
+    assert "passes, 0:00:02 h here" in str(measuring.Estimate(1, (9, 9), (1.2, 1.2), 0, 0))
+
+
+def test_estimate__of_one_after_the_other_holds_the_larger_at_a_time():
+    one, other = measuring.Estimate(3, (10, 20), (1, 4), 70, 6), measuring.Estimate(5, (7, 9), (2, 3), 90, 8)
+    assert one + other == other + one == measuring.Estimate(8, (17, 29), (3, 7), 90, 14)
 
 
 def test_estimate__few_probes_make_four_pairs():

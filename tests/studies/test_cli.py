@@ -250,6 +250,24 @@ def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
     assert re.fullmatch(r"kdviz: no finished training run in out/networks/baseline-s0.*\n", done.err)
 
 
+def test_measure__plan_says_what_is_left_and_does_nothing(call: Call, study: Study, tmp_path: Path) -> None:
+    done = call("measure", study.folder, "--plan", "--no-progress")
+    assert done == Outcome(0, f"nothing is left to measure\nnext  kdviz report {study.folder}\n", "")
+    shutil.copytree(study.folder, tmp_path / "copy")
+    shutil.rmtree("copy/run.zarr/points/student-fc1-s0")
+    before = sorted(Path("copy").rglob("*"))
+    done = call("measure", "copy", "--plan", "--no-progress")
+    assert sorted(Path("copy").rglob("*")) == before
+    *lines, every, _, following = done.out.splitlines()
+    samples, epochs = study.plan.measurement.samples, len(study.plan.training.measured_epochs)
+    assert [line.partition(" samples")[0].split() for line in lines] == [
+        ["student-fc1-s0", f"{samples * epochs}"]
+    ]
+    assert every.split() == ["all", *lines[0].split()[1:]]
+    assert re.search(r"epochs: [\d,]+ to [\d,]+ passes, .* h here, [\d,]+ MB at a time", every)
+    assert following == "next  kdviz measure copy"
+
+
 def test_measure__out_of_memory_is_one_sentence(
     call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,12 @@ Device = Annotated[
     str | None, typer.Option(help="Where to compute, such as cuda; that of the plan by default.")
 ]
 Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="How many processes here, the address of a dask scheduler, or a YAML file of SLURM options."
+    ),
+]
 
 
 def main() -> None:
@@ -141,6 +147,7 @@ def train(
         list[str] | None,
         typer.Option("-s", "--set", help="NAME=VALUE of study.yaml, such as training.epochs=20; repeat it."),
     ] = None,
+    workers: Workers = None,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
@@ -180,7 +187,7 @@ def train(
             "--images with --masks, --texts, --clouds, or --plan FILE"
         )
     study = Study(folder, make_plan(folder, plan, given, change or []), progress, device)
-    study.train()
+    study.train(workers)
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
 
@@ -198,6 +205,7 @@ def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
 def measure(
     folder: Folder,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take on this machine.")] = False,
+    workers: Workers = None,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
@@ -217,7 +225,7 @@ def measure(
         else:
             typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
         return
-    run = study.measure()
+    run = study.measure(workers)
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
 

@@ -9,7 +9,13 @@ take), ``pictures`` (of the inputs), ``measurement`` (a measurement as a value, 
 
 from kdviz.measuring.estimate import Estimate
 from kdviz.measuring.measurement import Block, Measurement, Task
-from kdviz.measuring.networks import measure, measure_checkpoints, plan_measurement, run_measurement
+from kdviz.measuring.networks import (
+    measure,
+    measure_checkpoints,
+    plan_measurement,
+    run_measurement,
+    warn_of_doubts,
+)
 from kdviz.measuring.settings import Settings
 
 __all__ = [
@@ -22,4 +28,5 @@ __all__ = [
     "measure_checkpoints",
     "plan_measurement",
     "run_measurement",
+    "warn_of_doubts",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import chain, product, starmap
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state, to_device
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.networks.inputs import Inputs
-from kdviz.networks.preparing import device_of, is_out_of_memory, prepare_network
+from kdviz.networks.preparing import device_of, is_out_of_memory, memory_advice, prepare_network
 from kdviz.networks.saved import Checkpoint
 from kdviz.store import Run, create_run
 from kdviz.store.layout import checked_name
@@ -223,15 +223,15 @@ class Measurement:
         ------
         ValueError, TypeError, LayerError, DataError
             As :func:`kdviz.measure_checkpoints`.
-        MemoryError, RuntimeError
-            If it does not suffice for one.
+        MemoryError
+            If it does not suffice for one; the message says what to lower.
 
         Warns
         -----
         KdvizWarning
             If fewer samples are taken into a pass.
         """
-        with self.reading(task.epoch) as reader:
+        with memory_advice(1, *self._save_memory()), self.reading(task.epoch) as reader:
             while (layers := self._try_block(reader, task.block)) is None:
                 torch.cuda.empty_cache()  # of what was left over; does nothing where there is no GPU
         unit, work = reader.noise_unit if self.settings.relative else None, self._work
@@ -261,30 +261,63 @@ class Measurement:
         StoreError
             As `tasks`; also if another process writes the store, or blocks are missing in it.
         """
-        pictures = None if thumbnails is None else check_pictures(thumbnails, len(self.inputs.ids))
         if store is None:
+            if thumbnails is not None:
+                check_pictures(thumbnails, len(self.inputs.ids))
             by_task = {block.task: block for block in blocks}
             return self._stack({name: self._join(name, by_task) for name in self.names})
+        with self.keeping(store, thumbnails=thumbnails) as keep:
+            for block in blocks:
+                keep(block)
+        return self.read(store)
+
+    @contextmanager
+    def keeping(
+        self, store: Store, *, thumbnails: ArrayLike | None = None
+    ) -> Iterator[Callable[[Block], None]]:
+        """Hold a store against other writers, and hand out what writes the result of a task into it.
+
+        Parameters and errors are those of `collect`. Nothing is made in the store before the first block.
+        """
+        pictures = None if thumbnails is None else check_pictures(thumbnails, len(self.inputs.ids))
+        run, begun = _find_run(store), False
         with ExitStack() as held:
-            run, coming = _find_run(store), iter(blocks)
             if run is not None:
                 held.enter_context(run.writing())
                 self._mend(run)
-            first = next(coming, None)
-            if run is None:
-                if first is None:
-                    raise ValueError("blocks is empty, and there is no store that holds them already")
-                self._check_names()
-                run = self._make_run(store, pictures)
-                held.enter_context(run.writing())
-            if first is not None:
-                self._check_samples(run)
-                for layer in self.names:
-                    attrs = self.attrs(layer, device=first.device)
-                    run.create_group(str(self.network), layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
-                for block in chain([first], coming):
-                    self._write(run, block)
-            return self._stack({name: self._read(run, name) for name in self.names})
+
+            def keep(block: Block) -> None:
+                nonlocal run, begun
+                if run is None:
+                    self._check_names()
+                    run = self._make_run(store, pictures)
+                    held.enter_context(run.writing())
+                if not begun:
+                    self._check_samples(run)
+                    for layer in self.names:
+                        attrs = self.attrs(layer, device=block.device)
+                        run.create_group(
+                            str(self.network), layer, epochs=self.epochs, attrs=attrs, block=BLOCK
+                        )
+                    begun = True
+                self._write(run, block)
+
+            yield keep
+
+    def read(self, store: Store) -> xr.Dataset:
+        """Read what was collected.
+
+        Raises
+        ------
+        ValueError
+            If there is no store.
+        StoreError
+            If blocks are missing in it.
+        """
+        run = _find_run(store)
+        if run is None:
+            raise ValueError("blocks is empty, and there is no store that holds them already")
+        return self._stack({name: self._read(run, name) for name in self.names})
 
     @contextmanager
     def reading(self, epoch: int) -> Iterator[FeatureReader]:
@@ -320,6 +353,14 @@ class Measurement:
             stacklevel=4,
         )
         return None
+
+    def _save_memory(self) -> Iterator[str]:
+        """List what takes less memory than this measurement with one sample in a pass."""
+        if len(self.names) > 1:
+            yield f"measure fewer layers at once than {len(self.names)}"
+        if self.settings.probes >= 8:  # as many backward passes are kept; fewer give larger errors
+            yield f"pass probes={self.settings.probes // 4}"
+        yield f"take {schema.VOCABULARIES[self.inputs.units.modality].less}"
 
     @cached_property
     def _work(self) -> "_Work":

@@ -1,7 +1,7 @@
 """The public verbs: measure one network, or one network at many epochs."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -18,7 +18,6 @@ from kdviz.measuring.measurement import Measurement
 from kdviz.measuring.settings import Method, Options, Settings
 from kdviz.networks.features import Feature, plain_name, resolve_layers
 from kdviz.networks.inputs import prepare_inputs
-from kdviz.networks.preparing import memory_advice
 from kdviz.networks.reading import InputsLike
 from kdviz.networks.saved import Checkpoint
 from kdviz.store.run import Store
@@ -388,24 +387,14 @@ def run_measurement(
 ) -> xr.Dataset:
     """Do all tasks that are left, here and one after the other; as :func:`kdviz.measure_checkpoints`."""
     name = f"measuring {measurement.network or ''}".strip()
-    with memory_advice(1, *_save_memory(measurement)):
-        bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
-        ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
-    _warn_of_doubts(ds)
+    bar = tqdm(measurement.tasks(store), desc=name, unit="block", disable=not progress)
+    ds = measurement.collect(map(measurement.do, bar), store, thumbnails=thumbnails)
+    warn_of_doubts(ds)
     return ds
 
 
-def _save_memory(measurement: Measurement) -> Iterator[str]:
-    """List what takes less memory than this measurement with one sample in a pass."""
-    layers, probes = measurement.names, measurement.settings.probes
-    if len(layers) > 1:
-        yield f"measure fewer layers at once than {len(layers)}"
-    if probes >= 8:  # as many backward passes are kept; fewer give larger errors
-        yield f"pass probes={probes // 4}"
-    yield f"take {schema.VOCABULARIES[measurement.inputs.units.modality].less}"
-
-
-def _warn_of_doubts(ds: xr.Dataset) -> None:
+def warn_of_doubts(ds: xr.Dataset) -> None:
+    """Warn of layers that do not react to noise, and of samples that do not meet the calibration."""
     layered = ds if "layer" in ds.dims else ds.expand_dims(layer=[ds.attrs["layer"]])
     for layer in layered["layer"].values.tolist():
         one = layered.sel(layer=layer)

@@ -4,8 +4,9 @@ A study is one folder: ``study.yaml`` (what is compared), ``networks/`` (checkpo
 measured) and ``report/`` (executed notebook and page). Every step may be killed and called again.
 
 Modules, each importing only from those before it: ``plans`` (what a study is), ``tasks`` (what there is to
-do, and what is done), ``work`` (do it), ``sharing`` and ``explaining`` (ask the finished networks),
-``studies`` (the whole). ``work`` and what asks need torch, and are imported when there is something to do.
+do, and what is done), ``work`` (do it), ``engines`` (in this process or in others), ``running`` (task after
+task by an engine), ``sharing`` and ``explaining`` (ask the finished networks), ``studies`` (the whole).
+``work``, ``running`` and what asks need torch, and are imported when there is something to do.
 """
 
 from kdviz.studies.plans import BUILT_IN_DATA, STUDY_FILE, StudentLoss, StudyPlan, make_plan

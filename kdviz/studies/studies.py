@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kdviz.errors import StoreError
 from kdviz.files import list_differences
 from kdviz.store import Run, open_run
+from kdviz.studies.engines import Workers
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task, is_trained
 
@@ -30,13 +31,18 @@ class Study(Layout):
         Where to train and measure this time; that of the plan if None.
     """
 
-    def train(self) -> None:
+    def train(self, workers: Workers | None = None) -> None:
         """Train what is not trained yet: teacher, baselines, students; then their accuracy over training.
+
+        Parameters
+        ----------
+        workers
+            Who does it, as :func:`kdviz.studies.engines.engine_of` takes it; this process if None.
 
         Raises
         ------
         StoreError
-            If the folder holds another study.
+            If the folder holds another study, or another process works on it.
         DataError
             If samples cannot be read.
         """
@@ -44,15 +50,20 @@ class Study(Layout):
             self.plan.save(self.folder)
             if self.run_path.is_dir():  # a plan that has grown: what is there already is not all
                 open_run(self.run_path).expect(self.contents("measure", "repeat"))
-        self._finish(self.tasks("train", "accuracy"))
+        self._finish(self.tasks("train", "accuracy"), workers)
 
-    def measure(self) -> Run:
+    def measure(self, workers: Workers | None = None) -> Run:
         """Measure every network at the plan's epochs, as far as that is not done yet.
 
         The final network of each seed is measured a second time with another measurement seed: how far
         its knowledge points move then is the noise floor of every metric. The held-out accuracy at every
         epoch is stored beside: that of a student without a head of its own is told by one trained on top of
         its frozen checkpoint.
+
+        Parameters
+        ----------
+        workers
+            As for `train`. This process alone writes into the run.
 
         Returns
         -------
@@ -67,7 +78,7 @@ class Study(Layout):
         self._check_measurable()
         if self.run_path.is_dir():
             open_run(self.run_path).expect(self.contents("measure", "repeat"))
-        self._finish(self.tasks("accuracy", "measure", "repeat"))
+        self._finish(self.tasks("accuracy", "measure", "repeat"), workers)
         return open_run(self.run_path)
 
     def estimate(self) -> "dict[str, Estimate]":
@@ -193,10 +204,8 @@ class Study(Layout):
         run = open_run(self.run_path) if self.run_path.is_dir() else None
         return [task for task in tasks if not task.is_done(run)]
 
-    def _finish(self, tasks: list[Task]) -> None:
+    def _finish(self, tasks: list[Task], workers: Workers | None = None) -> None:
         if missing := self._missing(tasks):
-            from kdviz.studies.work import Workshop
+            from kdviz.studies.running import finish
 
-            workshop = Workshop(self)  # one for all: samples are loaded once
-            for task in missing:
-                workshop.do(task)
+            finish(self, missing, workers)

@@ -70,6 +70,11 @@ class Task:
     subject: Subject
     needs: tuple[str, ...] = ()
 
+    @property
+    def is_measurement(self) -> bool:
+        """Whether it is done block by block."""
+        return self.action in ("measure", "repeat")
+
     @cached_property
     def key(self) -> str:
         """Name of the task with a digest of everything that decides its result."""

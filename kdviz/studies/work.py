@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from kdviz import distillation, models, schema
 from kdviz.errors import StoreError
 from kdviz.files import hash_file, list_differences, make_folder, read_json, write_json
-from kdviz.measuring import Estimate, Measurement, plan_measurement, run_measurement
+from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
+from kdviz.measuring.settings import BLOCK
 from kdviz.measuring.trial import is_same_response, respond
 from kdviz.models import TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
@@ -50,6 +51,7 @@ class Workshop:
         self.study, self.plan = study, study.plan
         self.device = study.device or self.plan.device
         self.loaded: dict[str, SampleSet] = {}
+        self.measurements: dict[str, Measurement] = {}
         if (study.folder / _BEGUN_FILE).exists():
             self.recognise()
 
@@ -75,18 +77,13 @@ class Workshop:
         self.recognise()
 
     def do(self, task: Task) -> None:
-        """Do a task, or go on with it; the first of a new study begins it."""
-        subject = task.subject
-        if not (self.study.folder / STUDY_FILE).exists():
-            self.begin()
+        """Do a task that is no measurement, or go on with it."""
         if task.action == "train":
-            self.train(subject)
+            self.train(task.subject)
         elif task.action == "accuracy":
-            self.tell_accuracy(subject)
-        elif task.action == "attribute":
-            self.attribute(subject)
+            self.tell_accuracy(task.subject)
         else:
-            self.measure(subject, repeat=task.action == "repeat")
+            self.attribute(task.subject)
 
     # -- samples
 
@@ -433,20 +430,31 @@ class Workshop:
                 found[str(measurement.network)] = told
         return found
 
-    def measure(self, subject: Subject, repeat: bool = False) -> None:
-        """Measure a network, or again its last epoch; write what is known of it beside."""
-        run_measurement(self.plan_measurement(subject, repeat), self.run, progress=self.study.progress)
-        if repeat:
+    def measurement_of(self, task: Task) -> Measurement:
+        """Return the measurement of a task; the last two are kept, for blocks of both may come in turn."""
+        if task.key not in self.measurements:
+            self.measurements = dict([*self.measurements.items()][-1:])
+            self.measurements[task.key] = self.plan_measurement(task.subject, task.action == "repeat")
+        return self.measurements[task.key]
+
+    def count_blocks(self, task: Task) -> int:
+        """Count the blocks of a measurement."""
+        epochs = 1 if task.action == "repeat" else len(self.checkpoints(task.subject))
+        return epochs * -(-len(self.measured_set) // BLOCK)
+
+    def conclude(self, task: Task, measurement: Measurement) -> None:
+        """Say what of a whole measurement is doubtful, and write what else is known of the network beside."""
+        warn_of_doubts(measurement.read(self.run))
+        if task.action == "repeat":
             return
+        subject = task.subject
         accuracies, definition = self.study.accuracies(subject)
         values = epoch_array("accuracy", [*accuracies.values()], [*accuracies], definition=definition)
         for module in self.study.modules(subject):
             if subject.role != "teacher":
                 weight = self._stand_ins.get(module, module)
-                distance = (
-                    self._record(subject).weight_distance(weight).sel(epoch=[*self.checkpoints(subject)])
-                )
-                self.run.write_variable(subject.name, module, distance)
+                distance = self._record(subject).weight_distance(weight)
+                self.run.write_variable(subject.name, module, distance.sel(epoch=measurement.epochs))
             self.run.write_variable(subject.name, module, values)
 
     def _details(self, subject: Subject) -> dict[str, schema.Attribute]:
@@ -510,8 +518,3 @@ class Workshop:
             "architecture": self.plan.networks.architecture,
         }
         run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
-
-
-def do(task: Task) -> None:
-    """Do one task by itself, or go on with it: what other engines call."""
-    Workshop(task.study).do(task)

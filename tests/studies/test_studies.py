@@ -24,7 +24,8 @@ from kdviz.errors import DataError, StoreError
 from kdviz.files import read_json
 from kdviz.studies import Study, StudyPlan
 from kdviz.studies.plans import STUDY_FILE
-from kdviz.studies.work import Workshop, do
+from kdviz.studies.running import do
+from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord, evaluate, probe_accuracy
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"

@@ -30,7 +30,7 @@ def main(study: Path) -> None:
                 block = last.sizes["sample"]
                 kept.create_group(name, layer, epochs=epochs, attrs=last.attrs, block=block, variables=names)
                 kept.write_block(name, layer, 0, 0, last[names])
-        for name in run.results:
+        for name in (one for one in run.results if not one.startswith("attribution/")):
             kept.write_result(name, run.result(name))
         kept.export(target, compact=True, overwrite=True)
     print(f"{target.name}  {target.stat().st_size / 2**20:.1f} MiB")

@@ -10,10 +10,13 @@ from pydantic import Field
 from kdviz.sources.checkpoints import find_checkpoints
 from kdviz.sources.cloud import FURNITURE_CLASSES, CloudSet, Furniture, furniture
 from kdviz.sources.cloud_files import ModelNet40, read_modelnet40
+from kdviz.sources.coco import CocoTopTen
+from kdviz.sources.cub import Cub
 from kdviz.sources.domains import DOMAINS, cue_conflict, make_domain
 from kdviz.sources.fashion import FASHION_CLASSES, FashionComposites, fashion_composites
 from kdviz.sources.files import find_data
 from kdviz.sources.folders import ImageFolder, image_folder
+from kdviz.sources.ilsvrc import TERRESTRIAL_MAMMALS, IlsvrcDet, TinyImageNet
 from kdviz.sources.image import ImageSet, normalise
 from kdviz.sources.meshes import read_mesh
 from kdviz.sources.reviews import MovieReviews, movie_reviews
@@ -21,10 +24,23 @@ from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode
 from kdviz.sources.text_files import LabelledTexts, Squad, Sst2, read_squad, read_sst2, read_texts
 from kdviz.sources.tokenizing import review_tokenizer
+from kdviz.sources.voc import VOC_CLASSES, Voc2012
 from kdviz.sources.words import split_words
 
 Data = Annotated[
-    FashionComposites | ImageFolder | MovieReviews | LabelledTexts | Sst2 | Squad | Furniture | ModelNet40,
+    FashionComposites
+    | ImageFolder
+    | Cub
+    | Voc2012
+    | IlsvrcDet
+    | CocoTopTen
+    | TinyImageNet
+    | MovieReviews
+    | LabelledTexts
+    | Sst2
+    | Squad
+    | Furniture
+    | ModelNet40,
     Field(discriminator="kind"),
 ]
 """Every kind of data that a study can be about."""
@@ -33,11 +49,16 @@ __all__ = [
     "DOMAINS",
     "FASHION_CLASSES",
     "FURNITURE_CLASSES",
+    "TERRESTRIAL_MAMMALS",
+    "VOC_CLASSES",
     "CloudSet",
+    "CocoTopTen",
+    "Cub",
     "Data",
     "Encoding",
     "FashionComposites",
     "Furniture",
+    "IlsvrcDet",
     "ImageFolder",
     "ImageSet",
     "LabelledTexts",
@@ -50,6 +71,8 @@ __all__ = [
     "Squad",
     "Sst2",
     "TextSet",
+    "TinyImageNet",
+    "Voc2012",
     "cue_conflict",
     "encode",
     "fashion_composites",

@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
-from kdviz.sources.image import ImageSet, open_upright
+from kdviz.sources.image import ImageSet, open_upright, read_values, resize_image, resize_marks
 from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, check_folder, find_classes
 from kdviz.units.regions import MaskRule, as_tuple
 
@@ -103,7 +102,7 @@ def image_folder(
             return given
         counted = Counter[float]()
         for path in found:
-            values, counts = np.unique(_read_values(path), return_counts=True)
+            values, counts = np.unique(read_values(open_upright(path)), return_counts=True)
             counted.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         values = np.array(sorted(counted))
         try:
@@ -113,12 +112,15 @@ def image_folder(
         except ValueError as error:
             raise DataError(f"the masks in {error} (in study.yaml, of data)") from error
 
+    def read_image(k: int) -> NDArray[np.uint8]:
+        return resize_image(open_upright(paths[k]), size, paths[k])
+
     def read_mask(k: int) -> NDArray[np.int8]:
         return _read_mask(found[k], paths[k], size, learn_rule())
 
     count = len(paths)
     return ImageSet(
-        images=LazyArray(lambda k: _read_image(paths[k], size), count, (size, size, 3), np.uint8),
+        images=LazyArray(read_image, count, (size, size, 3), np.uint8),
         masks=None if masks is None else LazyArray(read_mask, count, (size, size), np.int8),
         labels=np.array([names.index(path.parent.name) for path in paths], dtype=np.int64),
         sample_ids=sample_ids,
@@ -147,30 +149,11 @@ def _find_masks(folder: Path, sample_ids: Collection[str]) -> list[Path]:
     return [known[name] for name in sample_ids]
 
 
-def _read_image(path: Path, size: int) -> NDArray[np.uint8]:
-    """Read an image, resized to a square."""
-    image = open_upright(path)
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
-    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _read_values(path: Path) -> NDArray:
-    """Read a mask, ``(H, W)``: grey of 1 to 32 bits, palette indices, the largest of colours."""
-    mask = open_upright(path)
-    if mask.mode in ("LA", "PA"):
-        return np.asarray(mask)[..., 0]
-    if mask.mode in ("1", "L", "P") or mask.mode.startswith(("I", "F")):
-        return np.asarray(mask)
-    return np.asarray(mask.convert("RGB")).max(axis=2)
-
-
 def _read_mask(path: Path, image_path: Path, size: int, rule: MaskRule) -> NDArray[np.int8]:
     """Read the mask of an image as marks, resized to a square."""
-    marks, image = rule.mark(_read_values(path)), open_upright(image_path)
+    marks, image = rule.mark(read_values(open_upright(path))), open_upright(image_path)
     height, width = marks.shape
     if image.size != (width, height):
         shown = f"its image {image_path.name} is {image.width} x {image.height} as displayed"
         raise DataError(f"{path} is {width} x {height} pixels, {shown}; sizes must agree")
-    drawn = Image.fromarray(marks.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(drawn).view(np.int8)
+    return resize_marks(marks, size)

@@ -5,8 +5,11 @@ How a mask falls on units is the business of ``kdviz.units``.
 Symbols: ``N`` images, ``H`` x ``W`` pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,8 @@ from PIL import Image, ImageOps
 from kdviz import units
 from kdviz.errors import DataError
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, require_array
+
+T = TypeVar("T")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels in 0..1."""
@@ -110,10 +115,53 @@ def open_upright(path: Path) -> Image.Image:
     DataError
         If it is no file, or none of an image.
     """
+    return _open(path, ImageOps.exif_transpose)
+
+
+def open_stored(path: Path) -> Image.Image:
+    """Read an image as it is stored, which is what boxes and masks of corpora count; errors as above."""
+    return _open(path, Image.Image.copy)
+
+
+def measure_stored(path: Path) -> tuple[int, int]:
+    """Return width and height of an image as it is stored, without decoding it; errors as above."""
+    return _open(path, attrgetter("size"))
+
+
+def resize_image(image: Image.Image, size: int, path: Path) -> NDArray[np.uint8]:
+    """Return colours, ``(size, size, 3)``, antialiased; the aspect ratio is not kept.
+
+    Raises
+    ------
+    DataError
+        If the pixels of the image, read from `path`, have more than 8 bits a channel.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_marks(marks: NDArray[np.int8], size: int) -> NDArray[np.int8]:
+    """Return marks, ``(size, size)``, of the nearest pixels."""
+    drawn = Image.fromarray(np.ascontiguousarray(marks).view(np.uint8))
+    return np.asarray(drawn.resize((size, size), Image.Resampling.NEAREST)).view(np.int8)
+
+
+def read_values(mask: Image.Image) -> NDArray:
+    """Return a mask's values, ``(H, W)``: grey of 1 to 32 bits, palette indices, the largest of colours."""
+    if mask.mode in ("LA", "PA"):
+        return np.asarray(mask)[..., 0]
+    if mask.mode in ("1", "L", "P") or mask.mode.startswith(("I", "F")):
+        return np.asarray(mask)
+    return np.asarray(mask.convert("RGB")).max(axis=2)
+
+
+def _open(path: Path, take: Callable[[Image.Image], T]) -> T:
+    """Open an image and take something from it."""
     if not path.is_file():  # a pipe would be waited for without end
         raise DataError(f"{path} is not a file")
     try:
         with Image.open(path, formats=_FORMATS) as file:
-            return ImageOps.exif_transpose(file)
+            return take(file)
     except Exception as error:  # a damaged file makes the decoders raise nearly anything
         raise DataError(f"{path} cannot be read as an image: {error}") from error

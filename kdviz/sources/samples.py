@@ -310,6 +310,20 @@ def check_folder(name: str, folder: Path) -> None:
         raise DataError(f"{name} is not a folder: {folder}")
 
 
+def read_text(path: Path) -> str:
+    """Read a file of text in UTF-8.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or is none.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
 def find_classes(root: Path) -> tuple[str, ...]:
     """Name the class folders, sorted.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from kdviz.errors import DataError
 from kdviz.sources.reviews import REVIEW_CLASSES
-from kdviz.sources.samples import AbsolutePath, Part
+from kdviz.sources.samples import AbsolutePath, Part, read_text
 from kdviz.sources.text import TextSet, TextSource, join_spans
 from kdviz.sources.words import as_spans, locate_words, mark_listed, mark_polar
 
@@ -44,7 +44,7 @@ class LabelledTexts(TextSource):
         """Read the texts of a part."""
         listed = None
         if self.foreground is not None:
-            listed = [word.strip() for word in _read_text(self.foreground).split("\n") if word.strip()]
+            listed = [word.strip() for word in read_text(self.foreground).split("\n") if word.strip()]
         return read_texts(self.file, foreground=listed).divide(part)
 
 
@@ -140,7 +140,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Quotation marks mean themselves, unless all stand as in exported tables: around entries, doubled inside.
     """
-    header, *lines = _read_text(path).removesuffix("\n").split("\n")
+    header, *lines = read_text(path).removesuffix("\n").split("\n")
     columns = header.split("\t")
     rows = [line.split("\t") for line in lines]
     marked = [entry for row in rows for entry in row if '"' in entry]
@@ -226,7 +226,7 @@ def read_squad(path: str | Path) -> TextSet:
     """
     path = Path(path)
     try:
-        contents = _Contents.model_validate_json(_read_text(path))
+        contents = _Contents.model_validate_json(read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "top level"
@@ -275,10 +275,3 @@ def _mark_answer(
         np.concatenate([np.zeros(len(asked), dtype=bool), marked]),
         int(not question.is_impossible),
     )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,88 @@
+"""Caltech-UCSD Birds-200-2011."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdviz.errors import DataError
+from kdviz.sources.corpora import Corpus, Item, read_marks
+from kdviz.sources.samples import Part
+from kdviz.units.regions import MaskRule
+
+_MAJORITY = 128  # of grey values that count annotators from 0, none, to 255, all
+
+
+class Cub(Corpus):
+    """Birds of 200 species: whole images, the foreground is the segmentation mask.
+
+    ``CUB_200_2011.tgz`` (<https://data.caltech.edu/records/65de6-vp158>) holds ``images.txt``,
+    ``classes.txt``, ``image_class_labels.txt``, ``train_test_split.txt`` and ``images/<class>/<name>.jpg``.
+    ``segmentations.tgz`` (<https://data.caltech.edu/records/w9d68-gec53>) comes apart and holds
+    ``segmentations/<class>/<name>.png``; it belongs into the folder or beside it. Masks are grey, which is
+    taken for the share of several annotators who saw the bird in a pixel: foreground is 128 or more, what the
+    majority saw. That reading of the greys is common, and not checked against a document of the authors.
+    Train and held-out are the official split, 5,994 and 5,794 images. Nothing is cropped, as in the papers,
+    so bounding boxes are not read. Samples are named ``<class>/<name>``.
+
+    References
+    ----------
+    .. [1] Wah, Branson, Welinder, Perona and Belongie, "The Caltech-UCSD Birds-200-2011 Dataset", Technical
+       Report CNS-TR-2011-001, California Institute of Technology.
+    .. [2] Zhang et al., "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
+       Classification", TPAMI 2022, section 4.1: masks as foreground.
+    """
+
+    title: ClassVar[str] = "CUB-200-2011"
+    advice: ClassVar[str] = (
+        "download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158, unpack it whole and "
+        "give the folder CUB_200_2011"
+    )
+    index: ClassVar[tuple[str, ...]] = ("images.txt",)
+    usual: ClassVar[str] = "CUB_200_2011"
+
+    kind: Literal["cub200"] = "cub200"
+
+    def find(self, root: Path, part: Part) -> tuple[list[str], list[Item]]:
+        """List the images of a part by their numbers."""
+        masks = next((place for place in self._mask_places(root) if place.is_dir()), None)
+        if masks is None:
+            raise DataError(
+                f"{root} has no masks: download segmentations.tgz from "
+                "https://data.caltech.edu/records/w9d68-gec53 and unpack it there, so that it lies at "
+                f"{self._mask_places(root)[0]}"
+            )
+        names = self._read(root / "classes.txt")
+        images, splits = self._read(root / "images.txt"), self._read(root / "train_test_split.txt")
+        species = self._read(root / "image_class_labels.txt")
+        labels = {number: label for label, number in enumerate(names)}
+        items = []
+        for number, name in images.items():
+            for file, known in (
+                (root / "train_test_split.txt", splits),
+                (root / "image_class_labels.txt", species),
+            ):
+                if number not in known:
+                    raise DataError(f"{file} says nothing of image {number} of images.txt; unpack it again")
+            if splits[number] not in ("0", "1") or species[number] not in labels:
+                raise DataError(
+                    f"image {number} of {root} has the class {species[number]!r} and the split "
+                    f"{splits[number]!r}; allowed: a number of classes.txt, and 0 or 1; unpack these files again"
+                )
+            if (splits[number] == "1") == (part == "train"):
+                mask = (masks / name).with_suffix(".png")
+                sample = Path(name).with_suffix("").as_posix()
+                items.append(Item(sample, labels[species[number]], root / "images" / name, mask=mask))
+        return list(names.values()), items
+
+    def mark(self, item: Item, width: int, height: int) -> NDArray[np.int8]:
+        """Take what the majority of annotators took for the bird."""
+        assert item.mask is not None
+        return read_marks(item.mask, MaskRule(threshold=_MAJORITY))
+
+    def _mask_places(self, root: Path) -> tuple[Path, ...]:
+        return (root / "segmentations", root.parent / "segmentations")
+
+    def _read(self, path: Path) -> dict[str, str]:
+        return dict((number, entry) for number, entry in self.read_lines(path, 2))

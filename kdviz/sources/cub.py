@@ -11,6 +11,7 @@ from kdviz.sources.corpora import Corpus, Item, read_marks
 from kdviz.sources.samples import Part
 from kdviz.units.regions import MaskRule
 
+_BY_IMAGE = ("image_class_labels.txt", "train_test_split.txt")
 _MAJORITY = 128  # of grey values that count annotators from 0, none, to 255, all
 
 
@@ -53,27 +54,22 @@ class Cub(Corpus):
                 "https://data.caltech.edu/records/w9d68-gec53 and unpack it there, so that it lies at "
                 f"{self._mask_places(root)[0]}"
             )
-        names = self._read(root / "classes.txt")
-        images, splits = self._read(root / "images.txt"), self._read(root / "train_test_split.txt")
-        species = self._read(root / "image_class_labels.txt")
-        labels = {number: label for label, number in enumerate(names)}
-        items = []
+        names, images = (dict(self.read_lines(root / file, 2)) for file in ("classes.txt", "images.txt"))
+        known = {file: dict(self.read_lines(root / file, 2)) for file in _BY_IMAGE}
+        labels, items = {number: label for label, number in enumerate(names)}, []
         for number, name in images.items():
-            for file, known in (
-                (root / "train_test_split.txt", splits),
-                (root / "image_class_labels.txt", species),
-            ):
-                if number not in known:
-                    raise DataError(f"{file} says nothing of image {number} of images.txt; unpack it again")
-            if splits[number] not in ("0", "1") or species[number] not in labels:
+            if missing := [file for file in _BY_IMAGE if number not in known[file]]:
+                raise DataError(f"{root / missing[0]} lacks image {number} of images.txt; unpack it again")
+            species, split = (known[file][number] for file in _BY_IMAGE)
+            if split not in ("0", "1") or species not in labels:
                 raise DataError(
-                    f"image {number} of {root} has the class {species[number]!r} and the split "
-                    f"{splits[number]!r}; allowed: a number of classes.txt, and 0 or 1; unpack these files again"
+                    f"image {number} of {root} has class {species!r} and split {split!r}; allowed: a number "
+                    "of classes.txt, and 0 or 1; unpack these files again"
                 )
-            if (splits[number] == "1") == (part == "train"):
+            if (split == "1") == (part == "train"):
                 mask = (masks / name).with_suffix(".png")
                 sample = Path(name).with_suffix("").as_posix()
-                items.append(Item(sample, labels[species[number]], root / "images" / name, mask=mask))
+                items.append(Item(sample, labels[species], root / "images" / name, mask=mask))
         return list(names.values()), items
 
     def mark(self, item: Item, width: int, height: int) -> NDArray[np.int8]:
@@ -83,6 +79,3 @@ class Cub(Corpus):
 
     def _mask_places(self, root: Path) -> tuple[Path, ...]:
         return (root / "segmentations", root.parent / "segmentations")
-
-    def _read(self, path: Path) -> dict[str, str]:
-        return dict((number, entry) for number, entry in self.read_lines(path, 2))

@@ -27,10 +27,8 @@ def corners(image: np.ndarray) -> tuple[int, int, int, int]:
 
 def save_mask(path: Path, values: np.ndarray, mode: str = "L") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    mask = Image.fromarray(values.astype(np.uint8), mode="L")
+    mask = Image.fromarray(values.astype(np.uint8))
     if mode == "P":
-        mask = mask.convert("P")
-        mask.putdata(values.astype(np.uint8).ravel().tolist())
         mask.putpalette([0, 0, 0] + [128, 0, 0] * 255)
     mask.save(path)
 
@@ -109,7 +107,7 @@ def make_voc(folder: Path, *, train: int = 2, val: int = 1, year: int = 2012) ->
 
 # -- ILSVRC 2013 DET
 
-LION, ZEBRA, DOG = "n02129165", "n02391049", "n02084071"
+LION, ZEBRA, DOG, PANDA = "n02129165", "n02391049", "n02084071", "n02510455"
 
 
 def make_ilsvrc(folder: Path, *, later: bool = False) -> Path:
@@ -128,9 +126,8 @@ def make_ilsvrc(folder: Path, *, later: bool = False) -> Path:
             name = f"{sub}{LION}_{k}" if part == "train" else f"ILSVRC2012_val_{k:08d}"
             draw(images / f"{name}.JPEG", 60, 40)
             write_annotation(boxes / f"{name}.xml", objects, "x")
-        write_annotation(
-            boxes / f"{sub}unannotated_{part}.xml", [(DOG, (0, 0, 9, 9), 0)]
-        )  # its image is not there
+        # an annotation of none of the classes: its image is not there
+        write_annotation(boxes / f"{sub}other_{part}.xml", [(PANDA, (0, 0, 9, 9), 0)])
     return root
 
 

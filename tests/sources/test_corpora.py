@@ -205,12 +205,12 @@ def test_corpus__size_is_checked_and_has_a_default(kind: str, tmp_path: Path) ->
 
 @kinds
 def test_corpus__is_prepared_for_networks(kind: str, tmp_path: Path) -> None:
-    _, corpus = make(kind, tmp_path)
+    _, corpus = make(kind, tmp_path, size=24)
     samples = corpus.choose(corpus.load("train"), 2)
-    prepared = corpus.prepare(samples, grid=4)
-    assert prepared.inputs[:].shape == (2, 3, 16, 16) and prepared.inputs.dtype == np.float32
+    prepared = corpus.prepare(samples, grid=12)
+    assert prepared.inputs[:].shape == (2, 3, 24, 24) and prepared.inputs.dtype == np.float32
     described = samples.describe(prepared)
-    assert described.sizes["unit"] == 16 and described["thumbnail"].shape == (2, 16, 16, 3)
+    assert described.sizes["unit"] == 144 and described["thumbnail"].shape == (2, 24, 24, 3)
     assert ("foreground" in described) == (kind != "tiny-imagenet")
     assert (samples.masks is None) == (kind == "tiny-imagenet")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_corpora import BIRDS, corners, make_cub, save_mask
+from PIL import Image
 
 from kdviz.errors import DataError
 from kdviz.sources import Cub
@@ -51,8 +52,6 @@ def test_cub__foreground_is_what_the_majority_saw(root: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_cub__reads_masks_in_colours(root: Path, mode: str) -> None:
-    from PIL import Image
-
     known = load(root).masks[:]
     for path in (root.parent / "segmentations").rglob("*.png"):
         with Image.open(path) as mask:
@@ -72,7 +71,8 @@ def test_cub__without_masks_says_what_to_download(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(root)
     assert str(caught.value) == (
-        f"{root} has no masks: download segmentations.tgz from https://data.caltech.edu/records/w9d68-gec53 and "
+        f"{root} has no masks: download segmentations.tgz from "
+        "https://data.caltech.edu/records/w9d68-gec53 and "
         f"unpack it there, so that it lies at {root / 'segmentations'}"
     )
 
@@ -80,7 +80,7 @@ def test_cub__without_masks_says_what_to_download(root: Path) -> None:
 def test_cub__lists_missing_masks(root: Path) -> None:
     shutil.rmtree(root.parent / "segmentations" / BIRDS[1])
     with pytest.raises(
-        DataError, match=r"lacks 2 of 4 masks of CUB-200-2011: \.\./segmentations/002\..*0005_77\.png"
+        DataError, match=r"lacks 2 of 4 masks of CUB-200-2011: \.\./segmentations/002\..*0005_77"
     ):
         load(root)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_corpora import corners, make_voc, save_mask, write_annotation
+from PIL import Image
 
 from kdviz.errors import DataError
 from kdviz.sources import VOC_CLASSES, Voc2012
@@ -70,8 +71,6 @@ def test_voc__difficult_objects_count_when_objects_are_numbered(root: Path) -> N
 def test_voc__only_one_reading_of_palettes_and_greys(root: Path) -> None:
     known = load(root).masks[:]
     for path in (root / "SegmentationObject").iterdir():
-        from PIL import Image
-
         with Image.open(path) as mask:
             values = np.asarray(mask)
             assert mask.mode == "P"

@@ -1,5 +1,6 @@
 """What the readers of all corpora share: where one lies, what is missing of it, crops, order, laziness."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_box__without_area_has_none() -> None:
 def test_corpus__is_found_from_one_level_above_or_below(kind: str, tmp_path: Path) -> None:
     root, corpus = make(kind, tmp_path)
     known = corpus.load("train").fingerprint
+    assert pickle.loads(pickle.dumps(corpus)).load("train").fingerprint == known
     for folder in (root.parent, root / SPECIFIC[kind][0]):
         assert corpus.model_copy(update={"folder": folder}).load("train").fingerprint == known, folder
 

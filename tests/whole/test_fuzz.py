@@ -13,12 +13,14 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from made_corpora import LION, ZEBRA, make_coco, make_cub, make_ilsvrc, make_tiny, make_voc
 from PIL import Image
 from test_faults import in_child, train_small
 from test_store import measure_all
@@ -26,7 +28,16 @@ from tiny_study import make_plan
 
 from kdviz.errors import DataError, SchemaError, StoreError
 from kdviz.networks.checkpoints import read_checkpoint
-from kdviz.sources import fashion_composites, image_folder
+from kdviz.sources import (
+    CocoTopTen,
+    Cub,
+    IlsvrcDet,
+    TinyImageNet,
+    Voc2012,
+    fashion_composites,
+    image_folder,
+)
+from kdviz.sources.corpora import Corpus
 from kdviz.store import open_run
 from kdviz.studies import StudyPlan
 from kdviz.testing import small_cnn
@@ -190,6 +201,29 @@ def test_image_folder__stands_damaged_images_and_masks(tmp_path: Path) -> None:
 
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     try_files(read, files, 200, checksummed=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "corpus"),
+    [
+        (make_cub, Cub),
+        (make_voc, Voc2012),
+        (make_ilsvrc, partial(IlsvrcDet, classes=(LION, ZEBRA))),
+        (make_coco, partial(CocoTopTen, min_area=50)),
+        (make_tiny, TinyImageNet),
+    ],
+)
+def test_corpora__stand_damaged_files(make: Callable, corpus: Callable[..., Corpus], tmp_path: Path) -> None:
+    root = make(tmp_path)
+
+    def read() -> dict[str, tuple]:
+        samples = corpus(folder=root, size=16).load("train").read()
+        arrays = {"images": samples.images, "labels": samples.labels}
+        return as_text(arrays | ({} if samples.masks is None else {"masks": samples.masks}))
+
+    images = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".JPEG"))
+    texts = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".xml", ".json", ".png"))
+    try_files(read, images[:3] + texts, 200, checksummed=False)
 
 
 @pytest.fixture

@@ -124,6 +124,12 @@ class Corpus(Source):
         classes, items = self.find(root, part)
         if not items:
             raise DataError(f"{root} holds no samples of {self.title} to {_PURPOSE[part]}; {self.advice}")
+        counted = Counter(item.name for item in items)
+        if repeated := [name for name, times in counted.items() if times > 1]:
+            raise DataError(
+                f"the index files of {root} list samples of {self.title} twice: {name_some(repeated)}; "
+                "unpack them again"
+            )
         self.require(root, (item.image for item in items), "images")
         self.require(root, (item.mask for item in items if item.mask), "masks")
         chosen, size = self._draw(items), self.size

@@ -160,6 +160,21 @@ def test_corpus__reads_others_when_an_image_is_gone_or_damaged(kind: str, tmp_pa
     assert samples.images[rows[0]][..., 2].mean() > 200, "nothing was kept in memory"
 
 
+@pytest.mark.parametrize("kind", ["voc2012", "tiny-imagenet"])
+def test_corpus__sample_listed_twice_is_refused(kind: str, tmp_path: Path) -> None:
+    root, corpus = make(kind, tmp_path)
+    lists = {
+        "voc2012": "ImageSets/Segmentation/train.txt",
+        "tiny-imagenet": "train/n01443537/n01443537_boxes.txt",
+    }
+    path = root / lists[kind]
+    path.write_text(path.read_text() + path.read_text().splitlines()[0])
+    with pytest.raises(
+        DataError, match=rf"index files of .* list samples of {corpus.title} twice: .*; unpack them"
+    ):
+        corpus.load("train")
+
+
 # -- order and names
 
 

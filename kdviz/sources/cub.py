@@ -23,7 +23,7 @@ class Cub(Corpus):
     ``segmentations.tgz`` (<https://data.caltech.edu/records/w9d68-gec53>) comes apart and holds
     ``segmentations/<class>/<name>.png``; it belongs into the folder or beside it. Masks are grey, which is
     taken for the share of several annotators who saw the bird in a pixel: foreground is 128 or more, what the
-    majority saw. That reading of the greys is common, and not checked against a document of the authors.
+    majority saw. That reading of the greys is ours, not checked against a document of the authors.
     Train and held-out are the official split, 5,994 and 5,794 images. Nothing is cropped, as in the papers,
     so bounding boxes are not read. Samples are named ``<class>/<name>``.
 

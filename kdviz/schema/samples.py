@@ -44,6 +44,20 @@ register(
 )
 
 
+def choose_epochs(epochs: int) -> tuple[int, ...]:
+    """Choose the epochs to measure of a training: every one of the first half, every second later, the last.
+
+    Networks learn most at first. Those that are to be compared need the same epochs.
+
+    Examples
+    --------
+    >>> choose_epochs(7)
+    (0, 1, 2, 3, 5, 7)
+    """
+    half = epochs // 2
+    return (*range(half + 1), *range(half + 2, epochs, 2), epochs)
+
+
 def read_sides(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which units are foreground and which are background, (sample, unit) each.
 

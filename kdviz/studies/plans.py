@@ -26,6 +26,7 @@ from pydantic import (
 from kdviz.arguments import one_of
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
+from kdviz.schema import choose_epochs
 from kdviz.sources import Data, FashionComposites
 from kdviz.sources.samples import AbsolutePath
 
@@ -218,8 +219,7 @@ class Training(_Part):
     @property
     def measured_epochs(self) -> tuple[int, ...]:
         """Epochs at which students and baselines are measured: every one at first, every second later."""
-        half = self.epochs // 2
-        return (*range(half + 1), *range(half + 2, self.epochs, 2), self.epochs)
+        return choose_epochs(self.epochs)
 
 
 class MeasurementPlan(_Part):

@@ -93,7 +93,7 @@ class Odometer:
         If a layer is unknown, or has no weight to be relative to.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, layers: Sequence[str | nn.Module]) -> None:
         self.weights: dict[str, Tensor] = {}
         for layer in resolve_layers(network, layers):
             weight = getattr(network.get_submodule(layer), "weight", None)
@@ -108,6 +108,14 @@ class Odometer:
         self.places = {layer: weight.detach().clone() for layer, weight in self.weights.items()}
         self.steps: dict[str, list[Tensor]] = {layer: [] for layer in self.weights}
 
+    def list_behind(self) -> list[str]:
+        """List the layers whose weights are not where the last recorded step left them."""
+        return [
+            layer
+            for layer, weight in self.weights.items()
+            if not torch.allclose(weight, self.places[layer], rtol=0, atol=0, equal_nan=True)
+        ]
+
     def record_step(self) -> None:
         """Note the way of one step."""
         for layer, weight in self.weights.items():
@@ -117,7 +125,8 @@ class Odometer:
     def end_epoch(self) -> None:
         """Add the epoch to all sums."""
         for layer, distances in self.distances.items():
-            moved = float(torch.stack(self.steps[layer]).sum())
+            steps = self.steps[layer]
+            moved = float(torch.stack(steps).sum()) if steps else 0.0
             distances.append(distances[-1] + moved / self.initial[layer])
 
 

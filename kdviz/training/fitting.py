@@ -232,7 +232,8 @@ class _Run:
         write_bytes(self.state_path, sealed(state.getvalue()))
 
     def _commit(self) -> None:
-        write_json(self.history_path, self._told() | {"checkpoints": list(self.plan.checkpoints)})
+        about = {"checkpoints": list(self.plan.checkpoints), "seed": self.plan.seed}
+        write_json(self.history_path, self._told() | about)
 
     def _told(self) -> dict[str, Any]:
         distances = self.odometer.distances

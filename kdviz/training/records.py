@@ -5,7 +5,8 @@ after that epoch, a plain state dict), ``parts-NNN.safetensors`` beside it (the 
 along, where there is any), ``state.pt`` (where to resume: weights, parts, optimiser; removed at the
 end) and ``history.json`` (written last: a folder that has it is finished). Nothing in them depends on the
 time or the place of the run. ``state.pt`` and ``history.json`` carry their own checksums and those of the
-weights, so that no changed bit is read.
+weights, so that no changed bit is read. Of a training that a `Recorder` follows, ``history.json`` is there
+from the start and replaced after every epoch, and there is no ``plan.json``.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from kdviz.training.distances import BY_STEP, epoch_array
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """A finished training run.
+    """A finished training run, or what a :class:`Recorder` has of one so far.
 
     Attributes
     ----------
@@ -41,15 +42,15 @@ class TrainingRecord:
 
     @classmethod
     def open(cls, folder: str | Path) -> "TrainingRecord":
-        """Open the folder of a finished run.
+        """Open the folder of a run; what is recorded there later is seen when it is opened again.
 
         Raises
         ------
         StoreError
-            If no run was finished there.
+            If no run was finished or recorded there.
         """
         if not (Path(folder) / "history.json").is_file():
-            raise StoreError(f"no finished training run in {folder}")
+            raise StoreError(f"no finished or recorded training run in {folder}")
         return cls(Path(folder))
 
     @cached_property
@@ -97,11 +98,24 @@ class TrainingRecord:
         return paths
 
     @property
+    def seed(self) -> int | None:
+        """Seed of the run, for ``training_seed``; None where none was told."""
+        return self._contents.seed
+
+    @property
+    def torch_seed(self) -> int | None:
+        """What `torch.initial_seed` was when a :class:`Recorder` was made; None of other runs."""
+        return self._contents.torch_seed
+
+    @property
     def history(self) -> pd.DataFrame:
-        """Mean training loss per epoch (index ``epoch``, from 1), and the accuracies where there are any."""
-        columns = self._contents.history
-        epochs = pd.RangeIndex(1, len(columns["loss"]) + 1, name="epoch")
-        return pd.DataFrame(columns, index=epochs)
+        """Numbers of every epoch (index ``epoch``, from 1).
+
+        ``loss`` is the mean training loss; with the accuracies where there are any. What a
+        :class:`Recorder` was not told is left out, or NaN.
+        """
+        epochs = pd.RangeIndex(1, self._contents.epochs + 1, name="epoch")
+        return pd.DataFrame(self._contents.history, index=epochs, dtype=float)
 
     def weight_distance(self, layer: str) -> xr.DataArray:
         """Return how far the weight of a tracked layer had moved at each checkpoint.
@@ -136,18 +150,26 @@ class History(BaseModel):
     """What is written at the end: one number for every epoch, and one more where epoch 0 counts."""
 
     checkpoints: list[int]
-    history: dict[str, list[float]]
+    history: dict[str, list[float | None]]
     weight_distance: dict[str, list[float]]
     files: dict[str, str] = {}
+    seed: int | None = None
+    torch_seed: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        epochs = len(self.history["loss"]) if "loss" in self.history else -1
-        lengths = {len(column) for column in self.history.values()}
-        lengths |= {len(path) - 1 for path in self.weight_distance.values()}
-        if lengths != {epochs} or not set(self.checkpoints) <= set(range(epochs + 1)):
+        if len(self._lengths()) != 1 or not set(self.checkpoints) <= set(range(self.epochs + 1)):
             raise ValueError("its lists do not fit each other")
         return self
+
+    def _lengths(self) -> set[int]:
+        lengths = {len(column) for column in self.history.values()}
+        return lengths | {len(path) - 1 for path in self.weight_distance.values()}
+
+    @property
+    def epochs(self) -> int:
+        """Number of completed epochs."""
+        return max(self._lengths())
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:

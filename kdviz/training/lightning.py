@@ -13,7 +13,7 @@ try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback  # type: ignore[assignment]
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "kdviz.training.lightning needs Lightning: install kdviz[lightning]"

@@ -9,7 +9,7 @@ it is among those to measure.
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,7 +120,7 @@ class Recorder:
         folder: str | Path,
         *,
         layers: str | Sequence[str | nn.Module],
-        epochs: int | Sequence[int] | None = None,
+        epochs: int | Iterable[int] | None = None,
         seed: int | None = None,
         epoch: int | None = None,
     ) -> None:
@@ -132,6 +132,8 @@ class Recorder:
         seed = None if seed is None else whole_number("seed", seed)
         self.folder = make_folder(folder)
         self._path = self.folder / "history.json"
+        self._contents = b""  # of that file, as it was last read or written
+        self._stored = 0  # epochs that it tells of
         if self._path.exists():
             self._resume(seed, epoch)
         else:
@@ -169,13 +171,16 @@ class Recorder:
         StoreError
             If something else wrote into the folder meanwhile, or it cannot be written.
         """
-        values = {name: _finite(value) for name, value in zip(COLUMNS, (loss, accuracy, validation_accuracy))}
+        told = (loss, accuracy, validation_accuracy)
+        values = {name: _finite(value) for name, value in zip(COLUMNS, told, strict=True)}
         if behind := self._odometer.list_behind():
             raise ValueError(
                 f"the weights of {', '.join(behind)} moved after the last step of the recorder; call step() "
                 "after every step of the optimiser, and end_epoch() before anything else changes weights"
             )
         self._check_alone()
+        if self.epoch < self._stored:  # first, since files of these epochs are overwritten next
+            self._put(self._told)
         self._odometer.end_epoch()
         history = {
             name: [*self._told.history.get(name, [None] * self.epoch), value]
@@ -196,9 +201,7 @@ class Recorder:
         name = checkpoint_path(self.folder, self.epoch).name
         if self.epoch in self._told.checkpoints or name not in self._told.files:
             return
-        if (
-            self._told.epochs == self._read().epochs
-        ):  # else nothing was trained since an older epoch was resumed
+        if self.epoch == self._stored:  # else an older epoch was resumed, and nothing trained
             self._check_alone()
             self._put(self._told.model_copy(update={"checkpoints": [*self._told.checkpoints, self.epoch]}))
 
@@ -213,7 +216,6 @@ class Recorder:
             )
         if epoch:
             raise StoreError(f"nothing is recorded in {self.folder}, and so no epoch {epoch} to continue")
-        self._contents: bytes | None = None
         self._write(
             _Recorded(
                 checkpoints=[0],
@@ -238,7 +240,7 @@ class Recorder:
                 "or pass what it was begun with"
             )
         at = self._find_epoch(recorded, epoch)
-        last = recorded.epochs
+        last = self._stored = recorded.epochs
         if at < last:
             later = f"epoch {last}" if at + 1 == last else f"epochs {at + 1} to {last}"
             warnings.warn(
@@ -249,7 +251,7 @@ class Recorder:
             )
         self._told = recorded.until(at, self.folder)
         self._odometer.initial = self._told.initial_norms
-        self._odometer.distances = self._told.weight_distance
+        self._odometer.distances = {layer: [*path] for layer, path in self._told.weight_distance.items()}
 
     def _find_epoch(self, recorded: "_Recorded", epoch: int | None) -> int:
         """Find the recorded epoch whose weights the network has."""
@@ -258,12 +260,10 @@ class Recorder:
         begin = f"or remove {self.folder} to begin anew"
         load = f"load your checkpoint of the end of a recorded epoch before the recorder is made, {begin}"
         if not found:
-            strange = [layer for layer, mark in now.items() if mark not in recorded.weights[layer]] or list(
-                now
-            )
+            strange = [one for one, mark in now.items() if mark not in recorded.weights[one]] or list(now)
             raise StoreError(
-                f"{self.folder} records epochs 0 to {last}, and the weights of {', '.join(strange)} are those "
-                f"after none of them; {load}"
+                f"{self.folder} records epochs 0 to {last}, and the weights of {', '.join(strange)} are "
+                f"those after none of them; {load}"
             )
         if epoch is not None and epoch not in found:
             raise StoreError(
@@ -272,8 +272,8 @@ class Recorder:
             )
         if epoch is None and len(found) > 1:
             raise StoreError(
-                f"the tracked weights of the network are alike after epochs {name_epochs(found)} of the record "
-                f"in {self.folder}; pass epoch, how many it was trained for"
+                f"the tracked weights of the network are alike after epochs {name_epochs(found)} of the "
+                f"record in {self.folder}; pass epoch, how many it was trained for"
             )
         at = found[0] if epoch is None else epoch
         if at == 0 < last:
@@ -319,7 +319,7 @@ class Recorder:
     def _write(self, told: "_Recorded") -> None:
         """Write the network, then the history that tells of it, and remove what that no longer tells of."""
         path = checkpoint_path(self.folder, told.epochs)
-        about = {"layers": list(told.weights), "seed": told.seed, "torch_seed": told.torch_seed}
+        about = {"layers": sorted(told.weights), "seed": told.seed, "torch_seed": told.torch_seed}
         tensors = {
             name: value
             for name, value in read_checkpoint(self._network.state_dict()).items()
@@ -335,12 +335,12 @@ class Recorder:
 
     def _put(self, told: "_Recorded") -> None:
         write_json(self._path, told.model_dump())
-        self._contents = self._path.read_bytes()
+        self._contents, self._stored = self._path.read_bytes(), told.epochs
         self._told = told
 
 
 class _Recorded(History):
-    """A `History` that can be continued: by layer, the norm at first and a hash of the weight at each epoch."""
+    """A `History` to be continued: by layer, the norm at first, and hashes of the weight by epoch."""
 
     initial_norms: dict[str, float]
     weights: dict[str, list[str]]
@@ -382,11 +382,11 @@ def name_epochs(epochs: Sequence[int]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _read_epochs(epochs: int | Sequence[int] | None) -> tuple[frozenset[int], float]:
+def _read_epochs(epochs: int | Iterable[int] | None) -> tuple[frozenset[int], float]:
     """Return the epochs to measure, and the one beyond which all are."""
     if epochs is None:
         return frozenset(), 0
-    if isinstance(epochs, Sequence | range):
+    if isinstance(epochs, Iterable):
         return frozenset(whole_number("epochs", epoch) for epoch in epochs), math.inf
     count = whole_number("epochs", epochs, 1)
     return frozenset(choose_epochs(count)), count

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from kdviz.errors import MissingExtraError
 from kdviz.training.recording import Recorder
 
@@ -16,7 +14,7 @@ except ModuleNotFoundError as error:
 
 
 class TransformersRecorder(TrainerCallback):
-    """Record a training by a `Trainer` of transformers: ``Trainer(..., callbacks=[TransformersRecorder(...)])``.
+    """Record a training by a `Trainer` of transformers, as one of its ``callbacks``.
 
     Every step of the optimiser counts, however many batches it gathers. The last epoch is always measured.
     Process 0 records. To resume, pass ``resume_from_checkpoint`` of the end of an epoch, as
@@ -48,12 +46,12 @@ class TransformersRecorder(TrainerCallback):
         self.folder, self.layers, self.epochs, self.seed, self.part = folder, layers, epochs, seed, part
         self.recorder: Recorder | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin, or continue: by now weights are restored from a checkpoint."""
         self.recorder = None
         if state.is_world_process_zero:
             self.recorder = Recorder(
-                model.get_submodule(self.part),
+                kwargs["model"].get_submodule(self.part),
                 self.folder,
                 layers=self.layers,
                 epochs=state.num_train_epochs if self.epochs is None else self.epochs,

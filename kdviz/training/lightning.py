@@ -7,8 +7,10 @@ from typing import Any
 
 from kdviz.arguments import one_of
 from kdviz.errors import MissingExtraError
+from kdviz.models.torchvision_shim import prepare_torchvision
 from kdviz.training.recording import COLUMNS, Recorder
 
+prepare_torchvision()  # which is imported with it
 try:
     from lightning.pytorch import Callback
 except ModuleNotFoundError:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from kdviz.errors import MissingExtraError
+from kdviz.models.torchvision_shim import prepare_torchvision
 from kdviz.training.recording import Recorder
 
+prepare_torchvision()  # which is imported with it
 try:
     from transformers import TrainerCallback
 except ModuleNotFoundError as error:

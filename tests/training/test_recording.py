@@ -458,6 +458,7 @@ def test_recorder__refuses_bad_arguments_before_it_writes(tmp_path, options, err
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_recorder__on_a_gpu(tmp_path):
     network = line().cuda()
     walk(network, tmp_path, [1.0, -0.5])

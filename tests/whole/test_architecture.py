@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "widgets": {"errors", "arguments", "files", "schema", "analysis", "render", "store"},
     # rooms
     "measuring": GROUND | {"networks", "gain", "entropy", "store"},
-    "training": GROUND | {"networks", "distillation"},
+    "training": GROUND | {"networks", "models", "distillation"},
     "attribution": MEASURED | {"measuring"},
     "coherency": MEASURED | {"measuring", "attribution"},
     "transfer": MEASURED | {"models", "measuring", "attribution"},

@@ -8,12 +8,64 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import kdviz
 from kdviz.errors import DataError
 from kdviz.sources import find_checkpoints
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+class SmallNetwork(nn.Module):
+    """Has the layer that the page records, and little else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 4, stride=4)
+        self.layer3 = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sequential())
+        self.layer3[1].add_module("conv2", nn.Conv2d(4, 4, 3))
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.layer3(self.conv1(images).relu()).mean((2, 3)))
+
+
+def test_your_own_checkpoints__records_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines that record a training run as they stand, in a loop of two short epochs."""
+    page = (DOCS / "tutorials/your_own_checkpoints.md").read_text(encoding="utf-8")
+    loop, measuring, trainers = re.findall(
+        r"^```{code-block} python\n(.*?)^```", page, re.DOTALL | re.MULTILINE
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network, inputs = SmallNetwork(), torch.randn(2, 3, 32, 32)
+    names: dict = {
+        "kdviz": kdviz,
+        "torch": torch,
+        "make_network": SmallNetwork,
+        "network": network,
+        "optimizer": torch.optim.SGD(network.parameters(), 0.01),
+        "loader": [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(3)],
+        "inputs": inputs,
+        "settings": {
+            "layers": "layer3",
+            "units": kdviz.units.grid(4),
+            "foreground": np.arange(32) < np.full((2, 32, 1), 16),
+            "store": "run.zarr",
+        },
+    }
+    exec(loop.replace("30", "2"), names)
+    exec(measuring, names)
+    exec(trainers, names)
+    distance, run = names["distance"], kdviz.open_run("run.zarr")
+    assert list(names["record"].checkpoints) == [0, 1, 2] and (np.diff(distance) > 0).all()
+    stored = run.dataset("student", "layer3")
+    np.testing.assert_array_equal(stored["weight_distance"], distance)
+    assert stored.attrs["training_seed"] == 0
+    state = kdviz.networks.read_checkpoint("student-run/epoch-002.safetensors")
+    assert torch.equal(state["layer3.1.conv2.weight"], network.layer3[1].conv2.weight)
+    assert names["student"]["weight_distance"].equals(distance)
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ class Recorder:
         seed: int | None = None,
         epoch: int | None = None,
     ) -> None:
-        self._network = unwrap_devices(network)
+        self._network = _unwrap(network)
         self._odometer = Odometer(self._network, [layers] if isinstance(layers, str | nn.Module) else layers)
         if not self._odometer.weights:
             raise ValueError("layers is empty; name those to measure, or any other with a weight")
@@ -133,7 +133,7 @@ class Recorder:
         self.folder = make_folder(folder)
         self._path = self.folder / "history.json"
         self._contents = b""  # of that file, as it was last read or written
-        self._stored = 0  # epochs that it tells of
+        self._stored = 0  # epochs that it tells of; `_told` may leave out the last of them
         if self._path.exists():
             self._resume(seed, epoch)
         else:
@@ -181,6 +181,8 @@ class Recorder:
         self._check_alone()
         if self.epoch < self._stored:  # first, since files of these epochs are overwritten next
             self._put(self._told)
+        # anew, since an epoch that could not be written may be ended again
+        self._odometer.distances = {layer: [*path] for layer, path in self._told.weight_distance.items()}
         self._odometer.end_epoch()
         history = {
             name: [*self._told.history.get(name, [None] * self.epoch), value]
@@ -251,7 +253,6 @@ class Recorder:
             )
         self._told = recorded.until(at, self.folder)
         self._odometer.initial = self._told.initial_norms
-        self._odometer.distances = {layer: [*path] for layer, path in self._told.weight_distance.items()}
 
     def _find_epoch(self, recorded: "_Recorded", epoch: int | None) -> int:
         """Find the recorded epoch whose weights the network has."""
@@ -267,12 +268,12 @@ class Recorder:
             )
         if epoch is not None and epoch not in found:
             raise StoreError(
-                f"the network has the weights of epoch {name_epochs(found)} of the record in {self.folder}, "
+                f"the network has the weights of epoch {_name_epochs(found)} of the record in {self.folder}, "
                 f"not of epoch {epoch}; {load}"
             )
         if epoch is None and len(found) > 1:
             raise StoreError(
-                f"the tracked weights of the network are alike after epochs {name_epochs(found)} of the "
+                f"the tracked weights of the network are alike after epochs {_name_epochs(found)} of the "
                 f"record in {self.folder}; pass epoch, how many it was trained for"
             )
         at = found[0] if epoch is None else epoch
@@ -311,7 +312,7 @@ class Recorder:
             update={
                 "checkpoints": [*told.checkpoints, epoch] if chosen else told.checkpoints,
                 "history": history,
-                "weight_distance": {layer: [*path] for layer, path in self._odometer.distances.items()},
+                "weight_distance": self._odometer.distances,
                 "weights": {layer: [*told.weights[layer], mark] for layer, mark in marks.items()},
             }
         )
@@ -368,15 +369,15 @@ class _Recorded(History):
         )
 
 
-def unwrap_devices(network: nn.Module) -> nn.Module:
+def _unwrap(network: nn.Module) -> nn.Module:
     """Return the network inside of what `torch.compile` and training on several devices put around it."""
     inner = getattr(network, "_orig_mod", network)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
-    return network if inner is network else unwrap_devices(inner)
+    return network if inner is network else _unwrap(inner)
 
 
-def name_epochs(epochs: Sequence[int]) -> str:
+def _name_epochs(epochs: Sequence[int]) -> str:
     """Join epochs: 3, 4 and 5."""
     *others, last = map(str, epochs)
     return f"{', '.join(others)} and {last}" if others else last

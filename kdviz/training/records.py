@@ -50,7 +50,7 @@ class TrainingRecord:
             If no run was finished or recorded there.
         """
         if not (Path(folder) / "history.json").is_file():
-            raise StoreError(f"no finished or recorded training run in {folder}")
+            raise StoreError(f"no finished training run in {folder}, and no record of one")
         return cls(Path(folder))
 
     @cached_property

@@ -438,6 +438,25 @@ def test_recorder__sees_steps_that_it_was_not_told(tmp_path):
     assert TrainingRecord.open(tmp_path).weight_distance("0").values.tolist() == [0.0, 1.0]
 
 
+def test_recorder__ends_an_epoch_again_that_could_not_be_written(tmp_path, monkeypatch):
+    network = line()
+    recorder = Recorder(network, tmp_path, layers="0")
+    with torch.no_grad():
+        network[0].weight += 1
+    recorder.step()
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(StoreError, match="no space left"):
+            patch.setattr(os, name, fail)
+            recorder.end_epoch()
+        assert list(TrainingRecord.open(tmp_path).checkpoints) == [0]
+    recorder.end_epoch()
+    assert TrainingRecord.open(tmp_path).weight_distance("0").values.tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -95,8 +95,9 @@ class Odometer:
 
     def __init__(self, network: nn.Module, layers: Sequence[str | nn.Module]) -> None:
         self.weights: dict[str, Tensor] = {}
-        for layer in resolve_layers(network, layers):
-            weight = getattr(network.get_submodule(layer), "weight", None)
+        self.modules = {layer: network.get_submodule(layer) for layer in resolve_layers(network, layers)}
+        for layer, module in self.modules.items():
+            weight = getattr(module, "weight", None)
             if not isinstance(weight, nn.Parameter) or not weight.any():
                 raise LayerError(f"tracked layer {layer!r} has no weight, or one of zeros, that could move")
             self.weights[layer] = weight
@@ -109,11 +110,12 @@ class Odometer:
         self.steps: dict[str, list[Tensor]] = {layer: [] for layer in self.weights}
 
     def list_behind(self) -> list[str]:
-        """List the layers whose weights are not where the last recorded step left them."""
+        """List the layers whose weights are not where the last recorded step left them, or are others."""
         return [
             layer
             for layer, weight in self.weights.items()
-            if not torch.allclose(weight, self.places[layer], rtol=0, atol=0, equal_nan=True)
+            if self.modules[layer].weight is not weight
+            or not torch.allclose(weight, self.places[layer], rtol=0, atol=0, equal_nan=True)
         ]
 
     def record_step(self) -> None:

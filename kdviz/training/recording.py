@@ -167,7 +167,7 @@ class Recorder:
         Raises
         ------
         ValueError
-            If a tracked weight moved after the last `step`.
+            If a tracked weight moved after the last `step`, or was replaced by another tensor.
         StoreError
             If something else wrote into the folder meanwhile, or it cannot be written.
         """
@@ -175,8 +175,9 @@ class Recorder:
         values = {name: _finite(value) for name, value in zip(COLUMNS, told, strict=True)}
         if behind := self._odometer.list_behind():
             raise ValueError(
-                f"the weights of {', '.join(behind)} moved after the last step of the recorder; call step() "
-                "after every step of the optimiser, and end_epoch() before anything else changes weights"
+                f"the weights of {', '.join(behind)} moved after the last step of the recorder, or were "
+                "replaced; call step() after every step of the optimiser and end_epoch() before anything "
+                "else changes weights, and make the recorder when weights are loaded"
             )
         self._check_alone()
         if self.epoch < self._stored:  # first, since files of these epochs are overwritten next

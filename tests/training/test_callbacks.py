@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import kdviz.models  # noqa: F401  # isort: skip  # torchvision beside a CPU build of torch
 import lightning.pytorch
@@ -321,6 +322,20 @@ def test_transformers__refuses_a_checkpoint_from_within_an_epoch(tmp_path):
         StoreError, match=r"weights of net.fc1 are those after none of them; load your checkpoint"
     ):
         run_trainer(tmp_path / "own", Classifier(), [callback], resume=str(tmp_path / "own" / "checkpoint-7"))
+
+
+# -- processes that do not record
+
+
+def test_callbacks__of_other_processes_do_nothing(tmp_path):
+    trainer, state = SimpleNamespace(is_global_zero=False), SimpleNamespace(is_world_process_zero=False)
+    callback = LightningRecorder(tmp_path / "a", layers="fc1")
+    for event in (callback.on_train_start, callback.on_train_epoch_end, callback.on_train_end):
+        event(trainer, TinyNetwork())
+    other = TransformersRecorder(tmp_path / "b", layers="fc1")
+    for event in (other.on_train_begin, other.on_optimizer_step, other.on_epoch_end, other.on_train_end):
+        event(None, state, None, model=TinyNetwork())
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- without them

@@ -438,6 +438,15 @@ def test_recorder__sees_steps_that_it_was_not_told(tmp_path):
     assert TrainingRecord.open(tmp_path).weight_distance("0").values.tolist() == [0.0, 1.0]
 
 
+def test_recorder__sees_weights_that_were_replaced(tmp_path):
+    network = line()
+    recorder = Recorder(network, tmp_path, layers="0")
+    network.load_state_dict(line().state_dict(), assign=True)
+    recorder.step()
+    with pytest.raises(ValueError, match=r"weights of 0 .* were replaced; .* make the recorder when"):
+        recorder.end_epoch()
+
+
 def test_recorder__ends_an_epoch_again_that_could_not_be_written(tmp_path, monkeypatch):
     network = line()
     recorder = Recorder(network, tmp_path, layers="0")

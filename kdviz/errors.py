@@ -9,6 +9,10 @@ class StoreError(OSError):
     """A run store cannot be opened, written or locked."""
 
 
+class LockedError(StoreError):
+    """Another process is at work there."""
+
+
 class UnfinishedError(StoreError):
     """A measurement was begun, and no epoch of it is finished yet."""
 

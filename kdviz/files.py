@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from kdviz import stopping
-from kdviz.errors import StoreError
+from kdviz.errors import LockedError, StoreError
 
 _DEEPEST = 50  # levels of lists and names in YAML
 _SUM = "sha256"
@@ -241,14 +241,16 @@ def exclusive(lock: FileLock, path: Path) -> Iterator[None]:
 
     Raises
     ------
+    LockedError
+        If another process holds it.
     StoreError
-        If another process holds it, or it cannot be made.
+        If it cannot be made.
     """
     note = Path(f"{lock.lock_file}.json")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StoreError(f"{path} is being written by {_holder(note)}; wait for it or stop it") from None
+        raise LockedError(f"{path} is being written by {_holder(note)}; wait for it or stop it") from None
     except OSError as error:
         raise StoreError(f"cannot lock {path} for writing: {error}") from error
     try:

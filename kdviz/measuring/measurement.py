@@ -211,7 +211,7 @@ class Measurement:
         left = [(task.epoch, self.blocks[task.block]) for task in self.tasks(store)]
         if not left:
             return None
-        with self.reading(left[0][0]) as reader:
+        with self.reading(left[0][0]) as reader, memory_advice(self._work.together, *self._save_memory()):
             return estimate(reader, self.inputs, left, self.settings)
 
     def do(self, task: Task) -> Block:
@@ -231,7 +231,7 @@ class Measurement:
         KdvizWarning
             If fewer samples are taken into a pass.
         """
-        with memory_advice(1, *self._save_memory()), self.reading(task.epoch) as reader:
+        with self.reading(task.epoch) as reader, memory_advice(1, *self._save_memory()):
             while (layers := self._try_block(reader, task.block)) is None:
                 torch.cuda.empty_cache()  # of what was left over; does nothing where there is no GPU
         unit, work = reader.noise_unit if self.settings.relative else None, self._work
@@ -322,18 +322,21 @@ class Measurement:
     @contextmanager
     def reading(self, epoch: int) -> Iterator[FeatureReader]:
         """Hold the network at an epoch, tried and ready to be read; it is left as it was found."""
-        work = self._work
+        advice = tuple(self._save_memory())
+        with memory_advice(None, *advice):
+            work = self._work
         reader, weights = work.reader, self.checkpoints[epoch]
         with same_random_state(reader.network), frozen(reader.network):
             if work.epoch != epoch:
                 work.epoch = None
-                loaded = reader.network.state_dict()
-                if weights is not None:
-                    loaded = load_weights(reader.network, weights, self.part)
-                work.weights = fingerprint_tensors(loaded)
-                if self.settings.relative:
-                    reader.noise_unit = measure_noise_unit(reader, self.inputs)
-                work.responses = try_network(reader, self.inputs, self.settings, epoch)
+                with memory_advice(None, *advice):
+                    loaded = reader.network.state_dict()
+                    if weights is not None:
+                        loaded = load_weights(reader.network, weights, self.part)
+                    work.weights = fingerprint_tensors(loaded)
+                    if self.settings.relative:
+                        reader.noise_unit = measure_noise_unit(reader, self.inputs)
+                    work.responses = try_network(reader, self.inputs, self.settings, epoch)
                 work.epoch = epoch
             yield reader
 
@@ -501,6 +504,10 @@ class Measurement:
         stored = {attrs.get("input_fingerprint") for attrs in run.catalogue().values()}
         if stored - {None, self.inputs.fingerprint}:
             others.append("input_fingerprint")
+        if others and not {*others} & {*run.samples.variables, "input_fingerprint"}:
+            raise StoreError(
+                f"the run at {run.path} has no {', '.join(others)}: leave them out, or use another run"
+            )
         if others:
             raise StoreError(
                 f"the run at {run.path} was made with other samples: {', '.join(others)} differ from what is "

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from kdviz.networks.features import unwrap
 
 _NO_MEMORY = re.compile(  # the last is all that oneDNN says
-    r"not enough memory|can't allocate memory|out of memory|could not create a primitive\s*$", re.IGNORECASE
+    r"not enough memory|can't allocate memory|out of memory|ALLOC_FAILED|ALLOCATION_FAILED|bad_alloc"
+    r"|could not create a primitive\s*$",
+    re.IGNORECASE,
 )
 
 

@@ -5,6 +5,7 @@ loses what was in flight and nothing else.
 """
 
 import inspect
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
 
 _GLANCE = 0.5  # seconds between two looks whether somebody wants to stop
+_PATIENCE = 60.0  # seconds to wait for a first worker, or for another one where all died
 _DEATHS = 10  # of workers in one and the same call, beyond which it is the call that kills them
 _AHEAD = 3  # calls a worker that are handed out before they are needed
 _SAME = ["kdviz", "torch"]  # packages of which workers have the same version
@@ -79,8 +81,8 @@ class Cluster:
 
     here = False
 
-    def __init__(self, client: "Client") -> None:
-        self.client = client
+    def __init__(self, client: "Client", *, queued: bool = False) -> None:
+        self.client, self.queued = client, queued  # whether workers come as jobs, whenever there is room
 
     def run(self, calls: Iterable[Call]) -> Iterator[tuple[str, Any]]:
         """Do calls in any order that their needs allow; again where a worker or the scheduler died.
@@ -88,16 +90,17 @@ class Cluster:
         Raises
         ------
         ConnectionError
-            If the scheduler is gone and does not come back.
+            If the scheduler is gone and does not come back, or no worker comes.
         ChildProcessError
             If a call kills every worker that tries it.
         """
-        from distributed.client import FutureCancelledError
-
         coming = iter(calls)
         flying: dict[str, tuple[Call, Future]] = {}
         while True:
-            for _, call in zip(range(self._count_room() - len(flying)), coming, strict=False):
+            room = self._count_room()
+            while sum(flying.keys().isdisjoint(call.needs) for call, _ in flying.values()) < room:
+                if (call := next(coming, None)) is None:
+                    break
                 flying[call.key] = call, self._submit(call, flying)
             if not flying:
                 return
@@ -105,19 +108,23 @@ class Cluster:
                 call, future = flying[key]
                 try:
                     result = self._result(key, future)
-                except FutureCancelledError:  # with the scheduler, before the result was fetched
-                    self._reconnect()
+                except _Lost:
                     flying[key] = call, self._submit(call, flying)
-                    continue
-                del flying[key]
-                yield key, result
+                else:
+                    del flying[key]
+                    yield key, result
 
     def _count_room(self) -> int:
-        """Count the calls that may be handed out at a time."""
+        """Count the calls that may be handed out at a time, apart from those that wait for others."""
+        self._reconnect()
+        return _AHEAD * max(1, len(self._list_workers()))
+
+    def _list_workers(self) -> dict[str, int]:
+        """Return the threads of every worker; none where the scheduler does not answer."""
         try:
-            return _AHEAD * max(1, len(self.client.nthreads()))
-        except OSError:  # the scheduler is gone, as waiting for it will tell
-            return _AHEAD
+            return dict(self.client.nthreads())
+        except (OSError, AttributeError):  # the latter where the client gave up
+            return {}
 
     def _submit(self, call: Call, flying: "Mapping[str, tuple[Call, Future]]") -> "Future":
         before = [flying[key][1] for key in call.needs if key in flying]
@@ -128,6 +135,7 @@ class Cluster:
         from distributed import wait
         from distributed.client import FuturesCancelledError
 
+        alone = 0.0
         while True:
             stopping.check()
             try:
@@ -135,7 +143,12 @@ class Cluster:
                 done = wait(futures, timeout=_GLANCE, return_when="FIRST_COMPLETED").done
                 return [future.key for future in done]
             except TimeoutError:
-                pass
+                alone = 0.0 if self.queued or self._list_workers() else alone + _GLANCE
+                if alone > _PATIENCE:
+                    raise ConnectionError(
+                        f"the dask scheduler has no worker left, and none came within {_PATIENCE:.0f} s; "
+                        "start some, and call the same command again"
+                    ) from None
             except FuturesCancelledError:  # the scheduler forgot them: it is another one
                 self._reconnect()
                 for key, (call, future) in flying.items():
@@ -153,6 +166,7 @@ class Cluster:
 
     def _result(self, key: str, future: "Future") -> Any:
         from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
 
         try:
             return future.result()
@@ -161,10 +175,22 @@ class Cluster:
                 f"workers died again and again while they did {key}: {error}; for want of memory, take fewer "
                 "workers or a smaller measurement"
             ) from error
+        except (Exception, FutureCancelledError) as error:
+            if future.status == "error":  # the call's own
+                raise
+            self._reconnect()
+            raise _Lost from error
+
+
+class _Lost(Exception):
+    """A result went with the scheduler before it was fetched."""
 
 
 def _do(function: Callable[..., Any], arguments: tuple[Any, ...], before: list[None]) -> Any:
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:  # which would end the worker's thread and tell nobody
+        raise ChildProcessError(f"a worker was told to stop: {error!r}") from error
 
 
 async def _pause() -> None:
@@ -181,19 +207,20 @@ def engine_of(workers: Workers | None, about: Callable[[str], object] = print) -
     ----------
     workers
         None for this process; a number of processes here, each with a thread of its own and, in turn, one of
-        the GPUs that are there; the address of a dask scheduler, whose workers see the study under the same
-        path; or a YAML file with ``jobs``, how many, and arguments of ``dask_jobqueue.SLURMCluster``.
+        the GPUs that are there; the address of a dask scheduler, whose workers have one thread each
+        (``--nthreads 1``) and see the study under the same path; or a YAML file with ``jobs``, how many, and
+        arguments of ``dask_jobqueue.SLURMCluster``.
     about
         Is told where dask's dashboard is, if there is one.
 
     Raises
     ------
     ValueError
-        If it is none of these, or a worker has other versions of kdviz or torch.
+        If it is none of these, or a worker has other versions of kdviz or torch, or several threads.
     MissingExtraError
         If dask is not installed.
     ConnectionError
-        If there is no scheduler at the address.
+        If there is no scheduler at the address, or it has no worker; or SLURM is not here.
     """
     if workers is None:
         yield Here()
@@ -210,17 +237,26 @@ def engine_of(workers: Workers | None, about: Callable[[str], object] = print) -
         stack.enter_context(
             dask.config.set({f"distributed.{name}": value for name, value in changes.items()})
         )
+        queued = isinstance(place, dict)
         if not isinstance(place, str):
             place = stack.enter_context(open_local(place) if isinstance(place, int) else open_slurm(place))
         try:
             client = stack.enter_context(Client(place, set_as_default=False))
-        except (OSError, TimeoutError) as error:
+            stack.enter_context(client.as_current())
+            if not queued:
+                client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError as error:
+            raise ConnectionError(
+                f"the scheduler at {workers} has no workers; start some: {error}"
+            ) from error
+        except OSError as error:
             raise ConnectionError(f"no dask scheduler answers at {place}: {error}") from error
-        stack.enter_context(client.as_current())
-        check_versions(client.get_versions(packages=_SAME))  # those that come later are started like these
+        check_versions(client.get_versions(packages=_SAME))
+        if several := [address for address, count in client.nthreads().items() if count != 1]:
+            raise ValueError(f"the worker at {several[0]} has several threads; start it with --nthreads 1")
         if find_spec("bokeh") and "dashboard" in client.scheduler_info(n_workers=0)["services"]:
             about(f"dashboard  {client.dashboard_link}")
-        yield Cluster(client)
+        yield Cluster(client, queued=queued)
 
 
 def check_versions(found: Any) -> None:
@@ -251,13 +287,18 @@ def read_workers(workers: Workers) -> int | str | dict[str, Any]:
         return whole_number("workers", int(text), 1)
     if "://" in text:
         return text
-    if Path(text).is_file():
-        options = parse_yaml(Path(text).read_text(encoding="utf-8"))
-        if isinstance(options, dict):
-            return options
+    if Path(text).suffix in (".yaml", ".yml"):
+        try:
+            options = parse_yaml(Path(text).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise ValueError(f"workers: cannot read {text}: {reason}") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"workers: {text} holds no options of SLURM jobs, such as jobs: 4")
+        return options
     raise ValueError(
         "workers must be a number of processes, the address of a dask scheduler, such as tcp://host:8786, or "
-        f"a YAML file of options of SLURM jobs, got {text!r}"
+        f"a file of options of SLURM jobs whose name ends in .yaml, got {text!r}"
     )
 
 
@@ -273,13 +314,14 @@ def open_local(count: int) -> "SpecCluster":
                 "nthreads": 1,
                 "memory_limit": 0,  # measuring bounds its memory by itself
                 "env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {},
-                "silence_logs": "ERROR",
+                "silence_logs": "CRITICAL",
+                "preload": ["kdviz.studies.unheeding"],
             },
         }
         for number in range(count)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": ":0"}}
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs="ERROR")
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs="CRITICAL")
 
 
 def _list_gpus() -> list[str]:
@@ -308,26 +350,37 @@ def open_slurm(options: Mapping[str, Any]) -> "SpecCluster":
     ------
     ValueError
         If an option is unknown, or SLURM's commands do not want one.
+    ConnectionError
+        If there is no SLURM here.
     MissingExtraError
         If dask-jobqueue is not installed.
     """
+    if shutil.which("sbatch") is None:
+        raise ConnectionError(
+            "SLURM is not here: there is no sbatch; call the command where jobs are submitted"
+        )
     try:
         from dask_jobqueue import SLURMCluster
         from dask_jobqueue.core import Job
         from dask_jobqueue.slurm import SLURMJob
     except ModuleNotFoundError as error:
         raise MissingExtraError("SLURM: dask-jobqueue asks it, install kdviz[cluster]") from error
-    given: dict[str, Any] = {"jobs": 1, "cores": 1, "memory": "4GB"} | dict(options)
+    given: dict[str, Any] = {"jobs": 1, "cores": 1, "memory": "4GB"}
+    given |= {"scheduler_options": {"dashboard_address": ":0"}} | dict(options)
     known = {
         "jobs",
         *(name for of in (SLURMCluster, SLURMJob, Job) for name in inspect.signature(of).parameters),
     }
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"options of SLURM jobs are those of dask_jobqueue.SLURMCluster, got {unknown}")
+    if not isinstance(given.get("walltime", ""), str):  # YAML takes 12:00:00 for a number of seconds
+        raise ValueError(f'walltime must be in quotes, as "12:00:00", got {given["walltime"]!r}')
+    if not isinstance(prologue := given.get("job_script_prologue", []), list):
+        raise ValueError(f"job_script_prologue must be a list of lines, got {prologue!r}")
     jobs, cores = whole_number("jobs", given.pop("jobs"), 1), whole_number("cores", given.pop("cores"), 1)
     threads = f"export OMP_NUM_THREADS={cores}"
     fixed: dict[str, Any] = {"cores": 1, "processes": 1}  # one thread of Python in one process a job
-    fixed["job_script_prologue"] = [threads, *options.get("job_script_prologue", ())]
+    fixed["job_script_prologue"] = [threads, *prologue]
     cluster: Any = SLURMCluster(**{"job_cpu": cores} | given | fixed)
-    cluster.scale(jobs=jobs)
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job whose time is over is asked for again
     return cluster

@@ -4,23 +4,29 @@ Networks are trained whole and leave everything in the study's folder. A measure
 samples, which any worker does; this process alone writes them into the run, as soon as they come.
 """
 
+import re
 import secrets
 import socket
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from tqdm.auto import tqdm
 
 from kdviz import measuring
-from kdviz.errors import StoreError
+from kdviz.errors import KdvizWarning, LockedError, StoreError
 from kdviz.files import exclusive, lock_beside
-from kdviz.studies.engines import Call, Engine, Workers, engine_of
+from kdviz.studies.engines import Call, Cluster, Engine, Workers, engine_of
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task
 from kdviz.studies.work import Workshop
 
-_at_work: dict[str, Workshop] = {}  # of a process: one, by the session that it belongs to
+_SHARED = 2  # studies that a worker holds at a time
+_at_work: dict[str, Workshop] = {}  # of a process, by the session that it belongs to
+_alone = threading.Lock()  # a network at work belongs to one call
 
 
 def finish(study: Layout, tasks: Sequence[Task], workers: Workers | None = None) -> None:
@@ -34,22 +40,29 @@ def finish(study: Layout, tasks: Sequence[Task], workers: Workers | None = None)
         As :func:`kdviz.studies.engines.engine_of` and what it gives.
     """
     session, path = secrets.token_hex(8), study.folder / STUDY_FILE
-    try:
-        workshop = _at_work[session] = Workshop(study)
-        if not path.exists():
-            workshop.begin()
-        with exclusive(lock_beside(path), path), engine_of(workers) as engine:
-            if (
-                not engine.here
-            ):  # where they run, nobody sees a bar, and another folder may be the current one
-                there = Layout(study.folder.resolve(), study.plan, progress=False, device=study.device)
-                tasks = [replace(task, study=there) for task in tasks]
-            if whole := [task for task in tasks if not task.is_measurement]:
-                _do_whole(engine, session, whole, study.progress)
-            if blockwise := [task for task in tasks if task.is_measurement]:
-                _measure(engine, session, blockwise, workshop)
-    finally:
-        _at_work.clear()
+    if workers is not None and re.search(r":\d", study.device or study.plan.device or ""):
+        raise ValueError("workers share out the GPUs by themselves: pass device cuda, without a number")
+    with engine_of(workers) as engine:
+        try:
+            workshop = _at_work[session] = Workshop(study)
+            if not path.exists():
+                workshop.begin()
+            with exclusive(lock_beside(path), study.folder):
+                if not engine.here:
+                    # where they run nobody sees a bar, another folder may be the current one, and nobody but
+                    # this process writes down what the study was begun with
+                    there = Layout(study.folder.resolve(), study.plan, progress=False, device=study.device)
+                    tasks = [replace(task, study=there) for task in tasks]
+                    _ = workshop.training_set, workshop.held_out_set
+                if whole := [task for task in tasks if not task.is_measurement]:
+                    _do_whole(engine, session, whole, study.progress)
+                if blockwise := [task for task in tasks if task.is_measurement]:
+                    _measure(engine, session, blockwise, workshop)
+        finally:
+            _at_work.clear()
+            if isinstance(engine, Cluster):
+                with suppress(Exception):  # whatever ended the work tells more
+                    engine.client.run(_forget, session, nanny=False)
 
 
 def _do_whole(engine: Engine, session: str, tasks: Sequence[Task], progress: bool) -> None:
@@ -57,7 +70,7 @@ def _do_whole(engine: Engine, session: str, tasks: Sequence[Task], progress: boo
         Call(
             f"{task.key}-{session}",
             do_whole,
-            (session, task),
+            (session, task, not engine.here),
             tuple(f"{key}-{session}" for key in task.needs),
         )
         for task in tasks
@@ -67,14 +80,32 @@ def _do_whole(engine: Engine, session: str, tasks: Sequence[Task], progress: boo
         pass
 
 
-def do_whole(session: str, task: Task) -> None:
-    """Do a task that leaves its results in the study's folder."""
-    _workshop_of(session, task.study).do(task)
+def do_whole(session: str, task: Task, patient: bool = False) -> None:
+    """Do a task that leaves its results in the study's folder.
+
+    If `patient`, wait where another process is at it: one that was left behind by a scheduler or a command
+    that died. What it does is what is asked for.
+    """
+    with _alone:
+        workshop = _workshop_of(session, task.study)
+        while True:
+            try:
+                return workshop.do(task)
+            except LockedError:
+                if not patient:
+                    raise
+            time.sleep(1)
 
 
-def do_block(session: str, task: Task, block: measuring.Task) -> measuring.Block:
-    """Do one block of a measurement."""
-    return _workshop_of(session, task.study).measurement_of(task).do(block)
+def do_block(session: str, task: Task, block: measuring.Task) -> tuple[measuring.Block, list[str]]:
+    """Do one block of a measurement; also return what a user of another process should hear of."""
+    with _alone, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", KdvizWarning)
+        done = _workshop_of(session, task.study).measurement_of(task).do(block)
+    ours = [one for one in told if issubclass(one.category, KdvizWarning)]
+    for other in (one for one in told if one not in ours):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return done, [str(one.message) for one in ours]
 
 
 def _workshop_of(session: str, study: Layout) -> Workshop:
@@ -84,9 +115,14 @@ def _workshop_of(session: str, study: Layout) -> Workshop:
                 f"{study.folder} is not seen on {socket.gethostname()}: workers find a study under the path "
                 "that it has here"
             )
-        _at_work.clear()
+        while len(_at_work) >= _SHARED:
+            del _at_work[next(iter(_at_work))]
         _at_work[session] = Workshop(study)
     return _at_work[session]
+
+
+def _forget(session: str) -> None:
+    _at_work.pop(session, None)
 
 
 @dataclass
@@ -95,41 +131,47 @@ class _Open:
 
     task: Task
     measurement: measuring.Measurement
-    keep: Callable[[measuring.Block], None]
     left: int
+    held: ExitStack
+    keep: Callable[[measuring.Block], None]
 
 
 def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Workshop) -> None:
     """Measure block by block, network after network as far as there are workers; only this process writes."""
     run, owners = workshop.run, dict[str, _Open]()
-    with run.writing(), ExitStack() as held:
-        bar = held.enter_context(tqdm(unit="block", disable=not workshop.study.progress))
-        bar.total = sum(workshop.count_blocks(task) for task in tasks)
+    total = sum(workshop.count_blocks(task) for task in tasks)
+    bar = tqdm(total=total, desc="measuring", unit="block", disable=not workshop.study.progress)
 
-        def plan() -> Iterator[Call]:
-            for task in tasks:
-                measurement = workshop.measurement_of(task)
-                blocks = measurement.tasks(run)
-                keep = held.enter_context(measurement.keeping(run))
-                one = _Open(task, measurement, keep, len(blocks))
-                bar.set_description(f"measuring {measurement.network}")
-                bar.update(workshop.count_blocks(task) - len(blocks))
-                if not blocks:
-                    workshop.conclude(task, measurement)
-                for block in blocks:
-                    call = Call(
-                        f"{task.key}-{block.epoch}-{block.block}-{session}", do_block, (session, task, block)
-                    )
-                    owners[call.key] = one
-                    yield call
+    def plan() -> Iterator[Call]:
+        for task in tasks:
+            measurement, held = workshop.measurement_of(task), ExitStack()
+            blocks = measurement.tasks(run)
+            keep = held.enter_context(measurement.keeping(run))
+            one = _Open(task, measurement, len(blocks), held, keep)
+            bar.update(workshop.count_blocks(task) - len(blocks))
+            if not blocks:
+                _conclude(workshop, one)
+            for block in blocks:
+                key = f"{task.key}-{block.epoch}-{block.block}-{session}"
+                owners[key] = one
+                yield Call(key, do_block, (session, task, block))
 
-        for key, block in engine.run(plan()):
+    with run.writing(), bar:
+        for key, (block, told) in engine.run(plan()):
             one = owners.pop(key)
+            bar.set_description(f"measuring {one.measurement.network}")
+            for message in told:
+                warnings.warn(message, KdvizWarning, stacklevel=2)
             one.keep(block)
             one.left -= 1
             bar.update()
             if not one.left:
-                workshop.conclude(one.task, one.measurement)
+                _conclude(workshop, one)
+
+
+def _conclude(workshop: Workshop, one: _Open) -> None:
+    one.held.close()
+    workshop.conclude(one.task, one.measurement)
 
 
 def do(task: Task) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kdviz.errors import StoreError
 from kdviz.files import list_differences
 from kdviz.store import Run, open_run
-from kdviz.studies.engines import Workers
+from kdviz.studies.engines import Workers, read_workers
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task, is_trained
 
@@ -205,6 +205,8 @@ class Study(Layout):
         return [task for task in tasks if not task.is_done(run)]
 
     def _finish(self, tasks: list[Task], workers: Workers | None = None) -> None:
+        if workers is not None:
+            read_workers(workers)  # refused even where nothing is left to do
         if missing := self._missing(tasks):
             from kdviz.studies.running import finish
 

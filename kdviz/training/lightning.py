@@ -8,7 +8,7 @@ from typing import Any
 from kdviz.arguments import one_of
 from kdviz.errors import MissingExtraError
 from kdviz.models.torchvision_shim import prepare_torchvision
-from kdviz.training.recording import COLUMNS, Recorder
+from kdviz.training.recording import COLUMNS, Recorder, continue_or_begin
 
 prepare_torchvision()  # which is imported with it
 try:
@@ -73,12 +73,13 @@ class LightningRecorder(Callback):
             return
         known = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         seeded = os.environ.get("PL_GLOBAL_SEED")
-        self.recorder = recorder = Recorder(
+        self.recorder = recorder = continue_or_begin(
             pl_module.get_submodule(self.part),
             self.folder,
             layers=self.layers,
             epochs=known if self.epochs is None else self.epochs,
             seed=int(seeded) if self.seed is None and seeded else self.seed,
+            epoch=trainer.current_epoch,
         )
         # the end of a batch is no step where gradients are accumulated, and several in manual optimisation
         self._hooks = [

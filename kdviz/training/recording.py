@@ -273,7 +273,7 @@ class Recorder:
                 f"not of epoch {epoch}; {load}"
             )
         if epoch is None and len(found) > 1:
-            raise StoreError(
+            raise AmbiguousEpochError(
                 f"the tracked weights of the network are alike after epochs {_name_epochs(found)} of the "
                 f"record in {self.folder}; pass epoch, how many it was trained for"
             )
@@ -339,6 +339,18 @@ class Recorder:
         write_json(self._path, told.model_dump())
         self._contents, self._stored = self._path.read_bytes(), told.epochs
         self._told = told
+
+
+def continue_or_begin(network: nn.Module, folder: str | Path, *, epoch: int, **options: Any) -> Recorder:
+    """Make a `Recorder` for a trainer that counts epochs; its count decides where weights do not."""
+    try:
+        return Recorder(network, folder, **options)
+    except AmbiguousEpochError:
+        return Recorder(network, folder, epoch=epoch, **options)
+
+
+class AmbiguousEpochError(StoreError):
+    """The weights of a network are alike after several recorded epochs."""
 
 
 class _Recorded(History):

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdviz.errors import MissingExtraError
 from kdviz.models.torchvision_shim import prepare_torchvision
-from kdviz.training.recording import Recorder
+from kdviz.training.recording import Recorder, continue_or_begin
 
 prepare_torchvision()  # which is imported with it
 try:
@@ -52,12 +52,15 @@ class TransformersRecorder(TrainerCallback):
         """Begin, or continue: by now weights are restored from a checkpoint."""
         self.recorder = None
         if state.is_world_process_zero:
-            self.recorder = Recorder(
+            planned = state.num_train_epochs  # of data without length as many as there are numbers
+            known = None if planned > max(state.max_steps, 1) else planned
+            self.recorder = continue_or_begin(
                 kwargs["model"].get_submodule(self.part),
                 self.folder,
                 layers=self.layers,
-                epochs=state.num_train_epochs if self.epochs is None else self.epochs,
+                epochs=known if self.epochs is None else self.epochs,
                 seed=args.seed if self.seed is None else self.seed,
+                epoch=int(state.epoch or 0),
             )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

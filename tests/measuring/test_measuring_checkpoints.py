@@ -182,7 +182,7 @@ def test_measure_checkpoints__refuses_a_run_of_other_inputs_before_any_work(
 
 def test_measure_checkpoints__refuses_masks_that_the_run_has_not(states, tmp_path):
     measure_epochs(states, store=tmp_path / "run", layers="fc1")
-    with pytest.raises(StoreError, match="other samples: foreground differ"):
+    with pytest.raises(StoreError, match="has no foreground: leave them out"):
         measure_epochs(states, store=open_run(tmp_path / "run"), layers="fc1", foreground=MASKS)
 
 

@@ -3,6 +3,7 @@
 import operator
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,11 @@ def die(number: int) -> None:
     os._exit(1)
 
 
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+
+
 def read_environment(name: str) -> str | None:
     return os.environ.get(name)
 
@@ -56,9 +62,20 @@ def test_workers__are_a_number_an_address_or_a_file(given, expected, tmp_path, m
     assert engines.read_workers(given) == expected
 
 
-@pytest.mark.parametrize("given", ["0", "many", "host:8786", True, "-1"])
-def test_workers__anything_else_is_refused(given):
-    with pytest.raises(ValueError, match="workers must be "), engines.engine_of(given):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        *((given, "workers must be ") for given in ("0", "many", "host:8786", True, "-1")),
+        ("none.yaml", "workers: cannot read none.yaml: No such file or directory"),
+        ("broken.yaml", "workers: cannot read broken.yaml: "),
+        ("empty.yaml", "workers: empty.yaml holds no options of SLURM jobs"),
+    ],
+)
+def test_workers__anything_else_is_refused(given, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("jobs: [1")
+    Path("empty.yaml").touch()
+    with pytest.raises(ValueError, match=told), engines.engine_of(given):
         pass
 
 
@@ -132,10 +149,55 @@ def test_local__error_of_a_call_is_that_of_the_caller(local):
         list(local.run(calls_of(fail, 7)))
 
 
-def test_local__call_that_kills_its_workers_is_named(local, monkeypatch):
+def test_local__call_that_kills_its_workers_is_named(local):
+    assert local.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures) == 10
     local.client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 1))
     with pytest.raises(ChildProcessError, match="workers died again and again while they did die-0"):
         list(local.run(calls_of(die, 0)))
+
+
+def test_local__call_that_ends_its_thread_is_told(local):
+    with pytest.raises(ChildProcessError, match=r"a worker was told to stop: SystemExit\(3\)"):
+        list(local.run(calls_of(sys.exit, 3)))
+
+
+def test_local__what_waits_for_others_keeps_nobody_waiting(local, tmp_path):
+    """A slow teacher, more students than are handed out at a time, and something free that ends the wait."""
+    go = tmp_path / "go"
+    teacher = engines.Call("teacher", wait_for, (go,))
+    students = [engines.Call(f"student-{k}", double, (k,), ("teacher",)) for k in range(20)]
+    free = engines.Call("free", Path.touch, (go,))
+    done = [key for key, _ in local.run([teacher, *students, free])]
+    assert done[0] == "free" and len(done) == 22
+
+
+def test_engine__of_workers_with_threads_is_refused(tmp_path):
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None)
+    with cluster, pytest.raises(ValueError, match="has several threads; start it with --nthreads 1"):
+        with engines.engine_of(cluster.scheduler_address):
+            pass
+
+
+def test_engine__of_a_scheduler_without_workers_says_so(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(engines, "_PATIENCE", 1.0)
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        with pytest.raises(ConnectionError, match="has no workers; start some"):
+            with engines.engine_of(cluster.scheduler_address):
+                pass
+
+
+def test_local__workers_that_are_all_gone_are_missed(monkeypatch):
+    monkeypatch.setattr(engines, "_PATIENCE", 1.0)
+    with engines.engine_of(1) as engine:
+        engine.client.cluster.scale(0)
+        while engine.client.nthreads():
+            time.sleep(0.05)
+        with pytest.raises(ConnectionError, match="no worker left, and none came within 1 s"):
+            list(engine.run(calls_of(double, 1)))
 
 
 def test_local__workers_share_out_the_gpus(monkeypatch):
@@ -163,9 +225,24 @@ def test_slurm__job_is_one_process_of_one_thread_and_all_cores(tmp_path, fake_sl
     assert "--nthreads 1 " in command and "--nworkers" not in command
 
 
-def test_slurm__unknown_option_is_refused():
-    with pytest.raises(ValueError, match=r"options of SLURM jobs .* got \['gpus'\]"):
-        engines.open_slurm({"gpus": 2})
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"gpus": 2}, r"options of SLURM jobs .* got \['gpus'\]"),
+        ({"walltime": 43200}, 'walltime must be in quotes, as "12:00:00", got 43200'),
+        ({"job_script_prologue": "module load cuda"}, "job_script_prologue must be a list of lines"),
+        ({"jobs": 0}, "jobs must be an integer of 1 or more, got 0"),
+    ],
+)
+def test_slurm__options_are_checked(options, told, fake_slurm):
+    with pytest.raises(ValueError, match=told):
+        engines.open_slurm(options)
+
+
+def test_slurm__is_missed_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConnectionError, match="there is no sbatch"):
+        engines.open_slurm({})
 
 
 @pytest.fixture
@@ -249,7 +326,7 @@ def test_study__second_client_is_refused(images, tmp_path):
     study.plan.save(study.folder)
     path = study.folder / "study.yaml"
     with exclusive(lock_beside(path), path):
-        with pytest.raises(StoreError, match=f"study.yaml is being written by process {os.getpid()} on"):
+        with pytest.raises(StoreError, match=f"study is being written by process {os.getpid()} on"):
             Study(study.folder, study.plan, progress=False).train()
 
 
@@ -259,6 +336,39 @@ def test_worker__that_does_not_see_the_study_says_so(images, tmp_path):
         StoreError, match=f"elsewhere is not seen on {socket.gethostname()}: workers find a study"
     ):
         running.do_whole("session", study.tasks("train")[0])
+
+
+@pytest.mark.slow
+def test_study__stopped_from_the_terminal_says_one_sentence_and_goes_on(images, plain, tmp_path):
+    study = Study(tmp_path / "study", plan_of(images), progress=False)
+    shutil.copytree(plain.folder, study.folder)
+    shutil.rmtree(study.run_path)
+    arguments = [
+        sys.executable,
+        "-m",
+        "kdviz",
+        "measure",
+        str(study.folder),
+        "--workers",
+        "2",
+        "--no-progress",
+    ]
+    client = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    wait_until((study.run_path / "points").is_dir, client)
+    os.killpg(client.pid, signal.SIGINT)  # to workers, too
+    _, said = client.communicate(timeout=60)
+    assert client.returncode in (-signal.SIGINT, 130)
+    assert "kdviz: stopped; nothing is lost, call the same command again\n" in said
+    assert "Traceback" not in said and len(said.splitlines()) <= 4, said  # Python counts what is left over
+    study.measure(workers=2)
+    assert_same(study, plain)
 
 
 # -- chaos
@@ -295,6 +405,7 @@ class Machines:
         self.worker_command = [*worker, "--no-nanny", "--death-timeout", "60", "--preload", str(preload)]
         self.scheduler = self.start(self.scheduler_command)
         self.workers = [self.start(self.worker_command) for _ in range(2)]
+        self.orphans: list[subprocess.Popen] = []
 
     def start(self, command):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -306,17 +417,17 @@ class Machines:
         self.workers[number] = self.start(self.worker_command)
 
     def kill_scheduler(self) -> None:
+        """Its workers live on for a while, and others come."""
         kill(self.scheduler)
         self.scheduler = self.start(self.scheduler_command)
-        for number, worker in enumerate(self.workers):
-            if worker.poll() is None:  # it ends by itself without a scheduler, sooner or later
-                self.kill_worker(number)
+        self.orphans += self.workers
+        self.workers = [self.start(self.worker_command) for _ in range(2)]
 
     def count(self) -> int:
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
     def stop(self) -> None:
-        for process in (*self.workers, self.scheduler):
+        for process in (*self.orphans, *self.workers, self.scheduler):
             kill(process)
         self.output.close()
 
@@ -346,41 +457,52 @@ def run_client(folder: Path, command: str, machines: Machines):
     )
 
 
+def wait_until(condition, client) -> None:
+    """Wait for something that happens while a client is at work."""
+    while not condition():
+        assert client.poll() is None, client.communicate()
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_chaos__loses_nothing_and_ends_with_the_same_bits(images, plain, tmp_path):
     study = Study(tmp_path / "study", plan_of(images), progress=False)
     study.plan.save(study.folder)
     chance, machines = random.Random(0), Machines(tmp_path)
+    networks = study.folder / "networks"
     try:
         client = run_client(study.folder, "train", machines)
-        kills = 0
-        while client.poll() is None:
-            time.sleep(chance.uniform(2, 5))
-            if client.poll() is None and kills < 3:
-                kills += 1
-                machines.kill_worker(chance.randrange(2))
-        assert client.returncode == 0, client.communicate()
+        wait_until((networks / "teacher" / "plan.json").exists, client)
+        machines.kill_worker(0)
+        machines.kill_worker(1)
+        wait_until((networks / "teacher" / "history.json").exists, client)
+        kill(client)  # its workers go on with what they were at
+        client = run_client(study.folder, "train", machines)
+        _, said = client.communicate(timeout=300)
+        assert client.returncode == 0, said[-2000:]
+
         client = run_client(study.folder, "measure", machines)
-        deaths = 0
-        for block in (2, 6, 10, 14, 18):  # blocks that are being measured when something is killed
-            while machines.count() < block + 2 * deaths and client.poll() is None:
-                time.sleep(0.05)
-            if block == 10:
-                machines.kill_scheduler()
-                deaths += 2
-            else:
-                machines.kill_worker(chance.randrange(2))
-                deaths += 1
-            if block == 2:
-                second = run_client(study.folder, "measure", machines)
-                _, said = second.communicate(timeout=120)
-                assert second.returncode == 1 and f"is being written by process {client.pid} on" in said
+        wait_until(lambda: machines.count() >= 2, client)
+        machines.kill_worker(chance.randrange(2))
+        wait_until(lambda: machines.count() >= 8, client)
+        client.send_signal(signal.SIGSTOP)  # so that it is not done before it is asked after
+        second = run_client(study.folder, "measure", machines)
+        _, said = second.communicate(timeout=120)
+        assert second.returncode == 1 and f"study is being written by process {client.pid} on" in said
+        client.send_signal(signal.SIGCONT)
+        machines.kill_scheduler()
+        wait_until(lambda: machines.count() >= 16, client)
+        kill(client)
+        client = run_client(study.folder, "measure", machines)
+        wait_until(lambda: machines.count() >= 24, client)
+        machines.kill_worker(chance.randrange(2))
         _, said = client.communicate(timeout=300)
         assert client.returncode == 0, said[-2000:]
     finally:
         machines.stop()
     assert_same(study, plain)
     blocks = sum(len(plain_ids(study, *key)) for key in kdviz.open_run(study.run_path).catalogue())
+    deaths = 1 + 2 + 2 + 1  # of workers; of a scheduler or a client what both workers had
     assert blocks <= machines.count() <= blocks + 3 * deaths  # what is handed out to one worker at a time
 
 

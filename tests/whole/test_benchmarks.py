@@ -521,7 +521,7 @@ def test_coherency__judges_what_should_stay() -> None:
 
 
 def test_report__page_holds_what_is_stored():
-    text = report.PAGE.read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in report.PAGES)
     assert text.count("<!-- table ") == len(report.TABLES)
     assert report.fill_tables(text) == text
     assert report.fill_tables(text.replace("| near |", "| nonsense |")) == text

@@ -143,17 +143,26 @@ def peers(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
-def report() -> None:
-    """Fill the tables of docs/validation.md from the stored results, and draw its figures."""
-    from benchmarks.report import write_page
+def workers(quick: Quick = False, folder: Folder = None) -> None:
+    """Rates of one and two workers of a study beside bare processes; exit code 1 if a goal is missed."""
+    from benchmarks.workers import QUICK, WorkerPlan, run_workers
 
-    write_page()
+    fine = run_workers(QUICK if quick else WorkerPlan(), folder, name=_name("workers", quick))
+    raise typer.Exit(not fine)
+
+
+@app.command()
+def report() -> None:
+    """Fill the tables of the documentation from the stored results, and draw its figures."""
+    from benchmarks.report import write_pages
+
+    write_pages()
 
 
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, zoo, costs, gpu, faults, noise, coherency, peers, latency):
+    for command in (accuracy, zoo, costs, gpu, faults, noise, coherency, peers, latency, workers):
         try:
             command(**{"full": True} if command is faults else {})
         except typer.Exit as verdict:

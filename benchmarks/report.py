@@ -1,4 +1,4 @@
-"""Turn the stored results into the tables and figures of ``docs/validation.md``."""
+"""Turn the stored results into the tables and figures of ``docs/validation.md`` and ``docs/scaling.md``."""
 
 import json
 import re
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from benchmarks.problems import RESULTS
 from benchmarks.zoo.tables import ZOO_TABLES
 
-PAGE = Path(__file__).parents[1] / "docs" / "validation.md"
-IMAGES = PAGE.with_name("images")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "validation.md", DOCS / "scaling.md")
+IMAGES = DOCS / "images"
 KINDS = {
     "near": "near-linear images",
     "far": "the others",
@@ -29,14 +30,14 @@ SERIES = {  # prefix of the setting: label, colour, marker
 Row = Mapping[str, Any]
 
 
-def write_page(page: Path = PAGE, results: Path = RESULTS, images: Path = IMAGES) -> None:
-    """Fill the tables of the page between their markers, and draw its figures."""
-    text = page.read_text(encoding="utf-8")
-    page.write_text(fill_tables(text, results), encoding="utf-8")
+def write_pages(pages: Sequence[Path] = PAGES, results: Path = RESULTS, images: Path = IMAGES) -> None:
+    """Fill the tables of the pages between their markers, and draw their figures."""
+    for page in pages:
+        page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
     images.mkdir(exist_ok=True)
     draw_accuracy(_load("accuracy", results)).savefig(images / "validation_accuracy.png", dpi=130)
     draw_noise(_load("noise", results)).savefig(images / "validation_noise.png", dpi=130)
-    print(f"written to {page} and {images}")
+    print(f"written to {', '.join(map(str, pages))} and {images}")
 
 
 def fill_tables(text: str, results: Path = RESULTS) -> str:
@@ -174,6 +175,19 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "reached": ("reached", ".2f"),
             "projected": ("projected", ""),
         },
+    ),
+    "workers": _table(
+        "workers",
+        "rates",
+        {
+            "kind": ("who measures", ""),
+            "blocks a second": ("blocks a second, median of three", ".2f"),
+        },
+    ),
+    "worker_goals": _table(
+        "workers",
+        "goals",
+        {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
     ),
     "overhead": _table(
         "costs",

@@ -175,7 +175,7 @@ def test_train__folder_alone_goes_on_with_its_plan(call: Call, study: Study) -> 
 
 def test_train__built_in_images_are_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[StudyPlan] = []
-    monkeypatch.setattr(Study, "train", lambda self: asked.append(self.plan))
+    monkeypatch.setattr(Study, "train", lambda self, workers: asked.append(self.plan))
     assert call("train", "out", "--modality", "image").status == 0
     assert asked == [StudyPlan()]
 
@@ -232,15 +232,19 @@ def test_train_and_measure__work_without_what_reports_need(
     )
 
 
-def test_train_and_measure__take_a_device(call: Call, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str | None] = []
-    monkeypatch.setattr(Study, "train", lambda self: asked.append(self.device))
+def test_train_and_measure__take_device_and_workers(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, str | None]] = []
+    monkeypatch.setattr(Study, "train", lambda self, workers: asked.append((self.device, workers)))
     monkeypatch.setattr(
-        Study, "measure", lambda self: asked.append(self.device) or kdviz.open_run(self.folder)
+        Study,
+        "measure",
+        lambda self, workers: asked.append((self.device, workers)) or kdviz.open_run(self.folder),
     )
     call("train", study.folder, "--device", "cuda")
-    call("measure", study.folder, "--device", "cuda:1")
-    assert asked == ["cuda", "cuda:1"]
+    call("measure", study.folder, "--device", "cuda:1", "--workers", "2")
+    assert asked == [("cuda", None), ("cuda:1", "2")]
 
 
 def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
@@ -271,7 +275,7 @@ def test_measure__plan_says_what_is_left_and_does_nothing(call: Call, study: Stu
 def test_measure__out_of_memory_is_one_sentence(
     call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_out(self: Study) -> None:
+    def run_out(self: Study, workers: None) -> None:
         raise MemoryError("out of memory with 16 samples in one pass")
 
     monkeypatch.setattr(Study, "measure", run_out)

@@ -16,7 +16,8 @@ from kdviz.analysis import list_networks
 from kdviz.errors import StoreError
 from kdviz.store import open_run
 from kdviz.studies import Study
-from kdviz.studies.work import Workshop, do
+from kdviz.studies.running import do
+from kdviz.studies.work import Workshop
 
 LAYER = "classifier.fc1"
 

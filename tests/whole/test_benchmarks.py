@@ -517,6 +517,18 @@ def test_coherency__judges_what_should_stay() -> None:
     )
 
 
+@pytest.mark.slow
+def test_workers__goals_are_ratios_of_the_rates(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    done = CliRunner().invoke(app, ["workers", "--quick", "--folder", str(tmp_path)], catch_exceptions=False)
+    results = json.loads((tmp_path / "workers-quick.json").read_text())["results"]
+    alone, one, pair, two = (row["blocks a second"] for row in results["rates"])
+    assert min(alone, one, pair, two) > 0
+    reached = [goal["reached"] for goal in results["goals"]]
+    assert reached == pytest.approx([two / one / (pair / alone), alone / one])
+    assert done.exit_code == (not all(goal["met"] for goal in results["goals"]))
+
+
 # -- the page
 
 

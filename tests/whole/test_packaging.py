@@ -105,7 +105,7 @@ def test_view_extra__asks_for_no_torch(setup: configparser.ConfigParser) -> None
 
 
 def test_imports__are_declared(setup: configparser.ConfigParser) -> None:
-    declared = {canonicalize_name(one.name) for one in requirements(setup, "all", "lightning")}
+    declared = {canonicalize_name(one.name) for one in requirements(setup, "all", "cluster", "lightning")}
     homes = packages_distributions()
     undeclared = {
         name: homes.get(name, [])

@@ -141,10 +141,11 @@ def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Work
     run, owners = workshop.run, dict[str, _Open]()
     total = sum(workshop.count_blocks(task) for task in tasks)
     bar = tqdm(total=total, desc="measuring", unit="block", disable=not workshop.study.progress)
+    unfinished = ExitStack()  # lets go of all that is held where the work is stopped
 
     def plan() -> Iterator[Call]:
         for task in tasks:
-            measurement, held = workshop.measurement_of(task), ExitStack()
+            measurement, held = workshop.measurement_of(task), unfinished.enter_context(ExitStack())
             blocks = measurement.tasks(run)
             keep = held.enter_context(measurement.keeping(run))
             one = _Open(task, measurement, len(blocks), held, keep)
@@ -156,7 +157,7 @@ def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Work
                 owners[key] = one
                 yield Call(key, do_block, (session, task, block))
 
-    with run.writing(), bar:
+    with run.writing(), bar, unfinished:
         for key, (block, told) in engine.run(plan()):
             one = owners.pop(key)
             bar.set_description(f"measuring {one.measurement.network}")

@@ -43,6 +43,11 @@ def main(path: Path) -> None:
     cells = by_kind.agg(lambda values: " / ".join(f"{value:.3f}" for value in values))
     print_markdown(cells.reset_index(names="networks"))
 
+    networks = table[table["role"] != "teacher"]
+    sides = {"above the baselines": networks["margin_low"] > 0, "below": networks["margin_high"] < 0}
+    counts = pd.DataFrame(sides).groupby(networks["kind"], sort=False).sum()
+    print_markdown(counts.assign(of=networks["kind"].value_counts()).reset_index())
+
     table = pd.concat([table, points], ignore_index=True)
     shown = table[(table["role"] != "teacher") | table["own"]]  # what the teacher shares with itself is all
     others = shown.assign(margin=100 * table["margin"])

@@ -1,4 +1,4 @@
-"""The command line ``kdviz``: demo, train, measure, attribute, report, rerun, info, export, explore.
+"""The command line ``kdviz``: from demo, train and measure to study, report and explore.
 
 Every command prints where its results are and what to do next. Of a run that is not whole, `info`, `report`
 and `export` say first what is missing; the latter two end with status 3 then. A user's mistake gives one
@@ -23,7 +23,7 @@ from kdviz.errors import KdvizWarning, StoreError
 from kdviz.stopping import run_program
 
 if TYPE_CHECKING:
-    from kdviz.studies import Study
+    from kdviz.studies import Series, Study
 
 app = typer.Typer(
     add_completion=False,
@@ -49,6 +49,10 @@ Workers = Annotated[
         help="How many processes here, the address of a dask scheduler, or a YAML file of SLURM options."
     ),
 ]
+
+
+named = typer.Typer(help="Repeat the papers' tables, small or whole, or a comparison of your own.")
+app.add_typer(named, name="study")
 
 
 def main() -> None:
@@ -401,3 +405,135 @@ def explore(
     as_root = not voila and hasattr(os, "geteuid") and os.geteuid() == 0
     lab, page = ["jupyterlab", *(["--allow-root"] if as_root else [])], ["voila", *_VOILA]
     sys.exit(run_program([sys.executable, "-m", *(page if voila else lab), str(notebook)]))
+
+
+Name = Annotated[str, typer.Argument(help="As `kdviz study list` has it, or a YAML file of your own.")]
+PresetName = Annotated[
+    str, typer.Option("--preset", help="small: minutes, on built-in data; paper: as published.")
+]
+Change = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", help="NAME=VALUE of every plan, such as training.seeds=[0]; repeat it."),
+]
+Only = Annotated[
+    list[str] | None, typer.Option(help="AXIS=LABEL, such as network=VGG-16: these arms alone; repeat it.")
+]
+Place = Annotated[Path, typer.Option("--folder", help="Where arms of all named studies lie.")]
+_PLACE = Path("runs/studies")
+
+
+def _open_series(
+    name: str,
+    preset: str,
+    change: list[str] | None,
+    only: list[str] | None,
+    folder: Path,
+    progress: bool = True,
+    device: str | None = None,
+) -> "Series":
+    from kdviz.studies import Series, find_study
+
+    study, chosen = find_study(name), {}
+    for one in only or []:
+        axis, equals, label = one.partition("=")
+        if not equals:
+            raise ValueError(f"--only takes AXIS=LABEL, got {one!r}")
+        chosen[axis] = label
+    arms = study.arms(preset, change or [], chosen)
+    return Series(f"{Path(name).stem} {preset}", study, arms, folder, progress, device)
+
+
+@named.command("list")
+def list_named() -> None:
+    """List the studies that come with kdviz.
+
+    Example: kdviz study list
+    """
+    from kdviz.studies import find_study, list_studies
+
+    found = {name: find_study(name) for name in list_studies()}
+    for name, study in found.items():
+        table = f"Table {study.table}, " if study.table else ""
+        typer.echo(f"{name:12}{study.title} ({table}{', '.join(study.presets)})")
+    typer.echo("\nnext  kdviz study show v")
+
+
+@named.command()
+def show(name: Name, preset: PresetName = "small", change: Change = None, only: Only = None) -> None:
+    """Say what a study asks, and what it compares.
+
+    Example: kdviz study show v --preset paper
+    """
+    from kdviz.studies import find_study
+
+    study, opened = find_study(name), _open_series(name, preset, change, only, _PLACE)
+    typer.echo(f"{study.title}\n{study.question}\n\n{study.presets[preset].about.strip()}\n")
+    for arm in opened.arms:
+        plan = arm.plan
+        losses = ", ".join(loss.kind for loss in plan.losses)
+        typer.echo(
+            f"{arm.name}\n  {plan.networks.architecture} at {', '.join(plan.networks.layers)}, students by "
+            f"{losses}, seeds {', '.join(map(str, plan.training.seeds))}, {plan.training.epochs} epochs, "
+            f"{plan.measurement.samples} samples measured\n"
+            f"  data {plan.data.kind}, teacher {plan.networks.teacher.kind}"
+        )
+    typer.echo(f"\nnext  kdviz study plan {name} --preset {preset}")
+
+
+@named.command("plan")
+def plan_named(
+    name: Name,
+    preset: PresetName = "small",
+    change: Change = None,
+    only: Only = None,
+    folder: Place = _PLACE,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Say what is missing and what the rest will take on this machine; nothing is trained.
+
+    Example: kdviz study plan v
+    """
+    opened = _open_series(name, preset, change, only, folder, progress, device)
+    missing = [what for _, what in opened.missing()]
+    table = opened.estimate()
+    typer.echo(f"{table.to_string(index=False)}\n" if len(table) else "nothing is left to do\n")
+    typer.echo("\n".join(f"missing  {what}" for what in missing))
+    typer.echo(f"next  kdviz study run {name} --preset {preset}")
+
+
+@named.command("run")
+def run_named(
+    name: Name,
+    preset: PresetName = "small",
+    change: Change = None,
+    only: Only = None,
+    folder: Place = _PLACE,
+    workers: Workers = None,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Train, measure and ask all arms of a study; continues where it was stopped.
+
+    Example: kdviz study run v -s training.seeds=[0]
+    """
+    opened = _open_series(name, preset, change, only, folder, progress, device)
+    opened.run(workers)
+    typer.echo(f"{opened.status().to_string(index=False)}\n")
+    typer.echo(f"next  kdviz study report {name} --preset {preset}")
+
+
+@named.command()
+def status(
+    name: Name,
+    preset: PresetName = "small",
+    change: Change = None,
+    only: Only = None,
+    folder: Place = _PLACE,
+) -> None:
+    """Say what of a study is done, and where it lies.
+
+    Example: kdviz study status v
+    """
+    opened = _open_series(name, preset, change, only, folder)
+    typer.echo(f"{opened.status().to_string(index=False)}\n\nnext  kdviz study run {name} --preset {preset}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +34,25 @@ def shipped_folders(name: str) -> list[Path]:
     """List where a folder of kdviz's own may lie: beside the package in a checkout, else in it."""
     package = Path(__file__).resolve().parent
     return [package.parent / name, package / name]
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Let a new folder hold the files of another, which nobody changes; copied where links cannot be.
+
+    What is there under the new name is whole.
+    """
+    made = make_folder(target.parent) / f".{target.name}"
+    shutil.rmtree(made, ignore_errors=True)
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    with file_errors(f"write {target}"):
+        shutil.copytree(source, made, copy_function=link)
+        made.rename(target)
 
 
 def beside(path: Path, suffix: str) -> Path:

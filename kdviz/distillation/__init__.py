@@ -10,6 +10,7 @@ from kdviz.distillation.contrast import CRD
 from kdviz.distillation.features import Features
 from kdviz.distillation.hint import Hint
 from kdviz.distillation.interface import LOGITS, Loss, MapLoss, MixedLoss, Outputs, as_loss
+from kdviz.distillation.labels import CrossEntropy, FineTuning
 from kdviz.distillation.logits import KL, SoftLabels
 from kdviz.distillation.published import PAIRS, published
 
@@ -21,6 +22,7 @@ LOSSES: MappingProxyType[str, type[Loss]] = MappingProxyType(
         "crd": CRD,
         "attention": AttentionTransfer,
         "soft-labels": SoftLabels,
+        "fine-tuning": FineTuning,
     }
 )
 """Losses by the name that a run stores as its ``distillation_method``."""
@@ -32,7 +34,9 @@ __all__ = [
     "LOSSES",
     "PAIRS",
     "AttentionTransfer",
+    "CrossEntropy",
     "Features",
+    "FineTuning",
     "Hint",
     "Loss",
     "MapLoss",

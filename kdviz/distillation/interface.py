@@ -91,6 +91,8 @@ class Loss:
         networks or the data are made by `prepare`.
     needs_labels, needs_teacher
         Whether training without is refused.
+    begins_as_teacher
+        Whether a study starts the student from the teacher's weights.
     """
 
     layers: Sequence[str] = (LOGITS,)
@@ -100,6 +102,7 @@ class Loss:
     parts: nn.Module | None = None
     needs_labels: bool = False
     needs_teacher: bool = False
+    begins_as_teacher: bool = False
 
     def prepare(self, student: Outputs, teacher: Outputs | None, samples: int, labels: Tensor | None) -> None:
         """Refuse networks that do not suit the loss, and make the parts that fit them, before any work.

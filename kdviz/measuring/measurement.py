@@ -26,7 +26,7 @@ from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
 from kdviz.measuring.estimate import Estimate, estimate
 from kdviz.measuring.features import identify_feature, name_feature
 from kdviz.measuring.pictures import check_pictures, draw_inputs
-from kdviz.measuring.settings import BLOCK, Settings
+from kdviz.measuring.settings import Settings
 from kdviz.measuring.trial import is_same_response, try_network
 from kdviz.networks.checkpoints import load_weights, read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen, resolve_layers, same_random_state, to_device
@@ -149,7 +149,7 @@ class Measurement:
     def blocks(self) -> list[range]:
         """Positions of the samples of every block."""
         count = len(self.inputs.ids)
-        return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+        return [range(start, min(start + schema.BLOCK, count)) for start in range(0, count, schema.BLOCK)]
 
     def attrs(self, layer: str, weights: str | None = None, **more: Any) -> dict[str, schema.Attribute]:
         """Return the attributes stored with a layer, and some more; of the weights, those at the start."""
@@ -297,7 +297,7 @@ class Measurement:
                     for layer in self.names:
                         attrs = self.attrs(layer, device=block.device)
                         run.create_group(
-                            str(self.network), layer, epochs=self.epochs, attrs=attrs, block=BLOCK
+                            str(self.network), layer, epochs=self.epochs, attrs=attrs, block=schema.BLOCK
                         )
                     begun = True
                 self._write(run, block)
@@ -451,7 +451,7 @@ class Measurement:
     def _lacks(self, run: Run, layer: str, every: Sequence[Task]) -> list[Task]:
         """List the tasks whose block is not there yet."""
         network, attrs = str(self.network), self.attrs(layer)
-        epochs = run.find_epochs(network, layer, epochs=self.epochs, attrs=attrs, block=BLOCK)
+        epochs = run.find_epochs(network, layer, epochs=self.epochs, attrs=attrs, block=schema.BLOCK)
         missing = run.missing(network, layer) if epochs else []
         left = {Task(epochs[at], block) for at, block in missing}
         return [task for task in every if task.epoch not in epochs or task in left]

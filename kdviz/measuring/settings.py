@@ -9,9 +9,8 @@ from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.entropy import UnitGain
 from kdviz.measuring.features import name_feature
 from kdviz.networks.features import Feature
+from kdviz.schema import BLOCK
 from kdviz.units import Units
-
-BLOCK = 16  # samples written at once; part of what a stored run is, so not a setting
 
 ESTIMATOR = "probes and pairs"
 """How gains are estimated; another name for every change of what is measured, so that no run mixes two.

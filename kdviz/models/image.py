@@ -75,7 +75,7 @@ class DeepHeadResNet(ResNet):
 
 
 class SmallVGG(nn.Module):
-    """Three blocks of 3x3 convolutions (16; 32; 64, 64 channels) and max-pooling; fc1, fc2 (128) and fc3.
+    """Blocks of 3x3 convolutions and max-pooling; fc1, fc2 (128) and fc3.
 
     Made for the built-in 48 x 48 images: a third of a million weights, trained in minutes on a CPU.
 
@@ -85,27 +85,25 @@ class SmallVGG(nn.Module):
         Width of the last layer.
     input_size
         Height and width of the images, at least 8; the width of ``fc1``'s input follows from it.
+    blocks
+        Channels of the convolutions of each block, of which there are three.
     """
 
-    def __init__(self, classes: int, input_size: tuple[int, int]) -> None:
+    def __init__(
+        self, classes: int, input_size: tuple[int, int], blocks: tuple[tuple[int, ...], ...]
+    ) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(3, 16, kernel_size=3, padding=1),
-                relu1=nn.ReLU(),
-                pool1=nn.MaxPool2d(2),
-                conv2=nn.Conv2d(16, 32, kernel_size=3, padding=1),
-                relu2=nn.ReLU(),
-                pool2=nn.MaxPool2d(2),
-                conv3=nn.Conv2d(32, 64, kernel_size=3, padding=1),
-                relu3=nn.ReLU(),
-                conv4=nn.Conv2d(64, 64, kernel_size=3, padding=1),
-                relu4=nn.ReLU(),
-                pool3=nn.MaxPool2d(2),
-            )
-        )
+        self.features = nn.Sequential()
+        inside, at = 3, 0
+        for pool, widths in enumerate(blocks, start=1):
+            for channels in widths:
+                at += 1
+                self.features.add_module(f"conv{at}", nn.Conv2d(inside, channels, kernel_size=3, padding=1))
+                self.features.add_module(f"relu{at}", nn.ReLU())
+                inside = channels
+            self.features.add_module(f"pool{pool}", nn.MaxPool2d(2))
         cells = (input_size[0] // 8) * (input_size[1] // 8)
-        self.classifier = make_head(nn.Linear, 64 * cells, (128, 128), classes)
+        self.classifier = make_head(nn.Linear, inside * cells, (128, 128), classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to logits ``(B, C)``."""
@@ -118,13 +116,24 @@ def _preset(layers: str, weight: float, threshold: float = 0.2) -> ArchitectureP
 
 
 _BLOCKS = {"resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3], "resnet152": [3, 8, 36, 3]}
-_LEAST = {"alexnet": 63, "small_vgg": 8, "vgg11": 32, "vgg16": 32, "vgg19": 32}  # pixels a side, for pooling
+_SMALL = {  # channels of the convolutions, block by block
+    "small_vgg": ((16,), (32,), (64, 64)),
+    "small_vgg_deep": ((16, 16), (32, 32), (64, 64, 64)),
+}
+_LEAST = {
+    "alexnet": 63,
+    "vgg11": 32,
+    "vgg16": 32,
+    "vgg19": 32,
+    **dict.fromkeys(_SMALL, 8),
+}  # pixels, for pooling
 _VGG_HEAD = "classifier.0 classifier.3 classifier.6"
 PRESETS = MappingProxyType(
     {
         "alexnet": _preset("features.10 classifier.1 classifier.4 classifier.6", 7.0, threshold=0.25),
         **dict.fromkeys(_BLOCKS, _preset("top.conv2 head.fc1 head.fc2 head.fc3", 6.0)),
         "small_vgg": _preset("features.conv4 classifier.fc1 classifier.fc2 classifier.fc3", 7.0),
+        "small_vgg_deep": _preset("features.conv7 classifier.fc1 classifier.fc2 classifier.fc3", 7.0),
         "vgg11": _preset(f"features.18 {_VGG_HEAD}", 7.0),
         "vgg16": _preset(f"features.28 {_VGG_HEAD}", 7.0),
         "vgg19": _preset(f"features.34 {_VGG_HEAD}", 7.0),
@@ -158,7 +167,7 @@ def build(
         Same seed, same weights; no global random state is read or changed.
     dropout
         Probability for every dropout layer; ``None`` keeps the architecture's own: 0.5 for AlexNet and VGG,
-        0 for ``small_vgg`` and ResNets.
+        0 for the small VGGs and ResNets.
     device
         Where the weights live. ``"meta"`` gives shapes without values or cost.
 
@@ -178,7 +187,7 @@ def build(
     Notes
     -----
     Initial values follow the authors' code [1]_: convolutions Kaiming-normal (fan-out), fully connected
-    weights N(0, 0.01), biases 0. The small VGG uses Kaiming-normal (fan-in) for its fully connected layers
+    weights N(0, 0.01), biases 0. Small VGGs use Kaiming-normal (fan-in) for its fully connected layers
     too: after only 128 hidden units, a standard deviation of 0.01 shrinks signal and gradient by about a
     factor of 10 a layer, and the network would spend its few epochs growing them.
 
@@ -195,14 +204,14 @@ def build(
     """
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
-    if name != "small_vgg" and _torchvision is None:
+    if name not in _SMALL and _torchvision is None:
         raise MissingExtraError(f"{name} needs torchvision: install kdviz[vision]")
     least = _LEAST.get(name, 1)
     if len(size) != 2 or min(size) < least:
         raise ValueError(f"input_size must be one or two numbers of {least} or more, got {input_size}")
     with torch.device("meta"):
-        if name == "small_vgg":
-            network: nn.Module = SmallVGG(classes, size)
+        if name in _SMALL:
+            network: nn.Module = SmallVGG(classes, size, _SMALL[name])
         elif name in _BLOCKS:
             network = DeepHeadResNet(_BLOCKS[name], classes)
         else:
@@ -214,7 +223,7 @@ def build(
         if isinstance(module, nn.ReLU):
             module.inplace = False
     if torch.device(device).type != "meta":
-        draw_weights(network, seed, std=None if name == "small_vgg" else 0.01)
+        draw_weights(network, seed, std=None if name in _SMALL else 0.01)
     return network.to(device)
 
 

@@ -16,7 +16,7 @@ from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
 from kdviz.schema.samples import choose_epochs, read_sides
-from kdviz.schema.variables import METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
+from kdviz.schema.variables import BLOCK, METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
 from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary
 
 # Names by part; `epoch` and `quartile` are coordinates of the networks.
@@ -24,6 +24,7 @@ SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.
 MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured" and v.name not in v.dims)
 
 __all__ = [
+    "BLOCK",
     "MEASURED",
     "METHODS",
     "QUARTILES",

@@ -10,6 +10,7 @@ Part = Literal["samples", "measured", "derived", "attribution", "result"]
 
 METHODS = ("gain", "path")  # position = code of the variable `method`
 QUARTILES = 4
+BLOCK = 16  # samples measured and written at once; part of what a stored run is, so not a setting
 # dtype -> NumPy kinds accepted in memory; widths may differ there, the store writes the exact dtype.
 KINDS = {
     "bool": "b", "int8": "iu", "int32": "iu", "int64": "iu", "uint8": "u", "float32": "f", "float64": "f",

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kdviz.arguments import one_of, whole_number
 from kdviz.sources.files import find_data, read_arrays
@@ -35,10 +35,20 @@ class FashionComposites(Source):
 
     kind: Literal["fashion-composites"] = "fashion-composites"
     size: int = Field(default=48, ge=28, le=128, description="height and width in pixels")
+    classes: tuple[str, ...] = Field(default=(), description="only these, of `FASHION_CLASSES`; all if none")
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            one_of("class of fashion-composites", name, FASHION_CLASSES)
+        if len(classes) == 1 or len({*classes}) < len(classes):
+            raise ValueError(f"classes of fashion-composites must be several different ones, got {classes}")
+        return classes
 
     def load(self, part: Part) -> ImageSet:
         """Compose images."""
-        return fashion_composites(part, canvas=self.size)
+        return fashion_composites(part, canvas=self.size).of_classes(self.classes or FASHION_CLASSES)
 
 
 def fashion_composites(

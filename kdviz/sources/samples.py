@@ -162,6 +162,21 @@ class SampleSet(ABC):
         names = ("labels", "sample_ids", "split", *self.by_sample)
         return replace(self, **{name: _pick(getattr(self, name), asked.astype(int)) for name in names})
 
+    def of_classes(self, names: Sequence[str]) -> Self:
+        """Keep the samples of some classes, numbered in the order given.
+
+        Raises
+        ------
+        ValueError
+            If a class is not in the set.
+        """
+        if tuple(names) == self.classes:
+            return self
+        numbers = [self.classes.index(one_of("class", name, self.classes)) for name in names]
+        chosen = self.select(np.flatnonzero(np.isin(self.labels, numbers)))
+        labels = np.array([numbers.index(label) for label in chosen.labels], dtype=np.int64)
+        return replace(chosen, labels=labels, classes=tuple(names))
+
     def read(self) -> Self:
         """Return the same samples as arrays in memory: quicker where all are used, over and over."""
         lazy = {name: getattr(self, name) for name in self.by_sample}

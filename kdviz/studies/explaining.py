@@ -95,8 +95,7 @@ class _Asker:
 
         A student whose head is trained by itself is none of the teacher's above it.
         """
-        has_head = student.loss is not None and student.loss.head
-        return not has_head or student.distilled in self.workshop.preset.layers
+        return not student.has_head or student.distilled in self.workshop.preset.layers
 
     def _list_layers(self, student: Subject) -> list[str]:
         first = list(self.workshop.preset.layers.values())[:1] if self._below(student) else []

@@ -5,39 +5,48 @@ comes from the kind of input and from the presets of the architecture.
 """
 
 import hashlib
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from kdviz.arguments import one_of
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
-from kdviz.schema import choose_epochs
 from kdviz.sources import Data, FashionComposites
-from kdviz.sources.samples import AbsolutePath
+from kdviz.studies.parts import (
+    FEATURES,
+    LOGITS,
+    TEACHER_SEED,
+    BuiltInTeacher,
+    MeasurementPlan,
+    Networks,
+    Part,
+    StudentLoss,
+    TrainedTeacher,
+    Training,
+)
 
 STUDY_FILE = "study.yaml"
-TEACHER_SEED = 100  # no student may start in the teacher's own valley
-_LOGITS = "fc3"  # in every network of the papers that has this layer
 _OWN_ENCODER = "encoder"  # the architecture of the teacher's own encoder
 _OF_MASKS = ("data.masks", "data.foreground", "data.void", "data.threshold")  # masks are compared themselves
 _NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder", *_OF_MASKS)  # where things lie
 _SUM = "# sha256 of the lines above: "
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
+_ADDED: dict[str, Any] = {  # by later versions, with what they are where nothing is said
+    "data.classes": (),
+    "networks.depth": None,
+    "networks.teacher.architecture": None,
+    "networks.teacher.layers": {},
+    "networks.teacher.start": None,
+    "networks.teacher.data": None,
+    "networks.teacher.classes": None,
+    "training.checkpoints": (),
+    "training.recipes": {},
+}
 
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
     "image": {
@@ -51,10 +60,6 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
         "training": {"count": 836},
         "measurement": {"samples": 22},
     },
-}
-_LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # by kind of loss
-    "attention": {"layer": "conv"},  # it reads maps
-    "crd": {"weight": 0.1},  # 0.8, published for large networks, lets small ones diverge at these rates
 }
 _OF_MAPS = ("attention",)  # kinds of losses that read maps over a picture
 BUILT_IN_DATA = {"image": "fashion-composites", "text": "movie-reviews", "cloud": "furniture"}
@@ -70,181 +75,7 @@ BUILT_IN_TEACHERS = {
 _TEACHER_SIZES = {"size": 48, "length": 96}  # pixels of their images, tokens of their texts
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BuiltInTeacher(_Part):
-    """The teacher that comes with the built-in data."""
-
-    kind: Literal["built-in"] = "built-in"
-
-
-class TrainedTeacher(_Part):
-    """A teacher trained here, on all training samples.
-
-    Attributes
-    ----------
-    encoder
-        Of texts: folder of a pretrained encoder, as ``save_pretrained`` of transformers leaves it, from which
-        the training starts; it gets a new linear layer.
-    epochs, seed
-        30 epochs, or 4 of a pretrained encoder.
-    """
-
-    kind: Literal["trained"] = "trained"
-    encoder: AbsolutePath | None = None
-    epochs: int = Field(default=30, ge=1)
-    seed: NonNegativeInt = TEACHER_SEED
-
-    @model_validator(mode="before")
-    @classmethod
-    def _train_less(cls, values: Any) -> Any:
-        pretrained = isinstance(values, dict) and values.get("encoder") is not None
-        return {"epochs": 4} | values if pretrained else values
-
-
-class SavedTeacher(_Part):
-    """A teacher of the user's own: a file with the weights, and the epochs it was trained."""
-
-    kind: Literal["checkpoint"] = "checkpoint"
-    file: AbsolutePath
-    epoch: NonNegativeInt = 0
-
-
-class Networks(_Part):
-    """The architecture of all networks, the layers to compare, and the teacher.
-
-    Attributes
-    ----------
-    architecture
-        From :data:`kdviz.models.PRESETS`; ``"encoder"``, the default with one, is that of the teacher's own
-        encoder.
-    depth
-        How many layers of that encoder students and baselines have; all by default.
-    layers
-        Modules by the papers' names of layers; given as a list, names are looked up.
-    teacher
-        By default the built-in one for built-in data, else one trained here.
-    """
-
-    architecture: str
-    depth: int | None = Field(default=None, ge=1)
-    layers: dict[str, str] = Field(default={}, min_length=1)
-    teacher: BuiltInTeacher | TrainedTeacher | SavedTeacher = Field(
-        default=BuiltInTeacher(), discriminator="kind"
-    )
-
-
-class StudentLoss(BaseModel):
-    """What one kind of student learns by; further fields are arguments of the loss.
-
-    A `layer` among them, by the papers' name of it or its own, is read whichever layers are measured; of
-    attention transfer it is the last convolution if nothing is said.
-
-    Attributes
-    ----------
-    kind
-        From :data:`kdviz.distillation.LOSSES`.
-    layered
-        Whether the loss reads one layer, and none is named: one student is trained for each that is measured.
-    head
-        Whether it trains up to that layer only: a head on the frozen feature then tells the accuracy.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    kind: str = "features"
-    layered: bool
-    head: bool
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or {"layered", "head"} <= values.keys():
-            return values
-        from kdviz.distillation import LOSSES
-
-        options = {name: value for name, value in values.items() if name not in ("layered", "head")}
-        kind = one_of("kind of loss", options.pop("kind", "features"), LOSSES)
-        options = _LOSS_DEFAULTS.get(kind, {}) | options
-        known = [*inspect.signature(LOSSES[kind]).parameters]
-        for name in options:
-            one_of(f"option of {kind}", name, known)
-        layered = "layer" in known and "layer" not in options
-        head = LOSSES[kind](**({"layer": "layer"} if layered else {}) | options).up_to is not None
-        if head and not layered:
-            raise ValueError(f"{kind} trains a student for each of networks.layers: leave its layer out")
-        return {"kind": kind, "layered": layered, "head": head, **options}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of the loss."""
-        return dict(self.model_extra or {})
-
-
-FEATURES = StudentLoss(kind="features", layered=True, head=True)
-"""The loss of the papers on knowledge points."""
-
-
-class Training(_Part):
-    """How baselines and students are trained.
-
-    Attributes
-    ----------
-    seeds
-        One baseline and one student per loss and layer for each: initial weights and data order.
-    epochs, head_epochs
-        Of baselines and of students; of the heads that tell a student's accuracy at every measured epoch.
-    rate_factor
-        Times the learning rates of the built-in data's plans, which were tried on the small networks only:
-        larger ones want less.
-    count
-        Training samples of students and baselines; the teacher sees all.
-    """
-
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    epochs: int = Field(default=12, ge=2)
-    head_epochs: int = Field(default=8, ge=1)
-    rate_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    count: int = Field(default=2000, ge=10)
-
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"training.seeds must be different ones, got {seeds}")
-        return seeds
-
-    @property
-    def measured_epochs(self) -> tuple[int, ...]:
-        """Epochs at which students and baselines are measured: every one at first, every second later."""
-        return choose_epochs(self.epochs)
-
-
-class MeasurementPlan(_Part):
-    """What is measured, and how.
-
-    Attributes
-    ----------
-    samples, part
-        Number of measured samples, and where they come from: ``"train"`` as in the papers, or ``"held-out"``.
-    grid
-        Of images: units a side.
-    method, probes, draws, seed
-        As in :func:`kdviz.measure`; without a method that of the units.
-    """
-
-    samples: int = Field(default=50, ge=2)
-    part: Literal["train", "held-out"] = "train"
-    grid: int | None = Field(default=None, ge=1)
-    method: Literal["auto", "gain", "path"] | None = None
-    probes: int = Field(default=40, ge=2)
-    draws: int = Field(default=4, ge=2)
-    seed: NonNegativeInt = 0
-
-
-class StudyPlan(_Part):
+class StudyPlan(Part):
     """Teacher, baselines and students on one set of samples.
 
     Attributes
@@ -303,6 +134,15 @@ class StudyPlan(_Part):
                     f"the built-in teacher is a {known} for built-in data of the usual size; train one for "
                     "others: networks.teacher.kind = trained"
                 )
+        taught = networks.teacher
+        if own := getattr(taught, "layers", {}):
+            for name in networks.layers:
+                one_of(f"layer of the teacher, a {getattr(taught, 'architecture', None)},", name, own)
+        other = getattr(taught, "data", None)
+        if other is not None and other.modality != data.modality:
+            raise ValueError(
+                f"networks.teacher.data are {other.modality}s, and this is a study of {data.modality}s"
+            )
         encoder = _encoder_of(networks)
         if encoder is not None and getattr(data, "tokenizer", None) is None:
             raise ValueError(
@@ -355,6 +195,10 @@ class StudyPlan(_Part):
         teacher_seed = getattr(teacher, "seed", TEACHER_SEED)
         if teacher_seed in training.seeds:
             raise ValueError(f"seed {teacher_seed} is the teacher's; student and baseline need another")
+        layers = getattr(info.data.get("networks"), "layers", {})
+        losses = [loss.kind for loss in info.data.get("losses", ())]
+        for name in training.recipes:
+            one_of("training.recipes", name, ["teacher", "baseline", "student", "head", *layers, *losses])
         return training
 
     @field_validator("measurement")
@@ -384,7 +228,7 @@ class StudyPlan(_Part):
             for name, value in _flatten(self.model_dump()).items()
             if name not in (*_GROWING, *_NOT_DECIDING)
             and not isinstance(value, Path)
-            and not (name == "networks.depth" and value is None)  # as before it could be said
+            and not (name in _ADDED and value == _ADDED[name])
         }
 
     def save(self, folder: Path) -> None:
@@ -478,6 +322,26 @@ def make_plan(
     ValueError
         If a change or the plan is not valid.
     """
+    stored = folder / STUDY_FILE
+    values = read_plan_file(file or stored) if file or stored.exists() else {}
+    change_values(values, options, changes)
+    if isinstance(values.get("data"), dict):
+        values["data"].setdefault("kind", BUILT_IN_DATA["image"])
+    plan = StudyPlan.model_validate(values)
+    encoder = _encoder_of(plan.networks)
+    if encoder is not None and not encoder.is_dir():
+        raise ValueError(f"networks.teacher.encoder (--encoder) is not a folder: {encoder}")
+    return plan
+
+
+def change_values(values: dict[str, Any], options: Mapping[str, Any], changes: Sequence[str]) -> None:
+    """Change single values of a plan by dotted names, as in `make_plan`.
+
+    Raises
+    ------
+    ValueError
+        If a change has another form.
+    """
     asked = dict(options)
     for change in changes:
         name, equals, value = change.partition("=")
@@ -487,21 +351,12 @@ def make_plan(
             asked[name] = parse_yaml(value)
         except ValueError as error:
             raise ValueError(f"the value of {name} cannot be read: {error}") from error
-    stored = folder / STUDY_FILE
-    values = read_plan_file(file or stored) if file or stored.exists() else {}
     for name, value in asked.items():
         *parts, last = name.split(".")
         place = values
         for part in parts:
             place = place.setdefault(part, {})
         place[last] = value
-    if isinstance(values.get("data"), dict):
-        values["data"].setdefault("kind", BUILT_IN_DATA["image"])
-    plan = StudyPlan.model_validate(values)
-    encoder = _encoder_of(plan.networks)
-    if encoder is not None and not encoder.is_dir():
-        raise ValueError(f"networks.teacher.encoder (--encoder) is not a folder: {encoder}")
-    return plan
 
 
 def names_beside(place: Sequence[str | int]) -> list[str]:
@@ -527,14 +382,14 @@ def _encoder_of(networks: Any) -> Any:
 
 
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:
-    """Look up the modules of named layers; without names, of all that a student can be distilled at."""
+    """Look up the modules of named layers; without names, of all below the logits."""
     from kdviz.models import PRESETS
 
     fitting = [name for name, preset in PRESETS.items() if preset.modality == modality]
     layers = PRESETS[one_of(f"architecture for {modality}s", architecture, fitting)].layers
-    below = [name for name in layers if name != _LOGITS]
+    below = [name for name in layers if name != LOGITS]
     chosen = below if names is None else names
-    return {one_of(f"layer of {architecture} below its logits", name, below): layers[name] for name in chosen}
+    return {one_of(f"layer of {architecture}", name, layers): layers[name] for name in chosen}
 
 
 def _list_layers(data: Any, networks: Networks) -> list[str]:

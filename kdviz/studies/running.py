@@ -24,13 +24,28 @@ from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task
 from kdviz.studies.work import Workshop
 
+Watch = Callable[[Task], None]
+"""Hears of a task whenever something of it is done."""
+
 _SHARED = 2  # studies that a worker holds at a time
 _at_work: dict[str, Workshop] = {}  # of a process, by the session that it belongs to
 _alone = threading.Lock()  # a network at work belongs to one call
 
 
-def finish(study: Layout, tasks: Sequence[Task], workers: Workers | None = None) -> None:
+def finish(
+    study: Layout,
+    tasks: Sequence[Task],
+    workers: Workers | None = None,
+    watch: Watch | None = None,
+) -> None:
     """Do tasks, or go on with them; those of a new study begin it.
+
+    Parameters
+    ----------
+    study, tasks, workers
+        What is done, and by whom.
+    watch
+        Called with a task whenever something of it is done: the whole of it, or a block of a measurement.
 
     Raises
     ------
@@ -51,13 +66,15 @@ def finish(study: Layout, tasks: Sequence[Task], workers: Workers | None = None)
                 if not engine.here:
                     # where they run nobody sees a bar, another folder may be the current one, and nobody but
                     # this process writes down what the study was begun with
-                    there = Layout(study.folder.resolve(), study.plan, progress=False, device=study.device)
+                    others = tuple(one.resolve() for one in study.others)
+                    there = Layout(study.folder.resolve(), study.plan, False, study.device, others)
                     tasks = [replace(task, study=there) for task in tasks]
                     _ = workshop.training_set, workshop.held_out_set
+                watch = watch or (lambda task: None)
                 if whole := [task for task in tasks if not task.is_measurement]:
-                    _do_whole(engine, session, whole, study.progress)
+                    _do_whole(engine, session, whole, study.progress, watch)
                 if blockwise := [task for task in tasks if task.is_measurement]:
-                    _measure(engine, session, blockwise, workshop)
+                    _measure(engine, session, blockwise, workshop, watch)
         finally:
             _at_work.clear()
             if isinstance(engine, Cluster):
@@ -65,19 +82,16 @@ def finish(study: Layout, tasks: Sequence[Task], workers: Workers | None = None)
                     engine.client.run(_forget, session, nanny=False)
 
 
-def _do_whole(engine: Engine, session: str, tasks: Sequence[Task], progress: bool) -> None:
+def _do_whole(engine: Engine, session: str, tasks: Sequence[Task], progress: bool, watch: Watch) -> None:
+    named = {f"{task.key}-{session}": task for task in tasks}
     calls = [
-        Call(
-            f"{task.key}-{session}",
-            do_whole,
-            (session, task, not engine.here),
-            tuple(f"{key}-{session}" for key in task.needs),
-        )
-        for task in tasks
+        Call(key, do_whole, (session, task, not engine.here), tuple(f"{one}-{session}" for one in task.needs))
+        for key, task in named.items()
     ]
     done = engine.run(calls)
-    for _ in tqdm(done, total=len(calls), desc="networks", unit="task", disable=engine.here or not progress):
-        pass
+    hidden = engine.here or not progress
+    for key, _ in tqdm(done, total=len(calls), desc="networks", unit="task", disable=hidden):
+        watch(named[key])
 
 
 def do_whole(session: str, task: Task, patient: bool = False) -> None:
@@ -136,7 +150,7 @@ class _Open:
     keep: Callable[[measuring.Block], None]
 
 
-def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Workshop) -> None:
+def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Workshop, watch: Watch) -> None:
     """Measure block by block, network after network as far as there are workers; only this process writes."""
     run, owners = workshop.run, dict[str, _Open]()
     total = sum(workshop.count_blocks(task) for task in tasks)
@@ -166,6 +180,7 @@ def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Work
             one.keep(block)
             one.left -= 1
             bar.update()
+            watch(one.task)
             if not one.left:
                 _conclude(workshop, one)
 

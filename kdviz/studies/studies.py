@@ -13,6 +13,7 @@ from kdviz.studies.tasks import Layout, Task, is_trained
 
 if TYPE_CHECKING:
     from kdviz.measuring import Estimate
+    from kdviz.studies.running import Watch
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Study(Layout):
         Show progress bars.
     device
         Where to train and measure this time; that of the plan if None.
+    others
+        Folders of studies of which networks that were trained alike are taken over instead of trained again.
+    watch
+        Called with a task whenever something of it is done.
     """
+
+    watch: "Watch | None" = None
 
     def train(self, workers: Workers | None = None) -> None:
         """Train what is not trained yet: teacher, baselines, students; then their accuracy over training.
@@ -210,4 +217,4 @@ class Study(Layout):
         if missing := self._missing(tasks):
             from kdviz.studies.running import finish
 
-            finish(self, missing, workers)
+            finish(self, missing, workers, self.watch)

@@ -8,14 +8,16 @@ allows; those that write into the run, one after another.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from kdviz.files import read_json
+from kdviz.schema import BLOCK
 from kdviz.store import Run, open_run
-from kdviz.studies.plans import StudentLoss, StudyPlan, TrainedTeacher
+from kdviz.studies.parts import LOGITS, StudentLoss, TrainedTeacher
+from kdviz.studies.plans import StudyPlan
 
 Action = Literal["train", "accuracy", "measure", "repeat", "attribute"]
 
@@ -47,6 +49,11 @@ class Subject:
     loss: StudentLoss | None = None
     distilled: str | None = None
 
+    @property
+    def has_head(self) -> bool:
+        """Whether what lies beyond its loss's layer is trained afterwards; of the logits nothing does."""
+        return self.loss is not None and self.loss.head and self.distilled != LOGITS
+
 
 @dataclass(frozen=True)
 class Task:
@@ -74,6 +81,15 @@ class Task:
     def is_measurement(self) -> bool:
         """Whether it is done block by block."""
         return self.action in ("measure", "repeat")
+
+    @property
+    def steps(self) -> int:
+        """How many blocks of samples a measurement has; 1 of another task."""
+        if not self.is_measurement:
+            return 1
+        plan, once = self.study.plan, self.action == "repeat" or self.subject.role == "teacher"
+        epochs = 1 if once else len(plan.training.measured_epochs)
+        return epochs * -(-plan.measurement.samples // BLOCK)
 
     @cached_property
     def key(self) -> str:
@@ -114,6 +130,7 @@ class Layout:
     plan: StudyPlan
     progress: bool = True
     device: str | None = None
+    others: tuple[Path, ...] = ()
 
     @property
     def run_path(self) -> Path:
@@ -151,7 +168,35 @@ class Layout:
 
     def modules(self, subject: Subject) -> list[str]:
         """Return the modules at which a network is measured."""
-        return [self.plan.networks.layers[layer] for layer in subject.layers]
+        asked = self.plan.networks
+        own = getattr(asked.teacher, "layers", {}) if subject.role == "teacher" else {}
+        return [own.get(layer, asked.layers[layer]) for layer in subject.layers]
+
+    def origin(self, subject: Subject) -> dict[str, Any]:
+        """Tell all that decides a network's training and accuracy, but for the samples themselves.
+
+        Networks of two studies that have the same are the same network.
+        """
+        plan, asked = self.plan.as_json(), self.plan.networks
+        own, taught = plan["networks"], plan["networks"]["teacher"]
+        recipes, factor = plan["training"]["recipes"], plan["training"]["rate_factor"]
+        teacher = {
+            "networks": [taught, taught.get("architecture") or own["architecture"]],
+            "data": taught.get("data") or plan["data"],
+            "training": [factor, recipes.get("teacher")],
+        }
+        if subject.role == "teacher":
+            return teacher
+        training = {name: value for name, value in plan["training"].items() if name != "seeds"}
+        training["recipes"] = {name: one for name, one in recipes.items() if name != "teacher"}
+        return {
+            "networks": [own["architecture"], asked.depth],
+            "layer": own["layers"].get(subject.distilled),
+            "data": plan["data"],
+            "training": training,
+            "subject": repr(replace(subject, layers=())),
+            "teacher": teacher if subject.role == "student" else None,
+        }
 
     # -- where it lies
 
@@ -164,7 +209,7 @@ class Layout:
         folder = self.network_folder(subject)
         if subject.role == "teacher":
             return [folder] if isinstance(self.plan.networks.teacher, TrainedTeacher) else []
-        if subject.loss is None or not subject.loss.head:
+        if subject.loss is None or not subject.has_head:
             return [folder]
         return [folder / subject.loss.kind, folder / "head"]
 

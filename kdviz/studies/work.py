@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdviz import distillation, models, schema
-from kdviz.errors import StoreError
-from kdviz.files import hash_file, list_differences, make_folder, read_json, write_json
+from kdviz.errors import DataError, StoreError
+from kdviz.files import hash_file, link_tree, list_differences, make_folder, read_json, write_json
 from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
-from kdviz.measuring.settings import BLOCK
 from kdviz.measuring.trial import is_same_response, respond
 from kdviz.models import TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
+from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.sources import Prepared, SampleSet, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
 from kdviz.store import Run, create_run, open_run
-from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, BuiltInTeacher, SavedTeacher
-from kdviz.studies.tasks import Layout, Subject, Task
+from kdviz.studies.parts import BuiltInTeacher, SavedTeacher
+from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE
+from kdviz.studies.tasks import Layout, Subject, Task, is_trained
 from kdviz.training import (
     PLANS,
     CrossEntropy,
@@ -98,6 +99,22 @@ class Workshop:
         return self._load("held-out")
 
     @cached_property
+    def teacher_set(self) -> SampleSet:
+        """All samples that the teacher is trained on, where it is trained here."""
+        return self._load_others("train")
+
+    @cached_property
+    def teacher_held_out_set(self) -> SampleSet:
+        """Samples of the teacher's kind that no network sees."""
+        return self._load_others("held-out")
+
+    def _load_others(self, part: Part) -> SampleSet:
+        data = getattr(self.plan.networks.teacher, "data", None)
+        if data is None:
+            return self.training_set if part == "train" else self.held_out_set
+        return data.load(part)
+
+    @cached_property
     def student_set(self) -> SampleSet:
         """Those that students and baselines see."""
         everything = self.training_set
@@ -157,10 +174,11 @@ class Workshop:
                     "put them back, or choose another folder"
                 )
         teacher = self.plan.networks.teacher
-        if isinstance(teacher, SavedTeacher) and teacher.file.is_file():
-            digest = hash_file(teacher.file)
+        file = teacher.file if isinstance(teacher, SavedTeacher) else getattr(teacher, "start", None)
+        if file is not None and file.is_file():
+            digest = hash_file(file)
             if begun.setdefault("teacher", digest) != digest:
-                raise StoreError(f"{teacher.file} is not the teacher that {folder} was begun with; {back}")
+                raise StoreError(f"{file} is not the teacher that {folder} was begun with; {back}")
         if begun != known:
             write_json(path, begun)
 
@@ -173,8 +191,16 @@ class Workshop:
 
     @property
     def preset(self) -> models.ArchitecturePreset:
-        """Constants of the architecture."""
+        """Constants of the architecture of students and baselines."""
         return models.PRESETS[self.plan.networks.architecture]
+
+    def preset_of(self, subject: Subject) -> models.ArchitecturePreset:
+        """Constants of a network's architecture."""
+        return models.PRESETS[self._architecture(subject.role == "teacher")]
+
+    def _architecture(self, teacher: bool) -> str:
+        asked = self.plan.networks
+        return (teacher and getattr(asked.teacher, "architecture", None)) or asked.architecture
 
     @cached_property
     def _stand_ins(self) -> Mapping[str, str]:
@@ -189,7 +215,9 @@ class Workshop:
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
         shape, asked = dict(self.plan.data), self.plan.networks
-        options: dict[str, Any] = {"classes": len(self.training_set.classes), "seed": seed}
+        told = getattr(asked.teacher, "classes", None) if teacher else None
+        classes = told or len((self.teacher_set if teacher else self.training_set).classes)
+        options: dict[str, Any] = {"classes": classes, "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
@@ -200,8 +228,11 @@ class Workshop:
             depth = None if teacher else asked.depth
             return encoders.build(encoder, trained=pretrained, depth=depth, **options)
         network: nn.Module = getattr(models, self.plan.data.modality).build(
-            self.plan.networks.architecture, **options
+            self._architecture(teacher), **options
         )
+        start = getattr(asked.teacher, "start", None)
+        if pretrained and start is not None:
+            inherit(network, read_checkpoint(start), start)
         return network
 
     @cached_property
@@ -265,47 +296,84 @@ class Workshop:
     def training_plan(self, kind: str, seed: int) -> TrainingPlan:
         """Return the plan of this kind of training, for the study's number of epochs and a seed."""
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
-        known = plans.get(kind, plans["student"])
+        known = plans.get(kind, plans["baseline" if kind in distillation.LOSSES else "student"])
         taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
         special = {"head": asked.head_epochs, "teacher": taught, "fine_tuning": taught}
         epochs = special.get(kind, asked.epochs)
         assert isinstance(known.learning_rate, tuple)
         first, last = known.learning_rate
-        changes = {
+        changes: dict[str, Any] = {
             "epochs": epochs,
             "seed": seed,
-            "checkpoints": (0, epochs) if kind in special else (),
+            "checkpoints": (0, epochs) if kind in special else asked.checkpoints,
             "learning_rate": (first * asked.rate_factor, last * asked.rate_factor),
         }
+        at_layer = kind in self.plan.networks.layers
+        for name in ("student", kind) if at_layer else ("teacher" if kind == "fine_tuning" else kind,):
+            if recipe := asked.recipes.get(name):
+                changes |= recipe.model_dump(exclude_none=True)
         return TrainingPlan(**known.model_dump() | changes)
 
     def _make_loss(self, subject: Subject) -> distillation.Loss:
         assert subject.loss is not None
         place = {} if subject.distilled is None else {"layer": subject.distilled}
-        options, named = place | subject.loss.options, {**self.preset.layers, **self.plan.networks.layers}
+        options, asked = place | subject.loss.options, self.plan.networks
+        theirs = getattr(asked.teacher, "layers", {})
+        if theirs and options.get("layer") is not None:
+            options.setdefault("teacher_layer", options["layer"])
+        named = {"layer": {**self.preset.layers, **asked.layers}}
+        named["teacher_layer"] = named["layer"] | theirs
 
-        def find(name: Any) -> Any:
-            return [*map(find, name)] if isinstance(name, (list, tuple)) else named.get(name, name)
+        def find(option: str, name: Any) -> Any:
+            if isinstance(name, (list, tuple)):
+                return [find(option, one) for one in name]
+            return named[option].get(name, name)
 
-        options |= {name: find(options[name]) for name in options.keys() & {"layer", "teacher_layer"}}
+        options |= {option: find(option, options[option]) for option in options.keys() & named.keys()}
         return distillation.LOSSES[subject.loss.kind](**options)
+
+    def take_over(self, subject: Subject) -> None:
+        """Take a network and its accuracy from a study that trained it alike, if there is one."""
+        study, folder = self.study, self.study.network_folder(subject)
+        if folder.is_dir() or not study.others:
+            return
+        _ = self.training_set, self.held_out_set  # so that what they are is written down
+        ours = read_json(study.folder / _BEGUN_FILE)
+        for place in (one for one in study.others if (one / _BEGUN_FILE).is_file()):
+            other, theirs = Layout(place, type(self.plan).load(place)), read_json(place / _BEGUN_FILE)
+            twin = next((one for one in other.subjects() if one.name == subject.name), None)
+            if twin is None or other.origin(twin) != study.origin(subject):
+                continue
+            same = all(ours.get(part) == theirs.get(part) for part in ("train", "held-out", "teacher"))
+            trained = other.training_folders(twin)
+            if not (same and trained and all(map(is_trained, trained))):
+                continue
+            if read_json(trained[0] / "plan.json")["tracked_layers"] == self._weights(subject):
+                link_tree(other.network_folder(twin), folder)
+                return
 
     def train(self, subject: Subject) -> None:
         """Train a network, and the head of a student that needs one."""
+        self.take_over(subject)
         loss, layer = subject.loss, subject.distilled
-        kind = (layer if loss is None or loss.head else None) or "baseline"  # labels are learned at its rates
+        kind = "baseline" if loss is None else (layer or loss.kind) if loss.head else loss.kind
         seed, is_teacher, taught = subject.seed, subject.seed is None, self.plan.networks.teacher
         if seed is None:
             seed = getattr(taught, "seed", 0)
             kind = "teacher" if getattr(taught, "encoder", None) is None else "fine_tuning"
         folder, *heads = self.study.training_folders(subject)
         network = self.build(seed, teacher=is_teacher, pretrained=is_teacher)
-        inputs, labels = self.as_tensors(self.training_set) if is_teacher else self.student_data
+        inputs, labels = self.as_tensors(self.teacher_set) if is_teacher else self.student_data
+        validation = self.as_tensors(self.teacher_held_out_set) if is_teacher else self.held_out_data
         same: dict[str, Any] = {"device": self.device, "progress": self.study.progress}
-        to_learn: dict[str, Any] = {"labels": labels, "validation": self.held_out_data}
+        to_learn: dict[str, Any] = {"labels": labels, "validation": validation}
         if loss is not None:
-            to_learn = {} if loss.head else to_learn
-            to_learn |= {"loss": self._make_loss(subject), "teacher": self.teacher}
+            learned = self._make_loss(subject)
+            if learned.begins_as_teacher:
+                inherit(network, self.teacher.state_dict(), self.teacher_checkpoint[1])
+            if loss.head:
+                to_learn = {} if subject.has_head else {"validation": validation}
+            to_learn |= {"loss": learned, "teacher": self.teacher if learned.needs_teacher else None}
         train(
             network,
             inputs,
@@ -339,8 +407,11 @@ class Workshop:
     def _find_accuracy(self, subject: Subject) -> tuple[dict[int, float], str]:
         if subject.role == "teacher":
             epoch, _ = self.teacher_checkpoint
-            return {epoch: evaluate(self.teacher.to(self.device or "cpu"), *self.held_out_data)}, _ITSELF
-        if subject.loss is not None and subject.loss.head:
+            if getattr(self.plan.networks.teacher, "classes", None) is not None:
+                return {epoch: float("nan")}, "unknown: the network tells other classes"
+            unseen = self.as_tensors(self.teacher_held_out_set)
+            return {epoch: evaluate(self.teacher.to(self.device or "cpu"), *unseen)}, _ITSELF
+        if subject.has_head:
             return self._probe(subject)
         record = self._record(subject)
         start = self.build()
@@ -398,7 +469,7 @@ class Workshop:
         checkpoints, plan = self.checkpoints(subject), self.plan.measurement
         last = max(checkpoints)
         accuracies, _ = self.study.accuracies(subject)
-        samples, prepared = self.measured_set, self.measured
+        samples, prepared, preset = self.measured_set, self.measured, self.preset_of(subject)
         return plan_measurement(
             self.build_for(subject),
             {last: checkpoints[last]} if repeat else checkpoints,
@@ -410,12 +481,12 @@ class Workshop:
             foreground=prepared.foreground,
             labels=samples.labels,
             sample_ids=samples.sample_ids,
-            entry=self.preset.entry,
-            feature=self.preset.feature,
+            entry=preset.entry,
+            feature=preset.feature,
             method=plan.method,
             probes=plan.probes,
             draws=plan.draws,
-            weight=self.preset.weight,
+            weight=preset.weight,
             seed=plan.seed + repeat,
             device=self.device,
             details=self._details(subject) | {"accuracy": accuracies[last]},
@@ -440,7 +511,7 @@ class Workshop:
     def count_blocks(self, task: Task) -> int:
         """Count the blocks of a measurement."""
         epochs = 1 if task.action == "repeat" else len(self.checkpoints(task.subject))
-        return epochs * -(-len(self.measured_set) // BLOCK)
+        return epochs * -(-len(self.measured_set) // schema.BLOCK)
 
     def conclude(self, task: Task, measurement: Measurement) -> None:
         """Say what of a whole measurement is doubtful, and write what else is known of the network beside."""
@@ -458,7 +529,8 @@ class Workshop:
             self.run.write_variable(subject.name, module, values)
 
     def _details(self, subject: Subject) -> dict[str, schema.Attribute]:
-        details: dict[str, schema.Attribute] = {"architecture": self.plan.networks.architecture}
+        architecture = self._architecture(subject.role == "teacher")
+        details: dict[str, schema.Attribute] = {"architecture": architecture}
         if subject.seed is not None:
             details["training_seed"] = subject.seed
         if subject.loss is not None:
@@ -481,7 +553,9 @@ class Workshop:
         load_weights(network, weights)  # of a head beside the same features, where a student needs one
         inputs = prepare_inputs(torch.from_numpy(self.measured.inputs[:]), self.measured.units)
         with frozen(network):
-            found = respond(FeatureReader(network, modules, self.preset.feature, main=inputs.main), inputs)
+            found = respond(
+                FeatureReader(network, modules, self.preset_of(subject).feature, main=inputs.main), inputs
+            )
         for module in modules:
             known = run.variable(subject.name, module, "clean_response")
             if known is not None and not np.isnan(stored := float(known[at])):
@@ -515,6 +589,21 @@ class Workshop:
         about = {
             "network": subject.name,
             "network_role": subject.role,
-            "architecture": self.plan.networks.architecture,
+            "architecture": self._architecture(subject.role == "teacher"),
         }
         run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
+
+
+def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Give a network all weights of another that fit in name and shape.
+
+    Raises
+    ------
+    DataError
+        If none do.
+    """
+    own = network.state_dict()
+    known = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
+    if not known:
+        raise DataError(f"{source} holds no weights of a {type(network).__name__}, such as {next(iter(own))}")
+    network.load_state_dict(own | known)

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kdviz.distillation import LOGITS, Loss, Outputs, as_loss
+from kdviz.distillation import LOGITS, CrossEntropy, Loss, Outputs, as_loss
 from kdviz.networks import device_of, fingerprint_tensors, frozen
 from kdviz.networks.features import same_random_state
 from kdviz.networks.inputs import check_finite
@@ -28,39 +27,6 @@ from kdviz.training.fitting import Task, draws_seeded, fit
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.reading import Read, apply, reader, recall
 from kdviz.training.records import TrainingRecord
-
-
-class CrossEntropy(Loss):
-    """Cross-entropy of a network's own answers: no teacher.
-
-    Parameters
-    ----------
-    beyond
-        Last frozen layer: only what lies beyond it is trained; up to it, weights and running statistics keep
-        every bit. None: the whole network is trained.
-
-    Notes
-    -----
-    A frozen part runs in eval mode. In the authors' code its batch normalisation keeps adapting [1]_, so that
-    the distilled feature moves; here it does not. If nothing is augmented and the network can be cut at the
-    layer, the frozen features are computed once.
-
-    References
-    ----------
-    .. [1] Zhang et al., TPAMI 2022, section 4.1, and the authors' published code, ``distillation.py``.
-    """
-
-    needs_labels = True
-
-    def __init__(self, beyond: str | None = None) -> None:
-        self.beyond = beyond
-
-    def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels: Tensor | None, rows: Tensor
-    ) -> Tensor:
-        """Return the mean over samples."""
-        assert labels is not None
-        return functional.cross_entropy(student.logits, labels)
 
 
 def train(

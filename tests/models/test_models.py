@@ -34,7 +34,7 @@ def run_python(code):
 
 
 def test_presets__name_the_papers_networks():
-    assert sorted(PRESETS) == sorted([*PARAMETERS, "small_vgg"])
+    assert sorted(PRESETS) == sorted([*PARAMETERS, "small_vgg", "small_vgg_deep"])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -102,7 +102,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("export none file.nc", "there is no run at none"),
         ("report none", "there is no run at none"),
         ("measure none", "none holds no study: there is no study.yaml; begin with kdviz train"),
-        ("train out --layers fc1,fc9", "layer of small_vgg below its logits is 'fc9'; did you mean"),
+        ("train out --layers fc1,fc9", "layer of small_vgg is 'fc9'; did you mean"),
         ("train out --architecture vgg", "architecture for images is 'vgg'; did you mean"),
         (
             "train out -s measurement.samples=1 -s measurement.grid=0",

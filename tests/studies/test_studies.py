@@ -78,10 +78,19 @@ def test_plan__defaults_are_the_demo() -> None:
         ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for built-in"),
         (
             {"networks": {"layers": ("fc1", "fc9")}},
-            "layer of small_vgg below its logits is 'fc9'; did you mean 'fc2'",
+            "layer of small_vgg is 'fc9'; did you mean 'fc2'",
         ),
         ({"networks": {"layers": ()}}, "layers\n.*at least 1 item"),
-        ({"networks": {"layers": ("fc1", "fc3")}}, "below its logits is 'fc3'"),
+        (
+            {"networks": {"teacher": {"kind": "trained", "architecture": "vgg"}}},
+            "architecture of the teacher is 'vgg'; did you mean",
+        ),
+        (
+            {"networks": {"teacher": {"kind": "trained", "data": {"kind": "movie-reviews"}}}},
+            "networks.teacher.data are texts, the study is of images",
+        ),
+        ({"training": {"checkpoints": (0, 5, 3, 12)}}, "must rise from 0 to epochs=12, got"),
+        ({"training": {"recipes": {"fc4": {}}}}, "training.recipes is 'fc4'; did you mean 'fc1'"),
         ({"networks": {"teacher": {"kind": "mine"}}}, "'mine'"),
         ({"training": {"seeds": ()}}, "seeds\n.*at least 1 item"),
         ({"training": {"seeds": (0, 0)}}, r"training.seeds must be different ones, got \(0, 0\)"),

@@ -142,12 +142,12 @@ def test_study__measured_texts_have_words_of_both_kinds(tmp_path: Path) -> None:
             "a small_bert for built-in data of the usual size",
         ),
         (
-            {"data": {"kind": "furniture"}, "networks": {"layers": ["fc3"]}},
-            "layer of small_pointnet below its logits is 'fc3'; did you mean 'fc2'",
+            {"data": {"kind": "furniture"}, "networks": {"layers": ["fc4"]}},
+            "layer of small_pointnet is 'fc4'; did you mean",
         ),
         (
             {"data": {"kind": "movie-reviews"}, "networks": {"layers": ["fc1"]}},
-            "layer of small_bert below its logits is 'fc1'; allowed: hidden, cls",
+            "layer of small_bert is 'fc1'; allowed: hidden, cls",
         ),
     ],
 )

@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "testing": GROUND,
     # top; the two of them that write reports and read commands use kdviz as its users do
     "studies": MEASURED
-    | {"sources", "models", "gain", "distillation", "training", "measuring", "attribution"}
+    | {"papers", "sources", "models", "gain", "distillation", "training", "measuring", "attribution"}
     | {"coherency", "transfer", "unicam"},
     "reports": GROUND | {"analysis", "render", "store", ""},
     "cli": {"errors", "arguments", "stopping", "files", "studies", "reports", ""},

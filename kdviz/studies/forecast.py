@@ -1,0 +1,87 @@
+"""One bar for many tasks: what is done, what runs, and when all of it will be over."""
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from tqdm.auto import tqdm
+
+from kdviz.store import Run, open_run
+from kdviz.studies.tasks import Task
+
+_LAYOUT = "{desc} |{bar:20}| {n_fmt} of {total_fmt}, {elapsed} so far{postfix}"
+_PAUSE = 10  # seconds between two lines of a log
+
+
+class Forecast:
+    """Counts what is done of the tasks of several studies, and shows it.
+
+    In a terminal and in a notebook as a bar, in a log as lines. A training counts as one, a measurement as
+    its blocks. How long one of a kind takes is learned from those that were done; until then the mean of all
+    stands for it.
+
+    Parameters
+    ----------
+    name
+        Of all of it.
+    tasks
+        By name of what they belong to; those that are done already do not count.
+    shown
+        Whether anything is shown.
+    """
+
+    def __init__(self, name: str, tasks: Mapping[str, Sequence[Task]], *, shown: bool = True) -> None:
+        self.name, self.shown = name, shown
+        self.left: Counter[tuple[str, str, str]] = Counter()
+        self.seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        self._runs: dict[str, Run | None] = {}
+        for part, many in tasks.items():
+            for task in many:
+                if part not in self._runs:
+                    path = task.study.run_path
+                    self._runs[part] = open_run(path) if path.is_dir() else None
+                if not task.is_done(self._runs[part]):
+                    self.left[part, task.action, task.subject.role] += task.steps
+        self._last = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._as_lines = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        hidden = not self.shown or self._as_lines or not self.left.total()
+        self._bar = tqdm(total=self.left.total(), desc=self.name, disable=hidden, bar_format=_LAYOUT)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+    def begin(self, part: str) -> Callable[[Task], None]:
+        """Return what is to hear of every step of a part's tasks."""
+        self._last = time.monotonic()
+
+        def count(task: Task) -> None:
+            kind, now = (part, task.action, task.subject.role), time.monotonic()
+            self.seconds[kind].append(now - self._last)
+            self.left[kind] = max(0, self.left[kind] - 1)
+            self._last = now
+            about = f"{part}, {task.action} {task.subject.name}"
+            self._bar.update()
+            self._bar.set_postfix_str(f"about {self.remaining} left: {about}")
+            if self.shown and self._as_lines and (now > self._told + _PAUSE or not self.left.total()):
+                done, self._told = sum(map(len, self.seconds.values())), now
+                of = done + self.left.total()
+                print(f"{self.name}: {done} of {of}, about {self.remaining} left: {about}", file=sys.stderr)
+
+        return count
+
+    @property
+    def remaining(self) -> timedelta:
+        """Time that is left, as far as it is known."""
+        every = [one for many in self.seconds.values() for one in many]
+        mean = {kind: sum(many) / len(many) for kind, many in self.seconds.items()}
+        usual = sum(every) / max(len(every), 1)
+        return timedelta(seconds=round(sum(n * mean.get(kind, usual) for kind, n in self.left.items())))

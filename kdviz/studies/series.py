@@ -1,0 +1,146 @@
+"""A named study in a folder: all its arms are trained, measured and asked, each in a folder of its own.
+
+Arms of several studies lie side by side. Equal ones are one folder, and a network that two arms train alike
+is trained once.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from kdviz.analysis import Settings
+from kdviz.errors import DataError
+from kdviz.store import Run, open_run
+from kdviz.studies.engines import Workers
+from kdviz.studies.forecast import Forecast
+from kdviz.studies.named import Arm, NamedStudy
+from kdviz.studies.plans import STUDY_FILE, StudyPlan
+from kdviz.studies.studies import Study
+
+
+@dataclass(frozen=True)
+class Series:
+    """The arms of a named study, by one preset, in a folder.
+
+    Attributes
+    ----------
+    name, study
+        What is compared.
+    arms
+        From :meth:`NamedStudy.arms`.
+    folder
+        Holds the folders of arms, of this and of other named studies.
+    progress
+        Show one bar for all of it; where nobody watches, lines.
+    device
+        Where to train and measure; that of the plans if None.
+    """
+
+    name: str
+    study: NamedStudy
+    arms: Sequence[Arm]
+    folder: Path
+    progress: bool = True
+    device: str | None = None
+
+    @cached_property
+    def parts(self) -> list[tuple[Arm, Study]]:
+        """Every arm with the study in its folder."""
+        places = [self._place(arm) for arm in self.arms]
+        others = tuple(dict.fromkeys([*places, *sorted(self.folder.glob("*/"))]))
+        return [
+            (arm, Study(place, _grown(place, arm.plan), False, self.device, others))
+            for arm, place in zip(self.arms, places, strict=True)
+        ]
+
+    def _place(self, arm: Arm) -> Path:
+        """Find the folder of an arm, which an equal one of another study may have begun."""
+        plan = arm.plan.as_json()
+        told = {"networks": plan["networks"]["layers"], "losses": plan["losses"], **arm.plan.identity}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        known = sorted(self.folder.glob(f"*-{digest}/"))
+        plain = re.sub(r"[^a-z0-9]+", "-", arm.name.lower()).strip("-")
+        return known[0] if known else self.folder / f"{plain or 'arm'}-{digest}"
+
+    def run(self, workers: Workers | None = None) -> None:
+        """Train, measure and ask whatever is not yet; goes on where it was stopped.
+
+        Parameters
+        ----------
+        workers
+            Who trains and measures, as for :meth:`Study.train`.
+
+        Raises
+        ------
+        DataError
+            If data of an arm are missing, before anything is trained.
+        """
+        for _, missing in self.missing():
+            raise DataError(missing)
+        actions = ("train", "accuracy", *(("measure", "repeat") if "points" in self.study.chapters else ()))
+        tasks = {arm.name: study.tasks(*actions) for arm, study in self.parts}
+        with Forecast(self.name, tasks, shown=self.progress) as forecast:
+            for arm, study in self.parts:
+                watched = replace(study, watch=forecast.begin(arm.name))
+                watched.train(workers)
+                if "points" in self.study.chapters:
+                    watched.measure(workers)
+                if "transfer" in self.study.chapters:
+                    study.share()
+                if "unicam" in self.study.chapters:
+                    study.explain()
+
+    def estimate(self) -> pd.DataFrame:
+        """Estimate."""
+        return pd.DataFrame()
+
+    def missing(self) -> Iterator[tuple[Arm, str]]:
+        """Tell of which arms data are missing, and what to do about it."""
+        for arm, study in self.parts:
+            try:
+                if not study.run_path.is_dir():
+                    study.plan.data.load("train")
+            except DataError as error:
+                yield arm, f"{arm.name}: {error}"
+
+    def status(self) -> pd.DataFrame:
+        """Count what is done of every arm.
+
+        Returns
+        -------
+        DataFrame
+            ``arm``; ``trained`` and ``measured``, as "2 of 7" networks, measurements repeated for the noise
+            floor among them; ``folder``.
+        """
+        rows = []
+        for arm, study in self.parts:
+            run = open_run(study.run_path) if study.run_path.is_dir() else None
+            trained, measured = study.tasks("train"), study.tasks("measure", "repeat")
+            row = {"arm": arm.name}
+            for name, tasks in (("trained", trained), ("measured", measured)):
+                row[name] = f"{sum(task.is_done(run) for task in tasks)} of {len(tasks)}"
+            rows.append(row | {"folder": str(study.folder)})
+        return pd.DataFrame(rows)
+
+    def readings(self) -> Iterator[tuple[dict[str, str], Run, Settings | None]]:
+        """Yield labels, run and settings of every reading of the arms that are measured."""
+        for arm, study in self.parts:
+            if study.run_path.is_dir():
+                run = open_run(study.run_path)
+                for setting, settings in arm.readings.items():
+                    yield dict(arm.labels) | ({"setting": setting} if setting else {}), run, settings
+
+
+def _grown(place: Path, plan: StudyPlan) -> StudyPlan:
+    """Return a plan with the seeds that its folder has beside."""
+    if not (place / STUDY_FILE).is_file():
+        return plan
+    seeds = dict.fromkeys([*StudyPlan.load(place).training.seeds, *plan.training.seeds])
+    training = plan.training.model_copy(update={"seeds": tuple(seeds)})
+    return plan.model_copy(update={"training": training})

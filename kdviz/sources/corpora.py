@@ -84,9 +84,7 @@ class Corpus(Source):
     index, usual
         Paths of which one is in its folder; the usual name of that folder.
     crop
-        By how much the box of an object is enlarged, in width and height.
-    masked
-        Whether the foreground is known.
+        By how much the box of an object is enlarged, in width and height; None: the image is shown whole.
     """
 
     modality: ClassVar[str] = "image"
@@ -94,8 +92,7 @@ class Corpus(Source):
     advice: ClassVar[str]
     index: ClassVar[tuple[str, ...]]
     usual: ClassVar[str]
-    crop: ClassVar[float] = 1.0
-    masked: ClassVar[bool] = True
+    crop: ClassVar[float | None] = None
 
     folder: AbsolutePath = Field(description="folder of the corpus as unpacked, or the one around it")
     size: int = Field(default=224, ge=16, le=512, description="height and width in pixels")
@@ -135,9 +132,10 @@ class Corpus(Source):
         chosen, size = self._draw(items), self.size
         count = len(chosen)
         masks = LazyArray(lambda k: self._read_marks(chosen[k]), count, (size, size), np.int8)
+        marked = any(item.box or item.mask for item in items)
         return ImageSet(
             images=LazyArray(lambda k: self._read_image(chosen[k]), count, (size, size, 3), np.uint8),
-            masks=masks if self.masked else None,
+            masks=masks if marked else None,
             labels=np.array([item.label for item in chosen], dtype=np.int64),
             sample_ids=tuple(item.name for item in chosen),
             classes=tuple(classes),
@@ -150,8 +148,15 @@ class Corpus(Source):
         """Return the names of the classes and the samples of a part, in the order of the corpus."""
 
     def mark(self, item: Item, width: int, height: int) -> NDArray[np.int8]:
-        """Return the marks of a whole image, ``(H, W)``: 1 on the object, 0 beside it, -1 void."""
-        raise NotImplementedError
+        """Return the marks of a whole image, ``(H, W)``: 1 on the object, 0 beside it, -1 void.
+
+        By default what is inside the box is the object.
+        """
+        assert item.box is not None
+        marks = np.zeros((height, width), np.int8)
+        left, top, right, bottom = item.box.cut(width, height)
+        marks[top:bottom, left:right] = 1
+        return marks
 
     def locate(self) -> Path:
         """Find the folder of the corpus: the one given, the one around it, or one in it.
@@ -238,7 +243,7 @@ class Corpus(Source):
         return chosen
 
     def _cut(self, item: Item, width: int, height: int) -> tuple[int, int, int, int]:
-        if item.box is None:
+        if item.box is None or self.crop is None:
             return 0, 0, width, height
         left, top, right, bottom = item.box.cut(width, height, self.crop)
         if left >= right or top >= bottom:

@@ -2,16 +2,15 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from kdviz.arguments import name_some
 from kdviz.errors import DataError
-from kdviz.sources.corpora import Corpus, Item, read_objects
+from kdviz.sources.corpora import Box, Corpus, Item, read_objects
 from kdviz.sources.samples import Part
 
 TERRESTRIAL_MAMMALS = {
@@ -105,24 +104,17 @@ class IlsvrcDet(Corpus):
             )
         return [TERRESTRIAL_MAMMALS.get(synset, synset) for synset in self.classes], items
 
-    def mark(self, item: Item, width: int, height: int) -> NDArray[np.int8]:
-        """Take what is inside the box."""
-        assert item.box is not None
-        marks = np.zeros((height, width), np.int8)
-        left, top, right, bottom = item.box.cut(width, height)
-        marks[top:bottom, left:right] = 1
-        return marks
-
 
 class TinyImageNet(Corpus):
-    """Images of 64 x 64 pixels of 200 classes; their foreground is not known.
+    """Images of 64 x 64 pixels of 200 classes, with a box around the object.
 
     ``tiny-imagenet-200.zip`` (<http://cs231n.stanford.edu/tiny-imagenet-200.zip>) unpacks to
     ``tiny-imagenet-200`` with ``wnids.txt``, ``words.txt``, ``train/<synset>/<synset>_boxes.txt``,
     ``train/<synset>/images``, ``val/val_annotations.txt`` and ``val/images``. Train is ``train``, held-out is
-    ``val``; the test images have no published labels. The papers name no foreground for this corpus, so there
-    are no masks, and its boxes are not used. Labels follow the synsets, sorted; classes are named by the
-    first of their words, with the synset where two share it. Samples are named by their files.
+    ``val``; the test images have no published labels. The papers count points on the foreground of this corpus
+    and name none: unless `foreground` says to take the boxes, there are no masks. Labels follow the synsets,
+    sorted; classes are named by the first of their words, with the synset where two share it. Samples are
+    named by their files.
 
     References
     ----------
@@ -139,10 +131,12 @@ class TinyImageNet(Corpus):
     )
     index: ClassVar[tuple[str, ...]] = ("wnids.txt",)
     usual: ClassVar[str] = "tiny-imagenet-200"
-    masked: ClassVar[bool] = False
 
     kind: Literal["tiny-imagenet"] = "tiny-imagenet"
     size: int = Field(default=64, ge=16, le=512, description="height and width in pixels")
+    foreground: Literal["box"] | None = Field(
+        default=None, description="box: what is inside; none by default"
+    )
 
     def find(self, root: Path, part: Part) -> tuple[list[str], list[Item]]:
         """List the images of a part."""
@@ -157,13 +151,29 @@ class TinyImageNet(Corpus):
         if part == "train":
             tables = {synset: root / "train" / synset / f"{synset}_boxes.txt" for synset in synsets}
             listed = [
-                (table.parent / "images" / row[0], synset)
+                (table.parent / "images" / row[0], synset, row[1:])
                 for synset, table in tables.items()
                 for row in self.read_lines(table, 5)
             ]
         else:
             table = root / "val" / "val_annotations.txt"
-            listed = [(table.parent / "images" / row[0], row[1]) for row in self.read_lines(table, 6)]
-            if strange := {synset for _, synset in listed} - {*synsets}:
+            rows = self.read_lines(table, 6)
+            listed = [(table.parent / "images" / row[0], row[1], row[2:]) for row in rows]
+            if strange := {synset for _, synset, _ in listed} - {*synsets}:
                 raise DataError(f"{table} names synsets that wnids.txt has not: {name_some(sorted(strange))}")
-        return names, [Item(path.stem, labels[synset], path) for path, synset in listed]
+        return names, [
+            Item(path.stem, labels[synset], path, self._read_box(path, edges))
+            for path, synset, edges in listed
+        ]
+
+    def _read_box(self, image: Path, edges: Sequence[str]) -> Box | None:
+        """Read the first and last pixels of a box; None where it is not asked for."""
+        if self.foreground is None:
+            return None
+        try:
+            left, top, right, bottom = map(int, edges)
+        except ValueError:
+            raise DataError(
+                f"the box of {image.name} is {edges}, not four numbers; unpack it again"
+            ) from None
+        return Box(left, top, right + 1, bottom + 1)

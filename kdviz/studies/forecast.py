@@ -10,7 +10,6 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
-from kdviz.store import Run, open_run
 from kdviz.studies.tasks import Task
 
 _LAYOUT = "{desc} |{bar:20}| {n_fmt} of {total_fmt}, {elapsed} so far{postfix}"
@@ -29,7 +28,7 @@ class Forecast:
     name
         Of all of it.
     tasks
-        By name of what they belong to; those that are done already do not count.
+        What is left to do, by name of what it belongs to.
     shown
         Whether anything is shown.
     """
@@ -38,14 +37,9 @@ class Forecast:
         self.name, self.shown = name, shown
         self.left: Counter[tuple[str, str, str]] = Counter()
         self.seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        self._runs: dict[str, Run | None] = {}
         for part, many in tasks.items():
             for task in many:
-                if part not in self._runs:
-                    path = task.study.run_path
-                    self._runs[part] = open_run(path) if path.is_dir() else None
-                if not task.is_done(self._runs[part]):
-                    self.left[part, task.action, task.subject.role] += task.steps
+                self.left[part, task.action, task.subject.role] += task.steps
         self._last = self._told = time.monotonic()
 
     def __enter__(self) -> Self:

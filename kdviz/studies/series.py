@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from kdviz.analysis import Settings
 from kdviz.errors import DataError
@@ -22,6 +24,10 @@ from kdviz.studies.forecast import Forecast
 from kdviz.studies.named import Arm, NamedStudy
 from kdviz.studies.plans import STUDY_FILE, StudyPlan
 from kdviz.studies.studies import Study
+from kdviz.studies.tasks import Action, Task
+
+if TYPE_CHECKING:
+    from kdviz.studies.costs import Cost
 
 
 @dataclass(frozen=True)
@@ -83,22 +89,50 @@ class Series:
         """
         for _, missing in self.missing():
             raise DataError(missing)
-        actions = ("train", "accuracy", *(("measure", "repeat") if "points" in self.study.chapters else ()))
-        tasks = {arm.name: study.tasks(*actions) for arm, study in self.parts}
-        with Forecast(self.name, tasks, shown=self.progress) as forecast:
+        left = self.left()
+        with Forecast(self.name, left, shown=self.progress) as forecast:
             for arm, study in self.parts:
-                watched = replace(study, watch=forecast.begin(arm.name))
-                watched.train(workers)
-                if "points" in self.study.chapters:
-                    watched.measure(workers)
+                if left[arm.name]:
+                    watched = replace(study, watch=forecast.begin(arm.name))
+                    watched.train(workers)
+                    if "points" in self.study.chapters:
+                        watched.measure(workers)
                 if "transfer" in self.study.chapters:
                     study.share()
                 if "unicam" in self.study.chapters:
                     study.explain()
 
+    def left(self) -> dict[str, list[Task]]:
+        """List what is left to train and measure, by arm."""
+        actions: list[Action] = ["train", "accuracy"]
+        if "points" in self.study.chapters:
+            actions += ["measure", "repeat"]
+        return {arm.name: study.left(study.tasks(*actions)) for arm, study in self.parts}
+
     def estimate(self) -> pd.DataFrame:
-        """Estimate."""
-        return pd.DataFrame()
+        """Estimate what is left to train and measure, from a few passes of untrained networks.
+
+        Returns
+        -------
+        DataFrame
+            ``arm``, ``what``, ``networks``, ``passes`` (millions), ``hours`` of one process on this machine
+            (both as ranges, from all samples by gain to all by path), ``memory`` (GB at a time) and ``disk``
+            (GB); a last row of all. What is asked beside points is not estimated.
+        """
+        from kdviz.studies.costs import Cost, estimate_costs
+        from kdviz.studies.work import Workshop
+
+        rows, everything = [], Cost()
+        left = self.left()
+        for arm, study in tqdm(self.parts, desc="estimating", unit="arm", disable=not self.progress):
+            tasks = left[arm.name]
+            for what, cost in estimate_costs(Workshop(study), tasks).items():
+                networks = sum(task.action in _COUNTED[what] for task in tasks)
+                rows.append({"arm": arm.name, "what": what, "networks": networks, **_say(cost)})
+                everything += cost
+        if rows:
+            rows.append({"arm": "all", "what": "", "networks": "", **_say(everything)})
+        return pd.DataFrame(rows)
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
         """Tell of which arms data are missing, and what to do about it."""
@@ -135,6 +169,20 @@ class Series:
                 run = open_run(study.run_path)
                 for setting, settings in arm.readings.items():
                     yield dict(arm.labels) | ({"setting": setting} if setting else {}), run, settings
+
+
+_COUNTED = {"train": ("train",), "measure": ("measure", "repeat")}
+
+
+def _say(cost: "Cost") -> dict[str, str]:
+    ends = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}") for n, t in zip(cost.passes, cost.seconds, strict=True)]
+    passes, hours = (" to ".join(dict.fromkeys(one)) for one in zip(*ends, strict=True))
+    return {
+        "passes": passes,
+        "hours": hours,
+        "memory": f"{cost.memory / 1e9:.1f}",
+        "disk": f"{cost.disk / 1e9:.2f}",
+    }
 
 
 def _grown(place: Path, plan: StudyPlan) -> StudyPlan:

@@ -105,7 +105,7 @@ class Study(Layout):
         self._finish(self.tasks("accuracy"))  # of a training that was stopped just before
         from kdviz.studies.work import Workshop
 
-        return Workshop(self).estimate(self._missing(self.tasks("measure", "repeat")))
+        return Workshop(self).estimate(self.left(self.tasks("measure", "repeat")))
 
     def attribute(self) -> Run:
         """Draw the attribution maps of every network at the end of its training, as far as not done yet.
@@ -207,14 +207,15 @@ class Study(Layout):
                     f"{self.run_path} was measured with {'; '.join(differing)}; use another folder"
                 )
 
-    def _missing(self, tasks: list[Task]) -> list[Task]:
+    def left(self, tasks: list[Task]) -> list[Task]:
+        """Return the tasks that are not done, by what lies on the disk."""
         run = open_run(self.run_path) if self.run_path.is_dir() else None
         return [task for task in tasks if not task.is_done(run)]
 
     def _finish(self, tasks: list[Task], workers: Workers | None = None) -> None:
         if workers is not None:
             read_workers(workers)  # refused even where nothing is left to do
-        if missing := self._missing(tasks):
+        if missing := self.left(tasks):
             from kdviz.studies.running import finish
 
             finish(self, missing, workers, self.watch)

@@ -468,7 +468,6 @@ class Workshop:
         """Say how a network is measured at all its epochs, or again at the last with another seed."""
         checkpoints, plan = self.checkpoints(subject), self.plan.measurement
         last = max(checkpoints)
-        accuracies, _ = self.study.accuracies(subject)
         samples, prepared, preset = self.measured_set, self.measured, self.preset_of(subject)
         return plan_measurement(
             self.build_for(subject),
@@ -489,8 +488,12 @@ class Workshop:
             weight=preset.weight,
             seed=plan.seed + repeat,
             device=self.device,
-            details=self._details(subject) | {"accuracy": accuracies[last]},
+            details=self._details(subject) | self._told(subject, last),
         )
+
+    def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
+        accuracies, _ = self.study.accuracies(subject)
+        return {"accuracy": accuracies[epoch]}
 
     def estimate(self, tasks: Sequence[Task]) -> dict[str, Estimate]:
         """Estimate what measurements will take, by name of the network in the run."""

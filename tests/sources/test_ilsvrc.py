@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from kdviz import units
 from kdviz.errors import DataError
 from kdviz.sources import TERRESTRIAL_MAMMALS, IlsvrcDet, TinyImageNet
+from kdviz.sources.samples import Part
 
 LATER = pytest.mark.parametrize("later", [False, True])
 
@@ -201,3 +202,25 @@ def test_tiny_imagenet__damaged_index_files_are_named(
         (root / file).write_text(text)
     with pytest.raises(DataError, match=message):
         tiny(root, part)
+
+
+@pytest.mark.parametrize(("part", "box"), [("train", (0, 10, 63, 58)), ("held-out", (0, 32, 44, 62))])
+def test_tiny_imagenet__takes_what_is_inside_the_box_for_the_object(
+    tmp_path: Path, part: Part, box: tuple[int, ...]
+) -> None:
+    left, top, right, bottom = box  # the last pixels belong to it
+    samples = TinyImageNet(folder=make_tiny(tmp_path), foreground="box").load(part)
+    assert samples.masks is not None
+    wanted = np.zeros((64, 64), np.int8)
+    wanted[top : bottom + 1, left : right + 1] = 1
+    for image, mask in zip(samples.images[:], samples.masks[:], strict=True):
+        assert corners(image) == (0, 0, 63, 63)
+        np.testing.assert_array_equal(mask, wanted)
+
+
+def test_tiny_imagenet__box_that_is_none_is_named(tmp_path: Path) -> None:
+    root = make_tiny(tmp_path)
+    table = root / "val" / "val_annotations.txt"
+    table.write_text(table.read_text().replace("\t32\t44", "\t32\tx"))
+    with pytest.raises(DataError, match=r"the box of val_0.JPEG is .*, not four numbers"):
+        TinyImageNet(folder=root, foreground="box").load("held-out")

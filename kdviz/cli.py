@@ -498,7 +498,8 @@ def plan_named(
     missing = [what for _, what in opened.missing()]
     table = opened.estimate()
     typer.echo(f"{table.to_string(index=False)}\n" if len(table) else "nothing is left to do\n")
-    typer.echo("\n".join(f"missing  {what}" for what in missing))
+    for what in missing:
+        typer.echo(f"missing  {what}")
     typer.echo(f"next  kdviz study run {name} --preset {preset}")
 
 

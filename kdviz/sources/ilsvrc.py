@@ -111,10 +111,10 @@ class TinyImageNet(Corpus):
     ``tiny-imagenet-200.zip`` (<http://cs231n.stanford.edu/tiny-imagenet-200.zip>) unpacks to
     ``tiny-imagenet-200`` with ``wnids.txt``, ``words.txt``, ``train/<synset>/<synset>_boxes.txt``,
     ``train/<synset>/images``, ``val/val_annotations.txt`` and ``val/images``. Train is ``train``, held-out is
-    ``val``; the test images have no published labels. The papers count points on the foreground of this corpus
-    and name none: unless `foreground` says to take the boxes, there are no masks. Labels follow the synsets,
-    sorted; classes are named by the first of their words, with the synset where two share it. Samples are
-    named by their files.
+    ``val``; the test images have no published labels. The papers count points on the foreground of this
+    corpus and name none: unless `foreground` says to take the boxes, there are no masks. Labels follow the
+    synsets, sorted; classes are named by the first of their words, with the synset where two share it.
+    Samples are named by their files.
 
     References
     ----------

@@ -20,8 +20,9 @@ class Forecast:
     """Counts what is done of the tasks of several studies, and shows it.
 
     In a terminal and in a notebook as a bar, in a log as lines. A training counts as one, a measurement as
-    its blocks. How long one of a kind takes is learned from those that were done; until then the mean of all
-    stands for it.
+    its blocks. How long one takes is learned from those of the same part, action and role that were done,
+    else from those of the same action; what nothing is known of yet is left out, and the time said to be
+    more.
 
     Parameters
     ----------
@@ -64,18 +65,23 @@ class Forecast:
             self._last = now
             about = f"{part}, {task.action} {task.subject.name}"
             self._bar.update()
-            self._bar.set_postfix_str(f"about {self.remaining} left: {about}")
+            self._bar.set_postfix_str(f"{self.remaining} left: {about}")
             if self.shown and self._as_lines and (now > self._told + _PAUSE or not self.left.total()):
                 done, self._told = sum(map(len, self.seconds.values())), now
                 of = done + self.left.total()
-                print(f"{self.name}: {done} of {of}, about {self.remaining} left: {about}", file=sys.stderr)
+                print(f"{self.name}: {done} of {of}, {self.remaining} left: {about}", file=sys.stderr)
 
         return count
 
     @property
-    def remaining(self) -> timedelta:
-        """Time that is left, as far as it is known."""
-        every = [one for many in self.seconds.values() for one in many]
-        mean = {kind: sum(many) / len(many) for kind, many in self.seconds.items()}
-        usual = sum(every) / max(len(every), 1)
-        return timedelta(seconds=round(sum(n * mean.get(kind, usual) for kind, n in self.left.items())))
+    def remaining(self) -> str:
+        """Time that is left, as far as it is known: "about 0:12:00", or "more than" that."""
+        seconds, unknown = 0.0, False
+        for kind, count in self.left.items():
+            alike = self.seconds.get(kind) or [
+                one for other, many in self.seconds.items() if other[1] == kind[1] for one in many
+            ]
+            if alike:
+                seconds += count * sum(alike) / len(alike)
+            unknown = unknown or (count > 0 and not alike)
+        return f"{'more than' if unknown else 'about'} {timedelta(seconds=round(seconds))}"

@@ -188,7 +188,12 @@ class Layout:
         if subject.role == "teacher":
             return teacher
         training = {name: value for name, value in plan["training"].items() if name != "seeds"}
-        training["recipes"] = {name: one for name, one in recipes.items() if name != "teacher"}
+        kind = subject.loss.kind if subject.loss else "baseline"
+        used = [
+            kind,
+            *(("student", subject.distilled, "head") if subject.has_head or subject.distilled else ()),
+        ]
+        training["recipes"] = {name: one for name, one in recipes.items() if name in used}
         return {
             "networks": [own["architecture"], asked.depth],
             "layer": own["layers"].get(subject.distilled),

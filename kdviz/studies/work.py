@@ -80,7 +80,11 @@ class Workshop:
     def do(self, task: Task) -> None:
         """Do a task that is no measurement, or go on with it."""
         if task.action == "train":
-            self.train(task.subject)
+            try:
+                self.train(task.subject)
+            except FloatingPointError as error:
+                told = str(error).replace("lower learning_rate", "lower training.rate_factor, or its rate in")
+                raise FloatingPointError(f"{task.subject.name}: {told} training.recipes") from error
         elif task.action == "accuracy":
             self.tell_accuracy(task.subject)
         else:

@@ -110,6 +110,48 @@ def invent_cloud_run(
     return _invent_run(path, places | masks, "cloud", "fc1", ("box", "ring"), seed)
 
 
+def invent_seeds_run(
+    path: str | os.PathLike[str],
+    points: Mapping[tuple[str, str, int], NDArray[np.bool_]],
+    foreground: NDArray[np.bool_],
+    *,
+    epochs: Mapping[str, tuple[int, ...]],
+) -> Run:
+    """Write a run of several training seeds with invented gains and the knowledge points given.
+
+    Parameters
+    ----------
+    path
+        Run directory to make.
+    points
+        By role, layer and training seed, ``(epochs, samples, units)``; a role ``"student/kl"`` is a student
+        of that method.
+    foreground
+        ``(samples, units)``.
+    epochs
+        By role, without method.
+
+    Raises
+    ------
+    StoreError
+        If the directory cannot be made or holds other samples.
+    """
+    count, units = foreground.shape
+    described = xr.Dataset(
+        {"foreground": (("sample", "unit"), foreground)},
+        coords={"sample": [f"s{index}" for index in range(count)], "unit": np.arange(units)},
+    )
+    layers = {layer: layer for _, layer, _ in points}
+    config = {"layer_names": layers, "threshold": 0.25}
+    run = create_run(path, samples=described, attrs=schema.make_attrs(dataset_id="invented", config=config))
+    for place, ((role, layer, seed), chosen) in enumerate(points.items()):
+        name = f"{role.replace('/', '-')}-{layer}-s{seed}"
+        rng, valid = np.random.default_rng(place), np.ones_like(foreground)
+        reached = epochs[role.partition("/")[0]]
+        _invent_network(run, name, layer, reached, valid, chosen, rng, seed, role.partition("/")[2] or None)
+    return run
+
+
 def _invent_run(
     path: str | os.PathLike[str],
     samples: dict[str, NDArray],
@@ -154,12 +196,15 @@ def _invent_network(
     valid: NDArray[np.bool_],
     points: NDArray[np.bool_],
     rng: np.random.Generator,
+    training_seed: int = 0,
+    method: str | None = None,
 ) -> None:
     """Write one network: a gain of about 1, at its points of about 40."""
     role = network.partition("-")[0]
     attrs = schema.make_attrs(
-        network_role=role, training_seed=0, seed=0, base_noise=0.01, weight=6.0, calibration=0.386,
-        solver="descent", distilled_layer=layer if role == "student" else None,
+        network_role=role, training_seed=training_seed, seed=0, base_noise=0.01, weight=6.0,
+        calibration=0.386, solver="descent", distilled_layer=layer if role == "student" else None,
+        distillation_method=method,
     )  # fmt: skip
     gain = np.where(points, 40.0, 1.0) * np.exp(0.05 * rng.standard_normal(points.shape))
     gain = np.where(valid, gain, np.nan).astype(np.float32)

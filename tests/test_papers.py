@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdviz.analysis import METRICS
-from kdviz.papers import paper_rows
+from kdviz.papers import paper_pairs, paper_rows
 
 PRINTED = ("n_fg", "n_bg", "fg_ratio", "d_mean", "d_var", "rho")
 
@@ -82,3 +82,54 @@ def test_paper_rows__empty_cells_are_empty_text_or_nan():
 def test_paper_rows__unknown_value_raises_and_lists_the_known(key, value):
     with pytest.raises(ValueError, match=rf"{key} is '{value}'; (allowed|did you mean)"):
         paper_rows(**{key: value})
+
+
+# Counted over the printed tables by hand beforehand, with ties where there are any: (wins, ties) by metric.
+COUNTED = {
+    ("V", "CUB200-2011"): (25, (21, 19, 21, 19, 20, 15), None),
+    ("V", "ILSVRC-2013 DET"): (14, (13, 10, 11, 11, 13, 8), None),
+    ("V", "Pascal VOC 2012"): (18, (17, 4, 11, 16, 15, 12), None),
+    ("V", None): (57, (51, 33, 43, 46, 48, 35), {"fg_ratio": 5, "rho": 5}),
+    ("VI", None): (2, (2, 1, 2, 2, 2, 2), {}),
+    ("VII", None): (8, (5, 4, 5, 7, 8, 6), {"fg_ratio": 2}),
+}
+
+
+@pytest.mark.parametrize(("table", "dataset"), COUNTED)
+def test_paper_pairs__students_beat_baselines_as_often_as_counted(table, dataset):
+    count, wins, ties = COUNTED[table, dataset]
+    rows = paper_pairs(table=table, dataset=dataset)
+    signs = {
+        name: METRICS[name].supporting_sign * rows.loc[rows["metric"] == name, "difference"]
+        for name in PRINTED
+    }
+    assert {len(one) for one in signs.values()} == {count}
+    assert tuple(int((one > 0).sum()) for one in signs.values()) == wins
+    if ties is not None:
+        assert {name: n for name, one in signs.items() if (n := int((one == 0).sum()))} == ties
+
+
+def test_paper_pairs__students_of_several_teachers_share_the_baseline_of_their_network():
+    rows = paper_pairs(table="IX", network="VGG-16").set_index("metric").loc["rho"]
+    assert rows[["teacher", "student", "baseline", "difference"]].to_numpy().tolist() == [
+        ["VGG-16", 0.32, 0.27, 0.05],
+        ["VGG-19", 0.44, 0.27, 0.17],
+    ]
+    assert len(paper_pairs(table="II")) == 6 * 6
+
+
+def test_paper_pairs__have_rows_for_printed_metrics_only_and_the_teacher_of_table_iv():
+    assert paper_pairs(table="VIII")["metric"].tolist() == ["n_fg", "n_bg"] * 4
+    fourth = paper_pairs(table="IV", layer="FC3")
+    assert fourth[["metric", "student", "baseline", "teacher_value", "difference"]].to_numpy().tolist() == [
+        ["n_fg", 29.78, 23.26, 33.97, 6.52],
+        ["fg_ratio", 0.63, 0.71, 0.81, -0.08],
+    ]
+    assert paper_pairs(table="V")["teacher_value"].isna().all()
+
+
+def test_paper_pairs__keep_the_notes_of_both_rows_each_once():
+    rows = paper_pairs(table="III", network="VGG-19").query("setting == 'b 0.25'")
+    assert set(rows["note"]) == {
+        "dataset and layer inferred from equal rows of Table V; N_bg probably a misprint of 9.35"
+    }

@@ -9,9 +9,12 @@ from stored gains, so sliders may call it. The order is `derive_entropy`, `find_
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
 
+`tabulate_arms` puts whole runs beside a table of the papers.
+
 `score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
 
+from kdviz.analysis.arms import Arm, arrange_arms, describe_arms, tabulate_arms, tally_wins
 from kdviz.analysis.attributions import (
     SCORES,
     collect_importance,
@@ -47,11 +50,13 @@ __all__ = [
     "METRICS",
     "PATH_METRICS",
     "SCORES",
+    "Arm",
     "Metric",
     "Network",
     "NetworkPair",
     "Settings",
     "apply_settings",
+    "arrange_arms",
     "as_attributions",
     "coarsen_grid",
     "collect_importance",
@@ -61,6 +66,7 @@ __all__ = [
     "compare_settings",
     "count_points",
     "derive_entropy",
+    "describe_arms",
     "describe_comparison",
     "describe_measurement",
     "find_points",
@@ -76,10 +82,12 @@ __all__ = [
     "read_transfer",
     "score_attributions",
     "score_transfer",
+    "tabulate_arms",
     "tabulate_counts",
     "tabulate_layers",
     "tabulate_peaks",
     "tabulate_relevance",
     "tabulate_scores",
     "tally_hypotheses",
+    "tally_wins",
 ]

@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "distillation": GROUND | {"networks"},
     # kept
     "store": GROUND,
-    "analysis": GROUND | {"entropy", "points", "store"},
+    "analysis": GROUND | {"entropy", "points", "store", "papers"},
     "render": {"errors", "arguments", "files", "schema"},
     "widgets": {"errors", "arguments", "files", "schema", "analysis", "render", "store"},
     # rooms

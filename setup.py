@@ -1,4 +1,4 @@
-"""Put the built-in data, stored runs and notebooks into the wheel; everything else is in setup.cfg."""
+"""Put the built-in data, stored runs, notebooks and named studies into the wheel; everything else is in setup.cfg."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ class BuildWithData(build_py):
         if self.editable_mode:
             return
         files = [path for path in (ROOT / "data").rglob("*.*") if path.suffix not in (".py", ".pyc")]
-        for path in sorted([*files, *(ROOT / "notebooks").glob("*.ipynb")]):
+        files += [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "studies").glob("*.yaml")]
+        for path in sorted(files):
             target = Path(self.build_lib, "kdviz", path.relative_to(ROOT))
             self.mkpath(str(target.parent))
             self.copy_file(str(path), str(target))

@@ -538,3 +538,40 @@ def status(
     """
     opened = _open_series(name, preset, change, only, folder)
     typer.echo(f"{opened.status().to_string(index=False)}\n\nnext  kdviz study run {name} --preset {preset}")
+
+
+@named.command("report")
+def report_named(
+    name: Name,
+    preset: PresetName = "small",
+    change: Change = None,
+    only: Only = None,
+    folder: Place = _PLACE,
+    progress: Progress = True,
+) -> None:
+    """Write the table of a study beside the printed one, from the arms that are measured.
+
+    Example: kdviz study report v
+    """
+    from kdviz.reports import rerun, write_tables
+
+    opened = _open_series(name, preset, change, only, folder)
+    study, arms, at = opened.study, opened.readings(), folder / "reports"
+    for arm, told in opened.unfinished().items():
+        typer.echo(f"left out  {arm}: {told}")
+    rows = kdviz.analysis.tabulate_arms(arms, table=study.table or None)
+    typer.echo("\n".join(kdviz.analysis.describe_arms(rows).values()) + "\n")
+    page = write_tables(
+        arms,
+        title=study.title,
+        question=study.question,
+        table=study.table,
+        folder=at,
+        name=f"{Path(name).stem}-{preset}",
+        progress=progress,
+    )
+    typer.echo(f"page      {page}\nnotebook  {page.with_suffix('.ipynb')}")
+    for chapter, notebook in (("transfer", "10_transfer"), ("unicam", "11_unicam")):
+        for run in {arm.run.path: arm.run for arm in arms}.values() if chapter in study.chapters else ():
+            page = rerun(notebook, {"run_path": str(run.path.resolve())}, folder=at, progress=progress)
+            typer.echo(f"{chapter:10}{page}")

@@ -6,6 +6,7 @@ from kdviz.reports.notebooks import (
     read_parameter_file,
     rerun,
     write_report,
+    write_tables,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "read_parameter_file",
     "rerun",
     "write_report",
+    "write_tables",
 ]

@@ -8,13 +8,14 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import kdviz
-from kdviz import stopping
+from kdviz import analysis, stopping
 from kdviz.arguments import suggest
 from kdviz.errors import DataError, MissingExtraError, StoreError
 from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
@@ -28,7 +29,7 @@ except ImportError as error:
     raise MissingExtraError("notebooks need papermill and nbconvert: install kdviz[lab]") from error
 
 _LONGEST_NAME = 100
-_REPORT = "01_report"
+_REPORT, _TABLES = "01_report", "08_tables"
 _SCALARS = (str, int, float, bool)
 _LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
@@ -185,6 +186,45 @@ def write_report(
     _execute(
         find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress_bar=progress
     )
+    return _write_page(executed, code=False)
+
+
+def write_tables(
+    arms: Sequence[analysis.Arm],
+    *,
+    title: str,
+    question: str,
+    table: str,
+    folder: str | os.PathLike[str],
+    name: str,
+    progress: bool = True,
+) -> Path:
+    """Execute the notebook of printed tables on runs and write it as a page without code.
+
+    Parameters
+    ----------
+    arms
+        Runs with their labels and settings.
+    title, question, table
+        What is asked, and the papers' table to show beside it; none if empty.
+    folder, name
+        Where the page goes, and what it is called; the executed notebook lies beside it.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    StoreError, DataError
+        As `write_report`.
+    """
+    usual, told = asdict(analysis.Settings()), []
+    for arm in arms:
+        chosen = {} if arm.settings is None else asdict(arm.settings)
+        changed = {name: value for name, value in chosen.items() if value != usual[name]}
+        told.append({**arm.labels, "run_path": str(arm.run.path.resolve()), **changed})
+    parameters = {"title": title, "question": question, "table": table, "arms": told}
+    executed = make_folder(folder) / f"{name}.ipynb"
+    _execute(find_notebook(_TABLES), executed, parameters, progress_bar=progress)
     return _write_page(executed, code=False)
 
 

@@ -45,7 +45,8 @@ class Forecast:
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._as_lines = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+        self._as_lines = not (sys.stderr.isatty() or in_notebook)
         hidden = not self.shown or self._as_lines or not self.left.total()
         self._bar = tqdm(total=self.left.total(), desc=self.name, disable=hidden, bar_format=_LAYOUT)
         return self

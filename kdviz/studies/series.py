@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from kdviz.analysis import Settings
-from kdviz.errors import DataError
-from kdviz.store import Run, open_run
+from kdviz import analysis
+from kdviz.errors import DataError, StoreError
+from kdviz.store import open_run
 from kdviz.studies.engines import Workers
 from kdviz.studies.forecast import Forecast
 from kdviz.studies.named import Arm, NamedStudy
@@ -162,13 +162,32 @@ class Series:
             rows.append(row | {"folder": str(study.folder)})
         return pd.DataFrame(rows)
 
-    def readings(self) -> Iterator[tuple[dict[str, str], Run, Settings | None]]:
-        """Yield labels, run and settings of every reading of the arms that are measured."""
+    def unfinished(self) -> dict[str, str]:
+        """Tell of the arms that are not measured to their end how far they are, by name."""
+        told = {}
         for arm, study in self.parts:
-            if study.run_path.is_dir():
-                run = open_run(study.run_path)
-                for setting, settings in arm.readings.items():
-                    yield dict(arm.labels) | ({"setting": setting} if setting else {}), run, settings
+            run = open_run(study.run_path) if study.run_path.is_dir() else None
+            tasks = study.tasks("measure")
+            if (done := sum(task.is_done(run) for task in tasks)) < len(tasks):
+                told[arm.name] = f"{done} of {len(tasks)} networks are measured"
+        return told
+
+    def readings(self) -> list[analysis.Arm]:
+        """List every reading of the arms that are measured, for :func:`kdviz.analysis.tabulate_arms`.
+
+        Raises
+        ------
+        StoreError
+            If no arm is measured to its end.
+        """
+        left, found = self.unfinished(), []
+        for arm, study in self.parts:
+            for setting, settings in arm.readings.items() if arm.name not in left else ():
+                labels = dict(arm.labels) | ({"setting": setting} if setting else {})
+                found.append(analysis.Arm(labels, open_run(study.run_path), settings))
+        if not found:
+            raise StoreError(f"nothing of {self.name} is measured in {self.folder} yet")
+        return found
 
 
 _COUNTED = {"train": ("train",), "measure": ("measure", "repeat")}

@@ -220,6 +220,7 @@ def shipped_files() -> set[str]:
     files = {path.relative_to(ROOT) for path in (ROOT / "data").rglob("*") if path.is_file()}
     files = {file for file in files if file.suffix not in (".py", ".pyc")}
     files |= {path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("*.ipynb")}
+    files |= {path.relative_to(ROOT) for path in (ROOT / "studies").glob("*.yaml")}
     return {file.as_posix() for file in files}
 
 
@@ -233,7 +234,7 @@ def test_wheel__holds_the_package_its_data_and_notebooks_and_nothing_else(
     own = {name for name in names if ".dist-info/" not in name}
     assert own == package_files() | {f"kdviz/{name}" for name in shipped_files()}
     assert own > {"kdviz/papers.csv", "kdviz/py.typed", "kdviz/data/review_license.txt"}
-    assert own > {"kdviz/data/runs/fashion.nc", "kdviz/notebooks/01_report.ipynb"}
+    assert own > {"kdviz/data/runs/fashion.nc", "kdviz/notebooks/01_report.ipynb", "kdviz/studies/v.yaml"}
     assert 10 * 2**20 < distributions[1].stat().st_size < 30 * 2**20
     assert f"kdviz-{kdviz.__version__}.dist-info/licenses/LICENSE" in names
     assert metadata["Version"] == kdviz.__version__

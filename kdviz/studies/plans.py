@@ -29,6 +29,7 @@ from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.schema import choose_epochs
 from kdviz.sources import Data, FashionComposites
 from kdviz.sources.samples import AbsolutePath
+from kdviz.studies.answers import check_layers, check_loss, suit_layers
 
 STUDY_FILE = "study.yaml"
 TEACHER_SEED = 100  # no student may start in the teacher's own valley
@@ -39,7 +40,7 @@ _NOT_DECIDING = ("device", "data.tokenizer", "networks.teacher.encoder", *_OF_MA
 _SUM = "# sha256 of the lines above: "
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
 
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality, or kind of data, and part of the plan
     "image": {
         "networks": {"architecture": "small_vgg"},
         "training": {"count": 4000},
@@ -51,6 +52,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
         "training": {"count": 836},
         "measurement": {"samples": 22},
     },
+    "generated-questions": {"networks": {"teacher": {"kind": "trained", "epochs": 8}}},
 }
 _LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # by kind of loss
     "attention": {"layer": "conv"},  # it reads maps
@@ -275,7 +277,8 @@ class StudyPlan(_Part):
         if data is None or not isinstance(given, (Mapping, BaseModel)):
             return given  # a fault that is reported elsewhere
         assert info.field_name is not None
-        values = _DEFAULTS[data.modality].get(info.field_name, {}) | dict(given)
+        values = _DEFAULTS[data.modality].get(info.field_name, {})
+        values = values | _DEFAULTS.get(data.kind, {}).get(info.field_name, {}) | dict(given)
         architecture = getattr(info.data.get("networks"), "architecture", None)
         if info.field_name == "training" and architecture == _OWN_ENCODER:
             values.setdefault("rate_factor", 0.1)  # the rates are those of small networks
@@ -285,7 +288,9 @@ class StudyPlan(_Part):
             if _encoder_of(given) is not None and "architecture" not in given:
                 values["architecture"] = _OWN_ENCODER
             if not isinstance(values.get("layers"), Mapping):
-                values["layers"] = _find_layers(data.modality, values["architecture"], values.get("layers"))
+                names = values.get("layers")
+                found = _find_layers(data.modality, values["architecture"], names)
+                values["layers"] = suit_layers(data, found) if names is None else found
         return values
 
     @field_validator("networks")
@@ -294,6 +299,7 @@ class StudyPlan(_Part):
         data = info.data.get("data")
         if data is None:
             return networks  # a fault that is reported elsewhere
+        check_layers(data, networks.layers.values())
         if isinstance(networks.teacher, BuiltInTeacher):
             known = _DEFAULTS[data.modality]["networks"]["architecture"]
             fits = data.kind in BUILT_IN_TEACHERS and networks.architecture == known
@@ -338,6 +344,8 @@ class StudyPlan(_Part):
     @classmethod
     def _check_losses(cls, losses: tuple[StudentLoss, ...], info: ValidationInfo) -> tuple[StudentLoss, ...]:
         modality = getattr(info.data.get("data"), "modality", "image")
+        for loss in losses if "data" in info.data else ():
+            check_loss(info.data["data"], loss.kind, loss.options)
         if modality != "image" and (found := [loss.kind for loss in losses if loss.kind in _OF_MAPS]):
             raise ValueError(
                 f"{found[0]} compares maps over pictures, and this is a study of {modality}s, whose networks "
@@ -548,7 +556,8 @@ def _list_layers(data: Any, networks: Networks) -> list[str]:
         "cloud": {},
     }
     build = getattr(models, data.modality).build
-    network = build(networks.architecture, classes=2, device="meta", **sizes[data.modality])
+    classes = None if data.finds_spans else 2
+    network = build(networks.architecture, classes=classes, device="meta", **sizes[data.modality])
     preset = models.PRESETS[networks.architecture]
     return list(dict.fromkeys([*preset.layers, *networks.layers, *filter(None, name_modules(network))]))
 

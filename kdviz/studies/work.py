@@ -17,7 +17,7 @@ from kdviz.files import hash_file, list_differences, make_folder, read_json, wri
 from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
 from kdviz.measuring.settings import BLOCK
 from kdviz.measuring.trial import is_same_response, respond
-from kdviz.models import TextNetwork, encoders
+from kdviz.models import SpanNetwork, TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
 from kdviz.networks.features import FeatureReader, frozen
 from kdviz.networks.hashing import fingerprint_tensors
@@ -41,6 +41,7 @@ from kdviz.training.stages import placed, try_loss
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
+_EXACT = "exact match of first and last token, of "
 _BEGUN_FILE = "data.json"
 
 
@@ -165,9 +166,10 @@ class Workshop:
             write_json(path, begun)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
-        """Return samples as networks take them, and their labels."""
+        """Return samples as networks take them, and their labels, or first and last tokens of answers."""
         prepared = self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
-        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(samples.labels)
+        targets = samples.labels if prepared.targets is None else prepared.targets
+        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(targets)
 
     # -- networks
 
@@ -180,7 +182,9 @@ class Workshop:
     def _stand_ins(self) -> Mapping[str, str]:
         """Module whose weight stands for a layer that has none, of students and baselines."""
         network = self.build() if self.plan.networks.architecture == "encoder" else None
-        return encoders.last_weights(network) if isinstance(network, TextNetwork) else self.preset.weights
+        if isinstance(network, (TextNetwork, SpanNetwork)):
+            return encoders.last_weights(network)
+        return self.preset.weights
 
     def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
         """Return what makes an untrained network of this kind."""
@@ -189,7 +193,8 @@ class Workshop:
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
         shape, asked = dict(self.plan.data), self.plan.networks
-        options: dict[str, Any] = {"classes": len(self.training_set.classes), "seed": seed}
+        classes = None if self.plan.data.finds_spans else len(self.training_set.classes)
+        options: dict[str, Any] = {"classes": classes, "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
@@ -332,6 +337,7 @@ class Workshop:
     def tell_accuracy(self, subject: Subject) -> None:
         """Write a network's accuracy at every measured epoch."""
         values, definition = self._find_accuracy(subject)
+        definition = f"{_EXACT}{definition}" if self.plan.data.finds_spans else definition
         make_folder(self.study.network_folder(subject))
         about = {"accuracy": {str(epoch): value for epoch, value in values.items()}, "definition": definition}
         write_json(self.study.accuracy_file(subject), about)

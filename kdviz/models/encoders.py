@@ -1,4 +1,4 @@
-"""Classifiers on an encoder of the user's own: a folder as ``save_pretrained`` of transformers leaves it."""
+"""Text networks on an encoder of the user's own: a folder as ``save_pretrained`` of transformers has it."""
 
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from torch import nn
 from kdviz.arguments import name_some
 from kdviz.errors import DataError, MissingExtraError
 from kdviz.models.presets import ArchitecturePreset
-from kdviz.models.text import TextNetwork
+from kdviz.models.text import SpanNetwork, TextNetwork, put_on
 
 PRESET = ArchitecturePreset(
     layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
@@ -26,22 +26,22 @@ PRESET = ArchitecturePreset(
 def build(
     folder: str | Path,
     *,
-    classes: int,
+    classes: int | None,
     vocabulary: int = 1,
     length: int = 1,
     pad: int | None = None,
     depth: int | None = None,
     trained: bool = False,
     seed: int = 0,
-) -> TextNetwork:
-    """Make a classifier on an encoder's architecture, untrained or with the encoder's weights.
+) -> TextNetwork | SpanNetwork:
+    """Make a text network on an encoder's architecture, untrained or with the encoder's weights.
 
     Parameters
     ----------
     folder
         Config and weights of a network of the kinds of BERT; a classifier's own head is left out.
     classes
-        Number of logits.
+        Number of logits; None: a `SpanNetwork`.
     vocabulary, length
         Tokens that it must know, and read at once.
     pad
@@ -55,7 +55,7 @@ def build(
 
     Returns
     -------
-    TextNetwork
+    TextNetwork or SpanNetwork
         In train mode, float32.
 
     Raises
@@ -90,7 +90,7 @@ def build(
                 raise ValueError(
                     f"the weights lack {name_some(missing)}; save the encoder with its own save_pretrained"
                 )
-            network = TextNetwork(encoder, classes, pad=pad)
+            network = put_on(encoder, classes, pad=pad)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no encoder of the kinds of BERT: {error}") from error
     positions = getattr(encoder.embeddings, "position_embeddings", None)
@@ -105,7 +105,7 @@ def build(
     return network.train()
 
 
-def last_weights(network: TextNetwork) -> dict[str, str]:
+def last_weights(network: TextNetwork | SpanNetwork) -> dict[str, str]:
     """Name the module whose weight stands for each layer of `PRESET`: the encoder's last linear one."""
     linear = [
         name

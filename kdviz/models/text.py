@@ -1,4 +1,4 @@
-"""Text networks: a transformer encoder with a classifier on top, small from scratch or pretrained.
+"""Text networks: a transformer encoder with a linear layer on top, small from scratch or pretrained.
 
 The encoders are those of ``transformers``. What is added makes padding harmless and gives names to the layers
 that kdviz reads. This module knows nothing of words or training; token identifiers come from
@@ -13,13 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, whole_number
 from kdviz.errors import MissingExtraError
 from kdviz.models.building import check_arguments, draw_weights
 from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
 prepare_torchvision()  # transformers imports torchvision where it is installed
+
+_NEVER = (
+    -1e4
+)  # logit of a token that cannot be an answer: no chance in float32, and finite, for 0 * -inf is NaN
 
 
 class HiddenTokens(nn.Module):
@@ -46,7 +50,44 @@ class Pooling(nn.Module):
         return hidden[:, 0] if self.kind == "cls" else hidden[torch.arange(len(hidden)), lengths - 1]
 
 
-class TextNetwork(nn.Module):
+class _OnEncoder(nn.Module):
+    """What text networks share: the encoder, all token vectors, and one linear layer somewhere beyond."""
+
+    def __init__(
+        self, encoder: Any, outputs: int, pad: int | None, dropout: float, **between: nn.Module
+    ) -> None:
+        super().__init__()
+        if getattr(encoder, "base_model", encoder) is not encoder:
+            raise TypeError(
+                f"encoder must be a transformers encoder without anything on top, got "
+                f"{type(encoder).__name__}; pass the encoder inside, such as classifier.base_model"
+            )
+        self.pad = encoder.config.pad_token_id if pad is None else pad
+        if self.pad is None:
+            raise ValueError(
+                "the encoder's config names no padding token; pass pad=tokenizer.pad_token_id, after "
+                "tokenizer.pad_token = tokenizer.eos_token where it has none"
+            )
+        self.encoder = encoder
+        self.hidden = HiddenTokens()
+        for name, module in between.items():
+            self.add_module(name, module)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, outputs)
+
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `hidden` gives, where there is no padding, and token types ``(B, T)`` of pairs."""
+        types = {}
+        if ids.ndim == 3:
+            ids, types["token_type_ids"] = ids.unbind(1)
+        mask = (ids != self.pad).flip(1).cumsum(1).flip(1) > 0  # only at the end is it padding
+        longest = int(mask.sum(1).max())
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), **types}
+        states = self.encoder(**{name: tensor[:, :longest] for name, tensor in inputs.items()})
+        return self.hidden(states.last_hidden_state, mask), mask, types.get("token_type_ids")
+
+
+class TextNetwork(_OnEncoder):
     """A classifier of texts: encoder, all token vectors, one of them or their mean, one linear layer.
 
     Columns that are padding in the whole batch are not computed, attention ignores the rest of the padding,
@@ -95,36 +136,69 @@ class TextNetwork(nn.Module):
         pooling: Literal["cls", "last", "mean"] = "cls",
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.pooling = one_of("pooling", pooling, ("cls", "last", "mean"))
-        if getattr(encoder, "base_model", encoder) is not encoder:
-            raise TypeError(
-                f"encoder must be a transformers encoder without anything on top, got "
-                f"{type(encoder).__name__}; pass the encoder inside, such as classifier.base_model"
-            )
-        self.pad = encoder.config.pad_token_id if pad is None else pad
-        if self.pad is None:
-            raise ValueError(
-                "the encoder's config names no padding token; pass pad=tokenizer.pad_token_id, after "
-                "tokenizer.pad_token = tokenizer.eos_token where it has none"
-            )
-        self.encoder = encoder
-        self.hidden = HiddenTokens()
-        self.add_module(pooling, Pooling(pooling))
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.config.hidden_size, classes)
+        one_of("pooling", pooling, ("cls", "last", "mean"))
+        super().__init__(encoder, classes, pad, dropout, **{pooling: Pooling(pooling)})
+        self.pooling = pooling
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map identifiers ``(B, T)``, or identifiers and token types ``(B, 2, T)``, to logits ``(B, C)``."""
-        types = {}
-        if ids.ndim == 3:
-            ids, types["token_type_ids"] = ids.unbind(1)
-        mask = (ids != self.pad).flip(1).cumsum(1).flip(1) > 0  # only at the end is it padding
-        longest = int(mask.sum(1).max())
-        inputs = {"input_ids": ids, "attention_mask": mask.long(), **types}
-        states = self.encoder(**{name: tensor[:, :longest] for name, tensor in inputs.items()})
-        hidden = self.hidden(states.last_hidden_state, mask)
+        hidden, mask, _ = self._read(ids)
         return self.head(self.dropout(self.get_submodule(self.pooling)(hidden, mask)))
+
+
+class SpanNetwork(_OnEncoder):
+    """Finds the answer to a question in a passage: encoder, all token vectors, one linear layer on each.
+
+    Logits are ``(B, T, 2)``: how likely a token is the first of the answer, and the last. Tokens are so the
+    classes of two answers, and what is made for classifiers (cross-entropy, accuracy, Kullback-Leibler
+    divergence, all over axis 1) does for spans with labels ``(B, 2)``. Padding changes nothing, as in
+    `TextNetwork`.
+
+    Parameters
+    ----------
+    encoder, pad, dropout
+        As of `TextNetwork`; `dropout` of every token's vector.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `TextNetwork`.
+
+    Attributes
+    ----------
+    encoder, hidden
+        As of `TextNetwork`.
+    head
+        ``nn.Linear`` from ``K`` to 2.
+
+    References
+    ----------
+    .. [1] Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+       NAACL 2019, section 4.2.
+    """
+
+    def __init__(self, encoder: Any, *, pad: int | None = None, dropout: float = 0.1) -> None:
+        super().__init__(encoder, 2, pad, dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map identifiers and token types ``(B, 2, T)``, or identifiers ``(B, T)``, to ``(B, T, 2)``.
+
+        Padding, and where types tell it from the passage the question, get a logit of -10,000.
+        """
+        hidden, mask, types = self._read(ids)
+        if types is not None:  # of tokenizers without types all are 0: there any token may be the answer
+            passage = types > 0
+            mask = mask & (passage | ~passage.any(1, keepdim=True))
+        return self.head(self.dropout(hidden)).masked_fill(~mask[:, :, None], _NEVER)
+
+
+def put_on(
+    encoder: Any, classes: int | None, *, pad: int | None = None, dropout: float = 0.1
+) -> TextNetwork | SpanNetwork:
+    """Put a classifier on an encoder or, without classes, what finds spans."""
+    if classes is None:
+        return SpanNetwork(encoder, pad=pad, dropout=dropout)
+    return TextNetwork(encoder, classes, pad=pad, dropout=dropout)
 
 
 _SETTINGS: dict[str, dict[str, int]] = {
@@ -162,14 +236,14 @@ PRESETS = MappingProxyType({name: _preset(own["num_hidden_layers"]) for name, ow
 def build(
     name: str,
     *,
-    classes: int,
+    classes: int | None,
     vocabulary: int,
     length: int = 64,
     pad: int = 0,
     seed: int = 0,
     dropout: float | None = None,
     device: str | torch.device = "cpu",
-) -> TextNetwork:
+) -> TextNetwork | SpanNetwork:
     """Make an untrained text network.
 
     Parameters
@@ -179,7 +253,7 @@ def build(
         ``"minilm"``: the architecture of MiniLM with 6 layers, 384 wide [1]_, for students and baselines of
         a pretrained one, which ``TextNetwork(AutoModel.from_pretrained(...), classes)`` takes.
     classes
-        Number of logits ``C``, at least 1.
+        Number of logits ``C``, at least 1; None: a `SpanNetwork`, which finds answers in passages.
     vocabulary
         Number of tokens, ``len(tokenizer)``.
     length
@@ -195,7 +269,7 @@ def build(
 
     Returns
     -------
-    TextNetwork
+    TextNetwork or SpanNetwork
         In train mode, float32. ``PRESETS[name].layers`` names layers.
 
     Raises
@@ -222,7 +296,9 @@ def build(
     (2, 2)
     """
     dropout = 0.1 if dropout is None else dropout
-    check_arguments(name, PRESETS, dropout=dropout, classes=classes, vocabulary=vocabulary, length=length)
+    check_arguments(name, PRESETS, dropout=dropout, vocabulary=vocabulary, length=length)
+    if classes is not None:
+        whole_number("classes", classes, 1)
     try:
         from transformers import BertConfig, BertModel
     except ModuleNotFoundError:
@@ -237,6 +313,6 @@ def build(
     with torch.random.fork_rng(devices=[]):  # the layers draw values that are overwritten
         encoder: Any = BertModel(BertConfig(**options), add_pooling_layer=False)
         encoder.set_attn_implementation("eager")
-        network = TextNetwork(encoder, classes, dropout=dropout)
+        network = put_on(encoder, classes, dropout=dropout)
     draw_weights(network, seed, std=0.02)
     return network.train().to(device)

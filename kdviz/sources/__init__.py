@@ -19,6 +19,7 @@ from kdviz.sources.folders import ImageFolder, image_folder
 from kdviz.sources.ilsvrc import TERRESTRIAL_MAMMALS, IlsvrcDet, TinyImageNet
 from kdviz.sources.image import ImageSet, normalise
 from kdviz.sources.meshes import read_mesh
+from kdviz.sources.questions import GeneratedQuestions, QuestionSet, generated_questions
 from kdviz.sources.reviews import MovieReviews, movie_reviews
 from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode
@@ -39,6 +40,7 @@ Data = Annotated[
     | LabelledTexts
     | Sst2
     | Squad
+    | GeneratedQuestions
     | Furniture
     | ModelNet40,
     Field(discriminator="kind"),
@@ -58,6 +60,7 @@ __all__ = [
     "Encoding",
     "FashionComposites",
     "Furniture",
+    "GeneratedQuestions",
     "IlsvrcDet",
     "ImageFolder",
     "ImageSet",
@@ -66,6 +69,7 @@ __all__ = [
     "ModelNet40",
     "MovieReviews",
     "Prepared",
+    "QuestionSet",
     "SampleSet",
     "Source",
     "Squad",
@@ -79,6 +83,7 @@ __all__ = [
     "find_checkpoints",
     "find_data",
     "furniture",
+    "generated_questions",
     "image_folder",
     "make_domain",
     "movie_reviews",

@@ -88,12 +88,16 @@ class Prepared:
         ``(N, U)``, bool; of images pixels, ``(N, H, W)``, or int8 with -1 for void; or None, where unknown.
     pictures
         ``(N, H, W, 3)``, uint8, to be stored for viewing; None where units show themselves.
+    targets
+        What networks are to answer where that is no class: ``(N, 2)``, int64, the first and last token of
+        every answer.
     """
 
     inputs: NDArray[Any] | LazyArray
     units: Units
     foreground: NDArray[np.bool_] | NDArray[np.int8] | LazyArray | None
     pictures: NDArray[np.uint8] | LazyArray | None = None
+    targets: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -272,6 +276,11 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modality: ClassVar[str]
+
+    @property
+    def finds_spans(self) -> bool:
+        """Whether networks are to find a span of tokens, not to name a class."""
+        return False
 
     @abstractmethod
     def load(self, part: Part) -> SampleSet:

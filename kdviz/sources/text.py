@@ -316,6 +316,14 @@ class Encoding:
         """The words as units, for ``kdviz.measure``."""
         return tokens(self.texts.words, self.word_of, self.lengths)
 
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """``(N, 2)``: first and last token of the foreground words; -1 where there are none."""
+        mask = np.pad(self.texts.foreground_mask, ((0, 0), (0, 1)))  # its last column is that of no word
+        marked = np.take_along_axis(mask, self.word_of, axis=1)
+        ends = [marked.argmax(1), marked.shape[1] - 1 - marked[:, ::-1].argmax(1)]
+        return np.where(marked.any(1, keepdims=True), np.stack(ends, axis=1), -1)
+
 
 def encode(texts: TextSet, tokenizer: Any, *, length: int = 64) -> Encoding:
     """Cut texts into tokens, as the tokenizer does by itself, and tell which word each belongs to.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from kdviz.errors import DataError
+from kdviz.sources.questions import QuestionSet
 from kdviz.sources.reviews import REVIEW_CLASSES
 from kdviz.sources.samples import AbsolutePath, Part, read_text
 from kdviz.sources.text import TextSet, TextSource, join_spans
@@ -49,14 +50,29 @@ class LabelledTexts(TextSource):
 
 
 class Squad(TextSource):
-    """Questions and contexts, as `read_squad` reads them; a fifth of either class is held out."""
+    """Questions and contexts, as `read_squad` reads them.
+
+    Of spans, only the questions that have an answer within `length` tokens are used, and a fifth of the
+    contexts is held out; of classes all are, and a fifth of either is.
+    """
 
     kind: Literal["squad"] = "squad"
     file: AbsolutePath = Field(description="questions, contexts and answers")
+    task: Literal["span", "answerable"] = Field(
+        default="span", description="find the answer, or tell whether the context holds one"
+    )
+
+    @property
+    def finds_spans(self) -> bool:
+        """Whether the answer is to be found."""
+        return self.task == "span"
 
     def load(self, part: Part) -> TextSet:
         """Read the questions of a part."""
-        return read_squad(self.file).divide(part)
+        texts = read_squad(self.file)
+        if not self.finds_spans:
+            return texts.divide(part)
+        return QuestionSet.of(texts).keep_answered(**self._options()).divide(part)
 
 
 class _Answer(BaseModel):

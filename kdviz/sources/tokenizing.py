@@ -139,6 +139,46 @@ def review_tokenizer() -> Any:
     return _load_transformers().BertTokenizerFast(str(vocabulary), model_input_names=wanted)
 
 
+_SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """Return a tokenizer whose tokens are these words and marks; others become the unknown token.
+
+    Parameters
+    ----------
+    words
+        Different ones, in lower case; capitals of texts are ignored.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerFast
+        ``[CLS] text [SEP]``, and ``[CLS] question [SEP] passage [SEP]`` for pairs, padded with token 0.
+
+    Raises
+    ------
+    MissingExtraError
+        If transformers is not installed.
+    """
+    transformers = _load_transformers()
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # comes with it
+
+    numbers = {word: at for at, word in enumerate([*_SPECIAL.values(), *words])}
+    cut = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    cut.normalizer, cut.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    cut.post_processor = processors.BertProcessing(
+        *((_SPECIAL[name], numbers[_SPECIAL[name]]) for name in ("sep_token", "cls_token"))
+    )
+    wanted = ["input_ids", "attention_mask"]
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=cut, model_input_names=wanted, **_SPECIAL)
+
+
 def _load_transformers() -> Any:
     try:
         import transformers

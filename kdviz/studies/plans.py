@@ -17,6 +17,7 @@ from kdviz.arguments import one_of
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.sources import Data, FashionComposites
+from kdviz.studies.answers import check_layers, check_loss, suit_layers
 from kdviz.studies.parts import (
     FEATURES,
     LOGITS,
@@ -48,7 +49,7 @@ _ADDED: dict[str, Any] = {  # by later versions, with what they are where nothin
     "training.recipes": {},
 }
 
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of the plan
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality, or kind of data, and part of the plan
     "image": {
         "networks": {"architecture": "small_vgg"},
         "training": {"count": 4000},
@@ -60,6 +61,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {  # by modality and part of t
         "training": {"count": 836},
         "measurement": {"samples": 22},
     },
+    "generated-questions": {"networks": {"teacher": {"kind": "trained", "epochs": 8}}},
 }
 _OF_MAPS = ("attention",)  # kinds of losses that read maps over a picture
 BUILT_IN_DATA = {"image": "fashion-composites", "text": "movie-reviews", "cloud": "furniture"}
@@ -106,7 +108,8 @@ class StudyPlan(Part):
         if data is None or not isinstance(given, (Mapping, BaseModel)):
             return given  # a fault that is reported elsewhere
         assert info.field_name is not None
-        values = _DEFAULTS[data.modality].get(info.field_name, {}) | dict(given)
+        values = _DEFAULTS[data.modality].get(info.field_name, {})
+        values = values | _DEFAULTS.get(data.kind, {}).get(info.field_name, {}) | dict(given)
         architecture = getattr(info.data.get("networks"), "architecture", None)
         if info.field_name == "training" and architecture == _OWN_ENCODER:
             values.setdefault("rate_factor", 0.1)  # the rates are those of small networks
@@ -116,7 +119,9 @@ class StudyPlan(Part):
             if _encoder_of(given) is not None and "architecture" not in given:
                 values["architecture"] = _OWN_ENCODER
             if not isinstance(values.get("layers"), Mapping):
-                values["layers"] = _find_layers(data.modality, values["architecture"], values.get("layers"))
+                names = values.get("layers")
+                found = _find_layers(data.modality, values["architecture"], names)
+                values["layers"] = suit_layers(data, found) if names is None else found
         return values
 
     @field_validator("networks")
@@ -125,6 +130,7 @@ class StudyPlan(Part):
         data = info.data.get("data")
         if data is None:
             return networks  # a fault that is reported elsewhere
+        check_layers(data, networks.layers.values())
         if isinstance(networks.teacher, BuiltInTeacher):
             known = _DEFAULTS[data.modality]["networks"]["architecture"]
             fits = data.kind in BUILT_IN_TEACHERS and networks.architecture == known
@@ -178,6 +184,8 @@ class StudyPlan(Part):
     @classmethod
     def _check_losses(cls, losses: tuple[StudentLoss, ...], info: ValidationInfo) -> tuple[StudentLoss, ...]:
         modality = getattr(info.data.get("data"), "modality", "image")
+        for loss in losses if "data" in info.data else ():
+            check_loss(info.data["data"], loss.kind, loss.options)
         if modality != "image" and (found := [loss.kind for loss in losses if loss.kind in _OF_MAPS]):
             raise ValueError(
                 f"{found[0]} compares maps over pictures, and this is a study of {modality}s, whose networks "
@@ -403,7 +411,8 @@ def _list_layers(data: Any, networks: Networks) -> list[str]:
         "cloud": {},
     }
     build = getattr(models, data.modality).build
-    network = build(networks.architecture, classes=2, device="meta", **sizes[data.modality])
+    classes = None if data.finds_spans else 2
+    network = build(networks.architecture, classes=classes, device="meta", **sizes[data.modality])
     preset = models.PRESETS[networks.architecture]
     return list(dict.fromkeys([*preset.layers, *networks.layers, *filter(None, name_modules(network))]))
 

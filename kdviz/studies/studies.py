@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kdviz.errors import StoreError
 from kdviz.files import list_differences
 from kdviz.store import Run, open_run
+from kdviz.studies.answers import refuse_spans
 from kdviz.studies.engines import Workers, read_workers
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.tasks import Layout, Task, is_trained
@@ -155,9 +156,12 @@ class Study(Layout):
         ------
         StoreError
             If training is not finished.
+        ValueError
+            If this is a study of answers in passages, which have no classes.
         MissingExtraError
             If torchvision is not installed.
         """
+        refuse_spans(self.plan.data, "kdviz transfer")
         self._check_trained()
         from kdviz.studies.sharing import share
         from kdviz.studies.work import Workshop
@@ -183,7 +187,10 @@ class Study(Layout):
         ------
         StoreError
             If training is not finished.
+        ValueError
+            If this is a study of answers in passages, which have no classes.
         """
+        refuse_spans(self.plan.data, "kdviz unicam")
         self._check_trained()
         from kdviz.studies.explaining import explain
         from kdviz.studies.work import Workshop

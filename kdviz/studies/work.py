@@ -16,7 +16,7 @@ from kdviz.errors import DataError, StoreError
 from kdviz.files import hash_file, link_tree, list_differences, make_folder, read_json, write_json
 from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
 from kdviz.measuring.trial import is_same_response, respond
-from kdviz.models import TextNetwork, encoders
+from kdviz.models import SpanNetwork, TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
 from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen
@@ -42,6 +42,7 @@ from kdviz.training.stages import placed, try_loss
 from kdviz.units import Grid
 
 _ITSELF = "the network itself"
+_EXACT = "exact match of first and last token, of "
 _BEGUN_FILE = "data.json"
 
 
@@ -187,9 +188,10 @@ class Workshop:
             write_json(path, begun)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
-        """Return samples as networks take them, and their labels."""
+        """Return samples as networks take them, and their labels, or first and last tokens of answers."""
         prepared = self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
-        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(samples.labels)
+        targets = samples.labels if prepared.targets is None else prepared.targets
+        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(targets)
 
     # -- networks
 
@@ -210,7 +212,9 @@ class Workshop:
     def _stand_ins(self) -> Mapping[str, str]:
         """Module whose weight stands for a layer that has none, of students and baselines."""
         network = self.build() if self.plan.networks.architecture == "encoder" else None
-        return encoders.last_weights(network) if isinstance(network, TextNetwork) else self.preset.weights
+        if isinstance(network, (TextNetwork, SpanNetwork)):
+            return encoders.last_weights(network)
+        return self.preset.weights
 
     def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
         """Return what makes an untrained network of this kind."""
@@ -219,8 +223,9 @@ class Workshop:
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
         shape, asked = dict(self.plan.data), self.plan.networks
-        told = getattr(asked.teacher, "classes", None) if teacher else None
-        classes = told or len((self.teacher_set if teacher else self.training_set).classes)
+        classes = getattr(asked.teacher, "classes", None) if teacher else None
+        if classes is None and not self.plan.data.finds_spans:
+            classes = len((self.teacher_set if teacher else self.training_set).classes)
         options: dict[str, Any] = {"classes": classes, "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
@@ -404,6 +409,7 @@ class Workshop:
     def tell_accuracy(self, subject: Subject) -> None:
         """Write a network's accuracy at every measured epoch."""
         values, definition = self._find_accuracy(subject)
+        definition = f"{_EXACT}{definition}" if self.plan.data.finds_spans else definition
         make_folder(self.study.network_folder(subject))
         about = {"accuracy": {str(epoch): value for epoch, value in values.items()}, "definition": definition}
         write_json(self.study.accuracy_file(subject), about)

@@ -5,7 +5,7 @@ teacher: first `train` by :class:`kdviz.distillation.Features` matches that one 
 ``CrossEntropy(beyond=layer)`` it trains what lies beyond it on the labels. The epochs to measure are those of
 the first stage; the second gives the accuracy.
 
-Symbols: ``N`` samples, ``B`` samples of a batch, ``C`` classes.
+Symbols: ``N`` samples, ``B`` samples of a batch, ``C`` classes, ``T`` tokens of a text.
 """
 
 import copy
@@ -53,7 +53,8 @@ def train(
     inputs
         Shape ``(N, ...)``, float32, normalised; ``(N, 3, H, W)`` where `plan` augments.
     labels
-        Shape ``(N,)``, int64, classes from 0; for a loss that uses them.
+        Shape ``(N,)``, int64, classes from 0; or ``(N, 2)``, first and last token of an answer, where the
+        network gives logits ``(B, T, 2)`` (:class:`kdviz.models.SpanNetwork`); for a loss that uses them.
     loss
         `CrossEntropy` by default; such as :class:`kdviz.distillation.Features`; or a function
         ``(student, teacher, labels, rows)`` that reads ``student.logits`` and ``teacher.logits``, ``(B, C)``,
@@ -138,7 +139,7 @@ def train(
             value = loss(outputs, guide and guide(batch, rows), wanted, rows.to(device))
             if wanted is None or LOGITS not in outputs:
                 return value, None
-            return value, (outputs.logits.argmax(1) == wanted).sum()
+            return value, right_answers(outputs.logits, wanted).sum()
 
         validate = None if validation is None else partial(evaluate, network, *validation)
         odometer, parts = Odometer(network, tracked_layers), parts_of(loss)
@@ -216,9 +217,10 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: 
     Parameters
     ----------
     network
-        Gives logits ``(B, C)``.
+        Gives logits ``(B, C)``, or of spans ``(B, T, 2)``.
     inputs, labels
-        Shapes ``(N, ...)`` and ``(N,)``.
+        Shapes ``(N, ...)`` and ``(N,)``, or of spans ``(N, 2)``: an answer is right if its first and its last
+        token are (exact match).
     batch_size
         Samples a forward pass.
 
@@ -229,7 +231,19 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: 
     """
     _check_labels(inputs, labels, network)
     logits = apply(reader(network, [LOGITS], inputs), network, inputs, batch_size).logits
-    return float((logits.argmax(1) == labels.cpu()).double().mean())
+    return float(right_answers(logits, labels.cpu()).double().mean())
+
+
+def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell which samples are answered right, ``(B,)``, bool: of a span, first and last token must be.
+
+    Parameters
+    ----------
+    logits, labels
+        Shapes ``(B, C)`` and ``(B,)``, or of spans ``(B, T, 2)`` and ``(B, 2)``. First and last token are
+        each the likeliest, chosen apart: an answer that ends before it begins is wrong.
+    """
+    return (logits.argmax(1) == labels).reshape(len(labels), -1).all(1)
 
 
 def _check_inputs(inputs: Tensor, plan: TrainingPlan) -> None:
@@ -249,16 +263,20 @@ def _check_labels(inputs: Tensor, labels: Tensor, network: nn.Module | None) -> 
         raise TypeError(
             f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}"
         )
-    if labels.shape != inputs.shape[:1]:
-        raise ValueError(f"labels must have shape ({len(inputs)},) as inputs do, got {tuple(labels.shape)}")
+    if labels.shape[:1] != inputs.shape[:1] or (labels.ndim != 1 and labels.shape[1:] != (2,)):
+        raise ValueError(
+            f"labels must have shape ({len(inputs)},) as inputs do, or of spans ({len(inputs)}, 2), "
+            f"got {tuple(labels.shape)}"
+        )
     if network is None:
         return
     logits = apply(reader(network, [LOGITS], inputs), network, inputs[:1]).logits
-    if logits.ndim != 2:
-        raise ValueError(f"the network must give logits (samples, classes), got {tuple(logits.shape)}")
+    if logits.ndim < 2 or logits.shape[2:] != labels.shape[1:]:
+        wanted = "(samples, classes)" if labels.ndim == 1 else "(samples, tokens, 2) for spans"
+        raise ValueError(f"the network must give logits {wanted}, got {tuple(logits.shape)}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
-            f"labels must lie in 0..{logits.shape[1] - 1}, the network's classes, "
+            f"labels must lie in 0..{logits.shape[1] - 1}, the network's classes or tokens, "
             f"got {int(labels.min())}..{int(labels.max())}"
         )
 

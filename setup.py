@@ -1,4 +1,4 @@
-"""Put the built-in data, stored runs, notebooks and named studies into the wheel; everything else is in setup.cfg."""
+"""Put built-in data, stored runs, notebooks and named studies into the wheel; the rest is in setup.cfg."""
 
 from pathlib import Path
 

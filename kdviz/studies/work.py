@@ -1,32 +1,25 @@
-"""Do the tasks of a study: the only part of it that loads samples, builds networks and needs torch."""
+"""Do the tasks of a study: train, tell accuracies, measure, draw maps."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from kdviz import distillation, models, schema
-from kdviz.errors import DataError, StoreError
-from kdviz.files import hash_file, link_tree, list_differences, make_folder, read_json, write_json
+from kdviz import distillation, schema
+from kdviz.errors import StoreError
+from kdviz.files import link_tree, make_folder, read_json, write_json
 from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
 from kdviz.measuring.trial import is_same_response, respond
-from kdviz.models import SpanNetwork, TextNetwork, encoders
 from kdviz.networks import load_weights, prepare_inputs
-from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.networks.features import FeatureReader, frozen
 from kdviz.networks.hashing import fingerprint_tensors
-from kdviz.sources import Prepared, SampleSet, find_data
-from kdviz.sources.samples import Part
-from kdviz.sources.text import TextSource
 from kdviz.store import Run, create_run, open_run
-from kdviz.studies.parts import BuiltInTeacher, SavedTeacher
-from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE
+from kdviz.studies.materials import BEGUN_FILE, Materials, inherit
 from kdviz.studies.tasks import Layout, Subject, Task, is_trained
 from kdviz.training import (
     PLANS,
@@ -43,19 +36,14 @@ from kdviz.units import Grid
 
 _ITSELF = "the network itself"
 _EXACT = "exact match of first and last token, of "
-_BEGUN_FILE = "data.json"
 
 
-class Workshop:
+class Workshop(Materials):
     """Does the tasks of one study; what they share, such as samples, is loaded once."""
 
     def __init__(self, study: Layout) -> None:
-        self.study, self.plan = study, study.plan
-        self.device = study.device or self.plan.device
-        self.loaded: dict[str, SampleSet] = {}
+        super().__init__(study)
         self.measurements: dict[str, Measurement] = {}
-        if (study.folder / _BEGUN_FILE).exists():
-            self.recognise()
 
     def begin(self) -> None:
         """Keep the plan of a new study, once its samples are read and each loss is tried.
@@ -90,215 +78,6 @@ class Workshop:
             self.tell_accuracy(task.subject)
         else:
             self.attribute(task.subject)
-
-    # -- samples
-
-    @cached_property
-    def training_set(self) -> SampleSet:
-        """All samples to train on."""
-        return self._load("train")
-
-    @cached_property
-    def held_out_set(self) -> SampleSet:
-        """Samples that no network sees."""
-        return self._load("held-out")
-
-    @cached_property
-    def teacher_set(self) -> SampleSet:
-        """All samples that the teacher is trained on, where it is trained here."""
-        return self._load_others("train")
-
-    @cached_property
-    def teacher_held_out_set(self) -> SampleSet:
-        """Samples of the teacher's kind that no network sees."""
-        return self._load_others("held-out")
-
-    def _load_others(self, part: Part) -> SampleSet:
-        data = getattr(self.plan.networks.teacher, "data", None)
-        if data is None:
-            return self.training_set if part == "train" else self.held_out_set
-        return data.load(part)
-
-    @cached_property
-    def student_set(self) -> SampleSet:
-        """Those that students and baselines see."""
-        everything = self.training_set
-        return everything.select(np.arange(min(self.plan.training.count, len(everything))))
-
-    @cached_property
-    def measured_set(self) -> SampleSet:
-        """Those that are measured."""
-        pool = self.student_set if self.plan.measurement.part == "train" else self.held_out_set
-        return self.plan.data.choose(pool, self.plan.measurement.samples)
-
-    @cached_property
-    def measured(self) -> Prepared:
-        """What is measured, as networks and measuring take it."""
-        return self.plan.data.prepare(self.measured_set, grid=self.plan.measurement.grid)
-
-    @cached_property
-    def student_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of students and baselines."""
-        return self.as_tensors(self.student_set)
-
-    @cached_property
-    def held_out_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels that tell accuracies."""
-        return self.as_tensors(self.held_out_set)
-
-    def _load(self, part: Part) -> SampleSet:
-        samples = self.loaded[part] = self.plan.data.load(part)
-        if self.study.folder.is_dir():
-            self.recognise()
-        return samples
-
-    def recognise(self) -> None:
-        """See that plan, samples loaded and a teacher of the user's are those that the study was begun with.
-
-        How it is measured may change until it is; the run knows that.
-
-        Raises
-        ------
-        StoreError
-            If the plan differs, or samples or teacher are others under the same names.
-        """
-        folder, path = self.study.folder, self.study.folder / _BEGUN_FILE
-        known = read_json(path, remove=path) if path.exists() else {}
-        begun, back = dict(known), "put it back, or choose another folder"
-        asked = json.loads(json.dumps(self.plan.identity))
-        deciding = {name: value for name, value in asked.items() if not name.startswith("measurement.")}
-        stored = begun.setdefault("plan", deciding)
-        if differing := list_differences(stored, {name: deciding.get(name) for name in stored}):
-            raise StoreError(
-                f"{folder / STUDY_FILE}: the study was begun with {'; '.join(differing)}; {back}"
-            )
-        for part, samples in self.loaded.items():
-            if begun.setdefault(part, samples.fingerprint) != samples.fingerprint:
-                raise StoreError(
-                    f"{folder} was begun with other samples to {part} under the same names; "
-                    "put them back, or choose another folder"
-                )
-        teacher = self.plan.networks.teacher
-        file = teacher.file if isinstance(teacher, SavedTeacher) else getattr(teacher, "start", None)
-        if file is not None and file.is_file():
-            digest = hash_file(file)
-            if begun.setdefault("teacher", digest) != digest:
-                raise StoreError(f"{file} is not the teacher that {folder} was begun with; {back}")
-        if begun != known:
-            write_json(path, begun)
-
-    def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
-        """Return samples as networks take them, and their labels, or first and last tokens of answers."""
-        prepared = self.plan.data.prepare(samples, grid=self.plan.measurement.grid)
-        targets = samples.labels if prepared.targets is None else prepared.targets
-        return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(targets)
-
-    # -- networks
-
-    @property
-    def preset(self) -> models.ArchitecturePreset:
-        """Constants of the architecture of students and baselines."""
-        return models.PRESETS[self.plan.networks.architecture]
-
-    def preset_of(self, subject: Subject) -> models.ArchitecturePreset:
-        """Constants of a network's architecture."""
-        return models.PRESETS[self._architecture(subject.role == "teacher")]
-
-    def _architecture(self, teacher: bool) -> str:
-        asked = self.plan.networks
-        return (teacher and getattr(asked.teacher, "architecture", None)) or asked.architecture
-
-    @cached_property
-    def _stand_ins(self) -> Mapping[str, str]:
-        """Module whose weight stands for a layer that has none, of students and baselines."""
-        network = self.build() if self.plan.networks.architecture == "encoder" else None
-        if isinstance(network, (TextNetwork, SpanNetwork)):
-            return encoders.last_weights(network)
-        return self.preset.weights
-
-    def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
-        """Return what makes an untrained network of this kind."""
-        return partial(self.build, teacher=subject.role == "teacher")
-
-    def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
-        """Make an untrained network, or the teacher as its training starts."""
-        shape, asked = dict(self.plan.data), self.plan.networks
-        classes = getattr(asked.teacher, "classes", None) if teacher else None
-        if classes is None and not self.plan.data.finds_spans:
-            classes = len((self.teacher_set if teacher else self.training_set).classes)
-        options: dict[str, Any] = {"classes": classes, "seed": seed}
-        if self.plan.data.modality == "image":
-            options |= {"input_size": shape["size"]}
-        elif self.plan.data.modality == "text":
-            pad = self._tokenizer.pad_token_id or 0  # as encode fills up
-            options |= {"vocabulary": len(self._tokenizer), "length": shape["length"], "pad": pad}
-        encoder = getattr(asked.teacher, "encoder", None)
-        if encoder is not None and (teacher or asked.architecture == "encoder"):
-            depth = None if teacher else asked.depth
-            return encoders.build(encoder, trained=pretrained, depth=depth, **options)
-        network: nn.Module = getattr(models, self.plan.data.modality).build(
-            self._architecture(teacher), **options
-        )
-        start = getattr(asked.teacher, "start", None)
-        if pretrained and start is not None:
-            inherit(network, read_checkpoint(start), start)
-        return network
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        assert isinstance(self.plan.data, TextSource)
-        return self.plan.data.load_tokenizer()
-
-    @cached_property
-    def teacher(self) -> nn.Module:
-        """The finished teacher."""
-        network = self.build(teacher=True)
-        _, weights = self.teacher_checkpoint
-        load_weights(network, weights)
-        return network
-
-    @property
-    def teacher_checkpoint(self) -> tuple[int, Path]:
-        """The teacher's last epoch and its weights."""
-        teacher = self.plan.networks.teacher
-        if isinstance(teacher, BuiltInTeacher):
-            path = find_data(BUILT_IN_TEACHERS[self.plan.data.kind])
-            return PLANS[self.plan.data.modality]["teacher"].epochs, path
-        if isinstance(teacher, SavedTeacher):
-            return teacher.epoch, teacher.file
-        (folder,) = self.study.training_folders(next(self.study.subjects()))
-        return teacher.epochs, TrainingRecord.open(folder).checkpoints[teacher.epochs]
-
-    def checkpoints(self, subject: Subject) -> dict[int, Path]:
-        """Return the weights of a network by the epochs at which it is measured."""
-        if subject.role == "teacher":
-            return dict([self.teacher_checkpoint])
-        record = self._record(subject)
-        return {epoch: record.checkpoints[epoch] for epoch in self.plan.training.measured_epochs}
-
-    def finished(self, subject: Subject) -> tuple[int, Path]:
-        """Return a network's last epoch, and weights with which its logits mean something."""
-        if subject.role == "teacher":
-            return self.teacher_checkpoint
-        record = TrainingRecord.open(self.study.training_folders(subject)[-1])
-        return self.plan.training.epochs, record.checkpoints[max(record.checkpoints)]
-
-    def _record(self, subject: Subject) -> TrainingRecord:
-        """Open the training whose epochs are measured: the first of a student that gets a head afterwards."""
-        return TrainingRecord.open(self.study.training_folders(subject)[0])
-
-    def _module(self, layer: str | None) -> str:
-        assert layer is not None
-        return self.plan.networks.layers[layer]
-
-    def _weights(self, subject: Subject) -> list[str]:
-        """Name the modules whose weights are followed: the distilled one, or all that may be measured."""
-        layers = self.plan.networks.layers
-        if subject.distilled is not None:
-            modules = [layers[subject.distilled]]
-        else:
-            modules = [*self.preset.layers.values(), *layers.values()]
-        return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
     # -- training
 
@@ -347,9 +126,9 @@ class Workshop:
         if folder.is_dir() or not study.others:
             return
         _ = self.training_set, self.held_out_set  # so that what they are is written down
-        ours = read_json(study.folder / _BEGUN_FILE)
-        for place in (one for one in study.others if (one / _BEGUN_FILE).is_file()):
-            other, theirs = Layout(place, type(self.plan).load(place)), read_json(place / _BEGUN_FILE)
+        ours = read_json(study.folder / BEGUN_FILE)
+        for place in (one for one in study.others if (one / BEGUN_FILE).is_file()):
+            other, theirs = Layout(place, type(self.plan).load(place)), read_json(place / BEGUN_FILE)
             twin = next((one for one in other.subjects() if one.name == subject.name), None)
             if twin is None or other.origin(twin) != study.origin(subject):
                 continue
@@ -605,18 +384,3 @@ class Workshop:
             "architecture": self._architecture(subject.role == "teacher"),
         }
         run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
-
-
-def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Give a network all weights of another that fit in name and shape.
-
-    Raises
-    ------
-    DataError
-        If none do.
-    """
-    own = network.state_dict()
-    known = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
-    if not known:
-        raise DataError(f"{source} holds no weights of a {type(network).__name__}, such as {next(iter(own))}")
-    network.load_state_dict(own | known)

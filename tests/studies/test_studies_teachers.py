@@ -121,7 +121,7 @@ def test_saved_teacher__of_other_classes_has_no_accuracy(tmp_path, images):
     assert begun[f"{FC3}.weight"].shape == (2, 128)
 
 
-@pytest.mark.filterwarnings("ignore::kdviz.errors.DegenerateWarning")  # a dead ReLU of two outputs
+@pytest.mark.filterwarnings("ignore::kdviz.errors.KdvizWarning")  # of two outputs behind a ReLU one is dead
 def test_logits__a_student_of_them_needs_no_head(tmp_path, images):
     study = open_study(
         tmp_path,

@@ -236,6 +236,13 @@ class Materials:
         """Open the training whose epochs are measured: the first of a student that gets a head afterwards."""
         return TrainingRecord.open(self.study.training_folders(subject)[0])
 
+    def in_teacher(self, module: str) -> str:
+        """Name a layer of students as the teacher has it, by the papers' name of both."""
+        asked = self.plan.networks
+        labels = {module: label for label, module in {**self.preset.layers, **asked.layers}.items()}
+        theirs: Mapping[str, str] = getattr(asked.teacher, "layers", {})
+        return theirs.get(labels.get(module, ""), module)
+
     def _module(self, layer: str | None) -> str:
         assert layer is not None
         return self.plan.networks.layers[layer]

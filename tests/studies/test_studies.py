@@ -42,7 +42,7 @@ def images(study: Study) -> dict[str, Path]:
 def test_plan__defaults_are_the_demo() -> None:
     plan = StudyPlan()
     assert plan.as_json() == {
-        "data": {"kind": "fashion-composites", "size": 48},
+        "data": {"kind": "fashion-composites", "size": 48, "classes": []},
         "networks": {
             "architecture": "small_vgg",
             "depth": None,
@@ -50,7 +50,15 @@ def test_plan__defaults_are_the_demo() -> None:
             "teacher": {"kind": "built-in"},
         },
         "losses": [{"kind": "features", "layered": True, "head": True}],
-        "training": {"seeds": [0], "epochs": 12, "head_epochs": 8, "rate_factor": 1.0, "count": 4000},
+        "training": {
+            "seeds": [0],
+            "epochs": 12,
+            "head_epochs": 8,
+            "rate_factor": 1.0,
+            "count": 4000,
+            "checkpoints": [],
+            "recipes": {},
+        },
         "measurement": {
             "samples": 50,
             "part": "train",

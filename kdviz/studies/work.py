@@ -161,7 +161,7 @@ class Workshop(Materials):
                 inherit(network, self.teacher.state_dict(), self.teacher_checkpoint[1])
             if loss.head:
                 to_learn = {} if subject.has_head else {"validation": validation}
-            to_learn |= {"loss": learned, "teacher": self.teacher if learned.needs_teacher else None}
+            to_learn |= {"loss": learned, "teacher": None if learned.begins_as_teacher else self.teacher}
         train(
             network,
             inputs,

@@ -86,7 +86,7 @@ def test_plan__defaults_are_the_demo() -> None:
         ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for built-in"),
         (
             {"networks": {"layers": ("fc1", "fc9")}},
-            "layer of small_vgg is 'fc9'; did you mean 'fc2'",
+            "layer of small_vgg is 'fc9'; did you mean 'fc3'",
         ),
         ({"networks": {"layers": ()}}, "layers\n.*at least 1 item"),
         (
@@ -95,10 +95,10 @@ def test_plan__defaults_are_the_demo() -> None:
         ),
         (
             {"networks": {"teacher": {"kind": "trained", "data": {"kind": "movie-reviews"}}}},
-            "networks.teacher.data are texts, the study is of images",
+            "networks.teacher.data are texts, and this is a study of images",
         ),
         ({"training": {"checkpoints": (0, 5, 3, 12)}}, "must rise from 0 to epochs=12, got"),
-        ({"training": {"recipes": {"fc4": {}}}}, "training.recipes is 'fc4'; did you mean 'fc1'"),
+        ({"training": {"recipes": {"fc4": {}}}}, "training.recipes is 'fc4'; did you mean 'fc2'"),
         ({"networks": {"teacher": {"kind": "mine"}}}, "'mine'"),
         ({"training": {"seeds": ()}}, "seeds\n.*at least 1 item"),
         ({"training": {"seeds": (0, 0)}}, r"training.seeds must be different ones, got \(0, 0\)"),

@@ -337,8 +337,9 @@ def describe_arms(rows: pd.DataFrame) -> dict[str, str]:
     """Say what `tabulate_arms` found, a line for each metric of each hypothesis.
 
     A metric is called supported or contradicted if the intervals over training seeds of all rows lie on one
-    side of 0, mixed if only some do or they lie on both, undecided if all contain 0 or there is none. The
-    rows without a clear side are named with their intervals, up to four.
+    side of 0, partly so if those of some rows do and the others contain 0, mixed if there are some on either
+    side, undecided if all contain 0 or there is none. The rows without a clear side are named with their
+    intervals, up to four.
 
     Returns
     -------
@@ -359,9 +360,13 @@ def _describe_metric(rows: pd.DataFrame, metric: str) -> str:
         return f"{metric} undefined"
     clear, ahead = known["clear"].astype(bool), known["ahead"].astype(bool)
     clearly = {"clearly": int((clear & ahead).sum()), "clearly behind": int((clear & ~ahead).sum())}
-    verdict = "mixed" if clear.any() else "undecided"
-    if clear.all() and ahead.nunique() == 1:
-        verdict = "supported" if ahead.all() else "contradicted"
+    if not clear.any():
+        verdict = "undecided"
+    elif all(clearly.values()):
+        verdict = "mixed"
+    else:
+        verdict = "supported" if clearly["clearly"] else "contradicted"
+        verdict = verdict if clear.all() else f"partly {verdict}"
     counts = [f"ahead in {int(ahead.sum())} of {len(known)}"]
     counts += [f"{side} in {count}" for side, count in clearly.items() if count]
     if len(rows) > len(known):

@@ -287,8 +287,8 @@ def test_describe_arms__says_how_much_is_clear_and_what_is_not(rows: pd.DataFram
     told = analysis.describe_arms(rows)
     assert [*told] == ["H1", "H2", "H3"]
     assert told["H1"].splitlines()[1:3] == [
-        "  n_fg mixed; ahead in 2 of 2, clearly in 1; undecided: fc1 -1.30 to 7.30 (3 seeds)",
-        "  n_bg mixed; ahead in 1 of 2, clearly in 1; undecided: fc1 0 to 0 (3 seeds)",
+        "  n_fg partly supported; ahead in 2 of 2, clearly in 1; undecided: fc1 -1.30 to 7.30 (3 seeds)",
+        "  n_bg partly supported; ahead in 1 of 2, clearly in 1; undecided: fc1 0 to 0 (3 seeds)",
     ]
     only = analysis.describe_arms(rows[rows["layer"] == "fc2"])["H1"]
     assert "n_fg supported; ahead in 1 of 1, clearly in 1\n" in only
@@ -296,6 +296,11 @@ def test_describe_arms__says_how_much_is_clear_and_what_is_not(rows: pd.DataFram
     assert "and 2 more" in analysis.describe_arms(many)["H1"]
     turned = rows[rows["layer"] == "fc2"].assign(ahead=False)
     assert "n_fg contradicted; ahead in 0 of 1, clearly behind in 1\n" in analysis.describe_arms(turned)["H1"]
+    both = pd.concat([rows[rows["layer"] == "fc2"], turned.assign(setting="turned")])
+    assert (
+        "n_fg mixed; ahead in 1 of 2, clearly in 1, clearly behind in 1\n"
+        in analysis.describe_arms(both)["H1"]
+    )
 
 
 # -- what is refused

@@ -122,7 +122,7 @@ def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, 
         ("train out -s data.siz=4", "data.fashion-composites.siz: unknown; did you mean 'size'?"),
         (
             "train out -s networks.teacher.kind=trained -s networks.teacher.x=1",
-            "networks.teacher.trained.x: unknown; allowed: architecture, layers, kind, encoder, start, data, epochs, seed",
+            "networks.teacher.trained.x: unknown; allowed: architecture, layers, kind, encoder, start, data",
         ),
         ("train out -s epochs", "'epochs' is not of the form name=value"),
         ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),

@@ -190,6 +190,25 @@ def test_command__finished_it_starts_nothing_and_says_what_is_next(finished, cap
     assert {one: one.stat().st_mtime_ns for one in finished.folder.rglob("*") if one.is_file()} == before
 
 
+@pytest.mark.slow
+def test_command__report_writes_a_page_of_the_arms_that_are_measured(finished, tmp_path, capsys):
+    pytest.importorskip("papermill")
+    path = write(tmp_path, finished.folder.parent / "pictures", readings={"b 0.1": {"threshold": 0.1}})
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for _, study in finished.parts[:1]:  # the other arm is not begun
+        (folder / study.folder.name).symlink_to(study.folder)
+    command = ["study", "report", path, "--preset", "tiny", "--folder", str(folder), "--no-progress"]
+    cli.app(command, standalone_mode=False)
+    told = capsys.readouterr().out
+    assert "left out  small VGG, 4: 0 of 3 networks are measured" in told
+    assert "H1, more points, and more of them on the foreground:" in told and "(1 seed)" in told
+    page = folder / "reports" / "grids-tiny.html"
+    assert f"page      {page}" in told
+    text = page.read_text()
+    assert "Grids\nDo they matter?" in text and "b 0.1" in text and "chance" in text
+
+
 def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     """The same estimate as of the trained networks, which their own tests hold against counted passes."""
     _, study = finished.parts[0]

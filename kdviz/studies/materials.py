@@ -253,7 +253,8 @@ class Materials:
         if subject.distilled is not None:
             modules = [layers[subject.distilled]]
         else:
-            modules = [*self.preset.layers.values(), *layers.values()]
+            own = self.study.modules(subject)
+            modules = [*self.preset_of(subject).layers.values(), *own]
         return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
 

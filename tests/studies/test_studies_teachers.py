@@ -58,6 +58,7 @@ def test_teacher__of_another_architecture_teaches_and_is_measured_at_its_own_lay
     before, after = record(study, "student-conv-s0/features").history["loss"].iloc[[0, -1]]
     assert after < before
     assert analysis.pair_networks(run)["fc1"].teacher is not None
+    assert record(study, "teacher").weight_distance("features.conv7")[-1] > 0  # its own layers are followed
     assert StudyPlan.load(study.folder) == study.plan
 
 

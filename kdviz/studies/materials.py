@@ -19,7 +19,7 @@ from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.sources import Prepared, SampleSet, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
-from kdviz.studies.parts import BuiltInTeacher, SavedTeacher
+from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE
 from kdviz.studies.tasks import Layout, Subject
 from kdviz.training import (
@@ -236,6 +236,11 @@ class Materials:
         """Open the training whose epochs are measured: the first of a student that gets a head afterwards."""
         return TrainingRecord.open(self.study.training_folders(subject)[0])
 
+    @property
+    def logits(self) -> str:
+        """Name the module that gives the logits of students and baselines."""
+        return self.preset.layers.get(LOGITS, "head")
+
     def in_teacher(self, module: str) -> str:
         """Name a layer of students as the teacher has it, by the papers' name of both."""
         asked = self.plan.networks
@@ -258,8 +263,10 @@ class Materials:
         return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
 
-def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Give a network all weights of another that fit in name and shape.
+def inherit(
+    network: nn.Module, weights: Mapping[str, Tensor], source: Path, without: str | None = None
+) -> None:
+    """Give a network all weights of another that fit in name and shape, but for those of one module.
 
     Raises
     ------
@@ -267,7 +274,8 @@ def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> 
         If none do.
     """
     own = network.state_dict()
-    known = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
+    fitting = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
+    known = {name: one for name, one in fitting.items() if name.rpartition(".")[0] != without}
     if not known:
         raise DataError(f"{source} holds no weights of a {type(network).__name__}, such as {next(iter(own))}")
     network.load_state_dict(own | known)

@@ -158,7 +158,9 @@ class Workshop(Materials):
         if loss is not None:
             learned = self._make_loss(subject)
             if learned.begins_as_teacher:
-                inherit(network, self.teacher.state_dict(), self.teacher_checkpoint[1])
+                other = getattr(taught, "data", None) or getattr(taught, "classes", None)
+                weights, source = self.teacher.state_dict(), self.teacher_checkpoint[1]
+                inherit(network, weights, source, without=self.logits if other else None)
             if loss.head:
                 to_learn = {} if subject.has_head else {"validation": validation}
             to_learn |= {"loss": learned, "teacher": None if learned.begins_as_teacher else self.teacher}

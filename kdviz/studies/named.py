@@ -144,6 +144,9 @@ class NamedStudy(Part):
         """
         chosen = self.presets[one_of("preset", preset, self.presets)]
         arms = [*_list_arms(chosen, changes)]
+        names = [arm.name for arm in arms]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"two arms of {preset} are called {twice[0]!r}; give them different labels")
         for axis, label in (only or {}).items():
             one_of("axis", axis, AXES)
             one_of(axis, label, dict.fromkeys(arm.labels.get(axis, "") for arm in arms))

@@ -66,10 +66,13 @@ class Series:
         ]
 
     def _place(self, arm: Arm) -> Path:
-        """Find the folder of an arm, which an equal one of another study may have begun."""
-        plan = arm.plan.as_json()
-        told = {"networks": plan["networks"]["layers"], "losses": plan["losses"], **arm.plan.identity}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        """Find the folder of an arm, which an equal one of another study may have begun.
+
+        All of its plan counts but the device and the seeds, of which there may be more later.
+        """
+        told = arm.plan.as_json()
+        del told["device"], told["training"]["seeds"]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
         known = sorted(self.folder.glob(f"*-{digest}/"))
         plain = re.sub(r"[^a-z0-9]+", "-", arm.name.lower()).strip("-")
         return known[0] if known else self.folder / f"{plain or 'arm'}-{digest}"

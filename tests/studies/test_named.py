@@ -71,6 +71,12 @@ def test_arms__changes_reach_all_and_only_picks(tmp_path):
         (lambda study: study.arms("large"), "preset is 'large'; allowed: small"),
         (lambda study: study.arms("small", only={"layer": "fc1"}), "axis is 'layer'; allowed: dataset"),
         (lambda study: study.arms("small", only={"network": "on"}), "network is 'on'; did you mean 'one'"),
+        (
+            lambda study: NamedStudy(
+                title="a", question="b", presets={"c": {"arms": [{"network": {"d": {}}}] * 2}}
+            ).arms("c"),
+            "two arms of c are called 'd'; give them different labels",
+        ),
         (lambda study: study.arms("small", ["training.epochs"]), "is not of the form name=value"),
         (
             lambda study: study.arms("small", ["training.epochs=1"]),

@@ -113,6 +113,11 @@ def test_run__equal_arms_of_two_studies_are_one_folder(finished, tmp_path):
     assert again.status()["trained"].tolist() == ["3 of 3"] * 2 and not any(again.left().values())
 
 
+def test_place__data_elsewhere_are_another_arm(finished, tmp_path):
+    one, other = (open_series(write(tmp_path, tmp_path / name), tmp_path / "runs") for name in ("a", "b"))
+    assert not {study.folder for _, study in one.parts} & {study.folder for _, study in other.parts}
+
+
 def test_run__further_seeds_grow_the_arm_and_fewer_leave_it(finished, tmp_path):
     folder = tmp_path / "runs"
     path = write(tmp_path, finished.folder.parent / "pictures")

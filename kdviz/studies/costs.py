@@ -3,7 +3,8 @@
 Data that are not there are stood in for by noise of their size: a pass takes as long.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from kdviz import schema
 from kdviz.errors import DataError
 from kdviz.measuring.estimate import time_call
+from kdviz.schema import BLOCK
 from kdviz.sources import CloudSet, ImageSet, LazyArray, SampleSet, Source, TextSet
 from kdviz.sources.samples import Part
-from kdviz.studies.tasks import Subject, Task
+from kdviz.studies.tasks import Layout, Subject, Task
 from kdviz.studies.work import Workshop
 
-_BATCH = 8  # samples of a trial
+_SAMPLES = 2  # of a trial: batch normalisation wants several
 _CLASSES = 100  # of data that are not there
 _POINTS = 1024  # of a cloud that is not there
 
@@ -34,7 +36,8 @@ class Cost:
     seconds
         Of them in one process on this machine.
     memory
-        Bytes held at a time beside network and inputs; of training it is not told.
+        Bytes held at a time beside network and inputs, roughly: those of one sample times 16; of training it
+        is not told.
     disk
         Bytes of weights or results.
     """
@@ -56,15 +59,19 @@ class Cost:
         )
 
 
-def estimate_costs(workshop: Workshop, tasks: Sequence[Task]) -> dict[str, Cost]:
+def estimate_costs(
+    study: Layout, tasks: Sequence[Task], known: dict[str, Any] | None = None
+) -> dict[str, Cost]:
     """Estimate what training and measuring take.
 
     Parameters
     ----------
-    workshop
-        Of the study.
+    study
+        It need not be begun.
     tasks
         What is left to do.
+    known
+        What was timed before, and is added to: networks alike are timed once.
 
     Returns
     -------
@@ -77,21 +84,40 @@ def estimate_costs(workshop: Workshop, tasks: Sequence[Task]) -> dict[str, Cost]
     DataError
         If an encoder or a tokenizer that the plan names is not there.
     """
-    trial, found = _Trial(workshop.study), dict[str, Cost]()
-    known: dict[tuple[str, Subject], Cost] = {}
+    asked = study.plan.measurement
+    few = asked.model_copy(update={"samples": _SAMPLES})
+    small = replace(study, plan=study.plan.model_copy(update={"measurement": few}))
+    trial, found = _Trial(small, {} if known is None else known), dict[str, Cost]()
     for task in tasks:
-        if task.action == "accuracy":
-            continue
-        alike = task.action, replace(task.subject, name="", seed=task.subject.seed and 0)
-        if alike not in known:
-            known[alike] = trial.measuring(task) if task.is_measurement else trial.training(task.subject)
-        kind = "measure" if task.is_measurement else "train"
-        found[kind] = found.get(kind, Cost()) + known[alike]
+        if task.is_measurement:
+            found["measure"] = found.get("measure", Cost()) + trial.measuring(task, asked.samples)
+        elif task.action == "train":
+            found["train"] = found.get("train", Cost()) + trial.training(task.subject)
     return found
 
 
 class _Trial(Workshop):
-    """A workshop whose networks are untrained, and whose data may be noise."""
+    """A workshop whose networks are untrained, and whose data may be noise; a pass is of one sample."""
+
+    max_batch = 1
+
+    def __init__(self, study: Layout, known: dict[str, Any]) -> None:
+        super().__init__(study)
+        self.known = known
+
+    def _once(self, subject: Subject, what: str, time: Callable[[], Any]) -> Any:
+        """Time something once of networks of one architecture, input, layers and settings."""
+        plan = self.plan.as_json()
+        told = {
+            "what": [what, plan["measurement"], self.device],
+            "network": [self._architecture(subject.role == "teacher"), plan["networks"]["depth"]],
+            "layers": self.study.modules(subject),
+            "data": plan["data"].get("size", plan["data"]),
+        }
+        key = json.dumps(told, sort_keys=True)
+        if key not in self.known:
+            self.known[key] = time()
+        return self.known[key]
 
     def recognise(self) -> None:
         """Leave what a study was begun with alone: nothing here is kept."""
@@ -113,11 +139,21 @@ class _Trial(Workshop):
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         return {}
 
-    def measuring(self, task: Task) -> Cost:
-        """Estimate a measurement."""
-        told = self.plan_measurement(task.subject, task.action == "repeat").estimate()
-        assert told is not None
-        return Cost(told.passes, told.seconds, told.memory, told.disk)
+    def measuring(self, task: Task, samples: int) -> Cost:
+        """Estimate a measurement of so many samples from that of few, one at a time."""
+        subject, again = task.subject, task.action == "repeat"
+        epochs = 1 if again else len(self.checkpoints(subject))
+        told = self._once(subject, f"measure {epochs}", self.plan_measurement(subject, again).estimate)
+        layers, share = len(subject.layers), samples / _SAMPLES
+        tried, usual = (
+            epochs * (forth + 2 * layers) for forth in (5, 7)
+        )  # of one sample in a pass, and of several
+        low, high = (round((passes - tried) * share) + usual for passes in told.passes)
+        least, most = (
+            seconds * passes / known
+            for seconds, passes, known in zip(told.seconds, (low, high), told.passes, strict=True)
+        )
+        return Cost((low, high), (least, most), told.memory * BLOCK, round(told.disk * share))
 
     def training(self, subject: Subject) -> Cost:
         """Estimate a training."""
@@ -126,8 +162,16 @@ class _Trial(Workshop):
         unseen = len(self.teacher_held_out_set if of_teacher else self.held_out_set)
         epochs = getattr(self.plan.networks.teacher, "epochs", 0) if of_teacher else asked.epochs
         looks = len(asked.measured_epochs) * (samples + unseen) if subject.has_head else epochs * unseen
+        there_and_back, there, size = self._once(subject, "train", lambda: self._time(subject))
+        kept = 2 if of_teacher else len(asked.checkpoints) or epochs + 1
+        passes = 2 * epochs * samples + looks
+        seconds = epochs * samples * there_and_back + looks * there
+        return Cost((passes, passes), (seconds, seconds), 0, kept * size)
+
+    def _time(self, subject: Subject) -> tuple[float, float, int]:
+        """Return seconds of a sample forward and backward, and forward alone; and bytes of weights."""
         network = self.build_for(subject)().to(self.device or "cpu")
-        batch = torch.from_numpy(self.measured.inputs[:_BATCH]).to(self.device or "cpu")
+        batch = torch.from_numpy(self.measured.inputs[:]).to(self.device or "cpu")
 
         def step() -> None:
             network(batch).float().square().mean().backward()
@@ -136,12 +180,8 @@ class _Trial(Workshop):
             with torch.no_grad():
                 network(batch)
 
-        there_and_back, there = (time_call(one) / len(batch) for one in (step, look))
-        kept = 2 if of_teacher else len(asked.checkpoints) or epochs + 1
         size = sum(one.nbytes for one in network.state_dict().values())
-        passes = 2 * epochs * samples + looks
-        seconds = epochs * samples * there_and_back + looks * there
-        return Cost((passes, passes), (seconds, seconds), 0, kept * size)
+        return time_call(step) / len(batch), time_call(look) / len(batch), size
 
 
 def _stand_in(data: Source, count: int) -> SampleSet:

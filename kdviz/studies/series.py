@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -123,13 +123,18 @@ class Series:
             (GB); a last row of all. What is asked beside points is not estimated.
         """
         from kdviz.studies.costs import Cost, estimate_costs
-        from kdviz.studies.work import Workshop
 
-        rows, everything = [], Cost()
-        left = self.left()
+        rows, everything, left = [], Cost(), self.left()
+        timed: dict[str, Any] = {}
+        trained: list[dict[str, Any]] = []  # by another arm as well
         for arm, study in tqdm(self.parts, desc="estimating", unit="arm", disable=not self.progress):
-            tasks = left[arm.name]
-            for what, cost in estimate_costs(Workshop(study), tasks).items():
+            tasks = []
+            for task in left[arm.name]:
+                origin = study.origin(task.subject) if task.action == "train" else None
+                if origin is None or origin not in trained:
+                    tasks.append(task)
+                    trained += [origin] if origin else []
+            for what, cost in estimate_costs(study, tasks, timed).items():
                 networks = sum(task.action in _COUNTED[what] for task in tasks)
                 rows.append({"arm": arm.name, "what": what, "networks": networks, **_say(cost)})
                 everything += cost

@@ -41,6 +41,8 @@ _EXACT = "exact match of first and last token, of "
 class Workshop(Materials):
     """Does the tasks of one study; what they share, such as samples, is loaded once."""
 
+    max_batch: int | None = None  # samples in a pass, as in kdviz.measure
+
     def __init__(self, study: Layout) -> None:
         super().__init__(study)
         self.measurements: dict[str, Measurement] = {}
@@ -279,6 +281,7 @@ class Workshop(Materials):
             weight=preset.weight,
             seed=plan.seed + repeat,
             device=self.device,
+            max_batch=self.max_batch,
             details=self._details(subject) | self._told(subject, last),
         )
 

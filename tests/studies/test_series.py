@@ -218,7 +218,7 @@ def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     """The same estimate as of the trained networks, which their own tests hold against counted passes."""
     _, study = finished.parts[0]
     student = [task for task in study.tasks("measure", "repeat") if task.subject.name == "student-fc1-s0"]
-    costs = estimate_costs(Workshop(study), [*study.tasks("train"), *student])
+    costs = estimate_costs(study, [*study.tasks("train"), *student])
     known = [
         Workshop(study).plan_measurement(one.subject, one.action == "repeat").estimate() for one in student
     ]

@@ -18,7 +18,6 @@ import typer
 from pydantic import ValidationError
 
 import kdviz
-from kdviz.arguments import suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.stopping import run_program
 
@@ -66,19 +65,12 @@ def main() -> None:
             raise
         message = str(error)
         if isinstance(error, ValidationError):
-            faults = ((".".join(map(str, fault["loc"])), _explain(fault)) for fault in error.errors())
-            message = "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults)
+            from kdviz.studies.plans import explain_faults  # nothing but plans is checked so
+
+            message = explain_faults(error)
         elif isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors"):
             message = f"this needs {error.name}: install kdviz[vision], or kdviz[text] for a study of texts"
         sys.exit(f"kdviz: {message}")
-
-
-def _explain(fault: Mapping[str, Any]) -> str:
-    if fault["type"] != "extra_forbidden":
-        return str(fault["msg"]).removeprefix("Value error, ")
-    from kdviz.studies.plans import names_beside  # nothing but plans is checked so
-
-    return f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
 
 
 @app.command()
@@ -433,11 +425,13 @@ def _open_series(
 ) -> "Series":
     from kdviz.studies import Series, find_study
 
-    study, chosen = find_study(name), {}
+    study, chosen = find_study(name), dict[str, str]()
     for one in only or []:
         axis, equals, label = one.partition("=")
         if not equals:
             raise ValueError(f"--only takes AXIS=LABEL, got {one!r}")
+        if axis in chosen:
+            raise ValueError(f"--only names the axis {axis} twice: {chosen[axis]!r} and {label!r}")
         chosen[axis] = label
     arms = study.arms(preset, change or [], chosen)
     return Series(f"{Path(name).stem} {preset}", study, arms, folder, progress, device)
@@ -567,7 +561,7 @@ def report_named(
         question=study.question,
         table=study.table,
         folder=at,
-        name=f"{Path(name).stem}-{preset}",
+        name="-".join([Path(name).stem, preset, *(only or []), *(change or [])]).replace("/", "-"),
         progress=progress,
     )
     typer.echo(f"page      {page}\nnotebook  {page.with_suffix('.ipynb')}")

@@ -111,7 +111,7 @@ class _Trial(Workshop):
         told = {
             "what": [what, plan["measurement"], self.device],
             "network": [self._architecture(subject.role == "teacher"), plan["networks"]["depth"]],
-            "layers": self.study.modules(subject),
+            "layers": self.study.modules(subject) if what == "measure" else [],
             "data": plan["data"].get("size", plan["data"]),
         }
         key = json.dumps(told, sort_keys=True)
@@ -129,31 +129,25 @@ class _Trial(Workshop):
             return _stand_in(self.plan.data, self.plan.training.count)
 
     def checkpoints(self, subject: Subject) -> dict[int, Any]:
-        """Return untrained weights at every epoch that is measured."""
-        weights = self.build_for(subject)().state_dict()
-        last = self.plan.training.epochs
-        return dict.fromkeys(
-            (last,) if subject.role == "teacher" else self.plan.training.measured_epochs, weights
-        )
+        """Return untrained weights, of one epoch for all."""
+        return {0: self.build_for(subject)().state_dict()}
 
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         return {}
 
     def measuring(self, task: Task, samples: int) -> Cost:
         """Estimate a measurement of so many samples from that of few, one at a time."""
-        subject, again = task.subject, task.action == "repeat"
-        epochs = 1 if again else len(self.checkpoints(subject))
-        told = self._once(subject, f"measure {epochs}", self.plan_measurement(subject, again).estimate)
+        subject, once = task.subject, task.action == "repeat" or task.subject.role == "teacher"
+        epochs = 1 if once else len(self.plan.training.measured_epochs)
+        told = self._once(subject, "measure", self.plan_measurement(subject).estimate)
         layers, share = len(subject.layers), samples / _SAMPLES
-        tried, usual = (
-            epochs * (forth + 2 * layers) for forth in (5, 7)
-        )  # of one sample in a pass, and of several
-        low, high = (round((passes - tried) * share) + usual for passes in told.passes)
+        tried, usual = 5 + 2 * layers, 7 + 2 * layers  # passes of a trial: one sample at a time, and several
+        low, high = (epochs * (round((passes - tried) * share) + usual) for passes in told.passes)
         least, most = (
             seconds * passes / known
             for seconds, passes, known in zip(told.seconds, (low, high), told.passes, strict=True)
         )
-        return Cost((low, high), (least, most), told.memory * BLOCK, round(told.disk * share))
+        return Cost((low, high), (least, most), told.memory * BLOCK, round(epochs * told.disk * share))
 
     def training(self, subject: Subject) -> Cost:
         """Estimate a training."""

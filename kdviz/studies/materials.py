@@ -20,7 +20,7 @@ from kdviz.sources import Prepared, SampleSet, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
 from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
-from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE
+from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, is_added
 from kdviz.studies.tasks import Layout, Subject
 from kdviz.training import (
     PLANS,
@@ -66,7 +66,10 @@ class Materials:
         data = getattr(self.plan.networks.teacher, "data", None)
         if data is None:
             return self.training_set if part == "train" else self.held_out_set
-        return data.load(part)
+        samples = self.loaded[f"teacher's {part}"] = data.load(part)
+        if self.study.folder.is_dir():
+            self.recognise()
+        return samples
 
     @cached_property
     def student_set(self) -> SampleSet:
@@ -117,7 +120,10 @@ class Materials:
         asked = json.loads(json.dumps(self.plan.identity))
         deciding = {name: value for name, value in asked.items() if not name.startswith("measurement.")}
         stored = begun.setdefault("plan", deciding)
-        if differing := list_differences(stored, {name: deciding.get(name) for name in stored}):
+        later = {name: None for name in deciding.keys() - stored.keys() if is_added(name)}
+        if differing := list_differences(
+            stored | later, {name: deciding.get(name) for name in stored | later}
+        ):
             raise StoreError(
                 f"{folder / STUDY_FILE}: the study was begun with {'; '.join(differing)}; {back}"
             )

@@ -143,13 +143,20 @@ class Series:
         return pd.DataFrame(rows)
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
-        """Tell of which arms data are missing, and what to do about it."""
+        """Tell of which arms data or weights are missing, and what to do about it."""
         for arm, study in self.parts:
+            if study.run_path.is_dir():
+                continue
+            teacher = study.plan.networks.teacher
             try:
-                if not study.run_path.is_dir():
-                    study.plan.data.load("train")
+                for data in filter(None, (study.plan.data, getattr(teacher, "data", None))):
+                    data.load("train")
             except DataError as error:
                 yield arm, f"{arm.name}: {error}"
+            for name in ("start", "file", "encoder"):
+                path = getattr(teacher, name, None)
+                if path is not None and not path.exists():
+                    yield arm, f"{arm.name}: networks.teacher.{name} is not there: {path}"
 
     def status(self) -> pd.DataFrame:
         """Count what is done of every arm.
@@ -190,8 +197,9 @@ class Series:
         """
         left, found = self.unfinished(), []
         for arm, study in self.parts:
-            for setting, settings in arm.readings.items() if arm.name not in left else ():
-                labels = dict(arm.labels) | ({"setting": setting} if setting else {})
+            for reading, settings in arm.readings.items() if arm.name not in left else ():
+                setting = ", ".join(filter(None, (arm.labels.get("setting"), reading)))
+                labels = {**arm.labels, **({"setting": setting} if setting else {})}
                 found.append(analysis.Arm(labels, open_run(study.run_path), settings))
         if not found:
             raise StoreError(f"nothing of {self.name} is measured in {self.folder} yet")

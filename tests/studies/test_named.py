@@ -80,9 +80,12 @@ def test_arms__changes_reach_all_and_only_picks(tmp_path):
         (lambda study: study.arms("small", ["training.epochs"]), "is not of the form name=value"),
         (
             lambda study: study.arms("small", ["training.epochs=1"]),
-            "large, one: .*\n.*epochs\n.*greater than",
+            "large, one: training.epochs: Input should be greater than",
         ),
-        (lambda study: study.arms("small", ["training.epoch=1"]), "large, one: .*\n.*epoch\n.*Extra inputs"),
+        (
+            lambda study: study.arms("small", ["training.epoch=1"]),
+            "large, one: training.epoch: unknown; did you mean 'epochs'",
+        ),
     ],
 )
 def test_arms__odd_choices_are_refused(tmp_path, call, message):
@@ -127,11 +130,11 @@ def test_studies__every_table_of_the_papers_has_one():
         "ii",
         "iii",
         "iv",
-        "ix",
         "v",
         "vi",
         "vii",
         "viii",
+        "ix",
         "finetuning",
         "transfer",
         "unicam",

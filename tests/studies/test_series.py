@@ -144,10 +144,10 @@ def test_status_and_readings__tell_what_is_there(finished, tmp_path):
         nothing.readings()
 
 
-def test_readings__take_the_place_of_the_setting(finished, tmp_path):
+def test_readings__are_told_beside_the_setting(finished, tmp_path):
     path = write(tmp_path, finished.folder.parent / "pictures", readings={"b 0.1": {"threshold": 0.1}})
     one, _ = open_series(path, finished.folder).readings()
-    assert one.labels == {"network": "small VGG", "setting": "b 0.1"} and one.settings.threshold == 0.1
+    assert one.labels == {"network": "small VGG", "setting": "8, b 0.1"} and one.settings.threshold == 0.1
 
 
 def test_run__missing_data_are_told_before_anything_is_trained(tmp_path):

@@ -187,7 +187,7 @@ def _list_arm(arm: Arm) -> dict[str, Any]:
         | {"threshold": (arm.settings or Settings()).of_run(arm.run).threshold}
         | {"seeds": len({one.seed for one in networks if one.role == "student"})}
         | by_role
-        | {"chance": 1 / len(classes) if classes else np.nan}
+        | {"chance": 1 / len(classes) if len(classes) > 1 else np.nan}
     )
 
 
@@ -331,6 +331,29 @@ def arrange_arms(rows: pd.DataFrame) -> pd.DataFrame:
     values = chosen[[*_ROWS]].rename(columns=_ROWS).rename_axis(columns="row")
     wide = pd.DataFrame(values.stack(future_stack=True).unstack("metric", sort=False))
     return wide.reindex(columns=pd.Index(metrics, name="metric")).dropna(how="all")
+
+
+def doubt_arms(arms: Sequence[Arm]) -> list[str]:
+    """Name the arms in which a role answers hardly better than by chance: points of such networks say little.
+
+    Parameters
+    ----------
+    arms
+        As for `list_arms`.
+
+    Returns
+    -------
+    list of str
+        A line for each arm and role whose mean accuracy is below 1.5 times that of chance.
+    """
+    told = []
+    for _, row in list_arms(arms).iterrows():
+        name = ", ".join(filter(None, (str(row[column]) for column in _COLUMNS.values())))
+        for role in ("teacher", "student", "baseline"):
+            if row[role] < 1.5 * row["chance"]:
+                right = f"right in {row[role]:.2f}, and chance in {row['chance']:.2f}"
+                told.append(f"in doubt: {name}, the {role} is {right}")
+    return told
 
 
 def describe_arms(rows: pd.DataFrame) -> dict[str, str]:

@@ -118,9 +118,9 @@ class Series:
         Returns
         -------
         DataFrame
-            ``arm``, ``what``, ``networks``, ``passes`` (millions), ``hours`` of one process on this machine
-            (both as ranges, from all samples by gain to all by path), ``memory`` (GB at a time) and ``disk``
-            (GB); a last row of all. What is asked beside points is not estimated.
+            ``arm``, ``what``, ``networks``; ``million passes`` and ``hours`` of one process on this machine,
+            as ranges from all samples by gain to all by path; ``GB of memory`` at a time, and ``of disk``; a
+            last row of all. What is asked beside points is not estimated.
         """
         from kdviz.studies.costs import Cost, estimate_costs
 
@@ -213,10 +213,10 @@ def _say(cost: "Cost") -> dict[str, str]:
     ends = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}") for n, t in zip(cost.passes, cost.seconds, strict=True)]
     passes, hours = (" to ".join(dict.fromkeys(one)) for one in zip(*ends, strict=True))
     return {
-        "passes": passes,
+        "million passes": passes,
         "hours": hours,
-        "memory": f"{cost.memory / 1e9:.1f}",
-        "disk": f"{cost.disk / 1e9:.2f}",
+        "GB of memory": f"{cost.memory / 1e9:.1f}",
+        "of disk": f"{cost.disk / 1e9:.2f}",
     }
 
 

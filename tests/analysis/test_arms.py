@@ -249,6 +249,12 @@ def test_list_arms__says_what_is_compared_and_how_well_the_networks_do(run: Run)
     assert listed["chance"].tolist() == [0.25, 0.25]
 
 
+def test_doubt_arms__names_who_is_hardly_better_than_chance(run: Run) -> None:
+    assert analysis.doubt_arms([Arm({"network": "VGG-16"}, run)]) == [
+        "in doubt: VGG-16, the baseline is right in 0.17, and chance in 0.25"  # the others are at 0.9 and 0.6
+    ]
+
+
 def test_list_arms__accuracies_that_nobody_recorded_are_undefined(tmp_path: Path) -> None:
     counts = {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}}
     points = {(role, layer, 0): draw_points(*one[0], 3) for (role, layer), one in counts.items()}

@@ -190,7 +190,8 @@ def test_command__finished_it_starts_nothing_and_says_what_is_next(finished, cap
             standalone_mode=False,
         )
     told = capsys.readouterr()
-    assert told.out.count("3 of 3   5 of 5") == 4 and "next  kdviz study report" in told.out
+    assert told.out.count("3 of 3   5 of 5") == 4
+    assert told.out.count(f"next  kdviz study report {path} --preset tiny --folder {finished.folder}") == 2
     assert told.err == ""
     assert {one: one.stat().st_mtime_ns for one in finished.folder.rglob("*") if one.is_file()} == before
 
@@ -206,12 +207,12 @@ def test_command__report_writes_a_page_of_the_arms_that_are_measured(finished, t
     command = ["study", "report", path, "--preset", "tiny", "--folder", str(folder), "--no-progress"]
     cli.app(command, standalone_mode=False)
     told = capsys.readouterr().out
-    assert "left out  small VGG, 4: 0 of 3 networks are measured" in told
+    assert "left out: small VGG, 4, 0 of 3 networks are measured" in told
     assert "H1, more points, and more of them on the foreground:" in told and "(1 seed)" in told
     page = folder / "reports" / "grids-tiny.html"
     assert f"page      {page}" in told
     text = page.read_text()
-    assert "Grids\nDo they matter?" in text and "b 0.1" in text and "chance" in text
+    assert "Grids\nDo they matter?\nleft out: small VGG, 4" in text and "b 0.1" in text and "chance" in text
 
 
 def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):

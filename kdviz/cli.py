@@ -401,9 +401,7 @@ def explore(
 
 
 Name = Annotated[str, typer.Argument(help="As `kdviz study list` has it, or a YAML file of your own.")]
-PresetName = Annotated[
-    str, typer.Option("--preset", help="small: minutes, on built-in data; paper: as published.")
-]
+PresetName = Annotated[str, typer.Option("--preset", help="small: on built-in data; paper: as published.")]
 Change = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", help="NAME=VALUE of every plan, such as training.seeds=[0]; repeat it."),

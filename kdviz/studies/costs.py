@@ -122,11 +122,11 @@ class _Trial(Workshop):
     def recognise(self) -> None:
         """Leave what a study was begun with alone: nothing here is kept."""
 
-    def _load(self, part: Part) -> SampleSet:
+    def _read(self, data: Source, name: str, part: Part) -> SampleSet:
         try:
-            return self.plan.data.load(part)
+            return data.load(part)
         except DataError:
-            return _stand_in(self.plan.data, self.plan.training.count)
+            return _stand_in(data, self.plan.training.count)
 
     def checkpoints(self, subject: Subject) -> dict[int, Any]:
         """Return untrained weights, of one epoch for all."""
@@ -139,7 +139,7 @@ class _Trial(Workshop):
         """Estimate a measurement of so many samples from that of few, one at a time."""
         subject, once = task.subject, task.action == "repeat" or task.subject.role == "teacher"
         epochs = 1 if once else len(self.plan.training.measured_epochs)
-        told = self._once(subject, "measure", self.plan_measurement(subject).estimate)
+        told = self._once(subject, "measure", lambda: self.plan_measurement(subject).estimate())
         layers, share = len(subject.layers), samples / _SAMPLES
         tried, usual = 5 + 2 * layers, 7 + 2 * layers  # passes of a trial: one sample at a time, and several
         low, high = (epochs * (round((passes - tried) * share) + usual) for passes in told.passes)

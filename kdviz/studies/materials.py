@@ -16,7 +16,7 @@ from kdviz.files import hash_file, list_differences, read_json, write_json
 from kdviz.models import SpanNetwork, TextNetwork, encoders
 from kdviz.networks import load_weights
 from kdviz.networks.checkpoints import read_checkpoint
-from kdviz.sources import Prepared, SampleSet, find_data
+from kdviz.sources import Prepared, SampleSet, Source, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
 from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
@@ -45,12 +45,12 @@ class Materials:
     @cached_property
     def training_set(self) -> SampleSet:
         """All samples to train on."""
-        return self._load("train")
+        return self._read(self.plan.data, "train", "train")
 
     @cached_property
     def held_out_set(self) -> SampleSet:
         """Samples that no network sees."""
-        return self._load("held-out")
+        return self._read(self.plan.data, "held-out", "held-out")
 
     @cached_property
     def teacher_set(self) -> SampleSet:
@@ -66,10 +66,7 @@ class Materials:
         data = getattr(self.plan.networks.teacher, "data", None)
         if data is None:
             return self.training_set if part == "train" else self.held_out_set
-        samples = self.loaded[f"teacher's {part}"] = data.load(part)
-        if self.study.folder.is_dir():
-            self.recognise()
-        return samples
+        return self._read(data, f"teacher's {part}", part)
 
     @cached_property
     def student_set(self) -> SampleSet:
@@ -98,8 +95,8 @@ class Materials:
         """Inputs and labels that tell accuracies."""
         return self.as_tensors(self.held_out_set)
 
-    def _load(self, part: Part) -> SampleSet:
-        samples = self.loaded[part] = self.plan.data.load(part)
+    def _read(self, data: Source, name: str, part: Part) -> SampleSet:
+        samples = self.loaded[name] = data.load(part)
         if self.study.folder.is_dir():
             self.recognise()
         return samples

@@ -110,7 +110,19 @@ class Series:
         actions: list[Action] = ["train", "accuracy"]
         if "points" in self.study.chapters:
             actions += ["measure", "repeat"]
-        return {arm.name: study.left(study.tasks(*actions)) for arm, study in self.parts}
+        return {arm.name: self._left(study, *actions) for arm, study in self.parts}
+
+    def _left(self, study: Study, *actions: Action) -> list[Task]:
+        """List what is not done; what was once read whole is not read again, for that takes its time."""
+        known = self._whole.setdefault(study.folder, set())
+        tasks = [task for task in study.tasks(*actions) if task.key not in known]
+        left = study.left(tasks)
+        known.update(task.key for task in tasks if task not in left)
+        return left
+
+    @cached_property
+    def _whole(self) -> dict[Path, set[str]]:
+        return {}
 
     def estimate(self) -> pd.DataFrame:
         """Estimate what is left to train and measure, from a few passes of untrained networks.
@@ -124,7 +136,7 @@ class Series:
         """
         from kdviz.studies.costs import Cost, estimate_costs
 
-        rows, everything, left = [], Cost(), self.left()
+        rows, everything, left = list[dict[str, Any]](), Cost(), self.left()
         timed: dict[str, Any] = {}
         trained: list[dict[str, Any]] = []  # by another arm as well
         for arm, study in tqdm(self.parts, desc="estimating", unit="arm", disable=not self.progress):
@@ -134,13 +146,18 @@ class Series:
                 if origin is None or origin not in trained:
                     tasks.append(task)
                     trained += [origin] if origin else []
-            for what, cost in estimate_costs(study, tasks, timed).items():
+            try:
+                costs = estimate_costs(study, tasks, timed)
+            except DataError as error:  # an encoder that is not there has no stand-in
+                rows.append({"arm": arm.name, "what": f"not estimated: {error}"})
+                continue
+            for what, cost in costs.items():
                 networks = sum(task.action in _COUNTED[what] for task in tasks)
                 rows.append({"arm": arm.name, "what": what, "networks": networks, **_say(cost)})
                 everything += cost
         if rows:
             rows.append({"arm": "all", "what": "", "networks": "", **_say(everything)})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).fillna("")
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
         """Tell of which arms data or weights are missing, and what to do about it."""
@@ -169,11 +186,11 @@ class Series:
         """
         rows = []
         for arm, study in self.parts:
-            run = open_run(study.run_path) if study.run_path.is_dir() else None
-            trained, measured = study.tasks("train"), study.tasks("measure", "repeat")
             row = {"arm": arm.name}
-            for name, tasks in (("trained", trained), ("measured", measured)):
-                row[name] = f"{sum(task.is_done(run) for task in tasks)} of {len(tasks)}"
+            kinds: dict[str, list[Action]] = {"trained": ["train"], "measured": ["measure", "repeat"]}
+            for name, actions in kinds.items():
+                count, left = len(study.tasks(*actions)), len(self._left(study, *actions))
+                row[name] = f"{count - left} of {count}"
             rows.append(row | {"folder": str(study.folder)})
         return pd.DataFrame(rows)
 
@@ -181,10 +198,9 @@ class Series:
         """Tell of the arms that are not measured to their end how far they are, by name."""
         told = {}
         for arm, study in self.parts:
-            run = open_run(study.run_path) if study.run_path.is_dir() else None
-            tasks = study.tasks("measure")
-            if (done := sum(task.is_done(run) for task in tasks)) < len(tasks):
-                told[arm.name] = f"{done} of {len(tasks)} networks are measured"
+            if left := len(self._left(study, "measure")):
+                count = len(study.tasks("measure"))
+                told[arm.name] = f"{count - left} of {count} networks are measured"
         return told
 
     def readings(self) -> list[analysis.Arm]:

@@ -182,7 +182,3 @@ def test_command__lists_and_shows(capsys):
 def test_command__only_takes_an_axis_and_a_label():
     with pytest.raises(ValueError, match=r"--only takes AXIS=LABEL, got 'VGG-16'"):
         cli.app(["study", "show", "v", "--only", "VGG-16"], standalone_mode=False)
-
-
-def test_named_study__is_told_apart_from_a_plan():
-    assert NamedStudy.model_validate(OWN).title == "Two sizes"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -116,6 +117,16 @@ def test_run__equal_arms_of_two_studies_are_one_folder(finished, tmp_path):
 def test_place__data_elsewhere_are_another_arm(finished, tmp_path):
     one, other = (open_series(write(tmp_path, tmp_path / name), tmp_path / "runs") for name in ("a", "b"))
     assert not {study.folder for _, study in one.parts} & {study.folder for _, study in other.parts}
+
+
+def test_left__of_an_arm_says_nothing_of_another_with_other_data(finished, tmp_path):
+    study = find_study(str(finished.folder.parent / "grids.yaml"))
+    ours = study.arms("tiny")[0]
+    images = tmp_path / "gone"
+    data = ours.plan.data.model_copy(update={"images": images})
+    theirs = replace(ours, labels={"network": "other"}, plan=ours.plan.model_copy(update={"data": data}))
+    both = Series("both", study, [ours, theirs], finished.folder, progress=False)
+    assert [len(tasks) for tasks in both.left().values()] == [0, 11]
 
 
 def test_run__further_seeds_grow_the_arm_and_fewer_leave_it(finished, tmp_path):
@@ -239,6 +250,23 @@ def test_plan__stands_in_for_data_that_are_not_there(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "missing  small VGG, 8: images (--images) is not a folder" in told and "measure" in told
     assert not (tmp_path / "runs").exists()
+
+
+def test_plan__stands_in_for_the_teachers_data_and_times_networks_alike_once(tmp_path, monkeypatch):
+    path = write(tmp_path, tmp_path / "nowhere")
+    elsewhere = f"{{kind: image-folder, size: {SIDE}, images: {tmp_path / 'gone'}}}"
+    series = open_series(path, tmp_path / "runs", (f"networks.teacher.data={elsewhere}",))
+    assert len([*series.missing()]) == 2
+    tried: list[str] = []
+    plan_measurement = Workshop.plan_measurement
+    monkeypatch.setattr(
+        Workshop,
+        "plan_measurement",
+        lambda self, subject, repeat=False: tried.append(subject.name) or plan_measurement(self, subject),
+    )
+    table = series.estimate()
+    assert table["what"].tolist() == ["train", "measure", "measure", ""]  # trained once for both arms
+    assert tried == ["teacher"] * 2  # of one architecture, layer and settings, on two grids
 
 
 def test_forecast__adds_up_what_is_known_and_says_when_more_is_to_come(finished, capsys, monkeypatch):

@@ -15,7 +15,6 @@ from kdviz.networks import load_weights
 from kdviz.networks.checkpoints import read_checkpoint
 from kdviz.sources import FASHION_CLASSES, FashionComposites
 from kdviz.studies import Study, StudyPlan
-from kdviz.studies.tasks import Subject
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord, evaluate
 
@@ -237,4 +236,3 @@ def test_origin__is_told_apart_by_what_decides_a_training(images):
         and learned["student-fc1-s0"] != usual["student-fc1-s0"]
     )
     assert learned["teacher"] == usual["teacher"]
-    assert isinstance(next(iter(Study(Path("none"), make_plan(images)).subjects())), Subject)

@@ -6,6 +6,7 @@ their tables. Intervals here are over training seeds: how much would another tra
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,7 +164,7 @@ def list_arms(arms: Sequence[Arm]) -> pd.DataFrame:
         A row an arm: the labels, ``samples`` measured, ``threshold`` in nat, ``seeds``: training seeds of the
         students; ``teacher``, ``student``, ``baseline``: their mean accuracy on held-out samples, students of
         all layers and losses together, NaN where not recorded; ``chance``: 1 over the number of classes, NaN
-        where the run does not name them.
+        where the run does not name them, or networks find spans.
 
     Raises
     ------
@@ -180,7 +181,8 @@ def _list_arm(arm: Arm) -> dict[str, Any]:
         role: pd.Series([accuracies[one.name] for one in networks if one.role == role], dtype=float).mean()
         for role in ("teacher", "student", "baseline")
     }
-    classes = read_config(arm.run).get("classes", ())
+    config = read_config(arm.run)
+    classes = () if config.get("answers") == "span" else config.get("classes", ())
     return (
         {column: arm.labels.get(label, "") for label, column in _COLUMNS.items()}
         | {"samples": arm.run.samples.sizes["sample"]}
@@ -344,13 +346,13 @@ def doubt_arms(arms: Sequence[Arm]) -> list[str]:
     Returns
     -------
     list of str
-        A line for each arm and role whose mean accuracy is below 1.5 times that of chance.
+        A line for each arm and role whose mean accuracy is less than a tenth of the way from chance to 1.
     """
     told = []
     for _, row in list_arms(arms).iterrows():
         name = ", ".join(filter(None, (str(row[column]) for column in _COLUMNS.values())))
         for role in ("teacher", "student", "baseline"):
-            if row[role] < 1.5 * row["chance"]:
+            if row[role] < 0.9 * row["chance"] + 0.1:
                 right = f"right in {row[role]:.2f}, and chance in {row['chance']:.2f}"
                 told.append(f"in doubt: {name}, the {role} is {right}")
     return told
@@ -372,7 +374,8 @@ def describe_arms(rows: pd.DataFrame) -> dict[str, str]:
     told = {}
     for hypothesis, claim in _CLAIMS.items():
         names = [name for name, one in METRICS.items() if one.hypothesis == hypothesis and name != "d_std"]
-        lines = [f"  {_describe_metric(rows[rows['metric'] == name], name)}" for name in names]
+        told_of = [_describe_metric(rows[rows["metric"] == name], name) for name in names]
+        lines = [textwrap.fill(one, 120, initial_indent="  ", subsequent_indent="      ") for one in told_of]
         told[hypothesis] = "\n".join([f"{hypothesis}, {claim}:", *lines])
     return told
 

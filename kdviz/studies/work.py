@@ -261,6 +261,8 @@ class Workshop(Materials):
             "classes": list(self.measured_set.classes),
             "layer_names": dict(self.preset.layers),
         }
+        if self.plan.data.finds_spans:
+            config["answers"] = "span"
         attrs = schema.make_attrs(
             modality=self.plan.data.modality,
             dataset_id=self.measured_set.source,

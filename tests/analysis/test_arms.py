@@ -255,6 +255,16 @@ def test_doubt_arms__names_who_is_hardly_better_than_chance(run: Run) -> None:
     ]
 
 
+@pytest.mark.parametrize(("right", "doubted"), [(0.32, True), (0.33, False)])  # 0.325 is a tenth of the way
+def test_doubt_arms__begins_a_tenth_of_the_way_to_certainty(
+    monkeypatch: pytest.MonkeyPatch, right: float, doubted: bool
+) -> None:
+    row = dict.fromkeys(["dataset", "network", "teacher_network", "setting"], "") | {"chance": 0.25}
+    table = pd.DataFrame([row | {"teacher": 0.9, "student": right, "baseline": np.nan}])
+    monkeypatch.setattr("kdviz.analysis.arms.list_arms", lambda arms: table)
+    assert bool(analysis.doubt_arms([])) == doubted
+
+
 def test_list_arms__accuracies_that_nobody_recorded_are_undefined(tmp_path: Path) -> None:
     counts = {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}}
     points = {(role, layer, 0): draw_points(*one[0], 3) for (role, layer), one in counts.items()}
@@ -300,6 +310,7 @@ def test_describe_arms__says_how_much_is_clear_and_what_is_not(rows: pd.DataFram
     assert "n_fg supported; ahead in 1 of 1, clearly in 1\n" in only
     many = pd.concat([rows.assign(setting=str(one)) for one in range(6)])
     assert "and 2 more" in analysis.describe_arms(many)["H1"]
+    assert max(map(len, analysis.describe_arms(many)["H1"].splitlines())) <= 120  # and no word is cut
     turned = rows[rows["layer"] == "fc2"].assign(ahead=False)
     assert "n_fg contradicted; ahead in 0 of 1, clearly behind in 1\n" in analysis.describe_arms(turned)["H1"]
     both = pd.concat([rows[rows["layer"] == "fc2"], turned.assign(setting="turned")])

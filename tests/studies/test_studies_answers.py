@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 import kdviz
+from kdviz import analysis
 from kdviz.errors import DataError
 from kdviz.models import SpanNetwork, TextNetwork
 from kdviz.networks import load_weights
@@ -128,6 +129,11 @@ def test_study__killed_and_continued_has_the_same_bits(study: Study, tmp_path: P
         assert path.read_bytes() == (again.folder / path.relative_to(study.folder)).read_bytes(), path
     for subject in study.subjects():
         assert study.accuracies(subject) == again.accuracies(subject)
+
+
+def test_study__of_answers_has_no_chance_of_classes(study: Study) -> None:
+    listed = analysis.list_arms([analysis.Arm({}, kdviz.open_run(study.run_path))])
+    assert np.isnan(listed["chance"]).all() and listed["teacher"].notna().all()
 
 
 def test_study__is_drawn_with_question_and_passage(study: Study) -> None:

@@ -267,7 +267,7 @@ def test_restart__makes_no_network_pass(study: Study, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch.nn.Module, "__call__", refuse)
     monkeypatch.setattr(Workshop, "build", refuse)
-    monkeypatch.setattr(Workshop, "_load", refuse)
+    monkeypatch.setattr(Workshop, "_read", refuse)
     study.train()
     assert study.measure().networks
 

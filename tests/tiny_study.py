@@ -1,6 +1,8 @@
 """The smallest whole study: sixteen 16-pixel images of two classes, made once for all tests that read it."""
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,25 @@ def _make(basetemp: Path) -> Study:
     study.train()
     study.measure()
     return study
+
+
+_LIGHT = """
+import sys
+from kdviz import cli
+
+sys.argv = ["kdviz", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    heavy = {"torch", "torchvision", "transformers", "kdviz.measuring", "kdviz.studies.work", "papermill"}
+    print("loaded", sorted(heavy & set(sys.modules)))
+"""
+
+
+def run_light(*arguments: str) -> str:
+    """Run kdviz in a process of its own; what it prints, and last what it loaded of all that is heavy."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LIGHT, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout

@@ -1,26 +1,15 @@
 """Text networks on an encoder of the user's own: a folder as ``save_pretrained`` of transformers has it."""
 
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
+from kdviz.architectures import ENCODER_PRESET
 from kdviz.arguments import name_some
 from kdviz.errors import DataError, MissingExtraError
-from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.text import SpanNetwork, TextNetwork, put_on
-
-PRESET = ArchitecturePreset(
-    layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
-    weight=6.0,  # that of the small text networks
-    threshold=0.2,
-    modality="text",
-    entry="encoder.embeddings",
-    feature="identity",
-)
-"""Layers and constants, but for the weights that stand for a layer: see `last_weights`."""
 
 
 def build(
@@ -106,10 +95,10 @@ def build(
 
 
 def last_weights(network: TextNetwork | SpanNetwork) -> dict[str, str]:
-    """Name the module whose weight stands for each layer of `PRESET`: the encoder's last linear one."""
+    """Name the module whose weight stands for each layer of an encoder: the encoder's last linear one."""
     linear = [
         name
         for name, module in network.encoder.named_modules()
         if isinstance(module, nn.Linear) and "pooler" not in name
     ]
-    return dict.fromkeys(PRESET.layers, f"encoder.{linear[-1]}")
+    return dict.fromkeys(ENCODER_PRESET.layers, f"encoder.{linear[-1]}")

@@ -8,14 +8,13 @@ Symbols: ``B`` samples, ``H, W`` input height and width, ``C`` classes.
 """
 
 from collections import OrderedDict
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from kdviz.architectures import IMAGE_PRESETS as PRESETS
 from kdviz.errors import MissingExtraError
 from kdviz.models.building import check_arguments, draw_weights, make_head, set_dropout
-from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
 prepare_torchvision()
@@ -110,11 +109,6 @@ class SmallVGG(nn.Module):
         return self.classifier(self.features(inputs).flatten(1))
 
 
-def _preset(layers: str, weight: float, threshold: float = 0.2) -> ArchitecturePreset:
-    modules = zip(("conv", "fc1", "fc2", "fc3"), layers.split(), strict=True)
-    return ArchitecturePreset(MappingProxyType(dict(modules)), weight, threshold)
-
-
 _BLOCKS = {"resnet50": [3, 4, 6, 3], "resnet101": [3, 4, 23, 3], "resnet152": [3, 8, 36, 3]}
 _SMALL = {  # channels of the convolutions, block by block
     "small_vgg": ((16,), (32,), (64, 64)),
@@ -127,18 +121,6 @@ _LEAST = {
     "vgg19": 32,
     **dict.fromkeys(_SMALL, 8),
 }  # pixels, for pooling
-_VGG_HEAD = "classifier.0 classifier.3 classifier.6"
-PRESETS = MappingProxyType(
-    {
-        "alexnet": _preset("features.10 classifier.1 classifier.4 classifier.6", 7.0, threshold=0.25),
-        **dict.fromkeys(_BLOCKS, _preset("top.conv2 head.fc1 head.fc2 head.fc3", 6.0)),
-        "small_vgg": _preset("features.conv4 classifier.fc1 classifier.fc2 classifier.fc3", 7.0),
-        "small_vgg_deep": _preset("features.conv7 classifier.fc1 classifier.fc2 classifier.fc3", 7.0),
-        "vgg11": _preset(f"features.18 {_VGG_HEAD}", 7.0),
-        "vgg16": _preset(f"features.28 {_VGG_HEAD}", 7.0),
-        "vgg19": _preset(f"features.34 {_VGG_HEAD}", 7.0),
-    }
-)
 
 
 def build(

@@ -7,16 +7,15 @@ that kdviz reads. This module knows nothing of words or training; token identifi
 Symbols: ``B`` texts, ``T`` tokens of the longest, ``K`` width of the encoder, ``C`` classes.
 """
 
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kdviz.architectures import TEXT_PRESETS as PRESETS
 from kdviz.arguments import one_of, whole_number
 from kdviz.errors import MissingExtraError
 from kdviz.models.building import check_arguments, draw_weights
-from kdviz.models.presets import ArchitecturePreset
 from kdviz.models.torchvision_shim import prepare_torchvision
 
 prepare_torchvision()  # transformers imports torchvision where it is installed
@@ -214,22 +213,6 @@ _SETTINGS: dict[str, dict[str, int]] = {
         "intermediate_size": 128,
     },
 }
-
-
-def _preset(layers: int) -> ArchitecturePreset:
-    last = f"encoder.encoder.layer.{layers - 1}.output.dense"
-    return ArchitecturePreset(
-        layers=MappingProxyType({"hidden": "hidden", "cls": "cls"}),
-        weight=6.0,  # our choice; the paper's layer is BERT's last hidden one
-        threshold=0.2,
-        modality="text",
-        entry="encoder.embeddings",
-        feature="identity",
-        weights=MappingProxyType({"hidden": last, "cls": last}),
-    )
-
-
-PRESETS = MappingProxyType({name: _preset(own["num_hidden_layers"]) for name, own in _SETTINGS.items()})
 
 
 def build(

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BytesCodec, ZstdCodec
 
 from kdviz.errors import StoreError
 from kdviz.schema import MEASURED
@@ -144,7 +145,7 @@ def list_damage(
                 yield Damage(name, index, f"chunk {name}/{chunk} is missing")
             elif decode:
                 try:
-                    array.get_block_selection(index)
+                    _decode(array, index, folder / chunk)
                 except Exception as error:
                     yield Damage(name, index, f"chunk {name}/{chunk} is damaged: {error}")
 
@@ -168,6 +169,17 @@ def inspect_layer(group: Path) -> tuple[NDArray[np.bool_], list[Damage], bool]:
         elif name in (*MADE, *MEASURED):
             lost = True
     return done & (not lost), found, lost
+
+
+def _decode(array: zarr.Array, index: tuple[int, ...], file: Path) -> None:
+    """Decompress a chunk, which checks its sum; zarr's own way to one takes ten times as long."""
+    kinds = [type(codec) for codec in (*array.filters, array.serializer, *array.compressors)]
+    if array.dtype.hasobject or kinds != [BytesCodec, ZstdCodec]:
+        array.get_block_selection(index)
+        return
+    found, wanted = len(Zstd().decode(file.read_bytes())), math.prod(array.chunks) * array.dtype.itemsize
+    if found != wanted:
+        raise ValueError(f"it holds {found} bytes, not {wanted}")
 
 
 def _expected_chunks(array: zarr.Array, done: NDArray[np.bool_] | None) -> Iterator[tuple[int, ...]]:

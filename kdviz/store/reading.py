@@ -22,7 +22,8 @@ from kdviz.store.contents import describe_gaps, dump_contents
 from kdviz.store.damage import inspect_layer
 from kdviz.store.files import list_groups, plain, read_group, write_netcdf
 from kdviz.store.migrations import migrate
-from kdviz.store.replacing import PARTIAL, find_folder
+from kdviz.store.replacing import PARTIAL, find_folder, list_folders
+from kdviz.store.sealing import NODE, read_sealed
 
 
 class StoredRun:
@@ -94,12 +95,14 @@ class StoredRun:
     def is_whole(self, group: str, about: Mapping[str, Any] | None = None) -> bool:
         """Whether nothing of a group of `contents` is missing or damaged; all of it is read."""
         try:
-            if self.lacks(group, about):
-                return False
             if not group.startswith("points/"):
-                return bool(self.result(group))
-            return not inspect_layer(self.path / group)[1]
-        except StoreError:
+                return not self.lacks(group, about) and bool(self.result(group))
+            folder = find_folder(self.path / group)
+            read_sealed((folder / NODE).read_bytes(), folder / NODE)
+            done, damage, _ = inspect_layer(folder)
+            gone = set((about or {}).get("variables", ())) - set(list_folders(folder))
+            return bool(done.all()) and not damage and not gone
+        except (StoreError, FileNotFoundError):
             return False
 
     def layers(self, network: str) -> list[str]:

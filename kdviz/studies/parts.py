@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdviz.architectures import PRESETS
 from kdviz.arguments import one_of
 from kdviz.schema import choose_epochs
 from kdviz.sources import Data
@@ -60,8 +61,6 @@ class _OwnTeacher(Part):
     def _name_layers(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("architecture") is None or values.get("layers"):
             return values
-        from kdviz.models import PRESETS
-
         preset = PRESETS[one_of("architecture of the teacher", values["architecture"], PRESETS)]
         return values | {"layers": dict(preset.layers)}
 

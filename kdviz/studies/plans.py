@@ -13,6 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from kdviz.architectures import PRESETS
 from kdviz.arguments import one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
@@ -414,8 +415,6 @@ def _encoder_of(networks: Any) -> Any:
 
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:
     """Look up the modules of named layers; without names, of all below the logits."""
-    from kdviz.models import PRESETS
-
     fitting = [name for name, preset in PRESETS.items() if preset.modality == modality]
     layers = PRESETS[one_of(f"architecture for {modality}s", architecture, fitting)].layers
     below = [name for name in layers if name != LOGITS]
@@ -436,7 +435,7 @@ def _list_layers(data: Any, networks: Networks) -> list[str]:
     build = getattr(models, data.modality).build
     classes = None if data.finds_spans else 2
     network = build(networks.architecture, classes=classes, device="meta", **sizes[data.modality])
-    preset = models.PRESETS[networks.architecture]
+    preset = PRESETS[networks.architecture]
     return list(dict.fromkeys([*preset.layers, *networks.layers, *filter(None, name_modules(network))]))
 
 

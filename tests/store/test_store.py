@@ -23,6 +23,7 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from numcodecs import Zstd
 from run_files import edit_node, plain_files
 from zarr.core.sync import sync
 
@@ -959,6 +960,25 @@ def test_open_run__names_a_damaged_chunk_and_a_damaged_node(tmp_path: Path) -> N
     (run.path / "points" / "student" / "zarr.json").write_text("{")
     with pytest.raises(StoreError, match=r"student.zarr\.json is damaged"):
         run.networks  # noqa: B018
+
+
+def test_is_whole__only_if_every_file_holds_what_it_should(tmp_path: Path) -> None:
+    run, group = measure_all(tmp_path / "run.zarr"), "points/student/fc1"
+    assert run.is_whole(group, {}) and not run.is_whole(group, {"variables": ["lost"]})
+    for name, change in {
+        "gain/c/0/0/0": lambda held: Zstd(checksum=True).encode(Zstd().decode(held)[:-8]),  # too few
+        "gain/c/1/0/0": lambda held: held[:-3] + bytes([held[-3] ^ 4]) + held[-2:],
+        "zarr.json": lambda held: held.replace(b'"seed": 3', b'"seed": 4'),
+        "gain/zarr.json": lambda held: held.replace(b'"float32"', b'"float64"'),
+    }.items():
+        file = run.path / group / name
+        held = file.read_bytes()
+        file.write_bytes(change(held))
+        assert file.read_bytes() != held and not run.is_whole(group, {}), name
+        file.write_bytes(held)
+    assert run.is_whole(group, {})
+    shutil.rmtree(run.path / group)
+    assert not run.is_whole(group, {})
 
 
 def test_read_group__vanished_while_it_is_read_is_one_error(fresh: Run) -> None:

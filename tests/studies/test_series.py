@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tiny_study import SIDE, draw_images
+from tiny_study import SIDE, draw_images, run_light
 
 from kdviz import cli
 from kdviz.errors import DataError, StoreError
@@ -192,18 +192,13 @@ def test_run__killed_and_called_again_it_ends_with_the_same(finished, tmp_path):
         np.testing.assert_array_equal(*gains)
 
 
-def test_command__finished_it_starts_nothing_and_says_what_is_next(finished, capsys):
+def test_command__finished_it_loads_nothing_heavy_and_says_what_is_next(finished):
     path = str(finished.folder.parent / "grids.yaml")
     before = {one: one.stat().st_mtime_ns for one in finished.folder.rglob("*") if one.is_file()}
     for command in ("run", "status"):
-        cli.app(
-            ["study", command, path, "--preset", "tiny", "--folder", str(finished.folder)],
-            standalone_mode=False,
-        )
-    told = capsys.readouterr()
-    assert told.out.count("3 of 3   5 of 5") == 4
-    assert told.out.count(f"next  kdviz study report {path} --preset tiny --folder {finished.folder}") == 2
-    assert told.err == ""
+        told = run_light("study", command, path, "--preset", "tiny", "--folder", str(finished.folder))
+        assert told.count("3 of 3   5 of 5") == 2
+        assert f"next  kdviz study report {path} --preset tiny --folder {finished.folder}\nloaded []" in told
     assert {one: one.stat().st_mtime_ns for one in finished.folder.rglob("*") if one.is_file()} == before
 
 

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 from run_files import plain_files
 from safetensors.torch import load_file
-from tiny_study import draw_images, make_plan
+from tiny_study import draw_images, make_plan, run_light
 
 import kdviz
 from kdviz import analysis, distillation
@@ -233,19 +233,6 @@ def test_task__is_done_again_when_its_result_is_gone(
     assert_same_files(copy.folder / "networks", study.folder / "networks")
 
 
-RESTART = """
-import sys
-from kdviz import cli
-
-sys.argv = ["kdviz", *sys.argv[1:]]
-try:
-    cli.main()
-finally:
-    heavy = {"torch", "torchvision", "transformers", "kdviz.measuring", "kdviz.studies.work", "papermill"}
-    print("loaded", sorted(heavy & set(sys.modules)))
-"""
-
-
 @pytest.mark.parametrize("command", ["train", "measure"])
 def test_restart__of_a_finished_study_loads_nothing_heavy(study: Study, tmp_path: Path, command: str) -> None:
     """Without torch there is no network and no pass; the samples are not even there any more."""
@@ -254,10 +241,7 @@ def test_restart__of_a_finished_study_loads_nothing_heavy(study: Study, tmp_path
     (copy / STUDY_FILE).unlink()
     StudyPlan.model_validate(yaml.safe_load(plan)).save(copy)
     before = plain_files(copy)
-    done = subprocess.run(
-        [sys.executable, "-c", RESTART, command, str(copy)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0 and "loaded []" in done.stdout, done.stderr
+    assert "loaded []" in run_light(command, str(copy))
     assert plain_files(copy) == before
 
 

@@ -25,10 +25,11 @@ ROOMS: dict[str, set[str]] = {
     "schema": {"errors", "arguments"},
     "units": {"errors", "arguments"},
     "papers": {"errors", "arguments"},
+    "architectures": set(),
     # subjects
     "networks": GROUND,
     "sources": GROUND,
-    "models": GROUND,
+    "models": GROUND | {"architectures"},
     # engines
     "entropy": {"errors", "arguments"},
     "points": {"errors", "arguments"},
@@ -49,8 +50,8 @@ ROOMS: dict[str, set[str]] = {
     "testing": GROUND,
     # top; the two of them that write reports and read commands use kdviz as its users do
     "studies": MEASURED
-    | {"papers", "sources", "models", "gain", "distillation", "training", "measuring", "attribution"}
-    | {"coherency", "transfer", "unicam"},
+    | {"papers", "architectures", "sources", "models", "gain", "distillation", "training", "measuring"}
+    | {"attribution", "coherency", "transfer", "unicam"},
     "reports": GROUND | {"analysis", "render", "store", ""},
     "cli": {"errors", "arguments", "stopping", "files", "studies", "reports", ""},
     "__main__": {"stopping", "cli"},

@@ -7,33 +7,25 @@ Symbols: ``B`` clouds, ``n`` points, ``C`` classes.
 """
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 import torch
 
+from kdviz.architectures import CLOUD_PRESETS as PRESETS
 from kdviz.models.building import check_arguments, draw_weights, set_dropout
 from kdviz.models.cloud.dgcnn import DGCNN
 from kdviz.models.cloud.layers import CloudNetwork
 from kdviz.models.cloud.levels import PointConv, PointNet2
 from kdviz.models.cloud.pointnet import Alignment, PointNet, SmallPointNet
-from kdviz.models.presets import ArchitecturePreset
 
 __all__ = ["PRESETS", "build"]
 
-_NETWORKS: dict[str, tuple[Callable[[int, float], CloudNetwork], float]] = {  # and their thresholds
-    "dgcnn": (DGCNN, 0.25),
-    "pointconv": (PointConv, 0.25),
-    "pointnet": (PointNet, 0.5),
-    "pointnet2": (PointNet2, 0.25),
-    "small_pointnet": (SmallPointNet, 0.5),
+_NETWORKS: dict[str, Callable[[int, float], CloudNetwork]] = {
+    "dgcnn": DGCNN,
+    "pointconv": PointConv,
+    "pointnet": PointNet,
+    "pointnet2": PointNet2,
+    "small_pointnet": SmallPointNet,
 }
-_LAYERS = MappingProxyType({name: f"head.{name}" for name in ("fc1", "fc2", "fc3")})
-PRESETS = MappingProxyType(
-    {
-        name: ArchitecturePreset(_LAYERS, 4.0, threshold, modality="cloud")
-        for name, (_, threshold) in _NETWORKS.items()
-    }
-)
 
 
 def build(
@@ -95,9 +87,8 @@ def build(
     (2, 10)
     """
     check_arguments(name, PRESETS, width=width, dropout=dropout, classes=classes)
-    make, _ = _NETWORKS[name]
     with torch.device("meta"):
-        network = make(classes, width)
+        network = _NETWORKS[name](classes, width)
     set_dropout(network, dropout)
     if torch.device(device).type != "meta":
         draw_weights(network, seed)

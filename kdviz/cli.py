@@ -9,6 +9,7 @@ import operator
 import os
 import shlex
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping
 from functools import reduce
@@ -100,7 +101,7 @@ def demo(
     run = study.measure()
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo("3/3  writing the report")
-    report(folder, progress=progress)
+    report([folder], progress=progress)
 
 
 @app.command()
@@ -287,28 +288,35 @@ def unicam(
 
 @app.command()
 def report(
-    run: RunPath,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, exported .nc files, folders of studies.")
+    ],
     folder: Annotated[
         Path | None,
         typer.Option(help="Where to write; STUDY/report, or beside RUN.zarr into RUN-report by default."),
     ] = None,
     progress: Progress = True,
 ) -> None:
-    """Write figures and tables of a run as one HTML page.
+    """Say what a run shows, and write figures and tables of it as one HTML page.
+
+    Of several runs, each gets its page, and one more shows them side by side.
 
     Example: kdviz report runs/demo
     """
-    from kdviz.reports import write_report
-    from kdviz.studies import STUDY_FILE
+    from kdviz.reports import place_report, write_report, write_side_by_side
 
-    opened = kdviz.open_run(run)
-    path, whole = opened.path, _say_gaps(opened)
-    of_study = path.name == "run.zarr" and (path.parent / STUDY_FILE).exists()
-    beside = path.with_name("report" if of_study else f"{path.stem}-report")
-    page = write_report(path, folder=folder or beside, progress=progress)
-    typer.echo(f"report    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {path}")
-    typer.echo(f"next      kdviz explore {run}")
-    if not whole:
+    opened = [kdviz.open_run(run) for run in runs]
+    for run in opened:
+        for line in (f"{run.name}\n", *str(kdviz.analysis.give_verdict(run)).splitlines()):
+            typer.echo(textwrap.fill(line, 110, subsequent_indent="      "))
+        place = place_report(run, folder / run.name if folder and len(runs) > 1 else folder)
+        page = write_report(run.path, folder=place, progress=progress)
+        typer.echo(f"\nreport    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {run.path}")
+    together = write_side_by_side(opened, folder=folder or place, progress=progress)
+    if together is not None:
+        typer.echo(f"together  {together}")
+    typer.echo(f"next      kdviz explore {runs[0]}")
+    if any(run.gaps() for run in opened):
         raise typer.Exit(_INCOMPLETE)
 
 

@@ -36,8 +36,8 @@ from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
-from kdviz.analysis.metrics import DISTANCE_METRICS, METRICS, PATH_METRICS, Metric
-from kdviz.analysis.networks import Network, list_networks, name_layers, read_room
+from kdviz.analysis.metrics import DISTANCE_METRICS, HYPOTHESES, METRICS, PATH_METRICS, Metric
+from kdviz.analysis.networks import Network, list_networks, name_kind, name_layers, read_room
 from kdviz.analysis.pairs import (
     NetworkPair,
     compare_layers,
@@ -46,23 +46,26 @@ from kdviz.analysis.pairs import (
     describe_measurement,
     measure_noise_floor,
     pair_networks,
-    tally_hypotheses,
 )
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
 from kdviz.analysis.unicam import as_attributions, tabulate_relevance
+from kdviz.analysis.verdict import Answer, Verdict, give_verdict, tabulate_accuracy, tabulate_differences
 
 __all__ = [
     "DISTANCE_METRICS",
+    "HYPOTHESES",
     "METRICS",
     "PATH_METRICS",
     "SCORES",
+    "Answer",
     "Arm",
     "Metric",
     "Network",
     "NetworkPair",
     "Settings",
+    "Verdict",
     "apply_settings",
     "arrange_arms",
     "as_attributions",
@@ -80,10 +83,12 @@ __all__ = [
     "doubt_arms",
     "find_points",
     "find_undertrained",
+    "give_verdict",
     "list_arms",
     "list_networks",
     "measure_learning",
     "measure_noise_floor",
+    "name_kind",
     "name_layers",
     "order_layers",
     "pair_networks",
@@ -92,12 +97,13 @@ __all__ = [
     "read_transfer",
     "score_attributions",
     "score_transfer",
+    "tabulate_accuracy",
     "tabulate_arms",
     "tabulate_counts",
+    "tabulate_differences",
     "tabulate_layers",
     "tabulate_peaks",
     "tabulate_relevance",
     "tabulate_scores",
-    "tally_hypotheses",
     "tally_wins",
 ]

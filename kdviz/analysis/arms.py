@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from kdviz.analysis.metrics import METRICS
+from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, read_config
 from kdviz.analysis.pairs import compare_layers, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.arguments import one_of
 from kdviz.papers import paper_pairs
 from kdviz.store import Run
+from kdviz.wording import say_number
 
 LABELS = ("dataset", "network", "teacher", "setting")
 CONFIDENCE = 0.95
@@ -35,11 +36,6 @@ _PRINTED = {  # columns of `paper_pairs`
     "student": "student",
     "baseline": "baseline",
     "difference": "difference",
-}
-_CLAIMS = {
-    "H1": "more points, and more of them on the foreground",
-    "H2": "learned sooner and at the same time",
-    "H3": "fewer detours",
 }
 _ROWS = {  # of `arrange_arms`
     "teacher": "teacher",
@@ -205,7 +201,7 @@ def _compare_arm(arm: Arm, printed: pd.DataFrame | None) -> list[dict[str, Any]]
     for layer, of_layer in compared.groupby("layer", sort=False):
         twin = _find_printed(arm.labels, str(layer), printed)
         for metric, about in METRICS.items():
-            numbers = _average_seeds(of_layer[of_layer["metric"] == metric], about.supporting_sign)
+            numbers = average_seeds(of_layer[of_layer["metric"] == metric], about.supporting_sign)
             ours = numbers["difference"]
             theirs = {name: twin.get((name, metric), np.nan) for name in _PRINTED}
             known = np.isfinite(ours) and np.isfinite(theirs["difference"])
@@ -219,7 +215,7 @@ def _compare_arm(arm: Arm, printed: pd.DataFrame | None) -> list[dict[str, Any]]
     return rows
 
 
-def _average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
+def average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
     """Average one metric at one layer over the training seeds at which it is defined."""
     rows = rows.dropna(subset=["student", "baseline"])
     differences, count = rows["difference"].to_numpy(float), len(rows)
@@ -372,11 +368,11 @@ def describe_arms(rows: pd.DataFrame) -> dict[str, str]:
         By hypothesis, ``"H1"`` to ``"H3"``. `d_std`, the root of `d_var`, is left out.
     """
     told = {}
-    for hypothesis, claim in _CLAIMS.items():
+    for hypothesis, claim in HYPOTHESES.items():
         names = [name for name, one in METRICS.items() if one.hypothesis == hypothesis and name != "d_std"]
         told_of = [_describe_metric(rows[rows["metric"] == name], name) for name in names]
         lines = [textwrap.fill(one, 120, initial_indent="  ", subsequent_indent="      ") for one in told_of]
-        told[hypothesis] = "\n".join([f"{hypothesis}, {claim}:", *lines])
+        told[hypothesis] = "\n".join([f"{hypothesis}, {claim.format(foreground='foreground')}:", *lines])
     return told
 
 
@@ -411,11 +407,8 @@ def _describe_metric(rows: pd.DataFrame, metric: str) -> str:
 def _describe_row(row: pd.Series, varied: Sequence[str]) -> str:
     where = " ".join(str(row[name]) for name in varied)
     if row["seeds"] > 1:
-        found = f"{_show(row['low'])} to {_show(row['high'])} ({row['seeds']} seeds)"
+        reach = (row["high"] - row["low"]) / 2
+        found = f"{say_number(row['low'], reach)} to {say_number(row['high'], reach)} ({row['seeds']} seeds)"
     else:
-        found = f"{_show(row['difference'])} (1 seed)"
+        found = f"{say_number(row['difference'])} (1 seed)"
     return f"{where} {found}".strip()
-
-
-def _show(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}"

@@ -79,7 +79,8 @@ def compare(
     -----
     KdvizWarning
         If student and baseline have different checkpoints: ``rho`` and ``D`` are then NaN, because the
-        union of Eq. (9) grows with the number of checkpoints.
+        union of Eq. (9) grows with the number of checkpoints; or fewer than two after epoch 0, of which they
+        say nothing.
     DegenerateWarning
         If there are fewer than two samples: no interval exists.
     """
@@ -193,8 +194,8 @@ def _find_undefined(student: xr.Dataset, baseline: xr.Dataset) -> dict[str, str]
         return dict.fromkeys(
             PATH_METRICS, f"checkpoints differ ({lists}), and rho and D depend on their list"
         )
-    if not (ours > 0).any():
-        return dict.fromkeys(PATH_METRICS, "no checkpoint after epoch 0")
+    if (ours > 0).sum() < 2:  # where rho is 1, and the peak that checkpoint, whatever was learned
+        return dict.fromkeys(PATH_METRICS, "fewer than two checkpoints after epoch 0")
     if "weight_distance" not in student or "weight_distance" not in baseline:
         return dict.fromkeys(DISTANCE_METRICS, "no weight_distance in student, baseline or both")
     definitions = [ds["weight_distance"].attrs.get("definition") for ds in (student, baseline)]

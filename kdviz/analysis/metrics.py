@@ -9,20 +9,30 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """What a student-minus-baseline difference in a metric would say."""
+    """What a student-minus-baseline difference in a metric would say.
+
+    `claim` says in words what the hypothesis expects of the student; ``{foreground}`` and ``{samples}``
+    stand for what these are called of one kind of input.
+    """
 
     hypothesis: str
     supporting_sign: int
+    claim: str = ""
 
 
 METRICS: dict[str, Metric] = {
-    "n_fg": Metric("H1", +1),
-    "n_bg": Metric("H1", -1),
-    "fg_ratio": Metric("H1", +1),
-    "d_mean": Metric("H2", -1),
-    "d_var": Metric("H2", -1),
+    "n_fg": Metric("H1", +1, "more knowledge points on the {foreground}"),
+    "n_bg": Metric("H1", -1, "fewer knowledge points on the background"),
+    "fg_ratio": Metric("H1", +1, "a larger share of its points on the {foreground}"),
+    "d_mean": Metric("H2", -1, "points learned sooner, by the way that the weights go"),
+    "d_var": Metric("H2", -1, "points of all {samples} learned at the same time"),
     "d_std": Metric("H2", -1),
-    "rho": Metric("H3", +1),
+    "rho": Metric("H3", +1, "fewer points tried and given up"),
+}
+HYPOTHESES = {
+    "H1": "more points, and more of them on the {foreground}",
+    "H2": "points learned sooner, and at the same time",
+    "H3": "fewer detours",
 }
 DISTANCE_METRICS = ("d_mean", "d_var", "d_std")  # of all checkpoints and the weight distance
 PATH_METRICS = (*DISTANCE_METRICS, "rho")  # of all checkpoints

@@ -48,8 +48,15 @@ class Network:
     repeat_of: str
 
 
-def list_networks(run: Run) -> dict[str, Network]:
+def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
     """List the networks of a run by name, whatever their roles, in natural order.
+
+    Parameters
+    ----------
+    run
+        From :func:`kdviz.open_run`.
+    finished
+        Leave out layers that are not measured whole, and networks without any other.
 
     Raises
     ------
@@ -59,7 +66,13 @@ def list_networks(run: Run) -> dict[str, Network]:
     names = read_config(run).get("layer_names", {})
     layers: dict[str, list[str]] = {}
     about: dict[str, dict[str, Any]] = {}
+    open_ones: set[tuple[str, str]] = set()
+    if finished:
+        table = run.summary()
+        open_ones = set(table.loc[table["done"] < 1, ["network", "layer"]].itertuples(index=False, name=None))
     for (name, layer), attrs in run.catalogue().items():
+        if (name, layer) in open_ones:
+            continue
         layers.setdefault(name, []).append(layer)
         about.setdefault(name, dict(attrs))
     listed = {  # so that no repeat takes the place of a network that is missing
@@ -94,9 +107,9 @@ class Group(NamedTuple):
     names: dict[str, dict[int, str]]
 
 
-def group_networks(run: Run) -> dict[str, Group]:
+def group_networks(run: Run, *, finished: bool = False) -> dict[str, Group]:
     """Sort teachers, students and baselines of a run into what is compared, see `pair_networks`."""
-    networks = list_networks(run)
+    networks = list_networks(run, finished=finished)
     groups = {}
     for label, layer in name_layers(run).items():
         here = [network for network in networks.values() if layer in network.layers]

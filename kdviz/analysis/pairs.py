@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -70,7 +69,11 @@ class NetworkPair:
 
 
 def pair_networks(
-    run: Run, settings: Settings | None = None, *, layers: Sequence[str] | None = None
+    run: Run,
+    settings: Settings | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    finished: bool = False,
 ) -> dict[str, NetworkPair]:
     """Find the knowledge points of all networks of a run, and sort the networks by layer and role.
 
@@ -84,6 +87,8 @@ def pair_networks(
     layers
         Names as in the result, or names of layers, each for all that the result holds at that layer; by
         default all.
+    finished
+        Leave out what is not measured whole, instead of raising.
 
     Returns
     -------
@@ -98,12 +103,12 @@ def pair_networks(
     Raises
     ------
     StoreError, SchemaError
-        If the run is damaged or unfinished.
+        If the run is damaged or, unless `finished`, unfinished.
     ValueError
         If a layer is unknown.
     """
     chosen = (Settings() if settings is None else settings).of_run(run)
-    groups = group_networks(run)
+    groups = group_networks(run, finished=finished)
     asked = [groups] if layers is None else [_find_labels(run, groups, one) for one in layers]
     pairs = {}
     for label in itertools.chain(*asked):
@@ -191,31 +196,6 @@ def describe_comparison(pairs: Mapping[str, NetworkPair]) -> str:
         if text:
             sentences.append(f"{topic}: {text}.")
     return " ".join(sentences)
-
-
-def tally_hypotheses(table: pd.DataFrame) -> pd.DataFrame:
-    """Count how often the student lies on the side of the papers' hypothesis, over layers and seeds.
-
-    Parameters
-    ----------
-    table
-        From `compare_layers`.
-
-    Returns
-    -------
-    DataFrame
-        Index ``hypothesis``, ``metric``, in the order of `METRICS`; ``student ahead``: how many differences
-        have the supporting sign, ``comparisons``: how many there are. An undefined difference is no
-        comparison, and no difference at all is not ahead.
-    """
-    ahead = np.sign(table["difference"]) == table["supporting_sign"]
-    groups = [table["hypothesis"], table["metric"]]
-    return pd.DataFrame(
-        {
-            "student ahead": ahead.groupby(groups, sort=False).sum(),
-            "comparisons": table["difference"].groupby(groups, sort=False).count(),
-        }
-    )
 
 
 def describe_measurement(

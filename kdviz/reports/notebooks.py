@@ -168,6 +168,8 @@ def write_report(
 ) -> Path:
     """Execute the report notebook on a run and write it as a page without code.
 
+    The page begins with what would spoil an answer, and the answers; chapters appear as results exist.
+
     Returns
     -------
     Path
@@ -181,14 +183,44 @@ def write_report(
         If a cell fails.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
-    if not opened.networks:
-        raise StoreError(f"{opened.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
     target = make_folder(folder)
     executed = target / "report.ipynb"
     _execute(
         find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress_bar=progress
     )
     return _write_page(executed, code=False)
+
+
+def place_report(run: kdviz.store.Run, folder: Path | None = None) -> Path:
+    """Return the folder where a report goes: the one given, ``STUDY/report``, or one beside the run."""
+    of_study = run.path.name == "run.zarr" and (run.path.parent / "study.yaml").exists()
+    return folder or run.path.with_name("report" if of_study else f"{run.path.stem}-report")
+
+
+def write_side_by_side(
+    runs: Sequence[kdviz.store.Run], *, folder: str | os.PathLike[str], progress: bool = True
+) -> Path | None:
+    """Write one page of several runs, each an arm under its name.
+
+    Returns
+    -------
+    Path or None
+        The page; None if fewer than two runs have a student and a baseline to compare.
+
+    Raises
+    ------
+    StoreError, DataError
+        As `write_report`.
+    """
+    arms = []
+    for run in runs if len(runs) > 1 else ():
+        pairs = analysis.pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}
+        if any({*one.students} & {*one.baselines} for one in pairs.values()):
+            arms.append(analysis.Arm({"setting": run.name}, run))
+    if len(arms) < 2:
+        return None
+    told = {"title": "Runs side by side", "question": "What did distillation change in each?", "table": ""}
+    return write_tables(arms, **told, folder=folder, name="side-by-side", progress=progress)
 
 
 def write_tables(
@@ -311,10 +343,24 @@ def _read_metadata(notebook: Path) -> dict[str, Any]:
 def _write_page(notebook: Path, code: bool = True) -> Path:
     exporter = HTMLExporter(exclude_input=not code, embed_images=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    node = nbformat.read(notebook, as_version=4)
+    if not code:
+        node.cells = _drop_empty_chapters(node.cells)
+    body, _ = exporter.from_notebook_node(node)
     page = notebook.with_suffix(".html")
     write_bytes(page, body.encode())
     return page
+
+
+def _drop_empty_chapters(cells: Sequence[Any]) -> list[Any]:
+    """Leave out every chapter, from its heading on, whose cells show nothing: a run has no such results."""
+    chapters: list[list[Any]] = [[]]
+    for cell in cells:
+        if cell.cell_type == "markdown" and re.search(r"^## ", cell.source, re.MULTILINE):
+            chapters.append([])
+        chapters[-1].append(cell)
+    first, *others = chapters
+    return first + [cell for one in others if any(cell.get("outputs") for cell in one) for cell in one]
 
 
 def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:

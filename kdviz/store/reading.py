@@ -55,6 +55,12 @@ class StoredRun:
         schema.validate(self.samples, require=("sample", "unit", "valid"))
 
     @property
+    def name(self) -> str:
+        """What to call the run: its file or folder without suffix, or the folder of its study."""
+        path = self.path.resolve()
+        return path.parent.name if path.name == "run.zarr" else path.stem
+
+    @property
     def networks(self) -> list[str]:
         """Names of the measured networks."""
         return [name.removeprefix("points/") for name in self._groups("points", 1)]

@@ -124,7 +124,7 @@ def test_tabulate_arms__one_seed_in_common_has_no_interval_and_decides_nothing(s
     tally = analysis.tally_wins(single, table=None)
     assert (tally["undecided"] == 1).all() and (tally["printed_pairs"] == 0).all()
     assert analysis.describe_arms(single)["H1"].splitlines()[1] == (
-        "  n_fg undecided: 2.00 (1 seed); ahead in 1 of 1"
+        "  n_fg undecided: 2.0 (1 seed); ahead in 1 of 1"
     )
 
 
@@ -303,7 +303,7 @@ def test_describe_arms__says_how_much_is_clear_and_what_is_not(rows: pd.DataFram
     told = analysis.describe_arms(rows)
     assert [*told] == ["H1", "H2", "H3"]
     assert told["H1"].splitlines()[1:3] == [
-        "  n_fg partly supported; ahead in 2 of 2, clearly in 1; undecided: fc1 -1.30 to 7.30 (3 seeds)",
+        "  n_fg partly supported; ahead in 2 of 2, clearly in 1; undecided: fc1 -1.3 to 7.3 (3 seeds)",
         "  n_bg partly supported; ahead in 1 of 2, clearly in 1; undecided: fc1 0 to 0 (3 seeds)",
     ]
     only = analysis.describe_arms(rows[rows["layer"] == "fc2"])["H1"]

@@ -151,10 +151,11 @@ def test_compare__different_checkpoints_leave_path_metrics_undefined(student, ba
     assert "checkpoints differ" in result.attrs["note"]
 
 
-def test_compare__only_the_start_leaves_path_metrics_undefined(student, baseline):
-    with pytest.warns(KdvizWarning, match="no checkpoint after epoch 0"):
+@pytest.mark.parametrize("first", [[0], [0, 1], [3]])
+def test_compare__one_checkpoint_after_the_start_leaves_path_metrics_undefined(student, baseline, first):
+    with pytest.warns(KdvizWarning, match="fewer than two checkpoints after epoch 0"):
         result = analysis.compare(
-            student=student.isel(epoch=[0]), baseline=baseline.isel(epoch=[0]), resamples=5
+            student=student.isel(epoch=first), baseline=baseline.isel(epoch=first), resamples=5
         )
     assert np.isnan(result["student"].sel(metric="rho")).all()
 
@@ -177,7 +178,8 @@ def test_compare__resamples_without_background_are_left_out():
     entropy = np.array([[[-2.5, -3.0], [-3.0, -3.0]], [[-2.5, -3.0], [-3.0, -2.0]]])
     with pytest.warns(DegenerateWarning):
         ds = analysis.find_points(make(entropy, [[0, 1], [1, 1]], distance=[0, 1]))
-    result = analysis.compare(student=ds, baseline=ds, resamples=40)
+    with pytest.warns(KdvizWarning, match="fewer than two checkpoints"):
+        result = analysis.compare(student=ds, baseline=ds, resamples=40)
     # resamples {s0, s1} and {s0, s0} count 1 and 1 points; {s1, s1} has no background
     limits = result[["student_low", "student", "student_high"]].sel(metric="n_fg", seed=0).to_array().values
     assert limits.tolist() == [1.0, 1.0, 1.0]

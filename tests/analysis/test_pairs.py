@@ -493,25 +493,6 @@ def test_describe_comparison__says_what_differs_and_what_is_undefined(tmp_path: 
     assert analysis.describe_comparison(pairs) == said
 
 
-def test_tally_hypotheses__undefined_differences_are_no_comparisons() -> None:
-    rows = [
-        ("H1", "n_fg", +1, 2.0),
-        ("H1", "n_bg", -1, 3.0),
-        ("H3", "rho", +1, np.nan),
-        ("H2", "d_std", -1, np.nan),
-        ("H1", "n_fg", +1, 0.0),  # a tie: not ahead, but compared
-        ("H1", "n_bg", -1, -1.0),
-        ("H3", "rho", +1, 0.5),
-        ("H2", "d_std", -1, np.nan),
-    ]
-    table = pd.DataFrame(rows, columns=["hypothesis", "metric", "supporting_sign", "difference"])
-    tally = analysis.tally_hypotheses(table)
-    assert tally.index.tolist() == [("H1", "n_fg"), ("H1", "n_bg"), ("H3", "rho"), ("H2", "d_std")]
-    assert tally["student ahead"].tolist() == [1, 1, 1, 0]
-    assert tally["comparisons"].tolist() == [2, 2, 1, 0]
-    assert tally.index.names == ["hypothesis", "metric"]
-
-
 def test_tabulate_counts__equals_count_points(pairs: dict) -> None:
     ds = pairs["fc1"].students[0]
     table, counts = analysis.tabulate_counts(ds), kdviz.count_points(ds)

@@ -9,17 +9,19 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
 import pandas as pd
 import pytest
 import typer
+import xarray as xr
 from nbformat.v4 import new_code_cell, new_notebook
 
 import kdviz
 from kdviz import cli, reports, studies
 from kdviz.errors import DegenerateWarning
+from kdviz.reports import notebooks
 from kdviz.studies import Study, StudyPlan
 
 BEGIN = (
@@ -424,7 +426,10 @@ def test_report__names_page_notebook_and_next_step(
     done = call("report", study.folder, "--no-progress")
     beside = study.folder / "report"
     assert asked == {"run": study.run_path, "folder": beside, "progress": False}
-    assert done.out == (
+    verdict, _, end = done.out.partition("\n\nreport    ")
+    answers = kdviz.analysis.give_verdict(kdviz.open_run(study.run_path))
+    assert verdict.split() == [study.folder.name, *str(answers).split()], "answers first"
+    assert "report    " + end == (
         f"report    {beside / 'report.html'}\nnotebook  {beside / 'report.ipynb'}\n"
         f"run       {study.run_path}\nnext      kdviz explore {study.folder}\n"
     )
@@ -451,6 +456,28 @@ def test_report__of_runs_in_one_folder_lies_apart(
     assert asked == [*beside, study.folder / "report"]
 
 
+def test_report__of_several_runs_shows_them_side_by_side(
+    call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def write(arms: list[kdviz.analysis.Arm], *, folder: Path, name: str, **about: object) -> Path:
+        asked.update(labels=[arm.labels for arm in arms], folder=folder)
+        return folder / f"{name}.html"
+
+    monkeypatch.setattr(reports, "write_report", lambda run, *, folder, progress: folder / "report.html")
+    monkeypatch.setattr(notebooks, "write_tables", write)
+    shutil.copytree(study.run_path, tmp_path / "other.zarr")
+    bare = {"sample": ["s0"], "unit": [0]}
+    kdviz.store.create_run(tmp_path / "empty.zarr", samples=xr.Dataset(coords=bare))
+    done = call("report", study.run_path, tmp_path / "other.zarr", tmp_path / "empty.zarr", "--folder", "all")
+    names = [study.folder.name, "other", "empty"]
+    assert re.findall(r"^report +(\S+)$", done.out, re.M) == [f"all/{name}/report.html" for name in names]
+    assert asked == {"labels": [{"setting": name} for name in names[:2]], "folder": Path("all")}
+    assert "together  all/side-by-side.html\n" in done.out
+    assert "in doubt: nothing is measured yet" in done.out
+
+
 def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
 
@@ -470,7 +497,9 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
         return folder / "report.html"
 
     monkeypatch.setattr(studies, "Study", FakeStudy)
-    monkeypatch.setattr(kdviz, "open_run", lambda folder: SimpleNamespace(path=folder / "run.zarr", gaps=str))
+    made = {"name": "demo", "gaps": str}
+    monkeypatch.setattr(kdviz, "open_run", lambda folder: SimpleNamespace(path=folder / "run.zarr", **made))
+    monkeypatch.setattr(kdviz.analysis, "give_verdict", lambda run: f"of {run.name}: yes")
     monkeypatch.setattr(reports, "write_report", write)
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")

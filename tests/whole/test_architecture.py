@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "units": {"errors", "arguments"},
     "papers": {"errors", "arguments"},
     "architectures": set(),
+    "wording": set(),
     # subjects
     "networks": GROUND,
     "sources": GROUND,
@@ -37,8 +38,8 @@ ROOMS: dict[str, set[str]] = {
     "distillation": GROUND | {"networks"},
     # kept
     "store": GROUND,
-    "analysis": GROUND | {"entropy", "points", "store", "papers"},
-    "render": {"errors", "arguments", "files", "schema"},
+    "analysis": GROUND | {"wording", "entropy", "points", "store", "papers"},
+    "render": {"errors", "arguments", "files", "schema", "wording"},
     "widgets": {"errors", "arguments", "files", "schema", "analysis", "render", "store"},
     # rooms
     "measuring": GROUND | {"networks", "gain", "entropy", "store"},

@@ -1,0 +1,460 @@
+"""What a run says, in sentences: first what would spoil it, then an answer to every question asked of it.
+
+A side counts only where an interval leaves out zero: over training seeds where there are several, else over
+the samples of the one training.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from kdviz.analysis.arms import average_seeds
+from kdviz.analysis.metrics import HYPOTHESES, METRICS
+from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
+from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
+from kdviz.analysis.transfer import read_transfer, score_transfer
+from kdviz.analysis.unicam import tabulate_relevance
+from kdviz.errors import KdvizWarning
+from kdviz.schema import VOCABULARIES, Vocabulary
+from kdviz.store import Run
+from kdviz.wording import join_words, say_interval, say_number
+
+YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
+_ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO, "cannot be asked")
+_LISTED = 5  # places named in one sentence
+_IDLE, _MET = 0.5, 0.9  # shares of units without gain, and of samples calibrated, where doubts begin
+_ROLES = ("teacher", "student", "baseline")
+_FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of an answer.
+
+    Attributes
+    ----------
+    claim
+        What was expected of a metric, or of whom.
+    parts
+        Answers, each with the places and numbers for which it holds.
+    """
+
+    claim: str
+    parts: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """Write it as a sentence."""
+        told = "; ".join(f"{answer} {numbers}".strip() for answer, numbers in self.parts)
+        return f"{self.claim}: {told}" if told else self.claim
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of one question.
+
+    Attributes
+    ----------
+    question
+        What was expected, in words.
+    answer
+        ``"yes"``, ``"the other way"`` or ``"undecided"`` where all findings agree, ``"partly yes"`` or
+        ``"partly the other way"`` where others are undecided, ``"mixed"`` where two are opposite, or
+        ``"cannot be asked"``.
+    findings
+        With their numbers.
+    """
+
+    question: str
+    answer: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says.
+
+    Attributes
+    ----------
+    about
+        Name, data, networks and date, by what they are called.
+    doubts
+        What would spoil the answers, worst first.
+    answers
+        One for each hypothesis, then one for each property asked for.
+    notes
+        What the answers hold for, such as the kind of their intervals.
+    """
+
+    about: Mapping[str, str]
+    doubts: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Everything but `about`, as lines for a terminal."""
+        lines = [f"in doubt: {one}" for one in self.doubts]
+        for one in self.answers:
+            lines += [f"{one.question}: {one.answer}", *(f"  {finding}" for finding in one.findings)]
+        return "\n".join([*lines, *self.notes])
+
+
+def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Verdict:
+    """Say what a run shows, and what would spoil it.
+
+    Parameters
+    ----------
+    run
+        From :func:`kdviz.open_run`; may be empty or unfinished.
+    pairs
+        Of it, from `pair_networks` with ``finished=True``, for what is not measured whole is not judged: with
+        the settings of one's choice, by default those of the run.
+
+    Raises
+    ------
+    StoreError
+        If the run is damaged.
+    """
+    words = VOCABULARIES[str(run.attrs.get("modality", "image"))]
+    with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
+        if pairs is None:
+            pairs = pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}
+        accuracies, differences = tabulate_accuracy(run), tabulate_differences(pairs)
+    return Verdict(
+        about=_describe(run, accuracies, words),
+        doubts=(
+            *_doubt_measuring(run, words),
+            *_doubt_networks(accuracies),
+            *_doubt_points(pairs, words),
+        ),
+        answers=(
+            *_answer_hypotheses(run, differences, words),
+            *_answer_transfer(run),
+            *_answer_unicam(run),
+        ),
+        notes=tuple(_note(run, differences, words)),
+    )
+
+
+def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
+    """Compare students and baselines at every layer, over training seeds.
+
+    Parameters
+    ----------
+    pairs
+        From `pair_networks`; those without a student and a baseline of one seed are left out.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ``layer`` and ``metric`` of `METRICS` but `d_std`, the root of `d_var`:
+        ``hypothesis``; ``student``, ``baseline``, ``difference``: means over the ``seeds`` at which it is
+        defined; ``low`` and ``high``: its 95 % interval, ``over`` these ``"seeds"`` by Student's t, or, of
+        one seed, over ``"samples"`` by the bootstrap of :func:`kdviz.compare`; ``left_out``: most samples
+        that a seed leaves out, as they are without any point; ``answer``: ``"yes"`` where the interval lies
+        on the side of the hypothesis, ``"the other way"``, ``"undecided"`` where it contains 0, or
+        ``"undefined"``.
+    """
+    both = {label: one for label, one in pairs.items() if one.students.keys() & one.baselines.keys()}
+    rows: list[dict[str, Any]] = []
+    compared = compare_layers(both) if both else pd.DataFrame({"layer": [], "metric": []})
+    for (layer, name), of_seeds in compared.groupby(["layer", "metric"], sort=False):
+        metric = METRICS[str(name)]
+        if not metric.claim:
+            continue
+        row = average_seeds(of_seeds, metric.supporting_sign) | {"over": "seeds"}
+        if row["seeds"] == 1:
+            (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
+            row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
+        row["left_out"] = int(of_seeds["left_out"].max())
+        row["answer"] = UNDEFINED
+        if not np.isnan(row["difference"]):
+            row["answer"] = _judge(row["low"] * metric.supporting_sign, row["high"] * metric.supporting_sign)
+        rows.append({"hypothesis": metric.hypothesis, "layer": layer, "metric": name, **row})
+    columns = ["hypothesis", "metric", "layer", "student", "baseline", "difference", "low", "high"]
+    rows.sort(key=lambda row: [*METRICS].index(row["metric"]))
+    return pd.DataFrame(rows, columns=[*columns, "seeds", "over", "left_out", "answer"])
+
+
+def tabulate_accuracy(run: Run) -> pd.DataFrame:
+    """Put the accuracy of every network beside chance.
+
+    Returns
+    -------
+    DataFrame
+        Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
+        last one to be measured; ``accuracy`` on held-out samples after it, and ``chance``: 1 over the number
+        of classes, or, if these are not recorded, of labels that the measured samples have. NaN where
+        unknown.
+
+    Raises
+    ------
+    StoreError
+        If the run is damaged.
+    """
+    chance, about, rows = _find_chance(run), run.catalogue(), {}
+    for name, one in list_networks(run).items():
+        if one.repeat_of:
+            continue
+        layer = one.layers[0]
+        values = run.variable(name, layer, "accuracy")
+        last = about[name, layer].get("accuracy", np.nan) if values is None else values.values[-1]
+        rows[name] = {
+            "role": one.role,
+            "method": one.method,
+            "seed": one.seed,
+            "epoch": run.epochs(name, layer)[-1],
+            "accuracy": float(last),
+            "chance": chance,
+        }
+    columns = ["role", "method", "seed", "epoch", "accuracy", "chance"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("network")
+
+
+def _find_chance(run: Run) -> float:
+    config, labels = read_config(run), run.samples.get("label", xr.DataArray([]))
+    count = len(config.get("classes", ())) or len(np.unique(labels))
+    if config.get("answers") == "span":
+        return np.nan
+    return 1 / count if count > 1 else np.nan
+
+
+def _judge(one_end: float, other_end: float) -> str:
+    """Say on which side of 0 an interval lies; NaN, that of a single sample, decides nothing."""
+    if min(one_end, other_end) > 0:
+        return YES
+    return NO if max(one_end, other_end) < 0 else OPEN
+
+
+def _sum_up(answers: Sequence[str]) -> str:
+    """Sum up answers, some of which may sum up others."""
+    known = [one for one in answers if one != UNDEFINED]
+    sides = {side for side in (YES, NO) for one in known if one.endswith(side)}
+    if not known:
+        return "cannot be asked"
+    if len(sides) > 1 or "mixed" in known:
+        return "mixed"
+    if len(set(known)) == 1:
+        return known[0]
+    return f"partly {sides.pop()}" if sides else OPEN
+
+
+# -- answers
+
+
+def _answer_hypotheses(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[Answer]:
+    named = {"foreground": words.foreground, "samples": f"{words.sample}s"}
+    for hypothesis, claim in HYPOTHESES.items():
+        of_it = differences[differences["hypothesis"] == hypothesis]
+        findings = [
+            Finding(METRICS[str(metric)].claim.format(**named), tuple(_tell(rows, words)))
+            for metric, rows in of_it.groupby("metric", sort=False)
+        ]
+        findings = findings or [Finding(_explain_silence(run, words))]
+        question = f"{hypothesis}, {claim.format(**named)}"
+        yield Answer(question, _sum_up([*of_it["answer"]]), tuple(findings))
+
+
+def _tell(rows: pd.DataFrame, words: Vocabulary) -> Iterator[tuple[str, str]]:
+    """Say of one metric where the answer is which, with numbers."""
+    unit = f" per {words.sample}" if rows["metric"].iloc[0] in ("n_fg", "n_bg") else ""
+    for answer in (YES, NO, OPEN, UNDEFINED):
+        there = rows[rows["answer"] == answer]
+        if len(there):
+            told = [_tell_place(row, unit) for _, row in there[:_LISTED].iterrows()]
+            told += [f"{len(there) - _LISTED} more"] if len(there) > _LISTED else []
+            yield answer, "; ".join(told)
+
+
+def _tell_place(row: pd.Series, unit: str) -> str:
+    where = f"{'by' if ' at ' in row['layer'] else 'at'} {row['layer']}"
+    if row["answer"] == UNDEFINED:
+        return where
+    reach = (row["high"] - row["low"]) / 2
+    sides = " against ".join(say_number(row[side], reach) for side in ("student", "baseline"))
+    return f"{where} {say_interval(row['difference'], row['low'], row['high'], unit)}, {sides}"
+
+
+def _explain_silence(run: Run, words: Vocabulary) -> str:
+    if "foreground" not in run.samples.variables:
+        return f"no masks say what the {words.foreground} is; `kdviz.store.add_masks(run, masks)` adds them"
+    roles = {one.role for one in list_networks(run, finished=True).values()}
+    if gone := [role for role in ("student", "baseline") if role not in roles]:
+        return f"no {' and no '.join(gone)} is measured whole"
+    return "no student and baseline of one training seed are measured at the same layer"
+
+
+def _answer_transfer(run: Run) -> Iterator[Answer]:
+    """Say of every property that compares with the teacher which kinds of students are nearer to it."""
+    results = read_transfer(run)
+    if not results:
+        return
+    rows = score_transfer(results.values())
+    rows = rows[(rows["role"] == "student") & ~rows["own"]]
+    findings, answers = [], list[str]()
+    for title, of_property in rows.groupby("title", sort=False):
+        told: dict[str, list[str]] = {}
+        for kind, found in of_property.groupby("kind", sort=False):
+            each = [_judge(*ends) for ends in found[["margin_low", "margin_high"]].to_numpy()]
+            sides = {"clear": each.count(YES), "the other way": each.count(NO)}
+            clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
+            margin = say_number(found["margin"].mean(), sign=True)
+            name = str(kind).removeprefix("student-")
+            told.setdefault(_sum_up(each), []).append(f"{name} {margin}{f' ({clear})' if clear else ''}")
+        answers += told
+        ordered = [one for one in _ORDER if one in told]
+        findings.append(
+            Finding(str(title).rstrip(":"), tuple((one, "; ".join(told[one])) for one in ordered))
+        )
+    question = (
+        "Students are more like the teacher than networks trained without one, though no loss asked for it"
+    )
+    yield Answer(question, _sum_up(answers), tuple(findings))
+
+
+def _answer_unicam(run: Run) -> Iterator[Answer]:
+    """Say whether what only a student sees is more relevant than what only its baseline does."""
+    table = tabulate_relevance(read_room(run, "unicam-scores").values())
+    if not len(table):
+        return
+    last = table[(table["epoch"] == table["epoch"].max()) & (table["input"] == table["input"].iloc[0])]
+    findings = []
+    for layer, of_layer in last.groupby("layer", sort=False):
+        low, value, high = (
+            of_layer.pivot(index="student", columns="score", values=f"value{end}")
+            for end in ("_low", "", "_high")
+        )
+        more = int((low["rs distilled"] > high["rs residual"]).sum())
+        less = int((high["rs distilled"] < low["rs residual"]).sum())
+        answer = _sum_up([YES] * more + [NO] * less + [OPEN] * (len(value) - more - less))
+        sides = " against ".join(say_number(value[f"rs {side}"].mean()) for side in ("distilled", "residual"))
+        told = f"(more in {more} of {len(value)} students, less in {less}; relevance {sides})"
+        findings.append(Finding(f"at {layer}", ((answer, told),)))
+    question = "What only the student sees has more to do with the classes than what only its baseline sees"
+    yield Answer(f"{question} (UniCAM)", _sum_up([one.parts[0][0] for one in findings]), tuple(findings))
+
+
+# -- doubts
+
+
+def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
+    if not run.networks:
+        yield "nothing is measured yet; `kdviz measure` and `kdviz.measure_checkpoints` add networks"
+        return
+    table, gaps = run.summary(), run.gaps()
+    begun = table[table["done"] < 1]
+    if gaps:
+        yield gaps
+    elif len(begun):
+        names = [f"{row['network']} at {row['layer']} ({row['done']:.0%})" for _, row in begun.iterrows()]
+        yield f"not measured whole, and left out here: {join_words(names, 3)}"
+    units, idle = run.samples["valid"].values.sum(1), dict[str, list[str]]()
+    for name, network in list_networks(run, finished=True).items():
+        for layer in network.layers if not network.repeat_of else ():
+            counts = run.variable(name, layer, "zero_gain")
+            share = 0.0 if counts is None else float((counts.values[-1] / units).mean())
+            if share > _IDLE:
+                idle.setdefault(layer, []).append(f"{name} ({share:.0%})")
+    for layer, found in idle.items():
+        yield (
+            f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "
+            f"{join_words(found, 3)}; such a network has collapsed, or its layer is dead"
+        )
+
+
+def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
+    known = accuracies[accuracies["accuracy"].notna()]
+    poor = known[known["accuracy"] < 0.9 * known["chance"] + 0.1]
+    if len(poor):
+        told = [f"{name} ({row['accuracy']:.2f})" for name, row in poor.iterrows()]
+        yield (
+            f"accuracy hardly better than chance ({poor['chance'].iloc[0]:.2f}): {join_words(told, 4)}; "
+            "what such networks keep says little of distillation"
+        )
+    unknown = accuracies.index[accuracies["accuracy"].isna()]
+    if len(unknown):
+        which = join_words([*unknown], 4) if len(known) else "all networks"
+        yield f"accuracy not recorded: {which}; whether they learned anything is not known here"
+
+
+def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterator[str]:
+    unmet, few = [], []
+    for label, pair in pairs.items():
+        for role in ("student", "baseline"):
+            for seed, ds in pair.by_role[role].items():
+                name = f"{ds.attrs.get('network', f'{role} of seed {seed}')} at {label.split(' at ')[-1]}"
+                met, found = float(ds["converged"].mean()), ds["knowledge_point"].isel(epoch=-1)
+                if met < _MET:
+                    unmet.append(f"{name} ({1 - met:.0%})")
+                if (count := float(found.sum("unit").mean())) < _FEW_POINTS:
+                    few.append(f"{name} ({say_number(count)})")
+    if unmet:
+        yield (
+            f"{words.sample}s whose mean entropy could not be calibrated: {join_words(_once(unmet), 3)}; "
+            "their entropies are not comparable"
+        )
+    if few:
+        yield (
+            f"less than one knowledge point per {words.sample}: {join_words(_once(few), 3)}; "
+            "a smaller threshold finds more"
+        )
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(names))  # a baseline is beside students of several methods
+
+
+# -- what it is about
+
+
+def _describe(run: Run, accuracies: pd.DataFrame, words: Vocabulary) -> dict[str, str]:
+    samples = run.samples
+    count, units = samples.sizes["sample"], samples.sizes["unit"]
+    size = f"of {units} {words.unit}s" if samples["valid"].values.all() else f"of up to {units} {words.unit}s"
+    roles = [
+        f"{len(found)} {str(role) or 'network'}{'s' if len(found) > 1 else ''}{_list_kinds(found)}"
+        for role, found in accuracies.groupby("role", sort=False)
+    ]
+    roles.sort(key=lambda told: [role in told.split()[1] for role in _ROLES], reverse=True)
+    return {
+        "run": run.name,
+        "data": f"{count} {words.sample}s {size}, {run.attrs.get('dataset_id') or 'of unrecorded origin'}",
+        "networks": join_words(roles) or "none",
+        "measured": str(run.attrs.get("created_at", ""))[:10],
+    }
+
+
+def _list_kinds(found: pd.DataFrame) -> str:
+    kinds = [*dict.fromkeys(name_kind(str(name)) for name in found.index)]
+    return f" ({join_words(kinds, 6)})" if len(kinds) > 1 else ""
+
+
+def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[str]:
+    known, count = differences[differences["answer"] != UNDEFINED], run.samples.sizes["sample"]
+    counts = sorted(set(known.loc[known["over"] == "seeds", "seeds"]))
+    if counts:
+        yield (
+            f"Intervals: 95 %, over {' or '.join(map(str, counts))} training seeds (Student's t); a side "
+            "counts only where they leave out 0."
+        )
+    if (known["over"] == "samples").any():
+        yield (
+            f"Intervals: 95 %, over the {words.sample}s of one training; another training may differ by "
+            "more. A side counts only where they leave out 0."
+        )
+    if (known["left_out"] > 0).any():
+        yield (
+            f"Up to {known['left_out'].max()} of {count} {words.sample}s have no point, and so neither share "
+            'of points nor detours: they are left out (`no_points="published"` counts 0, as the papers do).'
+        )
+    if len(known) and count < _FEW_SAMPLES:
+        yield f"Only {count} {words.sample}s were measured."
+    if (differences["answer"] == UNDEFINED).any():
+        yield (
+            "Undefined: without two checkpoints after epoch 0, with other checkpoints than the other side, "
+            "without the distance that the weights went, or where no two samples have a point."
+        )

@@ -1,0 +1,46 @@
+"""Numbers and lists as people read them, in sentences and tables alike."""
+
+import math
+from collections.abc import Sequence
+
+_MOST = 6  # decimals
+
+
+def say_number(value: float, reach: float = math.nan, *, sign: bool = False) -> str:
+    """Write a number with as many digits as it deserves.
+
+    Parameters
+    ----------
+    value
+        NaN is a dash.
+    reach
+        How far it is uncertain, of which two significant digits are kept; of the number itself if NaN or 0.
+    sign
+        Whether a plus is written.
+    """
+    if not math.isfinite(value):
+        return "–"
+    size = abs(reach) if math.isfinite(reach) and reach else abs(value)
+    decimals = min(max(1 - math.floor(math.log10(size)), 0), _MOST) if size else 0
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return text if float(text) else text.lstrip("+-")  # no zero has a sign
+
+
+def say_interval(value: float, low: float, high: float, unit: str = "", *, sign: bool = True) -> str:
+    """Write a difference with its interval, ``"+4.7 per image (2.1 to 7.3)"``; without one, alone.
+
+    An end that is not 0 is not written as 0.
+    """
+    reach = (high - low) / 2
+    while reach > 1e-5 and any(end and not float(say_number(end, reach)) for end in (low, high)):
+        reach /= 10
+    told = f"{say_number(value, reach, sign=sign)}{unit}"
+    return told if math.isnan(reach) else f"{told} ({say_number(low, reach)} to {say_number(high, reach)})"
+
+
+def join_words(words: Sequence[str], most: int | None = None) -> str:
+    """Join words, ``"a, b and c"``, or the first of them, ``"a, b and 7 more"``."""
+    shown = list(words if most is None or len(words) <= most else words[:most])
+    if len(shown) < len(words):
+        shown.append(f"{len(words) - len(shown)} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]])) if shown else ""

@@ -1,0 +1,296 @@
+"""What a run is said to show: every sentence against counts that are known, and what would spoil it above."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from invented_runs import invent_seeds_run
+
+import kdviz
+from kdviz import analysis, schema, sources
+from kdviz.store import Run, create_run
+from kdviz.wording import join_words, say_interval, say_number
+
+SAMPLES, UNITS, OBJECT = 12, 40, 12
+FOREGROUND = np.broadcast_to(np.arange(UNITS) < OBJECT, (SAMPLES, UNITS)).copy()
+EPOCHS = {"teacher": (9,), "student": (0, 2, 5), "baseline": (0, 2, 5)}
+COUNTS = {  # points on foreground and background at the last epoch, by training seed
+    ("student", "fc1"): {0: (6, 2), 1: (8, 3), 2: (7, 1)},
+    ("baseline", "fc1"): {0: (4, 2), 1: (3, 3), 2: (5, 1)},
+    ("student", "fc2"): {0: (9, 1), 1: (9, 1), 2: (9, 1)},
+    ("baseline", "fc2"): {0: (5, 3), 1: (4, 4), 2: (3, 5)},
+    ("teacher", "fc1"): {0: (10, 1)},
+}
+FOUR = ("a", "b", "c", "d")
+
+
+def draw_points(n_fg: int, n_bg: int, epochs: int) -> np.ndarray:
+    """So many points at the last epoch; one fewer on the foreground, the first, at each epoch before."""
+    points = np.zeros((epochs, SAMPLES, UNITS), bool)
+    for index in range(epochs):
+        points[index, :, epochs - 1 - index : n_fg] = True
+        points[index, :, UNITS - n_bg :] = n_bg > 0
+    return points
+
+
+def make_run(path: Path, counts: dict, *, accuracy: float | None = 0.8, empty: int = 0) -> Run:
+    """`empty` samples, the first, are without any point in students and baselines."""
+    points = {
+        (role, layer, seed): draw_points(*one, len(EPOCHS[role.partition("/")[0]]))
+        for (role, layer), seeds in counts.items()
+        for seed, one in seeds.items()
+    }
+    for (role, _, _), found in points.items():
+        found[:, : empty if role != "teacher" else 0] = False
+    told = None if accuracy is None else dict.fromkeys(points, accuracy)
+    return invent_seeds_run(path / "run", points, FOREGROUND, epochs=EPOCHS, accuracies=told, classes=FOUR)
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> analysis.Verdict:
+    return analysis.give_verdict(make_run(tmp_path_factory.mktemp("seeds"), COUNTS))
+
+
+@pytest.fixture(scope="module")
+def shared() -> tuple[Run, analysis.Verdict]:
+    """A stored run of one epoch with properties of teacher and students, and UniCAM."""
+    run = kdviz.open_run(sources.find_data("runs/transfer.nc"))
+    return run, analysis.give_verdict(run)
+
+
+# -- sentences
+
+
+def test_give_verdict__says_every_count_as_worked_out_by_hand(seeds: analysis.Verdict) -> None:
+    # fc1: 2, 5, 2 points more: 3, and t = 4.30 times sqrt(3 / 3). fc2: 4, 5, 6 more: 5, and 4.30 / sqrt(3).
+    h1 = seeds.answers[0]
+    assert (h1.question, h1.answer) == ("H1, more points, and more of them on the object", "partly yes")
+    more, fewer, _ = map(str, h1.findings)
+    assert more == (
+        "more knowledge points on the object: yes at fc2 +5.0 per image (2.5 to 7.5), 9.0 against 4.0; "
+        "undecided at fc1 +3.0 per image (-1.3 to 7.3), 7.0 against 4.0"
+    )
+    assert fewer == (
+        "fewer knowledge points on the background: yes at fc2 -3.0 per image (-5.5 to -0.5), "
+        "1.0 against 4.0; undecided at fc1 0 per image (0 to 0), 2.0 against 2.0"
+    )
+    assert seeds.doubts == ()
+    assert seeds.notes[0].startswith("Intervals: 95 %, over 3 training seeds (Student's t)")
+    assert seeds.about["data"] == "12 images of 40 cells, invented"
+    kinds = "6 students (student-fc1 and student-fc2) and 6 baselines (baseline-fc1 and baseline-fc2)"
+    assert seeds.about["networks"] == f"1 teacher, {kinds}"
+
+
+def test_give_verdict__one_seed_is_judged_by_its_samples(tmp_path: Path) -> None:
+    counts = {(role, layer): {0: ends[0]} for (role, layer), ends in COUNTS.items()}
+    run = make_run(tmp_path, counts)
+    table = analysis.tabulate_differences(analysis.pair_networks(run)).set_index(["layer", "metric"])
+    compared = analysis.pair_networks(run)["fc2"].compare().sel(metric="n_fg")
+    assert table.loc[("fc2", "n_fg"), "over"] == "samples" and table.loc[("fc2", "n_fg"), "seeds"] == 1
+    for column, name in (("low", "difference_low"), ("high", "difference_high")):
+        assert table.loc[("fc2", "n_fg"), column] == float(compared[name].item())
+    assert (
+        "over the images of one training; another training may differ" in analysis.give_verdict(run).notes[0]
+    )
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_tabulate_differences__answers_are_those_of_the_signs(tmp_path: Path, swapped: bool) -> None:
+    """Students and baselines swapped, every answer turns round."""
+    other = {"student": "baseline", "baseline": "student", "teacher": "teacher"}
+    counts = {(other[role] if swapped else role, layer): one for (role, layer), one in COUNTS.items()}
+    table = analysis.tabulate_differences(analysis.pair_networks(make_run(tmp_path, counts)))
+    found = table.set_index(["layer", "metric"])["answer"]
+    clear = "the other way" if swapped else "yes"
+    assert found.loc[("fc2", ["n_fg", "n_bg", "fg_ratio"])].tolist() == [clear] * 3
+    assert found.loc[("fc1", "n_fg")] == "undecided"
+    assert "d_std" not in set(table["metric"])
+
+
+def test_give_verdict__opposite_answers_are_mixed(tmp_path: Path) -> None:
+    counts = COUNTS | {("student", "fc2"): {0: (9, 9), 1: (9, 9), 2: (9, 9)}}
+    assert analysis.give_verdict(make_run(tmp_path, counts)).answers[0].answer == "mixed"
+
+
+def test_give_verdict__many_places_are_cut_short(tmp_path: Path) -> None:
+    counts = {}
+    for index in range(7):
+        counts[f"student/m{index}", "fc1"] = {0: (9, 1), 1: (9, 2), 2: (9, 3)}
+    counts["baseline", "fc1"] = {0: (4, 1), 1: (3, 2), 2: (5, 3)}
+    more = str(analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings[0])
+    assert more.count("by m") == 5 and more.endswith("; 2 more")
+
+
+def test_give_verdict__samples_without_points_are_left_out_and_told(tmp_path: Path) -> None:
+    verdict = analysis.give_verdict(make_run(tmp_path, COUNTS, empty=5))
+    assert any("Up to 5 of 12 images have no point" in note for note in verdict.notes)
+    ratio = str(verdict.answers[0].findings[2])
+    # of the samples that have points: 9 of 10 against 5 of 8, 4 of 8 and 3 of 8
+    assert "0.90 against 0.50" in ratio
+
+
+def test_give_verdict__as_text_begins_with_doubts(tmp_path: Path) -> None:
+    text = str(analysis.give_verdict(make_run(tmp_path, COUNTS, accuracy=0.26)))
+    first, second, *_ = text.splitlines()
+    assert first.startswith("in doubt: accuracy hardly better than chance (0.25): ")
+    assert second == "H1, more points, and more of them on the object: partly yes"
+
+
+# -- what cannot be asked
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        (("student", "teacher"), "no baseline is measured whole"),
+        (("baseline",), "no student is measured whole"),
+        (("teacher",), "no student and no baseline is measured whole"),
+    ],
+)
+def test_give_verdict__of_roles_that_are_missing_says_which(tmp_path: Path, left: tuple, why: str) -> None:
+    counts = {(role, layer): one for (role, layer), one in COUNTS.items() if role in left}
+    verdict = analysis.give_verdict(make_run(tmp_path, counts))
+    assert [one.answer for one in verdict.answers] == ["cannot be asked"] * 3
+    assert {str(finding) for one in verdict.answers for finding in one.findings} == {why}
+
+
+def test_give_verdict__other_seeds_have_nothing_to_compare(tmp_path: Path) -> None:
+    counts = {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {1: (4, 2)}}
+    (finding,) = analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings
+    assert str(finding) == "no student and baseline of one training seed are measured at the same layer"
+
+
+def test_give_verdict__without_masks_says_how_to_add_them(tmp_path: Path) -> None:
+    samples = xr.Dataset(coords={"sample": ["s0", "s1"], "unit": np.arange(UNITS)})
+    verdict = analysis.give_verdict(create_run(tmp_path / "run.zarr", samples=samples))
+    assert str(verdict.answers[0].findings[0]).startswith("no masks say what the object is; `kdviz.store.add")
+
+
+def test_give_verdict__one_checkpoint_says_nothing_of_the_way(shared: tuple) -> None:
+    """With a single checkpoint after the start every rho is 1, whatever was learned."""
+    answers = {one.question[:2]: one.answer for one in shared[1].answers[:3]}
+    assert answers == {"H1": "partly yes", "H2": "cannot be asked", "H3": "cannot be asked"}
+
+
+# -- doubts
+
+
+def test_give_verdict__of_an_empty_run_says_so(tmp_path: Path) -> None:
+    samples = xr.Dataset(
+        {"foreground": (("sample", "unit"), FOREGROUND)},
+        coords={"sample": [f"s{index}" for index in range(SAMPLES)], "unit": np.arange(UNITS)},
+    )
+    verdict = analysis.give_verdict(create_run(tmp_path / "run.zarr", samples=samples))
+    assert verdict.doubts[0].startswith("nothing is measured yet")
+    assert verdict.about["networks"] == "none" and verdict.about["run"] == tmp_path.name
+
+
+def test_give_verdict__judges_what_is_whole_of_a_run_that_is_not(tmp_path: Path) -> None:
+    run = make_run(tmp_path, COUNTS)
+    attrs = schema.make_attrs(network_role="student", training_seed=3, base_noise=0.01, weight=7.0)
+    run.create_group("late", "fc1", epochs=(0, 2, 5), attrs=attrs, block=4, variables=("gain",))
+    verdict = analysis.give_verdict(run)
+    assert verdict.doubts[0].startswith("incomplete: 1 of 14 networks unfinished: late (fc1: 9 of 9 blocks)")
+    assert str(verdict.answers[0].findings[0]).startswith(
+        "more knowledge points on the object: yes at fc2 +5.0"
+    )
+
+
+def test_give_verdict__accuracies_beside_chance(tmp_path: Path) -> None:
+    # a tenth of the way from a chance of 0.25 to 1
+    (doubt,) = analysis.give_verdict(make_run(tmp_path / "a", COUNTS, accuracy=0.32)).doubts
+    assert "chance (0.25)" in doubt and "(0.32)" in doubt and "and 9 more" in doubt
+    assert analysis.give_verdict(make_run(tmp_path / "b", COUNTS, accuracy=0.33)).doubts == ()
+    (doubt,) = analysis.give_verdict(make_run(tmp_path / "c", COUNTS, accuracy=None)).doubts
+    assert doubt.startswith("accuracy not recorded: all networks")
+
+
+def test_give_verdict__few_points_are_a_doubt(tmp_path: Path) -> None:
+    counts = {("student", "fc1"): {0: (0, 0)}, ("baseline", "fc1"): {0: (4, 2)}}
+    (doubt,) = analysis.give_verdict(make_run(tmp_path, counts)).doubts
+    assert doubt.startswith("less than one knowledge point per image: ") and " at fc1 (0); " in doubt
+
+
+@pytest.mark.parametrize(("idle", "told"), [(0.4, False), (0.6, True)])
+def test_give_verdict__a_layer_that_nothing_moves_is_a_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: float, told: bool
+) -> None:
+    run = make_run(tmp_path, COUNTS)
+    name = next(name for name in run.networks if name.startswith("student"))
+    counts = np.zeros((3, SAMPLES), np.int32)
+    counts[-1] = round(idle * UNITS)
+    values, stored = xr.DataArray(counts, dims=("epoch", "sample")), run.variable
+    changed = {(name, run.layers(name)[0], "zero_gain"): values}
+    monkeypatch.setattr(run, "variable", lambda *at: changed[at] if at in changed else stored(*at))
+    doubts = analysis.give_verdict(run).doubts
+    assert [f"{name} (60%)" in doubt for doubt in doubts] == ([True] if told else [])
+
+
+# -- properties
+
+
+def test_give_verdict__tells_each_property_by_the_margins_of_all_networks(shared: tuple) -> None:
+    run, verdict = shared
+    answer = next(one for one in verdict.answers if "like the teacher" in one.question)
+    rows = analysis.score_transfer(analysis.read_transfer(run).values())
+    rows = rows[(rows["role"] == "student") & ~rows["own"]]
+    assert [one.claim for one in answer.findings] == [
+        title.rstrip(":") for title in dict.fromkeys(rows["title"])
+    ]
+    looks = rows[(rows["title"] == "looks at the same places") & (rows["kind"] == "student-fc1")]
+    assert (looks["margin_low"] > 0).all() and len(looks) == 2
+    told = dict(next(one for one in answer.findings if one.claim == "looks at the same places").parts)
+    assert f"fc1 +{looks['margin'].mean():.2f} (clear in 2 of 2)" in told["yes"]
+    assert "soft-labels" in told["the other way"] and "the other way in 2 of 2" in told["the other way"]
+    assert answer.answer == "mixed"
+
+
+def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> None:
+    run, verdict = shared
+    answer = verdict.answers[-1]
+    table = analysis.tabulate_relevance(analysis.read_room(run, "unicam-scores").values())
+    table = table[(table["input"] == table["input"].iloc[0]) & (table["layer"] == "classifier.fc1")]
+    sides = {
+        side: table[table["score"] == f"rs {side}"].set_index("student") for side in ("distilled", "residual")
+    }
+    more = (sides["distilled"]["value_low"] > sides["residual"]["value_high"]).sum()
+    less = (sides["distilled"]["value_high"] < sides["residual"]["value_low"]).sum()
+    assert f"(more in {more} of {len(sides['residual'])} students, less in {less};" in str(
+        answer.findings[-1]
+    )
+    assert "UniCAM" in answer.question
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("value", "reach", "said"),
+    [
+        (12.345, 1.1, "12.3"),
+        (12.345, 11, "12"),
+        (-0.001, 0.3, "0.00"),
+        (0.00123, np.nan, "0.0012"),
+        (0.5495, np.nan, "0.55"),
+        (1234.5, np.nan, "1234"),
+        (0, np.nan, "0"),
+        (np.nan, 1, "–"),
+        (1e-9, np.nan, "0.000000"),
+    ],
+)
+def test_say_number__keeps_two_digits_of_what_is_uncertain(value: float, reach: float, said: str) -> None:
+    assert say_number(value, reach) == said
+
+
+def test_say_interval__never_writes_an_end_apart_from_zero_as_zero() -> None:
+    assert say_interval(4.66, 2.13, 7.31, " per image") == "+4.7 per image (2.1 to 7.3)"
+    assert say_interval(-0.40214, -0.80408, -0.0002) == "-0.4021 (-0.8041 to -0.0002)"
+    assert say_interval(0.0, 0.0, 0.0) == "0 (0 to 0)"
+    assert say_interval(1.5, np.nan, np.nan) == "+1.5"
+
+
+def test_join_words__counts_what_is_left_out() -> None:
+    assert join_words(["a"]) == "a" and join_words([]) == ""
+    assert join_words(["a", "b", "c"]) == "a, b and c"
+    assert join_words(["a", "b", "c", "d"], 2) == "a, b and 2 more"

@@ -1,26 +1,33 @@
-"""What a study will take, before anything of it is trained: from a few passes of untrained networks.
+"""What studies will take, before anything of them is trained: from a few passes of one sample each.
 
-Data that are not there are stood in for by noise of their size: a pass takes as long.
+Networks are untrained, and data that are not there are stood in for by noise of their size: a pass takes as
+long. A network is tried once, at all layers of all arms at which it is measured; what of it an arm needs is
+counted.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdviz import schema
 from kdviz.errors import DataError
-from kdviz.measuring.estimate import time_call
+from kdviz.measuring import Settings
+from kdviz.measuring.estimate import QUICK, Pace, now, scale
 from kdviz.sources import CloudSet, ImageSet, LazyArray, SampleSet, Source, TextSet
 from kdviz.sources.samples import Part
-from kdviz.studies.tasks import Subject, Task
+from kdviz.studies.tasks import Layout, Subject, Task
 from kdviz.studies.work import Workshop
 
-_BATCH = 8  # samples of a trial
 _CLASSES = 100  # of data that are not there
 _POINTS = 1024  # of a cloud that is not there
+_Of = TypeVar("_Of", int, float)
 
 
 @dataclass(frozen=True)
@@ -29,119 +36,292 @@ class Cost:
 
     Attributes
     ----------
+    networks
+        That are trained or measured; measured once more, they count twice.
     passes
         Forward and backward passes of one sample, from all samples by gain to all by path.
     seconds
-        Of them in one process on this machine.
+        Of them in one process on this machine, one sample at a time: batches take less where weights, not
+        pixels, are many.
+    flops
+        Their floating-point operations, as of :class:`kdviz.measuring.Estimate`: of matrix products,
+        convolutions and attention, and of no norms, activations, losses and optimisers.
     memory
         Bytes held at a time beside network and inputs; of training it is not told.
     disk
         Bytes of weights or results.
     """
 
+    networks: int = 0
     passes: tuple[int, int] = (0, 0)
     seconds: tuple[float, float] = (0.0, 0.0)
+    flops: tuple[int, int] = (0, 0)
     memory: int = 0
     disk: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         """Take one after the other."""
-        (low, high), (more, most) = self.passes, other.passes
-        (least, longest), (first, last) = self.seconds, other.seconds
         return Cost(
-            (low + more, high + most),
-            (least + first, longest + last),
+            self.networks + other.networks,
+            _add(self.passes, other.passes),
+            _add(self.seconds, other.seconds),
+            _add(self.flops, other.flops),
             max(self.memory, other.memory),
             self.disk + other.disk,
         )
 
 
-def estimate_costs(workshop: Workshop, tasks: Sequence[Task]) -> dict[str, Cost]:
+def _add(one: tuple[_Of, _Of], other: tuple[_Of, _Of]) -> tuple[_Of, _Of]:
+    return one[0] + other[0], one[1] + other[1]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One task, and what it will take.
+
+    Attributes
+    ----------
+    task
+        A training or a measurement.
+    cost
+        Of it.
+    shared
+        Whether another arm trains the same network, so that it is taken over and costs nothing.
+    """
+
+    task: Task
+    cost: Cost
+    shared: bool
+
+    @property
+    def kind(self) -> str:
+        """``"train"`` or ``"measure"``."""
+        return "measure" if self.task.is_measurement else "train"
+
+
+@dataclass(frozen=True)
+class _TrainingPace:
+    """What a step of training takes: seconds and operations there, and there and back; bytes of weights."""
+
+    seconds: tuple[float, float]
+    flops: tuple[int, int]
+    size: int
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What was tried already.
+
+    Attributes
+    ----------
+    layers
+        At which a network is measured, by what decides how long its passes take.
+    samples
+        By where they come from, and whether they are noise.
+    paces
+        Of networks, measured (None where it is not) and trained.
+    """
+
+    layers: dict[str, dict[str, None]] = field(default_factory=dict)
+    samples: dict[str, tuple[SampleSet, bool]] = field(default_factory=dict)
+    paces: dict[str, tuple[Pace | None, _TrainingPace]] = field(default_factory=dict)
+
+
+def estimate_costs(
+    parts: Sequence[tuple[Layout, Sequence[Task]]], known: Trials | None = None
+) -> list[list[Item]]:
     """Estimate what training and measuring take.
 
     Parameters
     ----------
-    workshop
-        Of the study.
-    tasks
-        What is left to do.
+    parts
+        Studies, each with what is left to do of it.
+    known
+        From an earlier call, if there was one: no network is tried again, but at layers that are new.
 
     Returns
     -------
-    dict
-        By ``"train"`` and ``"measure"``. Of training the passes of networks over all samples count, those
-        that tell accuracies among them; heads on frozen features are left out.
+    list of list of Item
+        Of every study, task by task. Of training the passes of networks over all samples count, those that
+        tell accuracies among them; heads on frozen features, and passes of the teacher beside its student,
+        are left out.
 
     Raises
     ------
     DataError
-        If an encoder or a tokenizer that the plan names is not there.
+        If an encoder or a tokenizer that a plan names is not there.
     """
-    trial, found = _Trial(workshop.study), dict[str, Cost]()
-    known: dict[tuple[str, Subject], Cost] = {}
+    known = known or Trials()
+    asked = [
+        (_Trial(study, known), [task for task in tasks if task.action != "accuracy"])
+        for study, tasks in parts
+    ]
+    seen = set[str]()
+    for trial, tasks in asked:
+        left = {task.key for task in tasks}
+        trained = [task for task in trial.study.tasks("train") if task.key not in left and task.is_done()]
+        seen.update(trial.name_training(task.subject) for task in trained)
+        for task in filter(lambda task: task.is_measurement, tasks):
+            layers = known.layers.setdefault(trial.name_network(task.subject), {})
+            layers |= dict.fromkeys(trial.study.modules(task.subject))
+    return [list(_list_items(trial, tasks, seen)) for trial, tasks in asked]
+
+
+def sum_costs(items: Iterable[Item], kind: str = "") -> Cost:
+    """Add up what tasks, of one kind if it is named, cost where they are not shared."""
+    costs = [item.cost for item in items if not item.shared and kind in ("", item.kind)]
+    return sum(costs, Cost())
+
+
+def _list_items(trial: "_Trial", tasks: Iterable[Task], seen: set[str]) -> Iterable[Item]:
     for task in tasks:
-        if task.action == "accuracy":
-            continue
-        alike = task.action, replace(task.subject, name="", seed=task.subject.seed and 0)
-        if alike not in known:
-            known[alike] = trial.measuring(task) if task.is_measurement else trial.training(task.subject)
-        kind = "measure" if task.is_measurement else "train"
-        found[kind] = found.get(kind, Cost()) + known[alike]
-    return found
+        if task.is_measurement:
+            yield Item(task, trial.measuring(task), False)
+        else:
+            name = trial.name_training(task.subject)
+            yield Item(task, trial.training(task.subject), name in seen)
+            seen.add(name)
 
 
 class _Trial(Workshop):
     """A workshop whose networks are untrained, and whose data may be noise."""
 
+    def __init__(self, study: Layout, known: Trials) -> None:
+        self.known = known
+        super().__init__(study)
+
     def recognise(self) -> None:
         """Leave what a study was begun with alone: nothing here is kept."""
 
+    # -- samples: of those that are not there no more are made up than are measured
+
     def _load(self, part: Part) -> SampleSet:
-        try:
-            return self.plan.data.load(part)
-        except DataError:
-            return _stand_in(self.plan.data, self.plan.training.count)
+        return self._find(self.plan.data, part)[0]
+
+    def _load_others(self, part: Part) -> SampleSet:
+        return self._find(self._taught, part)[0]
+
+    @property
+    def _taught(self) -> Source:
+        return getattr(self.plan.networks.teacher, "data", None) or self.plan.data
+
+    def _find(self, data: Source, part: Part) -> tuple[SampleSet, bool]:
+        name = f"{part} {data!r} {self.plan.measurement.samples}"
+        if name not in self.known.samples:
+            try:
+                self.known.samples[name] = data.load(part), False
+            except DataError:
+                self.known.samples[name] = _stand_in(data, self.plan.measurement.samples), True
+        return self.known.samples[name]
+
+    def _count(self, data: Source, part: Part) -> int:
+        samples, invented = self._find(data, part)
+        return self.plan.training.count if invented else len(samples)
+
+    # -- networks
 
     def checkpoints(self, subject: Subject) -> dict[int, Any]:
-        """Return untrained weights at every epoch that is measured."""
-        weights = self.build_for(subject)().state_dict()
-        last = self.plan.training.epochs
-        return dict.fromkeys(
-            (last,) if subject.role == "teacher" else self.plan.training.measured_epochs, weights
-        )
+        """Return the network as it is made."""
+        return {0: None}
 
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         return {}
 
+    def name_network(self, subject: Subject) -> str:
+        """Name what decides how long passes take."""
+        teacher, asked, units = subject.role == "teacher", self.plan.networks, self.measured.units
+        longest = max(units.length(row) or 0 for row in range(len(self.measured_set)))
+        data = {
+            name: value for name, value in dict(self.plan.data).items() if name in ("length", "tokenizer")
+        }
+        classes = getattr(asked.teacher, "classes", None) if teacher else None
+        if classes is None and not self.plan.data.finds_spans:
+            classes = len((self.teacher_set if teacher else self.training_set).classes)
+        shape = np.shape(self.measured.inputs)[1:]
+        depth, encoder = None if teacher else asked.depth, getattr(asked.teacher, "encoder", None)
+        architecture = self._architecture(teacher)
+        return repr(
+            (architecture, depth, encoder, classes, shape, units.modality, longest, data, self.device)
+        )
+
+    def name_training(self, subject: Subject) -> str:
+        """Name what decides which network comes out."""
+        origin = json.dumps(self.study.origin(subject), sort_keys=True, default=str)
+        return f"{subject.name} {origin} {self._followed(subject)}"
+
+    def _followed(self, subject: Subject) -> list[str]:
+        layers = self.plan.networks.layers
+        return [layers[subject.distilled]] if subject.distilled is not None else sorted(layers.values())
+
+    def _pace(self, subject: Subject) -> tuple[Pace | None, _TrainingPace]:
+        name = self.name_network(subject)
+        pace, layers = None, tuple(self.known.layers.get(name, ()))
+        tried, _ = self.known.paces.get(name, (None, None))
+        if name not in self.known.paces or (layers and (tried is None or {*layers} - {*tried.layers})):
+            network = self.build_for(subject)()
+            if layers:
+                measurement = self.plan_measurement(subject)
+                pace = replace(measurement, make_network=lambda: network, layers=layers).pace()
+            self.known.paces[name] = pace, _time_training(network, self.measured.inputs, self.device or "cpu")
+        return self.known.paces[name]
+
     def measuring(self, task: Task) -> Cost:
         """Estimate a measurement."""
-        told = self.plan_measurement(task.subject, task.action == "repeat").estimate()
-        assert told is not None
-        return Cost(told.passes, told.seconds, told.memory, told.disk)
+        pace, _ = self._pace(task.subject)
+        assert pace is not None
+        units, samples = self.measured.units, len(self.measured_set)
+        once = task.action == "repeat" or task.subject.role == "teacher"
+        epochs = 1 if once else len(self.plan.training.measured_epochs)
+        told = scale(
+            pace,
+            self.study.modules(task.subject),
+            units,
+            Settings.for_units(units, **self.options_of(task.subject)),
+            samples=samples * epochs,
+            epochs=epochs,
+            block=min(samples, schema.BLOCK),
+        )
+        return Cost(1, told.passes, told.seconds, told.flops, told.memory, told.disk)
 
     def training(self, subject: Subject) -> Cost:
         """Estimate a training."""
+        if not self.study.training_folders(subject):  # a teacher that is there
+            return Cost()
         of_teacher, asked = subject.role == "teacher", self.plan.training
-        samples = len(self.teacher_set) if of_teacher else min(asked.count, len(self.training_set))
-        unseen = len(self.teacher_held_out_set if of_teacher else self.held_out_set)
+        data = self._taught if of_teacher else self.plan.data
+        samples, unseen = self._count(data, "train"), self._count(data, "held-out")
+        samples = samples if of_teacher else min(asked.count, samples)
         epochs = getattr(self.plan.networks.teacher, "epochs", 0) if of_teacher else asked.epochs
         looks = len(asked.measured_epochs) * (samples + unseen) if subject.has_head else epochs * unseen
-        network = self.build_for(subject)().to(self.device or "cpu")
-        batch = torch.from_numpy(self.measured.inputs[:_BATCH]).to(self.device or "cpu")
-
-        def step() -> None:
-            network(batch).float().square().mean().backward()
-
-        def look() -> None:
-            with torch.no_grad():
-                network(batch)
-
-        there_and_back, there = (time_call(one) / len(batch) for one in (step, look))
+        _, pace = self._pace(subject)
         kept = 2 if of_teacher else len(asked.checkpoints) or epochs + 1
-        size = sum(one.nbytes for one in network.state_dict().values())
-        passes = 2 * epochs * samples + looks
-        seconds = epochs * samples * there_and_back + looks * there
-        return Cost((passes, passes), (seconds, seconds), 0, kept * size)
+        steps = epochs * samples
+        passes = 2 * steps + looks
+        seconds = looks * pace.seconds[0] + steps * pace.seconds[1]
+        flops = looks * pace.flops[0] + steps * pace.flops[1]
+        return Cost(1, (passes,) * 2, (seconds,) * 2, (flops,) * 2, 0, kept * pace.size)
+
+
+def _time_training(network: nn.Module, inputs: Any, device: str) -> _TrainingPace:
+    """Time a step with one sample, or two where batch norm cannot do with one."""
+    network = network.to(device).train().requires_grad_(True)
+    count = 2 if any(isinstance(module, nn.BatchNorm1d) for module in network.modules()) else 1
+    batch = torch.from_numpy(np.ascontiguousarray(inputs[np.arange(count)])).to(device)
+    counter, times = FlopCounterMode(display=False), []
+    for counted in (True, False):
+        with counter if counted else nullcontext():
+            start = now()
+            output = network(batch)
+            half, flops = now(), counter.get_total_flops()
+            output.float().square().mean().backward()
+            times.append((half - start, now() - start))
+        if counted:
+            there = flops
+        if times[0][1] > QUICK:
+            break
+    there_in, whole_in = (min(one) / count for one in zip(*times, strict=True))
+    size = sum(one.nbytes for one in network.state_dict().values())
+    return _TrainingPace((there_in, whole_in), (there // count, counter.get_total_flops() // count), size)
 
 
 def _stand_in(data: Source, count: int) -> SampleSet:

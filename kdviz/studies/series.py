@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
@@ -27,7 +26,7 @@ from kdviz.studies.studies import Study
 from kdviz.studies.tasks import Action, Task
 
 if TYPE_CHECKING:
-    from kdviz.studies.costs import Cost
+    from kdviz.studies.costs import Cost, Item
 
 
 @dataclass(frozen=True)
@@ -115,24 +114,30 @@ class Series:
         Returns
         -------
         DataFrame
-            ``arm``, ``what``, ``networks``, ``passes`` (millions), ``hours`` of one process on this machine
-            (both as ranges, from all samples by gain to all by path), ``memory`` (GB at a time) and ``disk``
-            (GB); a last row of all. What is asked beside points is not estimated.
+            ``arm``, ``what``, ``networks`` (one that arms train alike counts in the first), ``passes``
+            (millions), ``hours`` of one process on this machine and ``PFLOP`` (all three as ranges, from all
+            samples by gain to all by path), ``memory`` (GB at a time) and ``disk`` (GB); a last row of all.
+            What is asked beside points is not estimated.
         """
-        from kdviz.studies.costs import Cost, estimate_costs
-        from kdviz.studies.work import Workshop
+        from kdviz.studies.costs import Cost, sum_costs
 
         rows, everything = [], Cost()
-        left = self.left()
-        for arm, study in tqdm(self.parts, desc="estimating", unit="arm", disable=not self.progress):
-            tasks = left[arm.name]
-            for what, cost in estimate_costs(Workshop(study), tasks).items():
-                networks = sum(task.action in _COUNTED[what] for task in tasks)
-                rows.append({"arm": arm.name, "what": what, "networks": networks, **_say(cost)})
+        for arm, items in zip(self.arms, self.list_costs(), strict=True):
+            for what in ("train", "measure"):
+                cost = sum_costs(items, what)
+                if any(item.kind == what for item in items):
+                    rows.append({"arm": arm.name, "what": what, **_say(cost)})
                 everything += cost
         if rows:
-            rows.append({"arm": "all", "what": "", "networks": "", **_say(everything)})
+            rows.append({"arm": "all", "what": "", **_say(everything), "networks": ""})
         return pd.DataFrame(rows)
+
+    def list_costs(self) -> "list[list[Item]]":
+        """Estimate every training and measurement that is left, arm by arm."""
+        from kdviz.studies.costs import estimate_costs
+
+        left = self.left()
+        return estimate_costs([(study, left[arm.name]) for arm, study in self.parts])
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
         """Tell of which arms data are missing, and what to do about it."""
@@ -190,15 +195,15 @@ class Series:
         return found
 
 
-_COUNTED = {"train": ("train",), "measure": ("measure", "repeat")}
-
-
-def _say(cost: "Cost") -> dict[str, str]:
-    ends = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}") for n, t in zip(cost.passes, cost.seconds, strict=True)]
-    passes, hours = (" to ".join(dict.fromkeys(one)) for one in zip(*ends, strict=True))
+def _say(cost: "Cost") -> dict[str, Any]:
+    ends = zip(cost.passes, cost.seconds, cost.flops, strict=True)
+    told = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}", f"{f / 1e15:,.2f}") for n, t, f in ends]
+    passes, hours, flops = (" to ".join(dict.fromkeys(one)) for one in zip(*told, strict=True))
     return {
+        "networks": cost.networks,
         "passes": passes,
         "hours": hours,
+        "PFLOP": flops,
         "memory": f"{cost.memory / 1e9:.1f}",
         "disk": f"{cost.disk / 1e9:.2f}",
     }

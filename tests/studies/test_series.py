@@ -14,7 +14,7 @@ from tiny_study import SIDE, draw_images
 from kdviz import cli
 from kdviz.errors import DataError, StoreError
 from kdviz.studies import Series, Study, find_study
-from kdviz.studies.costs import estimate_costs
+from kdviz.studies.costs import estimate_costs, sum_costs
 from kdviz.studies.forecast import Forecast
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
@@ -194,12 +194,15 @@ def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     """The same estimate as of the trained networks, which their own tests hold against counted passes."""
     _, study = finished.parts[0]
     student = [task for task in study.tasks("measure", "repeat") if task.subject.name == "student-fc1-s0"]
-    costs = estimate_costs(Workshop(study), [*study.tasks("train"), *student])
+    (items,) = estimate_costs([(study, [*study.tasks("train"), *student])])
+    costs = {what: sum_costs(items, what) for what in ("train", "measure")}
     known = [
         Workshop(study).plan_measurement(one.subject, one.action == "repeat").estimate() for one in student
     ]
     assert costs["measure"].passes == tuple(np.sum([one.passes for one in known], axis=0))
     assert costs["measure"].disk == sum(one.disk for one in known)
+    assert costs["measure"].memory == max(one.memory for one in known)
+    assert costs["measure"].flops == tuple(np.sum([one.flops for one in known], axis=0))
     # 13 of 16 images to train on, 10 of them for students; 3 unseen; a head looks at all of these at 3 epochs
     teacher, baseline, student_passes = 2 * 2 * 12 + 2 * 4, 2 * 2 * 10 + 2 * 4, 2 * 2 * 10 + 3 * (10 + 4)
     assert costs["train"].passes == (teacher + baseline + student_passes,) * 2

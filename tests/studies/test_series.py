@@ -208,6 +208,30 @@ def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     assert costs["train"].passes == (teacher + baseline + student_passes,) * 2
 
 
+def test_plan__networks_that_arms_train_alike_count_once(finished, tmp_path):
+    path = write(tmp_path, finished.folder.parent / "pictures")
+    fresh = open_series(path, tmp_path / "runs")
+    one, other = fresh.list_costs()
+    assert [item.shared for item in one] == [False] * len(one)
+    assert [item.shared for item in other] == [item.kind == "train" for item in other]
+    assert sum_costs(other, "train").networks == 0 and sum_costs(one, "train").networks == 3
+    assert sum_costs(one, "measure").networks == sum_costs(other, "measure").networks == 5
+    (_, first), (_, second) = finished.parts  # what is there already is taken over as well
+    _, items = estimate_costs([(first, []), (second, second.tasks("train"))])
+    assert [item.shared for item in items] == [True] * 3
+
+
+def test_plan__a_network_is_tried_once(finished, tmp_path, monkeypatch):
+    path = write(tmp_path, finished.folder.parent / "pictures")
+    made = []
+    build = Workshop.build
+    monkeypatch.setattr(
+        Workshop, "build", lambda self, *given, **asked: made.append(1) or build(self, *given, **asked)
+    )
+    assert len(open_series(path, tmp_path / "runs").estimate()) == 5
+    assert made == [1], "teacher, baselines and students of both arms are alike"
+
+
 def test_plan__stands_in_for_data_that_are_not_there(tmp_path, capsys):
     path = write(tmp_path, tmp_path / "nowhere")
     cli.app(

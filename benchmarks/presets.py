@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.reports import show_table, write_result
 from kdviz.models import build
 from kdviz.studies import Series, find_study, list_studies
-from kdviz.studies.costs import Item, Trials, estimate_costs, sum_costs
+from kdviz.studies.costs import ArmCosts, Item, Trials, estimate_costs, sum_costs
 
 GPUS = 8
 _WORDS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "good", "film")
@@ -82,13 +82,13 @@ def _list_parts(series: Series) -> list[Any]:
     return [(study, left[arm.name]) for arm, study in series.parts]
 
 
-def add_up(arms: Sequence[Sequence[Item]], rate: float | None = None) -> dict[str, Any]:
+def add_up(arms: Sequence[ArmCosts], rate: float | None = None) -> dict[str, Any]:
     """Add up the costs of a study, and what its operations take at a rate of a GPU, per second.
 
     Several GPUs share everything but the longest chain: one network is trained on one GPU, a student after
     its teacher. What is measured of them is cut into blocks.
     """
-    everything = [item for items in arms for item in items]
+    everything = [item for arm in arms for item in arm.items]
     cost = sum_costs(everything)
     row: dict[str, Any] = {
         "networks": sum_costs(everything, "train").networks,
@@ -99,7 +99,7 @@ def add_up(arms: Sequence[Sequence[Item]], rate: float | None = None) -> dict[st
         "disk": cost.disk / 1e9,
     }
     if rate is not None:
-        chain = max(map(_find_chain, arms), default=0.0) / rate / 3600
+        chain = max((_find_chain(arm.items) for arm in arms), default=0.0) / rate / 3600
         alone = [flops / rate / 3600 for flops in cost.flops]
         row |= {"gpu": alone, "gpus": [max(hours / GPUS, chain) for hours in alone], "chain": chain}
     return row

@@ -28,33 +28,29 @@ def lay_out(rows: pd.DataFrame) -> pd.DataFrame:
         row = {name.removesuffix("_network"): known[name] for name in labels}
         for _, one in group[group["metric"].isin(METRICS)].iterrows():
             mark = ("+" if one["ahead"] else "-") if one["clear"] else ""
-            row[one["metric"]] = f"{one['student']:.2f} / {one['baseline']:.2f} {mark}".strip()
+            known_ones = one["seeds"] > 0  # without points no ratio is defined
+            both = f"{one['student']:.2f} / {one['baseline']:.2f} {mark}".strip()
+            row[one["metric"]] = both if known_ones else ""
         if group["teacher"].notna().any():
             row["teacher's n_fg"] = f"{group.set_index('metric')['teacher']['n_fg']:.1f}"
         table.append(row)
     return pd.DataFrame(table).fillna("")
 
 
-def count(rows: pd.DataFrame, table: str) -> pd.DataFrame:
-    """Count how often students are ahead, here and printed."""
-    tally = analysis.tally_wins(rows, table=table or None).reset_index()
-    tally = tally[tally["metric"].isin(METRICS)]
-    here = [f"{one['ahead']} / {one['behind']} / {one['undecided']}" for _, one in tally.iterrows()]
-    found = {
-        "metric": tally["metric"],
-        "ahead / behind / undecided": here,
-        "sign ahead": [f"{one['wins']} of {one['pairs']}" for _, one in tally.iterrows()],
-    }
-    if table:
-        found["printed"] = [
-            f"{one['printed_wins']} of {one['printed_pairs']}" if one["printed_pairs"] else ""
-            for _, one in tally.iterrows()
-        ]
-    return pd.DataFrame(found)
+def count(rows: pd.DataFrame, table: str) -> dict[str, str]:
+    """Count for each metric how often students are clearly ahead, behind and neither, and ahead in print."""
+    tally = analysis.tally_wins(rows, table=table or None).reset_index().set_index("metric")
+    told = {}
+    for metric in METRICS:
+        one = tally.loc[metric]
+        printed = f", {one['printed_wins']} of {one['printed_pairs']}" if one["printed_pairs"] else ""
+        told[metric] = f"{one['ahead']} / {one['behind']} / {one['undecided']}{printed}"
+    return told
 
 
 def main(folder: Path) -> None:
-    """Print the tables of all studies that are done."""
+    """Print the tables of all studies that are done, and the count of all last."""
+    counts, shown = [], dict[tuple[Path, ...], str]()
     for name in list_studies():
         study = find_study(name)
         series = Series(name, study, study.arms("small"), folder, progress=False)
@@ -66,8 +62,13 @@ def main(folder: Path) -> None:
         print(f"### {study.title}{f' (Table {study.table})' if study.table else ''}\n\n{study.question}\n")
         seeds = ", ".join(map(str, series.parts[0][1].plan.training.seeds))
         print(f"`kdviz study run {name}`, seeds {seeds}. {study.presets['small'].about.strip()}\n")
-        print_markdown(lay_out(rows))
-        print_markdown(count(rows, study.table))
+        same = shown.setdefault(tuple(study.folder for _, study in series.parts), name)
+        if same != name:
+            print(f"The networks and numbers are those of `{same}`.\n")
+        else:
+            print_markdown(lay_out(rows))
+        counts.append({"study": name, **count(rows, study.table)})
+    print_markdown(pd.DataFrame(counts))
 
 
 if __name__ == "__main__":

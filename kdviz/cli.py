@@ -7,6 +7,7 @@ sentence and exit status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 
 import operator
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ import typer
 from pydantic import ValidationError
 
 import kdviz
-from kdviz.arguments import suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.stopping import run_program
 
@@ -66,19 +66,12 @@ def main() -> None:
             raise
         message = str(error)
         if isinstance(error, ValidationError):
-            faults = ((".".join(map(str, fault["loc"])), _explain(fault)) for fault in error.errors())
-            message = "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults)
+            from kdviz.studies.plans import explain_faults  # nothing but plans is checked so
+
+            message = explain_faults(error)
         elif isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors"):
             message = f"this needs {error.name}: install kdviz[vision], or kdviz[text] for a study of texts"
         sys.exit(f"kdviz: {message}")
-
-
-def _explain(fault: Mapping[str, Any]) -> str:
-    if fault["type"] != "extra_forbidden":
-        return str(fault["msg"]).removeprefix("Value error, ")
-    from kdviz.studies.plans import names_beside  # nothing but plans is checked so
-
-    return f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
 
 
 @app.command()
@@ -408,9 +401,7 @@ def explore(
 
 
 Name = Annotated[str, typer.Argument(help="As `kdviz study list` has it, or a YAML file of your own.")]
-PresetName = Annotated[
-    str, typer.Option("--preset", help="small: minutes, on built-in data; paper: as published.")
-]
+PresetName = Annotated[str, typer.Option("--preset", help="small: on built-in data; paper: as published.")]
 Change = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", help="NAME=VALUE of every plan, such as training.seeds=[0]; repeat it."),
@@ -433,14 +424,25 @@ def _open_series(
 ) -> "Series":
     from kdviz.studies import Series, find_study
 
-    study, chosen = find_study(name), {}
+    study, chosen = find_study(name), dict[str, str]()
     for one in only or []:
         axis, equals, label = one.partition("=")
         if not equals:
             raise ValueError(f"--only takes AXIS=LABEL, got {one!r}")
+        if axis in chosen:
+            raise ValueError(f"--only names the axis {axis} twice: {chosen[axis]!r} and {label!r}")
         chosen[axis] = label
     arms = study.arms(preset, change or [], chosen)
     return Series(f"{Path(name).stem} {preset}", study, arms, folder, progress, device)
+
+
+def _same(name: str, preset: str, change: list[str] | None, only: list[str] | None, folder: Path) -> str:
+    """Return the arguments of the same study, as a shell takes them."""
+    told = [name, *(["--preset", preset] if preset != "small" else [])]
+    told += [part for one in change or [] for part in ("-s", one)]
+    told += [part for one in only or [] for part in ("--only", one)]
+    told += ["--folder", str(folder)] if folder != _PLACE else []
+    return shlex.join(told)
 
 
 @named.command("list")
@@ -467,7 +469,8 @@ def show(name: Name, preset: PresetName = "small", change: Change = None, only: 
     from kdviz.studies import find_study
 
     study, opened = find_study(name), _open_series(name, preset, change, only, _PLACE)
-    typer.echo(f"{study.title}\n{study.question}\n\n{study.presets[preset].about.strip()}\n")
+    about = study.title, study.question, study.presets[preset].about.strip()
+    typer.echo("\n\n".join(filter(None, about)) + "\n")
     for arm in opened.arms:
         plan = arm.plan
         losses = ", ".join(loss.kind for loss in plan.losses)
@@ -475,9 +478,10 @@ def show(name: Name, preset: PresetName = "small", change: Change = None, only: 
             f"{arm.name}\n  {plan.networks.architecture} at {', '.join(plan.networks.layers)}, students by "
             f"{losses}, seeds {', '.join(map(str, plan.training.seeds))}, {plan.training.epochs} epochs, "
             f"{plan.measurement.samples} samples measured\n"
-            f"  data {plan.data.kind}, teacher {plan.networks.teacher.kind}"
+            f"  data {', '.join(f'{key} {value}' for key, value in plan.data if value is not None)}\n"
+            f"  teacher {plan.networks.teacher.kind}"
         )
-    typer.echo(f"\nnext  kdviz study plan {name} --preset {preset}")
+    typer.echo(f"\nnext  kdviz study plan {_same(name, preset, change, only, _PLACE)}")
 
 
 @named.command("plan")
@@ -495,12 +499,11 @@ def plan_named(
     Example: kdviz study plan v
     """
     opened = _open_series(name, preset, change, only, folder, progress, device)
-    missing = [what for _, what in opened.missing()]
-    table = opened.estimate()
-    typer.echo(f"{table.to_string(index=False)}\n" if len(table) else "nothing is left to do\n")
-    for what in missing:
+    for _, what in opened.missing():
         typer.echo(f"missing  {what}")
-    typer.echo(f"next  kdviz study run {name} --preset {preset}")
+    table = opened.estimate()
+    typer.echo(f"\n{table.to_string(index=False)}" if len(table) else "nothing is left to do")
+    typer.echo(f"\nnext  kdviz study run {_same(name, preset, change, only, folder)}")
 
 
 @named.command("run")
@@ -521,7 +524,7 @@ def run_named(
     opened = _open_series(name, preset, change, only, folder, progress, device)
     opened.run(workers)
     typer.echo(f"{opened.status().to_string(index=False)}\n")
-    typer.echo(f"next  kdviz study report {name} --preset {preset}")
+    typer.echo(f"next  kdviz study report {_same(name, preset, change, only, folder)}")
 
 
 @named.command()
@@ -537,7 +540,9 @@ def status(
     Example: kdviz study status v
     """
     opened = _open_series(name, preset, change, only, folder)
-    typer.echo(f"{opened.status().to_string(index=False)}\n\nnext  kdviz study run {name} --preset {preset}")
+    step = "run" if any(opened.left().values()) else "report"
+    typer.echo(f"{opened.status().to_string(index=False)}\n")
+    typer.echo(f"next  kdviz study {step} {_same(name, preset, change, only, folder)}")
 
 
 @named.command("report")
@@ -557,17 +562,17 @@ def report_named(
 
     opened = _open_series(name, preset, change, only, folder)
     study, arms, at = opened.study, opened.readings(), folder / "reports"
-    for arm, told in opened.unfinished().items():
-        typer.echo(f"left out  {arm}: {told}")
     rows = kdviz.analysis.tabulate_arms(arms, table=study.table or None)
-    typer.echo("\n".join(kdviz.analysis.describe_arms(rows).values()) + "\n")
+    notes = [f"left out: {arm}, {told}" for arm, told in opened.unfinished().items()]
+    notes += kdviz.analysis.doubt_arms(arms)
+    typer.echo("\n".join([*notes, *kdviz.analysis.describe_arms(rows).values()]) + "\n")
     page = write_tables(
         arms,
         title=study.title,
-        question=study.question,
+        question="\n".join([study.question, *notes]),
         table=study.table,
         folder=at,
-        name=f"{Path(name).stem}-{preset}",
+        name="-".join([Path(name).stem, preset, *(only or []), *(change or [])]).replace("/", "-"),
         progress=progress,
     )
     typer.echo(f"page      {page}\nnotebook  {page.with_suffix('.ipynb')}")

@@ -12,7 +12,7 @@ import mmap
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,10 +36,11 @@ def shipped_folders(name: str) -> list[Path]:
     return [package.parent / name, package / name]
 
 
-def link_tree(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
     """Let a new folder hold the files of another, which nobody changes; copied where links cannot be.
 
-    What is there under the new name is whole.
+    What is there under the new name is whole. Hidden files, locks among them, stay where they are, and so
+    does what is named in `without`.
     """
     made = make_folder(target.parent) / f".{target.name}"
     shutil.rmtree(made, ignore_errors=True)
@@ -51,7 +52,7 @@ def link_tree(source: Path, target: Path) -> None:
             shutil.copy2(one, other)
 
     with file_errors(f"write {target}"):
-        shutil.copytree(source, made, copy_function=link)
+        shutil.copytree(source, made, copy_function=link, ignore=shutil.ignore_patterns(".*", *without))
         made.rename(target)
 
 

@@ -116,6 +116,8 @@ def invent_seeds_run(
     foreground: NDArray[np.bool_],
     *,
     epochs: Mapping[str, tuple[int, ...]],
+    accuracies: Mapping[tuple[str, str, int], float] | None = None,
+    classes: Sequence[str] = (),
 ) -> Run:
     """Write a run of several training seeds with invented gains and the knowledge points given.
 
@@ -130,6 +132,10 @@ def invent_seeds_run(
         ``(samples, units)``.
     epochs
         By role, without method.
+    accuracies
+        Under the keys of `points`.
+    classes
+        Their names.
 
     Raises
     ------
@@ -142,13 +148,18 @@ def invent_seeds_run(
         coords={"sample": [f"s{index}" for index in range(count)], "unit": np.arange(units)},
     )
     layers = {layer: layer for _, layer, _ in points}
-    config = {"layer_names": layers, "threshold": 0.25}
+    config = {"layer_names": layers, "threshold": 0.25} | ({"classes": [*classes]} if classes else {})
     run = create_run(path, samples=described, attrs=schema.make_attrs(dataset_id="invented", config=config))
     for place, ((role, layer, seed), chosen) in enumerate(points.items()):
         name = f"{role.replace('/', '-')}-{layer}-s{seed}"
         rng, valid = np.random.default_rng(place), np.ones_like(foreground)
         reached = epochs[role.partition("/")[0]]
-        _invent_network(run, name, layer, reached, valid, chosen, rng, seed, role.partition("/")[2] or None)
+        about: dict[str, object] = {"training_seed": seed}
+        if method := role.partition("/")[2]:
+            about["distillation_method"] = method
+        if accuracies:
+            about["accuracy"] = accuracies[role, layer, seed]
+        _invent_network(run, name, layer, reached, valid, chosen, rng, about)
     return run
 
 
@@ -196,15 +207,13 @@ def _invent_network(
     valid: NDArray[np.bool_],
     points: NDArray[np.bool_],
     rng: np.random.Generator,
-    training_seed: int = 0,
-    method: str | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> None:
     """Write one network: a gain of about 1, at its points of about 40."""
     role = network.partition("-")[0]
     attrs = schema.make_attrs(
-        network_role=role, training_seed=training_seed, seed=0, base_noise=0.01, weight=6.0,
-        calibration=0.386, solver="descent", distilled_layer=layer if role == "student" else None,
-        distillation_method=method,
+        network_role=role, seed=0, base_noise=0.01, weight=6.0, calibration=0.386, solver="descent",
+        distilled_layer=layer if role == "student" else None, **{"training_seed": 0} | dict(about or {}),
     )  # fmt: skip
     gain = np.where(points, 40.0, 1.0) * np.exp(0.05 * rng.standard_normal(points.shape))
     gain = np.where(valid, gain, np.nan).astype(np.float32)

@@ -14,7 +14,15 @@ speaks for which hypothesis, and nothing here asserts it.
 `score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
 
-from kdviz.analysis.arms import Arm, arrange_arms, describe_arms, tabulate_arms, tally_wins
+from kdviz.analysis.arms import (
+    Arm,
+    arrange_arms,
+    describe_arms,
+    doubt_arms,
+    list_arms,
+    tabulate_arms,
+    tally_wins,
+)
 from kdviz.analysis.attributions import (
     SCORES,
     collect_importance,
@@ -69,8 +77,10 @@ __all__ = [
     "describe_arms",
     "describe_comparison",
     "describe_measurement",
+    "doubt_arms",
     "find_points",
     "find_undertrained",
+    "list_arms",
     "list_networks",
     "measure_learning",
     "measure_noise_floor",

@@ -6,15 +6,17 @@ their tables. Intervals here are over training seeds: how much would another tra
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from kdviz.analysis.metrics import METRICS
+from kdviz.analysis.networks import list_networks, read_config
 from kdviz.analysis.pairs import compare_layers, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.arguments import one_of
@@ -153,6 +155,44 @@ def tabulate_arms(arms: Sequence[Arm], *, table: str | None = None) -> pd.DataFr
     return found
 
 
+def list_arms(arms: Sequence[Arm]) -> pd.DataFrame:
+    """Say what is compared in every arm, before any point is counted.
+
+    Returns
+    -------
+    DataFrame
+        A row an arm: the labels, ``samples`` measured, ``threshold`` in nat, ``seeds``: training seeds of the
+        students; ``teacher``, ``student``, ``baseline``: their mean accuracy on held-out samples, students of
+        all layers and losses together, NaN where not recorded; ``chance``: 1 over the number of classes, NaN
+        where the run does not name them, or networks find spans.
+
+    Raises
+    ------
+    StoreError
+        If a run is damaged.
+    """
+    return pd.DataFrame([_list_arm(arm) for arm in arms])
+
+
+def _list_arm(arm: Arm) -> dict[str, Any]:
+    networks = [one for one in list_networks(arm.run).values() if not one.repeat_of]
+    accuracies = {name: attrs.get("accuracy") for (name, _), attrs in arm.run.catalogue().items()}
+    by_role = {
+        role: pd.Series([accuracies[one.name] for one in networks if one.role == role], dtype=float).mean()
+        for role in ("teacher", "student", "baseline")
+    }
+    config = read_config(arm.run)
+    classes = () if config.get("answers") == "span" else config.get("classes", ())
+    return (
+        {column: arm.labels.get(label, "") for label, column in _COLUMNS.items()}
+        | {"samples": arm.run.samples.sizes["sample"]}
+        | {"threshold": (arm.settings or Settings()).of_run(arm.run).threshold}
+        | {"seeds": len({one.seed for one in networks if one.role == "student"})}
+        | by_role
+        | {"chance": 1 / len(classes) if len(classes) > 1 else np.nan}
+    )
+
+
 def _compare_arm(arm: Arm, printed: pd.DataFrame | None) -> list[dict[str, Any]]:
     pairs = pair_networks(arm.run, arm.settings)
     both = {label: pair for label, pair in pairs.items() if pair.students.keys() & pair.baselines.keys()}
@@ -186,7 +226,7 @@ def _average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
     mean = differences.mean() if count else np.nan
     reach = np.nan
     if count > 1:
-        reach = t.ppf((1 + CONFIDENCE) / 2, count - 1) * differences.std(ddof=1) / np.sqrt(count)
+        reach = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * differences.std(ddof=1) / np.sqrt(count)
     teacher = rows["teacher"] if "teacher" in rows else pd.Series(dtype=float)
     return {
         "supporting_sign": supporting_sign,
@@ -295,12 +335,36 @@ def arrange_arms(rows: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=pd.Index(metrics, name="metric")).dropna(how="all")
 
 
+def doubt_arms(arms: Sequence[Arm]) -> list[str]:
+    """Name the arms in which a role answers hardly better than by chance: points of such networks say little.
+
+    Parameters
+    ----------
+    arms
+        As for `list_arms`.
+
+    Returns
+    -------
+    list of str
+        A line for each arm and role whose mean accuracy is less than a tenth of the way from chance to 1.
+    """
+    told = []
+    for _, row in list_arms(arms).iterrows():
+        name = ", ".join(filter(None, (str(row[column]) for column in _COLUMNS.values())))
+        for role in ("teacher", "student", "baseline"):
+            if row[role] < 0.9 * row["chance"] + 0.1:
+                right = f"right in {row[role]:.2f}, and chance in {row['chance']:.2f}"
+                told.append(f"in doubt: {name}, the {role} is {right}")
+    return told
+
+
 def describe_arms(rows: pd.DataFrame) -> dict[str, str]:
     """Say what `tabulate_arms` found, a line for each metric of each hypothesis.
 
     A metric is called supported or contradicted if the intervals over training seeds of all rows lie on one
-    side of 0, mixed if only some do or they lie on both, undecided if all contain 0 or there is none. The
-    rows without a clear side are named with their intervals, up to four.
+    side of 0, partly so if those of some rows do and the others contain 0, mixed if there are some on either
+    side, undecided if all contain 0 or there is none. The rows without a clear side are named with their
+    intervals, up to four.
 
     Returns
     -------
@@ -310,7 +374,8 @@ def describe_arms(rows: pd.DataFrame) -> dict[str, str]:
     told = {}
     for hypothesis, claim in _CLAIMS.items():
         names = [name for name, one in METRICS.items() if one.hypothesis == hypothesis and name != "d_std"]
-        lines = [f"  {_describe_metric(rows[rows['metric'] == name], name)}" for name in names]
+        told_of = [_describe_metric(rows[rows["metric"] == name], name) for name in names]
+        lines = [textwrap.fill(one, 120, initial_indent="  ", subsequent_indent="      ") for one in told_of]
         told[hypothesis] = "\n".join([f"{hypothesis}, {claim}:", *lines])
     return told
 
@@ -320,27 +385,36 @@ def _describe_metric(rows: pd.DataFrame, metric: str) -> str:
     if not len(known):
         return f"{metric} undefined"
     clear, ahead = known["clear"].astype(bool), known["ahead"].astype(bool)
-    clearly = {"ahead": int((clear & ahead).sum()), "behind": int((clear & ~ahead).sum())}
-    verdict = "mixed" if clear.any() else "undecided"
-    if clear.all() and ahead.nunique() == 1:
-        verdict = "supported" if ahead.all() else "contradicted"
-    parts = [f"{metric} {verdict}", f"ahead in {int(ahead.sum())} of {len(known)}"]
-    parts += [f"clearly {side} in {count}" for side, count in clearly.items() if count]
+    clearly = {"clearly": int((clear & ahead).sum()), "clearly behind": int((clear & ~ahead).sum())}
+    if not clear.any():
+        verdict = "undecided"
+    elif all(clearly.values()):
+        verdict = "mixed"
+    else:
+        verdict = "supported" if clearly["clearly"] else "contradicted"
+        verdict = verdict if clear.all() else f"partly {verdict}"
+    counts = [f"ahead in {int(ahead.sum())} of {len(known)}"]
+    counts += [f"{side} in {count}" for side, count in clearly.items() if count]
     if len(rows) > len(known):
-        parts.append(f"undefined in {len(rows) - len(known)}")
+        counts.append(f"undefined in {len(rows) - len(known)}")
+    said = [f"{metric} {verdict}", ", ".join(counts)]
     if not clear.all():
         varied = [name for name in _NAMED if rows[name].nunique() > 1]
         unclear = [_describe_row(row, varied) for _, row in known[~clear].iterrows()]
         more = f", and {len(unclear) - _LISTED} more" if len(unclear) > _LISTED else ""
-        parts.append(f"undecided {', '.join(unclear[:_LISTED])}{more}")
-    return ", ".join(parts)
+        said.append(f"undecided: {', '.join(unclear[:_LISTED])}{more}")
+    if verdict == "undecided":
+        said = [f"{metric} {said[-1]}", said[1]]
+    return "; ".join(said)
 
 
 def _describe_row(row: pd.Series, varied: Sequence[str]) -> str:
     where = " ".join(str(row[name]) for name in varied)
-    seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
-    found = f"{_show(row['low'])} to {_show(row['high'])}" if row["seeds"] > 1 else _show(row["difference"])
-    return f"at {where} ({found}, {seeds})" if where else f"({found}, {seeds})"
+    if row["seeds"] > 1:
+        found = f"{_show(row['low'])} to {_show(row['high'])} ({row['seeds']} seeds)"
+    else:
+        found = f"{_show(row['difference'])} (1 seed)"
+    return f"{where} {found}".strip()
 
 
 def _show(value: float) -> str:

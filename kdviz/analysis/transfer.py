@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.networks import name_kind, name_layers, read_room
@@ -147,7 +147,7 @@ def score_transfer(results: Iterable[xr.Dataset], *, confidence: float = 0.95) -
                 margin, width = score[at] - reference, np.nan
                 if fewest > 1:
                     error = np.square(pull[at] - its_pull / max(len(others), 1)).sum() * fewest / (fewest - 1)
-                    width = t.ppf((1 + confidence) / 2, fewest - 1) * np.sqrt(error)
+                    width = stdtrit(fewest - 1, (1 + confidence) / 2) * np.sqrt(error)
                 rows.append(
                     {
                         "property": str(ds.attrs["property"]),

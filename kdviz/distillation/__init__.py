@@ -10,7 +10,8 @@ from kdviz.distillation.contrast import CRD
 from kdviz.distillation.features import Features
 from kdviz.distillation.hint import Hint
 from kdviz.distillation.interface import LOGITS, Loss, MapLoss, MixedLoss, Outputs, as_loss
-from kdviz.distillation.labels import CrossEntropy, FineTuning
+from kdviz.distillation.labels import CrossEntropy as CrossEntropy
+from kdviz.distillation.labels import FineTuning
 from kdviz.distillation.logits import KL, SoftLabels
 from kdviz.distillation.published import PAIRS, published
 
@@ -34,7 +35,6 @@ __all__ = [
     "LOSSES",
     "PAIRS",
     "AttentionTransfer",
-    "CrossEntropy",
     "Features",
     "FineTuning",
     "Hint",

@@ -42,9 +42,9 @@ class CrossEntropy(Loss):
 class FineTuning(CrossEntropy):
     """Cross-entropy of a network that begins with the teacher's weights: nothing else of it is learned from.
 
-    A study gives such a student all weights of the teacher, but those of layers of another shape, such as the
-    last one of a teacher of other classes. Zhang et al., TPAMI 2022, Fig. 7, compare it with training from
-    scratch.
+    A study gives such a student all weights of the teacher, but those of layers of another shape and, of a
+    teacher of other data or classes, those of the last one. Zhang et al., TPAMI 2022, Fig. 7, compare it with
+    training from scratch.
     """
 
     begins_as_teacher = True

@@ -21,9 +21,8 @@ from kdviz.models.torchvision_shim import prepare_torchvision
 
 prepare_torchvision()  # transformers imports torchvision where it is installed
 
-_NEVER = (
-    -1e4
-)  # logit of a token that cannot be an answer: no chance in float32, and finite, for 0 * -inf is NaN
+# Logit of a token that cannot be an answer: no chance in float32, and finite, for 0 * -inf is NaN.
+_NEVER = -1e4
 
 
 class HiddenTokens(nn.Module):

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("pictures need matplotlib: install kdviz[view]") from error
 
+from kdviz.render.arms import arms_chart
 from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind, pick_samples
 from kdviz.render.charts import count_curves, points_over_distance, ratio_against_accuracy
@@ -32,6 +33,7 @@ __all__ = [
     "Panel",
     "Scale",
     "WordCanvas",
+    "arms_chart",
     "boundary_maps",
     "choose_kind",
     "coherency_figure",

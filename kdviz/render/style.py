@@ -33,6 +33,7 @@ ROLE_STYLES = {
 ENTROPY_COLOURS = "viridis_r"  # what the layer keeps is bright
 IMPORTANCE_COLOURS = "viridis"  # what matters is bright
 SIGNED_COLOURS = "RdBu_r"
+SUPPORT = "#009E73"  # the side that speaks for a hypothesis, shaded
 
 
 class Mark(NamedTuple):

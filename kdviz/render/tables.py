@@ -8,7 +8,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from kdviz.render.style import DIAMOND, DISC, ROLE_STYLES, draw_bars, name_lines, open_figure, style_networks
+from kdviz.render.style import (
+    DIAMOND,
+    DISC,
+    ROLE_STYLES,
+    SUPPORT,
+    draw_bars,
+    name_lines,
+    open_figure,
+    style_networks,
+)
 
 
 def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
@@ -37,7 +46,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         axis.set_ylim(-reach, reach)
         sign = rows["supporting_sign"].iloc[0]
         shaded = (0, reach) if sign > 0 else (-reach, 0)
-        axis.axhspan(*shaded, color="#009E73", alpha=0.08, linewidth=0)
+        axis.axhspan(*shaded, color=SUPPORT, alpha=0.08, linewidth=0)
         axis.set_xticks(range(len(layers)), layers)
         axis.set_xlim(-0.6, len(layers) - 0.4)
         axis.set_title(metric, fontsize=10)

@@ -68,7 +68,8 @@ def rerun(
         Path, or the name or number of one that comes with kdviz.
     parameters
         ``{name: value}``; names and types must be those of the notebook's parameters cell, numbers no smaller
-        than its comments say: ``images: int = 3  # how many to draw, at least 1``.
+        than its comments say: ``images: int = 3  # how many to draw, at least 1``. A list may hold tables
+        ``{name: value}``.
     folder
         For the results; made if missing. Results of earlier reruns are replaced, other notebooks are not.
     progress
@@ -87,7 +88,8 @@ def rerun(
         If the folder cannot be written.
     ValueError, TypeError
         If a parameter is unknown (near names are given), has another type, is too small or is neither text,
-        number nor truth value, nor a list of these; or if another notebook lies where the results go.
+        number nor truth value, nor a list of these or of tables of these; or if another notebook lies where
+        the results go.
     """
     path = find_notebook(notebook)
     checked = _check_parameters(path, parameters)
@@ -333,10 +335,18 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str
                 f"allowed: {kind.__name__}"
             )
         for one in value if type(value) is list else [value]:
-            if type(one) not in _SCALARS:  # anything else would be written into the notebook as code
+            in_table = type(value) is list and type(one) is dict
+            for part in [*one, *one.values()] if in_table else [one]:
+                if type(part) not in _SCALARS:  # anything else would be written into the notebook as code
+                    raise TypeError(
+                        f"parameter {name} of {notebook.name} holds {reprlib.repr(part)}, a "
+                        f"{type(part).__name__}; allowed: texts, numbers, True and False, and lists of these "
+                        "or of tables `{name: value}` of these"
+                    )
+            if in_table and not all(isinstance(key, str) for key in one):
                 raise TypeError(
-                    f"parameter {name} of {notebook.name} holds {reprlib.repr(one)}, a {type(one).__name__}; "
-                    "allowed: texts, numbers, True and False, and lists of these"
+                    f"parameter {name} of {notebook.name} holds {reprlib.repr(one)}; allowed: names that are "
+                    "texts"
                 )
             if least and isinstance(one, (int, float)) and not one >= float(least[1]):  # NaN is not
                 raise ValueError(

@@ -6,8 +6,8 @@ counted.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
 from kdviz import schema
 from kdviz.errors import DataError
@@ -86,7 +87,7 @@ class Item:
     cost
         Of it.
     shared
-        Whether another arm trains the same network, so that it is taken over and costs nothing.
+        Whether it is done for another arm already, so that it is taken over and costs nothing.
     """
 
     task: Task
@@ -97,6 +98,22 @@ class Item:
     def kind(self) -> str:
         """``"train"`` or ``"measure"``."""
         return "measure" if self.task.is_measurement else "train"
+
+
+@dataclass(frozen=True)
+class ArmCosts:
+    """What is left of one study, and what it will take.
+
+    Attributes
+    ----------
+    items
+        Task by task.
+    missing
+        Why nothing is estimated: an encoder or a tokenizer that is not there has no stand-in.
+    """
+
+    items: Sequence[Item] = ()
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,43 +145,31 @@ class Trials:
 
 
 def estimate_costs(
-    parts: Sequence[tuple[Layout, Sequence[Task]]], known: Trials | None = None
-) -> list[list[Item]]:
+    parts: Sequence[tuple[Layout, Sequence[Task]]], known: Trials | None = None, *, progress: bool = False
+) -> list[ArmCosts]:
     """Estimate what training and measuring take.
 
     Parameters
     ----------
     parts
-        Studies, each with what is left to do of it.
+        Studies, which need not be begun, each with what is left to do of it.
     known
         From an earlier call, if there was one: no network is tried again, but at layers that are new.
+    progress
+        Show a bar of studies.
 
     Returns
     -------
-    list of list of Item
-        Of every study, task by task. Of training the passes of networks over all samples count, those that
-        tell accuracies among them; heads on frozen features, and passes of the teacher beside its student,
-        are left out.
-
-    Raises
-    ------
-    DataError
-        If an encoder or a tokenizer that a plan names is not there.
+    list of ArmCosts
+        Of every study. Of training the passes of networks over all samples count, those that tell accuracies
+        among them; heads on frozen features, and passes of the teacher beside its student, are left out.
     """
-    known = known or Trials()
-    asked = [
-        (_Trial(study, known), [task for task in tasks if task.action != "accuracy"])
-        for study, tasks in parts
-    ]
-    seen = set[str]()
-    for trial, tasks in asked:
-        left = {task.key for task in tasks}
-        trained = [task for task in trial.study.tasks("train") if task.key not in left and task.is_done()]
-        seen.update(trial.name_training(task.subject) for task in trained)
-        for task in filter(lambda task: task.is_measurement, tasks):
-            layers = known.layers.setdefault(trial.name_network(task.subject), {})
-            layers |= dict.fromkeys(trial.study.modules(task.subject))
-    return [list(_list_items(trial, tasks, seen)) for trial, tasks in asked]
+    known, seen = known or Trials(), set[str]()
+    trials = [_Trial(study, tasks, known) for study, tasks in parts]
+    for trial in trials:
+        seen.update(trial.expect())
+    shown = tqdm(trials, desc="estimating", unit="arm", disable=not progress)
+    return [trial.estimate_all(seen) for trial in shown]
 
 
 def sum_costs(items: Iterable[Item], kind: str = "") -> Cost:
@@ -173,37 +178,43 @@ def sum_costs(items: Iterable[Item], kind: str = "") -> Cost:
     return sum(costs, Cost())
 
 
-def _list_items(trial: "_Trial", tasks: Iterable[Task], seen: set[str]) -> Iterable[Item]:
-    for task in tasks:
-        if task.is_measurement:
-            yield Item(task, trial.measuring(task), False)
-        else:
-            name = trial.name_training(task.subject)
-            yield Item(task, trial.training(task.subject), name in seen)
-            seen.add(name)
-
-
 class _Trial(Workshop):
     """A workshop whose networks are untrained, and whose data may be noise."""
 
-    def __init__(self, study: Layout, known: Trials) -> None:
-        self.known = known
+    def __init__(self, study: Layout, tasks: Iterable[Task], known: Trials) -> None:
         super().__init__(study)
+        self.tasks = [task for task in tasks if task.action != "accuracy"]
+        self.known = known
+
+    def expect(self) -> Iterator[str]:
+        """Note at which layers networks are tried, and name the results that are there."""
+        left = {task.key for task in self.tasks}
+        trained = [task for task in self.study.tasks("train") if task.key not in left and task.is_done()]
+        yield from map(self.name_result, trained)
+        with suppress(DataError):  # told once it is tried
+            for task in filter(lambda task: task.is_measurement, self.tasks):
+                layers = self.known.layers.setdefault(self.name_network(task.subject), {})
+                layers |= dict.fromkeys(self.study.modules(task.subject))
+
+    def estimate_all(self, seen: set[str]) -> ArmCosts:
+        """Estimate every task, and add its result to those that others share."""
+        try:
+            items = [Item(task, self._estimate(task), self.name_result(task) in seen) for task in self.tasks]
+        except DataError as error:
+            return ArmCosts(missing=str(error))
+        seen.update(map(self.name_result, self.tasks))
+        return ArmCosts(items)
+
+    def _estimate(self, task: Task) -> Cost:
+        return self.measuring(task) if task.is_measurement else self.training(task.subject)
 
     def recognise(self) -> None:
         """Leave what a study was begun with alone: nothing here is kept."""
 
     # -- samples: of those that are not there no more are made up than are measured
 
-    def _load(self, part: Part) -> SampleSet:
-        return self._find(self.plan.data, part)[0]
-
-    def _load_others(self, part: Part) -> SampleSet:
-        return self._find(self._taught, part)[0]
-
-    @property
-    def _taught(self) -> Source:
-        return getattr(self.plan.networks.teacher, "data", None) or self.plan.data
+    def _read(self, data: Source, name: str, part: Part) -> SampleSet:
+        return self._find(data, part)[0]
 
     def _find(self, data: Source, part: Part) -> tuple[SampleSet, bool]:
         name = f"{part} {data!r} {self.plan.measurement.samples}"
@@ -231,27 +242,20 @@ class _Trial(Workshop):
         """Name what decides how long passes take."""
         teacher, asked, units = subject.role == "teacher", self.plan.networks, self.measured.units
         longest = max(units.length(row) or 0 for row in range(len(self.measured_set)))
-        data = {
-            name: value for name, value in dict(self.plan.data).items() if name in ("length", "tokenizer")
-        }
-        classes = getattr(asked.teacher, "classes", None) if teacher else None
-        if classes is None and not self.plan.data.finds_spans:
-            classes = len((self.teacher_set if teacher else self.training_set).classes)
+        told = dict(self.plan.data)
+        data = {name: told[name] for name in ("length", "tokenizer") if name in told}
         shape = np.shape(self.measured.inputs)[1:]
         depth, encoder = None if teacher else asked.depth, getattr(asked.teacher, "encoder", None)
-        architecture = self._architecture(teacher)
-        return repr(
-            (architecture, depth, encoder, classes, shape, units.modality, longest, data, self.device)
-        )
+        made = self._architecture(teacher), depth, encoder, self.count_classes(teacher)
+        return repr((*made, shape, units.modality, longest, data, self.device))
 
-    def name_training(self, subject: Subject) -> str:
-        """Name what decides which network comes out."""
+    def name_result(self, task: Task) -> str:
+        """Name what comes out of a task: what arms train alike is trained once."""
+        subject = task.subject
+        if task.is_measurement or (subject.loss and self._make_loss(subject).begins_as_teacher):
+            return f"{self.study.folder} {task.action} {subject.name}"
         origin = json.dumps(self.study.origin(subject), sort_keys=True, default=str)
-        return f"{subject.name} {origin} {self._followed(subject)}"
-
-    def _followed(self, subject: Subject) -> list[str]:
-        layers = self.plan.networks.layers
-        return [layers[subject.distilled]] if subject.distilled is not None else sorted(layers.values())
+        return f"{subject.name} {origin} {self.followed(subject)}"
 
     def _pace(self, subject: Subject) -> tuple[Pace | None, _TrainingPace]:
         name = self.name_network(subject)
@@ -288,7 +292,7 @@ class _Trial(Workshop):
         if not self.study.training_folders(subject):  # a teacher that is there
             return Cost()
         of_teacher, asked = subject.role == "teacher", self.plan.training
-        data = self._taught if of_teacher else self.plan.data
+        data = (of_teacher and getattr(self.plan.networks.teacher, "data", None)) or self.plan.data
         samples, unseen = self._count(data, "train"), self._count(data, "held-out")
         samples = samples if of_teacher else min(asked.count, samples)
         epochs = getattr(self.plan.networks.teacher, "epochs", 0) if of_teacher else asked.epochs

@@ -143,6 +143,7 @@ class _Asker:
         self, student: Subject, base: Subject, weights: _Weights, perturb: float | None = None
     ) -> xr.Dataset:
         inputs, labels = self.data
+        layers = [(one, one, self.workshop.in_teacher(one)) for one in self._list_layers(student)]
         ds = unicam.score(
             self._load(weights),
             inputs,
@@ -150,7 +151,7 @@ class _Asker:
             student=student.name,
             base=base.name,
             teacher=self.teacher.name,
-            layers=self._list_layers(student),
+            layers=layers,
             perturb=perturb,
             resamples=_PARTS,
             sample_ids=self.asked.sample_ids,

@@ -16,11 +16,11 @@ from kdviz.files import hash_file, list_differences, read_json, write_json
 from kdviz.models import SpanNetwork, TextNetwork, encoders
 from kdviz.networks import load_weights
 from kdviz.networks.checkpoints import read_checkpoint
-from kdviz.sources import Prepared, SampleSet, find_data
+from kdviz.sources import Prepared, SampleSet, Source, find_data
 from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
-from kdviz.studies.parts import BuiltInTeacher, SavedTeacher
-from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE
+from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
+from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, is_added
 from kdviz.studies.tasks import Layout, Subject
 from kdviz.training import (
     PLANS,
@@ -45,12 +45,12 @@ class Materials:
     @cached_property
     def training_set(self) -> SampleSet:
         """All samples to train on."""
-        return self._load("train")
+        return self._read(self.plan.data, "train", "train")
 
     @cached_property
     def held_out_set(self) -> SampleSet:
         """Samples that no network sees."""
-        return self._load("held-out")
+        return self._read(self.plan.data, "held-out", "held-out")
 
     @cached_property
     def teacher_set(self) -> SampleSet:
@@ -66,7 +66,7 @@ class Materials:
         data = getattr(self.plan.networks.teacher, "data", None)
         if data is None:
             return self.training_set if part == "train" else self.held_out_set
-        return data.load(part)
+        return self._read(data, f"teacher's {part}", part)
 
     @cached_property
     def student_set(self) -> SampleSet:
@@ -95,8 +95,8 @@ class Materials:
         """Inputs and labels that tell accuracies."""
         return self.as_tensors(self.held_out_set)
 
-    def _load(self, part: Part) -> SampleSet:
-        samples = self.loaded[part] = self.plan.data.load(part)
+    def _read(self, data: Source, name: str, part: Part) -> SampleSet:
+        samples = self.loaded[name] = data.load(part)
         if self.study.folder.is_dir():
             self.recognise()
         return samples
@@ -117,7 +117,10 @@ class Materials:
         asked = json.loads(json.dumps(self.plan.identity))
         deciding = {name: value for name, value in asked.items() if not name.startswith("measurement.")}
         stored = begun.setdefault("plan", deciding)
-        if differing := list_differences(stored, {name: deciding.get(name) for name in stored}):
+        later = {name: None for name in deciding.keys() - stored.keys() if is_added(name)}
+        if differing := list_differences(
+            stored | later, {name: deciding.get(name) for name in stored | later}
+        ):
             raise StoreError(
                 f"{folder / STUDY_FILE}: the study was begun with {'; '.join(differing)}; {back}"
             )
@@ -172,10 +175,7 @@ class Materials:
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
         shape, asked = dict(self.plan.data), self.plan.networks
-        classes = getattr(asked.teacher, "classes", None) if teacher else None
-        if classes is None and not self.plan.data.finds_spans:
-            classes = len((self.teacher_set if teacher else self.training_set).classes)
-        options: dict[str, Any] = {"classes": classes, "seed": seed}
+        options: dict[str, Any] = {"classes": self.count_classes(teacher), "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
@@ -192,6 +192,13 @@ class Materials:
         if pretrained and start is not None:
             inherit(network, read_checkpoint(start), start)
         return network
+
+    def count_classes(self, teacher: bool) -> int | None:
+        """Return how many classes the teacher or any other network tells; None where answers are found."""
+        told: int | None = getattr(self.plan.networks.teacher, "classes", None) if teacher else None
+        if told is not None or self.plan.data.finds_spans:
+            return told
+        return len((self.teacher_set if teacher else self.training_set).classes)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -236,22 +243,38 @@ class Materials:
         """Open the training whose epochs are measured: the first of a student that gets a head afterwards."""
         return TrainingRecord.open(self.study.training_folders(subject)[0])
 
+    @property
+    def logits(self) -> str:
+        """Name the module that gives the logits of students and baselines."""
+        return self.preset.layers.get(LOGITS, "head")
+
+    def in_teacher(self, module: str) -> str:
+        """Name a layer of students as the teacher has it, by the papers' name of both."""
+        asked = self.plan.networks
+        labels = {module: label for label, module in {**self.preset.layers, **asked.layers}.items()}
+        theirs: Mapping[str, str] = getattr(asked.teacher, "layers", {})
+        return theirs.get(labels.get(module, ""), module)
+
     def _module(self, layer: str | None) -> str:
         assert layer is not None
         return self.plan.networks.layers[layer]
 
-    def _weights(self, subject: Subject) -> list[str]:
-        """Name the modules whose weights are followed: the distilled one, or all that may be measured."""
-        layers = self.plan.networks.layers
+    def followed(self, subject: Subject) -> list[str]:
+        """Name the modules that training follows: the distilled one, or all that may be measured."""
         if subject.distilled is not None:
-            modules = [layers[subject.distilled]]
-        else:
-            modules = [*self.preset.layers.values(), *layers.values()]
+            return [self._module(subject.distilled)]
+        return [*self.preset_of(subject).layers.values(), *self.study.modules(subject)]
+
+    def _weights(self, subject: Subject) -> list[str]:
+        """Name the modules whose weights stand for those that are followed."""
+        modules = self.followed(subject)
         return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
 
-def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Give a network all weights of another that fit in name and shape.
+def inherit(
+    network: nn.Module, weights: Mapping[str, Tensor], source: Path, without: str | None = None
+) -> None:
+    """Give a network all weights of another that fit in name and shape, but for those of one module.
 
     Raises
     ------
@@ -259,7 +282,8 @@ def inherit(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> 
         If none do.
     """
     own = network.state_dict()
-    known = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
+    fitting = {name: one for name, one in weights.items() if name in own and one.shape == own[name].shape}
+    known = {name: one for name, one in fitting.items() if name.rpartition(".")[0] != without}
     if not known:
         raise DataError(f"{source} holds no weights of a {type(network).__name__}, such as {next(iter(own))}")
     network.load_state_dict(own | known)

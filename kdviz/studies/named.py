@@ -20,7 +20,7 @@ from kdviz.errors import StoreError
 from kdviz.files import shipped_folders
 from kdviz.papers import paper_rows
 from kdviz.studies.parts import Part
-from kdviz.studies.plans import StudyPlan, change_values, read_plan_file
+from kdviz.studies.plans import StudyPlan, change_values, explain_faults, read_plan_file
 
 AXES = ("dataset", "network", "teacher", "setting")
 """By what arms are told apart: columns of :func:`kdviz.papers.paper_rows`."""
@@ -40,7 +40,7 @@ class Group(Part):
     plan
         What all of them share.
     readings
-        Ways to count points in one and the same measurement, by a label that takes the place of `setting`:
+        Ways to count points in one and the same measurement, by a label that is added to that of `setting`:
         fields of :class:`kdviz.analysis.Settings`.
     """
 
@@ -81,7 +81,7 @@ class Arm:
     plan
         What is compared.
     readings
-        ``{setting: Settings}``; one without a name and settings by default.
+        ``{label: Settings}``; one without a name and settings by default.
     """
 
     labels: Mapping[str, str]
@@ -144,6 +144,9 @@ class NamedStudy(Part):
         """
         chosen = self.presets[one_of("preset", preset, self.presets)]
         arms = [*_list_arms(chosen, changes)]
+        names = [arm.name for arm in arms]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"two arms of {preset} are called {twice[0]!r}; give them different labels")
         for axis, label in (only or {}).items():
             one_of("axis", axis, AXES)
             one_of(axis, label, dict.fromkeys(arm.labels.get(axis, "") for arm in arms))
@@ -164,17 +167,19 @@ def _list_arms(preset: Preset, changes: Sequence[str]) -> Iterator[Arm]:
             try:
                 plan = StudyPlan.model_validate(values)
                 readings = {name: Settings(**options) for name, options in group.readings.items()}
-            except (ValidationError, ValueError, TypeError) as error:
-                raise ValueError(f"{', '.join(labels) or 'the arm'}: {error}") from error
-            yield Arm(named, plan, readings or {named.get("setting", ""): None})
+            except (ValueError, TypeError) as error:
+                told = explain_faults(error) if isinstance(error, ValidationError) else error
+                raise ValueError(f"{', '.join(labels) or 'the arm'}: {told}") from error
+            yield Arm(named, plan, readings or {"": None})
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Put a part of a plan over another; of two kinds of data or teacher, the latter alone."""
     for name, value in more.items():
         known = values.get(name)
-        if isinstance(known, dict) and isinstance(value, Mapping) and "kind" not in value:
-            _merge(known, value)
+        parts = isinstance(known, dict) and isinstance(value, Mapping)
+        if parts and value.get("kind") in (None, values[name].get("kind")):
+            _merge(values[name], value)
         else:
             values[name] = copy.deepcopy(value)
 
@@ -185,7 +190,8 @@ def list_studies() -> dict[str, Path]:
     known = {path.stem: path for folder in folders[::-1] for path in folder.glob("*.yaml")}
     if not known:
         raise StoreError(f"no studies in {' or '.join(map(str, folders))}; install kdviz anew")
-    return {name: known[name] for name in sorted(known, key=lambda name: (not set(name) <= set("ivx"), name))}
+    tables = [table.lower() for table in dict.fromkeys(paper_rows()["table"])]
+    return {name: known[name] for name in sorted(known, key=lambda name: ([*tables, name].index(name), name))}
 
 
 def find_study(name: str) -> NamedStudy:

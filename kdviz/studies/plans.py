@@ -13,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
-from kdviz.arguments import one_of
+from kdviz.arguments import one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.sources import Data, FashionComposites
@@ -191,6 +191,10 @@ class StudyPlan(Part):
                 f"{found[0]} compares maps over pictures, and this is a study of {modality}s, whose networks "
                 "have none: leave it out of losses"
             )
+        networks, kinds = info.data.get("networks"), [loss.kind for loss in losses]
+        own, other = getattr(networks, "architecture", None), getattr(networks, "teacher", None)
+        if "fine-tuning" in kinds and (at := getattr(other, "architecture", None)) not in (None, own):
+            raise ValueError(f"fine-tuning begins as the teacher, a {at}: students must be such, too")
         named = [(loss.kind, loss.layered) for loss in losses]
         if twice := [kind for kind, layered in named if named.count((kind, layered)) > 1]:
             raise ValueError(f"students of two losses {twice[0]!r} would have one name; make a study of each")
@@ -204,7 +208,7 @@ class StudyPlan(Part):
         if teacher_seed in training.seeds:
             raise ValueError(f"seed {teacher_seed} is the teacher's; student and baseline need another")
         layers = getattr(info.data.get("networks"), "layers", {})
-        losses = [loss.kind for loss in info.data.get("losses", ())]
+        losses = [loss.kind for loss in info.data.get("losses", ()) if not loss.head]
         for name in training.recipes:
             one_of("training.recipes", name, ["teacher", "baseline", "student", "head", *layers, *losses])
         return training
@@ -364,7 +368,26 @@ def change_values(values: dict[str, Any], options: Mapping[str, Any], changes: S
         place = values
         for part in parts:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{name}: {part} is {place!r}, which has no parts; set it as a whole")
         place[last] = value
+
+
+def explain_faults(error: ValidationError) -> str:
+    """Say in one line what of a plan is wrong, with names that are near an unknown one."""
+    told = []
+    for fault in error.errors():
+        place = ".".join(map(str, fault["loc"]))
+        text = str(fault["msg"]).removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            text = f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
+        told.append(f"{place}: {text}" if place else text)
+    return "; ".join(told)
+
+
+def is_added(name: str) -> bool:
+    """Whether a setting, by its dotted name, is one that older plans do not have."""
+    return any(name == one or name.startswith(f"{one}.") for one in _ADDED)
 
 
 def names_beside(place: Sequence[str | int]) -> list[str]:

@@ -26,7 +26,7 @@ from kdviz.studies.studies import Study
 from kdviz.studies.tasks import Action, Task
 
 if TYPE_CHECKING:
-    from kdviz.studies.costs import Cost, Item
+    from kdviz.studies.costs import ArmCosts, Cost
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,13 @@ class Series:
         ]
 
     def _place(self, arm: Arm) -> Path:
-        """Find the folder of an arm, which an equal one of another study may have begun."""
-        plan = arm.plan.as_json()
-        told = {"networks": plan["networks"]["layers"], "losses": plan["losses"], **arm.plan.identity}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        """Find the folder of an arm, which an equal one of another study may have begun.
+
+        All of its plan counts but the device and the seeds, of which there may be more later.
+        """
+        told = arm.plan.as_json()
+        del told["device"], told["training"]["seeds"]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
         known = sorted(self.folder.glob(f"*-{digest}/"))
         plain = re.sub(r"[^a-z0-9]+", "-", arm.name.lower()).strip("-")
         return known[0] if known else self.folder / f"{plain or 'arm'}-{digest}"
@@ -106,7 +109,19 @@ class Series:
         actions: list[Action] = ["train", "accuracy"]
         if "points" in self.study.chapters:
             actions += ["measure", "repeat"]
-        return {arm.name: study.left(study.tasks(*actions)) for arm, study in self.parts}
+        return {arm.name: self._left(study, *actions) for arm, study in self.parts}
+
+    def _left(self, study: Study, *actions: Action) -> list[Task]:
+        """List what is not done; what was once read whole is not read again, for that takes its time."""
+        known = self._whole.setdefault(study.folder, set())
+        tasks = [task for task in study.tasks(*actions) if task.key not in known]
+        left = study.left(tasks)
+        known.update(task.key for task in tasks if task not in left)
+        return left
+
+    @cached_property
+    def _whole(self) -> dict[Path, set[str]]:
+        return {}
 
     def estimate(self) -> pd.DataFrame:
         """Estimate what is left to train and measure, from a few passes of untrained networks.
@@ -114,39 +129,49 @@ class Series:
         Returns
         -------
         DataFrame
-            ``arm``, ``what``, ``networks`` (one that arms train alike counts in the first), ``passes``
-            (millions), ``hours`` of one process on this machine and ``PFLOP`` (all three as ranges, from all
-            samples by gain to all by path), ``memory`` (GB at a time) and ``disk`` (GB); a last row of all.
-            What is asked beside points is not estimated.
+            ``arm``, ``what``, ``networks`` (what arms train alike counts in the first); ``million passes``,
+            ``hours`` of one process on this machine and ``PFLOP``, as ranges from all samples by gain to all
+            by path; ``GB of memory`` at a time, and ``of disk``; a last row of all. What is asked beside
+            points is not estimated.
         """
         from kdviz.studies.costs import Cost, sum_costs
 
-        rows, everything = [], Cost()
-        for arm, items in zip(self.arms, self.list_costs(), strict=True):
+        rows, everything = list[dict[str, Any]](), Cost()
+        for arm, costs in zip(self.arms, self.list_costs(), strict=True):
+            if costs.missing:
+                rows.append({"arm": arm.name, "what": f"not estimated: {costs.missing}"})
             for what in ("train", "measure"):
-                cost = sum_costs(items, what)
-                if any(item.kind == what for item in items):
+                cost = sum_costs(costs.items, what)
+                if cost.networks:
                     rows.append({"arm": arm.name, "what": what, **_say(cost)})
                 everything += cost
         if rows:
             rows.append({"arm": "all", "what": "", **_say(everything), "networks": ""})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).fillna("")
 
-    def list_costs(self) -> "list[list[Item]]":
+    def list_costs(self) -> "list[ArmCosts]":
         """Estimate every training and measurement that is left, arm by arm."""
         from kdviz.studies.costs import estimate_costs
 
         left = self.left()
-        return estimate_costs([(study, left[arm.name]) for arm, study in self.parts])
+        parts = [(study, left[arm.name]) for arm, study in self.parts]
+        return estimate_costs(parts, progress=self.progress)
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
-        """Tell of which arms data are missing, and what to do about it."""
+        """Tell of which arms data or weights are missing, and what to do about it."""
         for arm, study in self.parts:
+            if study.run_path.is_dir():
+                continue
+            teacher = study.plan.networks.teacher
             try:
-                if not study.run_path.is_dir():
-                    study.plan.data.load("train")
+                for data in filter(None, (study.plan.data, getattr(teacher, "data", None))):
+                    data.load("train")
             except DataError as error:
                 yield arm, f"{arm.name}: {error}"
+            for name in ("start", "file", "encoder"):
+                path = getattr(teacher, name, None)
+                if path is not None and not path.exists():
+                    yield arm, f"{arm.name}: networks.teacher.{name} is not there: {path}"
 
     def status(self) -> pd.DataFrame:
         """Count what is done of every arm.
@@ -159,11 +184,11 @@ class Series:
         """
         rows = []
         for arm, study in self.parts:
-            run = open_run(study.run_path) if study.run_path.is_dir() else None
-            trained, measured = study.tasks("train"), study.tasks("measure", "repeat")
             row = {"arm": arm.name}
-            for name, tasks in (("trained", trained), ("measured", measured)):
-                row[name] = f"{sum(task.is_done(run) for task in tasks)} of {len(tasks)}"
+            kinds: dict[str, list[Action]] = {"trained": ["train"], "measured": ["measure", "repeat"]}
+            for name, actions in kinds.items():
+                count, left = len(study.tasks(*actions)), len(self._left(study, *actions))
+                row[name] = f"{count - left} of {count}"
             rows.append(row | {"folder": str(study.folder)})
         return pd.DataFrame(rows)
 
@@ -171,10 +196,9 @@ class Series:
         """Tell of the arms that are not measured to their end how far they are, by name."""
         told = {}
         for arm, study in self.parts:
-            run = open_run(study.run_path) if study.run_path.is_dir() else None
-            tasks = study.tasks("measure")
-            if (done := sum(task.is_done(run) for task in tasks)) < len(tasks):
-                told[arm.name] = f"{done} of {len(tasks)} networks are measured"
+            if left := len(self._left(study, "measure")):
+                count = len(study.tasks("measure"))
+                told[arm.name] = f"{count - left} of {count} networks are measured"
         return told
 
     def readings(self) -> list[analysis.Arm]:
@@ -187,8 +211,9 @@ class Series:
         """
         left, found = self.unfinished(), []
         for arm, study in self.parts:
-            for setting, settings in arm.readings.items() if arm.name not in left else ():
-                labels = dict(arm.labels) | ({"setting": setting} if setting else {})
+            for reading, settings in arm.readings.items() if arm.name not in left else ():
+                setting = ", ".join(filter(None, (arm.labels.get("setting"), reading)))
+                labels = {**arm.labels, **({"setting": setting} if setting else {})}
                 found.append(analysis.Arm(labels, open_run(study.run_path), settings))
         if not found:
             raise StoreError(f"nothing of {self.name} is measured in {self.folder} yet")
@@ -201,11 +226,11 @@ def _say(cost: "Cost") -> dict[str, Any]:
     passes, hours, flops = (" to ".join(dict.fromkeys(one)) for one in zip(*told, strict=True))
     return {
         "networks": cost.networks,
-        "passes": passes,
+        "million passes": passes,
         "hours": hours,
         "PFLOP": flops,
-        "memory": f"{cost.memory / 1e9:.1f}",
-        "disk": f"{cost.disk / 1e9:.2f}",
+        "GB of memory": f"{cost.memory / 1e9:.1f}",
+        "of disk": f"{cost.disk / 1e9:.2f}",
     }
 
 

@@ -1,5 +1,6 @@
 """Do the tasks of a study: train, tell accuracies, measure, draw maps."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -123,21 +124,35 @@ class Workshop(Materials):
     def take_over(self, subject: Subject) -> None:
         """Take a network and its accuracy from a study that trained it alike, if there is one."""
         study, folder = self.study, self.study.network_folder(subject)
-        if folder.is_dir() or not study.others:
+        if (
+            folder.is_dir()
+            or not study.others
+            or (subject.loss and self._make_loss(subject).begins_as_teacher)
+        ):
             return
+        parts = ["train", "held-out"]
         _ = self.training_set, self.held_out_set  # so that what they are is written down
+        if subject.role != "baseline":
+            parts += ["teacher", "teacher's train"]
+            _ = self.teacher_set
         ours = read_json(study.folder / BEGUN_FILE)
         for place in (one for one in study.others if (one / BEGUN_FILE).is_file()):
-            other, theirs = Layout(place, type(self.plan).load(place)), read_json(place / BEGUN_FILE)
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    other, theirs = Layout(place, type(self.plan).load(place)), read_json(place / BEGUN_FILE)
+            except StoreError:
+                continue  # a neighbour's trouble is not ours
             twin = next((one for one in other.subjects() if one.name == subject.name), None)
             if twin is None or other.origin(twin) != study.origin(subject):
                 continue
-            same = all(ours.get(part) == theirs.get(part) for part in ("train", "held-out", "teacher"))
             trained = other.training_folders(twin)
+            same = all(ours.get(part) == theirs.get(part) for part in parts)
             if not (same and trained and all(map(is_trained, trained))):
                 continue
-            if read_json(trained[0] / "plan.json")["tracked_layers"] == self._weights(subject):
-                link_tree(other.network_folder(twin), folder)
+            begun = read_json(trained[0] / "plan.json")
+            taught = fingerprint_tensors(self.teacher.state_dict()) if subject.role == "student" else None
+            if begun["tracked_layers"] == self._weights(subject) and begun["teacher"] == taught:
+                link_tree(other.network_folder(twin), folder, without=("probes",))
                 return
 
     def train(self, subject: Subject) -> None:
@@ -158,10 +173,12 @@ class Workshop(Materials):
         if loss is not None:
             learned = self._make_loss(subject)
             if learned.begins_as_teacher:
-                inherit(network, self.teacher.state_dict(), self.teacher_checkpoint[1])
+                other = getattr(taught, "data", None) or getattr(taught, "classes", None)
+                weights, source = self.teacher.state_dict(), self.teacher_checkpoint[1]
+                inherit(network, weights, source, without=self.logits if other else None)
             if loss.head:
                 to_learn = {} if subject.has_head else {"validation": validation}
-            to_learn |= {"loss": learned, "teacher": self.teacher if learned.needs_teacher else None}
+            to_learn |= {"loss": learned, "teacher": None if learned.begins_as_teacher else self.teacher}
         train(
             network,
             inputs,
@@ -242,6 +259,8 @@ class Workshop(Materials):
             "classes": list(self.measured_set.classes),
             "layer_names": dict(self.preset.layers),
         }
+        if self.plan.data.finds_spans:
+            config["answers"] = "span"
         attrs = schema.make_attrs(
             modality=self.plan.data.modality,
             dataset_id=self.measured_set.source,

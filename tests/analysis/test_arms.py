@@ -42,7 +42,13 @@ def make_run(path: Path, counts: dict[tuple[str, str], dict[int, tuple[int, int]
         for (role, layer), seeds in counts.items()
         for seed, one in seeds.items()
     }
-    return invent_seeds_run(path / "run", points, FOREGROUND, epochs=EPOCHS)
+    accuracies = {
+        (role, layer, seed): {"teacher": 0.9, "student": 0.5 + 0.1 * seed}.get(role, 0.2 * seed)
+        for role, layer, seed in points
+    }
+    return invent_seeds_run(
+        path / "run", points, FOREGROUND, epochs=EPOCHS, accuracies=accuracies, classes=("a", "b", "c", "d")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +124,7 @@ def test_tabulate_arms__one_seed_in_common_has_no_interval_and_decides_nothing(s
     tally = analysis.tally_wins(single, table=None)
     assert (tally["undecided"] == 1).all() and (tally["printed_pairs"] == 0).all()
     assert analysis.describe_arms(single)["H1"].splitlines()[1] == (
-        "  n_fg undecided, ahead in 1 of 1, undecided (2.00, 1 seed)"
+        "  n_fg undecided: 2.00 (1 seed); ahead in 1 of 1"
     )
 
 
@@ -233,6 +239,40 @@ def test_tally_wins__clear_differences_on_the_other_side_are_behind(rows: pd.Dat
     assert (tally["agreement"] != "").sum() == 6, "the twins of rows stay, whichever table is counted"
 
 
+def test_list_arms__says_what_is_compared_and_how_well_the_networks_do(run: Run) -> None:
+    arms = [Arm({"network": "VGG-16"}, run), Arm({"setting": "b 0.3"}, run, Settings(threshold=0.3))]
+    listed = analysis.list_arms(arms)
+    names = ["network", "setting", "samples", "threshold", "seeds"]
+    assert listed[names].to_numpy().tolist() == [["VGG-16", "", 2, 0.25, 3], ["", "b 0.3", 2, 0.3, 3]]
+    # accuracies are 0.9 of the teacher, 0.5 + 0.1 x seed of students, 0.2 x seed of seven baselines
+    assert listed.loc[0, ["teacher", "student", "baseline"]].tolist() == pytest.approx([0.9, 0.6, 1.2 / 7])
+    assert listed["chance"].tolist() == [0.25, 0.25]
+
+
+def test_doubt_arms__names_who_is_hardly_better_than_chance(run: Run) -> None:
+    assert analysis.doubt_arms([Arm({"network": "VGG-16"}, run)]) == [
+        "in doubt: VGG-16, the baseline is right in 0.17, and chance in 0.25"  # the others are at 0.9 and 0.6
+    ]
+
+
+@pytest.mark.parametrize(("right", "doubted"), [(0.32, True), (0.33, False)])  # 0.325 is a tenth of the way
+def test_doubt_arms__begins_a_tenth_of_the_way_to_certainty(
+    monkeypatch: pytest.MonkeyPatch, right: float, doubted: bool
+) -> None:
+    row = dict.fromkeys(["dataset", "network", "teacher_network", "setting"], "") | {"chance": 0.25}
+    table = pd.DataFrame([row | {"teacher": 0.9, "student": right, "baseline": np.nan}])
+    monkeypatch.setattr("kdviz.analysis.arms.list_arms", lambda arms: table)
+    assert bool(analysis.doubt_arms([])) == doubted
+
+
+def test_list_arms__accuracies_that_nobody_recorded_are_undefined(tmp_path: Path) -> None:
+    counts = {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}}
+    points = {(role, layer, 0): draw_points(*one[0], 3) for (role, layer), one in counts.items()}
+    bare = invent_seeds_run(tmp_path / "run", points, FOREGROUND, epochs=EPOCHS)
+    listed = analysis.list_arms([Arm({}, bare)])
+    assert listed[["teacher", "student", "baseline", "chance"]].isna().all(axis=None)
+
+
 def test_arrange_arms__has_metrics_beside_each_other_and_networks_below(rows: pd.DataFrame) -> None:
     table = analysis.arrange_arms(rows)
     assert [*table.columns] == ["n_fg", "n_bg", "fg_ratio", "d_mean", "d_var", "rho"]
@@ -263,15 +303,21 @@ def test_describe_arms__says_how_much_is_clear_and_what_is_not(rows: pd.DataFram
     told = analysis.describe_arms(rows)
     assert [*told] == ["H1", "H2", "H3"]
     assert told["H1"].splitlines()[1:3] == [
-        "  n_fg mixed, ahead in 2 of 2, clearly ahead in 1, undecided at fc1 (-1.30 to 7.30, 3 seeds)",
-        "  n_bg mixed, ahead in 1 of 2, clearly ahead in 1, undecided at fc1 (0 to 0, 3 seeds)",
+        "  n_fg partly supported; ahead in 2 of 2, clearly in 1; undecided: fc1 -1.30 to 7.30 (3 seeds)",
+        "  n_bg partly supported; ahead in 1 of 2, clearly in 1; undecided: fc1 0 to 0 (3 seeds)",
     ]
     only = analysis.describe_arms(rows[rows["layer"] == "fc2"])["H1"]
-    assert "n_fg supported, ahead in 1 of 1, clearly ahead in 1\n" in only
+    assert "n_fg supported; ahead in 1 of 1, clearly in 1\n" in only
     many = pd.concat([rows.assign(setting=str(one)) for one in range(6)])
     assert "and 2 more" in analysis.describe_arms(many)["H1"]
+    assert max(map(len, analysis.describe_arms(many)["H1"].splitlines())) <= 120  # and no word is cut
     turned = rows[rows["layer"] == "fc2"].assign(ahead=False)
-    assert "n_fg contradicted, ahead in 0 of 1, clearly behind in 1\n" in analysis.describe_arms(turned)["H1"]
+    assert "n_fg contradicted; ahead in 0 of 1, clearly behind in 1\n" in analysis.describe_arms(turned)["H1"]
+    both = pd.concat([rows[rows["layer"] == "fc2"], turned.assign(setting="turned")])
+    assert (
+        "n_fg mixed; ahead in 1 of 2, clearly in 1, clearly behind in 1\n"
+        in analysis.describe_arms(both)["H1"]
+    )
 
 
 # -- what is refused

@@ -23,6 +23,7 @@ from kdviz.distillation import (
     PAIRS,
     AttentionTransfer,
     Features,
+    FineTuning,
     Hint,
     Outputs,
     SoftLabels,
@@ -427,6 +428,7 @@ MAKERS = {
     "crd": lambda: CRD("fc1", "2", size=3),
     "attention": lambda: AttentionTransfer("conv", "0"),
     "soft-labels": SoftLabels,
+    "fine-tuning": FineTuning,
 }
 PARTS = {
     "hint": {"weight", "bias"},

@@ -122,7 +122,17 @@ def test_rerun__checks_names_and_types_before_anything_runs(
 
 @pytest.mark.parametrize(
     "value",
-    [[b'"]; open("trap", "w").close() #'], [3, [2]], [{"a": 1}], [None], [1 + 2j], [np.float64(0.5)]],
+    [
+        [b'"]; open("trap", "w").close() #'],
+        [3, [2]],
+        [{"a": [1]}],
+        [{"a": {"b": 1}}],
+        [{b"a": 1}],
+        [{"a": None}],
+        [None],
+        [1 + 2j],
+        [np.float64(0.5)],
+    ],
 )
 def test_rerun__lists_hold_texts_numbers_and_truth_values(small: Path, tmp_path: Path, value: list) -> None:
     with pytest.raises(TypeError, match=r"allowed: texts, numbers, True and False, and lists of these"):
@@ -150,7 +160,28 @@ def test_rerun__a_settings_file_runs_no_code(small: Path, tmp_path: Path, monkey
 scalars = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(scalars | st.lists(scalars))
+@pytest.mark.parametrize("value", [{"a": 1}, [{3: "a"}]])
+def test_rerun__tables_stand_in_lists_and_have_names(small: Path, tmp_path: Path, value: object) -> None:
+    with pytest.raises(TypeError, match=r"allowed: (list|names that are texts)"):
+        rerun(small, {"sizes": value}, folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rerun__takes_lists_of_tables_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
+    parameters = 'arms: list = [{"network": "small", "run_path": ""}]  # one a run'
+    notebook = write_notebook(
+        tmp_path / "arms.ipynb", "print(arms[-1]['b'] + 1, arms)", parameters=parameters
+    )
+    told = '[{"network": "VGG-16, \'a\' # b"}, {"b": 0.15}]'
+    (tmp_path / "mine.yaml").write_text(f"arms: {told}".replace("'a'", "'a'"))
+    read = read_parameter_file(tmp_path / "mine.yaml")
+    assert read == parse_parameters(notebook, [f"arms={told}"])
+    page = rerun(notebook, read, folder=tmp_path / "out", progress=False)
+    text = nbformat.read(page.with_suffix(".ipynb"), as_version=4).cells[-1].outputs[0].text
+    assert text == f"1.15 {read['arms']}\n"
+
+
+@given(scalars | st.lists(scalars | st.dictionaries(st.text(), scalars)))
 def test_parameters__are_written_into_notebooks_as_they_are(value: Any) -> None:
     written = PythonTranslator.translate(value)
     assert ast.literal_eval(written) == value and "\n" not in written

@@ -78,7 +78,7 @@ def notebook(tmp_path: Path) -> Path:
 
 def test_help__lists_every_command(call: Call) -> None:
     listed = re.findall(r"^  (\w+)  ", call("--help").out.split("Commands:")[1], re.M)
-    assert tuple(listed) == COMMANDS
+    assert tuple(listed) == (*COMMANDS, "study")
     assert call() == call("--help")
 
 
@@ -89,6 +89,14 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
     (example,) = re.findall(rf"Example: kdviz {command}(.*(?:\n    .*)*)", done.out)
     context = typer.main.get_command(cli.app).commands[command].make_context(command, example.split())
     assert context.params
+
+
+@pytest.mark.parametrize("command", ["list", "show", "plan", "run", "status", "report"])
+def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, command: str) -> None:
+    done = call("study", command, "--help")
+    (example,) = re.findall(rf"Example: kdviz study {command}(.*)", done.out)
+    group = typer.main.get_command(cli.app).commands["study"]
+    assert group.commands[command].make_context(command, example.split()).command.name == command
 
 
 # -- refusals: one line, status 1, no traceback
@@ -114,7 +122,7 @@ def test_help__of_every_command_has_an_example_that_parses(call: Call, command: 
         ("train out -s data.siz=4", "data.fashion-composites.siz: unknown; did you mean 'size'?"),
         (
             "train out -s networks.teacher.kind=trained -s networks.teacher.x=1",
-            "networks.teacher.trained.x: unknown; allowed: kind, encoder, epochs, seed",
+            "networks.teacher.trained.x: unknown; allowed: architecture, layers, kind, encoder, start, data",
         ),
         ("train out -s epochs", "'epochs' is not of the form name=value"),
         ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_run__equal_arms_of_two_studies_are_one_folder(finished, tmp_path):
     assert again.status()["trained"].tolist() == ["3 of 3"] * 2 and not any(again.left().values())
 
 
+def test_place__data_elsewhere_are_another_arm(finished, tmp_path):
+    one, other = (open_series(write(tmp_path, tmp_path / name), tmp_path / "runs") for name in ("a", "b"))
+    assert not {study.folder for _, study in one.parts} & {study.folder for _, study in other.parts}
+
+
+def test_left__of_an_arm_says_nothing_of_another_with_other_data(finished, tmp_path):
+    study = find_study(str(finished.folder.parent / "grids.yaml"))
+    ours = study.arms("tiny")[0]
+    images = tmp_path / "gone"
+    data = ours.plan.data.model_copy(update={"images": images})
+    theirs = replace(ours, labels={"network": "other"}, plan=ours.plan.model_copy(update={"data": data}))
+    both = Series("both", study, [ours, theirs], finished.folder, progress=False)
+    assert [len(tasks) for tasks in both.left().values()] == [0, 11]
+
+
 def test_run__further_seeds_grow_the_arm_and_fewer_leave_it(finished, tmp_path):
     folder = tmp_path / "runs"
     path = write(tmp_path, finished.folder.parent / "pictures")
@@ -139,10 +155,10 @@ def test_status_and_readings__tell_what_is_there(finished, tmp_path):
         nothing.readings()
 
 
-def test_readings__take_the_place_of_the_setting(finished, tmp_path):
+def test_readings__are_told_beside_the_setting(finished, tmp_path):
     path = write(tmp_path, finished.folder.parent / "pictures", readings={"b 0.1": {"threshold": 0.1}})
     one, _ = open_series(path, finished.folder).readings()
-    assert one.labels == {"network": "small VGG", "setting": "b 0.1"} and one.settings.threshold == 0.1
+    assert one.labels == {"network": "small VGG", "setting": "8, b 0.1"} and one.settings.threshold == 0.1
 
 
 def test_run__missing_data_are_told_before_anything_is_trained(tmp_path):
@@ -185,17 +201,37 @@ def test_command__finished_it_starts_nothing_and_says_what_is_next(finished, cap
             standalone_mode=False,
         )
     told = capsys.readouterr()
-    assert told.out.count("3 of 3   5 of 5") == 4 and "next  kdviz study report" in told.out
+    assert told.out.count("3 of 3   5 of 5") == 4
+    assert told.out.count(f"next  kdviz study report {path} --preset tiny --folder {finished.folder}") == 2
     assert told.err == ""
     assert {one: one.stat().st_mtime_ns for one in finished.folder.rglob("*") if one.is_file()} == before
+
+
+@pytest.mark.slow
+def test_command__report_writes_a_page_of_the_arms_that_are_measured(finished, tmp_path, capsys):
+    pytest.importorskip("papermill")
+    path = write(tmp_path, finished.folder.parent / "pictures", readings={"b 0.1": {"threshold": 0.1}})
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for _, study in finished.parts[:1]:  # the other arm is not begun
+        (folder / study.folder.name).symlink_to(study.folder)
+    command = ["study", "report", path, "--preset", "tiny", "--folder", str(folder), "--no-progress"]
+    cli.app(command, standalone_mode=False)
+    told = capsys.readouterr().out
+    assert "left out: small VGG, 4, 0 of 3 networks are measured" in told
+    assert "H1, more points, and more of them on the foreground:" in told and "(1 seed)" in told
+    page = folder / "reports" / "grids-tiny.html"
+    assert f"page      {page}" in told
+    text = page.read_text()
+    assert "Grids\nDo they matter?\nleft out: small VGG, 4" in text and "b 0.1" in text and "chance" in text
 
 
 def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     """The same estimate as of the trained networks, which their own tests hold against counted passes."""
     _, study = finished.parts[0]
     student = [task for task in study.tasks("measure", "repeat") if task.subject.name == "student-fc1-s0"]
-    (items,) = estimate_costs([(study, [*study.tasks("train"), *student])])
-    costs = {what: sum_costs(items, what) for what in ("train", "measure")}
+    (told,) = estimate_costs([(study, [*study.tasks("train"), *student])])
+    costs = {what: sum_costs(told.items, what) for what in ("train", "measure")}
     known = [
         Workshop(study).plan_measurement(one.subject, one.action == "repeat").estimate() for one in student
     ]
@@ -211,14 +247,26 @@ def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
 def test_plan__networks_that_arms_train_alike_count_once(finished, tmp_path):
     path = write(tmp_path, finished.folder.parent / "pictures")
     fresh = open_series(path, tmp_path / "runs")
-    one, other = fresh.list_costs()
+    one, other = (costs.items for costs in fresh.list_costs())
     assert [item.shared for item in one] == [False] * len(one)
     assert [item.shared for item in other] == [item.kind == "train" for item in other]
     assert sum_costs(other, "train").networks == 0 and sum_costs(one, "train").networks == 3
     assert sum_costs(one, "measure").networks == sum_costs(other, "measure").networks == 5
     (_, first), (_, second) = finished.parts  # what is there already is taken over as well
-    _, items = estimate_costs([(first, []), (second, second.tasks("train"))])
-    assert [item.shared for item in items] == [True] * 3
+    _, told = estimate_costs([(first, []), (second, second.tasks("train"))])
+    assert [item.shared for item in told.items] == [True] * 3
+    tasks = first.tasks("measure")
+    _, again = estimate_costs([(first, tasks), (first, tasks)])  # equal arms are one folder
+    assert [item.shared for item in again.items] == [True] * len(tasks)
+
+
+def test_plan__says_of_which_arms_the_encoder_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arms = find_study("vi").arms("paper")
+    table = Series("vi paper", find_study("vi"), arms, tmp_path / "runs", progress=False).estimate()
+    *told, everything = table["what"]
+    assert len(told) == len(arms) and all("not estimated: " in what for what in told)
+    assert everything == "" and table["hours"].iloc[-1] == "0.00"
 
 
 def test_plan__a_network_is_tried_once(finished, tmp_path, monkeypatch):
@@ -228,7 +276,7 @@ def test_plan__a_network_is_tried_once(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Workshop, "build", lambda self, *given, **asked: made.append(1) or build(self, *given, **asked)
     )
-    assert len(open_series(path, tmp_path / "runs").estimate()) == 5
+    assert len(open_series(path, tmp_path / "runs").estimate()) == 4  # the second arm trains nothing more
     assert made == [1], "teacher, baselines and students of both arms are alike"
 
 
@@ -241,6 +289,23 @@ def test_plan__stands_in_for_data_that_are_not_there(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "missing  small VGG, 8: images (--images) is not a folder" in told and "measure" in told
     assert not (tmp_path / "runs").exists()
+
+
+def test_plan__stands_in_for_the_teachers_data_and_times_networks_alike_once(tmp_path, monkeypatch):
+    path = write(tmp_path, tmp_path / "nowhere")
+    elsewhere = f"{{kind: image-folder, size: {SIDE}, images: {tmp_path / 'gone'}}}"
+    series = open_series(path, tmp_path / "runs", (f"networks.teacher.data={elsewhere}",))
+    assert len([*series.missing()]) == 2
+    tried: list[str] = []
+    plan_measurement = Workshop.plan_measurement
+    monkeypatch.setattr(
+        Workshop,
+        "plan_measurement",
+        lambda self, subject, repeat=False: tried.append(subject.name) or plan_measurement(self, subject),
+    )
+    table = series.estimate()
+    assert table["what"].tolist() == ["train", "measure", "measure", ""]  # trained once for both arms
+    assert tried == ["teacher"]  # of one architecture and input; on how many cells is counted
 
 
 def test_forecast__adds_up_what_is_known_and_says_when_more_is_to_come(finished, capsys, monkeypatch):

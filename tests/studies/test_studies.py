@@ -42,7 +42,7 @@ def images(study: Study) -> dict[str, Path]:
 def test_plan__defaults_are_the_demo() -> None:
     plan = StudyPlan()
     assert plan.as_json() == {
-        "data": {"kind": "fashion-composites", "size": 48},
+        "data": {"kind": "fashion-composites", "size": 48, "classes": []},
         "networks": {
             "architecture": "small_vgg",
             "depth": None,
@@ -50,7 +50,15 @@ def test_plan__defaults_are_the_demo() -> None:
             "teacher": {"kind": "built-in"},
         },
         "losses": [{"kind": "features", "layered": True, "head": True}],
-        "training": {"seeds": [0], "epochs": 12, "head_epochs": 8, "rate_factor": 1.0, "count": 4000},
+        "training": {
+            "seeds": [0],
+            "epochs": 12,
+            "head_epochs": 8,
+            "rate_factor": 1.0,
+            "count": 4000,
+            "checkpoints": [],
+            "recipes": {},
+        },
         "measurement": {
             "samples": 50,
             "part": "train",
@@ -78,7 +86,7 @@ def test_plan__defaults_are_the_demo() -> None:
         ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for built-in"),
         (
             {"networks": {"layers": ("fc1", "fc9")}},
-            "layer of small_vgg is 'fc9'; did you mean 'fc2'",
+            "layer of small_vgg is 'fc9'; did you mean 'fc3'",
         ),
         ({"networks": {"layers": ()}}, "layers\n.*at least 1 item"),
         (
@@ -87,10 +95,10 @@ def test_plan__defaults_are_the_demo() -> None:
         ),
         (
             {"networks": {"teacher": {"kind": "trained", "data": {"kind": "movie-reviews"}}}},
-            "networks.teacher.data are texts, the study is of images",
+            "networks.teacher.data are texts, and this is a study of images",
         ),
         ({"training": {"checkpoints": (0, 5, 3, 12)}}, "must rise from 0 to epochs=12, got"),
-        ({"training": {"recipes": {"fc4": {}}}}, "training.recipes is 'fc4'; did you mean 'fc1'"),
+        ({"training": {"recipes": {"fc4": {}}}}, "training.recipes is 'fc4'; did you mean 'fc2'"),
         ({"networks": {"teacher": {"kind": "mine"}}}, "'mine'"),
         ({"training": {"seeds": ()}}, "seeds\n.*at least 1 item"),
         ({"training": {"seeds": (0, 0)}}, r"training.seeds must be different ones, got \(0, 0\)"),
@@ -259,7 +267,7 @@ def test_restart__makes_no_network_pass(study: Study, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch.nn.Module, "__call__", refuse)
     monkeypatch.setattr(Workshop, "build", refuse)
-    monkeypatch.setattr(Workshop, "_load", refuse)
+    monkeypatch.setattr(Workshop, "_read", refuse)
     study.train()
     assert study.measure().networks
 

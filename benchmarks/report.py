@@ -60,6 +60,8 @@ def to_markdown(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> 
 
 
 def _format(value: Any, form: str) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):  # a range
         return " to ".join(dict.fromkeys(format(end, form) for end in value))
     return "" if value is None or value != value else format(value, form)  # NaN differs from itself
@@ -104,6 +106,25 @@ def _show_growth(results: Path) -> str:
         "disk_times": ("times the first", ".1f"),
         "peak_mib": ("memory at the peak, MiB", ".0f"),
         "beyond_mib": ("of which the job took", ".0f"),
+    }
+    return to_markdown(rows, columns)
+
+
+def _show_presets(results: Path) -> str:
+    """List the studies; of hours of a core two digits are shown."""
+    rows = [dict(row) for row in _load("presets", results)["presets"]]
+    for row in rows:
+        row["hours"] = [float(f"{hours:.2g}") for hours in row["hours"]]
+    columns = {
+        "study": ("study", ""),
+        "preset": ("preset", ""),
+        "networks": ("networks", "d"),
+        "passes": ("passes, millions", ",.0f"),
+        "hours": ("hours of one core", ",g"),
+        "memory": ("memory, GB", ".2f"),
+        "disk": ("disk, GB", ".2f"),
+        "gpu": ("hours of one GPU, projected", ",.1f"),
+        "gpus": ("of eight, projected", ",.1f"),
     }
     return to_markdown(rows, columns)
 
@@ -211,27 +232,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
         "goals",
         {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
     ),
-    "presets": _table(
-        "presets",
-        "presets",
-        {
-            "study": ("study", ""),
-            "preset": ("preset", ""),
-            "networks": ("networks", "d"),
-            "passes": ("passes, millions", ",.0f"),
-            "hours": ("hours of one core", ",.1f"),
-            "memory": ("memory, GB", ".2f"),
-            "disk": ("disk, GB", ".2f"),
-            "gpu": ("hours of one GPU, projected", ",.1f"),
-            "gpus": ("of eight, projected", ",.1f"),
-        },
-    ),
+    "presets": _show_presets,
     "preset_rate": _table(
         "presets",
         "rate",
         {
             "teraflops": ("TFLOP/s of a GPU, sustained in float32", ".0f"),
-            "measured": ("measured", ""),
+            "known": ("which is", ""),
             "gpus": ("GPUs", "d"),
         },
     ),

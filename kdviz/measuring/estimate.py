@@ -22,7 +22,7 @@ from kdviz.units import Units
 
 STEPS = 36  # of a descent: where the built-in images meet the calibration
 _TRIES = 3  # of every timing, of which the fastest counts
-QUICK = 0.2  # seconds; what takes less is timed once more, as counting operations shows in it
+_QUICK = 0.2  # seconds; what takes less is timed once more, as counting operations shows in it
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def time_passes(reader: FeatureReader, inputs: Inputs, rows: range, settings: Se
             with counter if counted else nullcontext(), _holding(reader, held if counted else {}):
                 start = now()
                 features = bench.features(noisy)
-            if now() - start > QUICK:
+            if now() - start > _QUICK:
                 break
     finally:
         for handle in handles:
@@ -178,7 +178,7 @@ def time_passes(reader: FeatureReader, inputs: Inputs, rows: range, settings: Se
             with back if counted else nullcontext():
                 _go_back(features[name], noisy)
             seconds.append(now() - start)
-            if seconds[0] > QUICK:
+            if seconds[0] > _QUICK:
                 break
         (_, flops, kept), count = marks[name][0], len(noisy)
         layers[name] = LayerPace(
@@ -200,7 +200,7 @@ def _holding(reader: FeatureReader, held: dict[int, int]) -> Iterator[None]:
         storage = saved.untyped_storage()
         if storage.data_ptr() not in weights:
             held[storage.data_ptr()] = storage.nbytes()
-        return saved
+        return saved.detach()  # what a node returns would hold the node, and that the network, without end
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         yield

@@ -7,7 +7,7 @@ counted.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from kdviz import schema
 from kdviz.errors import DataError
 from kdviz.measuring import Settings
-from kdviz.measuring.estimate import QUICK, Pace, now, scale
+from kdviz.measuring.estimate import Pace, now, scale
 from kdviz.sources import CloudSet, ImageSet, LazyArray, SampleSet, Source, TextSet
 from kdviz.sources.samples import Part
 from kdviz.studies.tasks import Layout, Subject, Task
@@ -28,6 +28,7 @@ from kdviz.studies.work import Workshop
 
 _CLASSES = 100  # of data that are not there
 _POINTS = 1024  # of a cloud that is not there
+_BATCH, _PATIENCE = 8, 2.0  # samples of a step of training that is timed, and about its seconds, at most
 _Of = TypeVar("_Of", int, float)
 
 
@@ -42,8 +43,8 @@ class Cost:
     passes
         Forward and backward passes of one sample, from all samples by gain to all by path.
     seconds
-        Of them in one process on this machine, one sample at a time: batches take less where weights, not
-        pixels, are many.
+        Of them in one process on this machine, of few samples at a time: of large networks whole batches
+        take less.
     flops
         Their floating-point operations, as of :class:`kdviz.measuring.Estimate`: of matrix products,
         convolutions and attention, and of no norms, activations, losses and optimisers.
@@ -307,25 +308,35 @@ class _Trial(Workshop):
 
 
 def _time_training(network: nn.Module, inputs: Any, device: str) -> _TrainingPace:
-    """Time a step with one sample, or two where batch norm cannot do with one."""
+    """Time a step: first with one sample, or two where batch norm cannot do with one, then with several."""
     network = network.to(device).train().requires_grad_(True)
     count = 2 if any(isinstance(module, nn.BatchNorm1d) for module in network.modules()) else 1
-    batch = torch.from_numpy(np.ascontiguousarray(inputs[np.arange(count)])).to(device)
-    counter, times = FlopCounterMode(display=False), []
-    for counted in (True, False):
-        with counter if counted else nullcontext():
-            start = now()
-            output = network(batch)
-            half, flops = now(), counter.get_total_flops()
-            output.float().square().mean().backward()
-            times.append((half - start, now() - start))
-        if counted:
-            there = flops
-        if times[0][1] > QUICK:
-            break
-    there_in, whole_in = (min(one) / count for one in zip(*times, strict=True))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        seconds, there = _step(network, inputs, count, device, counter)
+    several = min(_BATCH, len(inputs), int(count * _PATIENCE / seconds[1]))
+    if several < count:
+        several = count
+    else:
+        seconds, _ = _step(network, inputs, several, device, counter)
     size = sum(one.nbytes for one in network.state_dict().values())
-    return _TrainingPace((there_in, whole_in), (there // count, counter.get_total_flops() // count), size)
+    return _TrainingPace(
+        (seconds[0] / several, seconds[1] / several),
+        (there // count, counter.get_total_flops() // count),
+        size,
+    )
+
+
+def _step(
+    network: nn.Module, inputs: Any, count: int, device: str, counter: FlopCounterMode
+) -> tuple[tuple[float, float], int]:
+    """Return seconds there, and there and back, and what was counted on the way there."""
+    batch = torch.from_numpy(np.ascontiguousarray(inputs[np.arange(count)])).to(device)
+    start = now()
+    output = network(batch)
+    half, flops = now(), counter.get_total_flops()
+    output.float().square().mean().backward()
+    return (half - start, now() - start), flops
 
 
 def _stand_in(data: Source, count: int) -> SampleSet:

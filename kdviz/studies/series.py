@@ -7,7 +7,7 @@ is trained once.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -131,8 +131,8 @@ class Series:
         DataFrame
             ``arm``, ``what``, ``networks`` (what arms train alike counts in the first); ``million passes``,
             ``hours`` of one process on this machine and ``PFLOP``, as ranges from all samples by gain to all
-            by path; ``GB of memory`` at a time, and ``of disk``; a last row of all. What is asked beside
-            points is not estimated.
+            by path; ``GB of memory`` at a time, which of training is not told; ``GB of disk``; a last row of
+            all. What is asked beside points is not estimated.
         """
         from kdviz.studies.costs import Cost, sum_costs
 
@@ -145,7 +145,7 @@ class Series:
                 if cost.networks:
                     rows.append({"arm": arm.name, "what": what, **_say(cost)})
                 everything += cost
-        if rows:
+        if everything.networks:
             rows.append({"arm": "all", "what": "", **_say(everything), "networks": ""})
         return pd.DataFrame(rows).fillna("")
 
@@ -221,16 +221,16 @@ class Series:
 
 
 def _say(cost: "Cost") -> dict[str, Any]:
-    ends = zip(cost.passes, cost.seconds, cost.flops, strict=True)
-    told = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}", f"{f / 1e15:,.2f}") for n, t, f in ends]
-    passes, hours, flops = (" to ".join(dict.fromkeys(one)) for one in zip(*told, strict=True))
+    def told(ends: Iterable[float], unit: float) -> str:
+        return " to ".join(dict.fromkeys(f"{end / unit:,.{0 if end >= 10 * unit else 2}f}" for end in ends))
+
     return {
         "networks": cost.networks,
-        "million passes": passes,
-        "hours": hours,
-        "PFLOP": flops,
-        "GB of memory": f"{cost.memory / 1e9:.1f}",
-        "of disk": f"{cost.disk / 1e9:.2f}",
+        "million passes": told(cost.passes, 1e6),
+        "hours": told(cost.seconds, 3600),
+        "PFLOP": told(cost.flops, 1e15),
+        "GB of memory": told([cost.memory], 1e9) if cost.memory else "",
+        "GB of disk": told([cost.disk], 1e9),
     }
 
 

@@ -1,5 +1,7 @@
 """What a measurement is said to take, beside what it took."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,14 @@ def test_estimate__operations_are_those_of_the_products():
     told = plan(tanh_network, 16, layers="3", feature="identity", method="gain").estimate()
     products = 2 * (192 * 5000 + 5000 * 50)  # back to the input as many as there
     assert told.flops == (told.passes[0] * products,) * 2
+
+
+def test_estimate__lets_go_of_the_network():
+    made = [nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU())]
+    weights = weakref.ref(made[0][1].weight)
+    plan(made.pop, 2, layers="2").estimate()
+    gc.collect()
+    assert weights() is None
 
 
 def test_pace__of_one_sample_at_many_layers_says_what_fewer_take():

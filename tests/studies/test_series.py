@@ -264,9 +264,8 @@ def test_plan__says_of_which_arms_the_encoder_is_not_there(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     arms = find_study("vi").arms("paper")
     table = Series("vi paper", find_study("vi"), arms, tmp_path / "runs", progress=False).estimate()
-    *told, everything = table["what"]
-    assert len(told) == len(arms) and all("not estimated: " in what for what in told)
-    assert everything == "" and table["hours"].iloc[-1] == "0.00"
+    assert list(table) == ["arm", "what"] and len(table) == len(arms)
+    assert table["what"].str.startswith("not estimated: tokenizer is not a folder").all()
 
 
 def test_plan__a_network_is_tried_once(finished, tmp_path, monkeypatch):

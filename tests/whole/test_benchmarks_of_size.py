@@ -11,12 +11,12 @@ from benchmarks import growth, presets
 from benchmarks.__main__ import app
 from kdviz.sources.tokenizing import load_tokenizer
 from kdviz.studies import Study, StudyPlan
-from kdviz.studies.costs import Cost, Item
+from kdviz.studies.costs import ArmCosts, Cost, Item
 
 HOUR = 3600
 
 
-def make_items(folder: Path, teacher: int, student: int, *, shared: bool) -> list[Item]:
+def make_items(folder: Path, teacher: int, student: int, *, shared: bool) -> ArmCosts:
     """A teacher, its baseline and student and what measuring them takes; operations in units of an hour."""
     study = Study(folder, StudyPlan.model_validate({"networks": {"layers": ["fc1"]}}))
     by_name = {"teacher": teacher, "baseline-s0": 1, "student-fc1-s0": student}
@@ -25,7 +25,7 @@ def make_items(folder: Path, teacher: int, student: int, *, shared: bool) -> lis
         flops = by_name[task.subject.name] * HOUR if task.action == "train" else HOUR
         cost = Cost(1, (10**6, 2 * 10**6), (HOUR, HOUR), (flops, 2 * flops), 10**9, 5 * 10**8)
         items.append(Item(task, cost, shared and task.action == "train"))
-    return items
+    return ArmCosts(items)
 
 
 def test_presets__shared_networks_count_once_and_gpus_wait_for_the_longest_chain(tmp_path: Path) -> None:

@@ -152,6 +152,31 @@ def workers(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
+def presets(
+    quick: Quick = False,
+    teraflops: Annotated[
+        float, typer.Option(help="Assumed of a GPU, sustained in float32; measured where there is one.")
+    ] = 20.0,
+    folder: Folder = None,
+) -> None:
+    """Estimate what the named studies cost at each size, and those of the papers on GPUs, projected."""
+    from dataclasses import replace
+
+    from benchmarks.presets import QUICK, PresetPlan, run_presets
+
+    plan = replace(QUICK if quick else PresetPlan(), teraflops=teraflops)
+    run_presets(plan, folder, name=_name("presets", quick))
+
+
+@app.command()
+def growth(quick: Quick = False, folder: Folder = None) -> None:
+    """Growth with samples, checkpoints and layers: time, disk, memory; exit code 1 if a goal is missed."""
+    from benchmarks.growth import QUICK, GrowthPlan, run_growth
+
+    raise typer.Exit(not run_growth(QUICK if quick else GrowthPlan(), folder, name=_name("growth", quick)))
+
+
+@app.command()
 def report() -> None:
     """Fill the tables of the documentation from the stored results, and draw its figures."""
     from benchmarks.report import write_pages
@@ -162,7 +187,8 @@ def report() -> None:
 @app.command(name="all")
 def run_all() -> None:
     """Run everything but the references, one after the other, and fill the page: an hour on one core."""
-    for command in (accuracy, zoo, costs, gpu, faults, noise, coherency, peers, latency, workers):
+    every = (accuracy, zoo, costs, gpu, faults, noise, coherency, peers, latency, workers, presets, growth)
+    for command in every:
         try:
             command(**{"full": True} if command is faults else {})
         except typer.Exit as verdict:

@@ -60,6 +60,10 @@ def to_markdown(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> 
 
 
 def _format(value: Any, form: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # a range
+        return " to ".join(dict.fromkeys(format(end, form) for end in value))
     return "" if value is None or value != value else format(value, form)  # NaN differs from itself
 
 
@@ -84,6 +88,45 @@ def _table(
 
 def _in_mebibytes(row: Row) -> dict[str, Any]:
     return {**row, **{f"{key}_mib": row[key] / 2**20 for key in ("peak", "inputs", "result") if key in row}}
+
+
+def _show_growth(results: Path) -> str:
+    """Put the sizes of an axis beside each other, times what the smallest takes."""
+    rows = [dict(row) for row in _load("growth", results)["jobs"]]
+    for row in rows:
+        (first,) = (one for one in rows if (one["axis"], one["times"]) == (row["axis"], 1))
+        row |= {f"{what}_times": row[what] / first[what] for what in ("seconds", "disk")}
+        row |= {f"{what}_mib": row[what] / 2**20 for what in ("disk", "peak", "beyond")}
+    columns = {
+        "axis": ("more", ""),
+        "times": ("times as many", "d"),
+        "seconds": ("seconds", ".1f"),
+        "seconds_times": ("times the first", ".1f"),
+        "disk_mib": ("disk, MiB", ".2f"),
+        "disk_times": ("times the first", ".1f"),
+        "peak_mib": ("memory at the peak, MiB", ".0f"),
+        "beyond_mib": ("of which the job took", ".0f"),
+    }
+    return to_markdown(rows, columns)
+
+
+def _show_presets(results: Path) -> str:
+    """List the studies; of hours of a core two digits are shown."""
+    rows = [dict(row) for row in _load("presets", results)["presets"]]
+    for row in rows:
+        row["hours"] = [float(f"{hours:.2g}") for hours in row["hours"]]
+    columns = {
+        "study": ("study", ""),
+        "preset": ("preset", ""),
+        "networks": ("networks", "d"),
+        "passes": ("passes, millions", ",.0f"),
+        "hours": ("hours of one core", ",g"),
+        "memory": ("memory, GB", ".2f"),
+        "disk": ("disk, GB", ".2f"),
+        "gpu": ("hours of one GPU, projected", ",.1f"),
+        "gpus": ("of eight, projected", ",.1f"),
+    }
+    return to_markdown(rows, columns)
 
 
 _ERRORS = {
@@ -188,6 +231,22 @@ TABLES: dict[str, Callable[[Path], str]] = {
         "workers",
         "goals",
         {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
+    ),
+    "presets": _show_presets,
+    "preset_rate": _table(
+        "presets",
+        "rate",
+        {
+            "teraflops": ("TFLOP/s of a GPU, sustained in float32", ".0f"),
+            "known": ("which is", ""),
+            "gpus": ("GPUs", "d"),
+        },
+    ),
+    "scale": _show_growth,
+    "scale_goals": _table(
+        "growth",
+        "goals",
+        {"axis": ("more", ""), "what": ("goal", ""), "asked": ("asked", ""), "reached": ("reached", ".2f")},
     ),
     "overhead": _table(
         "costs",

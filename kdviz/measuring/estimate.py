@@ -2,24 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from kdviz.gain import Bench, count_probes
+from kdviz.gain import count_probes
 from kdviz.measuring.blocks import PATH_PAIRS, make_benches
 from kdviz.measuring.settings import Settings
-from kdviz.networks.features import FeatureReader
+from kdviz.networks.features import FeatureReader, name_modules
 from kdviz.networks.inputs import Inputs
 from kdviz.schema import MEASURED, QUARTILES, VARIABLES
+from kdviz.units import Units
 
 STEPS = 36  # of a descent: where the built-in images meet the calibration
 _TRIES = 3  # of every timing, of which the fastest counts
+_QUICK = 0.2  # seconds; what takes less is timed once more, as counting operations shows in it
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Estimate:
         Bytes held at a time beside network and inputs, of texts for the longest; ``max_batch`` is their knob.
     disk
         Bytes of the results, before they are compressed.
+    flops
+        Floating-point operations of the passes, two for a multiplication and its addition. Those of matrix
+        products, convolutions and attention count; of norms, activations and pooling none do, nor the noise.
     """
 
     samples: int
@@ -48,6 +54,7 @@ class Estimate:
     seconds: tuple[float, float]
     memory: int
     disk: int
+    flops: tuple[int, int] = (0, 0)
 
     def __add__(self, other: "Estimate") -> "Estimate":
         """Take one after the other: all adds up but the memory, of which the larger counts."""
@@ -60,6 +67,7 @@ class Estimate:
             (low[1] + more[1], high[1] + most[1]),
             max(self.memory, other.memory),
             self.disk + other.disk,
+            (self.flops[0] + other.flops[0], self.flops[1] + other.flops[1]),
         )
 
     def __str__(self) -> str:
@@ -97,6 +105,164 @@ def count_passes(settings: Settings, widths: Sequence[int], *, path: bool) -> tu
     return forward, backward
 
 
+@dataclass(frozen=True)
+class LayerPace:
+    """What a pass of one sample takes as far as one layer, or back from it.
+
+    Attributes
+    ----------
+    width
+        Number of features.
+    forward, backward
+        Seconds from the input to the layer, and from the layer alone back to the input.
+    held
+        Bytes kept for gradients on the way.
+    flops
+        Of both, as of an :class:`Estimate`.
+    """
+
+    width: int
+    forward: float
+    backward: float
+    held: int
+    flops: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a pass of one sample takes in one process here.
+
+    Attributes
+    ----------
+    layers
+        By name, in the order in which they speak.
+    values
+        Bytes of what noise falls on.
+    """
+
+    layers: Mapping[str, LayerPace]
+    values: int
+
+
+def time_passes(reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings) -> Pace:
+    """Time passes of some samples; their operations are counted, and what is quick is timed again without."""
+    bench = next(make_benches(reader, inputs, rows, settings))
+    noisy = (bench.inputs + bench.base_noise * bench.noise("pairs", range(bench.together))).flatten(0, 1)
+    noisy.requires_grad_(True)
+    counter, held = FlopCounterMode(display=False), dict[int, int]()
+    marks: dict[str, list[tuple[float, int, int]]] = {}
+
+    def mark(layer: str) -> None:
+        told = now() - start, counter.get_total_flops(), sum(held.values())
+        marks.setdefault(layer, []).append(told)
+
+    modules = name_modules(reader.network)
+    handles = [
+        modules[name].register_forward_hook(lambda *_, name=name: mark(name)) for name in reader.layers
+    ]
+    try:
+        for counted in (True, False):
+            with counter if counted else nullcontext(), _holding(reader, held if counted else {}):
+                start = now()
+                features = bench.features(noisy)
+            if now() - start > _QUICK:
+                break
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = {}
+    for name in sorted(reader.layers, key=lambda name: marks[name][0][1:]):
+        back, seconds = FlopCounterMode(display=False), []
+        for counted in (True, False):
+            start = now()
+            with back if counted else nullcontext():
+                _go_back(features[name], noisy)
+            seconds.append(now() - start)
+            if seconds[0] > _QUICK:
+                break
+        (_, flops, kept), count = marks[name][0], len(noisy)
+        layers[name] = LayerPace(
+            features[name][0].numel(),
+            min(one[0] for one in marks[name]) / count,
+            min(seconds) / count,
+            kept // count,
+            (flops // count, back.get_total_flops() // count),
+        )
+    return Pace(layers, bench.inputs[0].nbytes)
+
+
+@contextmanager
+def _holding(reader: FeatureReader, held: dict[int, int]) -> Iterator[None]:
+    """Note the bytes of what is kept for gradients, by address, weights apart."""
+    weights = {one.untyped_storage().data_ptr() for one in reader.network.state_dict().values()}
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return saved.detach()  # what a node returns would hold the node, and that the network, without end
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        yield
+
+
+def _go_back(feature: Tensor, noisy: Tensor) -> None:
+    torch.autograd.grad(feature, noisy, torch.ones_like(feature), retain_graph=True)
+
+
+def scale(
+    pace: Pace,
+    layers: Sequence[str],
+    units: Units,
+    settings: Settings,
+    *,
+    samples: int,
+    epochs: int,
+    block: int,
+) -> Estimate:
+    """Estimate what a measurement takes from a pass of one sample.
+
+    Parameters
+    ----------
+    pace
+        At these layers, and maybe others.
+    layers, units, settings
+        Of the measurement.
+    samples
+        Samples times epochs.
+    epochs
+        Checkpoints, each of which is tried first.
+    block
+        Samples of a block.
+    """
+    asked = [pace.layers[layer] for layer in layers]
+    forward, operations = (max(one.forward for one in asked), max(one.flops[0] for one in asked))
+    widths = [one.width for one in asked]
+    passes, seconds, flops = [], [], []
+    for path in {"gain": (False, False), "auto": (False, True), "path": (True, True)}[settings.method]:
+        forth, back = count_passes(settings, widths, path=path)
+        forth = samples * forth + epochs * (7 if settings.micro_batch > 1 else 5)  # and the trials
+        back = [samples * count + epochs * 2 for count in back]
+        passes.append(forth + sum(back))
+        seconds.append(forth * forward + float(np.dot(back, [one.backward for one in asked])))
+        flops.append(forth * operations + sum(n * one.flops[1] for n, one in zip(back, asked, strict=True)))
+    together = settings.micro_batch
+    alone = units.length(0) is not None  # then noise draws of one sample fill the pass
+    rows = 1 if alone else min(together, block)
+    probes = sum(count_probes(width, settings.probes, settings.points)[1] for width in widths)
+    copies = rows * pace.values * (probes + settings.pairs)
+    held = (together if alone else rows) * max(one.held for one in asked)
+    disk = samples * len(widths) * _count_bytes(units.count)
+    return Estimate(
+        samples,
+        (passes[0], passes[1]),
+        (seconds[0], seconds[1]),
+        2 * held + copies,
+        disk,
+        (flops[0], flops[1]),
+    )
+
+
 def estimate(
     reader: FeatureReader, inputs: Inputs, left: Sequence[tuple[int, range]], settings: Settings
 ) -> Estimate:
@@ -111,57 +277,36 @@ def estimate(
     """
     longest = max((row for _, rows in left for row in rows), key=lambda row: inputs.units.length(row) or 0)
     rows = range(longest, longest + 1) if inputs.units.length(longest) else left[0][1]
-    bench = next(make_benches(reader, inputs, rows, settings))
-    shifts = bench.base_noise * bench.noise("pairs", range(bench.together))
-    noisy = (bench.inputs + shifts).flatten(0, 1)
-    with torch.no_grad():
-        forward = time_call(lambda: bench.features(noisy)) / len(noisy)
-    features, held = _hold(bench, noisy.requires_grad_(True))
-    backward = [time_call(partial(_go_back, features[layer], noisy)) / len(noisy) for layer in reader.layers]
-    widths = [bench.clean[layer].shape[1] for layer in reader.layers]
-    samples, epochs = sum(len(rows) for _, rows in left), len({epoch for epoch, _ in left})
-    passes, seconds = [], []
-    for path in {"gain": (False, False), "auto": (False, True), "path": (True, True)}[settings.method]:
-        forth, back = count_passes(settings, widths, path=path)
-        forth = samples * forth + epochs * (7 if settings.micro_batch > 1 else 5)  # and the trials
-        back = [samples * count + epochs * 2 for count in back]
-        passes.append(forth + sum(back))
-        seconds.append(forth * forward + float(np.dot(back, backward)))
-    probes = sum(count_probes(width, settings.probes, settings.points)[1] for width in widths)
-    copies = bench.inputs.nbytes * (probes + settings.pairs)
-    disk = samples * len(widths) * _count_bytes(inputs.units.count)
-    return Estimate(samples, (passes[0], passes[1]), (seconds[0], seconds[1]), 2 * held + copies, disk)
+    return scale(
+        time_passes(reader, inputs, rows, settings),
+        reader.layers,
+        inputs.units,
+        settings,
+        samples=sum(len(rows) for _, rows in left),
+        epochs=len({epoch for epoch, _ in left}),
+        block=len(left[0][1]),
+    )
 
 
-def _hold(bench: Bench, noisy: Tensor) -> tuple[dict[str, Tensor], int]:
-    """Read the layers, and count the bytes that are kept for their gradients, weights apart."""
-    held: dict[int, int] = {}
-    weights = {one.untyped_storage().data_ptr() for one in bench.reader.network.state_dict().values()}
+def now() -> float:
+    """Return the seconds of a clock: of one thread those it computed, whatever else the machine does.
 
-    def keep(saved: Tensor) -> Tensor:
-        storage = saved.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        features = bench.features(noisy)
-    return features, sum(held.values())
-
-
-def _go_back(feature: Tensor, noisy: Tensor) -> None:
-    torch.autograd.grad(feature, noisy, torch.ones_like(feature), retain_graph=True)
+    Where there is a GPU, once it has done what it was told; there and of several threads, those that went by.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def time_call(call: Callable[[], object]) -> float:
     """Return the seconds of a call: the fastest of some, after one that is not counted."""
     seconds = []
     for _ in range(1 + _TRIES):
-        start = time.perf_counter()
+        start = now()
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return min(seconds[1:])
 
 

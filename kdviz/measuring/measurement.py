@@ -23,7 +23,7 @@ from kdviz import schema
 from kdviz.arguments import whole_number
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.measuring.blocks import Arrays, measure_block, measure_noise_unit
-from kdviz.measuring.estimate import Estimate, estimate
+from kdviz.measuring.estimate import Estimate, Pace, estimate, time_passes
 from kdviz.measuring.features import identify_feature, name_feature
 from kdviz.measuring.pictures import check_pictures, draw_inputs
 from kdviz.measuring.settings import Settings
@@ -213,6 +213,13 @@ class Measurement:
             return None
         with self.reading(left[0][0]) as reader, memory_advice(self._work.together, *self._save_memory()):
             return estimate(reader, self.inputs, left, self.settings)
+
+    def pace(self) -> Pace:
+        """Time passes of one sample, the longest; the network is taken as it is made, and not tried."""
+        reader, one = self._work.reader, replace(self.settings, micro_batch=1)
+        row = max(range(len(self.inputs.ids)), key=lambda row: self.inputs.units.length(row) or 0)
+        with same_random_state(reader.network), frozen(reader.network):
+            return time_passes(reader, self.inputs, range(row, row + 1), one)
 
     def do(self, task: Task) -> Block:
         """Measure one block of samples at one epoch, as good as alone: the order of tasks changes no bit.

@@ -175,10 +175,7 @@ class Materials:
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
         shape, asked = dict(self.plan.data), self.plan.networks
-        classes = getattr(asked.teacher, "classes", None) if teacher else None
-        if classes is None and not self.plan.data.finds_spans:
-            classes = len((self.teacher_set if teacher else self.training_set).classes)
-        options: dict[str, Any] = {"classes": classes, "seed": seed}
+        options: dict[str, Any] = {"classes": self.count_classes(teacher), "seed": seed}
         if self.plan.data.modality == "image":
             options |= {"input_size": shape["size"]}
         elif self.plan.data.modality == "text":
@@ -195,6 +192,13 @@ class Materials:
         if pretrained and start is not None:
             inherit(network, read_checkpoint(start), start)
         return network
+
+    def count_classes(self, teacher: bool) -> int | None:
+        """Return how many classes the teacher or any other network tells; None where answers are found."""
+        told: int | None = getattr(self.plan.networks.teacher, "classes", None) if teacher else None
+        if told is not None or self.plan.data.finds_spans:
+            return told
+        return len((self.teacher_set if teacher else self.training_set).classes)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -255,14 +259,15 @@ class Materials:
         assert layer is not None
         return self.plan.networks.layers[layer]
 
-    def _weights(self, subject: Subject) -> list[str]:
-        """Name the modules whose weights are followed: the distilled one, or all that may be measured."""
-        layers = self.plan.networks.layers
+    def followed(self, subject: Subject) -> list[str]:
+        """Name the modules that training follows: the distilled one, or all that may be measured."""
         if subject.distilled is not None:
-            modules = [layers[subject.distilled]]
-        else:
-            own = self.study.modules(subject)
-            modules = [*self.preset_of(subject).layers.values(), *own]
+            return [self._module(subject.distilled)]
+        return [*self.preset_of(subject).layers.values(), *self.study.modules(subject)]
+
+    def _weights(self, subject: Subject) -> list[str]:
+        """Name the modules whose weights stand for those that are followed."""
+        modules = self.followed(subject)
         return list(dict.fromkeys(self._stand_ins.get(module, module) for module in modules))
 
 

@@ -7,14 +7,13 @@ is trained once.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
@@ -27,7 +26,7 @@ from kdviz.studies.studies import Study
 from kdviz.studies.tasks import Action, Task
 
 if TYPE_CHECKING:
-    from kdviz.studies.costs import Cost
+    from kdviz.studies.costs import ArmCosts, Cost
 
 
 @dataclass(frozen=True)
@@ -130,34 +129,33 @@ class Series:
         Returns
         -------
         DataFrame
-            ``arm``, ``what``, ``networks``; ``million passes`` and ``hours`` of one process on this machine,
-            as ranges from all samples by gain to all by path; ``GB of memory`` at a time, and ``of disk``; a
-            last row of all. What is asked beside points is not estimated.
+            ``arm``, ``what``, ``networks`` (what arms train alike counts in the first); ``million passes``,
+            ``hours`` of one process on this machine and ``PFLOP``, as ranges from all samples by gain to all
+            by path; ``GB of memory`` at a time, which of training is not told; ``GB of disk``; a last row of
+            all. What is asked beside points is not estimated.
         """
-        from kdviz.studies.costs import Cost, estimate_costs
+        from kdviz.studies.costs import Cost, sum_costs
 
-        rows, everything, left = list[dict[str, Any]](), Cost(), self.left()
-        timed: dict[str, Any] = {}
-        trained: list[dict[str, Any]] = []  # by another arm as well
-        for arm, study in tqdm(self.parts, desc="estimating", unit="arm", disable=not self.progress):
-            tasks = []
-            for task in left[arm.name]:
-                origin = study.origin(task.subject) if task.action == "train" else None
-                if origin is None or origin not in trained:
-                    tasks.append(task)
-                    trained += [origin] if origin else []
-            try:
-                costs = estimate_costs(study, tasks, timed)
-            except DataError as error:  # an encoder that is not there has no stand-in
-                rows.append({"arm": arm.name, "what": f"not estimated: {error}"})
-                continue
-            for what, cost in costs.items():
-                networks = sum(task.action in _COUNTED[what] for task in tasks)
-                rows.append({"arm": arm.name, "what": what, "networks": networks, **_say(cost)})
+        rows, everything = list[dict[str, Any]](), Cost()
+        for arm, costs in zip(self.arms, self.list_costs(), strict=True):
+            if costs.missing:
+                rows.append({"arm": arm.name, "what": f"not estimated: {costs.missing}"})
+            for what in ("train", "measure"):
+                cost = sum_costs(costs.items, what)
+                if cost.networks:
+                    rows.append({"arm": arm.name, "what": what, **_say(cost)})
                 everything += cost
-        if rows:
-            rows.append({"arm": "all", "what": "", "networks": "", **_say(everything)})
+        if everything.networks:
+            rows.append({"arm": "all", "what": "", **_say(everything), "networks": ""})
         return pd.DataFrame(rows).fillna("")
+
+    def list_costs(self) -> "list[ArmCosts]":
+        """Estimate every training and measurement that is left, arm by arm."""
+        from kdviz.studies.costs import estimate_costs
+
+        left = self.left()
+        parts = [(study, left[arm.name]) for arm, study in self.parts]
+        return estimate_costs(parts, progress=self.progress)
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
         """Tell of which arms data or weights are missing, and what to do about it."""
@@ -222,17 +220,17 @@ class Series:
         return found
 
 
-_COUNTED = {"train": ("train",), "measure": ("measure", "repeat")}
+def _say(cost: "Cost") -> dict[str, Any]:
+    def told(ends: Iterable[float], unit: float) -> str:
+        return " to ".join(dict.fromkeys(f"{end / unit:,.{0 if end >= 10 * unit else 2}f}" for end in ends))
 
-
-def _say(cost: "Cost") -> dict[str, str]:
-    ends = [(f"{n / 1e6:,.1f}", f"{t / 3600:,.2f}") for n, t in zip(cost.passes, cost.seconds, strict=True)]
-    passes, hours = (" to ".join(dict.fromkeys(one)) for one in zip(*ends, strict=True))
     return {
-        "million passes": passes,
-        "hours": hours,
-        "GB of memory": f"{cost.memory / 1e9:.1f}",
-        "of disk": f"{cost.disk / 1e9:.2f}",
+        "networks": cost.networks,
+        "million passes": told(cost.passes, 1e6),
+        "hours": told(cost.seconds, 3600),
+        "PFLOP": told(cost.flops, 1e15),
+        "GB of memory": told([cost.memory], 1e9) if cost.memory else "",
+        "GB of disk": told([cost.disk], 1e9),
     }
 
 

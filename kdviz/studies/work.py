@@ -42,8 +42,6 @@ _EXACT = "exact match of first and last token, of "
 class Workshop(Materials):
     """Does the tasks of one study; what they share, such as samples, is loaded once."""
 
-    max_batch: int | None = None  # samples in a pass, as in kdviz.measure
-
     def __init__(self, study: Layout) -> None:
         super().__init__(study)
         self.measurements: dict[str, Measurement] = {}
@@ -278,7 +276,7 @@ class Workshop(Materials):
         """Say how a network is measured at all its epochs, or again at the last with another seed."""
         checkpoints, plan = self.checkpoints(subject), self.plan.measurement
         last = max(checkpoints)
-        samples, prepared, preset = self.measured_set, self.measured, self.preset_of(subject)
+        samples, prepared = self.measured_set, self.measured
         return plan_measurement(
             self.build_for(subject),
             {last: checkpoints[last]} if repeat else checkpoints,
@@ -290,17 +288,17 @@ class Workshop(Materials):
             foreground=prepared.foreground,
             labels=samples.labels,
             sample_ids=samples.sample_ids,
-            entry=preset.entry,
-            feature=preset.feature,
-            method=plan.method,
-            probes=plan.probes,
-            draws=plan.draws,
-            weight=preset.weight,
             seed=plan.seed + repeat,
+            **self.options_of(subject),
             device=self.device,
-            max_batch=self.max_batch,
             details=self._details(subject) | self._told(subject, last),
         )
+
+    def options_of(self, subject: Subject) -> dict[str, Any]:
+        """Return what decides how a network is measured, but for the seed."""
+        plan, preset = self.plan.measurement, self.preset_of(subject)
+        asked = {"method": plan.method, "probes": plan.probes, "draws": plan.draws}
+        return {"entry": preset.entry, "feature": preset.feature, "weight": preset.weight, **asked}
 
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         accuracies, _ = self.study.accuracies(subject)

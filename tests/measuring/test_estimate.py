@@ -1,5 +1,7 @@
 """What a measurement is said to take, beside what it took."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from small_measurements import GRID, CountingPasses
 from torch import nn
 
 from kdviz import measuring, networks, schema
+from kdviz.measuring.estimate import scale
 from kdviz.testing import random_images, small_cnn
 from kdviz.units import grid
 
@@ -112,3 +115,31 @@ def test_estimate__few_probes_make_four_pairs():
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 30)), 2, layers="1", units=grid(2)
     ).estimate()
     assert told.passes[0] == 2 * (1 + 2 + 3 * 8 + 4 + 8 + 16) + 7 + 2
+
+
+def test_estimate__operations_are_those_of_the_products():
+    told = plan(tanh_network, 16, layers="3", feature="identity", method="gain").estimate()
+    products = 2 * (192 * 5000 + 5000 * 50)  # back to the input as many as there
+    assert told.flops == (told.passes[0] * products,) * 2
+
+
+def test_estimate__lets_go_of_the_network():
+    made = [nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU())]
+    weights = weakref.ref(made[0][1].weight)
+    plan(made.pop, 2, layers="2").estimate()
+    gc.collect()
+    assert weights() is None
+
+
+def test_pace__of_one_sample_at_many_layers_says_what_fewer_take():
+    both = plan(tanh_network, 16, layers=("1", "3"), feature="identity", method="gain")
+    alone = plan(tanh_network, 16, layers="1", feature="identity", method="gain")
+    pace, known = both.pace(), alone.estimate()
+    size = {"samples": 16, "epochs": 1, "block": 16}
+    told = scale(pace, ["1"], GRID, alone.settings, **size)
+    assert (told.passes, told.flops, told.disk) == (known.passes, known.flops, known.disk)
+    assert told.memory == pytest.approx(known.memory, rel=0.01)
+    assert pace.layers["1"].flops == (2 * 192 * 5000,) * 2
+    assert scale(pace, ["1", "3"], GRID, both.settings, **size).memory == pytest.approx(
+        both.estimate().memory, rel=0.01
+    )

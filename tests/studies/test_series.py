@@ -15,7 +15,7 @@ from tiny_study import SIDE, draw_images, run_light
 from kdviz import cli
 from kdviz.errors import DataError, StoreError
 from kdviz.studies import Series, Study, find_study
-from kdviz.studies.costs import estimate_costs
+from kdviz.studies.costs import estimate_costs, sum_costs
 from kdviz.studies.forecast import Forecast
 from kdviz.studies.work import Workshop
 from kdviz.training import TrainingRecord
@@ -225,15 +225,53 @@ def test_plan__counts_the_passes_that_measuring_then_takes(finished, tmp_path):
     """The same estimate as of the trained networks, which their own tests hold against counted passes."""
     _, study = finished.parts[0]
     student = [task for task in study.tasks("measure", "repeat") if task.subject.name == "student-fc1-s0"]
-    costs = estimate_costs(study, [*study.tasks("train"), *student])
+    (told,) = estimate_costs([(study, [*study.tasks("train"), *student])])
+    costs = {what: sum_costs(told.items, what) for what in ("train", "measure")}
     known = [
         Workshop(study).plan_measurement(one.subject, one.action == "repeat").estimate() for one in student
     ]
     assert costs["measure"].passes == tuple(np.sum([one.passes for one in known], axis=0))
     assert costs["measure"].disk == sum(one.disk for one in known)
+    assert costs["measure"].memory == max(one.memory for one in known)
+    assert costs["measure"].flops == tuple(np.sum([one.flops for one in known], axis=0))
     # 13 of 16 images to train on, 10 of them for students; 3 unseen; a head looks at all of these at 3 epochs
     teacher, baseline, student_passes = 2 * 2 * 12 + 2 * 4, 2 * 2 * 10 + 2 * 4, 2 * 2 * 10 + 3 * (10 + 4)
     assert costs["train"].passes == (teacher + baseline + student_passes,) * 2
+
+
+def test_plan__networks_that_arms_train_alike_count_once(finished, tmp_path):
+    path = write(tmp_path, finished.folder.parent / "pictures")
+    fresh = open_series(path, tmp_path / "runs")
+    one, other = (costs.items for costs in fresh.list_costs())
+    assert [item.shared for item in one] == [False] * len(one)
+    assert [item.shared for item in other] == [item.kind == "train" for item in other]
+    assert sum_costs(other, "train").networks == 0 and sum_costs(one, "train").networks == 3
+    assert sum_costs(one, "measure").networks == sum_costs(other, "measure").networks == 5
+    (_, first), (_, second) = finished.parts  # what is there already is taken over as well
+    _, told = estimate_costs([(first, []), (second, second.tasks("train"))])
+    assert [item.shared for item in told.items] == [True] * 3
+    tasks = first.tasks("measure")
+    _, again = estimate_costs([(first, tasks), (first, tasks)])  # equal arms are one folder
+    assert [item.shared for item in again.items] == [True] * len(tasks)
+
+
+def test_plan__says_of_which_arms_the_encoder_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arms = find_study("vi").arms("paper")
+    table = Series("vi paper", find_study("vi"), arms, tmp_path / "runs", progress=False).estimate()
+    assert list(table) == ["arm", "what"] and len(table) == len(arms)
+    assert table["what"].str.startswith("not estimated: tokenizer is not a folder").all()
+
+
+def test_plan__a_network_is_tried_once(finished, tmp_path, monkeypatch):
+    path = write(tmp_path, finished.folder.parent / "pictures")
+    made = []
+    build = Workshop.build
+    monkeypatch.setattr(
+        Workshop, "build", lambda self, *given, **asked: made.append(1) or build(self, *given, **asked)
+    )
+    assert len(open_series(path, tmp_path / "runs").estimate()) == 4  # the second arm trains nothing more
+    assert made == [1], "teacher, baselines and students of both arms are alike"
 
 
 def test_plan__stands_in_for_data_that_are_not_there(tmp_path, capsys):
@@ -261,7 +299,7 @@ def test_plan__stands_in_for_the_teachers_data_and_times_networks_alike_once(tmp
     )
     table = series.estimate()
     assert table["what"].tolist() == ["train", "measure", "measure", ""]  # trained once for both arms
-    assert tried == ["teacher"] * 2  # of one architecture, layer and settings, on two grids
+    assert tried == ["teacher"]  # of one architecture and input; on how many cells is counted
 
 
 def test_forecast__adds_up_what_is_known_and_says_when_more_is_to_come(finished, capsys, monkeypatch):

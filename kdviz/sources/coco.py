@@ -107,7 +107,7 @@ class CocoTopTen(Corpus):
 
     def _read(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
-            raise DataError(f"{path} of {self.title} is missing; {self.advice}")
+            raise self.miss(path)
         with _Damage(path):
             contents = json.loads(path.read_bytes())
             if not isinstance(contents, dict):

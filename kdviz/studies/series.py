@@ -167,9 +167,9 @@ class Series:
             if study.run_path.is_dir():
                 continue
             teacher = study.plan.networks.teacher
-            for data in filter(None, (study.plan.data, getattr(teacher, "data", None))):
-                if fault := find(data):
-                    yield arm, f"{arm.name}: {fault}"
+            asked = filter(None, (study.plan.data, getattr(teacher, "data", None)))
+            if fault := next(filter(None, map(find, asked)), None):
+                yield arm, f"{arm.name}: {fault}"
             for name in ("start", "file", "encoder"):
                 path = getattr(teacher, name, None)
                 if path is not None and not path.exists():

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdviz.arguments import name_some, one_of, whole_number
-from kdviz.errors import DataError
+from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.cloud import PIECES, CloudSet, CloudSource, attach_backgrounds, fit_unit_sphere
 from kdviz.sources.meshes import MESH_SUFFIXES, read_mesh
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, check_folder, find_classes
+from kdviz.sources.samples import PARTS, AbsolutePath, Part, advise, check_folder, find_classes, is_hidden
 
 _FOLDERS = {"train": "train", "held-out": "test"}
+_MODELNET40 = 40  # classes
+_ADVICE = (
+    "download ModelNet40.zip from https://modelnet.cs.princeton.edu, unpack it whole and give the folder "
+    "ModelNet40, or one that holds <class>/train/<name>.off and <class>/test/<name>.off likewise"
+)
 
 
 class ModelNet40(CloudSource):
@@ -26,7 +32,6 @@ class ModelNet40(CloudSource):
 
     def load(self, part: Part) -> CloudSet:
         """Find the meshes of a part."""
-        check_folder("folder (--clouds)", self.folder)
         return read_modelnet40(self.folder, part, points=self.points, background=self.background)
 
 
@@ -49,7 +54,7 @@ def read_modelnet40(
     Parameters
     ----------
     root
-        Folder with one folder per class; labels follow their names, sorted.
+        Folder with one folder per class, or the one around it; labels follow their names, sorted.
     split
         ``"train"``, or ``"held-out"``: the folders ``test``.
     count
@@ -67,26 +72,41 @@ def read_modelnet40(
     ValueError
         If an argument is outside what is said above.
     DataError
-        If a folder is missing or holds no meshes, or a mesh is damaged.
+        If a folder is missing or holds no meshes, there is one class only; on reading, if a mesh is damaged.
     MissingExtraError
         If trimesh is not installed.
+
+    Warns
+    -----
+    KdvizWarning
+        If a folder by the name of ModelNet holds other than 40 classes.
     """
     one_of("split", split, PARTS)
     whole_number("points", points, 2)
     whole_number("background", background)
     root = Path(root)
+    check_folder("root (data.folder, --clouds)", root, _ADVICE)
+    root = _locate(root)
     labels = find_classes(root)
+    if root.name.lower().startswith("modelnet") and len(labels) != _MODELNET40:
+        message = f"{root} holds {len(labels)} classes, ModelNet40 has {_MODELNET40}: those there are taken"
+        warnings.warn(message, KdvizWarning, stacklevel=2)
     meshes = [
         sorted(
             path
             for path in (root / label / _FOLDERS[split]).glob("*")
-            if path.suffix.lower() in MESH_SUFFIXES
+            if path.suffix.lower() in MESH_SUFFIXES and not is_hidden(path)
         )
         for label in labels
     ]
     empty = [f"{label}/{_FOLDERS[split]}" for label, paths in zip(labels, meshes, strict=True) if not paths]
     if empty:
-        raise DataError(f"{root} holds no meshes ({', '.join(MESH_SUFFIXES)}) in {name_some(empty)}")
+        kinds = ", ".join(MESH_SUFFIXES)
+        raise DataError(f"{root} holds no meshes ({kinds}) in {name_some(empty)}{advise(root, _ADVICE)}")
+    if background and len(labels) < 2:
+        raise DataError(
+            f"{root} holds one class, {labels[0]}, and backgrounds are drawn from others; {_ADVICE}"
+        )
     sampled = 2 * max(points, -(-background // PIECES))
 
     @functools.cache
@@ -106,3 +126,12 @@ def read_modelnet40(
         seed=seed,
         source=f"meshes of {root.name}",
     )
+
+
+def _locate(root: Path) -> Path:
+    """Find the folder of the classes: the one given, or the only one in it that is such a folder."""
+    places = [root, *(path for path in sorted(root.glob("*/")) if not is_hidden(path))]
+    found = [place for place in places if any(place.glob(f"*/{_FOLDERS['train']}"))]
+    if root not in found and len(found) != 1:
+        raise DataError(f"root (data.folder, --clouds) {root} holds no <class>/train{advise(root, _ADVICE)}")
+    return root if root in found else found[0]

@@ -43,7 +43,7 @@ class CocoTopTen(Corpus):
 
     title: ClassVar[str] = "MS COCO"
     advice: ClassVar[str] = (
-        "download the train and val images of 2014 or 2017 and their annotations from "
+        "download train2014.zip, val2014.zip and annotations_trainval2014.zip, or those of 2017, from "
         "https://cocodataset.org/#download, unpack them into one folder and give that"
     )
     index: ClassVar[tuple[str, ...]] = tuple(f"annotations/instances_train{year}.json" for year in _YEARS)
@@ -107,7 +107,7 @@ class CocoTopTen(Corpus):
 
     def _read(self, path: Path) -> dict[str, Any]:
         if not path.is_file():
-            raise DataError(f"{path} of {self.title} is missing; {self.advice}")
+            raise self.miss(path)
         with _Damage(path):
             contents = json.loads(path.read_bytes())
             if not isinstance(contents, dict):

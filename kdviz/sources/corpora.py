@@ -10,7 +10,7 @@ import math
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from re import Pattern
 from typing import Any, ClassVar, NamedTuple
@@ -30,7 +30,16 @@ from kdviz.sources.image import (
     resize_image,
     resize_marks,
 )
-from kdviz.sources.samples import PARTS, AbsolutePath, LazyArray, Part, Source, read_text
+from kdviz.sources.samples import (
+    PARTS,
+    AbsolutePath,
+    LazyArray,
+    Part,
+    Source,
+    advise,
+    check_folder,
+    read_text,
+)
 from kdviz.units.regions import MaskRule
 
 
@@ -83,6 +92,8 @@ class Corpus(Source):
         Its name; what to download and where to put it, as the end of a message.
     index, usual
         Paths of which one is in its folder; the usual name of that folder.
+    others
+        Paths by which something else is known that may be taken for it.
     crop
         By how much the box of an object is enlarged, in width and height; None: the image is shown whole.
     """
@@ -92,6 +103,7 @@ class Corpus(Source):
     advice: ClassVar[str]
     index: ClassVar[tuple[str, ...]]
     usual: ClassVar[str]
+    others: ClassVar[Mapping[str, str]] = {}
     crop: ClassVar[float | None] = None
 
     folder: AbsolutePath = Field(description="folder of the corpus as unpacked, or the one around it")
@@ -167,8 +179,7 @@ class Corpus(Source):
             If there is none, or more than one.
         """
         folder = self.folder
-        if not folder.is_dir():
-            raise DataError(f"folder (data.folder) is not a folder: {folder}; {self.advice}")
+        check_folder("folder (data.folder)", folder, self.advice)
         for place in (folder, folder.parent):
             if any((place / name).exists() for name in self.index):
                 return place
@@ -180,9 +191,14 @@ class Corpus(Source):
         }
         places = sorted(place for place in found if place.name == self.usual) or sorted(found)
         if not places:
-            looked = " or ".join(self.index)
+            known = [
+                what
+                for path, what in self.others.items()
+                if (folder / path).exists() or any(folder.glob(f"*/{path}"))
+            ]
+            why = f"this is {known[0]}" if known else f"{' or '.join(self.index)} is not in it"
             raise DataError(
-                f"folder (data.folder) {folder} holds no {self.title}: {looked} is not in it; {self.advice}"
+                f"folder (data.folder) {folder} holds no {self.title}: {why}{advise(folder, self.advice)}"
             )
         if len(places) > 1:
             raise DataError(
@@ -206,8 +222,16 @@ class Corpus(Source):
         if missing := [path for path in wanted if path.name not in here[path.parent]]:
             shown = name_some((os.path.relpath(path, root) for path in missing), most=3)
             raise DataError(
-                f"{root} lacks {len(missing)} of {len(wanted)} {kind} of {self.title}: {shown}; {self.advice}"
+                f"{root} lacks {len(missing)} of {len(wanted)} {kind} of {self.title}: {shown}"
+                f"{advise(missing[0], self.advice)}"
             )
+
+    def miss(self, path: Path) -> DataError:
+        """Return what to raise where a file or folder is missing, or the one in place of the other."""
+        fault = (
+            "is missing" if not path.exists() else "is not a folder" if path.is_file() else "is not a file"
+        )
+        return DataError(f"{path} of {self.title} {fault}{advise(path, self.advice)}")
 
     def read_lines(self, path: Path, columns: int, separator: str | None = None) -> list[list[str]]:
         """Read an index file of so many columns; blank lines are passed over.
@@ -220,9 +244,9 @@ class Corpus(Source):
             If the file is missing, or a line has fewer columns.
         """
         if not path.is_file():
-            raise DataError(f"{path} of {self.title} is missing; {self.advice}")
+            raise self.miss(path)
         rows = []
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        for number, line in enumerate(read_text(path, "unpack the file again").splitlines(), start=1):
             if not line.strip():
                 continue
             rows.append([entry.strip() for entry in line.strip().split(separator, columns - 1)])
@@ -232,6 +256,17 @@ class Corpus(Source):
                     "unpack the file again"
                 )
         return rows
+
+    def compare(self, path: Path, listed: Iterable[str], known: Iterable[str], where: str) -> None:
+        """Refuse an index file that ends early: what is known from elsewhere must be listed.
+
+        Raises
+        ------
+        DataError
+            If something is not.
+        """
+        if lost := sorted({*known} - {*listed}):
+            raise DataError(f"{path} lacks {name_some(lost)} of {where}; unpack it again")
 
     def _draw(self, items: Sequence[Item]) -> list[Item]:
         """Shuffle samples by nothing but their number, and take the first of every class."""
@@ -292,7 +327,8 @@ def read_objects(
     first
         The number of the first pixel; the last pixel of a box belongs to it.
     among
-        What a file that is of use holds; others are not parsed, which takes ten times as long as reading.
+        What a file that is of use holds; others, if whole, are not parsed, which takes ten times as long as
+        reading.
 
     Returns
     -------
@@ -306,7 +342,7 @@ def read_objects(
     """
     try:
         text, found = path.read_bytes(), []
-        if among is not None and not among.search(text):
+        if among is not None and b"</annotation>" in text and not among.search(text):
             return "", []
         tree = ElementTree.fromstring(text)
         for entry in tree.findall("object"):

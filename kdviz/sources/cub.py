@@ -1,5 +1,6 @@
 """Caltech-UCSD Birds-200-2011."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from kdviz.errors import DataError
 from kdviz.sources.corpora import Corpus, Item, read_marks
-from kdviz.sources.samples import Part
+from kdviz.sources.samples import Part, advise
 from kdviz.units.regions import MaskRule
 
 _BY_IMAGE = ("image_class_labels.txt", "train_test_split.txt")
@@ -21,7 +22,7 @@ class Cub(Corpus):
     ``CUB_200_2011.tgz`` (<https://data.caltech.edu/records/65de6-vp158>) holds ``images.txt``,
     ``classes.txt``, ``image_class_labels.txt``, ``train_test_split.txt`` and ``images/<class>/<name>.jpg``.
     ``segmentations.tgz`` (<https://data.caltech.edu/records/w9d68-gec53>) comes apart and holds
-    ``segmentations/<class>/<name>.png``; it belongs into the folder or beside it. Masks are grey, which is
+    ``segmentations/<class>/<name>.png``; it belongs beside the folder or into it. Masks are grey, which is
     taken for the share of several annotators who saw the bird in a pixel: foreground is 128 or more, what the
     majority saw. That reading of the greys is ours, not checked against a document of the authors.
     Train and held-out are the official split, 5,994 and 5,794 images. Nothing is cropped, as in the papers,
@@ -37,29 +38,32 @@ class Cub(Corpus):
 
     title: ClassVar[str] = "CUB-200-2011"
     advice: ClassVar[str] = (
-        "download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158, unpack it whole and "
-        "give the folder CUB_200_2011"
+        "download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 and segmentations.tgz "
+        "from https://data.caltech.edu/records/w9d68-gec53, unpack both whole, side by side, and give the "
+        "folder CUB_200_2011"
     )
     index: ClassVar[tuple[str, ...]] = ("images.txt",)
     usual: ClassVar[str] = "CUB_200_2011"
+    others: ClassVar[Mapping[str, str]] = {"lists/files.txt": "CUB-200 of 2010, which has no masks"}
 
     kind: Literal["cub200"] = "cub200"
 
     def find(self, root: Path, part: Part) -> tuple[list[str], list[Item]]:
         """List the images of a part by their numbers."""
-        masks = next((place for place in self._mask_places(root) if place.is_dir()), None)
+        places = [place / "segmentations" for place in (root, *root.parents[:2])]
+        masks = next((place for place in places if place.is_dir() and any(place.glob("*/*.png"))), None)
         if masks is None:
             raise DataError(
-                f"{root} has no masks: download segmentations.tgz from "
-                "https://data.caltech.edu/records/w9d68-gec53 and unpack it there, so that it lies at "
-                f"{self._mask_places(root)[0]}"
+                f"{root} has no masks: no segmentations/<class>/<name>.png in it or beside it"
+                f"{advise(places[1], self.advice)}"
             )
         names, images = (dict(self.read_lines(root / file, 2)) for file in ("classes.txt", "images.txt"))
         known = {file: dict(self.read_lines(root / file, 2)) for file in _BY_IMAGE}
         labels, items = {number: label for label, number in enumerate(names)}, []
+        for file in _BY_IMAGE:
+            self.compare(root / "images.txt", images, known[file], file)
+            self.compare(root / file, known[file], images, "images.txt")
         for number, name in images.items():
-            if missing := [file for file in _BY_IMAGE if number not in known[file]]:
-                raise DataError(f"{root / missing[0]} lacks image {number} of images.txt; unpack it again")
             species, split = (known[file][number] for file in _BY_IMAGE)
             if split not in ("0", "1") or species not in labels:
                 raise DataError(
@@ -76,6 +80,3 @@ class Cub(Corpus):
         """Take what the majority of annotators took for the bird."""
         assert item.mask is not None
         return read_marks(item.mask, MaskRule(threshold=_MAJORITY))
-
-    def _mask_places(self, root: Path) -> tuple[Path, ...]:
-        return (root / "segmentations", root.parent / "segmentations")

@@ -2,16 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from kdviz.arguments import name_some
 from kdviz.errors import DataError
 from kdviz.sources.corpora import Box, Corpus, Item, read_objects
-from kdviz.sources.samples import Part
+from kdviz.sources.samples import Part, is_hidden
 
 TERRESTRIAL_MAMMALS = {
     "n02419796": "antelope", "n02131653": "bear", "n02437136": "camel", "n02402425": "cattle",
@@ -57,12 +57,15 @@ class IlsvrcDet(Corpus):
 
     title: ClassVar[str] = "ILSVRC2013 DET"
     advice: ClassVar[str] = (
-        "download ILSVRC2013_DET_train, _bbox_train, _val and _bbox_val from "
-        "https://image-net.org/challenges/LSVRC/2013/, unpack them, and the archives within, and give the "
-        "folder that they lie in"
+        "download ILSVRC2013_DET_train, ILSVRC2013_DET_bbox_train, ILSVRC2013_DET_val and "
+        "ILSVRC2013_DET_bbox_val from https://image-net.org/challenges/LSVRC/2013/, unpack them, and the "
+        "archives within, and give the folder that they lie in"
     )
     index: ClassVar[tuple[str, ...]] = ("ILSVRC2013_DET_bbox_train", "Annotations/DET/train")
     usual: ClassVar[str] = "ILSVRC"
+    others: ClassVar[Mapping[str, str]] = {
+        f"{place}CLS-LOC": "the classification task of ILSVRC, not DET" for place in ("Annotations/", "Data/")
+    }
     crop: ClassVar[float] = 1.5
 
     kind: Literal["ilsvrc-det"] = "ilsvrc-det"
@@ -83,14 +86,17 @@ class IlsvrcDet(Corpus):
         """List the boxes of a part in the order of their files."""
         name = _FOLDERS[part]
         boxes, images = root / f"ILSVRC2013_DET_bbox_{name}", root / f"ILSVRC2013_DET_{name}"
-        if not (root / self.index[0]).is_dir():
+        if not (root / self.index[0]).exists():
             boxes, images = root / "Annotations" / "DET" / name, root / "Data" / "DET" / name
         if not boxes.is_dir():
-            raise DataError(f"{boxes} of {self.title} is missing; {self.advice}")
+            raise self.miss(boxes)
         labels = {synset: label for label, synset in enumerate(self.classes)}
         wanted, items = re.compile("|".join(self.classes).encode()), []
-        for path in sorted(boxes.rglob("[!.]*.xml")):
-            image = (images / path.relative_to(boxes)).with_suffix(".JPEG")
+        for path in sorted(boxes.rglob("*.xml")):
+            place = path.relative_to(boxes)
+            if any(map(is_hidden, (place, *place.parents))):
+                continue
+            image = (images / place).with_suffix(".JPEG")
             items += [
                 Item(f"{path.stem}-{k}", labels[found.name], image, found.box)
                 for k, found in enumerate(read_objects(path, first=0, among=wanted)[1], start=1)
@@ -140,31 +146,37 @@ class TinyImageNet(Corpus):
 
     def find(self, root: Path, part: Part) -> tuple[list[str], list[Item]]:
         """List the images of a part."""
+        train, table = root / "train", root / "val" / "val_annotations.txt"
         synsets = sorted(name for (name,) in self.read_lines(root / "wnids.txt", 1))
+        folders = (path.name for path in train.glob("n*") if _SYNSET.fullmatch(path.name))
+        self.compare(root / "wnids.txt", synsets, folders, "the folders in train")
         labels = {synset: label for label, synset in enumerate(synsets)}
         words = {synset: text.split(",")[0] for synset, text in self.read_lines(root / "words.txt", 2, "\t")}
-        spoken = Counter(words.get(synset, synset) for synset in synsets)
-        names = [words.get(synset, synset) for synset in synsets]
-        names = [
-            name if spoken[name] == 1 else f"{name} ({s})" for name, s in zip(names, synsets, strict=True)
-        ]
+        self.compare(root / "words.txt", words, synsets, "wnids.txt")
+        spoken = Counter(words[synset] for synset in synsets)
+        names = [words[s] if spoken[words[s]] == 1 else f"{words[s]} ({s})" for s in synsets]
         if part == "train":
-            tables = {synset: root / "train" / synset / f"{synset}_boxes.txt" for synset in synsets}
             listed = [
-                (table.parent / "images" / row[0], synset, row[1:])
-                for synset, table in tables.items()
-                for row in self.read_lines(table, 5)
+                (path, synset, edges)
+                for synset in synsets
+                for path, *edges in self._read_table(train / synset / f"{synset}_boxes.txt", 5, synset)
             ]
         else:
-            table = root / "val" / "val_annotations.txt"
-            rows = self.read_lines(table, 6)
-            listed = [(table.parent / "images" / row[0], row[1], row[2:]) for row in rows]
+            listed = [(path, synset, edges) for path, synset, *edges in self._read_table(table, 6, "val")]
             if strange := {synset for _, synset, _ in listed} - {*synsets}:
                 raise DataError(f"{table} names synsets that wnids.txt has not: {name_some(sorted(strange))}")
         return names, [
             Item(path.stem, labels[synset], path, self._read_box(path, edges))
             for path, synset, edges in listed
         ]
+
+    def _read_table(self, table: Path, columns: int, prefix: str) -> list[list[Any]]:
+        """Read a table of images; all that lie beside it under its names must be listed."""
+        rows, folder = self.read_lines(table, columns), table.parent / "images"
+        numbered = re.compile(rf"{prefix}_\d+\.JPEG")
+        there = (path.name for path in folder.glob("*") if numbered.fullmatch(path.name))
+        self.compare(table, (row[0] for row in rows), there, "the images beside it")
+        return [[folder / name, *rest] for name, *rest in rows]
 
     def _read_box(self, image: Path, edges: Sequence[str]) -> Box | None:
         """Read the first and last pixels of a box; None where it is not asked for."""

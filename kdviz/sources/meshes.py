@@ -91,10 +91,11 @@ def _read_off(path: Path) -> Polygons:
         raise ValueError("its first word must be OFF, COFF or NOFF")
     counts, *rows = filter(None, map(str.split, text[header.end() :].splitlines() or [""]))
     last, end = int(counts[0]), int(counts[0]) + int(counts[1])
+    if len(rows) < end:
+        raise ValueError("it ends early")
     vertices = np.array([row[:3] for row in rows[:last]], float).reshape(last, 3)
     faces = [[*map(int, row[1 : int(row[0]) + 1])] for row in rows[last:end]]
-    whole = all(len(face) == int(row[0]) for face, row in zip(faces, rows[last:end], strict=True))
-    if len(rows) < end or not whole:
+    if any(len(face) != int(row[0]) for face, row in zip(faces, rows[last:end], strict=True)):
         raise ValueError("it ends early")
     return vertices, faces
 

@@ -25,6 +25,7 @@ from kdviz.units import Units
 PARTS = ("train", "held-out")
 _HELD_OUT = 5  # one in so many of the user's own samples
 _CHUNK = 256  # samples hashed at a time
+_PACKED = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"}
 
 Part = Literal["train", "held-out"]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
@@ -328,24 +329,54 @@ def require_array(name: str, array: object, kind: type, shape: Sequence[int | st
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
 
 
-def check_folder(name: str, folder: Path) -> None:
-    """Refuse a path that is no folder, by the name of the argument or option."""
+def check_folder(name: str, folder: Path, advice: str = "") -> None:
+    """Refuse a path that is no folder, by the name of the argument or option and what to do instead."""
     if not folder.is_dir():
-        raise DataError(f"{name} is not a folder: {folder}")
+        raise DataError(f"{name} is not a folder: {folder}{advise(folder, advice)}")
 
 
-def read_text(path: Path) -> str:
+def check_file(name: str, path: Path, advice: str) -> None:
+    """Refuse a path that is no file, or a packed one, by the name of the argument and what to do instead."""
+    if not path.is_file():
+        fault = "a folder, not a file" if path.is_dir() else "not a file"
+        raise DataError(f"{name} is {fault}: {path}{advise(path, advice)}")
+    if path.suffix.lower() in _PACKED:
+        raise DataError(f"{name} is packed: {path}; {advice}")
+
+
+def advise(missing: Path, advice: str) -> str:
+    """End a message about something that is missing: archives that lie packed there, and what to do.
+
+    Archives are those of a name that the path or the advice says, or all that are in a folder given itself.
+    """
+    place = next(folder for folder in (missing, *missing.parents) if folder.is_dir())
+    found = sorted(path for at in ("*", "*/*") for path in place.glob(at) if path.suffix.lower() in _PACKED)
+    packed = [
+        path for path in found if not is_hidden(path) and path.name.split(".")[0] in f"{missing} {advice}"
+    ]
+    if place == missing and not packed:
+        packed = [path for path in found if path.parent == place and not is_hidden(path)]
+    shown = f"not unpacked yet: {name_some(packed, most=3)}" if packed else ""
+    return "".join(f"; {part}" for part in (shown, advice) if part)
+
+
+def is_hidden(path: Path) -> bool:
+    """Tell whether a file or folder is what systems and notebooks leave beside those of the user."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def read_text(path: Path, advice: str = "") -> str:
     """Read a file of text in UTF-8.
 
     Raises
     ------
     DataError
-        If it cannot be read, or is none.
+        If it cannot be read, or is none; with what to do.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}{advice and '; '}{advice}") from error
 
 
 def find_classes(root: Path) -> tuple[str, ...]:
@@ -357,7 +388,7 @@ def find_classes(root: Path) -> tuple[str, ...]:
         If `root` is missing or holds no folders.
     """
     check_folder("root", root)
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path))
     if not found:
         raise DataError(f"{root} holds no class folders; files belong into {root / '<class>'}")
     return tuple(found)

@@ -1,6 +1,7 @@
 """Readers of texts: SST-2 and SQuAD as published, and labelled tables. NumPy only."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -11,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from kdviz.errors import DataError
+from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.questions import QuestionSet
 from kdviz.sources.reviews import REVIEW_CLASSES
-from kdviz.sources.samples import AbsolutePath, Part, read_text
+from kdviz.sources.samples import AbsolutePath, Part, check_file, read_text
 from kdviz.sources.text import TextSet, TextSource, join_spans
 from kdviz.sources.words import as_spans, locate_words, mark_listed, mark_polar
 
+_SST2 = (
+    "download https://dl.fbaipublicfiles.com/glue/data/SST-2.zip, unpack it and give its train.tsv or dev.tsv"
+)
+_SQUAD = (
+    "download train-v1.1.json or train-v2.0.json of SQuAD from https://rajpurkar.github.io/SQuAD-explorer/ "
+    "and give that"
+)
+_TABLE = "give a table of texts and labels between tabs, its header in line 1"
 _QUOTED = re.compile('"(?:[^"]|"")*"')
 
 
@@ -71,8 +80,20 @@ class Squad(TextSource):
         """Read the questions of a part."""
         texts = read_squad(self.file)
         if not self.finds_spans:
+            if texts.labels.all():
+                raise DataError(
+                    f"all questions of {self.file} have an answer, so task (data.task) 'answerable' has one "
+                    "class only; give a file of SQuAD 2.0, such as train-v2.0.json, or take 'span'"
+                )
             return texts.divide(part)
-        return QuestionSet.of(texts).keep_answered(**self._options()).divide(part)
+        asked = QuestionSet.of(texts)
+        if len(asked) < len(texts):
+            message = (
+                f"{len(texts) - len(asked)} of {len(texts)} questions of {texts.source} have no answer: "
+            )
+            message += "left out by task (data.task) 'span', classes for 'answerable'"
+            warnings.warn(message, KdvizWarning, stacklevel=2)
+        return asked.keep_answered(**self._options()).divide(part)
 
 
 class _Answer(BaseModel):
@@ -126,7 +147,7 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
         If the file cannot be read, has other columns, or a line lacks a text or its label.
     """
     path = Path(path)
-    columns, rows = _read_table(path)
+    columns, rows = _read_table(path, _TABLE)
     texts = [name for name in columns if name != "label"]
     if len(texts) not in (1, 2) or len(columns) != len(texts) + 1:
         raise DataError(
@@ -151,12 +172,13 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
     return replace(found, foreground=tuple(map(mark_listed, wholes, found.spans, repeat(foreground))))
 
 
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_table(path: Path, advice: str) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the rows of a table, each with something in every column.
 
     Quotation marks mean themselves, unless all stand as in exported tables: around entries, doubled inside.
     """
-    header, *lines = read_text(path).removesuffix("\n").split("\n")
+    check_file("path (data.file)", path, advice)
+    header, *lines = read_text(path, advice).removesuffix("\n").split("\n")
     columns = header.split("\t")
     rows = [line.split("\t") for line in lines]
     marked = [entry for row in rows for entry in row if '"' in entry]
@@ -167,7 +189,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             wanted, got = "<TAB>".join(columns), lines[number - 2][:60]
             raise DataError(f"{path}, line {number}: expected {wanted}, got {got!r}")
     if not rows:
-        raise DataError(f"{path} holds no sentence")
+        raise DataError(f"{path} holds no sentence; {advice}")
     return columns, rows
 
 
@@ -195,9 +217,10 @@ def read_sst2(path: str | Path) -> TextSet:
        EMNLP 2013.
     """
     path = Path(path)
-    columns, rows = _read_table(path)
+    columns, rows = _read_table(path, _SST2)
     if columns != ["sentence", "label"]:
-        raise DataError(f"{path}, line 1: the header must be sentence<TAB>label, got {'<TAB>'.join(columns)}")
+        got = "<TAB>".join(columns)[:60]
+        raise DataError(f"{path}, line 1: the header must be sentence<TAB>label, got {got}; {_SST2}")
     for number, (_, label) in enumerate(rows, start=2):
         if label not in ("0", "1"):
             raise DataError(f"{path}, line {number}: the label of SST-2 is 0 or 1, got {label!r}")
@@ -241,12 +264,13 @@ def read_squad(path: str | Path) -> TextSet:
     .. [1] Rajpurkar, Jia and Liang, "Know What You Don't Know: Unanswerable Questions for SQuAD", ACL 2018.
     """
     path = Path(path)
+    check_file("path (data.file)", path, _SQUAD)
     try:
-        contents = _Contents.model_validate_json(read_text(path))
+        contents = _Contents.model_validate_json(read_text(path, _SQUAD))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "top level"
-        raise DataError(f"{path}, {place}: {first['msg']}") from error
+        raise DataError(f"{path}, {place}: {first['msg']}; {_SQUAD}") from error
     samples = []
     for paragraph in (paragraph for article in contents.data for paragraph in article.paragraphs):
         places = locate_words(paragraph.context)

@@ -1,5 +1,7 @@
 """PASCAL VOC 2012."""
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -46,13 +48,23 @@ class Voc2012(Corpus):
     )
     index: ClassVar[tuple[str, ...]] = ("ImageSets/Segmentation",)
     usual: ClassVar[str] = "VOC2012"
+    others: ClassVar[Mapping[str, str]] = {
+        "ImageSets/Main": "PASCAL VOC without ImageSets/Segmentation, the lists of the segmentation task"
+    }
     crop: ClassVar[float] = 1.2
 
     kind: Literal["voc2012"] = "voc2012"
 
     def find(self, root: Path, part: Part) -> tuple[tuple[str, ...], list[Item]]:
         """List the objects of a part in the order of its images."""
-        listed = self.read_lines(root / "ImageSets" / "Segmentation" / _LISTS[part], 1)
+        lists = root / "ImageSets" / "Segmentation"
+        listed = self.read_lines(lists / _LISTS[part], 1)
+        if (both := lists / "trainval.txt").is_file():
+            known, *parts = (
+                [name for (name,) in self.read_lines(path, 1)]
+                for path in (both, *(lists / file for file in _LISTS.values()))
+            )
+            self.compare(lists / "train.txt or val.txt", itertools.chain(*parts), known, both.name)
         annotations = [root / "Annotations" / f"{name}.xml" for (name,) in listed]
         self.require(root, annotations, "annotations")
         items = []

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from kdviz import analysis
 from kdviz.errors import DataError, StoreError
+from kdviz.sources import Source
 from kdviz.store import open_run
 from kdviz.studies.engines import Workers
 from kdviz.studies.forecast import Forecast
@@ -159,15 +160,14 @@ class Series:
 
     def missing(self) -> Iterator[tuple[Arm, str]]:
         """Tell of which arms data or weights are missing, and what to do about it."""
+        find = cache(_find_fault)
         for arm, study in self.parts:
             if study.run_path.is_dir():
                 continue
             teacher = study.plan.networks.teacher
-            try:
-                for data in filter(None, (study.plan.data, getattr(teacher, "data", None))):
-                    data.load("train")
-            except DataError as error:
-                yield arm, f"{arm.name}: {error}"
+            asked = filter(None, (study.plan.data, getattr(teacher, "data", None)))
+            if fault := next(filter(None, map(find, asked)), None):
+                yield arm, f"{arm.name}: {fault}"
             for name in ("start", "file", "encoder"):
                 path = getattr(teacher, name, None)
                 if path is not None and not path.exists():
@@ -241,3 +241,13 @@ def _grown(place: Path, plan: StudyPlan) -> StudyPlan:
     seeds = dict.fromkeys([*StudyPlan.load(place).training.seeds, *plan.training.seeds])
     training = plan.training.model_copy(update={"seeds": tuple(seeds)})
     return plan.model_copy(update={"training": training})
+
+
+def _find_fault(data: Source) -> str:
+    """Say what is wrong with data that are to be trained on or tested with; nothing if they can be listed."""
+    try:
+        data.load("train")
+        data.load("held-out")
+    except DataError as error:
+        return str(error)
+    return ""

@@ -54,6 +54,8 @@ class Workshop(Materials):
         ValueError
             If a loss fails on untrained networks: so no teacher is trained for students that cannot be.
         """
+        _ = self.training_set, self.held_out_set  # both are listed before images of either are read
+        _ = self.teacher_set, self.teacher_held_out_set
         _ = self.measured_set.fingerprint  # reads what is measured, masks included
         student, teacher = self.build(), self.build(teacher=True)
         inputs, labels = self.student_data

@@ -120,7 +120,7 @@ def test_coco__either_year_is_read_and_both_are_asked_for(tmp_path: Path) -> Non
     root = tmp_path / "one" / "coco"
     assert load(root).sample_ids[0].startswith("000000000001-")
     with pytest.raises(
-        DataError, match=r"holds MS COCO of 2017, year \(data\.year\) is 2014; download the train"
+        DataError, match=r"holds MS COCO of 2017, year \(data\.year\) is 2014; download train2014"
     ):
         load(root, year=2014)
     make_coco(tmp_path / "one", year=2014)
@@ -136,7 +136,7 @@ def test_coco__annotations_of_the_other_part_are_asked_for(root: Path) -> None:
     (root / "annotations" / "instances_val2014.json").unlink()
     assert len(load(root))
     with pytest.raises(
-        DataError, match=r"instances_val2014\.json of MS COCO is missing; download the train and val"
+        DataError, match=r"instances_val2014\.json of MS COCO is missing; download train2014.zip"
     ):
         load(root, "held-out")
 

@@ -71,9 +71,10 @@ def test_cub__without_masks_says_what_to_download(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(root)
     assert str(caught.value) == (
-        f"{root} has no masks: download segmentations.tgz from "
-        "https://data.caltech.edu/records/w9d68-gec53 and "
-        f"unpack it there, so that it lies at {root / 'segmentations'}"
+        f"{root} has no masks: no segmentations/<class>/<name>.png in it or beside it; download "
+        "CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158 and segmentations.tgz from "
+        "https://data.caltech.edu/records/w9d68-gec53, unpack both whole, side by side, and give the folder "
+        "CUB_200_2011"
     )
 
 
@@ -105,9 +106,9 @@ def test_cub__mask_of_another_size_is_told_when_it_is_read(root: Path) -> None:
         (
             "image_class_labels.txt",
             ("5 2\n", ""),
-            r"labels\.txt lacks image 5 of images\.txt; unpack it again",
+            r"labels\.txt lacks 5 of images\.txt; unpack it again",
         ),
-        ("train_test_split.txt", ("7 1\n", ""), r"split\.txt lacks image 7 of images\.txt"),
+        ("train_test_split.txt", ("7 1\n", ""), r"split\.txt lacks 7 of images\.txt"),
         (
             "train_test_split.txt",
             ("7 1\n", "7 x\n"),

@@ -117,8 +117,12 @@ def test_ilsvrc__archives_within_not_unpacked_are_told(tmp_path: Path) -> None:
 def test_ilsvrc__damaged_annotation_of_a_class_is_named_others_are_not_parsed(tmp_path: Path) -> None:
     root = make_ilsvrc(tmp_path)
     boxes, known = root / "ILSVRC2013_DET_bbox_train" / LION, load(root).fingerprint
-    (boxes / "other_train.xml").write_text("<annotation><name>n02510455")
+    (boxes / "other_train.xml").write_text("<annotation><name>n02510455<</annotation>")
     assert load(root).fingerprint == known
+    (boxes / "other_train.xml").write_text("<annotation>")  # what it would have named is not known
+    with pytest.raises(DataError, match=r"other_train\.xml is damaged: .*; unpack the annotations again"):
+        load(root)
+    (boxes / "other_train.xml").unlink()
     (boxes / f"{LION}_0.xml").write_text(f"<annotation><name>{LION}")
     with pytest.raises(DataError, match=rf"{LION}_0\.xml is damaged: .*; unpack the annotations again"):
         load(root)
@@ -162,7 +166,7 @@ def test_tiny_imagenet__shows_the_whole_image(tmp_path: Path) -> None:
         ),
         (
             "val/val_annotations.txt",
-            "a.JPEG\tn09\t0\t0\t1\t1\n",
+            "".join(f"val_{k}.JPEG\tn09\t0\t0\t1\t1\n" for k in range(3)),
             "held-out",
             r"names synsets that wnids\.txt has not: n09",
         ),
@@ -171,6 +175,24 @@ def test_tiny_imagenet__shows_the_whole_image(tmp_path: Path) -> None:
             "a.JPEG 1 2\n",
             "train",
             r"boxes\.txt, line 1 must have 5 entries",
+        ),
+        (
+            "train/n01443537/n01443537_boxes.txt",
+            "n01443537_0.JPEG\t0\t10\t63\t58\n",
+            "train",
+            r"boxes\.txt lacks n01443537_1\.JPEG of the images beside it; unpack it again",
+        ),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn01443537\t0\t32\t44\t62\n",
+            "held-out",
+            r"val_annotations\.txt lacks val_1\.JPEG, val_2\.JPEG of the images beside it",
+        ),
+        (
+            "words.txt",
+            "n01443537\tgoldfish\n",
+            "train",
+            r"words\.txt lacks n02000002, n03000003 of wnids\.txt",
         ),
         ("words.txt", "n01443537\n", "train", r"words\.txt, line 1 must have 2 entries, got 'n01443537'"),
         (
@@ -189,7 +211,7 @@ def test_tiny_imagenet__shows_the_whole_image(tmp_path: Path) -> None:
             "wnids.txt",
             "\n",
             "train",
-            r"holds no samples of Tiny ImageNet to train on; download http://cs231n",
+            r"wnids\.txt lacks n01443537, n02000002, n03000003 of the folders in train; unpack it again",
         ),
     ],
 )

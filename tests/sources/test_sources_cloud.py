@@ -378,7 +378,7 @@ def test_read_modelnet40__does_not_care_where_and_how_large_meshes_are(meshes):
     [
         ({"split": "test"}, ValueError, "split is 'test'"),
         ({"points": 1}, ValueError, "points must be an integer of 2 or more, got 1"),
-        ({"root": "nowhere"}, DataError, "root is not a folder"),
+        ({"root": "nowhere"}, DataError, r"^root \(data\.folder, --clouds\) is not a folder"),
     ],
 )
 def test_read_modelnet40__refuses_bad_arguments(meshes, arguments, error, message):

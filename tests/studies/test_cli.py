@@ -133,7 +133,7 @@ def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, 
         ("train out --masks photos", "data.image-folder.images: Field required"),
         ("train out --images photos --masks photos", r"images \(--images\) is not a folder: .*/photos"),
         ("train out --images . --masks photos", r"masks \(--masks\) is not a folder: .*/photos"),
-        ("train out --clouds meshes", r"folder \(--clouds\) is not a folder: .*/meshes"),
+        ("train out --clouds meshes", r"root \(data.folder, --clouds\) is not a folder: .*/meshes"),
         ("rerun 99_none", "there is no notebook '99_none'; with kdviz come 01_report"),
         (
             "rerun 05 -p run_path=a",

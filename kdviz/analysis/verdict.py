@@ -166,7 +166,8 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         metric = METRICS[str(name)]
         if not metric.claim:
             continue
-        row = average_seeds(of_seeds, metric.supporting_sign) | {"over": "seeds"}
+        row = average_seeds(of_seeds, metric.supporting_sign)
+        row["over"] = "seeds" if row["seeds"] else ""
         if row["seeds"] == 1:
             (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
             row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
@@ -284,7 +285,10 @@ def _explain_silence(run: Run, words: Vocabulary) -> str:
         return f"no masks say what the {words.foreground} is; `kdviz.store.add_masks(run, masks)` adds them"
     roles = {one.role for one in list_networks(run, finished=True).values()}
     if gone := [role for role in ("student", "baseline") if role not in roles]:
-        return f"no {' and no '.join(gone)} is measured whole"
+        return (
+            f"no {' and no '.join(gone)} is measured whole; any two networks are compared by "
+            "`kdviz.compare(student=..., baseline=...)`"
+        )
     return "no student and baseline of one training seed are measured at the same layer"
 
 
@@ -420,12 +424,13 @@ def _describe(run: Run, accuracies: pd.DataFrame, words: Vocabulary) -> dict[str
         for role, found in accuracies.groupby("role", sort=False)
     ]
     roles.sort(key=lambda told: [role in told.split()[1] for role in _ROLES], reverse=True)
-    return {
+    about = {
         "run": run.name,
         "data": f"{count} {words.sample}s {size}, {run.attrs.get('dataset_id') or 'of unrecorded origin'}",
         "networks": join_words(roles) or "none",
-        "measured": str(run.attrs.get("created_at", ""))[:10],
     }
+    begun = str(run.attrs.get("created_at", ""))[:10]
+    return about | ({"measured": begun} if begun else {})
 
 
 def _list_kinds(found: pd.DataFrame) -> str:

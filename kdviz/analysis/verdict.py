@@ -20,7 +20,7 @@ from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.errors import KdvizWarning
-from kdviz.schema import VOCABULARIES, Vocabulary
+from kdviz.schema import Vocabulary, choose_words
 from kdviz.store import Run
 from kdviz.wording import join_words, say_interval, say_number
 
@@ -119,7 +119,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     StoreError
         If the run is damaged.
     """
-    words = VOCABULARIES[str(run.attrs.get("modality", "image"))]
+    words = choose_words(run.attrs)
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
         if pairs is None:
             pairs = pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}

@@ -17,7 +17,7 @@ from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
 from kdviz.schema.samples import choose_epochs, read_sides
 from kdviz.schema.variables import BLOCK, METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
-from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary
+from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary, choose_words
 
 # Names by part; `epoch` and `quartile` are coordinates of the networks.
 SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.dims != ("epoch",))
@@ -38,6 +38,7 @@ __all__ = [
     "annotate",
     "build",
     "choose_epochs",
+    "choose_words",
     "make_attrs",
     "read_sides",
     "register",

@@ -1,7 +1,9 @@
 """What people call the parts of each kind of input: the one place where messages, pages and app find it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,8 @@ VOCABULARIES = MappingProxyType(
         "cloud": Vocabulary("cloud", "point", "object", "clouds of fewer points"),
     }
 )
+
+
+def choose_words(attrs: Mapping[str, Any]) -> Vocabulary:
+    """Return the words for what a run of these attributes is of; of images where it does not say."""
+    return VOCABULARIES[str(attrs.get("modality", "image"))]

@@ -517,11 +517,11 @@ def test_explore__opens_the_app_on_the_run(
     call: Call, study: Study, monkeypatch: pytest.MonkeyPatch, option: list[str], server: str
 ) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(cli, "run_program", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(cli.runs, "run_program", lambda command: started.append(command) or 0)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     done = call("explore", study.folder, *option)
     notebook = study.folder / "run-explore" / "02_explore.ipynb"
-    options = {"jupyterlab": ["--allow-root"], "voila": list(cli._VOILA)}[server]
+    options = {"jupyterlab": ["--allow-root"], "voila": list(cli.runs._VOILA)}[server]
     assert done.status == 0 and f"notebook  {notebook}" in done.out
     assert started == [[sys.executable, "-m", server, *options, str(notebook)]]
     sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells]
@@ -537,6 +537,6 @@ def test_explore__opens_the_app_on_the_run(
 def test_explore__refuses_a_wrong_path_before_a_server_starts(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "run_program", lambda command: pytest.fail("a server was started"))
+    monkeypatch.setattr(cli.runs, "run_program", lambda command: pytest.fail("a server was started"))
     done = call("explore", tmp_path / "none")
     assert done.status == 1 and "there is no run at" in done.err

@@ -114,8 +114,8 @@ papermill.execute_notebook = execute_signalled
 def test_explore__ends_its_server_too(study: Study, tmp_path: Path) -> None:
     told = tmp_path / "told"
     setup = f"""
-import kdviz.cli
-run = kdviz.cli.run_program
+import kdviz.cli.runs
+run = kdviz.cli.runs.run_program
 server = f'''
 import os, pathlib, signal, time
 def end(*_):
@@ -125,7 +125,7 @@ signal.signal(signal.SIGTERM, end)
 os.kill(os.getppid(), {{int(NUMBER)}})
 time.sleep(10_000)
 '''
-kdviz.cli.run_program = lambda command: run([sys.executable, "-c", server])
+kdviz.cli.runs.run_program = lambda command: run([sys.executable, "-c", server])
 """
     ended = run_command(setup, "explore", study.folder, "--folder", tmp_path)
     assert ended == (143, SENTENCE) and told.exists()
@@ -149,9 +149,9 @@ print(run.export(sys.argv[2]).name)
 
 
 def test_export__that_comes_to_its_end_is_not_called_stopped(study: Study, tmp_path: Path) -> None:
-    setup = "kdviz.cli.typer.echo = signalled(kdviz.cli.typer.echo, 1)"
+    setup = "kdviz.cli.runs.typer.echo = signalled(kdviz.cli.runs.typer.echo, 1)"
     target = tmp_path / "run.nc"
-    assert run_command(f"import kdviz.cli\n{setup}", "export", study.folder, target) == (0, "")
+    assert run_command(f"import kdviz.cli.runs\n{setup}", "export", study.folder, target) == (0, "")
     assert kdviz.open_run(target).networks == kdviz.open_run(study.run_path).networks
 
 

@@ -1,0 +1,265 @@
+"""Commands on a study: train, measure, attribute, transfer, unicam; and all of it on built-in data."""
+
+import operator
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import kdviz
+from kdviz.cli.options import Device, Folder, Modality, Progress, Workers
+from kdviz.cli.runs import report
+from kdviz.errors import StoreError
+
+if TYPE_CHECKING:
+    from kdviz.studies import Study
+
+
+def demo(
+    modality: Annotated[Modality, typer.Option(help="Kind of input.")] = "image",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put the study; runs/demo, runs/demo-text, ... by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Run the main job on built-in data: train, measure, report. Minutes on two cores.
+
+    Example: kdviz demo --modality text --seeds 3
+    """
+    import kdviz.reports  # noqa: F401 - what it needs is missed before the training, not after
+    from kdviz.studies import BUILT_IN_DATA, Study, StudyPlan
+
+    folder = folder or Path("runs") / ("demo" if modality == "image" else f"demo-{modality}")
+    asked = {"data": {"kind": BUILT_IN_DATA[modality]}, "training": {"seeds": tuple(range(seeds))}}
+    study = Study(folder, StudyPlan.model_validate(asked), progress, device)
+    typer.echo("1/3  training baseline and students beside the built-in teacher")
+    study.train()
+    typer.echo("2/3  measuring what each layer discards, epoch by epoch")
+    run = study.measure()
+    typer.echo(f"\n{run.summary().to_string(index=False)}\n")
+    typer.echo("3/3  writing the report")
+    report([folder], progress=progress)
+
+
+def train(
+    folder: Folder,
+    plan: Annotated[Path | None, typer.Option(help="YAML file of a plan, as study.yaml of a study.")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="Built-in data of this kind. [image]")] = None,
+    images: Annotated[Path | None, typer.Option(help="Your images: IMAGES/<class>/<name>.jpg")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks, if any: MASKS/<class>/<name>.png")] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your texts: a table with tabs, of a column label, and one of texts or two of pairs."
+        ),
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Words in them that ought to matter, one a line; a lexicon's by default."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a pretrained encoder and its tokenizer: the teacher is made from it."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a tokenizer; that of the encoder.")
+    ] = None,
+    clouds: Annotated[
+        Path | None, typer.Option(help="Your meshes: CLOUDS/<class>/train/ and test/, as ModelNet40.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels a side images are resized to. [48]")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Network of teacher, student and baseline; a small one by default.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers to distil at, comma separated. [conv,fc1,fc2; hidden,cls; fc1,fc2]"),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher trained here. [30]")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", help="NAME=VALUE of study.yaml, such as training.epochs=20; repeat it."),
+    ] = None,
+    workers: Workers = None,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Train teacher, baselines and students of a study; with the folder of one alone, continues it.
+
+    Options change single values of the plan in the file or, without one, of that in the folder; -s changes
+    any line of it.
+
+    Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
+    """
+    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, make_plan
+
+    kinds = {
+        "image-folder": {"images": images, "masks": masks},
+        "texts": {"file": texts, "foreground": words},
+        "modelnet40": {"folder": clouds},
+    }
+    data = [{"kind": kind, **given} for kind, options in kinds.items() if (given := _given(options))]
+    if len(data) > 1:
+        raise ValueError("pass one kind of data: --images and --masks, --texts, or --clouds")
+    if modality and not data:
+        data = [{"kind": BUILT_IN_DATA[modality]}]
+    teacher = _given({"encoder": encoder, "epochs": teacher_epochs})
+    options = {
+        "data": data[0] if data else None,
+        "data.size": size,
+        "networks.architecture": architecture,
+        "networks.layers": layers and [layer.strip() for layer in layers.split(",")],
+        "data.tokenizer": tokenizer or encoder,
+        "networks.teacher": {"kind": "trained", **teacher} if teacher else None,
+        "training.seeds": seeds and list(range(seeds)),
+    }
+    given = _given(options)
+    if not (given or plan or change or (folder / STUDY_FILE).exists()):
+        raise StoreError(
+            f"{folder} holds no study to continue; begin one with --modality image (the built-in images), "
+            "--images with --masks, --texts, --clouds, or --plan FILE"
+        )
+    study = Study(folder, make_plan(folder, plan, given, change or []), progress, device)
+    study.train(workers)
+    typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
+    from kdviz.studies import Study, StudyPlan
+
+    return Study(folder, StudyPlan.load(folder), progress, device)
+
+
+def measure(
+    folder: Annotated[Path, typer.Argument(help="Folder of the study; with --network, the run to write.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take on this machine.")] = False,
+    network: Annotated[
+        str | None, typer.Option(help="A network of your own: module:function that builds it.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder of its checkpoints, one file per epoch.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images: IMAGES/<class>/<name>.jpg")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Masks, if any: MASKS/<class>/<name>.png")] = None,
+    layers: Annotated[str | None, typer.Option(help="Its layers to measure, comma separated.")] = None,
+    role: Annotated[str, typer.Option(help="teacher, student, baseline, or any word.")] = "student",
+    name: Annotated[str | None, typer.Option(help="Its name in the run; role and seed by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Its training seed, by which pairs are made.")] = 0,
+    size: Annotated[int, typer.Option(min=8, help="Pixels a side images are resized to.")] = 224,
+    grid: Annotated[int, typer.Option(min=1, help="Cells a side.")] = 16,
+    samples: Annotated[int, typer.Option(min=1, help="How many images, spread over the folder.")] = 32,
+    workers: Workers = None,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Measure a study's networks over their training; continues where it was stopped.
+
+    Students and baselines are measured at every epoch of the first half, every second later, and the last.
+    With --network, a network trained elsewhere, at all its checkpoints; images are normalised as ImageNet's.
+
+    Example: kdviz measure runs/birds
+
+    Example: kdviz measure runs/mine.zarr --network nets:make --checkpoints student --layers layer3 --role
+    student --images IMAGES --masks MASKS
+    """
+    if network is not None:
+        given = {"--checkpoints": checkpoints, "--images": images, "--layers": layers}
+        if gone := [option for option, value in given.items() if value is None]:
+            raise ValueError(f"--network needs {', '.join(gone)} too")
+        from kdviz.studies.checkpoints import measure_folder
+
+        run = measure_folder(
+            folder,
+            network=network,
+            checkpoints=Path(checkpoints or ""),
+            images=Path(images or ""),
+            masks=masks,
+            layers=(layers or "").split(","),
+            role=role,
+            name=name,
+            seed=seed,
+            size=size,
+            grid=grid,
+            samples=samples,
+            device=device,
+            progress=progress,
+        )
+        typer.echo(f"\n{run.summary().to_string(index=False)}\n\nrun   {folder}\nnext  kdviz report {folder}")
+        return
+    study = _open_study(folder, progress, device)
+    if plan:
+        if told := study.estimate():
+            lines = told | {"all": reduce(operator.add, told.values())}
+            width = max(map(len, lines))
+            typer.echo("\n".join(f"{name:{width}}  {estimate}" for name, estimate in lines.items()))
+            typer.echo(f"\nnext  kdviz measure {folder}")
+        else:
+            typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
+        return
+    run = study.measure(workers)
+    typer.echo(f"\n{run.summary().to_string(index=False)}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
+
+
+def attribute(folder: Folder, device: Device = None, progress: Progress = True) -> None:
+    """Draw CAM, gradient and occlusion maps of a study's networks beside what was measured; continues.
+
+    Example: kdviz attribute runs/birds
+    """
+    study = _open_study(folder, progress, device)
+    run = study.attribute()
+    names = [name for name in run.results if name.startswith("attribution/")]
+    typer.echo(f"maps  {', '.join(names)}\nrun   {study.run_path}")
+    typer.echo(f"next  kdviz rerun 04_baselines -p run_path={study.run_path}")
+
+
+def transfer(
+    folder: Folder,
+    samples: Annotated[int, typer.Option(min=10, help="Held-out samples to ask about.")] = 1000,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Ask which properties of the teacher a study's networks share; continues.
+
+    Example: kdviz transfer runs/birds
+    """
+    study = _open_study(folder, progress, device)
+    run = study.share(samples)
+    table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
+    margins = (
+        table[table["role"] != "teacher"].pivot_table("margin", ["property", "part"], "kind", sort=False)
+        * 100
+    )
+    typer.echo("percentage points more than the baselines, means over seeds\n")
+    typer.echo(f"{margins.round(1).to_string(na_rep='')}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 10_transfer -p run_path={study.run_path}")
+
+
+def unicam(
+    folder: Folder,
+    samples: Annotated[int, typer.Option(min=16, help="Held-out samples to score.")] = 300,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Map and score what a study's students have beside the baselines, and lack; continues.
+
+    Example: kdviz unicam runs/birds
+    """
+    study = _open_study(folder, progress, device)
+    run = study.explain(samples)
+    table = kdviz.analysis.tabulate_relevance(kdviz.analysis.read_room(run, "unicam-scores").values())
+    shown = table[table["input"] == "plain"].pivot(
+        index=["layer", "student"], columns="score", values="value"
+    )
+    typer.echo("squared distance correlation with the classes (rs), and with other networks (fss)\n")
+    typer.echo(f"{shown.round(3).to_string(na_rep='')}\n")
+    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 11_unicam -p run_path={study.run_path}")

@@ -1,0 +1,113 @@
+"""Measure a network that was trained elsewhere, from a folder of its checkpoints."""
+
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdviz.measuring import measure_checkpoints
+from kdviz.sources import find_checkpoints, image_folder, normalise
+from kdviz.store import Run, open_run
+from kdviz.training import weight_distance
+from kdviz.units import grid as cut_grid
+
+
+def measure_folder(
+    store: Path,
+    *,
+    network: str,
+    checkpoints: Path,
+    images: Path,
+    masks: Path | None,
+    layers: Sequence[str],
+    role: str,
+    name: str | None,
+    seed: int,
+    size: int,
+    grid: int,
+    samples: int,
+    device: str | None,
+    progress: bool,
+) -> Run:
+    """Measure every checkpoint in a folder, and how far the weights went between them; continues.
+
+    Parameters
+    ----------
+    store
+        Run directory, made or added to.
+    network
+        ``module:function`` that builds the network; modules in the current folder are found.
+    checkpoints, images, masks
+        As :func:`kdviz.sources.find_checkpoints` and :func:`kdviz.sources.image_folder` read them.
+    layers
+        Names in ``named_modules()``.
+    role, name, seed
+        Of the network: ``"student"``; its name in the run, role and seed by default; its training seed.
+    size, grid, samples
+        Pixels a side that images are resized to, cells a side, and how many images, spread over the classes.
+    device, progress
+        As :func:`kdviz.measure_checkpoints`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such function, or a layer is unknown (near names are given).
+    DataError, LayerError, StoreError
+        As what it calls.
+    """
+    make_network = _find_factory(network)
+    found = find_checkpoints(checkpoints)
+    pictures = image_folder(images, masks=masks, size=size)
+    rows = np.unique(np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).round().astype(int))
+    chosen = pictures.select(rows)
+    name = name or f"{role}-s{seed}"
+    measure_checkpoints(
+        make_network,
+        found,
+        torch.from_numpy(normalise(chosen.images[:])),
+        network=name,
+        role=role,
+        layers=list(layers),
+        units=cut_grid(grid),
+        foreground=None if chosen.masks is None else chosen.masks[:],
+        labels=chosen.labels,
+        sample_ids=chosen.sample_ids,
+        store=store,
+        details={"training_seed": seed, "architecture": type(make_network()).__name__},
+        device=device,
+        progress=progress,
+    )
+    run = open_run(store)
+    for layer in layers if len(found) > 1 else ():
+        weight = next(_list_weights(make_network(), layer), None)
+        if weight is not None:
+            distance = weight_distance(found, layer=weight, initial=found[min(found)])
+            run.write_variable(name, layer, distance)
+    return run
+
+
+def _find_factory(network: str) -> Callable[[], nn.Module]:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory: Any = pkgutil.resolve_name(network)
+        if not callable(factory):
+            raise ValueError(f"it is of type {type(factory).__name__}")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--network is {network!r}; allowed: module:function of a function without arguments that builds "
+            f"the network, its module in this folder or installed ({error})"
+        ) from error
+    return factory
+
+
+def _list_weights(network: nn.Module, layer: str) -> Iterator[str]:
+    """Yield the names of the modules within a layer that have a matrix of weights, the last first."""
+    for inner, module in reversed([*network.get_submodule(layer).named_modules()]):
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.dim() > 1:
+            yield f"{layer}.{inner}".rstrip(".")

@@ -542,7 +542,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         (
             {"images": [torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)]},
             ValueError,
-            r"samples of one shape, got samples of \[\(3, 8, 8\), \(3, 8, 9\)\]",
+            r"samples of one shape, got samples of \(3, 8, 8\), \(3, 8, 9\); resize",
         ),
         ({"units": units.grid(9)}, ValueError, "9 x 9 units does not fit inputs of 8 x 8 pixels"),
         ({"units": 16}, TypeError, "units must be .*units.grid.*got int"),

@@ -214,7 +214,8 @@ def test_save__pictures_and_settings(
 ) -> None:
     app.selection.azimuth, app.selection.epoch = 75, 2
     assert Image.open(app.save(tmp_path / "view.png")).width == 2640
-    assert app.save(tmp_path / "view.pdf").read_bytes()[:4] == b"%PDF"
+    pdf = app.save(tmp_path / "view.pdf").read_bytes()
+    assert pdf[:4] == b"%PDF" and b"/Subtype /CIDFontType2" in pdf and b"Type3" not in pdf
     svg = app.save(tmp_path / "view.svg").read_text(encoding="utf-8")
     assert ("image/png;base64" in svg) == (kind == "cloud")
     assert ("azimuth 75" in svg) == (kind == "cloud") and "coarsening" not in svg

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 
 from kdviz.analysis import Settings, tabulate_counts
-from kdviz.analysis.networks import read_config
 from kdviz.errors import StoreError
 from kdviz.render.canvas import Canvas
 from kdviz.render.canvases import choose_kind, title_samples
 from kdviz.render.charts import Charts, Trace
 from kdviz.render.looks import ENTROPY, NetworkView
 from kdviz.render.style import NetworkStyle
+from kdviz.schema import read_classes
 from kdviz.store import Run
 from kdviz.widgets.derivation import Derivation, Derived, has_background
 from kdviz.widgets.lineup import Lineup
@@ -114,7 +114,7 @@ class Scene:
         """Class of every sample; empty where unknown."""
         if "label" not in self.run.samples.variables:
             return dict.fromkeys(self.samples, "")
-        names = dict(enumerate(read_config(self.run).get("classes", [])))
+        names = dict(enumerate(read_classes(self.run.samples)))
         codes = self.run.samples["label"].values.tolist()
         return {
             sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)

@@ -119,9 +119,10 @@ def _walk(batches: Iterable[Any]) -> Iterator[Any]:
             if told is None and count > _ENDLESS:
                 _refuse_endless(f"more than {_ENDLESS} samples, and no length is told")
     except RuntimeError as error:
-        if "equal size" not in str(error):
+        shapes = re.findall(r"\[(\d[\d, ]*)\] at entry", str(error))  # as the default of loaders says it
+        if not shapes:
             raise
-        refuse_shapes(tuple(map(int, shape.split(","))) for shape in re.findall(r"\[([\d, ]+)\]", str(error)))
+        refuse_shapes(tuple(map(int, shape.split(","))) for shape in shapes)
 
 
 def refuse_shapes(shapes: Iterable[tuple[int, ...]]) -> NoReturn:

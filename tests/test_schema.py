@@ -139,7 +139,8 @@ def test_annotate__writes_the_contract_and_keeps_the_rest() -> None:
         "probes": 64,
         "units": "1",
         "long_name": "gain of the unit",
-        "comment": "mean-squared feature change per unit of squared input noise",
+        "comment": "mean-squared feature change per unit of squared input noise; of all parts (unit_size) "
+        "together",
     }
     assert annotated["method"].attrs["flag_values"] == "0 1"
     assert annotated["method"].attrs["flag_meanings"] == "gain path"

@@ -9,7 +9,7 @@ from stored gains, so sliders may call it. The order is `derive_entropy`, `find_
 The hypotheses of the papers are outcomes: `METRICS` says which sign of a student-minus-baseline difference
 speaks for which hypothesis, and nothing here asserts it.
 
-`tabulate_arms` puts whole runs beside a table of the papers.
+`to_dataframe` puts a whole run into one tidy table, `tabulate_arms` whole runs beside a table of the papers.
 
 `score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
@@ -33,6 +33,7 @@ from kdviz.analysis.attributions import (
 from kdviz.analysis.coarsening import coarsen_grid
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
+from kdviz.analysis.frames import to_dataframe
 from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
@@ -106,4 +107,5 @@ __all__ = [
     "tabulate_relevance",
     "tabulate_scores",
     "tally_wins",
+    "to_dataframe",
 ]

@@ -21,6 +21,7 @@ from kdviz.analysis.pairs import compare_layers, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.arguments import one_of
 from kdviz.papers import paper_pairs
+from kdviz.schema import read_classes
 from kdviz.store import Run
 from kdviz.wording import say_number
 
@@ -177,8 +178,7 @@ def _list_arm(arm: Arm) -> dict[str, Any]:
         role: pd.Series([accuracies[one.name] for one in networks if one.role == role], dtype=float).mean()
         for role in ("teacher", "student", "baseline")
     }
-    config = read_config(arm.run)
-    classes = () if config.get("answers") == "span" else config.get("classes", ())
+    classes = () if read_config(arm.run).get("answers") == "span" else read_classes(arm.run.samples)
     return (
         {column: arm.labels.get(label, "") for label, column in _COLUMNS.items()}
         | {"samples": arm.run.samples.sizes["sample"]}

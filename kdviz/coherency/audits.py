@@ -127,7 +127,7 @@ def audit(
     .. [1] Zhang et al., "Quantifying the Knowledge in a DNN to Explain Knowledge Distillation for
        Classification", TPAMI 2022, section 3.2 and Fig. 1(b).
     """
-    images = read_all(inputs).to(device_of(network))
+    images = read_all(inputs, units.axes).to(device_of(network))
     folded = fold_batch_norm(network, images)
     original = in_double(folded) if double else folded
     images = images.double() if double else images

@@ -63,9 +63,12 @@ def measure(
         Shape ``(B, ...)``, normalised as in training. Floating point: images ``(B, C, H, W)``, clouds
         ``(B, n, 3)`` or ``(B, 3, n)``; with `entry`, anything the network takes, such as token ids. Or a
         mapping of such tensors, as from a tokenizer, passed by name; noise falls on the one that is floating
-        point, of several on the one that `units` fit or that `entry` names. Or a dataset (a length, and an
-        item for every position) or an iterable of batches, such as a `DataLoader` without shuffling, both
-        read block by block. Classes in them give `labels`: the second entry of pairs, or the entry named
+        point, of several on the one that `units` fit or that `entry` names; a single one of a name that the
+        network does not take, such as ``image``, is passed by position. Or a `torch.utils.data.Dataset`
+        (anything with a length, and an item for every position) or an iterable of batches, such as a
+        `DataLoader`, both read block by block; one that shuffles or has no end is refused. Or a list of
+        samples of one shape, told from a list of batches by the number of axes. Items and batches are such
+        tensors or mappings, or pairs ``(x, y)``. Classes in them give `labels`: ``y``, or the entry named
         ``label``, ``labels``, ``label_ids``, ``y``, ``target`` or ``targets`` of a mapping, of one integer a
         sample. Other targets are left out: no network is given any.
     layers

@@ -6,6 +6,7 @@ last requested layer has spoken. This module must not know any particular archit
 Symbols: ``B`` samples, ``D`` feature entries of a layer.
 """
 
+import inspect
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -410,9 +411,26 @@ def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -
 
 
 def _run(network: nn.Module, inputs: Batch) -> Any:
-    """Call a network with a copy of its inputs, which a step in place at its start may change."""
+    """Call a network with a copy of its inputs, which a step in place at its start may change.
+
+    A mapping is passed by name, but for a single tensor of a name that the network does not know, as datasets
+    call what networks such as ``nn.Sequential`` take as ``input``.
+    """
     copy = map_batch(inputs, Tensor.clone)
-    return network(copy) if isinstance(copy, Tensor) else network(**copy)
+    if isinstance(copy, Tensor):
+        return network(copy)
+    if len(copy) == 1 and not _takes(network, *copy):
+        return network(*copy.values())
+    return network(**copy)
+
+
+def _takes(network: nn.Module, name: str) -> bool:
+    """Tell whether a network takes an argument of this name, or may."""
+    try:
+        parameters = inspect.signature(network.forward).parameters
+    except (TypeError, ValueError):  # of a compiled or scripted one, nothing is known
+        return True
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 class FeatureReader:

@@ -21,7 +21,7 @@ from kdviz.errors import KdvizWarning
 from kdviz.networks.features import Batch, main_of, map_batch, noisy_part, rows_at, rows_of
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.preparing import dtype_of, is_coarse
-from kdviz.networks.reading import Held, InputsLike, Source, find_source
+from kdviz.networks.reading import Held, InputsLike, Source, find_source, refuse_shapes
 from kdviz.units import Units
 from kdviz.units.base import Coordinates
 
@@ -142,7 +142,7 @@ def prepare_inputs(
             "units.tokens needs entry: the name of the module at whose output noise is added to words, the "
             "whole embedding with positions and LayerNorm, such as entry='encoder.embeddings'"
         )
-    source = find_source(inputs)
+    source = find_source(inputs, units.axes)
     count = len(source)
     if not count:
         raise ValueError("inputs are empty; pass at least one sample")
@@ -208,7 +208,7 @@ def _survey(
         low, high = (float(end) for end in torch.aminmax(tensor))
         limits = min(limits[0], low), max(limits[1], high)
     if len(shapes) > 1:
-        raise ValueError(f"inputs must be batches of samples of one shape, got samples of {sorted(shapes)}")
+        refuse_shapes(shapes)
     about = {
         "main": main,
         "hashes": hashes,

@@ -1,22 +1,30 @@
 """What inputs come as, read some samples at a time: tensors in memory, a dataset, or batches in turn.
 
-Items of a dataset, and batches, are a tensor, a mapping of tensors, or a pair of one and its target. Classes
-are a target, or an entry of a mapping with a name in `CLASSES`, that is one integer a sample; other targets,
-and texts, are left out, so that a network is given none of them.
+Items of a dataset or of a list of samples, and batches, are a tensor, a mapping of tensors, or a pair of one
+and its target. Classes are a target, or an entry of a mapping with a name in `CLASSES`, that is one integer a
+sample; other targets, and texts, are left out, so that a network is given none of them.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from itertools import cycle
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import data
 
+from kdviz.arguments import name_some
 from kdviz.networks.features import Batch, main_of, map_batch, rows_at, rows_of
 
 InputsLike = Batch | Iterable[Any]
-"""A tensor ``(B, ...)``, a mapping of such tensors, a dataset, or an iterable of batches."""
+"""A tensor ``(B, ...)``, a mapping of such tensors, a dataset, or an iterable of samples or of batches."""
+
+_ENDLESS = 20_000  # samples after which what tells no length is taken to have no end
+_AT_ONCE = 16  # samples that a dataset without positions gives together
+_SHUFFLING = (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)
 
 
 CLASSES = ("label", "labels", "label_ids", "y", "target", "targets")
@@ -33,38 +41,122 @@ class Source(Protocol):
         """Return the inputs at increasing positions, on the CPU, and their classes or None."""
 
 
-def find_source(inputs: Any) -> Source:
+def find_source(inputs: Any, axes: int | None = None) -> Source:
     """Tell what inputs come as; what this found already is given back.
+
+    `axes` are those of one sample: what a list holds is then known to be samples or batches of them.
 
     Raises
     ------
     TypeError
         If it is none of these.
+    ValueError
+        If it is a loader that shuffles, or has no end.
     """
     if isinstance(inputs, (Held, _Items, _Batches)):
         return inputs
     if isinstance(inputs, (Tensor, Mapping)):
         return Held(*_split(inputs, rows=True))
+    if isinstance(inputs, data.IterableDataset):
+        inputs = data.DataLoader(inputs, _AT_ONCE)
     is_dataset = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     if is_dataset and not isinstance(inputs, (list, tuple)):
         return _Items(inputs)
     if not isinstance(inputs, Iterable):
         raise TypeError(f"inputs must be {_ALLOWED}, got {type(inputs).__name__}")
-    return _Batches(list(inputs) if isinstance(inputs, Iterator) else inputs)
+    if isinstance(inputs, data.DataLoader):
+        _check_order(inputs)
+    if isinstance(inputs, Iterator):
+        inputs = list(_walk(inputs))
+    if isinstance(inputs, (list, tuple)) and inputs and _is_sample(inputs[0], axes):
+        return _Items(inputs)
+    return _Batches(inputs)
 
 
 _ALLOWED = "a tensor or an iterable of tensors, a mapping of tensors or a dataset"
 
 
-def read_all(inputs: InputsLike) -> Tensor:
+def _check_order(loader: data.DataLoader) -> None:
+    """Refuse a loader that shuffles, or whose sampler has no end."""
+    if isinstance(loader.dataset, data.IterableDataset):  # it has no order but its own
+        return
+    for sampler in (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
+        if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False):
+            raise ValueError(
+                f"inputs are a DataLoader that shuffles ({type(sampler).__name__}): masks, labels and "
+                "sample_ids would be of other samples; pass shuffle=False, or its data: inputs=loader.dataset"
+            )
+        if sampler is not None and not hasattr(sampler, "__len__"):
+            _refuse_endless(type(sampler).__name__)
+
+
+def _refuse_endless(what: str) -> NoReturn:
+    raise ValueError(
+        f"inputs seem to have no end ({what}); pass a dataset, a loader that tells its length, or "
+        "some batches: list(itertools.islice(inputs, 10))"
+    )
+
+
+def _walk(batches: Iterable[Any]) -> Iterator[Any]:
+    """Go through batches once.
+
+    Raises
+    ------
+    ValueError
+        If they have no end, or a loader cannot put samples of several shapes into one.
+    """
+    if isinstance(batches, cycle):
+        _refuse_endless("itertools.cycle")
+    try:
+        told = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        told = None
+    count = 0
+    try:
+        for batch in batches:
+            yield batch
+            count += max((len(one) for one in _list_tensors(batch) if one.ndim), default=1)
+            if told is None and count > _ENDLESS:
+                _refuse_endless(f"more than {_ENDLESS} samples, and no length is told")
+    except RuntimeError as error:
+        shapes = re.findall(r"\[(\d[\d, ]*)\] at entry", str(error))  # as the default of loaders says it
+        if not shapes:
+            raise
+        refuse_shapes(tuple(map(int, shape.split(","))) for shape in shapes)
+
+
+def refuse_shapes(shapes: Iterable[tuple[int, ...]]) -> NoReturn:
+    """Say that samples are not of one shape, and what to do with images, or with texts.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    known = sorted({*shapes})
+    advice = "pad texts to one length, as by padding='max_length' of a tokenizer"
+    if {len(shape) for shape in known} == {3} and len({channels for channels, *_ in known}) == 1:
+        size = tuple(min(sides) for sides in list(zip(*known, strict=True))[1:])
+        advice = (
+            f"resize images (and masks) to one size, such as torch.cat([torch.nn.functional.interpolate("
+            f"image[None], {size}, mode='bilinear', antialias=True) for image in images])"
+        )
+    raise ValueError(
+        f"inputs must be batches of samples of one shape, got samples of {name_some(known)}; {advice}"
+    )
+
+
+def read_all(inputs: InputsLike, axes: int | None) -> Tensor:
     """Read inputs of one tensor a sample, whatever they come as, into one ``(B, ...)``, on the CPU.
+
+    `axes` as in `find_source`.
 
     Raises
     ------
     TypeError
         If they are something else.
     """
-    source = find_source(inputs)
+    source = find_source(inputs, axes)
     tensor, _ = source.read(range(len(source)))
     if not isinstance(tensor, Tensor):
         raise TypeError(f"inputs must be one tensor a sample here, got a mapping of {', '.join(tensor)}")
@@ -117,7 +209,7 @@ class _Batches:
 
     def __len__(self) -> int:
         if self._count is None:
-            self._count = sum(rows_of(_split(batch, rows=True)[0]) for batch in self.batches)
+            self._count = sum(rows_of(_split(batch, rows=True)[0]) for batch in _walk(self.batches))
         return self._count
 
     def read(self, rows: Sequence[int]) -> tuple[Batch, NDArray | None]:
@@ -132,7 +224,7 @@ class _Batches:
     def _go_to(self, row: int) -> int:
         """Walk to the batch that holds a sample; return its place there."""
         if self._walk is None or row < self._start:
-            self._walk, self._start, self._end = iter(self.batches), 0, 0
+            self._walk, self._start, self._end = _walk(self.batches), 0, 0
         while row >= self._end:
             self._batch = _split(next(self._walk), rows=True)
             self._start, self._end = self._end, self._end + rows_of(self._batch[0])
@@ -168,6 +260,19 @@ def _split(item: Any, *, rows: bool) -> tuple[Batch, NDArray | None]:
     return batch, classes[0] if classes else None
 
 
+def _is_sample(item: Any, axes: int | None) -> bool:
+    """Tell whether what a list holds is one sample, of so many axes, and no batch."""
+    tensors = _list_tensors(item)
+    return axes is not None and bool(tensors) and max(tensor.ndim for tensor in tensors) <= axes
+
+
+def _list_tensors(item: Any) -> list[Tensor]:
+    """List what tensors an item or a batch holds, its targets left out."""
+    values = item[0] if isinstance(item, (tuple, list)) and item else item
+    parts = values.values() if isinstance(values, Mapping) else [values]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
 def _is_text(value: Any) -> bool:
     first = value[0] if isinstance(value, (list, tuple)) and value else value
     return isinstance(first, (str, bytes)) or first is None
@@ -192,10 +297,7 @@ def _join(parts: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Bat
     if not isinstance(first, Tensor):
         return {name: main_of(_join([main_of(part, name) for part in parts], join), None) for name in first}
     cut = 1 if join is torch.cat else 0
-    shapes = sorted({tuple(part.shape[cut:]) for part in parts if isinstance(part, Tensor)})
+    shapes = {tuple(part.shape[cut:]) for part in parts if isinstance(part, Tensor)}
     if len(shapes) > 1 or first.ndim < cut:
-        raise ValueError(
-            f"inputs must be batches of samples of one shape, got samples of {shapes}; pad texts to one "
-            "length, as by padding='max_length' of a tokenizer"
-        )
+        refuse_shapes(shapes)
     return join(list(parts))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from kdviz.render.canvas import Canvas
 from kdviz.render.cloud import CloudCanvas
 from kdviz.render.image import GridCanvas
 from kdviz.render.text import WordCanvas
+from kdviz.schema import read_classes
 
 _HASH = re.compile(r"(?=.*\d)(?=.*[a-f])[\da-f]{12}(-\d+)?")  # names that samples have by default
 
@@ -38,13 +39,14 @@ def title_samples(samples: xr.Dataset, *, classes: bool = False) -> dict[str, st
     -------
     dict
         ``{name: title}``, such as ``"image 3"``, or ``"image 3, class 1"`` with `classes` where these are
-        known; all are unique.
+        known, by their names if the run tells them (:func:`kdviz.store.describe`); all are unique.
     """
     word = choose_kind(samples).vocabulary.sample
     names = [str(name) for name in samples["sample"].values.ravel()]
     ends = [""] * len(names)
     if classes and "label" in samples:
-        ends = [f", class {code}" for code in samples["label"].values.ravel()]
+        known = dict(enumerate(read_classes(samples)))
+        ends = [f", {known.get(code, f'class {code}')}" for code in samples["label"].values.ravel().tolist()]
     places = enumerate(zip(names, ends, strict=True))
     return {name: f"{word} {at}{end}" if _HASH.fullmatch(name) else name for at, (name, end) in places}
 

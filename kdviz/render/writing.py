@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
@@ -30,7 +32,16 @@ def drop_turns(text: str) -> str:
 
 
 class Sheet(Figure):
-    """A figure on which every text is written as it is: no ``$`` begins a formula, no mark turns words."""
+    """A figure on which every text is written as it is: no ``$`` begins a formula, no mark turns words.
+
+    A PDF or EPS file of it holds TrueType fonts and none of Type 3, which conferences and journals refuse.
+    """
+
+    def savefig(self, fname: Any, *args: Any, **options: Any) -> None:
+        """Save as matplotlib does; a ``PdfPages`` writes its fonts itself, when it is closed."""
+        paged = type(fname).__name__ == "PdfPages"  # whose module takes long to import
+        with rc_context({} if paged else {"pdf.fonttype": 42, "ps.fonttype": 42}):
+            super().savefig(fname, *args, **options)
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw, ticks and legends included, which are made as late as here."""

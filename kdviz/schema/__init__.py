@@ -15,7 +15,7 @@ from kdviz.schema import samples, measured, points, attribution, transfer, unica
 from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
-from kdviz.schema.samples import choose_epochs, read_sides
+from kdviz.schema.samples import choose_epochs, read_classes, read_sides
 from kdviz.schema.variables import BLOCK, METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
 from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary, choose_words
 
@@ -40,6 +40,7 @@ __all__ = [
     "choose_epochs",
     "choose_words",
     "make_attrs",
+    "read_classes",
     "read_sides",
     "register",
     "validate",

@@ -19,7 +19,11 @@ _other = partial(Variable, part="measured")
 register(
     Variable("quartile", ("quartile",), "int64", "quartile of the gains", comment="1 to 4, 1 the smallest"),
     _number(
-        "gain", MAP, "gain of the unit", "1", "mean-squared feature change per unit of squared input noise"
+        "gain",
+        MAP,
+        "gain of the unit",
+        "1",
+        "mean-squared feature change per unit of squared input noise; of all parts (unit_size) together",
     ),
     _maybe(
         "gain_error", MAP, "standard error of the gain", "1", "0 where the gain is exact, NaN where unknown"

@@ -1,5 +1,7 @@
 """What all networks of a run share: epochs, samples, units and masks."""
 
+import json
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -56,6 +58,14 @@ def choose_epochs(epochs: int) -> tuple[int, ...]:
     """
     half = epochs // 2
     return (*range(half + 1), *range(half + 2, epochs, 2), epochs)
+
+
+def read_classes(samples: xr.Dataset) -> list[str]:
+    """Return the names of the classes 0, 1, ... of samples, as told later, or by their study; else none."""
+    told = samples["label"].attrs.get("classes") if "label" in samples.variables else None
+    return (
+        json.loads(samples.attrs.get("config", "{}")).get("classes", []) if told is None else json.loads(told)
+    )
 
 
 def read_sides(ds: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -249,7 +249,7 @@ def _with_plain_values(ds: xr.Dataset) -> xr.Dataset:
             values = values.astype(object).astype(str)
         variables[name] = (array.dims, values, plain(array.attrs))
     return xr.Dataset(variables, attrs=plain(ds.attrs)).set_coords(
-        [name for name in names if name in ds.coords]
+        [name for name in names if name in ds.coords or name == "label"]  # which may have come later
     )
 
 

@@ -118,8 +118,8 @@ def difference_of_groups(
     for attrs, weights in ((old, _weights_of(stored, epochs)), (new, _weights_of(asked, more))):
         if weights:
             attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in both)
-        if more[-1] != epochs[-1]:
-            attrs.pop("accuracy", None)  # that of the last epoch, which is another one
+        if more[-1] != epochs[-1] or "accuracy" not in asked:
+            attrs.pop("accuracy", None)  # that of the last epoch, which is another one; or told later
     return difference_of_settings(old, new)
 
 
@@ -134,6 +134,8 @@ def join_groups(
     weights = _weights_of(asked, more) | _weights_of(stored, epochs)
     if weights:
         attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in every)
+    if every[-1] != epochs[-1]:
+        attrs.pop("accuracy", None)
     if "accuracy" in asked and more[-1] == every[-1]:
         attrs["accuracy"] = asked["accuracy"]
     return every, attrs
@@ -225,7 +227,8 @@ def check_block(measured: xr.Dataset, expected: xr.Dataset, names: list[str]) ->
 
 def difference_of_samples(stored: xr.Dataset, asked: xr.Dataset) -> str:
     """Say what first differs between two sample groups, or nothing."""
-    added = {"foreground", "void"} if "foreground" not in asked else set()  # masks may have come later
+    later = {"foreground": {"foreground", "void"}, "label": {"label"}}  # what may have come later
+    added = set().union(*(names for one, names in later.items() if one not in asked))
     for name in sorted({*map(str, stored.variables), *map(str, asked.variables)} - added):
         if name not in stored.variables or name not in asked.variables:
             return f"variable {name!r} is in one of them only"

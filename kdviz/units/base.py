@@ -31,6 +31,8 @@ class Units(ABC):
         Presets of :func:`kdviz.measure`.
     needs_entry
         Whether inputs cannot take noise themselves, so that `entry` must be named.
+    axes
+        How many a sample has, as it is given: how lists of samples are told from lists of batches.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Units(ABC):
     method: Literal["auto", "gain", "path"] = "auto"
     draws: int = 8
     needs_entry: bool = False
+    axes: int | None = None
     feature: Literal["relu", "identity"] = "relu"
 
     @property
@@ -165,6 +168,7 @@ class ImageUnits(Units):
 
     modality = "image"
     noise_space = "pixels"
+    axes = 3
     base_noise = 0.01
 
     def reduce_mask(self, mask: ArrayLike) -> Marks:

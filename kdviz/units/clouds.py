@@ -25,6 +25,7 @@ class Cloud(Units):
     kind = "points"
     modality = "cloud"
     noise_space = "coordinates"
+    axes = 2
     base_noise = 0.007
     method = "path"
     draws = 4

@@ -19,8 +19,8 @@ class Grid(ImageUnits):
     """A grid of ``rows`` x ``cols`` cells over an image ``(C, H, W)``, all channels in one cell.
 
     A pixel belongs to the cell that nearest-neighbour up-sampling of the grid gives it (methods of
-    Cheng et al., CVPR 2020 code), so height and width need not be multiples of the grid.
-    Make one with :func:`grid`.
+    Cheng et al., CVPR 2020 code), so height and width need not be multiples of the grid: see :func:`grid`,
+    which makes one.
     """
 
     rows: int
@@ -118,6 +118,13 @@ def grid(rows: int, cols: int | None = None) -> Grid:
     ------
     ValueError
         If a number is not a positive integer.
+
+    Notes
+    -----
+    Height and width of images need not be multiples of the grid. Cells then differ by a pixel a side, and the
+    gain of a larger one is larger for its area alone; their sizes are kept (``unit_size``), and entropies are
+    of gains divided by them, so that equal pixels give equal entropies in all cells
+    (``unit_gain="mean"``, the default of :func:`kdviz.measure`).
 
     Examples
     --------

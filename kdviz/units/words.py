@@ -25,6 +25,7 @@ class Tokens(Units):
     kind = "words"
     modality = "text"
     noise_space = "relative embedding"
+    axes = 1
     base_noise = 0.01
     feature = "identity"
     needs_entry = True

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 
 from kdviz.analysis import Settings, tabulate_counts
-from kdviz.analysis.networks import read_config
 from kdviz.errors import StoreError
 from kdviz.render.canvas import Canvas
 from kdviz.render.canvases import choose_kind, title_samples
 from kdviz.render.charts import Charts, Trace
 from kdviz.render.looks import ENTROPY, NetworkView
 from kdviz.render.style import NetworkStyle
+from kdviz.schema import read_classes
 from kdviz.store import Run
 from kdviz.widgets.derivation import Derivation, Derived, has_background
 from kdviz.widgets.lineup import Lineup
@@ -114,7 +114,7 @@ class Scene:
         """Class of every sample; empty where unknown."""
         if "label" not in self.run.samples.variables:
             return dict.fromkeys(self.samples, "")
-        names = dict(enumerate(read_config(self.run).get("classes", [])))
+        names = dict(enumerate(read_classes(self.run.samples)))
         codes = self.run.samples["label"].values.tolist()
         return {
             sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)
@@ -199,7 +199,8 @@ class Scene:
     def charts(self, view: View, epoch: int, quantity: str, place: Place) -> Charts:
         """Collect what the charts show: `quantity` is ``"entropy"`` or ``"gain"``."""
         traces = [self.trace(one, view.sample, quantity, place) for one in view.networks]
-        label = "entropy (nat)" if quantity == ENTROPY else "log10 gain"
+        divided = _is_divided(self._points(view.networks[0].network, place))
+        label = "entropy (nat)" if quantity == ENTROPY else f"log10 gain{' of a part' if divided else ''}"
         return Charts(traces, epoch, label, self.kind.vocabulary)
 
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
@@ -209,7 +210,10 @@ class Scene:
         style = self.lineup.styles[place.layer][view.network]
         values, cutoff = view.entropy, np.nan
         if quantity == "gain":
-            values = np.log10(view.gain, where=view.gain > 0, out=np.full(view.gain.shape, np.nan))
+            gain, valid = view.gain, derived.ds["valid"].values[at]
+            if _is_divided(derived):
+                gain = gain / derived.ds["unit_size"].values[at][valid]
+            values = np.log10(gain, where=gain > 0, out=np.full(gain.shape, np.nan))
         if derived.counts is None:
             return Trace(view.network, style, None, values, cutoff)
         if quantity == ENTROPY:
@@ -298,3 +302,8 @@ class Scene:
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
         return notes
+
+
+def _is_divided(derived: Derived) -> bool:
+    """Tell whether units differ in size, and entropies are of gains divided by it."""
+    return derived.ds["entropy"].attrs.get("unit_gain") == "mean"

@@ -542,7 +542,7 @@ def test_measure__takes_networks_with_extra_state(tmp_path):
         (
             {"images": [torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)]},
             ValueError,
-            r"samples of one shape, got samples of \[\(3, 8, 8\), \(3, 8, 9\)\]",
+            r"samples of one shape, got samples of \(3, 8, 8\), \(3, 8, 9\); resize",
         ),
         ({"units": units.grid(9)}, ValueError, "9 x 9 units does not fit inputs of 8 x 8 pixels"),
         ({"units": 16}, TypeError, "units must be .*units.grid.*got int"),
@@ -658,3 +658,31 @@ def test_unit_gain__cells_of_other_sizes_are_kept_alike_and_coarsen_by_their_siz
     coarse = kdviz.derive_entropy(analysis.coarsen_grid(ds, 2))
     assert (coarse["unit_size"] == 25).all()
     np.testing.assert_allclose(coarse["entropy"], ds["entropy"][0, 0, 0], atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["gain", "path"])
+@pytest.mark.parametrize(("grid", "height", "width"), [((3, 3), 20, 20), ((2, 5), 7, 13)])
+def test_unit_gain__a_grid_that_does_not_divide_shows_no_unit_where_pixels_weigh_alike(
+    grid, height, width, method
+):
+    """Columns of 7 pixels have 7/6 of the gain of those of 6, and the very entropy of every other unit."""
+    cut = units.grid(*grid)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 16))
+    signs = torch.randint(0, 2, network[1].weight.shape, generator=torch.Generator().manual_seed(0))
+    network[1].weight.data = 2.0 * signs - 1  # every pixel is as loud, in another direction
+    ds = measure(
+        network,
+        torch.zeros(2, 3, height, width),
+        layers="1",
+        units=cut,
+        feature="identity",
+        method=method,
+        foreground=np.arange(2 * cut.count).reshape(2, -1) % 2 == 0,
+        progress=False,
+    )
+    parts = np.bincount(cut.index((3, height, width)).ravel())
+    assert len({*parts}) > 1
+    # by the path gains are those that end at the same noise: all a little smaller, in the same proportion
+    np.testing.assert_allclose(ds["gain"][0] / parts, 1.0, rtol=1e-5 if method == "gain" else 0.03)
+    np.testing.assert_allclose(ds["entropy"], TARGET_ENTROPY, atol=0.002)
+    assert not kdviz.find_points(ds, threshold=0.01)["knowledge_point"].any()

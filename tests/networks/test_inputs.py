@@ -1,12 +1,26 @@
+import itertools
 import pickle
+import re
 from collections import UserDict
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import tokenizers
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import kdviz
 import kdviz.models  # before transformers: makes torchvision importable beside a CPU build of torch
@@ -353,3 +367,153 @@ def test_measure__the_first_token_of_a_decoder_is_refused_and_the_advice_helps()
     by_name = measure(own, IDS, **(options | {"layers": "last", "entry": "encoder.drop"}))
     picked = measure(network, IDS, **(options | {"layers": "ln_f"}), feature="last")
     np.testing.assert_allclose(by_name["gain"], picked["gain"], rtol=1e-4)
+
+
+# -- datasets, loaders and lists as people have them
+
+
+class Streamed(IterableDataset):
+    """Samples one after the other, with or without a length."""
+
+    def __iter__(self):
+        yield from zip(IMAGES, LABELS.tolist(), strict=True)
+
+
+class Sized(Streamed):
+    def __len__(self):
+        return len(IMAGES)
+
+
+class OfSizes(Dataset):
+    """Images of several sizes."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.ones(3, 8, 8 + 2 * (index % 2)) * (1 + index), index
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        list(IMAGES),
+        tuple(IMAGES),
+        iter(IMAGES),
+        list(zip(IMAGES, LABELS.tolist(), strict=True)),
+        [{"image": image, "label": label} for image, label in zip(IMAGES, LABELS.tolist(), strict=True)],
+        DataLoader([{"image": image, "label": at % 4} for at, image in enumerate(IMAGES)], batch_size=7),
+        Streamed(),
+        Sized(),
+        DataLoader(Streamed(), batch_size=9),
+        DataLoader(Subset(Images(), range(40)), batch_size=7, num_workers=1),
+    ],
+    ids="list tuple iterator pairs mappings named streamed sized stream-loader worker".split(),
+)
+def test_measure__samples_one_by_one_give_the_bits_of_a_batch(inputs):
+    has_classes = not isinstance(inputs, (tuple, Iterator)) and not isinstance(inputs, list)
+    has_classes |= isinstance(inputs, list) and not isinstance(inputs[0], torch.Tensor)
+    ids = [str(at) for at in range(40)]
+    ds = measure(small_cnn(seed=1), inputs, sample_ids=ids, method="gain")
+    expected = measure(small_cnn(seed=1), IMAGES, sample_ids=ids, method="gain")
+    np.testing.assert_array_equal(ds["gain"], expected["gain"])
+    assert ("label" in ds.coords) == has_classes
+    if has_classes:
+        np.testing.assert_array_equal(ds["label"], LABELS)
+
+
+def test_attribute__takes_the_mappings_of_a_loader_and_given_labels_before_theirs():
+    loader = DataLoader([{"image": image, "label": 1} for image in IMAGES[:4]], batch_size=3)
+    options = {"units": GRID, "methods": ["input_gradient"], "progress": False}
+    ours = kdviz.attribute(small_cnn(seed=1), loader, **options)
+    theirs = kdviz.attribute(small_cnn(seed=1), IMAGES[:4], labels=[1] * 4, **options)
+    np.testing.assert_array_equal(ours["attribution"], theirs["attribution"])
+    given = kdviz.attribute(small_cnn(seed=1), loader, labels=[3, 2, 1, 0], **options)
+    assert given["label"].values.tolist() == given["explained"].values.tolist() == [3, 2, 1, 0]
+
+
+def test_measure__clouds_and_texts_come_in_lists_too():
+    clouds = random_images(3, channels=6, size=3, seed=4)[:, :, 0]  # (3, 6, 3): three clouds of six points
+    network = nn.Sequential(nn.Flatten(), nn.Linear(18, 5))
+    options = {"layers": "1", "units": units.cloud(6), "sample_ids": list("abc"), "method": "gain"}
+    listed, batches, together = (
+        measure(network, form, **options) for form in (list(clouds), list(clouds.split(2)), clouds)
+    )
+    np.testing.assert_array_equal(listed["gain"], together["gain"])
+    np.testing.assert_array_equal(batches["gain"], together["gain"])
+    texts = [{"input_ids": ids, "attention_mask": (ids > 0).long()} for ids in IDS]
+    listed = measure(Masked(), texts, **TEXTS)
+    stacked = measure(Masked(), {"input_ids": IDS, "attention_mask": (IDS > 0).long()}, **TEXTS)
+    np.testing.assert_array_equal(listed["gain"], stacked["gain"])
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(Images(), batch_size=7, shuffle=True),
+        DataLoader(Images(), batch_size=7, sampler=WeightedRandomSampler([1.0] * 40, 40)),
+        DataLoader(Images(), batch_sampler=BatchSampler(RandomSampler(Images()), 7, drop_last=False)),
+        DataLoader(Images(), batch_size=7, sampler=DistributedSampler(Images(), 2, 0, shuffle=True)),
+    ],
+    ids=["shuffle", "sampler", "batch-sampler", "distributed"],
+)
+def test_measure__a_loader_that_shuffles_is_refused_and_the_advice_helps(loader):
+    with pytest.raises(ValueError, match=r"DataLoader that shuffles \(\w+\): .* inputs=loader.dataset"):
+        measure(small_cnn(seed=1), loader)
+    ds = measure(small_cnn(seed=1), loader.dataset, method="gain")
+    assert ds["label"].values.tolist() == LABELS.tolist()
+    again = DataLoader(loader.dataset, batch_size=7, shuffle=False)
+    assert measure(small_cnn(seed=1), again, method="gain")["label"].values.tolist() == LABELS.tolist()
+
+
+class Forever(Sampler):
+    def __iter__(self):
+        return itertools.cycle(range(40))
+
+
+class Unending(IterableDataset):
+    def __iter__(self):
+        return itertools.cycle(zip(IMAGES, LABELS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        itertools.cycle([IMAGES]),
+        (IMAGES for _ in itertools.count()),
+        DataLoader(Images(), batch_size=7, sampler=Forever()),
+        DataLoader(Unending(), batch_size=50),
+    ],
+    ids=["cycle", "generator", "sampler", "stream"],
+)
+def test_measure__inputs_without_an_end_are_refused_and_the_advice_helps(inputs):
+    with pytest.raises(ValueError, match=r"inputs seem to have no end \(.*list\(itertools.islice\(inputs"):
+        measure(small_cnn(seed=1), inputs)
+    some = list(itertools.islice(inputs, 2))
+    assert measure(small_cnn(seed=1), some, method="gain").sizes["sample"] in (14, 80, 100)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [image for image, _ in (OfSizes()[at] for at in range(4))],
+        OfSizes(),
+        DataLoader(OfSizes(), batch_size=3),
+        DataLoader(OfSizes(), batch_size=1),
+        DataLoader(OfSizes(), batch_size=4, num_workers=1),
+    ],
+    ids=["list", "dataset", "loader", "single", "worker"],
+)
+def test_measure__images_of_several_sizes_are_refused_and_the_advice_helps(inputs):
+    with pytest.raises(ValueError, match=r"one shape, got samples of \(3, 8, 8\), \(3, 8, 10\); ") as caught:
+        measure(small_cnn(seed=1), inputs)
+    (advice,) = re.findall(r"such as (torch\.cat\(.*\))$", str(caught.value))
+    images = eval(advice, {"torch": torch, "images": [OfSizes()[at][0] for at in range(4)]})
+    # images of one value keep it, whatever they are resized to
+    torch.testing.assert_close(images, torch.arange(1.0, 5)[:, None, None, None].expand(4, 3, 8, 8))
+    assert measure(small_cnn(seed=1), images, method="gain").sizes["sample"] == 4
+
+
+def test_measure__texts_of_several_lengths_are_told_to_be_padded():
+    with pytest.raises(ValueError, match=r"samples of \(2,\), \(3,\); pad texts to one length"):
+        measure(Masked(), [IDS[0], IDS[1, :2]], **TEXTS)

@@ -2,15 +2,19 @@
 
 import ast
 import html
+import io
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -241,6 +245,38 @@ def test_sheet__is_what_every_figure_is_drawn_on() -> None:
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 assert "pyplot" not in ast.unparse(node), f"{path} imports pyplot"
     assert issubclass(writing.Sheet, Figure)
+
+
+def fonts_of(pdf: bytes) -> set[bytes]:
+    return {*re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2)\b", pdf)}
+
+
+def test_savefig__holds_no_font_of_type_3_and_leaves_rcparams_alone(tmp_path: Path) -> None:
+    chart = pd.DataFrame({"a b": [0.5]}, index=["café ●"])
+    before = dict(matplotlib.rcParams)
+    figure = render.similarity_table(chart, title="similar")
+    figure.savefig(tmp_path / "one.pdf")
+    figure.savefig(tmp_path / "two.eps")
+    figure.savefig(buffer := io.BytesIO(), format="pdf")
+    assert dict(matplotlib.rcParams) == before and before["pdf.fonttype"] == 3
+    for pdf in ((tmp_path / "one.pdf").read_bytes(), buffer.getvalue(), layout.encode_figure(figure, "pdf")):
+        assert b"Type3" not in pdf and fonts_of(pdf) >= {b"CIDFontType2"}
+    written = (tmp_path / "two.eps").read_bytes()
+    assert b"/FontType 42 def" in written and b"/FontType 3 def" not in written
+    plain = Figure()  # what these tests look for is there without our own
+    plain.suptitle("similar")
+    plain.savefig(tmp_path / "plain.pdf")
+    assert fonts_of((tmp_path / "plain.pdf").read_bytes()) == {b"Type3"}
+
+
+@pytest.mark.parametrize("asked", [{}, {"pdf.fonttype": 42}], ids=["as it is", "by the documented line"])
+def test_savefig__pages_of_a_pdf_keep_the_fonts_of_the_whole(asked: dict, tmp_path: Path) -> None:
+    figure = render.similarity_table(pd.DataFrame({"a": [0.5]}, index=["b"]), title="similar")
+    with matplotlib.rc_context(asked), PdfPages(tmp_path / "pages.pdf") as pages:
+        pages.savefig(figure)
+        figure.savefig(pages, format="pdf")
+    found = fonts_of((tmp_path / "pages.pdf").read_bytes())
+    assert (b"Type3" in found) != bool(asked) and (b"CIDFontType2" in found) == bool(asked)
 
 
 TURNING = ["b\u202ecd", "f\u2067g", "h\u2069\u202ei", "k\u200f", "m\u202bm", "\u202dn"]

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 import yaml
 from invented_runs import TEXTS, InventedRun, invent_cloud_run, invent_text_run
@@ -145,6 +146,34 @@ def test_explore__limits_and_histogram_leave_padding_out(
         assert heights[1:-1:2].sum() == len(trace.values), "every unit of this sample is counted, no other"
 
 
+def test_explore__gains_of_units_that_differ_in_size_are_shown_by_part(tmp_path: Path) -> None:
+    """A grid that does not divide: no cell of the histogram stands out for its area alone."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 2))
+    torch.nn.init.constant_(network[1].weight, 0.1)
+    kdviz.measure_checkpoints(
+        lambda: network,
+        {0: network.state_dict()},
+        torch.zeros(1, 1, 10, 10),
+        network="n",
+        role="student",
+        layers="1",
+        units=kdviz.units.grid(4),
+        store=tmp_path / "run.zarr",
+        feature="identity",
+        progress=False,
+    )
+    app = kdviz.explore(tmp_path / "run.zarr")
+    for unit_gain, label, values in (
+        ("mean", "log10 gain of a part", np.full(16, -2)),
+        ("sum", "log10 gain", np.log10(0.01 * np.outer([3, 2, 3, 2], [3, 2, 3, 2]).ravel())),
+    ):
+        app.selection.settings = Settings(unit_gain=unit_gain)
+        shown = app._scene.charts(app.view, 0, "gain", app.selection.place)
+        assert shown.quantity == label
+        np.testing.assert_allclose(shown.traces[0].values, values, atol=1e-3)
+    app.close()
+
+
 def test_overlay__shows_maps_of_these_units(
     invented: dict[str, InventedRun], kind: str, app: Explorer
 ) -> None:
@@ -185,7 +214,8 @@ def test_save__pictures_and_settings(
 ) -> None:
     app.selection.azimuth, app.selection.epoch = 75, 2
     assert Image.open(app.save(tmp_path / "view.png")).width == 2640
-    assert app.save(tmp_path / "view.pdf").read_bytes()[:4] == b"%PDF"
+    pdf = app.save(tmp_path / "view.pdf").read_bytes()
+    assert pdf[:4] == b"%PDF" and b"/Subtype /CIDFontType2" in pdf and b"Type3" not in pdf
     svg = app.save(tmp_path / "view.svg").read_text(encoding="utf-8")
     assert ("image/png;base64" in svg) == (kind == "cloud")
     assert ("azimuth 75" in svg) == (kind == "cloud") and "coarsening" not in svg

@@ -61,7 +61,8 @@ def test_save__pictures(app: Explorer, tmp_path: Path) -> None:
     assert Image.open(png).width == 2640  # 13.2 inches at 200 dots
     svg = app.save(tmp_path / "view.svg").read_text(encoding="utf-8")
     assert "<svg" in svg and "image/png;base64" in svg
-    assert app.save(tmp_path / "view.pdf").read_bytes()[:4] == b"%PDF"
+    pdf = app.save(tmp_path / "view.pdf").read_bytes()
+    assert pdf[:4] == b"%PDF" and b"/Subtype /CIDFontType2" in pdf and b"Type3" not in pdf
 
 
 def test_save__refuses_other_endings_and_folders_that_are_files(app: Explorer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_DATA = {".py", ".md"}
+NOT_DATA = {".py", ".md", ".yaml"}
 
 
 def main() -> None:

@@ -71,8 +71,8 @@ def main(study: Path) -> None:
     draw_learning(run, pairs["fc1"])
     print_markdown(correlate(pairs))
     tuning = analysis.pair_networks(kdviz.open_run(sources.find_data("runs/finetuning.nc")))
-    numbers = ["metric", "student", "baseline", "difference", "difference_low", "difference_high"]
-    print_markdown(analysis.compare_layers(tuning)[numbers])
+    numbers = ["metric", "student", "baseline", "difference", "low", "high", "answer"]
+    print_markdown(analysis.tabulate_differences(tuning)[numbers])
     for network, table in draw_layers(kdviz.open_run(sources.find_data("runs/layers.nc"))).items():
         print(network)
         print_markdown(table.reset_index()[["layer", "foreground", "background", "difference", "ahead"]])

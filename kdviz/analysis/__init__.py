@@ -52,7 +52,14 @@ from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
 from kdviz.analysis.unicam import as_attributions, tabulate_relevance
-from kdviz.analysis.verdict import Answer, Verdict, give_verdict, tabulate_accuracy, tabulate_differences
+from kdviz.analysis.verdict import (
+    Answer,
+    Finding,
+    Verdict,
+    give_verdict,
+    tabulate_accuracy,
+    tabulate_differences,
+)
 
 __all__ = [
     "DISTANCE_METRICS",
@@ -62,6 +69,7 @@ __all__ = [
     "SCORES",
     "Answer",
     "Arm",
+    "Finding",
     "Metric",
     "Network",
     "NetworkPair",

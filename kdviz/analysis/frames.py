@@ -69,8 +69,8 @@ def to_dataframe(run: Store, settings: Settings | None = None) -> pd.DataFrame:
     >>> from kdviz import analysis, sources
     >>> table = analysis.to_dataframe(sources.find_data("runs/finetuning.nc"))
     >>> last = table[table["epoch"] == table["epoch"].max()]
-    >>> last.groupby("network")["n_fg"].mean().round(2).to_dict()
-    {'finetuned-s0': 16.07, 'scratch-s0': 11.3}
+    >>> last.groupby("role")["n_fg"].mean().round(2)[["student", "baseline"]].to_dict()
+    {'student': 17.8, 'baseline': 14.42}
     """
     run = as_run(run)
     settings = (settings or Settings()).of_run(run)

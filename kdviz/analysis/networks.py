@@ -124,7 +124,8 @@ def group_networks(run: Run, *, finished: bool = False) -> dict[str, Group]:
 def name_layers(run: Run) -> dict[str, str]:
     """Name the measured layers of a run: ``{label: name in named_modules()}``.
 
-    Labels are the papers' where the run records them, in its order; further layers keep their own names.
+    Labels are those told to :func:`kdviz.store.describe`, then the papers' where the run records them, in its
+    order; further layers keep their own names.
 
     Raises
     ------
@@ -132,9 +133,10 @@ def name_layers(run: Run) -> dict[str, str]:
         If the run is damaged.
     """
     measured = dict.fromkeys(layer for _, layer in run.catalogue())
-    named = {
-        label: layer for label, layer in read_config(run).get("layer_names", {}).items() if layer in measured
-    }
+    told, papers = run.layer_names, read_config(run).get("layer_names", {})
+    if not told.items() <= papers.items():  # else the order is the papers'
+        papers = told | {label: layer for label, layer in papers.items() if layer not in told.values()}
+    named = {label: layer for label, layer in papers.items() if layer in measured}
     return named | {layer: layer for layer in measured if layer not in named.values()}
 
 

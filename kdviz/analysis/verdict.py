@@ -20,7 +20,7 @@ from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.errors import KdvizWarning
-from kdviz.schema import Vocabulary, choose_words
+from kdviz.schema import Vocabulary, choose_words, read_classes
 from kdviz.store import Run
 from kdviz.wording import join_words, say_interval, say_number
 
@@ -217,10 +217,9 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
 
 
 def _find_chance(run: Run) -> float:
-    config, labels = read_config(run), run.samples.get("label", xr.DataArray([]))
-    count = len(config.get("classes", ())) or len(np.unique(labels))
-    if config.get("answers") == "span":
+    if read_config(run).get("answers") == "span":
         return np.nan
+    count = len(read_classes(run.samples)) or len(np.unique(run.samples.get("label", xr.DataArray([]))))
     return 1 / count if count > 1 else np.nan
 
 

@@ -28,11 +28,13 @@ def describe(
     labels: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float | Mapping[int, float]] | None = None,
+    layers: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Run:
-    """Say of a run what its samples are and how well its networks do; nothing is measured again.
+    """Say of a run what its samples are, how well its networks do, how its layers are called.
 
-    Class names then stand beside samples in app and figures, accuracies in tables and reports. What is there
+    Nothing is measured again. Class names then stand beside samples in app and figures, accuracies in tables
+    and reports, and layers go by their names, in this order, before those of the study. What is there
     stays: the same is taken as said already, so that a call that was stopped can be repeated.
 
     Parameters
@@ -46,6 +48,8 @@ def describe(
     accuracy
         Share of held-out samples that a network classifies correctly, 0 to 1: ``{network: {epoch: value}}``
         at some of its measured epochs, or ``{network: value}`` at the last of them.
+    layers
+        Modules by the names to show, ``{"fc1": "classifier.0"}``; added to those named before.
     overwrite
         Replace what is there and says otherwise.
 
@@ -58,7 +62,7 @@ def describe(
     ------
     ValueError
         If nothing is said, labels are not one for each sample or beyond the classes, there are none to name,
-        an accuracy is no share, or an epoch was not measured.
+        an accuracy is no share, an epoch was not measured, or two names are of one layer.
     StoreError
         If the run has no such network (near ones are named), holds something else and `overwrite` is not set,
         is an exported file, or is being written by another process.
@@ -69,12 +73,12 @@ def describe(
     >>> kdviz.store.describe("run.zarr", labels=[0, 1], classes=["cat", "dog"],
     ...                      accuracy={"student": {0: 0.1, 5: 0.83}, "baseline": 0.79})  # doctest: +SKIP
     """
-    if labels is None and classes is None and accuracy is None:
-        raise ValueError("nothing is said of the run; pass labels, classes or accuracy")
+    if labels is None and classes is None and accuracy is None and layers is None:
+        raise ValueError("nothing is said of the run; pass labels, classes, accuracy or layers")
     run = open_run(run.path if isinstance(run, Run) else run)
     run._check_directory()
     named = None if labels is classes is None else _label(run, labels, classes, overwrite)
-    told = _by_epoch(run, accuracy or {})
+    told, names = _by_epoch(run, accuracy or {}), _name_layers(run, layers or {}, overwrite)
     scores = {
         (network, layer): _score(run, network, layer, values, overwrite)
         for network, values in told.items()
@@ -84,6 +88,9 @@ def describe(
         if named is not None:  # labels and the names of their classes, in one
             write_array(run._pending, storable(named)["label"])
             replace_folder(run._pending, run.path / "points" / "label")
+        if names != run.layer_names:
+            points = zarr.open_group(SealedStore(run.path / "points"), mode="r+")
+            points.attrs["layer_names"] = json.dumps(names)
         for (network, layer), values in scores.items():
             if not values.size:
                 continue
@@ -132,6 +139,20 @@ def _label(
     described["label"].attrs["classes"] = json.dumps(names)
     schema.validate(described)
     return described[["label"]]
+
+
+def _name_layers(run: Run, layers: Mapping[str, str], overwrite: bool) -> dict[str, str]:
+    """Check names of layers, and return all that are told, those new among them last."""
+    before = run.layer_names
+    for name, module in layers.items():
+        some_text("layers: a name", name), some_text(f"layers: the module of {name!r}", module)
+    other = [name for name, module in layers.items() if before.get(name, module) != module]
+    if other and not overwrite:
+        raise StoreError(f"{run.path} has other layers {name_some(other)}; overwrite=True replaces them")
+    names = before | dict(layers)
+    if twice := [module for module in names.values() if [*names.values()].count(module) > 1]:
+        raise ValueError(f"layers has several names of {twice[0]!r}; give it one")
+    return names
 
 
 def _by_epoch(run: Run, accuracy: Mapping[str, float | Mapping[int, float]]) -> dict[str, dict[int, float]]:

@@ -48,6 +48,8 @@ class StoredRun:
         self._pending = self.path / f"new{PARTIAL}"  # where folders grow before they move to their place
         self.samples = read_group(self.path, "points")
         self.samples.attrs.pop("contents", None)
+        names = self.samples.attrs.pop("layer_names", "{}")
+        self.layer_names: dict[str, str] = json.loads(names)  # as told to `describe`: modules by name
         self.attrs: dict[str, Attribute] = dict(self.samples.attrs)
         if self.attrs.get("schema") != "kdviz":
             kind = self.attrs.get("schema")
@@ -250,9 +252,9 @@ class StoredRun:
         --------
         >>> import kdviz
         >>> from kdviz import sources
-        >>> tree = kdviz.open_run(sources.find_data("runs/finetuning.nc")).to_datatree()
+        >>> tree = kdviz.open_run(sources.find_data("runs/layers.nc")).to_datatree()
         >>> list(tree["points"].children)
-        ['finetuned-s0', 'scratch-s0']
+        ['baseline-s0', 'student-kl-s0', 'teacher']
         """
         nodes = {"points": self.samples}
         for network in self.networks:

@@ -19,7 +19,7 @@ from kdviz.measuring.trial import is_same_response, respond
 from kdviz.networks import load_weights, prepare_inputs
 from kdviz.networks.features import FeatureReader, frozen
 from kdviz.networks.hashing import fingerprint_tensors
-from kdviz.store import Run, create_run, open_run
+from kdviz.store import Run, create_run, describe, open_run
 from kdviz.studies.materials import BEGUN_FILE, Materials, inherit
 from kdviz.studies.tasks import Layout, Subject, Task, is_trained
 from kdviz.training import (
@@ -272,7 +272,11 @@ class Workshop(Materials):
         )
         samples = self.measured_set.describe(self.measured)
         contents = self.study.contents("measure", "repeat")
-        return create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
+        run = create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
+        own = self.plan.networks.layers
+        if not own.items() <= {**self.preset.layers, **run.layer_names}.items():
+            run = describe(run, layers=own, overwrite=True)
+        return run
 
     def plan_measurement(self, subject: Subject, repeat: bool = False) -> Measurement:
         """Say how a network is measured at all its epochs, or again at the last with another seed."""

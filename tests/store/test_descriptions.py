@@ -56,6 +56,23 @@ def assert_said(run, classes=CLASSES):
         assert student["accuracy"].attrs["definition"] == "as given to kdviz.store.describe"
 
 
+def test_describe__names_layers_for_tables_exports_and_measuring_on(measure, tmp_path):
+    run = describe(measure().path, layers={"second": "conv2"})
+    assert analysis.name_layers(run) == {"second": "conv2", "fc1": "fc1"}
+    run = describe(run, layers={"head": "fc1"})
+    assert run.layer_names == {"second": "conv2", "head": "fc1"}
+    assert list(analysis.pair_networks(run)) == ["second", "head"]
+    copy = kdviz.open_run(run.export(tmp_path / "copy.nc"))
+    assert analysis.name_layers(copy) == {"second": "conv2", "head": "fc1"}
+    assert list(analysis.name_layers(measure(epochs=(0, 1, 2)))) == ["second", "head"]
+    with pytest.raises(StoreError, match="has other layers head; overwrite=True replaces them"):
+        describe(run, layers={"head": "conv2"})
+    with pytest.raises(ValueError, match="layers has several names of 'conv2'; give it one"):
+        describe(run, layers={"third": "conv2"})
+    swapped = describe(run, layers={"head": "conv2", "second": "fc1"}, overwrite=True)
+    assert analysis.name_layers(swapped) == {"second": "fc1", "head": "conv2"}
+
+
 @pytest.mark.filterwarnings("ignore::kdviz.errors.KdvizWarning")
 def test_describe__is_seen_in_app_tables_figures_and_exports(measure, tmp_path):
     run = describe(measure().path, **SAID)
@@ -169,7 +186,7 @@ def test_describe__contradicts_nothing_unless_told_to(measure):
 @pytest.mark.parametrize(
     ("said", "kind", "message"),
     [
-        ({}, ValueError, "nothing is said of the run; pass labels, classes or accuracy"),
+        ({}, ValueError, "nothing is said of the run; pass labels, classes, accuracy or layers"),
         ({"labels": [0, 1]}, ValueError, r"labels must be 4 integers of 0 or more, .*got shape \(2,\)"),
         ({"labels": [0, 1, 2, -1]}, ValueError, "of int64, the smallest -1"),
         ({"labels": [0.0, 1, 2, 0]}, ValueError, "of float64"),

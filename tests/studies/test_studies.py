@@ -403,6 +403,20 @@ def test_study__grown_by_a_seed_and_a_layer_keeps_what_is_there(
         xr.testing.assert_identical(run.dataset(name, FC1), old.dataset(name, FC1))
 
 
+def test_study__layers_go_by_the_names_that_the_plan_gives_them(
+    study: Study, images: dict, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "study")
+    layers = {"fc1": FC1, "top": "features.conv4"}
+    plan = make_plan(images).model_dump(mode="json")
+    plan["networks"]["layers"] = layers
+    grown = Study(copy, StudyPlan.model_validate(plan), progress=False)
+    grown.train()
+    named = analysis.name_layers(grown.measure())
+    assert {label: module for label, module in named.items() if label in layers} == layers
+    assert "conv" not in named and "features.conv4" not in named
+
+
 def test_study__grows_on_the_samples_it_was_begun_with_only(study: Study, tmp_path: Path) -> None:
     copy, mine = shutil.copytree(study.folder, tmp_path / "study"), draw_images(tmp_path / "own")
     (copy / STUDY_FILE).unlink()

@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
+from page_rows import read_rows
 from papermill.translators import PythonTranslator
 
 import kdviz
@@ -29,16 +30,6 @@ from kdviz.reports.notebooks import _name_results, find_notebook
 from kdviz.sources import find_data
 from kdviz.studies import Study
 from kdviz.testing import random_images, small_cnn
-
-
-def read_rows(text: str) -> list[dict[str, str]]:
-    """Every row of every sortable table: its exact values by column."""
-    rows = []
-    for table in BeautifulSoup(text, "html.parser").select("table.sortable"):
-        names = [head.text for head in table.select("th")]
-        for row in table.select("tbody tr"):
-            rows.append(dict(zip(names, [cell["data-value"] for cell in row.select("td")], strict=True)))
-    return rows
 
 
 def write_notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:

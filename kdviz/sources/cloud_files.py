@@ -131,7 +131,7 @@ def read_modelnet40(
 def _locate(root: Path) -> Path:
     """Find the folder of the classes: the one given, or the only one in it that is such a folder."""
     places = [root, *(path for path in sorted(root.glob("*/")) if not is_hidden(path))]
-    found = [place for place in places if any(place.glob(f"*/{_FOLDERS['train']}"))]
-    if root not in found and len(found) != 1:
+    found = [place for place in places for name in _FOLDERS.values() if any(place.glob(f"*/{name}"))]
+    if root not in found and len(set(found)) != 1:
         raise DataError(f"root (data.folder, --clouds) {root} holds no <class>/train{advise(root, _ADVICE)}")
     return root if root in found else found[0]

@@ -81,6 +81,10 @@ def train(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of training seeds. [1]")] = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of a teacher trained here. [30]")] = None,
+    rate_factor: Annotated[
+        float | None,
+        typer.Option(help="Times all learning rates: below 1 for networks that do not learn. [1]"),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("-s", "--set", help="NAME=VALUE of study.yaml, such as training.epochs=20; repeat it."),
@@ -117,6 +121,7 @@ def train(
         "data.tokenizer": tokenizer or encoder,
         "networks.teacher": {"kind": "trained", **teacher} if teacher else None,
         "training.seeds": seeds and list(range(seeds)),
+        "training.rate_factor": rate_factor,
     }
     given = _given(options)
     if not (given or plan or change or (folder / STUDY_FILE).exists()):

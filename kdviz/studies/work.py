@@ -33,8 +33,10 @@ from kdviz.training import (
 )
 from kdviz.training.distances import epoch_array
 from kdviz.training.stages import placed, try_loss
+from kdviz.training.watching import tell_accuracy
 from kdviz.units import Grid
 
+_RATES = "training.rate_factor (--rate-factor), or its rate in training.recipes"
 _ITSELF = "the network itself"
 _EXACT = "exact match of first and last token, of "
 
@@ -75,8 +77,7 @@ class Workshop(Materials):
             try:
                 self.train(task.subject)
             except FloatingPointError as error:
-                told = str(error).replace("lower learning_rate", "lower training.rate_factor, or its rate in")
-                raise FloatingPointError(f"{task.subject.name}: {told} training.recipes") from error
+                raise FloatingPointError(str(error).replace("learning_rate", _RATES)) from error
         elif task.action == "accuracy":
             self.tell_accuracy(task.subject)
         else:
@@ -91,19 +92,16 @@ class Workshop(Materials):
         taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
         special = {"head": asked.head_epochs, "teacher": taught, "fine_tuning": taught}
         epochs = special.get(kind, asked.epochs)
-        assert isinstance(known.learning_rate, tuple)
-        first, last = known.learning_rate
         changes: dict[str, Any] = {
             "epochs": epochs,
             "seed": seed,
             "checkpoints": (0, epochs) if kind in special else asked.checkpoints,
-            "learning_rate": (first * asked.rate_factor, last * asked.rate_factor),
         }
         at_layer = kind in self.plan.networks.layers
         for name in ("student", kind) if at_layer else ("teacher" if kind == "fine_tuning" else kind,):
             if recipe := asked.recipes.get(name):
                 changes |= recipe.model_dump(exclude_none=True)
-        return TrainingPlan(**known.model_dump() | changes)
+        return TrainingPlan(**known.slowed(asked.rate_factor).model_dump() | changes)
 
     def _make_loss(self, subject: Subject) -> distillation.Loss:
         assert subject.loss is not None
@@ -181,17 +179,18 @@ class Workshop(Materials):
             if loss.head:
                 to_learn = {} if subject.has_head else {"validation": validation}
             to_learn |= {"loss": learned, "teacher": None if learned.begins_as_teacher else self.teacher}
-        train(
+        record = train(
             network,
             inputs,
             folder=folder,
             plan=self.training_plan(kind, seed),
             tracked_layers=self._weights(subject),
+            name=subject.name,
             **to_learn,
             **same,
         )
         for head in heads:
-            train(
+            record = train(
                 network,
                 inputs,
                 labels,
@@ -199,7 +198,18 @@ class Workshop(Materials):
                 folder=head,
                 plan=self.training_plan("head", seed),
                 validation=self.held_out_data,
+                name=f"{subject.name} head",
                 **same,
+            )
+        if self.study.progress and "validation_accuracy" in record.history:
+            classes = self.count_classes(is_teacher)
+            tqdm.write(
+                tell_accuracy(
+                    subject.name,
+                    float(record.history["validation_accuracy"].iloc[-1]),
+                    1 / classes if classes else None,
+                    len(validation[1]),
+                )
             )
 
     # -- accuracy over training
@@ -244,6 +254,7 @@ class Workshop(Materials):
             validation=self.held_out_data,
             device=self.device,
             progress=self.study.progress,
+            name=subject.name,
         )
         head = TrainingRecord.open(self.study.training_folders(subject)[-1])
         own = float(head.history["validation_accuracy"].iloc[-1])

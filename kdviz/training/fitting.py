@@ -9,6 +9,7 @@ Symbols: ``N`` samples, ``B`` samples of a batch, ``H, W`` image height and widt
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kdviz.errors import StoreError
+from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import exclusive, is_changed, lock_beside, make_folder, sealed, write_bytes, write_json
 from kdviz.networks import device_of, fingerprint_tensors
+from kdviz.networks.inputs import check_finite
 from kdviz.training.distances import Odometer
 from kdviz.training.plans import TrainingPlan
 from kdviz.training.records import (
@@ -34,6 +36,7 @@ from kdviz.training.records import (
     read_tensors,
     write_tensors,
 )
+from kdviz.training.watching import FACTORS, Setback, find_fault, tell_failure, tell_setback
 
 _STREAMS = {"order": 0, "augmentation": 1, "dropout": 2}
 _PADDING = 4  # pixels
@@ -62,8 +65,13 @@ class Task:
         Accuracy on held-out data after each epoch, or None.
     odometer
         Follows the weights of the network's tracked layers.
+    guess
+        Mean loss of the best guess that looks at no input, if the network is to beat it; None where that is
+        not known.
     identity
         JSON-ready description of what is trained on what; a folder is resumed only by an equal one.
+    name
+        Names the network in what is told of it.
     """
 
     network: nn.Module
@@ -74,19 +82,30 @@ class Task:
     set_mode: Callable[[], object]
     validate: Callable[[], float] | None
     odometer: Odometer
+    guess: float | None
     identity: Mapping[str, Any]
+    name: str
 
 
 def fit(task: Task, *, plan: TrainingPlan, folder: str | Path, progress: bool) -> TrainingRecord:
     """Train to the end of the plan, from wherever the folder's last run got, and leave the final weights.
+
+    A training that diverges or dies begins anew at lower rates, as :mod:`kdviz.training.watching` tells.
 
     Raises
     ------
     StoreError
         If the folder belongs to another run, another process trains in it, or it cannot be read or written.
     FloatingPointError
-        If the loss is no longer finite; network and parts then have their initial weights again, as after any
-        error.
+        If it diverges or dies at all rates; network and parts then have their initial weights again, as after
+        any error, and the folder is empty, so that other rates can be tried.
+    ValueError
+        If it diverges because inputs are not finite.
+
+    Warns
+    -----
+    KdvizWarning
+        If it begins anew.
     """
     folder = make_folder(folder)
     lock = folder / ".training"
@@ -111,17 +130,30 @@ class _Run:
         if foreign and not path.exists():
             raise StoreError(f"{folder} holds other files ({foreign[0]}); name an empty folder")
         claim(path, self.identity)
-        parameters = [*task.parameters, *task.parts.parameters()]
-        rate, decay = plan.rate(1), plan.weight_decay
+        self.parameters = [*task.parameters, *task.parts.parameters()]
+        self.odometer = task.odometer
+        self.setbacks: list[Setback] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Put all but the weights where a training begins."""
+        plan, parameters = self.plan, self.parameters
+        rate, decay = self.pace.rate(1), plan.weight_decay
         self.optimiser: torch.optim.Optimizer = (
             torch.optim.AdamW(parameters, rate, weight_decay=decay)
             if plan.optimiser == "adamw"
             else torch.optim.SGD(parameters, rate, plan.momentum, weight_decay=decay)
         )
-        self.odometer = task.odometer
         self.epoch = 0
+        self.untrained: float | None = None  # loss of the first batch
         self.history: dict[str, list[float]] = {"loss": []}
         self.files: dict[str, str] = {}  # SHA-256 by name
+        self.odometer.distances = {layer: [0.0] for layer in self.odometer.weights}
+
+    @property
+    def pace(self) -> TrainingPlan:
+        """The plan at the rates that are tried now."""
+        return self.plan.slowed(FACTORS[len(self.setbacks)])
 
     def finish(self, progress: bool) -> TrainingRecord:
         modules = [*self.task.network.modules(), *self.task.parts.modules()]
@@ -137,7 +169,7 @@ class _Run:
                 with tqdm(
                     total=self.plan.epochs * steps, initial=self.epoch * steps, disable=not progress
                 ) as bar:
-                    bar.set_description(f"train {self.folder.name}")
+                    bar.set_description(f"train {self.task.name}")
                     while self.epoch < self.plan.epochs:
                         self._train_epoch(bar)
                         self._save()
@@ -166,7 +198,8 @@ class _Run:
                 raise ValueError("it is not what was written")
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
             self.epoch, self.history = state["epoch"], state["history"]
-            self.files = state.get("files", {})
+            self.files, self.untrained = state.get("files", {}), state.get("untrained")
+            self.setbacks = [Setback.model_validate(one) for one in state.get("setbacks", [])]
             self.odometer.distances = {
                 layer: state["weight_distance"][layer] for layer in self.odometer.distances
             }
@@ -183,8 +216,9 @@ class _Run:
     def _train_epoch(self, bar: tqdm) -> None:
         epoch = self.epoch + 1
         for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.rate(epoch)
+            group["lr"] = self.pace.rate(epoch)
         order = torch.randperm(len(self.task.inputs), generator=_generator(self.plan.seed, epoch, "order"))
+        batches = order.split(self.plan.batch_sizes(len(order)))
         augmentation = _generator(self.plan.seed, epoch, "augmentation")
         losses: list[Tensor] = []
         right: list[Tensor] = []
@@ -192,7 +226,7 @@ class _Run:
         self.task.parts.train()
         self.odometer.start_epoch()
         with draws_seeded(self.device, self.plan.seed, epoch):
-            for positions in order.split(self.plan.batch_sizes(len(order))):
+            for positions in batches:
                 batch = self.task.inputs[positions]
                 if self.plan.augment:
                     batch = _crop_and_flip(batch, augmentation)
@@ -204,9 +238,24 @@ class _Run:
                 losses.append(loss.detach() * len(positions))
                 right += [] if hits is None else [hits]
                 bar.update()
-        mean_loss = float(torch.stack(losses).double().sum()) / len(order)
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss became {mean_loss} in epoch {epoch}; lower learning_rate")
+        sums = torch.stack(losses).double()
+        mean_loss = float(sums.sum()) / len(order)
+        means = [one / len(rows) for one, rows in zip(sums.tolist(), batches, strict=True)]
+        if epoch == 1:
+            self.untrained = means[0]
+        passed = [*self.history["loss"], mean_loss]
+        fault = find_fault(
+            passed,
+            means,
+            untrained=self.untrained,
+            guess=self.task.guess if self.pace.rate(epoch) else None,
+            finite=all(bool(parameter.isfinite().all()) for parameter in self.parameters),
+            epochs=self.plan.epochs,
+        )
+        if fault:
+            self._go_back(passed, fault)
+            bar.reset()
+            return
         self.odometer.end_epoch()
         self.history["loss"].append(mean_loss)
         bar.set_postfix(loss=f"{mean_loss:.4g}")
@@ -215,6 +264,28 @@ class _Run:
         if self.task.validate:
             self.history.setdefault("validation_accuracy", []).append(self.task.validate())
         self.epoch = epoch
+
+    def _go_back(self, losses: list[float], reason: str) -> None:
+        """Throw the training so far away, and have it begun anew at lower rates, if any are left."""
+        check_finite(self.task.inputs, range(len(self.task.inputs)))  # no rate would mend it
+        told = [loss if np.isfinite(loss) else None for loss in losses]
+        factor = FACTORS[len(self.setbacks)]
+        self.setbacks.append(Setback(rate_factor=factor, losses=told, reason=reason))
+        self._load(0)
+        if len(self.setbacks) == len(FACTORS):
+            self._clear()
+            raise FloatingPointError(tell_failure(self.task.name, self.setbacks, self.plan.rate(1)))
+        lower = FACTORS[len(self.setbacks)]
+        warnings.warn(tell_setback(self.task.name, self.setbacks[-1], lower), KdvizWarning, stacklevel=2)
+        self._begin()
+
+    def _clear(self) -> None:
+        """Remove what other rates would be refused for; what the folder is for goes last."""
+        self.state_path.unlink(missing_ok=True)
+        for epoch in self.plan.checkpoints:
+            for path, _ in self._files(epoch):
+                path.unlink(missing_ok=True)
+        (self.folder / "plan.json").unlink()
 
     def _save(self) -> None:
         """Checkpoints first, state second: whatever the state says is done, is on disk."""
@@ -228,7 +299,7 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
         }
         state = io.BytesIO()
-        torch.save(self._told() | {"epoch": self.epoch} | modules, state)
+        torch.save(self._told() | {"epoch": self.epoch, "untrained": self.untrained} | modules, state)
         write_bytes(self.state_path, sealed(state.getvalue()))
 
     def _commit(self) -> None:
@@ -237,7 +308,11 @@ class _Run:
 
     def _told(self) -> dict[str, Any]:
         distances = self.odometer.distances
-        return {"history": self.history, "weight_distance": distances, "files": self.files}
+        told = {"history": self.history, "weight_distance": distances, "files": self.files}
+        if not self.setbacks:
+            return told
+        setbacks = [one.model_dump() for one in self.setbacks]
+        return told | {"rate_factor": FACTORS[len(setbacks)], "setbacks": setbacks}
 
     def _load(self, epoch: int) -> None:
         for path, module in self._files(epoch):

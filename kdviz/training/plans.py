@@ -90,6 +90,12 @@ class TrainingPlan(BaseModel):
         share = (epoch - 1) / (self.epochs - 1) if self.epochs > 1 else 0.0
         return math.exp(math.log(first) * (1 - share) + math.log(last) * share)
 
+    def slowed(self, factor: float) -> Self:
+        """Return the plan with all learning rates times a factor."""
+        rates = self.learning_rate
+        lower = tuple(rate * factor for rate in rates) if isinstance(rates, tuple) else rates * factor
+        return self.model_copy(update={"learning_rate": lower})
+
 
 def _name_plans(common: dict[str, Any], **plans: dict[str, Any]) -> MappingProxyType[str, TrainingPlan]:
     common = {"epochs": 12} | common

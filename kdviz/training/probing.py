@@ -32,6 +32,7 @@ def probe_accuracy(
     validation: tuple[Tensor, Tensor],
     device: str | torch.device | None = None,
     progress: bool = True,
+    name: str = "",
 ) -> xr.DataArray:
     """Measure what a layer is good for at every checkpoint: freeze it and train what lies beyond.
 
@@ -61,6 +62,8 @@ def probe_accuracy(
         Where to train and evaluate; None: where the network is.
     progress
         Show progress bars.
+    name
+        Of the network in what is told of it.
 
     Returns
     -------
@@ -102,8 +105,16 @@ def probe_accuracy(
                 weights = fingerprint_tensors(network.state_dict())
                 claim(beside(place, ".json"), about | {"weights": weights})
                 if str(epoch) not in done:
-                    loss = CrossEntropy(beyond=layer)
-                    train(network, inputs, labels, loss=loss, folder=place, plan=plan, progress=progress)
+                    train(
+                        network,
+                        inputs,
+                        labels,
+                        loss=CrossEntropy(beyond=layer),
+                        folder=place,
+                        plan=plan,
+                        progress=progress,
+                        name=f"{name} head at epoch {epoch}".strip(),
+                    )
                     done[str(epoch)] = evaluate(network, *validation)
                     write_json(path, done)
                 shutil.rmtree(place, ignore_errors=True)

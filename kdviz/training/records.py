@@ -26,6 +26,7 @@ from torch import Tensor
 from kdviz.errors import StoreError
 from kdviz.files import hash_file, list_differences, read_json, write_bytes, write_json
 from kdviz.training.distances import BY_STEP, epoch_array
+from kdviz.training.watching import Setback
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ class TrainingRecord:
         epochs = pd.RangeIndex(1, self._contents.epochs + 1, name="epoch")
         return pd.DataFrame(self._contents.history, index=epochs, dtype=float)
 
+    @property
+    def rate_factor(self) -> float:
+        """Times the rates of its plan: below 1 where the training diverged or died, and began anew."""
+        return self._contents.rate_factor
+
+    @property
+    def setbacks(self) -> list[Setback]:
+        """What was thrown away, first things first; counted neither in `history` nor in `weight_distance`."""
+        return self._contents.setbacks
+
     def weight_distance(self, layer: str) -> xr.DataArray:
         """Return how far the weight of a tracked layer had moved at each checkpoint.
 
@@ -155,6 +166,8 @@ class History(BaseModel):
     files: dict[str, str] = {}
     seed: int | None = None
     torch_seed: int | None = None
+    rate_factor: float = 1.0
+    setbacks: list[Setback] = []
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -297,18 +297,22 @@ def die_at_event(function):  # steps, and writes that have not reached the disk
 
 os.fsync = die_at_event(os.fsync)
 fitting.Odometer.record_step = die_at_event(fitting.Odometer.record_step)
-{run}(TinyNetwork(), {folder!r}, plan={{"epochs": 16, "augment": True}})
+{run}(TinyNetwork(), {folder!r}, plan={plan})
 """
 
 
+@pytest.mark.filterwarnings("default:.*begins anew")
+@pytest.mark.parametrize("rate", [0.05, 2.0])  # the second diverges
 @pytest.mark.parametrize("run", [train_tiny, remember])
-def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, run):
-    plan = {"epochs": 16, "augment": True}
+def test_resume__after_kills_at_any_moment_is_bit_equal(tmp_path, run, rate):
+    plan = {"epochs": 16, "augment": True, "learning_rate": rate}
     whole = TinyNetwork()
     loss = run(whole, tmp_path / "whole", plan=plan)
+    assert (TrainingRecord.open(tmp_path / "whole").rate_factor < 1) == (rate > 1)
     folder = tmp_path / "killed"
     events = np.random.default_rng().integers(1, 30, size=3)  # of 98 or more in all; other ones every time
-    code = KILLED_RUN.format(tests=str(Path(__file__).parent), folder=str(folder), run=run.__name__)
+    tests = str(Path(__file__).parent)
+    code = KILLED_RUN.format(tests=tests, folder=str(folder), run=run.__name__, plan=plan)
     for event in events:
         result = subprocess.run([sys.executable, "-c", code, str(event)], check=False)
         assert result.returncode == -signal.SIGKILL, events
@@ -518,11 +522,10 @@ def test_features__refuses_features_of_other_size(tmp_path, teacher):
 
 
 def test_features__another_teacher_layer_is_matched(tmp_path, teacher):
-    fc1 = match(TinyNetwork(), teacher, tmp_path / "a", layer="fc1").history["loss"][1]
-    crossed = match(TinyNetwork(), teacher, tmp_path / "b", layer="fc1", teacher_layer="fc2").history["loss"][
-        1
-    ]
-    assert fc1 != crossed
+    same = {"layer": "fc1", "plan": {"epochs": 1}}
+    fc1 = match(TinyNetwork(), teacher, tmp_path / "a", **same).history["loss"]
+    crossed = match(TinyNetwork(), teacher, tmp_path / "b", teacher_layer="fc2", **same).history["loss"]
+    assert fc1.item() != crossed.item()
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -910,14 +913,6 @@ def test_train__refuses_bad_input_before_any_work(tmp_path, change, error, messa
 def test_evaluate__refuses_a_network_without_logits():
     with pytest.raises(ValueError, match=r"must give logits \(samples, classes\), got \(1, 3, 8, 8\)"):
         evaluate(nn.ReLU(), *make_data())
-
-
-def test_train__diverged_loss_is_an_error(tmp_path):
-    network = TinyNetwork()
-    initial = copy_state(network)
-    with pytest.raises(FloatingPointError, match="loss became nan in epoch"):
-        train_tiny(network, tmp_path, plan={"learning_rate": 1e20})
-    assert same_state(network.state_dict(), initial)
 
 
 def test_train__nan_in_inputs_is_not_blamed_on_the_rate(tmp_path):

@@ -1,5 +1,6 @@
 """Teachers of another architecture, of other data or with weights to begin with, and their students."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -174,13 +175,25 @@ def test_recipes__say_how_each_kind_of_network_is_trained(tmp_path, images):
     assert plans["head"].momentum == 0.5
 
 
+@pytest.mark.filterwarnings("default:.*begins anew")
 def test_divergence__names_the_network_and_what_to_change(tmp_path, images):
     study = open_study(tmp_path, images, training={"recipes": {"fc1": {"learning_rate": 1e20}}})
     with pytest.raises(
         FloatingPointError,
-        match=r"student-fc1-s0: .*lower training.rate_factor, or its rate in training.recipes",
+        match=r"^student-fc1-s0: the loss became nan; tried at rates of 1e\+20 \(to epoch 2\), .*; lower "
+        r"training.rate_factor \(--rate-factor\), or its rate in training.recipes$",
     ):
         study.train()
+
+
+def test_train__tells_accuracy_beside_chance_by_the_networks_names(tmp_path, images, capsys):
+    Study(tmp_path, make_plan(images)).train()
+    told = capsys.readouterr()
+    lines = [line for line in told.out.splitlines() if "held-out" in line]
+    assert [line.split()[0] for line in lines] == ["teacher", "baseline-s0", "student-fc1-s0"]
+    assert all(re.search(r"  held-out accuracy \d\.\d\d \(chance 0\.50\)", line) for line in lines)
+    for name in ("teacher", "baseline-s0", "student-fc1-s0", "student-fc1-s0 head"):
+        assert f"train {name}:" in told.err
 
 
 @pytest.mark.parametrize(

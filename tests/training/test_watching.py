@@ -27,7 +27,7 @@ from kdviz.errors import KdvizWarning, StoreError
 from kdviz.training import TrainingRecord, fitting, train
 from kdviz.training.records import read_tensors
 from kdviz.training.stages import _guess
-from kdviz.training.watching import FACTORS, Setback, find_fault, tell_failure, tell_setback
+from kdviz.training.watching import FACTORS, Setback, find_fault, tell_accuracy, tell_failure, tell_setback
 
 FINE = {"untrained": 2.3, "guess": 2.0, "finite": True, "epochs": 12}
 AGAIN = pytest.mark.filterwarnings("default:.*begins anew")
@@ -89,6 +89,18 @@ def test_messages__name_network_epoch_rates_and_what_to_do() -> None:
         "teacher: the loss stayed above 2, that of guessing, for 6 epochs; tried at rates of 0.05 (to epoch "
         "6); raise or lower learning_rate, or train for more epochs"
     )
+
+
+def test_accuracy__beside_chance_and_what_to_try() -> None:
+    assert tell_accuracy("student-fc1-s0", 0.68, 0.1, 400) == (
+        "student-fc1-s0  held-out accuracy 0.68 (chance 0.10)"
+    )
+    assert tell_accuracy("student-fc1-s0", 0.68, None, 400) == "student-fc1-s0  held-out accuracy 0.68"
+    hardly = tell_accuracy("teacher", 0.131, 0.125, 160)
+    assert hardly.startswith("teacher  held-out accuracy 0.13 (chance 0.12): hardly better than chance; try")
+    error = (0.125 * 0.875 / 160) ** 0.5
+    told = [tell_accuracy("a", 0.125 + times * error, 0.125, 160) for times in (2.99, 3.01)]
+    assert ["hardly" in one for one in told] == [True, False]
 
 
 def test_guess__is_the_entropy_of_the_labels() -> None:

@@ -1,7 +1,7 @@
 """What a run says, in sentences: first what would spoil it, then an answer to every question asked of it.
 
-A side counts only where an interval leaves out zero: over training seeds where there are several, else over
-the samples of the one training.
+A side counts only where an interval leaves out zero. Those of hypotheses are over training seeds where there
+are several, else over the samples of the one training; those of properties over samples, network by network.
 """
 
 import warnings
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from kdviz.analysis.arms import average_seeds
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
@@ -129,6 +128,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
         doubts=(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
+            *_doubt_pairs(pairs),
             *_doubt_points(pairs, words),
         ),
         answers=(
@@ -146,7 +146,8 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     Parameters
     ----------
     pairs
-        From `pair_networks`; those without a student and a baseline of one seed are left out.
+        From `pair_networks`; those without a student and a baseline of one seed, of entropies of one weight,
+        are left out.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         on the side of the hypothesis, ``"the other way"``, ``"undecided"`` where it contains 0, or
         ``"undefined"``.
     """
-    both = {label: one for label, one in pairs.items() if one.students.keys() & one.baselines.keys()}
+    both = {label: one for label, one in pairs.items() if _match(one)}
     rows: list[dict[str, Any]] = []
     compared = compare_layers(both) if both else pd.DataFrame({"layer": [], "metric": []})
     for (layer, name), of_seeds in compared.groupby(["layer", "metric"], sort=False):
@@ -189,8 +190,7 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
     DataFrame
         Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
         last one to be measured; ``accuracy`` on held-out samples after it, and ``chance``: 1 over the number
-        of classes, or, if these are not recorded, of labels that the measured samples have. NaN where
-        unknown.
+        of classes. NaN where unknown: of classes without names there may be more than samples show.
 
     Raises
     ------
@@ -203,7 +203,8 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
             continue
         layer = one.layers[0]
         values = run.variable(name, layer, "accuracy")
-        last = about[name, layer].get("accuracy", np.nan) if values is None else values.values[-1]
+        last = np.nan if values is None else values.values[-1]
+        last = about[name, layer].get("accuracy", np.nan) if np.isnan(last) else last
         rows[name] = {
             "role": one.role,
             "method": one.method,
@@ -217,9 +218,7 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
 
 
 def _find_chance(run: Run) -> float:
-    if read_config(run).get("answers") == "span":
-        return np.nan
-    count = len(read_classes(run.samples)) or len(np.unique(run.samples.get("label", xr.DataArray([]))))
+    count = 0 if read_config(run).get("answers") == "span" else len(read_classes(run.samples))
     return 1 / count if count > 1 else np.nan
 
 
@@ -313,9 +312,7 @@ def _answer_transfer(run: Run) -> Iterator[Answer]:
         findings.append(
             Finding(str(title).rstrip(":"), tuple((one, "; ".join(told[one])) for one in ordered))
         )
-    question = (
-        "Students are more like the teacher than networks trained without one, though no loss asked for it"
-    )
+    question = "Students are more like the teacher than networks trained without one"
     yield Answer(question, _sum_up(answers), tuple(findings))
 
 
@@ -324,7 +321,8 @@ def _answer_unicam(run: Run) -> Iterator[Answer]:
     table = tabulate_relevance(read_room(run, "unicam-scores").values())
     if not len(table):
         return
-    last = table[(table["epoch"] == table["epoch"].max()) & (table["input"] == table["input"].iloc[0])]
+    last = table[table["epoch"] == table.groupby("student")["epoch"].transform("max")]
+    last = last[last["input"] == last["input"].iloc[0]]
     findings = []
     for layer, of_layer in last.groupby("layer", sort=False):
         low, value, high = (
@@ -365,7 +363,8 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
     for layer, found in idle.items():
         yield (
             f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "
-            f"{join_words(found, 3)}; such a network has collapsed, or its layer is dead"
+            f"{join_words(found, 3)}; such a network has collapsed, its layer is dead, or its max pooling "
+            "looks past them"
         )
 
 
@@ -382,6 +381,33 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
     if len(unknown):
         which = join_words([*unknown], 4) if len(known) else "all networks"
         yield f"accuracy not recorded: {which}; whether they learned anything is not known here"
+
+
+def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
+    """Say where student and baseline are not alike but for the teacher."""
+    said = []
+    for label, pair in pairs.items():
+        for seed in sorted(pair.students.keys() & pair.baselines.keys()):
+            ours, theirs = pair.students[seed], pair.baselines[seed]
+            ends = [int(ds["epoch"].values[-1]) for ds in (ours, theirs)]
+            kinds = [str(ds.attrs.get("architecture", "")) for ds in (ours, theirs)]
+            weights = [float(ds.attrs.get("weight", np.nan)) for ds in (ours, theirs)]
+            where = f"at {label.split(' at ')[-1]}, seed {seed}"
+            if ends[0] != ends[1]:
+                said.append(f"student at epoch {ends[0]}, baseline at epoch {ends[1]} ({where})")
+            if all(kinds) and kinds[0] != kinds[1]:
+                said.append(f"student {kinds[0]}, baseline {kinds[1]} ({where})")
+            if weights[0] != weights[1]:
+                said.append(f"entropies of weight {weights[0]:g} and {weights[1]:g}, not compared ({where})")
+    if said:
+        yield f"student and baseline differ in more than the teacher: {join_words(_once(said), 3)}"
+
+
+def _match(pair: NetworkPair) -> bool:
+    """Whether a student and a baseline of one seed can be compared at all."""
+    seeds = pair.students.keys() & pair.baselines.keys()
+    sides = [(pair.students[seed].attrs, pair.baselines[seed].attrs) for seed in seeds]
+    return bool(sides) and all(one.get("weight") == other.get("weight") for one, other in sides)
 
 
 def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterator[str]:
@@ -442,13 +468,13 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
     counts = sorted(set(known.loc[known["over"] == "seeds", "seeds"]))
     if counts:
         yield (
-            f"Intervals: 95 %, over {' or '.join(map(str, counts))} training seeds (Student's t); a side "
-            "counts only where they leave out 0."
+            f"Intervals of H1 to H3: 95 %, over {' or '.join(map(str, counts))} training seeds (Student's "
+            "t); a side counts only where they leave out 0."
         )
     if (known["over"] == "samples").any():
         yield (
-            f"Intervals: 95 %, over the {words.sample}s of one training; another training may differ by "
-            "more. A side counts only where they leave out 0."
+            f"Intervals of H1 to H3: 95 %, over the {words.sample}s of one training; another training may "
+            "differ by more. A side counts only where they leave out 0."
         )
     if (known["left_out"] > 0).any():
         yield (
@@ -457,6 +483,11 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
         )
     if len(known) and count < _FEW_SAMPLES:
         yield f"Only {count} {words.sample}s were measured."
+    if any(name.startswith(("transfer/", "unicam-scores/")) for name in run.results):
+        yield (
+            f"Likeness to the teacher and UniCAM: intervals of 95 % over {words.sample}s, of each network "
+            "alone. Counted are networks, in each domain that was asked."
+        )
     if (differences["answer"] == UNDEFINED).any():
         yield (
             "Undefined: without two checkpoints after epoch 0, with other checkpoints than the other side, "

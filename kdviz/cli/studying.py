@@ -176,10 +176,15 @@ def measure(
     Example: kdviz measure runs/mine.zarr --network nets:make --checkpoints student --layers layer3 --role
     student --images IMAGES --masks MASKS
     """
+    needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers}
+    told = {"--masks": masks, "--name": name, **needed}
+    if network is None and (wrong := [option for option, value in told.items() if value is not None]):
+        raise ValueError(f"{', '.join(wrong)} is of a network of your own: give --network too")
     if network is not None:
-        given = {"--checkpoints": checkpoints, "--images": images, "--layers": layers}
-        if gone := [option for option, value in given.items() if value is None]:
+        if gone := [option for option, value in needed.items() if not value]:
             raise ValueError(f"--network needs {', '.join(gone)} too")
+        if plan or workers:
+            raise ValueError("--plan and --workers are of studies, and --network has none")
         from kdviz.studies.checkpoints import measure_folder
 
         run = measure_folder(
@@ -188,7 +193,7 @@ def measure(
             checkpoints=Path(checkpoints or ""),
             images=Path(images or ""),
             masks=masks,
-            layers=(layers or "").split(","),
+            layers=[one.strip() for one in (layers or "").split(",")],
             role=role,
             name=name,
             seed=seed,
@@ -202,8 +207,8 @@ def measure(
         return
     study = _open_study(folder, progress, device)
     if plan:
-        if told := study.estimate():
-            lines = told | {"all": reduce(operator.add, told.values())}
+        if found := study.estimate():
+            lines = found | {"all": reduce(operator.add, found.values())}
             width = max(map(len, lines))
             typer.echo("\n".join(f"{name:{width}}  {estimate}" for name, estimate in lines.items()))
             typer.echo(f"\nnext  kdviz measure {folder}")

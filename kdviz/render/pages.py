@@ -18,22 +18,30 @@ _STYLE = """<style>
 .kdviz table {border-collapse: collapse; margin: 4px 0 8px 0 !important}
 .kdviz table.sortable th {cursor: pointer; border-bottom: 1px solid #888 !important;
   white-space: nowrap !important}
-.kdviz table.sortable tr:nth-child(even) {background: #f7f7f7}
+.kdviz table.sortable tr:nth-child(even) {background: var(--jp-rendermime-table-row-background, #f7f7f7)}
+.kdviz th button {all: unset; cursor: pointer}
+.kdviz th button:focus-visible {outline: 2px solid #1976d2}
 .kdviz td.number, .kdviz th.number {text-align: right !important; white-space: nowrap !important}
 .kdviz .answer {border-radius: 4px; padding: 1px 7px; color: #111; white-space: nowrap}
 .kdviz .doubt {background: #f6d9cc; border-left: 5px solid #c2410c;
   padding: 6px 12px; margin: 6px 0; color: #111}
-.kdviz .note {color: #666; font-size: 13px}
+.kdviz .note {color: var(--jp-ui-font-color2, #666); font-size: 13px}
 .kdviz h3 {margin: 14px 0 2px 0; font-size: 16px}
 .kdviz ul {margin: 2px 0 6px 0}
 </style>"""
 _SORT = """<script>
 window.kdvizSort = window.kdvizSort || function (head) {
-  const body = head.closest("table").tBodies[0], at = head.cellIndex, up = head.dataset.up !== "1";
-  const key = row => { const v = row.cells[at].dataset.value; return isNaN(v) || v === "" ? v : Number(v) };
-  [...body.rows].sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0) * (up ? 1 : -1))
-    .forEach(row => body.append(row));
-  head.dataset.up = up ? "1" : "0";
+  const body = head.closest("table").tBodies[0], at = head.cellIndex;
+  const up = head.ariaSort !== "ascending", number = head.className === "number";
+  const key = row => { const v = row.cells[at].dataset.value; return number ? parseFloat(v) : v };
+  const order = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+  [...body.rows].sort((one, other) => {
+    const a = key(one), b = key(other);
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);  // unknown: last
+    return order(a, b) * (up ? 1 : -1);
+  }).forEach(row => body.append(row));
+  for (const one of head.parentNode.cells) one.removeAttribute("aria-sort");
+  head.ariaSort = up ? "ascending" : "descending";
 };
 </script>"""
 
@@ -74,7 +82,7 @@ def show_verdict(
         parts.append(f"<h3>{_escape(one['question'])}: {_mark(one['answer'])}</h3>")
         parts.append("<ul>" + "".join(f"<li>{_tell(finding)}</li>" for finding in one["findings"]) + "</ul>")
     parts += [f'<div class="note">{_escape(one)}</div>' for one in notes]
-    return Page(_SORT + "".join(parts))
+    return Page("".join(parts))
 
 
 def show_table(
@@ -104,8 +112,8 @@ def show_table(
     numbers = {name for name in shown if name in intervals or pd.api.types.is_numeric_dtype(table[name])}
     signed = {name for name, (low, _) in intervals.items() if (table[low] < 0).any()}  # differences
     head = "".join(
-        f'<th class="{"number" if name in numbers else ""}" title="{_escape(about.get(name, ""))}" '
-        f'onclick="kdvizSort(this)">{_escape(name)}</th>'
+        f'<th class="{"number" if name in numbers else ""}" title="{html.escape(about.get(name, ""))}">'
+        f'<button onclick="kdvizSort(this.parentNode)">{_escape(name)}</button></th>'
         for name in shown
     )
     body = "".join(
@@ -119,7 +127,9 @@ def show_table(
     )
     said = "; ".join(f"<b>{_escape(name)}</b> {_escape(text)}" for name, text in about.items())
     note = f'<div class="note">{said}.</div>' if said else ""
-    whole = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}'
+    whole = (
+        f'{_SORT}<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}'
+    )
     return Page(f"<details><summary>{_escape(folded)}</summary>{whole}</details>" if folded else whole)
 
 
@@ -128,7 +138,9 @@ def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool) -> str:
         text = say_interval(value, *ends, sign=sign)
     elif isinstance(value, (bool, np.bool_, str)):
         inner = _mark(value) if name == "answer" else _escape(value)
-        return f'<td data-value="{_escape(value)}">{inner}</td>'
+        return f'<td data-value="{html.escape(str(value))}">{inner}</td>'
+    elif pd.isna(value):
+        return '<td class="number" data-value="">\u2013</td>'
     elif isinstance(value, (int, np.integer)):
         text = str(value)
     else:

@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import ArrayLike
 
 from kdviz import schema
-from kdviz.arguments import finite_number, name_some, some_text
+from kdviz.arguments import finite_number, name_some, some_text, suggest
 from kdviz.errors import StoreError
 from kdviz.files import file_errors
 from kdviz.store.files import storable
@@ -62,7 +62,7 @@ def describe(
     ------
     ValueError
         If nothing is said, labels are not one for each sample or beyond the classes, there are none to name,
-        an accuracy is no share, an epoch was not measured, or two names are of one layer.
+        an accuracy is no share, an epoch or a layer was not measured, or two names are of one layer.
     StoreError
         If the run has no such network (near ones are named), holds something else and `overwrite` is not set,
         is an exported file, or is being written by another process.
@@ -75,16 +75,17 @@ def describe(
     """
     if labels is None and classes is None and accuracy is None and layers is None:
         raise ValueError("nothing is said of the run; pass labels, classes, accuracy or layers")
-    run = open_run(run.path if isinstance(run, Run) else run)
+    run = run if isinstance(run, Run) else open_run(run)  # who holds the lock already may say something
     run._check_directory()
-    named = None if labels is classes is None else _label(run, labels, classes, overwrite)
-    told, names = _by_epoch(run, accuracy or {}), _name_layers(run, layers or {}, overwrite)
-    scores = {
-        (network, layer): _score(run, network, layer, values, overwrite)
-        for network, values in told.items()
-        for layer in run.layers(network)
-    }
     with run.writing(), file_errors(f"cannot write {run.path}"):
+        run.samples, run.layer_names = (now := open_run(run.path)).samples, now.layer_names  # of this moment
+        named = None if labels is classes is None else _label(run, labels, classes, overwrite)
+        told, names = _by_epoch(run, accuracy or {}), _name_layers(run, layers or {}, overwrite)
+        scores = {
+            (network, layer): _score(run, network, layer, values, overwrite)
+            for network, values in told.items()
+            for layer in run.layers(network)
+        }
         if named is not None:  # labels and the names of their classes, in one
             write_array(run._pending, storable(named)["label"])
             replace_folder(run._pending, run.path / "points" / "label")
@@ -143,16 +144,22 @@ def _label(
 
 def _name_layers(run: Run, layers: Mapping[str, str], overwrite: bool) -> dict[str, str]:
     """Check names of layers, and return all that are told, those new among them last."""
-    before = run.layer_names
+    before, measured = run.layer_names, dict.fromkeys(layer for _, layer in run.catalogue())
+    modules = [*layers.values()]
     for name, module in layers.items():
-        some_text("layers: a name", name), some_text(f"layers: the module of {name!r}", module)
-    other = [name for name, module in layers.items() if before.get(name, module) != module]
-    if other and not overwrite:
-        raise StoreError(f"{run.path} has other layers {name_some(other)}; overwrite=True replaces them")
-    names = before | dict(layers)
-    if twice := [module for module in names.values() if [*names.values()].count(module) > 1]:
-        raise ValueError(f"layers has several names of {twice[0]!r}; give it one")
-    return names
+        some_text("layers: a name", name)
+        if module not in measured:
+            raise ValueError(f"layers names {module!r}, which was not measured; {suggest(module, measured)}")
+        if modules.count(module) > 1:
+            raise ValueError(f"layers has several names of {module!r}; give it one")
+    kept = {
+        name: module
+        for name, module in before.items()
+        if (layers[name] == module if name in layers else module not in modules)
+    }
+    if (gone := [name for name in before if name not in kept]) and not overwrite:
+        raise StoreError(f"{run.path} has other layers {name_some(gone)}; overwrite=True replaces them")
+    return kept | dict(layers)
 
 
 def _by_epoch(run: Run, accuracy: Mapping[str, float | Mapping[int, float]]) -> dict[str, dict[int, float]]:

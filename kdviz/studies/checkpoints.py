@@ -2,6 +2,7 @@
 
 import pkgutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdviz.errors import KdvizWarning
 from kdviz.measuring import measure_checkpoints
 from kdviz.sources import find_checkpoints, image_folder, normalise
-from kdviz.store import Run, open_run
+from kdviz.store import Run, describe
 from kdviz.training import weight_distance
 from kdviz.units import grid as cut_grid
 
@@ -59,8 +61,13 @@ def measure_folder(
         If there is no such function, or a layer is unknown (near names are given).
     DataError, LayerError, StoreError
         As what it calls.
+
+    Warns
+    -----
+    KdvizWarning
+        If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
     """
-    make_network = _find_factory(network)
+    make_network, module = _find_factory(network)
     found = find_checkpoints(checkpoints)
     pictures = image_folder(images, masks=masks, size=size)
     rows = np.unique(np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).round().astype(int))
@@ -78,31 +85,39 @@ def measure_folder(
         labels=chosen.labels,
         sample_ids=chosen.sample_ids,
         store=store,
-        details={"training_seed": seed, "architecture": type(make_network()).__name__},
+        details={"training_seed": seed, "architecture": type(module).__name__},
         device=device,
         progress=progress,
     )
-    run = open_run(store)
+    run = describe(store, classes=pictures.classes)
     for layer in layers if len(found) > 1 else ():
-        weight = next(_list_weights(make_network(), layer), None)
-        if weight is not None:
-            distance = weight_distance(found, layer=weight, initial=found[min(found)])
-            run.write_variable(name, layer, distance)
+        weight = next(_list_weights(module, layer), None)
+        if weight is None or min(found) > 0:
+            why = (
+                "it has no weights"
+                if weight is None
+                else f"{checkpoints} begins at epoch {min(found)}, not 0"
+            )
+            warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
+        else:
+            run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))
     return run
 
 
-def _find_factory(network: str) -> Callable[[], nn.Module]:
+def _find_factory(network: str) -> tuple[Callable[[], nn.Module], nn.Module]:
+    """Return what builds the network, and one that it built."""
     sys.path.insert(0, str(Path.cwd()))
     try:
         factory: Any = pkgutil.resolve_name(network)
-        if not callable(factory):
-            raise ValueError(f"it is of type {type(factory).__name__}")
-    except (ImportError, AttributeError, ValueError) as error:
+        made = factory()
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"it returns a {type(made).__name__}")
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"--network is {network!r}; allowed: module:function of a function without arguments that builds "
             f"the network, its module in this folder or installed ({error})"
         ) from error
-    return factory
+    return factory, made
 
 
 def _list_weights(network: nn.Module, layer: str) -> Iterator[str]:

@@ -283,11 +283,7 @@ class Workshop(Materials):
         )
         samples = self.measured_set.describe(self.measured)
         contents = self.study.contents("measure", "repeat")
-        run = create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
-        own = self.plan.networks.layers
-        if not own.items() <= {**self.preset.layers, **run.layer_names}.items():
-            run = describe(run, layers=own, overwrite=True)
-        return run
+        return create_run(self.study.run_path, samples=samples, attrs=attrs, contents=contents)
 
     def plan_measurement(self, subject: Subject, repeat: bool = False) -> Measurement:
         """Say how a network is measured at all its epochs, or again at the last with another seed."""
@@ -348,6 +344,7 @@ class Workshop(Materials):
         if task.action == "repeat":
             return
         subject = task.subject
+        self._name_layers(self.study.modules(subject))
         accuracies, definition = self.study.accuracies(subject)
         values = epoch_array("accuracy", [*accuracies.values()], [*accuracies], definition=definition)
         for module in self.study.modules(subject):
@@ -356,6 +353,16 @@ class Workshop(Materials):
                 distance = self._record(subject).weight_distance(weight)
                 self.run.write_variable(subject.name, module, distance.sel(epoch=measurement.epochs))
             self.run.write_variable(subject.name, module, values)
+
+    def _name_layers(self, measured: Sequence[str]) -> None:
+        """Have layers go by the plan's own names for them, where nobody has named them since."""
+        told = open_run(self.study.run_path).layer_names
+        asked = self.plan.networks.layers.items() - self.preset.layers.items()
+        taken = {*told, *told.values()}
+        own = {name: module for name, module in asked if module in measured and not {name, module} & taken}
+        if own:
+            order = [*self.plan.networks.layers]
+            describe(self.run, layers={name: own[name] for name in sorted(own, key=order.index)})
 
     def _details(self, subject: Subject) -> dict[str, schema.Attribute]:
         architecture = self._architecture(subject.role == "teacher")

@@ -65,12 +65,20 @@ def test_describe__names_layers_for_tables_exports_and_measuring_on(measure, tmp
     copy = kdviz.open_run(run.export(tmp_path / "copy.nc"))
     assert analysis.name_layers(copy) == {"second": "conv2", "head": "fc1"}
     assert list(analysis.name_layers(measure(epochs=(0, 1, 2)))) == ["second", "head"]
-    with pytest.raises(StoreError, match="has other layers head; overwrite=True replaces them"):
+    with pytest.raises(StoreError, match="has other layers second, head; overwrite=True replaces them"):
         describe(run, layers={"head": "conv2"})
-    with pytest.raises(ValueError, match="layers has several names of 'conv2'; give it one"):
+    with pytest.raises(StoreError, match="has other layers second; overwrite=True replaces them"):
         describe(run, layers={"third": "conv2"})
+    with pytest.raises(ValueError, match="layers has several names of 'conv2'; give it one"):
+        describe(run, layers={"third": "conv2", "fourth": "conv2"})
+    with pytest.raises(ValueError, match="layers names 'conv3', which was not measured; "):
+        describe(run, layers={"third": "conv3"})
+    assert describe(run, layers={"top": "conv2"}, overwrite=True).layer_names == {
+        "head": "fc1",
+        "top": "conv2",
+    }
     swapped = describe(run, layers={"head": "conv2", "second": "fc1"}, overwrite=True)
-    assert analysis.name_layers(swapped) == {"second": "fc1", "head": "conv2"}
+    assert analysis.name_layers(swapped) == {"head": "conv2", "second": "fc1"}
 
 
 @pytest.mark.filterwarnings("ignore::kdviz.errors.KdvizWarning")

@@ -19,6 +19,9 @@ def make():
     return nn.Sequential(*below, nn.Linear(4 * 14 * 14, 32), nn.ReLU(), nn.Linear(32, 2))
 
 broken = 3
+
+def needs(width):
+    return make()
 """
 
 
@@ -87,6 +90,7 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
     np.testing.assert_array_equal(found["foreground"], expected["foreground"])
     way = kdviz.weight_distance(files, layer="3", initial=files[0])
     np.testing.assert_allclose(found["weight_distance"], way)
+    assert kdviz.schema.read_classes(run.samples) == ["lying", "upright"]
     assert found.attrs["network_role"] == "student" and found.attrs["architecture"] == "Sequential"
     assert "more knowledge points on the object: undecided at 3 " in str(kdviz.analysis.give_verdict(run))
 
@@ -99,9 +103,16 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
         (
             {"network": "my_nets:broken"},
             ValueError,
-            "allowed: module:function of .*it is of type int",
+            "allowed: module:function of .*int' object is not callable",
         ),
         ({"checkpoints": "", "layers": ""}, ValueError, "--network needs --checkpoints, --layers too"),
+        (
+            {"network": ""},
+            ValueError,
+            "--masks, --checkpoints, --images, --layers is of a",
+        ),
+        ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
+        ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),
         ({"checkpoints": "nowhere"}, DataError, "nowhere"),
         ({"images": "nowhere"}, DataError, "nowhere"),
         ({"layers": "4.x"}, LayerError, "4.x"),

@@ -35,18 +35,26 @@ def report(
     """
     from kdviz.reports import place_report, write_report, write_side_by_side
 
-    opened = [kdviz.open_run(run) for run in runs]
-    for run in opened:
-        for line in (f"{run.name}\n", *str(kdviz.analysis.give_verdict(run)).splitlines()):
+    opened: dict[str, kdviz.store.Run] = {}
+    for run in map(kdviz.open_run, runs):
+        name, number = run.name, 1
+        while name in opened:
+            number += 1
+            name = f"{run.name}-{number}"
+        opened[name] = run
+    places: list[Path] = []
+    for name, run in opened.items():
+        for line in (f"{name}\n", *str(kdviz.analysis.give_verdict(run)).splitlines()):
             typer.echo(textwrap.fill(line, 110, subsequent_indent="      "))
-        place = place_report(run, folder / run.name if folder and len(runs) > 1 else folder)
-        page = write_report(run.path, folder=place, progress=progress)
+        place = place_report(run, folder / name if folder and len(runs) > 1 else folder)
+        places.append(place.with_name(f"{name}-report") if place in places else place)
+        page = write_report(run.path, folder=places[-1], progress=progress)
         typer.echo(f"\nreport    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {run.path}")
-    together = write_side_by_side(opened, folder=folder or place, progress=progress)
+    together = write_side_by_side(opened, folder=folder or places[0], progress=progress)
     if together is not None:
         typer.echo(f"together  {together}")
     typer.echo(f"next      kdviz explore {runs[0]}")
-    if any(run.gaps() for run in opened):
+    if any(run.gaps() for run in opened.values()):
         raise typer.Exit(_INCOMPLETE)
 
 

@@ -169,12 +169,10 @@ def measure(
     """Measure a study's networks over their training; continues where it was stopped.
 
     Students and baselines are measured at every epoch of the first half, every second later, and the last.
-    With --network, a network trained elsewhere, at all its checkpoints; images are normalised as ImageNet's.
+    With --network, --checkpoints, --images and --layers, a network trained elsewhere, at all its checkpoints;
+    images are normalised as ImageNet's.
 
     Example: kdviz measure runs/birds
-
-    Example: kdviz measure runs/mine.zarr --network nets:make --checkpoints student --layers layer3 --role
-    student --images IMAGES --masks MASKS
     """
     needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers}
     told = {"--masks": masks, "--name": name, **needed}

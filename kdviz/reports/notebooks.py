@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,8 +18,9 @@ from unittest.mock import patch
 import kdviz
 from kdviz import analysis, stopping
 from kdviz.arguments import suggest
-from kdviz.errors import DataError, MissingExtraError, StoreError
+from kdviz.errors import DataError, KdvizWarning, MissingExtraError, StoreError
 from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
+from kdviz.wording import join_words
 
 try:
     import nbformat
@@ -198,28 +200,38 @@ def place_report(run: kdviz.store.Run, folder: Path | None = None) -> Path:
 
 
 def write_side_by_side(
-    runs: Sequence[kdviz.store.Run], *, folder: str | os.PathLike[str], progress: bool = True
+    runs: Mapping[str, kdviz.store.Run], *, folder: str | os.PathLike[str], progress: bool = True
 ) -> Path | None:
     """Write one page of several runs, each an arm under its name.
 
     Returns
     -------
     Path or None
-        The page; None if fewer than two runs have a student and a baseline to compare.
+        The page; None if fewer than two runs are whole and have a student and a baseline to compare.
 
     Raises
     ------
     StoreError, DataError
         As `write_report`.
     """
-    arms = []
-    for run in runs if len(runs) > 1 else ():
-        pairs = analysis.pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}
-        if any({*one.students} & {*one.baselines} for one in pairs.values()):
-            arms.append(analysis.Arm({"setting": run.name}, run))
+    arms, left_out = [], []
+    for name, run in runs.items() if len(runs) > 1 else ():
+        whole = bool((run.summary()["done"] == 1).all()) and "foreground" in run.samples.variables
+        with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # their own reports say it
+            compared = analysis.tabulate_differences(analysis.pair_networks(run) if whole else {})
+        if len(compared):
+            arms.append(analysis.Arm({"setting": name}, run))
+        else:
+            left_out.append(name)
     if len(arms) < 2:
         return None
-    told = {"title": "Runs side by side", "question": "What did distillation change in each?", "table": ""}
+    question = (
+        "What did distillation change in each? Intervals here are over training seeds, of which one alone "
+        "decides nothing; what its samples decide stands in the report of each run."
+    )
+    if left_out:
+        question += f" Left out, as they are not whole or hold no pair: {join_words(left_out)}."
+    told = {"title": "Runs side by side", "question": question, "table": ""}
     return write_tables(arms, **told, folder=folder, name="side-by-side", progress=progress)
 
 

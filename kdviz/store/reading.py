@@ -101,7 +101,7 @@ class StoredRun:
         return f"{blocks} of {found['done'].size} blocks" if blocks else ", ".join(gone)
 
     def is_whole(self, group: str, about: Mapping[str, Any] | None = None) -> bool:
-        """Whether nothing of a group of `contents` is missing or damaged; all of it is read."""
+        """Whether nothing of a group of `contents` is missing or damaged; all that is there is read."""
         try:
             if not group.startswith("points/"):
                 return not self.lacks(group, about) and bool(self.result(group))

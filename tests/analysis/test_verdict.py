@@ -1,5 +1,6 @@
 """What a run is said to show: every sentence against counts that are known, and what would spoil it above."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_give_verdict__says_every_count_as_worked_out_by_hand(seeds: analysis.Ve
         "1.0 against 4.0; undecided at fc1 0 per image (0 to 0), 2.0 against 2.0"
     )
     assert seeds.doubts == ()
-    assert seeds.notes[0].startswith("Intervals: 95 %, over 3 training seeds (Student's t)")
+    assert seeds.notes[0].startswith("Intervals of H1 to H3: 95 %, over 3 training seeds (Student's t)")
     assert seeds.about["data"] == "12 images of 40 cells, invented"
     kinds = "6 students (student-fc1 and student-fc2) and 6 baselines (baseline-fc1 and baseline-fc2)"
     assert seeds.about["networks"] == f"1 teacher, {kinds}"
@@ -211,6 +212,42 @@ def test_give_verdict__few_points_are_a_doubt(tmp_path: Path) -> None:
     counts = {("student", "fc1"): {0: (0, 0)}, ("baseline", "fc1"): {0: (4, 2)}}
     (doubt,) = analysis.give_verdict(make_run(tmp_path, counts)).doubts
     assert doubt.startswith("less than one knowledge point per image: ") and " at fc1 (0); " in doubt
+
+
+def test_give_verdict__sides_that_differ_in_more_than_the_teacher_are_a_doubt(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}})
+    (pair,) = analysis.pair_networks(run).values()
+
+    def changed(**attrs: object) -> dict[str, analysis.NetworkPair]:
+        return {"fc1": replace(pair, baselines={0: pair.baselines[0].assign_attrs(attrs)})}
+
+    assert analysis.give_verdict(run, {"fc1": pair}).doubts == ()
+    student = replace(pair, students={0: pair.students[0].assign_attrs(architecture="small")})
+    (doubt,) = analysis.give_verdict(
+        run, {"fc1": replace(student, baselines=changed(architecture="large")["fc1"].baselines)}
+    ).doubts
+    assert doubt.endswith("more than the teacher: student small, baseline large (at fc1, seed 0)")
+    verdict = analysis.give_verdict(run, changed(weight=4.0))
+    assert verdict.doubts[0].endswith("entropies of weight 6 and 4, not compared (at fc1, seed 0)")
+    assert verdict.answers[0].answer == "cannot be asked"
+    early = replace(pair, baselines={0: pair.baselines[0].isel(epoch=[0, 1])})
+    (doubt,) = analysis.give_verdict(run, {"fc1": early}).doubts
+    assert doubt.endswith("student at epoch 5, baseline at epoch 2 (at fc1, seed 0)")
+
+
+def test_give_verdict__entropies_that_are_not_calibrated_are_a_doubt(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}})
+    (pair,) = analysis.pair_networks(run).values()
+    met = pair.students[0]["converged"].copy(data=np.arange(3 * SAMPLES).reshape(3, -1) % 4 > 0)
+    unmet = replace(pair, students={0: pair.students[0].assign(converged=met)})
+    (doubt,) = analysis.give_verdict(run, {"fc1": unmet}).doubts
+    assert "could not be calibrated: student-fc1-s0 at fc1 (25%)" in doubt
+
+
+def test_tabulate_accuracy__what_is_told_of_one_epoch_hides_no_other(tmp_path: Path) -> None:
+    run = make_run(tmp_path, COUNTS)
+    kdviz.store.describe(run.path, accuracy={"student-fc1-s0": {0: 0.25}})
+    assert analysis.tabulate_accuracy(kdviz.open_run(run.path)).loc["student-fc1-s0", "accuracy"] == 0.8
 
 
 @pytest.mark.parametrize(("idle", "told"), [(0.4, False), (0.6, True)])

@@ -470,10 +470,18 @@ def test_report__of_several_runs_shows_them_side_by_side(
     shutil.copytree(study.run_path, tmp_path / "other.zarr")
     bare = {"sample": ["s0"], "unit": [0]}
     kdviz.store.create_run(tmp_path / "empty.zarr", samples=xr.Dataset(coords=bare))
-    done = call("report", study.run_path, tmp_path / "other.zarr", tmp_path / "empty.zarr", "--folder", "all")
-    names = [study.folder.name, "other", "empty"]
+    (tmp_path / "aside").mkdir()
+    shutil.copytree(study.run_path, tmp_path / "aside" / "other.zarr")
+    runs = [
+        study.run_path,
+        tmp_path / "other.zarr",
+        tmp_path / "aside" / "other.zarr",
+        tmp_path / "empty.zarr",
+    ]
+    done = call("report", *runs, "--folder", "all")
+    names = [study.folder.name, "other", "other-2", "empty"]
     assert re.findall(r"^report +(\S+)$", done.out, re.M) == [f"all/{name}/report.html" for name in names]
-    assert asked == {"labels": [{"setting": name} for name in names[:2]], "folder": Path("all")}
+    assert asked == {"labels": [{"setting": name} for name in names[:3]], "folder": Path("all")}
     assert "together  all/side-by-side.html\n" in done.out
     assert "in doubt: nothing is measured yet" in done.out
 

@@ -129,6 +129,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
             *_doubt_pairs(pairs),
+            *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
         ),
         answers=(
@@ -247,10 +248,11 @@ def _sum_up(answers: Sequence[str]) -> str:
 
 def _answer_hypotheses(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[Answer]:
     named = {"foreground": words.foreground, "samples": f"{words.sample}s"}
+    mixed = differences.loc[differences["seeds"] > 0, "seeds"].nunique() > 1
     for hypothesis, claim in HYPOTHESES.items():
         of_it = differences[differences["hypothesis"] == hypothesis]
         findings = [
-            Finding(METRICS[str(metric)].claim.format(**named), tuple(_tell(rows, words)))
+            Finding(METRICS[str(metric)].claim.format(**named), tuple(_tell(rows, words, mixed)))
             for metric, rows in of_it.groupby("metric", sort=False)
         ]
         findings = findings or [Finding(_explain_silence(run, words))]
@@ -258,9 +260,10 @@ def _answer_hypotheses(run: Run, differences: pd.DataFrame, words: Vocabulary) -
         yield Answer(question, _sum_up([*of_it["answer"]]), tuple(findings))
 
 
-def _tell(rows: pd.DataFrame, words: Vocabulary) -> Iterator[tuple[str, str]]:
-    """Say of one metric where the answer is which, with numbers."""
+def _tell(rows: pd.DataFrame, words: Vocabulary, mixed: bool) -> Iterator[tuple[str, str]]:
+    """Say of one metric where the answer is which, with numbers, and with those of seeds if they differ."""
     unit = f" per {words.sample}" if rows["metric"].iloc[0] in ("n_fg", "n_bg") else ""
+    rows = rows.assign(told=rows["seeds"].map(" ({} seeds)".format) if mixed else "")
     for answer in (YES, NO, OPEN, UNDEFINED):
         there = rows[rows["answer"] == answer]
         if len(there):
@@ -270,12 +273,12 @@ def _tell(rows: pd.DataFrame, words: Vocabulary) -> Iterator[tuple[str, str]]:
 
 
 def _tell_place(row: pd.Series, unit: str) -> str:
-    where = f"{'by' if ' at ' in row['layer'] else 'at'} {row['layer']}"
+    where = f"{'for' if ' at ' in row['layer'] else 'at'} {row['layer']}"
     if row["answer"] == UNDEFINED:
         return where
     reach = (row["high"] - row["low"]) / 2
     sides = " against ".join(say_number(row[side], reach) for side in ("student", "baseline"))
-    return f"{where} {say_interval(row['difference'], row['low'], row['high'], unit)}, {sides}"
+    return f"{where} {say_interval(row['difference'], row['low'], row['high'], unit)}, {sides}{row['told']}"
 
 
 def _explain_silence(run: Run, words: Vocabulary) -> str:
@@ -283,8 +286,10 @@ def _explain_silence(run: Run, words: Vocabulary) -> str:
         return f"no masks say what the {words.foreground} is; `kdviz.store.add_masks(run, masks)` adds them"
     roles = {one.role for one in list_networks(run, finished=True).values()}
     if gone := [role for role in ("student", "baseline") if role not in roles]:
+        begun = {one.role for one in list_networks(run).values()}
+        whole = " that is measured whole" if begun & {*gone} else ""
         return (
-            f"no {' and no '.join(gone)} is measured whole; any two networks are compared by "
+            f"the run has no {' and no '.join(gone)}{whole}; any two networks are compared by "
             "`kdviz.compare(student=..., baseline=...)`"
         )
     return "no student and baseline of one training seed are measured at the same layer"
@@ -380,7 +385,16 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
     unknown = accuracies.index[accuracies["accuracy"].isna()]
     if len(unknown):
         which = join_words([*unknown], 4) if len(known) else "all networks"
-        yield f"accuracy not recorded: {which}; whether they learned anything is not known here"
+        yield (
+            f"accuracy not recorded: {which}; whether they learned anything is not known here "
+            "(`kdviz.store.describe(run, accuracy=...)` tells it)"
+        )
+
+
+def _doubt_samples(run: Run, words: Vocabulary) -> Iterator[str]:
+    count = run.samples.sizes["sample"]
+    if run.networks and count < _FEW_SAMPLES:
+        yield f"only {count} {words.sample}{'s' if count > 1 else ''} measured"
 
 
 def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
@@ -449,9 +463,11 @@ def _describe(run: Run, accuracies: pd.DataFrame, words: Vocabulary) -> dict[str
         for role, found in accuracies.groupby("role", sort=False)
     ]
     roles.sort(key=lambda told: [role in told.split()[1] for role in _ROLES], reverse=True)
+    told = [attrs.get("dataset_id") for attrs in (run.attrs, *run.catalogue().values())]
+    origin = next((str(one) for one in told if one), "")
     about = {
         "run": run.name,
-        "data": f"{count} {words.sample}s {size}, {run.attrs.get('dataset_id') or 'of unrecorded origin'}",
+        "data": f"{count} {words.sample}s {size}, {origin or 'of unrecorded origin'}",
         "networks": join_words(roles) or "none",
     }
     begun = str(run.attrs.get("created_at", ""))[:10]
@@ -481,8 +497,8 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
             f"Up to {known['left_out'].max()} of {count} {words.sample}s have no point, and so neither share "
             'of points nor detours: they are left out (`no_points="published"` counts 0, as the papers do).'
         )
-    if len(known) and count < _FEW_SAMPLES:
-        yield f"Only {count} {words.sample}s were measured."
+    if len(known) > 1:
+        yield f"There are {len(known)} answers of H1 to H3: of twenty, one would be clear by chance alone."
     if any(name.startswith(("transfer/", "unicam-scores/")) for name in run.results):
         yield (
             f"Likeness to the teacher and UniCAM: intervals of 95 % over {words.sample}s, of each network "

@@ -53,6 +53,8 @@ def report(
     together = write_side_by_side(opened, folder=folder or places[0], progress=progress)
     if together is not None:
         typer.echo(f"together  {together}")
+    elif len(runs) > 1:
+        typer.echo("together  no page: fewer than two are whole and have a student and a baseline")
     typer.echo(f"next      kdviz explore {runs[0]}")
     if any(run.gaps() for run in opened.values()):
         raise typer.Exit(_INCOMPLETE)

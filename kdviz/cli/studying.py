@@ -159,7 +159,10 @@ def measure(
     role: Annotated[str, typer.Option(help="teacher, student, baseline, or any word.")] = "student",
     name: Annotated[str | None, typer.Option(help="Its name in the run; role and seed by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Its training seed, by which pairs are made.")] = 0,
-    size: Annotated[int, typer.Option(min=8, help="Pixels a side images are resized to.")] = 224,
+    method: Annotated[str | None, typer.Option(help="In a word, the loss that a student learned by.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Pixels a side images are resized to, as in training.")
+    ] = None,
     grid: Annotated[int, typer.Option(min=1, help="Cells a side.")] = 16,
     samples: Annotated[int, typer.Option(min=1, help="How many images, spread over the folder.")] = 32,
     workers: Workers = None,
@@ -169,13 +172,13 @@ def measure(
     """Measure a study's networks over their training; continues where it was stopped.
 
     Students and baselines are measured at every epoch of the first half, every second later, and the last.
-    With --network, --checkpoints, --images and --layers, a network trained elsewhere, at all its checkpoints;
-    images are normalised as ImageNet's.
+    With --network, --checkpoints, --images, --layers and --size, a network trained elsewhere, at all its
+    checkpoints; images are normalised as ImageNet's.
 
     Example: kdviz measure runs/birds
     """
-    needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers}
-    told = {"--masks": masks, "--name": name, **needed}
+    needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers, "--size": size}
+    told = {"--masks": masks, "--name": name, "--method": method, **needed}
     if network is None and (wrong := [option for option, value in told.items() if value is not None]):
         raise ValueError(f"{', '.join(wrong)} is of a network of your own: give --network too")
     if network is not None:
@@ -195,7 +198,8 @@ def measure(
             role=role,
             name=name,
             seed=seed,
-            size=size,
+            method=method,
+            size=size or 0,
             grid=grid,
             samples=samples,
             device=device,

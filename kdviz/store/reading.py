@@ -60,7 +60,7 @@ class StoredRun:
     def name(self) -> str:
         """What to call the run: its file or folder without suffix, or the folder of its study."""
         path = self.path.resolve()
-        return path.parent.name if path.name == "run.zarr" else path.stem
+        return path.parent.name if (path.parent / "study.yaml").is_file() else path.stem
 
     @property
     def networks(self) -> list[str]:

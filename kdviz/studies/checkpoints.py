@@ -13,6 +13,7 @@ from torch import nn
 
 from kdviz.errors import KdvizWarning
 from kdviz.measuring import measure_checkpoints
+from kdviz.schema import Attribute
 from kdviz.sources import find_checkpoints, image_folder, normalise
 from kdviz.store import Run, describe
 from kdviz.training import weight_distance
@@ -30,6 +31,7 @@ def measure_folder(
     role: str,
     name: str | None,
     seed: int,
+    method: str | None,
     size: int,
     grid: int,
     samples: int,
@@ -48,8 +50,9 @@ def measure_folder(
         As :func:`kdviz.sources.find_checkpoints` and :func:`kdviz.sources.image_folder` read them.
     layers
         Names in ``named_modules()``.
-    role, name, seed
-        Of the network: ``"student"``; its name in the run, role and seed by default; its training seed.
+    role, name, seed, method
+        Of the network: ``"student"``; its name in the run, role and seed by default; its training seed; the
+        loss by which it learned, if any.
     size, grid, samples
         Pixels a side that images are resized to, cells a side, and how many images, spread over the classes.
     device, progress
@@ -73,6 +76,11 @@ def measure_folder(
     rows = np.unique(np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).round().astype(int))
     chosen = pictures.select(rows)
     name = name or f"{role}-s{seed}"
+    details: dict[str, Attribute] = {
+        "training_seed": seed,
+        "architecture": type(module).__name__,
+        "dataset_id": f"{images.name}, {size} pixels",
+    }
     measure_checkpoints(
         make_network,
         found,
@@ -85,7 +93,7 @@ def measure_folder(
         labels=chosen.labels,
         sample_ids=chosen.sample_ids,
         store=store,
-        details={"training_seed": seed, "architecture": type(module).__name__},
+        details=details | ({} if method is None else {"distillation_method": method}),
         device=device,
         progress=progress,
     )

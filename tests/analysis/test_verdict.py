@@ -120,7 +120,7 @@ def test_give_verdict__many_places_are_cut_short(tmp_path: Path) -> None:
         counts[f"student/m{index}", "fc1"] = {0: (9, 1), 1: (9, 2), 2: (9, 3)}
     counts["baseline", "fc1"] = {0: (4, 1), 1: (3, 2), 2: (5, 3)}
     more = str(analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings[0])
-    assert more.count("by m") == 5 and more.endswith("; 2 more")
+    assert more.count("for m") == 5 and more.endswith("; 2 more")
 
 
 def test_give_verdict__samples_without_points_are_left_out_and_told(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_give_verdict__as_text_begins_with_doubts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "why"),
     [
-        (("student", "teacher"), "no baseline is measured whole"),
-        (("baseline",), "no student is measured whole"),
-        (("teacher",), "no student and no baseline is measured whole"),
+        (("student", "teacher"), "the run has no baseline"),
+        (("baseline",), "the run has no student"),
+        (("teacher",), "the run has no student and no baseline"),
     ],
 )
 def test_give_verdict__of_roles_that_are_missing_says_which(tmp_path: Path, left: tuple, why: str) -> None:
@@ -185,7 +185,7 @@ def test_give_verdict__of_an_empty_run_says_so(tmp_path: Path) -> None:
     )
     verdict = analysis.give_verdict(create_run(tmp_path / "run.zarr", samples=samples))
     assert verdict.doubts[0].startswith("nothing is measured yet")
-    assert verdict.about["networks"] == "none" and verdict.about["run"] == tmp_path.name
+    assert verdict.about["networks"] == "none" and verdict.about["run"] == "run"
 
 
 def test_give_verdict__judges_what_is_whole_of_a_run_that_is_not(tmp_path: Path) -> None:

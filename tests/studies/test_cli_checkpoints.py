@@ -109,7 +109,7 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
         (
             {"network": ""},
             ValueError,
-            "--masks, --checkpoints, --images, --layers is of a",
+            "--masks, --checkpoints, --images, --layers, --size is of a",
         ),
         ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
         ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),

@@ -21,7 +21,7 @@ from kdviz.training import fitting
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:1 of (2|39|40) questions:kdviz.errors.KdvizWarning"
+    "ignore:1 of (2|3|39|40) questions:kdviz.errors.KdvizWarning"
 )  # as asked for
 
 

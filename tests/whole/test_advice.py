@@ -608,6 +608,7 @@ def audit(layers: list[str]) -> object:
     )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*its training begins anew:kdviz.errors.KdvizWarning")
 @pytest.mark.filterwarnings("ignore::kdviz.errors.DegenerateWarning")
 @pytest.mark.filterwarnings("ignore::kdviz.errors.ConvergenceWarning")
 @pytest.mark.parametrize("name", ROWS)

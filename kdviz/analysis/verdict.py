@@ -263,7 +263,7 @@ def _answer_hypotheses(run: Run, differences: pd.DataFrame, words: Vocabulary) -
 def _tell(rows: pd.DataFrame, words: Vocabulary, mixed: bool) -> Iterator[tuple[str, str]]:
     """Say of one metric where the answer is which, with numbers, and with those of seeds if they differ."""
     unit = f" per {words.sample}" if rows["metric"].iloc[0] in ("n_fg", "n_bg") else ""
-    rows = rows.assign(told=rows["seeds"].map(" ({} seeds)".format) if mixed else "")
+    rows = rows.assign(told=rows["seeds"].map(" (of seeds: {})".format) if mixed else "")
     for answer in (YES, NO, OPEN, UNDEFINED):
         there = rows[rows["answer"] == answer]
         if len(there):
@@ -297,10 +297,10 @@ def _explain_silence(run: Run, words: Vocabulary) -> str:
 
 def _answer_transfer(run: Run) -> Iterator[Answer]:
     """Say of every property that compares with the teacher which kinds of students are nearer to it."""
-    results = read_transfer(run)
-    if not results:
+    results = [ds for ds in read_transfer(run).values() if "independent" in ds["role"].values]
+    if not results:  # or nobody to compare with
         return
-    rows = score_transfer(results.values())
+    rows = score_transfer(results)
     rows = rows[(rows["role"] == "student") & ~rows["own"]]
     findings, answers = [], list[str]()
     for title, of_property in rows.groupby("title", sort=False):

@@ -284,6 +284,29 @@ def test_give_verdict__tells_each_property_by_the_margins_of_all_networks(shared
     assert answer.answer == "mixed"
 
 
+def test_give_verdict__properties_without_an_independent_network_are_no_question(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, verdict = shared
+    asked = {
+        name: ds.isel(network=ds["role"].values != "independent")
+        for name, ds in analysis.read_transfer(run).items()
+        if name == "confidence"
+    }
+    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: asked)
+    left = {one.question for one in verdict.answers} - {
+        one.question for one in analysis.give_verdict(run).answers
+    }
+    assert left == {"Students are more like the teacher than networks trained without one"}
+
+
+def test_give_verdict__seeds_are_told_where_they_differ(tmp_path: Path) -> None:
+    counts = COUNTS | {("student", "fc2"): {0: (9, 1)}}
+    more = str(analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings[0])
+    assert "at fc1 +3.0 per image (-1.3 to 7.3), 7.0 against 4.0 (of seeds: 3)" in more
+    assert more.count("(of seeds: 1)") == 1
+
+
 def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> None:
     run, verdict = shared
     answer = verdict.answers[-1]

@@ -145,7 +145,7 @@ def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool) -> str:
         text = str(value)
     else:
         text = say_number(value)
-    return f'<td class="number" data-value="{value}">{text}</td>'
+    return f'<td class="number" data-value="{value:.6g}">{text}</td>'  # the same on every processor
 
 
 def _tell(finding: Mapping[str, Any]) -> str:

@@ -96,7 +96,9 @@ def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
     first = analysis.tabulate_differences(pairs).iloc[0]
     shown = next(row for row in read_rows(page) if "over" in row)
     for column in ("student", "baseline", "difference"):
-        assert float(shown[column]) == first[column], "the threshold is that of the run"
+        assert float(shown[column]) == pytest.approx(first[column], rel=1e-5), (
+            "the threshold is that of the run"
+        )
     count = sum(len(one.students) + len(one.baselines) for one in pairs.values())
     assert f"checked: calibration and points of {count} students and baselines" in page
 

@@ -73,6 +73,11 @@ def main(study: Path) -> None:
     tuning = analysis.pair_networks(kdviz.open_run(sources.find_data("runs/finetuning.nc")))
     numbers = ["metric", "student", "baseline", "difference", "low", "high", "answer"]
     print_markdown(analysis.tabulate_differences(tuning)[numbers])
+    for role in ("student", "baseline"):  # over training, means over seeds; accuracies of each at the end
+        counts = [analysis.tabulate_counts(ds) for ds in tuning["fc1"].by_role[role].values()]
+        over = pd.concat(counts).groupby("epoch")[["n_fg", "n_bg", "accuracy"]].mean()
+        print(role, [round(float(one["accuracy"].iloc[-1]), 2) for one in counts])
+        print_markdown(over.reset_index())
     for network, table in draw_layers(kdviz.open_run(sources.find_data("runs/layers.nc"))).items():
         print(network)
         print_markdown(table.reset_index()[["layer", "foreground", "background", "difference", "ahead"]])

@@ -1,7 +1,6 @@
-"""Numbers and lists as people read them, in sentences and tables alike."""
+"""Numbers as people read them, in sentences and tables alike."""
 
 import math
-from collections.abc import Sequence
 
 _MOST = 6  # decimals
 
@@ -36,11 +35,3 @@ def say_interval(value: float, low: float, high: float, unit: str = "", *, sign:
         reach /= 10
     told = f"{say_number(value, reach, sign=sign)}{unit}"
     return told if math.isnan(reach) else f"{told} ({say_number(low, reach)} to {say_number(high, reach)})"
-
-
-def join_words(words: Sequence[str], most: int | None = None) -> str:
-    """Join words, ``"a, b and c"``, or the first of them, ``"a, b and 7 more"``."""
-    shown = list(words if most is None or len(words) <= most else words[:most])
-    if len(shown) < len(words):
-        shown.append(f"{len(words) - len(shown)} more")
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]])) if shown else ""

@@ -110,6 +110,19 @@ def invent_cloud_run(
     return _invent_run(path, places | masks, "cloud", "fc1", ("box", "ring"), seed)
 
 
+def draw_points(foreground: NDArray[np.bool_], n_fg: int, n_bg: int, epochs: int) -> NDArray[np.bool_]:
+    """Points ``(epochs, samples, units)``, the first and the last units of a sample on either side.
+
+    So many at the last epoch; one fewer on the foreground, the first, at each epoch before.
+    """
+    units = foreground.shape[1]
+    points = np.zeros((epochs, *foreground.shape), bool)
+    for index in range(epochs):
+        points[index, :, epochs - 1 - index : n_fg] = True
+        points[index, :, units - n_bg :] = n_bg > 0
+    return points
+
+
 def invent_seeds_run(
     path: str | os.PathLike[str],
     points: Mapping[tuple[str, str, int], NDArray[np.bool_]],

@@ -11,20 +11,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from kdviz.analysis.arms import average_seeds
+from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
 from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
+from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
 from kdviz.schema import Vocabulary, choose_words, read_classes
 from kdviz.store import Run
-from kdviz.wording import join_words, say_interval, say_number
+from kdviz.wording import say_interval, say_number
 
 YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
-_ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO, "cannot be asked")
+_ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
 _IDLE, _MET = 0.5, 0.9  # shares of units without gain, and of samples calibrated, where doubts begin
 _ROLES = ("teacher", "student", "baseline")
@@ -147,8 +150,8 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     Parameters
     ----------
     pairs
-        From `pair_networks`; those without a student and a baseline of one seed, of entropies of one weight,
-        are left out.
+        From `pair_networks`; those without a student and a baseline of one seed, or with entropies of other
+        settings, are left out.
 
     Returns
     -------
@@ -357,7 +360,7 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
         yield gaps
     elif len(begun):
         names = [f"{row['network']} at {row['layer']} ({row['done']:.0%})" for _, row in begun.iterrows()]
-        yield f"not measured whole, and left out here: {join_words(names, 3)}"
+        yield f"not measured whole, and left out here: {name_some(names, 3)}"
     units, idle = run.samples["valid"].values.sum(1), dict[str, list[str]]()
     for name, network in list_networks(run, finished=True).items():
         for layer in network.layers if not network.repeat_of else ():
@@ -368,7 +371,7 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
     for layer, found in idle.items():
         yield (
             f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "
-            f"{join_words(found, 3)}; such a network has collapsed, its layer is dead, or its max pooling "
+            f"{name_some(found, 3)}; such a network has collapsed, its layer is dead, or its max pooling "
             "looks past them"
         )
 
@@ -379,12 +382,12 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
     if len(poor):
         told = [f"{name} ({row['accuracy']:.2f})" for name, row in poor.iterrows()]
         yield (
-            f"accuracy hardly better than chance ({poor['chance'].iloc[0]:.2f}): {join_words(told, 4)}; "
+            f"accuracy hardly better than chance ({poor['chance'].iloc[0]:.2f}): {name_some(told, 4)}; "
             "what such networks keep says little of distillation"
         )
     unknown = accuracies.index[accuracies["accuracy"].isna()]
     if len(unknown):
-        which = join_words([*unknown], 4) if len(known) else "all networks"
+        which = name_some(unknown, 4) if len(known) else "all networks"
         yield (
             f"accuracy not recorded: {which}; whether they learned anything is not known here "
             "(`kdviz.store.describe(run, accuracy=...)` tells it)"
@@ -405,27 +408,32 @@ def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
             ours, theirs = pair.students[seed], pair.baselines[seed]
             ends = [int(ds["epoch"].values[-1]) for ds in (ours, theirs)]
             kinds = [str(ds.attrs.get("architecture", "")) for ds in (ours, theirs)]
-            weights = [float(ds.attrs.get("weight", np.nan)) for ds in (ours, theirs)]
             where = f"at {label.split(' at ')[-1]}, seed {seed}"
             if ends[0] != ends[1]:
                 said.append(f"student at epoch {ends[0]}, baseline at epoch {ends[1]} ({where})")
             if all(kinds) and kinds[0] != kinds[1]:
                 said.append(f"student {kinds[0]}, baseline {kinds[1]} ({where})")
-            if weights[0] != weights[1]:
-                said.append(f"entropies of weight {weights[0]:g} and {weights[1]:g}, not compared ({where})")
+            for name, (own, other) in _list_settings(ours, theirs).items():
+                said.append(f"entropies of {name} {own} and {other}, not compared ({where})")
     if said:
-        yield f"student and baseline differ in more than the teacher: {join_words(_once(said), 3)}"
+        yield f"student and baseline differ in more than the teacher: {name_some(dict.fromkeys(said), 3)}"
+
+
+def _list_settings(ours: xr.Dataset, theirs: xr.Dataset) -> dict[str, tuple[object, object]]:
+    """List the settings of entropies in which two networks differ, for which `compare` refuses them."""
+    sides = read_entropy_settings(ours), read_entropy_settings(theirs)
+    both = {name: (sides[0].get(name), sides[1].get(name)) for name in ENTROPY_SETTINGS}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
 
 
 def _match(pair: NetworkPair) -> bool:
-    """Whether a student and a baseline of one seed can be compared at all."""
+    """Tell whether students and baselines of the same seeds, of which there are some, can be compared."""
     seeds = pair.students.keys() & pair.baselines.keys()
-    sides = [(pair.students[seed].attrs, pair.baselines[seed].attrs) for seed in seeds]
-    return bool(sides) and all(one.get("weight") == other.get("weight") for one, other in sides)
+    return bool(seeds) and not any(_list_settings(pair.students[one], pair.baselines[one]) for one in seeds)
 
 
 def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterator[str]:
-    unmet, few = [], []
+    unmet, few = [], []  # a baseline is beside students of several methods, and told once
     for label, pair in pairs.items():
         for role in ("student", "baseline"):
             for seed, ds in pair.by_role[role].items():
@@ -437,18 +445,14 @@ def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterat
                     few.append(f"{name} ({say_number(count)})")
     if unmet:
         yield (
-            f"{words.sample}s whose mean entropy could not be calibrated: {join_words(_once(unmet), 3)}; "
-            "their entropies are not comparable"
+            f"{words.sample}s whose mean entropy could not be calibrated: "
+            f"{name_some(dict.fromkeys(unmet), 3)}; their entropies are not comparable"
         )
     if few:
         yield (
-            f"less than one knowledge point per {words.sample}: {join_words(_once(few), 3)}; "
+            f"less than one knowledge point per {words.sample}: {name_some(dict.fromkeys(few), 3)}; "
             "a smaller threshold finds more"
         )
-
-
-def _once(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(names))  # a baseline is beside students of several methods
 
 
 # -- what it is about
@@ -468,7 +472,7 @@ def _describe(run: Run, accuracies: pd.DataFrame, words: Vocabulary) -> dict[str
     about = {
         "run": run.name,
         "data": f"{count} {words.sample}s {size}, {origin or 'of unrecorded origin'}",
-        "networks": join_words(roles) or "none",
+        "networks": name_some(roles) or "none",
     }
     begun = str(run.attrs.get("created_at", ""))[:10]
     return about | ({"measured": begun} if begun else {})
@@ -476,7 +480,7 @@ def _describe(run: Run, accuracies: pd.DataFrame, words: Vocabulary) -> dict[str
 
 def _list_kinds(found: pd.DataFrame) -> str:
     kinds = [*dict.fromkeys(name_kind(str(name)) for name in found.index)]
-    return f" ({join_words(kinds, 6)})" if len(kinds) > 1 else ""
+    return f" ({name_some(kinds, 6)})" if len(kinds) > 1 else ""
 
 
 def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,6 @@ from kdviz.schema import MEASURED, QUARTILES, VARIABLES
 from kdviz.units import Units
 
 STEPS = 36  # of a descent: where the built-in images meet the calibration
-_TRIES = 3  # of every timing, of which the fastest counts
 _QUICK = 0.2  # seconds; what takes less is timed once more, as counting operations shows in it
 
 
@@ -298,16 +297,6 @@ def now() -> float:
     elif torch.get_num_threads() == 1:
         return time.process_time()
     return time.perf_counter()
-
-
-def time_call(call: Callable[[], object]) -> float:
-    """Return the seconds of a call: the fastest of some, after one that is not counted."""
-    seconds = []
-    for _ in range(1 + _TRIES):
-        start = now()
-        call()
-        seconds.append(now() - start)
-    return min(seconds[1:])
 
 
 def _count_bytes(units: int) -> int:

@@ -17,10 +17,9 @@ from unittest.mock import patch
 
 import kdviz
 from kdviz import analysis, stopping
-from kdviz.arguments import suggest
+from kdviz.arguments import name_some, suggest
 from kdviz.errors import DataError, KdvizWarning, MissingExtraError, StoreError
 from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
-from kdviz.wording import join_words
 
 try:
     import nbformat
@@ -230,7 +229,7 @@ def write_side_by_side(
         "decides nothing; what its samples decide stands in the report of each run."
     )
     if left_out:
-        question += f" Left out, as they are not whole or hold no pair: {join_words(left_out)}."
+        question += f" Left out, as they are not whole or hold no pair: {name_some(left_out)}."
     told = {"title": "Runs side by side", "question": question, "table": ""}
     return write_tables(arms, **told, folder=folder, name="side-by-side", progress=progress)
 

@@ -78,7 +78,8 @@ def describe(
     run = run if isinstance(run, Run) else open_run(run)  # who holds the lock already may say something
     run._check_directory()
     with run.writing(), file_errors(f"cannot write {run.path}"):
-        run.samples, run.layer_names = (now := open_run(run.path)).samples, now.layer_names  # of this moment
+        now = open_run(run.path)  # what another process said since counts too
+        run.samples, run.layer_names = now.samples, now.layer_names
         named = None if labels is classes is None else _label(run, labels, classes, overwrite)
         told, names = _by_epoch(run, accuracy or {}), _name_layers(run, layers or {}, overwrite)
         scores = {

@@ -100,15 +100,12 @@ def measure_folder(
     run = describe(store, classes=pictures.classes)
     for layer in layers if len(found) > 1 else ():
         weight = next(_list_weights(module, layer), None)
-        if weight is None or min(found) > 0:
-            why = (
-                "it has no weights"
-                if weight is None
-                else f"{checkpoints} begins at epoch {min(found)}, not 0"
-            )
+        why = "it has no weights" if weight is None else ""
+        why = f"{checkpoints} begins at epoch {min(found)}, not 0" if min(found) > 0 else why
+        if why:
             warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
-        else:
-            run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))
+            continue
+        run.write_variable(name, layer, weight_distance(found, layer=str(weight), initial=found[0]))
     return run
 
 

@@ -22,10 +22,7 @@ from kdviz.sources.text import TextSource
 from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, is_added
 from kdviz.studies.tasks import Layout, Subject
-from kdviz.training import (
-    PLANS,
-    TrainingRecord,
-)
+from kdviz.training import PLANS, TrainingRecord
 
 BEGUN_FILE = "data.json"
 

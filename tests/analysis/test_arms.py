@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from invented_runs import invent_seeds_run
+from invented_runs import draw_points, invent_seeds_run
 from scipy import stats
 
 from kdviz import analysis
@@ -27,18 +27,9 @@ COUNTS = {
 }
 
 
-def draw_points(n_fg: int, n_bg: int, epochs: int) -> np.ndarray:
-    """So many points at the last epoch; one fewer on the foreground, the first, at each epoch before."""
-    points = np.zeros((epochs, SAMPLES, UNITS), bool)
-    for index in range(epochs):
-        points[index, :, epochs - 1 - index : n_fg] = True
-        points[index, :, UNITS - n_bg :] = n_bg > 0
-    return points
-
-
 def make_run(path: Path, counts: dict[tuple[str, str], dict[int, tuple[int, int]]]) -> Run:
     points = {
-        (role, layer, seed): draw_points(*one, len(EPOCHS[role.partition("/")[0]]))
+        (role, layer, seed): draw_points(FOREGROUND, *one, len(EPOCHS[role.partition("/")[0]]))
         for (role, layer), seeds in counts.items()
         for seed, one in seeds.items()
     }
@@ -267,7 +258,7 @@ def test_doubt_arms__begins_a_tenth_of_the_way_to_certainty(
 
 def test_list_arms__accuracies_that_nobody_recorded_are_undefined(tmp_path: Path) -> None:
     counts = {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}}
-    points = {(role, layer, 0): draw_points(*one[0], 3) for (role, layer), one in counts.items()}
+    points = {(role, layer, 0): draw_points(FOREGROUND, *one[0], 3) for (role, layer), one in counts.items()}
     bare = invent_seeds_run(tmp_path / "run", points, FOREGROUND, epochs=EPOCHS)
     listed = analysis.list_arms([Arm({}, bare)])
     assert listed[["teacher", "student", "baseline", "chance"]].isna().all(axis=None)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from invented_runs import invent_seeds_run
+from invented_runs import draw_points, invent_seeds_run
 
 import kdviz
 from kdviz import analysis, schema, sources
 from kdviz.store import Run, create_run
-from kdviz.wording import join_words, say_interval, say_number
+from kdviz.wording import say_interval, say_number
 
 SAMPLES, UNITS, OBJECT = 12, 40, 12
 FOREGROUND = np.broadcast_to(np.arange(UNITS) < OBJECT, (SAMPLES, UNITS)).copy()
@@ -26,19 +26,10 @@ COUNTS = {  # points on foreground and background at the last epoch, by training
 FOUR = ("a", "b", "c", "d")
 
 
-def draw_points(n_fg: int, n_bg: int, epochs: int) -> np.ndarray:
-    """So many points at the last epoch; one fewer on the foreground, the first, at each epoch before."""
-    points = np.zeros((epochs, SAMPLES, UNITS), bool)
-    for index in range(epochs):
-        points[index, :, epochs - 1 - index : n_fg] = True
-        points[index, :, UNITS - n_bg :] = n_bg > 0
-    return points
-
-
 def make_run(path: Path, counts: dict, *, accuracy: float | None = 0.8, empty: int = 0) -> Run:
     """`empty` samples, the first, are without any point in students and baselines."""
     points = {
-        (role, layer, seed): draw_points(*one, len(EPOCHS[role.partition("/")[0]]))
+        (role, layer, seed): draw_points(FOREGROUND, *one, len(EPOCHS[role.partition("/")[0]]))
         for (role, layer), seeds in counts.items()
         for seed, one in seeds.items()
     }
@@ -79,7 +70,7 @@ def test_give_verdict__says_every_count_as_worked_out_by_hand(seeds: analysis.Ve
     assert seeds.doubts == ()
     assert seeds.notes[0].startswith("Intervals of H1 to H3: 95 %, over 3 training seeds (Student's t)")
     assert seeds.about["data"] == "12 images of 40 cells, invented"
-    kinds = "6 students (student-fc1 and student-fc2) and 6 baselines (baseline-fc1 and baseline-fc2)"
+    kinds = "6 students (student-fc1, student-fc2), 6 baselines (baseline-fc1, baseline-fc2)"
     assert seeds.about["networks"] == f"1 teacher, {kinds}"
 
 
@@ -218,17 +209,17 @@ def test_give_verdict__sides_that_differ_in_more_than_the_teacher_are_a_doubt(tm
     run = make_run(tmp_path, {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}})
     (pair,) = analysis.pair_networks(run).values()
 
-    def changed(**attrs: object) -> dict[str, analysis.NetworkPair]:
-        return {"fc1": replace(pair, baselines={0: pair.baselines[0].assign_attrs(attrs)})}
-
     assert analysis.give_verdict(run, {"fc1": pair}).doubts == ()
-    student = replace(pair, students={0: pair.students[0].assign_attrs(architecture="small")})
-    (doubt,) = analysis.give_verdict(
-        run, {"fc1": replace(student, baselines=changed(architecture="large")["fc1"].baselines)}
-    ).doubts
+    kinds = {
+        f"{role}s": {0: pair.by_role[role][0].assign_attrs(architecture=kind)}
+        for role, kind in (("student", "small"), ("baseline", "large"))
+    }
+    (doubt,) = analysis.give_verdict(run, {"fc1": replace(pair, **kinds)}).doubts
     assert doubt.endswith("more than the teacher: student small, baseline large (at fc1, seed 0)")
-    verdict = analysis.give_verdict(run, changed(weight=4.0))
-    assert verdict.doubts[0].endswith("entropies of weight 6 and 4, not compared (at fc1, seed 0)")
+    other = pair.baselines[0].copy()
+    other["entropy"] = other["entropy"].assign_attrs(weight=4.0)
+    verdict = analysis.give_verdict(run, {"fc1": replace(pair, baselines={0: other})})
+    assert verdict.doubts[0].endswith("entropies of weight 6.0 and 4.0, not compared (at fc1, seed 0)")
     assert verdict.answers[0].answer == "cannot be asked"
     early = replace(pair, baselines={0: pair.baselines[0].isel(epoch=[0, 1])})
     (doubt,) = analysis.give_verdict(run, {"fc1": early}).doubts
@@ -256,9 +247,9 @@ def test_give_verdict__a_layer_that_nothing_moves_is_a_doubt(
 ) -> None:
     run = make_run(tmp_path, COUNTS)
     name = next(name for name in run.networks if name.startswith("student"))
-    counts = np.zeros((3, SAMPLES), np.int32)
+    counts, read = np.zeros((3, SAMPLES), np.int32), schema.VARIABLES["zero_gain"].dims
     counts[-1] = round(idle * UNITS)
-    values, stored = xr.DataArray(counts, dims=("epoch", "sample")), run.variable
+    values, stored = xr.DataArray(counts, dims=read), run.variable
     changed = {(name, run.layers(name)[0], "zero_gain"): values}
     monkeypatch.setattr(run, "variable", lambda *at: changed[at] if at in changed else stored(*at))
     doubts = analysis.give_verdict(run).doubts
@@ -349,9 +340,3 @@ def test_say_interval__never_writes_an_end_apart_from_zero_as_zero() -> None:
     assert say_interval(-0.40214, -0.80408, -0.0002) == "-0.4021 (-0.8041 to -0.0002)"
     assert say_interval(0.0, 0.0, 0.0) == "0 (0 to 0)"
     assert say_interval(1.5, np.nan, np.nan) == "+1.5"
-
-
-def test_join_words__counts_what_is_left_out() -> None:
-    assert join_words(["a"]) == "a" and join_words([]) == ""
-    assert join_words(["a", "b", "c"]) == "a, b and c"
-    assert join_words(["a", "b", "c", "d"], 2) == "a, b and 2 more"

@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "studies": MEASURED
     | {"papers", "architectures", "sources", "models", "gain", "distillation", "training", "measuring"}
     | {"attribution", "coherency", "transfer", "unicam"},
-    "reports": GROUND | {"wording", "analysis", "render", "store", ""},
+    "reports": GROUND | {"analysis", "render", "store", ""},
     "cli": {"errors", "arguments", "stopping", "files", "studies", "reports", ""},
     "__main__": {"stopping", "cli"},
 }

@@ -11,6 +11,9 @@ import pandas as pd
 from kdviz.wording import say_interval, say_number
 
 _COLOURS = {"yes": "#d5ecd9", "the other way": "#f6d9cc", "undecided": "#ececec", "mixed": "#f3e8c3"}
+# Beside the element: JupyterLab drops style sheets and scripts of a notebook that it does not trust yet.
+_CHIP = "color:#111;border-radius:4px;padding:1px 7px;white-space:nowrap"
+_DOUBT = "background:#f6d9cc;color:#111;border-left:5px solid #c2410c;padding:6px 12px;margin:6px 0"
 _STYLE = """<style>
 .kdviz {font-size: 14px; line-height: 1.5; max-width: 1100px}
 .kdviz td, .kdviz th {text-align: left !important; padding: 3px 10px !important; vertical-align: top;
@@ -19,12 +22,7 @@ _STYLE = """<style>
 .kdviz table.sortable th {cursor: pointer; border-bottom: 1px solid #888 !important;
   white-space: nowrap !important}
 .kdviz table.sortable tr:nth-child(even) {background: var(--jp-rendermime-table-row-background, #f7f7f7)}
-.kdviz th button {all: unset; cursor: pointer}
-.kdviz th button:focus-visible {outline: 2px solid #1976d2}
 .kdviz td.number, .kdviz th.number {text-align: right !important; white-space: nowrap !important}
-.kdviz .answer {border-radius: 4px; padding: 1px 7px; color: #111; white-space: nowrap}
-.kdviz .doubt {background: #f6d9cc; border-left: 5px solid #c2410c;
-  padding: 6px 12px; margin: 6px 0; color: #111}
 .kdviz .note {color: var(--jp-ui-font-color2, #666); font-size: 13px}
 .kdviz h3 {margin: 14px 0 2px 0; font-size: 16px}
 .kdviz ul {margin: 2px 0 6px 0}
@@ -77,7 +75,7 @@ def show_verdict(
         f"<tr><td><b>{_escape(name)}</b></td><td>{_escape(text)}</td></tr>" for name, text in about.items()
     )
     parts = [f"<table>{rows}</table>"]
-    parts += [f'<div class="doubt"><b>In doubt:</b> {_escape(one)}.</div>' for one in doubts]
+    parts += [f'<div class="doubt" style="{_DOUBT}"><b>In doubt:</b> {_escape(one)}.</div>' for one in doubts]
     for one in answers:
         parts.append(f"<h3>{_escape(one['question'])}: {_mark(one['answer'])}</h3>")
         parts.append("<ul>" + "".join(f"<li>{_tell(finding)}</li>" for finding in one["findings"]) + "</ul>")
@@ -112,8 +110,9 @@ def show_table(
     numbers = {name for name in shown if name in intervals or pd.api.types.is_numeric_dtype(table[name])}
     signed = {name for name, (low, _) in intervals.items() if (table[low] < 0).any()}  # differences
     head = "".join(
-        f'<th class="{"number" if name in numbers else ""}" title="{html.escape(about.get(name, ""))}">'
-        f'<button onclick="kdvizSort(this.parentNode)">{_escape(name)}</button></th>'
+        f'<th class="{"number" if name in numbers else ""}" title="{html.escape(about.get(name, ""))}" '
+        f'tabindex="0" onclick="kdvizSort(this)" onkeydown="event.key === \'Enter\' && kdvizSort(this)">'
+        f"{_escape(name)}</th>"
         for name in shown
     )
     body = "".join(
@@ -157,7 +156,7 @@ def _tell(finding: Mapping[str, Any]) -> str:
 def _mark(answer: object) -> str:
     text = str(answer)
     colour = next((colour for word, colour in _COLOURS.items() if text.endswith(word)), "#ececec")
-    return f'<span class="answer" style="background:{colour}">{_escape(text)}</span>'
+    return f'<span class="answer" style="background:{colour};{_CHIP}">{_escape(text)}</span>'
 
 
 def _escape(text: object) -> str:

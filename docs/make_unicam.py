@@ -42,7 +42,7 @@ def main(path: Path) -> None:
     render.relevance_progress(progress, title=title).savefig(IMAGES / "unicam-progress.png", dpi=110)
     name = [name for name in maps if "-kl-" in name][-1]
     columns = {"": maps[name]}
-    for label, layer in analysis.name_layers(run).items():
+    for label, layer in analysis.list_networks(run)[name].layers.items():
         columns[f"entropy\nat {label}"] = analysis.Settings().derive(run.dataset(name, layer))
     shown = maps[name]["sample"].values[:SHOWN].tolist()
     figure = render.plot_maps(columns, samples=run.samples, names=shown, title=f"{name}, beside its baseline")

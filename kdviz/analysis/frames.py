@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from kdviz.analysis.knowledge import count_points
-from kdviz.analysis.networks import list_networks, name_layers
+from kdviz.analysis.networks import list_networks
 from kdviz.analysis.settings import Settings
 from kdviz.errors import UnfinishedError
 from kdviz.schema import read_classes, read_sides
@@ -74,21 +74,20 @@ def to_dataframe(run: Store, settings: Settings | None = None) -> pd.DataFrame:
     """
     run = as_run(run)
     settings = (settings or Settings()).of_run(run)
-    labels = {module: label for label, module in name_layers(run).items()}
     columns, tables = [*_ABOUT, *_PLACE, *_VALUES], []
     for network in list_networks(run).values():
         about: dict[str, Any] = {
             "network": network.name,
             "role": network.role,
             "method": network.method,
-            "distilled_layer": labels.get(network.distilled_layer, network.distilled_layer),
+            "distilled_layer": network.distilled_layer,
             "training_seed": network.seed,
             "repeat_of": network.repeat_of,
         }
-        for module in network.layers:
+        for label, module in network.layers.items():
             with suppress(UnfinishedError):  # no epoch yet
                 table = _tabulate(run.dataset(network.name, module, partial=True), run, settings)
-                tables.append(table.assign(**about, layer=labels[module])[columns])
+                tables.append(table.assign(**about, layer=label)[columns])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 

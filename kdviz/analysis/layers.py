@@ -41,8 +41,10 @@ def order_layers(run: Run, network: str, layers: Sequence[str] = ()) -> dict[str
     known = run.layers(network)
     if unknown := [layer for layer in layers if layer not in known]:
         raise ValueError(f"{network} was not measured at {', '.join(unknown)}; measured: {', '.join(known)}")
-    label_of = {layer: label for label, layer in name_layers(run).items() if layer in known}
-    return {label_of[layer]: layer for layer in layers or label_of}
+    labels = {
+        layer: label for label, layers in name_layers(run).items() for layer in layers if layer in known
+    }
+    return {labels[layer]: layer for layer in layers or labels}
 
 
 def tabulate_layers(layers: Mapping[str, xr.Dataset]) -> pd.DataFrame:

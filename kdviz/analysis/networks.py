@@ -1,8 +1,9 @@
 """The networks of a run by name, and which of them belong together: by layer, method and training seed."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,9 +27,9 @@ class Network:
     role
         Its part in the study: ``"teacher"``, ``"student"``, ``"baseline"`` or any other word.
     method, distilled_layer, teacher
-        How, at which layer (as named in `layers`, if among them) and from which network it was distilled.
+        How, at which layer (by its label, if among `layers`) and from which network it was distilled.
     layers
-        Names in ``named_modules()`` of the layers it was measured at.
+        ``{label: name in named_modules()}`` of the layers it was measured at, labels as from `name_layers`.
     seed
         Training seed; 0 where not recorded.
     architecture
@@ -41,7 +42,7 @@ class Network:
     role: str
     method: str
     distilled_layer: str
-    layers: tuple[str, ...]
+    layers: Mapping[str, str]
     seed: int
     architecture: str
     teacher: str
@@ -63,8 +64,10 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
     StoreError
         If the run is damaged.
     """
-    names = read_config(run).get("layer_names", {})
-    layers: dict[str, list[str]] = {}
+    papers = read_config(run).get("layer_names", {})
+    labels = {module: label for label, module in papers.items()}
+    labels |= {module: label for label, modules in name_layers(run).items() for module in modules}
+    layers: dict[str, dict[str, str]] = {}
     about: dict[str, dict[str, Any]] = {}
     open_ones: set[tuple[str, str]] = set()
     if finished:
@@ -73,7 +76,7 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
     for (name, layer), attrs in run.catalogue().items():
         if (name, layer) in open_ones:
             continue
-        layers.setdefault(name, []).append(layer)
+        layers.setdefault(name, {})[labels[layer]] = layer
         about.setdefault(name, dict(attrs))
     listed = {  # so that no repeat takes the place of a network that is missing
         group.split("/")[1]: one["repeat_of"] for group, one in run.contents.items() if "repeat_of" in one
@@ -82,7 +85,7 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
     for name in sorted(about, key=lambda name: int(about[name].get("seed", 0))):
         attrs = about[name]
         recorded = str(attrs.get("distilled_layer", ""))
-        distilled = recorded if recorded in layers[name] else names.get(recorded, recorded)
+        distilled = labels.get(papers.get(recorded, recorded), recorded)
         identity = (distilled, *(str(attrs.get(part)) for part in _IDENTITY))
         original = originals.setdefault(identity, listed.get(name) or name)
         repeats = original not in about or int(attrs.get("seed", 0)) > int(about[original].get("seed", 0))
@@ -91,7 +94,7 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
             role=str(attrs.get("network_role", "")),
             method=str(attrs.get("distillation_method", "")),
             distilled_layer=distilled,
-            layers=tuple(layers[name]),
+            layers=layers[name],
             seed=int(attrs.get("training_seed", 0)),
             architecture=str(attrs.get("architecture", "")),
             teacher=str(attrs.get("teacher", "")),
@@ -101,31 +104,32 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
 
 
 class Group(NamedTuple):
-    """Networks to compare at one layer, ``{part: {training seed: name}}``, seeds in order."""
+    """Networks to compare at one layer, named by its label: ``{part: {training seed: network}}``."""
 
     layer: str
-    names: dict[str, dict[int, str]]
+    networks: dict[str, dict[int, Network]]
 
 
 def group_networks(run: Run, *, finished: bool = False) -> dict[str, Group]:
     """Sort teachers, students and baselines of a run into what is compared, see `pair_networks`."""
     networks = list_networks(run, finished=finished)
     groups = {}
-    for label, layer in name_layers(run).items():
-        here = [network for network in networks.values() if layer in network.layers]
+    for label in name_layers(run):
+        here = [network for network in networks.values() if label in network.layers]
         if not any(network.role in ("teacher", "student", "baseline") for network in here):
             continue
-        series = _sort_students(here, layer)
+        series = _sort_students(here, label)
         for title, students in series.items():
-            groups[label if len(series) == 1 else f"{title} at {label}"] = _group(layer, students, here)
+            groups[label if len(series) == 1 else f"{title} at {label}"] = _group(label, students, here)
     return groups
 
 
-def name_layers(run: Run) -> dict[str, str]:
-    """Name the measured layers of a run: ``{label: name in named_modules()}``.
+def name_layers(run: Run) -> dict[str, tuple[str, ...]]:
+    """Name the measured layers of a run: ``{label: names in named_modules()}``.
 
     Labels are those told to :func:`kdviz.store.describe`, then the papers' where the run records them, in its
-    order; further layers keep their own names.
+    order; further layers keep their own names. Networks of other architectures may have other modules under
+    one label, each network one: ``list_networks(run)[name].layers[label]``.
 
     Raises
     ------
@@ -133,11 +137,17 @@ def name_layers(run: Run) -> dict[str, str]:
         If the run is damaged.
     """
     measured = dict.fromkeys(layer for _, layer in run.catalogue())
-    told, papers = run.layer_names, read_config(run).get("layer_names", {})
+    told = run.layer_names
+    papers = {label: (layer,) for label, layer in read_config(run).get("layer_names", {}).items()}
     if not told.items() <= papers.items():  # else the order is the papers'
-        papers = told | {label: layer for label, layer in papers.items() if layer not in told.values()}
-    named = {label: layer for label, layer in papers.items() if layer in measured}
-    return named | {layer: layer for layer in measured if layer not in named.values()}
+        known = {*itertools.chain(*told.values())}
+        papers = told | {
+            label: one for label, one in papers.items() if label not in told and not known & {*one}
+        }
+    named = {label: tuple(one for one in layers if one in measured) for label, layers in papers.items()}
+    known = {*itertools.chain(*named.values())}
+    further = {layer: (layer,) for layer in measured if layer not in known}
+    return {label: layers for label, layers in named.items() if layers} | further
 
 
 def read_config(run: Run) -> dict[str, Any]:
@@ -145,11 +155,11 @@ def read_config(run: Run) -> dict[str, Any]:
     return json.loads(str(run.attrs.get("config", "{}")))
 
 
-def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Network]]:
+def _sort_students(networks: Iterable[Network], label: str) -> dict[str, list[Network]]:
     """Sort into series of one method, of which each holds one student a seed; one empty series for none."""
     series: dict[str, list[Network]] = {}
     for one in networks:
-        elsewhere = one.distilled_layer in one.layers and one.distilled_layer != layer
+        elsewhere = one.distilled_layer in one.layers and one.distilled_layer != label
         if one.role != "student" or one.repeat_of or elsewhere:
             continue
         own_name = re.sub(rf"[-_.]?s(eed)?{one.seed}$", "", one.name) or "student"
@@ -160,9 +170,9 @@ def _sort_students(networks: Iterable[Network], layer: str) -> dict[str, list[Ne
     return series or {"": []}
 
 
-def _group(layer: str, students: list[Network], networks: list[Network]) -> Group:
-    def by_seed(chosen: Iterable[Network]) -> dict[int, str]:
-        return {one.seed: one.name for one in sorted(chosen, key=lambda one: one.seed)}
+def _group(label: str, students: list[Network], networks: list[Network]) -> Group:
+    def by_seed(chosen: Iterable[Network]) -> dict[int, Network]:
+        return {one.seed: one for one in sorted(chosen, key=lambda one: one.seed)}
 
     def like_students(one: Network) -> tuple[bool, bool]:
         return one.name == students[0].teacher, one.architecture == students[0].architecture
@@ -174,10 +184,10 @@ def _group(layer: str, students: list[Network], networks: list[Network]) -> Grou
     for role in ("baseline", "teacher"):
         names[f"{role}s"] = by_seed(one for one in others if one.role == role)
     for role in ("student", "baseline"):
-        known = names[f"{role}s"].values()
+        known = [one.name for one in names[f"{role}s"].values()]
         repeats = (one for one in reversed(networks) if one.repeat_of in known)
         names[f"{role}_repeats"] = by_seed(repeats)
-    return Group(layer, names)
+    return Group(label, names)
 
 
 def read_room(run: Run, room: str) -> dict[str, xr.Dataset]:

@@ -28,7 +28,7 @@ class NetworkPair:
     Attributes
     ----------
     layer
-        Name in ``named_modules()``.
+        Its label, see `name_layers`.
     students, baselines, teachers
         ``{training seed: Dataset}``, in the order of seeds.
     student_repeats, baseline_repeats
@@ -112,10 +112,13 @@ def pair_networks(
     asked = [groups] if layers is None else [_find_labels(run, groups, one) for one in layers]
     pairs = {}
     for label in itertools.chain(*asked):
-        layer, names = groups[label]
+        layer, networks = groups[label]
         found = {
-            part: {seed: apply_settings(run.dataset(name, layer), chosen) for seed, name in networks.items()}
-            for part, networks in names.items()
+            part: {
+                seed: apply_settings(run.dataset(one.name, one.layers[layer]), chosen)
+                for seed, one in by_seed.items()
+            }
+            for part, by_seed in networks.items()
         }
         pairs[label] = NetworkPair(layer, **found)
     return pairs
@@ -125,10 +128,9 @@ def _find_labels(run: Run, groups: Mapping[str, Group], layer: str) -> list[str]
     if layer in groups:
         return [layer]
     modules = name_layers(run)
-    found = [label for label, group in groups.items() if group.layer == modules.get(layer, layer)]
+    found = [label for label, group in groups.items() if layer in (group.layer, *modules[group.layer])]
     if not found:
-        measured = {group.layer for group in groups.values()}
-        known = [*(name for name, module in modules.items() if module in measured), *groups]
+        known = [*(group.layer for group in groups.values()), *groups]
         raise ValueError(f"no networks to compare at layer {layer!r}; {suggest(layer, dict.fromkeys(known))}")
     return found
 

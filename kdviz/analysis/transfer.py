@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from kdviz.analysis.knowledge import count_points
-from kdviz.analysis.networks import name_kind, name_layers, read_room
+from kdviz.analysis.networks import list_networks, name_kind, name_layers, read_room
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.schema import build, read_sides, validate
 from kdviz.store import Run
@@ -58,12 +58,13 @@ def collect_points(run: Run, answers: xr.Dataset, settings: Settings | None = No
     validate(answers, require=("network", "role"))
     chosen = (Settings() if settings is None else settings).of_run(run)
     names = [str(name) for name in answers["network"].values]
-    measured = set(run.catalogue())
-    found = {}
-    for label, layer in name_layers(run).items():
-        if not {(name, layer) for name in names} <= measured:
+    layers, found = {name: one.layers for name, one in list_networks(run).items() if name in names}, {}
+    for label in name_layers(run):
+        if not all(label in layers.get(name, ()) for name in names):
             continue
-        shares = [_share_points(apply_settings(run.dataset(name, layer), chosen)) for name in names]
+        shares = [
+            _share_points(apply_settings(run.dataset(name, layers[name][label]), chosen)) for name in names
+        ]
         found[label] = build(
             {"points_share": xr.concat(shares, "network").transpose("side", "network", "sample").values},
             coords={

@@ -205,7 +205,7 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
     for name, one in list_networks(run).items():
         if one.repeat_of:
             continue
-        layer = one.layers[0]
+        layer = next(iter(one.layers.values()))
         values = run.variable(name, layer, "accuracy")
         last = np.nan if values is None else values.values[-1]
         last = about[name, layer].get("accuracy", np.nan) if np.isnan(last) else last
@@ -363,11 +363,11 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
         yield f"not measured whole, and left out here: {name_some(names, 3)}"
     units, idle = run.samples["valid"].values.sum(1), dict[str, list[str]]()
     for name, network in list_networks(run, finished=True).items():
-        for layer in network.layers if not network.repeat_of else ():
+        for label, layer in network.layers.items() if not network.repeat_of else ():
             counts = run.variable(name, layer, "zero_gain")
             share = 0.0 if counts is None else float((counts.values[-1] / units).mean())
             if share > _IDLE:
-                idle.setdefault(layer, []).append(f"{name} ({share:.0%})")
+                idle.setdefault(label, []).append(f"{name} ({share:.0%})")
     for layer, found in idle.items():
         yield (
             f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "

@@ -1,5 +1,6 @@
 """What is known of samples and networks beside their numbers, added to a run that is there."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def describe(
     labels: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float | Mapping[int, float]] | None = None,
-    layers: Mapping[str, str] | None = None,
+    layers: Mapping[str, str | Sequence[str]] | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Say of a run what its samples are, how well its networks do, how its layers are called.
@@ -49,7 +50,9 @@ def describe(
         Share of held-out samples that a network classifies correctly, 0 to 1: ``{network: {epoch: value}}``
         at some of its measured epochs, or ``{network: value}`` at the last of them.
     layers
-        Modules by the names to show, ``{"fc1": "classifier.0"}``; added to those named before.
+        Modules by the names to show, ``{"fc1": "classifier.0"}``; added to those named before. What plays one
+        part in several architectures gets one name, ``{"last conv": ["layer4", "features.8"]}``: networks are
+        then shown side by side and compared there, each at its own module.
     overwrite
         Replace what is there and says otherwise.
 
@@ -62,7 +65,8 @@ def describe(
     ------
     ValueError
         If nothing is said, labels are not one for each sample or beyond the classes, there are none to name,
-        an accuracy is no share, an epoch or a layer was not measured, or two names are of one layer.
+        an accuracy is no share, an epoch or a layer was not measured, two names are of one layer, or one name
+        is of two layers of one network.
     StoreError
         If the run has no such network (near ones are named), holds something else and `overwrite` is not set,
         is an exported file, or is being written by another process.
@@ -143,24 +147,37 @@ def _label(
     return described[["label"]]
 
 
-def _name_layers(run: Run, layers: Mapping[str, str], overwrite: bool) -> dict[str, str]:
+def _name_layers(
+    run: Run, layers: Mapping[str, str | Sequence[str]], overwrite: bool
+) -> dict[str, tuple[str, ...]]:
     """Check names of layers, and return all that are told, those new among them last."""
-    before, measured = run.layer_names, dict.fromkeys(layer for _, layer in run.catalogue())
-    modules = [*layers.values()]
-    for name, module in layers.items():
+    measured = {network: run.layers(network) for network in run.networks}
+    known = dict.fromkeys(itertools.chain(*measured.values()))
+    asked = {name: (one,) if isinstance(one, str) else tuple(one) for name, one in layers.items()}
+    modules = [*itertools.chain(*asked.values())]
+    for name, own in asked.items():
         some_text("layers: a name", name)
-        if module not in measured:
-            raise ValueError(f"layers names {module!r}, which was not measured; {suggest(module, measured)}")
-        if modules.count(module) > 1:
-            raise ValueError(f"layers has several names of {module!r}; give it one")
+        if not own:
+            raise ValueError(f"layers names no module {name!r}; {suggest(name, known)}")
+        for module in own:
+            if module not in known:
+                raise ValueError(f"layers names {module!r}, which was not measured; {suggest(module, known)}")
+            if modules.count(module) > 1:
+                raise ValueError(f"layers has several names of {module!r}; give it one")
+        for network, here in measured.items():
+            if len(both := [module for module in own if module in here]) > 1:
+                raise ValueError(
+                    f"layers calls both {' and '.join(map(repr, both))} of {network!r} {name!r}; a name is "
+                    "of one layer of each network"
+                )
     kept = {
-        name: module
-        for name, module in before.items()
-        if (layers[name] == module if name in layers else module not in modules)
+        name: own
+        for name, own in run.layer_names.items()
+        if (asked[name] == own if name in asked else not {*own} & {*modules})
     }
-    if (gone := [name for name in before if name not in kept]) and not overwrite:
+    if (gone := [name for name in run.layer_names if name not in kept]) and not overwrite:
         raise StoreError(f"{run.path} has other layers {name_some(gone)}; overwrite=True replaces them")
-    return kept | dict(layers)
+    return kept | asked
 
 
 def _by_epoch(run: Run, accuracy: Mapping[str, float | Mapping[int, float]]) -> dict[str, dict[int, float]]:

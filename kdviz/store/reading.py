@@ -49,7 +49,8 @@ class StoredRun:
         self.samples = read_group(self.path, "points")
         self.samples.attrs.pop("contents", None)
         names = self.samples.attrs.pop("layer_names", "{}")
-        self.layer_names: dict[str, str] = json.loads(names)  # as told to `describe`: modules by name
+        told = json.loads(names).items()  # by `describe`; of one module older versions kept its name alone
+        self.layer_names = {name: (one,) if isinstance(one, str) else tuple(one) for name, one in told}
         self.attrs: dict[str, Attribute] = dict(self.samples.attrs)
         if self.attrs.get("schema") != "kdviz":
             kind = self.attrs.get("schema")

@@ -344,7 +344,7 @@ class Workshop(Materials):
         if task.action == "repeat":
             return
         subject = task.subject
-        self._name_layers(self.study.modules(subject))
+        self._name_layers()
         accuracies, definition = self.study.accuracies(subject)
         values = epoch_array("accuracy", [*accuracies.values()], [*accuracies], definition=definition)
         for module in self.study.modules(subject):
@@ -354,15 +354,21 @@ class Workshop(Materials):
                 self.run.write_variable(subject.name, module, distance.sel(epoch=measurement.epochs))
             self.run.write_variable(subject.name, module, values)
 
-    def _name_layers(self, measured: Sequence[str]) -> None:
-        """Have layers go by the plan's own names for them, where nobody has named them since."""
-        told = open_run(self.study.run_path).layer_names
-        asked = self.plan.networks.layers.items() - self.preset.layers.items()
-        taken = {*told, *told.values()}
-        own = {name: module for name, module in asked if module in measured and not {name, module} & taken}
-        if own:
-            order = [*self.plan.networks.layers]
-            describe(self.run, layers={name: own[name] for name in sorted(own, key=order.index)})
+    def _name_layers(self) -> None:
+        """Have layers, also a teacher's own, go by the plan's names, where nobody named them since."""
+        run, asked = open_run(self.study.run_path), self.plan.networks
+        taught = getattr(asked.teacher, "layers", {})
+        measured = {module for _, module in run.catalogue()}
+        names = {}
+        for label, module in asked.layers.items():
+            own = tuple(one for one in dict.fromkeys((module, taught.get(label, module))) if one in measured)
+            told = run.layer_names.get(label, ())
+            others = {one for name, modules in run.layer_names.items() if name != label for one in modules}
+            said = {told, (self.preset.layers.get(label),)}
+            if own and own not in said and {*told} <= {*own} and not others & {*own}:
+                names[label] = own
+        if names:
+            describe(self.run, layers=names, overwrite=True)
 
     def _details(self, subject: Subject) -> dict[str, schema.Attribute]:
         architecture = self._architecture(subject.role == "teacher")

@@ -1,7 +1,8 @@
 """Which networks of a run can stand side by side at a layer, by name."""
 
-from collections.abc import Sequence
-from operator import attrgetter
+import itertools
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
 
 from kdviz.analysis.networks import Network, list_networks, name_layers
 from kdviz.arguments import one_of
@@ -20,10 +21,10 @@ class Lineup:
 
     Attributes
     ----------
-    modules
-        Name in ``named_modules()`` by the name of the layer, the papers' where the run records one.
+    layers
+        Names of the layers, see :func:`kdviz.analysis.name_layers`.
     styles
-        Colour and marker by layer and network; those of a network hold whichever others are shown.
+        Colour and marker of every network, the same at all layers and whichever others are shown.
     notes
         Sentence by (layer, network), for each that was asked for and has no finished epoch.
     """
@@ -32,19 +33,23 @@ class Lineup:
         self._derivation = derivation
         self.notes: dict[tuple[str, str], str] = {}
         self._networks = list_networks(run)
-        self.modules = name_layers(run)
+        self.layers = [*name_layers(run)]
         self._first: dict[str, list[str]] = {}
-        self.styles: dict[str, dict[str, NetworkStyle]] = {}
-        for label, module in self.modules.items():
-            here = [one for one in self._networks.values() if module in one.layers]
+        self._names: dict[str, list[str]] = {}
+        for label in self.layers:
+            here = [one for one in self._networks.values() if label in one.layers]
             here.sort(key=lambda one: (bool(one.repeat_of), one.seed, one.name))
-            self._first[label] = _choose_first(here, module)
-            names = dict.fromkeys([*self._first[label], *(one.name for one in here)])
-            self.styles[label] = style_networks({name: self.role(name) for name in names})
+            self._first[label] = _choose_first(here, label)
+            self._names[label] = [*dict.fromkeys([*self._first[label], *(one.name for one in here)])]
+        self.styles = _style(self._names, self._networks)
 
     def names(self, layer: str) -> list[str]:
         """List the networks measured at a layer, those that are shown first before the others."""
-        return [*self.styles[layer]]
+        return self._names[layer]
+
+    def module(self, network: str, layer: str) -> str:
+        """Return the name in ``named_modules()`` of what a network was measured at under a layer's name."""
+        return self._networks[network].layers[layer]
 
     def role(self, network: str) -> str:
         """Return the role of a network, free text."""
@@ -89,7 +94,9 @@ class Lineup:
 
     def epochs(self, layer: str, names: Sequence[str]) -> list[int]:
         """List the epochs of the learners shown; the teachers' where there are no others."""
-        found = {name: self._derivation.measured(name, self.modules[layer])["epoch"].values for name in names}
+        found = {
+            name: self._derivation.measured(name, self.module(name, layer))["epoch"].values for name in names
+        }
         return sorted({int(epoch) for name in self.learners(names) or names for epoch in found[name]})
 
     def learners(self, names: Sequence[str]) -> list[str]:
@@ -100,7 +107,7 @@ class Lineup:
         finished: list[str] = []
         for name in names:
             try:
-                self._derivation.measured(name, self.modules[layer])
+                self._derivation.measured(name, self.module(name, layer))
                 finished.append(name)
                 self.notes.pop((layer, name), None)
             except UnfinishedError as error:
@@ -112,12 +119,29 @@ def _unfinished(layer: str) -> UnfinishedError:
     return UnfinishedError(f"{layer}: no epoch of any network is finished yet")
 
 
-def _choose_first(here: Sequence[Network], module: str) -> list[str]:
+def _style(names: Mapping[str, Sequence[str]], networks: Mapping[str, Network]) -> dict[str, NetworkStyle]:
+    """Give networks that meet at some layer looks of their own; those that never meet may share one."""
+    turns: dict[str, tuple[str, int]] = {}  # as which of its role's networks one counts
+    for here in names.values():
+        for name in here:
+            role = networks[name].role
+            met = itertools.chain.from_iterable(others for others in names.values() if name in others)
+            taken = {turns[other] for other in met if other in turns}
+            free = ((role, turn) for turn in itertools.count())
+            turns.setdefault(name, next(one for one in free if one not in taken))
+    every = sorted(dict.fromkeys(turns.values()), key=itemgetter(1))
+    looks = dict(
+        zip(every, style_networks({f"{role} {turn}": role for role, turn in every}).values(), strict=True)
+    )
+    return {name: looks[turn] for name, turn in turns.items()}
+
+
+def _choose_first(here: Sequence[Network], layer: str) -> list[str]:
     """Choose teacher, first student distilled at this layer, and its baseline; or the first few."""
     teachers, students, baselines = (
         [one for one in here if one.role == role] for role in ("teacher", "student", "baseline")
     )
-    students = [one for one in students if one.distilled_layer in ("", module)]
+    students = [one for one in students if one.distilled_layer in ("", layer)]
     baselines = [one for one in baselines if not students or one.seed == students[0].seed]
     others = [] if students or baselines else here
     chosen = [*teachers[:1], *students[:1], *baselines[:1], *others]

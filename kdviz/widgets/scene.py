@@ -89,7 +89,7 @@ class Scene:
         self.kind = choose_kind(run.samples)
         self._derivation = Derivation(run)
         self.lineup = Lineup(run, self._derivation)
-        if not self.lineup.modules:
+        if not self.lineup.layers:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
         self.overlays = Overlays(run, self.kind)
         self.titles = title_samples(run.samples)
@@ -102,7 +102,7 @@ class Scene:
     @property
     def layers(self) -> list[str]:
         """Names of the layers, the papers' where known."""
-        return list(self.lineup.modules)
+        return self.lineup.layers
 
     @property
     def grids(self) -> dict[str, int]:
@@ -130,7 +130,7 @@ class Scene:
 
     def resolve(self, settings: Settings, layer: str, network: str) -> Settings:
         """Fill in what a measurement was made with, and the threshold of the run, where none is chosen."""
-        attrs = self._derivation.measured(network, self.lineup.modules[layer]).attrs
+        attrs = self._derivation.measured(network, self.lineup.module(network, layer)).attrs
         if settings.weight is None:
             settings = replace(settings, weight=float(attrs.get("weight", 7.0)))
         if settings.unit_gain is None:
@@ -179,7 +179,7 @@ class Scene:
             label=self.labels[sample],
             canvas=self.canvas(sample, derived[place.networks[0]].ds),
             networks=views,
-            styles=self.lineup.styles[place.layer],
+            styles=self.lineup.styles,
             notes=[
                 *self._doubts(derived, overlay, place),
                 *(
@@ -207,7 +207,7 @@ class Scene:
         """Collect what the charts show of one network."""
         at = self.samples.index(sample)
         derived = self._points(view.network, place)
-        style = self.lineup.styles[place.layer][view.network]
+        style = self.lineup.styles[view.network]
         values, cutoff = view.entropy, np.nan
         if quantity == "gain":
             gain, valid = view.gain, derived.ds["valid"].values[at]
@@ -236,7 +236,7 @@ class Scene:
     # -- private
 
     def _points(self, network: str, place: Place) -> Derived:
-        return self._derivation.points(network, self.lineup.modules[place.layer], place.settings)
+        return self._derivation.points(network, self.lineup.module(network, place.layer), place.settings)
 
     def _look_at(
         self, network: str, derived: Derived, sample: str, epoch: int, overlay: str, place: Place
@@ -279,7 +279,8 @@ class Scene:
         """Choose the ends of the scale: nearly all entropies of all networks, epochs and samples."""
         values = []
         for network in place.networks:
-            ds = self._derivation.entropies(network, self.lineup.modules[place.layer], place.settings).ds
+            module = self.lineup.module(network, place.layer)
+            ds = self._derivation.entropies(network, module, place.settings).ds
             maps = ds["entropy"].where(ds["valid"]).values.reshape(-1, ds.sizes["unit"])
             values.append(maps[:: -(-len(maps) // _MAPS_FOR_LIMITS)].ravel())
         low, high = np.nanquantile(np.concatenate(values), (0.01, 0.99))

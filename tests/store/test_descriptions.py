@@ -1,13 +1,17 @@
 """Labels, names of classes and accuracies that come later."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
+import torch
 import zarr
 
 import kdviz
 from kdviz import analysis, render, testing, units
 from kdviz.errors import StoreError
 from kdviz.store import descriptions
+from kdviz.store.sealing import SealedStore
 
 describe = kdviz.store.describe
 LABELS, CLASSES = [2, 0, 1, 0], ["cat", "dog", "owl"]
@@ -58,12 +62,12 @@ def assert_said(run, classes=CLASSES):
 
 def test_describe__names_layers_for_tables_exports_and_measuring_on(measure, tmp_path):
     run = describe(measure().path, layers={"second": "conv2"})
-    assert analysis.name_layers(run) == {"second": "conv2", "fc1": "fc1"}
+    assert analysis.name_layers(run) == {"second": ("conv2",), "fc1": ("fc1",)}
     run = describe(run, layers={"head": "fc1"})
-    assert run.layer_names == {"second": "conv2", "head": "fc1"}
+    assert run.layer_names == {"second": ("conv2",), "head": ("fc1",)}
     assert list(analysis.pair_networks(run)) == ["second", "head"]
     copy = kdviz.open_run(run.export(tmp_path / "copy.nc"))
-    assert analysis.name_layers(copy) == {"second": "conv2", "head": "fc1"}
+    assert analysis.name_layers(copy) == {"second": ("conv2",), "head": ("fc1",)}
     assert list(analysis.name_layers(measure(epochs=(0, 1, 2)))) == ["second", "head"]
     with pytest.raises(StoreError, match="has other layers second, head; overwrite=True replaces them"):
         describe(run, layers={"head": "conv2"})
@@ -74,11 +78,67 @@ def test_describe__names_layers_for_tables_exports_and_measuring_on(measure, tmp
     with pytest.raises(ValueError, match="layers names 'conv3', which was not measured; "):
         describe(run, layers={"third": "conv3"})
     assert describe(run, layers={"top": "conv2"}, overwrite=True).layer_names == {
-        "head": "fc1",
-        "top": "conv2",
+        "head": ("fc1",),
+        "top": ("conv2",),
     }
     swapped = describe(run, layers={"head": "conv2", "second": "fc1"}, overwrite=True)
-    assert analysis.name_layers(swapped) == {"head": "conv2", "second": "fc1"}
+    assert analysis.name_layers(swapped) == {"head": ("conv2",), "second": ("fc1",)}
+
+
+@pytest.mark.filterwarnings("ignore::kdviz.errors.KdvizWarning")
+def test_describe__one_name_for_layers_of_several_architectures_compares_them_there(measure, tmp_path):
+    run = measure()
+    kdviz.measure_checkpoints(
+        lambda: torch.nn.Sequential(OrderedDict(body=testing.small_cnn(seed=4))),
+        {3: torch.nn.Sequential(OrderedDict(body=testing.small_cnn(seed=4))).state_dict()},
+        testing.random_images(4),
+        network="teacher",
+        role="teacher",
+        layers=["body.conv2", "body.fc1"],
+        units=units.grid(4),
+        store=run.path,
+        foreground=MASKS,
+        method="gain",
+        probes=2,
+        draws=2,
+        progress=False,
+    )
+    assert [*analysis.name_layers(run)] == ["conv2", "fc1", "body.conv2", "body.fc1"]
+    assert analysis.pair_networks(run)["fc1"].teacher is None
+    run = describe(run.path, layers={"head": ["fc1", "body.fc1"]})
+    assert analysis.name_layers(run) == {
+        "head": ("fc1", "body.fc1"),
+        "conv2": ("conv2",),
+        "body.conv2": ("body.conv2",),
+    }
+    teacher = analysis.list_networks(run)["teacher"]
+    assert teacher.layers == {"body.conv2": "body.conv2", "head": "body.fc1"}
+    alone = run.dataset("teacher", "body.fc1")
+    for layer in ("head", "fc1", "body.fc1"):
+        pair = analysis.pair_networks(run, layers=[layer])["head"]
+        assert np.array_equal(pair.teacher["gain"].values, alone["gain"].values)
+        assert pair.students[0].attrs["layer"] == "fc1"
+    app = kdviz.explore(run)
+    assert app.selection.layer == "head" and app.selection.networks == ["teacher", "student", "baseline"]
+    assert np.array_equal(app.view.networks[0].gain, alone["gain"].values[-1, 0])
+    app.close()
+    table = analysis.to_dataframe(run)
+    assert set(table.loc[table["layer"] == "head", "network"]) == {"student", "baseline", "teacher"}
+    copy = kdviz.open_run(run.export(tmp_path / "copy.nc"))
+    assert copy.layer_names == {"head": ("fc1", "body.fc1")}
+    with pytest.raises(
+        ValueError, match="layers calls both 'conv2' and 'fc1' of 'baseline' 'top'; a name is of one"
+    ):
+        describe(run, layers={"top": ["conv2", "fc1"]}, overwrite=True)
+    with pytest.raises(ValueError, match="layers names no module 'top'; "):
+        describe(run, layers={"top": []})
+
+
+def test_describe__reads_names_of_one_module_as_older_versions_wrote_them(measure):
+    run = describe(measure().path, layers={"second": "conv2"})
+    points = zarr.open_group(SealedStore(run.path / "points"), mode="r+")
+    points.attrs["layer_names"] = '{"second": "conv2"}'
+    assert analysis.name_layers(kdviz.open_run(run.path)) == {"second": ("conv2",), "fc1": ("fc1",)}
 
 
 @pytest.mark.filterwarnings("ignore::kdviz.errors.KdvizWarning")

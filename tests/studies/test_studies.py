@@ -413,7 +413,7 @@ def test_study__layers_go_by_the_names_that_the_plan_gives_them(
     grown = Study(copy, StudyPlan.model_validate(plan), progress=False)
     grown.train()
     named = analysis.name_layers(grown.measure())
-    assert {label: module for label, module in named.items() if label in layers} == layers
+    assert {label: modules[0] for label, modules in named.items() if label in layers} == layers
     assert "conv" not in named and "features.conv4" not in named
 
 

@@ -57,7 +57,9 @@ def test_teacher__of_another_architecture_teaches_and_is_measured_at_its_own_lay
     assert (loss.layers, loss.teacher_layers) == (("features.conv4",), ("features.conv7",))
     before, after = record(study, "student-conv-s0/features").history["loss"].iloc[[0, -1]]
     assert after < before
-    assert analysis.pair_networks(run)["fc1"].teacher is not None
+    assert analysis.name_layers(run)["conv"] == ("features.conv4", "features.conv7")
+    pairs = analysis.pair_networks(run)
+    assert [pairs[layer].teacher.attrs["layer"] for layer in ("conv", "fc1")] == ["features.conv7", FC1]
     assert record(study, "teacher").weight_distance("features.conv7")[-1] > 0  # its own layers are followed
     assert StudyPlan.load(study.folder) == study.plan
 

@@ -26,6 +26,7 @@ from kdviz.analysis.arms import (
 from kdviz.analysis.attributions import (
     SCORES,
     collect_importance,
+    join_scores,
     rank_correlation,
     score_attributions,
     tabulate_scores,
@@ -93,6 +94,7 @@ __all__ = [
     "find_points",
     "find_undertrained",
     "give_verdict",
+    "join_scores",
     "list_arms",
     "list_networks",
     "measure_learning",

@@ -6,6 +6,7 @@ Everything follows from stored maps; what needs the network (curves of removal, 
 
 import itertools
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -218,3 +219,30 @@ def _rank(values: Floats) -> NDArray[np.float64]:
     """Rank from 1 along the last axis, ties sharing the mean of their ranks; NaN stays NaN."""
     rows = pd.DataFrame(values.reshape(-1, values.shape[-1]))  # SciPy's takes long to import
     return rows.rank(axis=1).to_numpy(np.float64).reshape(values.shape)
+
+
+def join_scores(
+    tables: Mapping[str, pd.DataFrame], score: str = "auc"
+) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
+    """Put one score of the maps of several networks side by side.
+
+    Parameters
+    ----------
+    tables
+        ``{network: table}``, tables as from `tabulate_scores`.
+    score
+        Which of their scores.
+
+    Returns
+    -------
+    table
+        Index ``map``; for every network the columns ``network``, ``network low`` and ``network high``.
+    ends
+        ``{network: names of its columns of ends}``, as `kdviz.render.show_table` takes them.
+    """
+    found = {name: table.xs(score, level="score") for name, table in tables.items()}
+    ends = {name: (f"{name} low", f"{name} high") for name in found}
+    columns = {name: one["mean"] for name, one in found.items()}
+    for name, one in found.items():
+        columns |= dict(zip(ends[name], (one["low"], one["high"]), strict=True))
+    return pd.DataFrame(columns).rename_axis("map"), ends

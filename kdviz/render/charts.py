@@ -20,6 +20,7 @@ _COUNT_TITLES = {
     "n_bg": "points on the background",
     "fg_ratio": "foreground ratio",
 }
+_TICKS = 5  # steps of a narrow axis, at most, so that long numbers stay apart
 
 
 def count_curves(counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> Figure:
@@ -141,7 +142,7 @@ def _draw_counts(
         axis.set_xlim(axes[0].get_xlim())  # a ratio may begin undefined
         axis.set_xlabel("epoch")
         axis.set_title(title, fontsize=10)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
 
 
@@ -153,6 +154,7 @@ def _draw_histogram(axis: Axes, traces: Sequence[Trace], quantity: str) -> None:
         axis.hist(one, edges, histtype="step", color=colour, linewidth=1.4, label=trace.network)
         axis.axvline(trace.cutoff, color=colour, linewidth=1, linestyle="--")  # NaN draws nothing
     axis.set_xlabel(quantity)
+    axis.xaxis.set_major_locator(MaxNLocator(_TICKS))
 
 
 def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
@@ -169,6 +171,7 @@ def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
             at, height = trace.distance[peak], trace.n_fg[peak]
             axis.plot(at, height, "*", color=colour, markersize=12, markeredgecolor="black")
     axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(_TICKS))
     if not axis.has_data():
         axis.text(0.5, 0.5, "no weight distance\nin this run", ha="center", transform=axis.transAxes)
         axis.set(xticks=[], yticks=[])

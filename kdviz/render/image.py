@@ -78,7 +78,7 @@ class GridCanvas(Canvas):
         pens = _Pens(self, size)
         pens.fade(opacity)
         pens.blend(255 * scale.paint(cells), opacity)
-        pens.outline(self._spread(self.foreground), cased=True)
+        pens.outline(self._spread(self.foreground))
         return pens.pixels
 
     def _draw_marks(self, marks: Sequence[tuple[Bools, Mark]], looks: Looks, size: int) -> Picture:
@@ -122,10 +122,10 @@ class _Pens:
         grey, part = self.pixels.mean(-1, keepdims=True), share[self._row_of, self._col_of, None]
         self.pixels = np.rint((1 - part) * self.pixels + part * grey).astype(np.uint8)
 
-    def outline(self, on_object: Bools, *, cased: bool = False) -> None:
-        """Draw a white line along the edge of a mask (rows, cols), `cased` in black to be seen anywhere."""
+    def outline(self, on_object: Bools) -> None:
+        """Draw a white line, cased in black to be seen anywhere, along the edge of a mask (rows, cols)."""
         whole = np.pad(on_object[self._row_of, self._col_of], self._line + 2)  # beyond the picture is outside
-        for colour, width in ((0, self._line + 2), (255, self._line))[not cased :]:
+        for colour, width in ((0, self._line + 2), (255, self._line)):
             edge = whole & ~ndimage.minimum_filter(whole, 2 * width + 1)
             self.pixels[edge[self._line + 2 : -self._line - 2, self._line + 2 : -self._line - 2]] = colour
 
@@ -136,7 +136,7 @@ class _Pens:
         reach = 0.3 * min(self._high, self._wide)
         for row, col in cells:
             place = (col + 0.5) * self._wide, (row + 0.5) * self._high
-            draw_mark(pen, mark, place, reach, (mark.colour, "black"), 1, self._line + 3)
+            draw_mark(pen, mark, place, reach, (mark.colour, "black"), self._line, self._line + 3)
         self.pixels = np.asarray(image)
 
 

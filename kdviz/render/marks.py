@@ -29,7 +29,8 @@ def draw_mark(
     if mark is DISC:
         pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill, rim, width)
     elif mark is DIAMOND:
-        pen.polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], fill, rim, width)
+        far = 1.25 * reach  # as large as a disc
+        pen.polygon([(x, y - far), (x + far, y), (x, y + far), (x - far, y)], fill, rim, width)
     else:
         end = 0.8 * reach  # of its arms, which are wide
         for ink, thick in ((rim, stroke), (fill, stroke - 2 * width)):

@@ -42,8 +42,9 @@ def explore(
 
     Shows, for the selected sample (an image, a text, or a cloud of points), the input, the entropies, the
     knowledge points on foreground and background, and the points tried and dropped so far; below, the counts
-    over epochs, a histogram of the units, and this sample's foreground points over the weight distance. The
-    last expression of a notebook cell puts it on the page; it works the same in JupyterLab and as a Voila
+    over epochs, a histogram of the units, and this sample's foreground points over the weight distance; and
+    what is known of the whole run, in the chapters of the report, under the settings of the moment. The last
+    expression of a notebook cell puts it on the page; it works the same in JupyterLab and as a Voila
     page, and needs no extension.
 
     Parameters
@@ -80,8 +81,8 @@ def explore(
 
     Notes
     -----
-    A run that is being measured is shown as it was when it was opened, as far as epochs were finished: call
-    again to see more. What goes wrong in a callback is shown in red above the panels; with the environment
+    A run that is being measured is shown as far as epochs are finished, and looked at again every few seconds
+    while the app is on a page; `Explorer.refresh` does so at once. What goes wrong in a callback is shown in red above the panels; with the environment
     variable ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
     """
     scene = Scene(as_run(run))

@@ -52,7 +52,7 @@ class Controls:
             style={"description_width": "50px"},
         )
         self._bound: dict[str, Any] = {
-            "layer": _choice("layer", {name: name for name in scene.layers}),
+            "layer": _choice("layer", {}),
             "networks": widgets.SelectMultiple(
                 options=scene.lineup.names(selection.layer), layout={"width": "256px"},
                 tooltip="Ctrl and a click adds or takes away one",
@@ -68,7 +68,7 @@ class Controls:
             "calibration": _slider("mean (nat)", 0.05, 1.0, 0.002, value=0.386, **_SLOW),
             "feature_loss": _slider("feature loss", 1.05, 4.0, 0.05, value=1.5, **_SLOW),
             "weight": _slider("weight", 1.0, 14.0, 0.1, **_SLOW),
-            "overlay": _choice("overlay", {name.replace("_", " "): name for name in scene.overlays.names}),
+            "overlay": _choice("overlay", {}),
             "opacity": _slider("opacity", 0.0, 1.0, 0.05),
             "histogram": _choice("histogram", {"entropy": "entropy", "gain": "gain"}),
             "epoch": epoch,
@@ -95,7 +95,7 @@ class Controls:
         self.by_name: dict[str, Any] = self._bound | {
             "play": play, "folder": folder, "file_kind": file_kind, "save": save,
         }  # fmt: skip
-        self._follow()
+        self.follow()
         link((epoch, "index"), (play, "value"))
         if scene.kind.turns:
             turn = widgets.Play(max=359, step=_TURN, interval=_TURN_MS, repeat=True, show_repeat=False)
@@ -104,7 +104,7 @@ class Controls:
             link((self._bound["azimuth"], "value"), (turn, "value"))
         for name, control in self._bound.items():
             control.observe(partial(self._lead, name), "value")
-        selection.observe(self._follow)
+        selection.observe(self.follow)
 
         self.time = widgets.HBox([epoch, play])
         self.settings = widgets.VBox(
@@ -135,7 +135,7 @@ class Controls:
             try:
                 self._take(name, change.new)
             finally:
-                self._follow()
+                self.follow()
 
     def _take(self, name: str, value: Any) -> None:
         chosen = self._selection
@@ -154,12 +154,16 @@ class Controls:
         else:
             chosen.settings = replace(chosen.settings, **{name: value})
 
-    def _follow(self, change: Any = None) -> None:
+    def follow(self, change: Any = None) -> None:
         """Offer what the selected layer and networks have, and show what is selected."""
         chosen, bound = self._selection, self._bound
         shown, play = _read(chosen), self.by_name["play"]
         self._following = True  # new options select their first entry, which nobody chose
         try:
+            for name, offered in (("layer", self._scene.layers), ("overlay", self._scene.overlays.names)):
+                options = {one.replace("_", " ") if name == "overlay" else one: one for one in offered}
+                if dict(bound[name].options) != options:
+                    bound[name].options = options
             names = self._scene.lineup.names(chosen.layer)
             if [*bound["networks"].options] != names:
                 bound["networks"].options = names

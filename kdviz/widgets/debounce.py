@@ -10,11 +10,11 @@ class Debounced:
     """A call that waits until it has not been asked for during `delay` seconds.
 
     Where nothing would ever run it later, which is without an event loop or in a strict run that must see its
-    errors, it runs at once.
+    errors, it runs at once; or, unless `at_once`, not at all.
     """
 
-    def __init__(self, call: Callable[[], object], delay: float) -> None:
-        self._call, self._delay = call, delay
+    def __init__(self, call: Callable[[], object], delay: float, *, at_once: bool = True) -> None:
+        self._call, self._delay, self._at_once = call, delay, at_once
         self._waiting: asyncio.TimerHandle | None = None
 
     def __call__(self) -> None:
@@ -25,9 +25,19 @@ class Debounced:
         except RuntimeError:
             loop = None
         if loop is None or is_strict():
-            self._call()
+            if self._at_once:
+                self._call()
         else:
-            self._waiting = loop.call_later(self._delay, self._call)
+            self._waiting = loop.call_later(self._delay, self._run)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call is still to come."""
+        return self._waiting is not None
+
+    def _run(self) -> None:
+        self._waiting = None
+        self._call()
 
     def cancel(self) -> None:
         """Forget a call that still waits."""

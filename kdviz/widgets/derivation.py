@@ -56,7 +56,7 @@ class Derivation:
         return self._entropies(network, module, replace(settings, threshold=None, background="checkpoint"))
 
     def _derive(self, network: str, module: str, settings: Settings) -> Derived:
-        with _noting() as notes:
+        with noting() as notes:
             ds = settings.derive(self.measured(network, module))
         return Derived(ds, notes=tuple(notes))
 
@@ -66,7 +66,7 @@ class Derivation:
             return derived
         every = derived.ds["sample"].values
         judged = read_sides(derived.ds)[1].any(axis=1) | (settings.background == "checkpoint")
-        with _noting() as notes:
+        with noting() as notes:
             ds = settings.find(derived.ds if judged.all() else derived.ds.isel(sample=judged))
             learning = measure_learning(ds) if (ds["epoch"].values > 0).any() else None
         counts = count_points(ds)
@@ -91,7 +91,7 @@ def has_background(samples: xr.Dataset) -> bool:
 
 
 @contextmanager
-def _noting() -> Iterator[list[str]]:
+def noting() -> Iterator[list[str]]:
     """Collect warnings instead of showing them where nobody looks."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from kdviz.render.charts import view_charts
 from kdviz.render.layout import encode_figure
 from kdviz.render.looks import ENTROPY, MAP, Looks
+from kdviz.widgets.chapters import Chapters
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
 from kdviz.widgets.drawing import explain_view, head_network, name_panels, send_panel
@@ -21,10 +22,11 @@ from kdviz.widgets.scene import Scene, View
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
 
-_PANEL, _INPUT = 216, 176  # pixels
-_NARROWEST, _WIDEST = 136, 1800  # pixels of a column beside the controls, and of the app
+_PANEL, _INPUT = 320, 176  # pixels
+_NARROWEST = 136  # pixels of a column beside the controls
 _TALLEST = "320px"  # of a text; a longer one scrolls
-_CHART_DELAY = 0.25  # seconds
+_CHARTS, _CHART_DPI = 1716, 130  # pixels of the widest charts, so many an inch
+_CHART_DELAY, _LOOK_AGAIN = 0.25, 5.0  # seconds
 # Panels stand in rows of equals, narrower where the page is, so that all stay in sight.
 _COLUMN = {"flex": "1 1 0", "max_width": f"{_PANEL}px", "min_width": "0", "margin": "0 6px 4px 0"}
 
@@ -38,13 +40,15 @@ class Explorer(widgets.VBox):
         What is shown; setting its traits moves the app as its controls do.
     controls
         Every control by name: those of `Selection` and of its settings; ``"calibrate_on"``, ``"play"``,
-        ``"turn"``; ``"class"``, ``"order"``, ``"earlier"``, ``"later"``; ``"folder"``, ``"file_kind"`` and
-        ``"save"``.
+        ``"turn"``; ``"class"``, ``"order"``, ``"earlier"``, ``"later"``; ``"chapter"`` and ``"again"``;
+        ``"folder"``, ``"file_kind"`` and ``"save"``.
     outputs
         What they move: ``"status"``, ``"notes"``, ``"explanation"``, ``"input"``, ``"charts"``; and by column
         ``"heads"``, ``"map"``, ``"points"``, ``"detours"``.
     gallery
         The samples to choose from.
+    chapters
+        What is known of the run beyond one sample.
     """
 
     _open = False
@@ -60,15 +64,17 @@ class Explorer(widgets.VBox):
             "notes": widgets.HTML(),
             "explanation": widgets.HTML(),
             "input": self._make_panel({"width": f"{_INPUT}px", "margin": "0 0 4px 0"}),
-            "charts": widgets.Image(format="png", layout={"width": "100%", "max_width": "1120px"}),
+            "charts": widgets.Image(format="png", layout={"width": "100%", "max_width": f"{_CHARTS}px"}),
         }
-        self._panels = widgets.VBox()
+        self._panels, self._gaps = widgets.VBox(), widgets.HTML()
         selection.observe(self._on_selection)  # before all others: it clears what was said of the last one
         self._controls = Controls(scene, selection, self._status)
         self.gallery = Gallery(scene, selection, self._status)
-        self.controls: dict[str, Any] = self._controls.by_name | self.gallery.by_name
+        self.chapters = Chapters(scene, selection, self._status)
+        self.controls: dict[str, Any] = self._controls.by_name | self.gallery.by_name | self.chapters.by_name
         self.controls["save"].on_click(lambda _: self._save_asked())
         self._draw_charts_later = Debounced(self._draw_charts, _CHART_DELAY)
+        self._look_again = Debounced(self._keep_up, _LOOK_AGAIN, at_once=False)
         self._beside = widgets.VBox(
             [self.outputs["input"], self.outputs["explanation"]],
             layout={"flex": f"0 0 {_INPUT + 24}px", "padding": "0 12px"},
@@ -78,21 +84,52 @@ class Explorer(widgets.VBox):
         super().__init__(
             [
                 widgets.HTML(f"<b>kdviz</b> {escape(title)}"),
-                *([widgets.HTML(f"&#9888; {escape(scene.gaps)}")] if scene.gaps else []),
+                self._gaps,
                 self._controls.time,
                 self.gallery,
                 self._status,
                 widgets.HBox(middle, layout={"flex_flow": "row wrap"}),
                 self.outputs["notes"],
                 self.outputs["charts"],
+                self.chapters,
                 self._controls.saving,
             ],
-            layout={"width": "100%", "max_width": f"{_WIDEST}px"},
+            layout={"width": "100%"},
         )
         with self._status.showing_errors():
             self._draw()
             self._draw_charts()
         self._open = True
+        self._tell_gaps()
+
+    def refresh(self) -> bool:
+        """Show what has been measured since the run was opened; true if there is anything.
+
+        A run that is being measured does so by itself while the app is on a page. Whoever looked at the last
+        epoch then looks at the last one that is new.
+        """
+        chosen, last = self.selection, self.selection.epochs[-1]
+        with self._status.showing_errors():
+            if self._scene.reload():
+                self._controls.follow()
+                if chosen.epoch == last:
+                    chosen.epoch = chosen.epochs[-1]
+                self.gallery.follow()
+                self._draw()
+                self._draw_charts()
+                return True
+        return False
+
+    def _tell_gaps(self) -> None:
+        """Say what the run lacks; look again, while it does, as long as the app is open."""
+        gaps = self._scene.gaps
+        self._gaps.value = f"&#9888; {escape(gaps)}" if gaps else ""
+        if self._open and self._scene.is_growing:
+            self._look_again()
+
+    def _keep_up(self) -> None:
+        self.refresh()
+        self._tell_gaps()
 
     @property
     def view(self) -> View:
@@ -148,6 +185,7 @@ class Explorer(widgets.VBox):
             return
         self._open = False
         self._draw_charts_later.cancel()
+        self._look_again.cancel()
         self.selection.unobserve_all()
         for child in self.children:
             _close(child)
@@ -219,7 +257,7 @@ class Explorer(widgets.VBox):
         with self._status.showing_errors(fresh=False):
             try:
                 shown = self._scene.charts(self.view, chosen.epoch, chosen.histogram, chosen.place)
-                self._show_charts(encode_figure(view_charts(shown)))
+                self._show_charts(encode_figure(view_charts(shown), dpi=_CHART_DPI))
             except Exception:
                 self._show_charts(b"")
                 raise

@@ -73,7 +73,7 @@ class Gallery(widgets.VBox):
         sample.observe(lambda change: self._select(change.new), "value")
         label.observe(self._sort, "value")
         order.observe(self._sort, "value")
-        selection.observe(self._follow)
+        selection.observe(self.follow)
         self._sort()
 
     def _sort(self, change: Any = None) -> None:
@@ -116,7 +116,7 @@ class Gallery(widgets.VBox):
         with self._status.showing_errors():
             self._selection.sample = sample
 
-    def _follow(self, change: Any) -> None:
+    def follow(self, change: Any = None) -> None:
         """Mark the selected sample; sort anew where the order follows from what is derived."""
         self.by_name["sample"].value = self._selection.sample
         self._mark()

@@ -18,7 +18,7 @@ from kdviz.render.charts import Charts, Trace
 from kdviz.render.looks import ENTROPY, NetworkView
 from kdviz.render.style import NetworkStyle
 from kdviz.schema import read_classes
-from kdviz.store import Run
+from kdviz.store import Run, open_run
 from kdviz.widgets.derivation import Derivation, Derived, has_background
 from kdviz.widgets.lineup import Lineup
 from kdviz.widgets.overlays import Overlays
@@ -85,17 +85,30 @@ class Scene:
     """
 
     def __init__(self, run: Run) -> None:
-        self.run = run
         self.kind = choose_kind(run.samples)
+        self.titles = title_samples(run.samples)
+        self.samples = list(self.titles)
+        self.has_points = has_background(run.samples)
+        self._open(run)
+
+    def _open(self, run: Run) -> None:
+        """Look at what has been measured of the run so far."""
+        self.run = run
+        self._there = _tell_progress(run), run.results
         self._derivation = Derivation(run)
         self.lineup = Lineup(run, self._derivation)
         if not self.lineup.layers:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
         self.overlays = Overlays(run, self.kind)
-        self.titles = title_samples(run.samples)
-        self.samples = list(self.titles)
-        self.has_points = has_background(run.samples)
         self._limits = lru_cache(maxsize=6)(self._find_limits)
+
+    def reload(self) -> bool:
+        """Look again whether more has been measured since, and tell whether it has."""
+        now = open_run(self.run.path)
+        if (_tell_progress(now), now.results) == self._there:
+            return False
+        self._open(now)
+        return True
 
     # -- choices
 
@@ -120,7 +133,12 @@ class Scene:
             sample: names.get(code, f"class {code}") for sample, code in zip(self.samples, codes, strict=True)
         }
 
-    @cached_property
+    @property
+    def is_growing(self) -> bool:
+        """Whether something that was begun, or promised, is not measured yet."""
+        return bool(self.gaps) or any(done < 1 for done in self._there[0].values())
+
+    @property
     def gaps(self) -> str:
         """What of the run is missing, in one sentence, as ``kdviz info`` says it first; or nothing."""
         try:
@@ -149,10 +167,10 @@ class Scene:
         if not self.has_points:
             return chosen
         if order == "most changed":
-            points = self._points((learners or place.networks)[0], place).ds["knowledge_point"].values
+            points = self.derived((learners or place.networks)[0], place).ds["knowledge_point"].values
             score = (points[0] != points[-1]).sum(axis=-1)
         elif order == "apart" and len(learners) > 1:
-            every = (self._points(name, place).counts for name in learners[:2])
+            every = (self.derived(name, place).counts for name in learners[:2])
             ours, theirs = (counts["n_fg"].values[-1] for counts in every if counts is not None)
             score = abs(ours - theirs)
         else:
@@ -171,7 +189,7 @@ class Scene:
 
     def look(self, sample: str, epoch: int, overlay: str, place: Place) -> View:
         """Derive all that is shown of one sample."""
-        derived = {name: self._points(name, place) for name in place.networks}
+        derived = {name: self.derived(name, place) for name in place.networks}
         views = [self._look_at(name, one, sample, epoch, overlay, place) for name, one in derived.items()]
         return View(
             sample=sample,
@@ -199,14 +217,14 @@ class Scene:
     def charts(self, view: View, epoch: int, quantity: str, place: Place) -> Charts:
         """Collect what the charts show: `quantity` is ``"entropy"`` or ``"gain"``."""
         traces = [self.trace(one, view.sample, quantity, place) for one in view.networks]
-        divided = _is_divided(self._points(view.networks[0].network, place))
+        divided = _is_divided(self.derived(view.networks[0].network, place))
         label = "entropy (nat)" if quantity == ENTROPY else f"log10 gain{' of a part' if divided else ''}"
         return Charts(traces, epoch, label, self.kind.vocabulary)
 
     def trace(self, view: NetworkView, sample: str, quantity: str, place: Place) -> Trace:
         """Collect what the charts show of one network."""
         at = self.samples.index(sample)
-        derived = self._points(view.network, place)
+        derived = self.derived(view.network, place)
         style = self.lineup.styles[view.network]
         values, cutoff = view.entropy, np.nan
         if quantity == "gain":
@@ -233,10 +251,11 @@ class Scene:
             peak_epoch=None if peak is None or np.isnan(peak) else int(peak),
         )
 
-    # -- private
-
-    def _points(self, network: str, place: Place) -> Derived:
+    def derived(self, network: str, place: Place) -> Derived:
+        """Derive what a network holds; asking again costs nothing."""
         return self._derivation.points(network, self.lineup.module(network, place.layer), place.settings)
+
+    # -- private
 
     def _look_at(
         self, network: str, derived: Derived, sample: str, epoch: int, overlay: str, place: Place
@@ -303,6 +322,18 @@ class Scene:
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")
         return notes
+
+
+def _tell_progress(run: Run) -> dict[tuple[str, str], float]:
+    """Tell which share of every network and layer is measured; of a file, which never changes, nothing."""
+    if not run.path.is_dir():
+        return {}
+    try:
+        table = run.summary()
+    except StoreError:  # of what is not shown, perhaps
+        return {}
+    places = zip(table["network"], table["layer"], strict=True)
+    return dict(zip(places, table["done"], strict=True))
 
 
 def _is_divided(derived: Derived) -> bool:

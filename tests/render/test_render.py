@@ -66,13 +66,14 @@ def test_draw_points__disc_on_the_object_diamond_on_the_background_rest_dimmed()
 
 
 def test_draw_points__disc_is_round_and_diamond_is_not() -> None:
-    # radius 0.3 x 80 = 24: (15, 15) off the centre lies inside the circle (21.2) and outside the diamond (30)
+    # radii 0.3 x 80 = 24 and, for as large a diamond, 30: (16, 16) off the centre is inside the circle
+    # (22.6) and outside the diamond (32)
     drawn = draw_points(grey(8, 8), mask(4, 0, 3), mask(4, 0), rows=2, cols=2, size=160)
-    assert drawn[40 + 15, 40 + 15].tolist() == YELLOW
-    assert drawn[120 + 15, 120 + 15].tolist() == [200, 200, 200]
+    assert drawn[40 + 16, 40 + 16].tolist() == YELLOW
+    assert drawn[120 + 16, 120 + 16].tolist() == [200, 200, 200]
     assert drawn[120, 120 + 15].tolist() == PINK
-    for r, c in ((40, 16), (40, 64), (16, 40), (120, 96), (120, 144), (144, 120)):
-        assert drawn[r, c].tolist() == BLACK, "both have a black rim at the radius"
+    for r, c in ((40, 16), (40, 64), (16, 40), (120, 90), (120, 150), (150, 120)):
+        assert drawn[r, c].tolist() == BLACK, "both have a black rim at their radius"
 
 
 def test_draw_points__outline_runs_along_the_edge_of_the_object_only() -> None:

@@ -1,5 +1,7 @@
 """The app on runs of every state: without masks, half-measured, damaged, with many networks."""
 
+import asyncio
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import explored_runs
@@ -7,15 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from explored_runs import MODULES, NAMES, SAMPLES, add_network, make_run
+from explored_runs import MODULES, NAMES, SAMPLES, add_network, find, make_run, panels
 from ipywidgets.widgets.widget import _instances
 
 import kdviz
 from kdviz import analysis, schema
 from kdviz.errors import StoreError
-from kdviz.render import Looks
+from kdviz.render import Looks, show_verdict
+from kdviz.render.style import ROLE_STYLES
+from kdviz.sources import find_data
 from kdviz.store import Run, create_run
 from kdviz.testing import random_images, small_cnn
+from kdviz.widgets import explorer
+from kdviz.widgets.chapters import CHAPTERS
 
 # -- other runs
 
@@ -159,6 +165,54 @@ def test_run__being_measured_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     assert "baseline-s0/classifier.fc1 has no finished epoch yet" in app.outputs["notes"].value
     with pytest.raises(StoreError, match="no epoch of any network is finished yet"):
         app.selection.layer = "fc2"
+
+
+def test_refresh__shows_what_was_measured_since_and_offers_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    add_network(run, "student-fc1-s0", "student", "fc1", epochs=(0, 2))
+    app = kdviz.explore(run.path)
+    assert not app.refresh() and app.selection.epochs == [0, 2] and app.selection.epoch == 2
+    shown, charts = panels(app), app.outputs["charts"].value
+    add_network(run, "baseline-s0", "baseline", "fc1", epochs=(0, 1, 2, 4))
+    add_network(run, "baseline-s0", "baseline", "fc2", epochs=(0,))
+    assert panels(app) == shown, "nothing changes by itself without an event loop"
+    assert app.refresh() and not app.refresh()
+    assert app.controls["layer"].options == {"fc1": "fc1", "fc2": "fc2"}
+    assert app.controls["networks"].options == ("student-fc1-s0", "baseline-s0")
+    assert panels(app) == shown
+    app.selection.networks = ["student-fc1-s0", "baseline-s0"]
+    assert app.selection.epochs == [0, 1, 2, 4] and app.selection.epoch == 2
+    app.selection.epoch = 4
+    add_network(run, "baseline-s1", "baseline", "fc1", seed=1, epochs=(0, 9))
+    app.selection.networks = ["student-fc1-s0", "baseline-s0"]
+    assert app.refresh()
+    app.selection.networks = ["baseline-s1"]
+    assert app.outputs["charts"].value != charts and not app.failed
+    app.close()
+
+
+def test_run__being_measured_is_followed_while_the_app_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer, "_LOOK_AGAIN", 0.01)
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    run = make_run(tmp_path / "run.zarr")
+    run.expect({"points/student-fc1-s0/classifier.fc1": {}, "points/baseline-s0/classifier.fc1": {}})
+    add_network(run, "student-fc1-s0", "student", "fc1")
+
+    async def follow() -> None:
+        app = kdviz.explore(run.path)
+        assert "baseline-s0" in app.children[1].value and app.view.networks[0].network == "student-fc1-s0"
+        add_network(run, "baseline-s0", "baseline", "fc1", epochs=(0, 1, 2, 3, 4, 5))
+        for _ in range(500):  # of 20 ms, on a busy machine
+            if not app.children[1].value:
+                break
+            await asyncio.sleep(0.02)
+        assert app.children[1].value == "" and app.controls["networks"].options[1] == "baseline-s0"
+        assert not app._look_again.waits, "a whole run is looked at no more"
+        app.close()
+
+    asyncio.run(follow())
 
 
 def test_run__with_more_begun_networks_than_are_shown_starts_with_the_finished_one(tmp_path: Path) -> None:
@@ -307,3 +361,82 @@ def test_explore__of_a_run_that_is_not_whole_says_so_above_all(tmp_path: Path) -
     run.expect({"points/lost-s0/fc1": {}})
     told = kdviz.explore(run).children[1].value
     assert "incomplete: 1 of 2 " in told and "networks missing: lost-s0; continue with" in told
+
+
+# -- chapters
+
+
+def test_chapters__answer_of_the_whole_run_under_the_settings_shown(run: Run) -> None:
+    app = kdviz.explore(run)
+    chapter = app.controls["chapter"]
+    assert app.chapters.shown is None and app.controls["again"].disabled
+    chapter.value = "answers"
+    settings = analysis.Settings(weight=6.0).of_run(run)
+    pairs = analysis.pair_networks(run, settings, finished=True)
+    told = show_verdict(**asdict(analysis.give_verdict(run, pairs)))
+    assert app.chapters.shown.body == told.body and not app.failed
+    (output,) = [one for one in app.chapters._body.outputs if one["output_type"] == "display_data"]
+    assert output["data"]["text/html"].endswith(f"{told.body}</div>")
+    app.selection.settings = replace(app.selection.settings, threshold=0.5)
+    assert app.chapters.shown.body == told.body, "worked out again only when asked"
+    app.controls["again"].click()
+    pairs = analysis.pair_networks(run, replace(settings, threshold=0.5), finished=True)
+    other = show_verdict(**asdict(analysis.give_verdict(run, pairs)))
+    assert app.chapters.shown.body == other.body != told.body
+    chapter.value = "none"
+    assert app.chapters.shown is None and app.chapters._body.outputs == ()
+    app.close()
+
+
+def test_chapters__draw_and_tabulate_what_the_run_holds_and_say_what_it_lacks(
+    run: Run, tmp_path: Path
+) -> None:
+    app = kdviz.explore(run)
+    found = {}
+    for name in [name for name in CHAPTERS if name != "attribution"]:  # of this run without masks
+        app.controls["chapter"].value = name
+        found[name] = app.chapters.shown
+        assert not app.failed, app.outputs["status"].value
+    (axis, *_) = found["learning"].axes
+    counts = kdviz.count_points(find(run, "student-fc1-s0", "fc1"))["n_fg_mean"].values
+    assert np.allclose(axis.lines[-1].get_ydata(), counts)
+    assert found["transfer"].startswith("No properties") and "kdviz unicam" in found["UniCAM"]
+    titles = [axis.get_title() for axis in found["student against baseline"].axes]
+    assert any("n_fg" in title for title in titles)
+    app.close()
+    alone = make_run(tmp_path / "alone.zarr", masks=False)
+    add_network(alone, "mine", "baseline", "fc1")
+    app = kdviz.explore(alone)
+    for name in CHAPTERS:
+        app.controls["chapter"].value = name
+        assert isinstance(app.chapters.shown, str) and not app.failed, name
+    app.close()
+
+
+def test_chapters__score_maps_of_the_networks_shown() -> None:
+    run = kdviz.open_run(find_data("runs/fashion.nc"))
+    app = kdviz.explore(run, layer="fc1", networks=["student-fc1-s0", "baseline-s0"])
+    app.controls["chapter"].value = "attribution"
+    shown = app.chapters.shown.body
+    for name in app.selection.networks:
+        entropy = app._scene.derived(name, app.selection.place).ds
+        maps = run.result(f"attribution/{name}")
+        table = analysis.tabulate_scores(analysis.score_attributions(maps, entropy=entropy))
+        assert f'data-value="{table.loc[("grad_cam", "auc"), "mean"]:.6g}"' in shown
+        assert f'data-value="{table.loc[("entropy", "auc"), "mean"]:.6g}"' in shown
+    app.close()
+
+
+def test_networks__keep_their_colour_at_every_layer_and_meet_none_of_their_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for layer in ("fc1", "fc2"):
+        add_network(run, f"student-{layer}", "student", layer)
+        add_network(run, "alone", "baseline", layer)
+    add_network(run, "further", "baseline", "fc2", seed=1)
+    app = kdviz.explore(run)
+    looks = app.view.styles
+    assert looks["student-fc1"] == looks["student-fc2"] == ROLE_STYLES["student"], "they never meet"
+    assert looks["alone"] == ROLE_STYLES["baseline"] and looks["further"] not in ROLE_STYLES.values()
+    app.selection.layer = "fc2"
+    assert app.view.styles == looks
+    app.close()

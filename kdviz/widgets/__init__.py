@@ -82,8 +82,9 @@ def explore(
     Notes
     -----
     A run that is being measured is shown as far as epochs are finished, and looked at again every few seconds
-    while the app is on a page; `Explorer.refresh` does so at once. What goes wrong in a callback is shown in red above the panels; with the environment
-    variable ``KDVIZ_STRICT=1`` it is raised as well, which makes a notebook test fail.
+    while the app is on a page; `Explorer.refresh` does so at once. What goes wrong in a callback is shown in
+    red above the panels; with the environment variable ``KDVIZ_STRICT=1`` it is raised as well, which makes a
+    notebook test fail.
     """
     scene = Scene(as_run(run))
     try:

@@ -15,12 +15,13 @@ Modules, each importing only from those before it: ``replacing`` (folders take t
 ``sealing`` (descriptions that carry checksums), ``contents`` (what a run is to hold), ``damage`` (chunks that
 are missing or changed), ``migrations`` (what older versions wrote), ``files`` (the two formats), ``layout``
 (names, empty arrays, comparing settings, what a compact file leaves out), ``reading`` and ``run`` (the public
-class), ``masks`` and ``descriptions`` (which come later). No torch here: runs are viewed where none is
-installed.
+class), ``masks`` and ``descriptions`` (which come later), ``joining`` (several runs put into one). No torch
+here: runs are viewed where none is installed.
 """
 
 from kdviz.store.descriptions import describe
+from kdviz.store.joining import join
 from kdviz.store.masks import add_masks
 from kdviz.store.run import Run, create_run, open_run
 
-__all__ = ["Run", "add_masks", "create_run", "describe", "open_run"]
+__all__ = ["Run", "add_masks", "create_run", "describe", "join", "open_run"]

@@ -1,0 +1,119 @@
+"""Runs put together."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import kdviz
+from kdviz import analysis, testing, units
+from kdviz.errors import StoreError
+from kdviz.store import Run
+
+MASKS = np.zeros((5, 8, 8), bool)
+MASKS[:, 2:7, 1:5] = True
+
+
+@pytest.fixture
+def measure(tmp_path):
+    def measure(folder, network, role, seed, masks=MASKS, images=5, **options):
+        weights = {epoch: testing.small_cnn(seed=seed + 2 * epoch).state_dict() for epoch in (0, 1)}
+        kdviz.measure_checkpoints(
+            testing.small_cnn,
+            weights,
+            testing.random_images(images),
+            network=network,
+            role=role,
+            layers=["conv2", "fc1"],
+            units=units.grid(4),
+            store=tmp_path / f"{folder}.zarr",
+            foreground=masks,
+            method="gain",
+            probes=2,
+            draws=2,
+            max_batch=2,
+            progress=False,
+            **options,
+        )
+        return kdviz.open_run(tmp_path / f"{folder}.zarr")
+
+    return measure
+
+
+def test_join__puts_students_of_one_run_beside_the_baseline_of_another(measure, tmp_path):
+    measure("a", "teacher", "teacher", 9)
+    first = measure("a", "student", "student", 0)
+    network, images = testing.small_cnn(seed=2), testing.random_images(5)
+    maps = kdviz.attribute(network, images, units=units.grid(4), foreground=MASKS, progress=False)
+    first.write_result("attribution/student", maps)
+    first.write_result("transfer/mine", maps)
+    measure("b", "teacher", "teacher", 9)  # the same once more
+    second = measure("b", "student", "student", 4)  # another one of that name
+    second.write_result("attribution/student", maps)
+    second.write_result("transfer/other", maps)
+    measure("b", "baseline", "baseline", 6)
+    kdviz.store.describe(second.path, accuracy={"baseline": 0.5})
+    first.export(tmp_path / "a.nc")
+    for _ in range(2):  # what is there stays
+        whole = kdviz.store.join(tmp_path / "whole.zarr", [tmp_path / "a.nc", tmp_path / "b.zarr"])
+        assert whole.networks == ["b-student", "baseline", "student", "teacher"]
+        assert {*whole.results} == {"attribution/student", "attribution/b-student", "transfer/mine"}
+        assert whole.gaps() == ""
+    for name, run, network in (
+        ("teacher", first, "teacher"),
+        ("student", first, "student"),
+        ("b-student", second, "student"),
+        ("baseline", second, "baseline"),
+    ):
+        for layer in ("conv2", "fc1"):
+            ours, theirs = whole.dataset(name, layer), kdviz.open_run(run.path).dataset(network, layer)
+            assert ours.attrs.pop("network") == name and theirs.attrs.pop("network") == network
+            xr.testing.assert_identical(ours[[*theirs.data_vars]], theirs)
+    pairs = analysis.pair_networks(whole, layers=["fc1"])
+    assert [*pairs] == ["b-student at fc1", "student at fc1"]
+    pair = pairs["student at fc1"]
+    assert pair.baselines[0].attrs["network"] == "baseline" and pair.teacher is not None
+    assert pair.baselines[0].attrs["accuracy"] == 0.5
+    app = kdviz.explore(whole)
+    app.selection.networks = ["student", "b-student", "baseline"]
+    assert [one.network for one in app.view.networks] == ["student", "b-student", "baseline"]
+    app.close()
+
+
+def test_join__goes_on_after_a_kill_at_any_block(measure, tmp_path, monkeypatch):
+    one, other = measure("a", "student", "student", 0), measure("b", "baseline", "baseline", 4)
+    expected = kdviz.store.join(tmp_path / "expected.zarr", [one, other])
+    write, left = Run.write_block, [0]
+
+    def write_some(self, *args):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(self, *args)
+
+    monkeypatch.setattr(Run, "write_block", write_some)
+    for _ in range(40):
+        left[0] = 3
+        try:
+            whole = kdviz.store.join(tmp_path / "whole.zarr", [one, other])
+            break
+        except KeyboardInterrupt:
+            assert kdviz.open_run(tmp_path / "whole.zarr").samples.sizes["sample"] == 5
+    for name in ("student", "baseline"):
+        for layer in ("conv2", "fc1"):
+            xr.testing.assert_identical(whole.dataset(name, layer), expected.dataset(name, layer))
+
+
+def test_join__takes_masks_from_the_run_that_has_them_and_refuses_others(measure, tmp_path):
+    without = measure("a", "student", "student", 0, masks=None)
+    with_masks = measure("b", "baseline", "baseline", 4)
+    whole = kdviz.store.join(tmp_path / "whole.zarr", [without, with_masks])
+    assert "foreground" in whole.samples and whole.networks == ["baseline", "student"]
+    with pytest.raises(ValueError, match="runs names 1; name two or more"):
+        kdviz.store.join(tmp_path / "one.zarr", [without])
+    more = measure("c", "baseline", "baseline", 4, masks=None, images=4)
+    with pytest.raises(StoreError, match="hold other samples: variable 'sample' differs"):
+        kdviz.store.join(tmp_path / "other.zarr", [without, more])
+    moved = measure("d", "baseline", "baseline", 4, masks=~MASKS)
+    with pytest.raises(StoreError, match="hold other samples: variable 'foreground' differs"):
+        kdviz.store.join(tmp_path / "other.zarr", [with_masks, moved])
+    assert not (tmp_path / "other.zarr").exists()

@@ -85,11 +85,15 @@ def build(
     positions = getattr(encoder.embeddings, "position_embeddings", None)
     unused = getattr(positions, "padding_idx", None)  # RoBERTa counts from the one after that of padding
     reads = getattr(config, "max_position_embeddings", length) - (0 if unused is None else unused + 1)
-    if vocabulary > config.vocab_size or length > reads:
-        known = f"{folder} knows {config.vocab_size} tokens and reads {reads} at once"
+    if vocabulary > config.vocab_size:
         raise DataError(
-            f"{known}, the texts have {vocabulary} and up to {length}; take the tokenizer it was trained "
-            "with, and a smaller data.length"
+            f"{folder} knows {config.vocab_size} tokens, the tokenizer has {vocabulary}; take the one it was "
+            "trained with (data.tokenizer)"
+        )
+    if length > reads:
+        raise DataError(
+            f"{folder} reads {reads} tokens at once, data.length is {length}; set it to {reads}, which cuts "
+            "longer texts"
         )
     return network.train()
 

@@ -7,16 +7,17 @@ comes from the kind of input and from the presets of the architecture.
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from kdviz.architectures import PRESETS
 from kdviz.arguments import one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
-from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
+from kdviz.files import list_differences, make_folder, parse_yaml, read_json, write_bytes
 from kdviz.sources import Data, FashionComposites
 from kdviz.studies.answers import check_layers, check_loss, suit_layers
 from kdviz.studies.parts import (
@@ -100,6 +101,19 @@ class StudyPlan(Part):
     training: Training = Field(default={}, validate_default=True)
     measurement: MeasurementPlan = Field(default={}, validate_default=True)
     device: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_length(cls, given: Any) -> Any:
+        """Let texts be no longer than an encoder of few positions reads, where nothing is said."""
+        data, folder = given.get("data"), _encoder_of(given.get("networks"))
+        if not isinstance(data, Mapping) or "length" in data or folder is None:
+            return given
+        with suppress(StoreError):  # of what is no encoder, which is said when it is read
+            reads = _count_positions(read_json(Path(folder) / "config.json"))
+            if reads < _TEACHER_SIZES["length"]:
+                return given | {"data": dict(data) | {"length": reads}}
+        return given
 
     @field_validator("networks", "training", "measurement", mode="before")
     @classmethod
@@ -411,6 +425,13 @@ def _encoder_of(networks: Any) -> Any:
     for name in ("teacher", "encoder"):
         networks = networks.get(name) if isinstance(networks, Mapping) else getattr(networks, name, None)
     return networks
+
+
+def _count_positions(config: Mapping[str, Any]) -> int:
+    """Return how many tokens an encoder reads at once, by its ``config.json``."""
+    most = int(config.get("max_position_embeddings", _TEACHER_SIZES["length"]))
+    after_padding = any(kind in config.get("model_type", "") for kind in ("roberta", "camembert"))
+    return most - (config.get("pad_token_id", 1) + 1 if after_padding else 0)
 
 
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:

@@ -216,6 +216,11 @@ def test_study__says_what_is_wrong_with_a_folder(folder, tmp_path) -> None:
         assert plan.networks.teacher.epochs == 4 and plan.training.rate_factor == 0.1
         return Workshop(Study(tmp_path / "none", plan, progress=False)).build(teacher=True)
 
+    data = {"kind": "texts", "file": folder / "topics.tsv", "tokenizer": folder / "encoder"}
+    teacher = {"kind": "trained", "encoder": folder / "encoder"}
+    assert StudyPlan(data=data, networks={"teacher": teacher}).data.length == 38, "as many as it reads"
+    assert StudyPlan(data=data, networks={"architecture": "small_bert"}).data.length == 96
+
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"tokenizer is not a folder: .*missing"):
         prepare(tokenizer=tmp_path / "missing")
@@ -224,7 +229,7 @@ def test_study__says_what_is_wrong_with_a_folder(folder, tmp_path) -> None:
     with pytest.raises(DataError, match="empty holds no encoder of the kinds of BERT"):
         prepare(encoder=tmp_path / "empty")
     with pytest.raises(
-        DataError, match=r"reads 38 at once, the texts have 326 and up to 39; .* a smaller data.length"
+        DataError, match=r"reads 38 tokens at once, data.length is 39; set it to 38, which cuts longer texts"
     ):
         prepare(length=39)
     network = prepare(length=38)  # as it says

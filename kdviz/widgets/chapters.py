@@ -40,18 +40,21 @@ class Chapters(widgets.VBox):
         self._scene, self._selection, self._status = scene, selection, status
         self.shown: Page | Figure | str | None = None
         self._chapter = widgets.ToggleButtons(
-            options=[NONE, *CHAPTERS],
-            description="whole run",
-            style={"button_width": "auto", "description_width": "70px"},
+            options=[NONE, *CHAPTERS], style={"button_width": "auto"}, layout={"width": "auto"}
         )
         self._again = widgets.Button(
-            description="again", icon="refresh", disabled=True, tooltip="with the settings as they are now"
+            description="again",
+            icon="refresh",
+            disabled=True,
+            tooltip="with the settings as they are now",
+            layout={"width": "90px"},
         )
         self.by_name = {"chapter": self._chapter, "again": self._again}
         self._body = widgets.Output()
         self._chapter.observe(self._show, "value")
         self._again.on_click(self._show)
-        super().__init__([widgets.HBox([self._chapter, self._again]), self._body])
+        title = widgets.HTML("<b>The whole run</b>")
+        super().__init__([title, widgets.HBox([self._chapter, self._again]), self._body])
 
     def _show(self, change: object) -> None:
         chapter = self._chapter.value

@@ -121,7 +121,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     StoreError
         If the run is damaged.
     """
-    words = choose_words(run.attrs)
+    words = choose_words(run.samples)
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
         if pairs is None:
             pairs = pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}

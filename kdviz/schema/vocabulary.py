@@ -1,9 +1,9 @@
 """What people call the parts of each kind of input: the one place where messages, pages and app find it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+
+import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ VOCABULARIES = MappingProxyType(
 )
 
 
-def choose_words(attrs: Mapping[str, Any]) -> Vocabulary:
-    """Return the words for what a run of these attributes is of; of images where it does not say."""
-    return VOCABULARIES[str(attrs.get("modality", "image"))]
+def choose_words(samples: xr.Dataset) -> Vocabulary:
+    """Return the words for samples, by the coordinates of their units; of images where these say nothing."""
+    kinds = {"token": "text", "z": "cloud"}
+    return VOCABULARIES[next((kinds[name] for name in kinds if name in samples.variables), "image")]

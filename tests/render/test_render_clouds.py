@@ -155,9 +155,9 @@ def test_draw_points__disc_on_the_object_diamond_on_the_background() -> None:
     assert (at(drawn, diamond) == rgb(style.DIAMOND.colour)).all()
     for place, end in ((disc, reach), (diamond, 1.25 * reach)):
         assert (at(drawn, place + np.array([end - 3, 0, 0])) == 0).all(), "a black rim"
-    slant = np.array([0.66 * reach, 0.66 * reach, 0])  # inside the circle, outside the diamond
-    assert at(drawn, disc + slant).max() < 255
-    assert (at(drawn, diamond + slant) == 255).all()
+    beyond = np.array([1.15 * reach, 0, 0])  # outside the circle, inside the diamond
+    assert (at(drawn, disc + beyond) == 255).all()
+    assert at(drawn, diamond + beyond).min() < 255
 
 
 def test_draw_points__others_are_pale() -> None:

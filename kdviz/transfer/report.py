@@ -110,7 +110,8 @@ def report(
     properties
         Names from `PROPERTIES`; by default all that these inputs allow: attacks, Grad-CAM and shape bias are
         for images, planes not for tokens, of words the tokens that no change may touch must be told,
-        ``settings={"invariance": {"special_ids": tokenizer.all_special_ids}}``, and ``bias`` needs groups,
+        ``settings={"invariance": {"special_ids": tokenizer.all_special_ids, "mask_id":
+        tokenizer.mask_token_id}}``, and ``bias`` needs groups,
         ``settings={"bias": {"group": names}}``. ``confidence`` is always among them, because it tells who is
         trained.
     settings
@@ -169,7 +170,7 @@ def report(
             about = {"title": known.title, "own": int(known.own), "position": list(PROPERTIES).index(name)}
             ds = _join(told).assign_attrs(identity=identity, **about)
         if name == "confidence":
-            _check_teacher(ds)
+            _check_teacher(ds, inputs)
             if run is not None:
                 run.expect({f"transfer/{one}": {} for one in names})
         if run is not None and kept is None:
@@ -252,6 +253,12 @@ def _divide(
         points = isinstance(batch, Tensor) and batch.ndim == 3 and not tokens
         told = own.get("invariance", {}).keys() & {"special_ids", "changes"}
         left_out |= set() if points or told else {"invariance"}
+    of_words = own.get("invariance", {}).keys()
+    if "special_ids" in of_words and not {"mask_id", "changes"} & of_words:
+        raise ValueError(
+            "settings of 'invariance' lack mask_id, what stands for a word left out, such as "
+            "tokenizer.mask_token_id"
+        )
     left_out |= {"boundary"} if tokens else set()
     left_out |= {"shape_bias"} if cue_conflict is None else set()
     left_out |= set() if "group" in own.get("bias", {}) else {"bias"}
@@ -285,12 +292,16 @@ def _join(told: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.concat(named, "sample", combine_attrs="override")
 
 
-def _check_teacher(ds: xr.Dataset) -> None:
+def _check_teacher(ds: xr.Dataset, inputs: InputsLike) -> None:
     """Refuse a teacher that does not know the classes."""
     right = ds["right"].sel(network=ds.attrs["teacher"]).values
     test = binomtest(int(right.sum()), len(right), 1 / int(ds.attrs["classes"]), "greater")
     if right.mean() < _SURE and test.pvalue > _LEVEL:
+        batch, _ = find_source(inputs).read([0])
+        bare = isinstance(batch, Tensor) and not batch.is_floating_point()
+        masks = ", and that padded rows come with their mask, {'input_ids': ids, 'attention_mask': mask}"
         raise ValueError(
-            f"the teacher {ds.attrs['teacher']!r} is not trained: it is right on {right.sum()} of "
-            f"{len(right)} samples of {ds.attrs['classes']} classes, which guessing may be, too"
+            f"the teacher {ds.attrs['teacher']!r} is right on {right.sum()} of {len(right)} samples of "
+            f"{ds.attrs['classes']} classes, which guessing may be, too: train it longer, or see that labels "
+            f"are in the order of its classes{masks if bare else ''}"
         )

@@ -162,7 +162,7 @@ def test_report__of_groups_that_do_not_fit_is_refused_before_any_pass(asked, tab
 def test_report__of_a_teacher_that_guesses_is_refused(tables, numbered):
     tables["teacher"].answers[:] = 0
     with pytest.raises(
-        ValueError, match="'teacher' is right on 4 of 8 samples of .* classes, which guessing"
+        ValueError, match=r"'teacher' is right on 4 of 8 samples of .* classes, which guessing"
     ):
         transfer.report(tables, numbered, [0, 0, 0, 0, 1, 1, 2, 2], teacher="teacher", progress=False)
 
@@ -224,7 +224,7 @@ def test_report__asks_words_what_it_may_change(told):
     asked = {"teacher": "teacher", "independent": "alone", "progress": False}
     wrong = (labels + 1) % 3
     with pytest.raises(
-        ValueError, match="that padded rows come with their mask, {'input_ids': ids, 'attention"
+        ValueError, match=r"that padded rows come with their mask, {'input_ids': ids, 'attention"
     ):
         transfer.report(networks, ids, wrong, **asked)
     lacking = {"invariance": {"special_ids": [0]}}

@@ -136,7 +136,7 @@ class _Pens:
         reach = 0.3 * min(self._high, self._wide)
         for row, col in cells:
             place = (col + 0.5) * self._wide, (row + 0.5) * self._high
-            draw_mark(pen, mark, place, reach, (mark.colour, "black"), self._line, 2 * self._line + 2)
+            draw_mark(pen, mark, place, reach, (mark.colour, "black"), self._line, 4 * self._line)
         self.pixels = np.asarray(image)
 
 

@@ -130,7 +130,6 @@ def view_figure(
     networks: Mapping[str, Mapping[str, Panel]],
     charts: Charts,
     *,
-    captions: Sequence[str],
     title: str,
     note: str,
 ) -> Figure:
@@ -141,11 +140,10 @@ def view_figure(
     picture
         The input, ``(H, W, 3)``, uint8, or as words.
     networks
-        ``{heading: {row: panel}}``; every network has the same rows, panels are pictures or words.
+        ``{heading: {row: panel}}``, headings of a line or more; every network has the same rows, panels are
+        pictures or words.
     charts
         Shown below.
-    captions
-        Below each network, a line or more.
     title, note
         Above, and small below.
     """
@@ -161,9 +159,7 @@ def view_figure(
     sizes = [sum(heights) + 1.0, 3.0]
     top, bottom = figure.subfigures(2, 1, height_ratios=sizes)  # type: ignore[misc]  # an array of two
     heads = ["input", *networks]
-    axes = fill(top, lines, heads, rows, heights=heights, line=line, named=1)
-    for axis, caption in zip(axes[-1, 1:], captions, strict=True):
-        axis.set_xlabel(caption, fontsize=8)
+    fill(top, lines, heads, rows, heights=heights, line=line, named=1)
     top.suptitle(title, fontsize=12)
     charts.draw(bottom)
     bottom.supxlabel(note, fontsize=8)

@@ -96,13 +96,13 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
     inside = canvas.vocabulary.foreground
     titles = name_panels(selection.overlay, inside)
     kinds = titles if scene.has_points else (MAP,)
-    networks, captions = {}, []
+    networks = {}
     width = 120 // (len(view.networks) + 1)  # letters that a column has room for
     for one in view.networks:
         drawn = canvas.draw_panels(one, looks, _PANEL)
         heading = textwrap.fill(f"{one.network}, epoch {one.epoch}", width)
+        heading = "\n".join([heading, *describe_counts(one, inside)])
         networks[heading] = {titles[kind]: drawn[kind] for kind in kinds}
-        captions.append("\n".join(describe_counts(one, inside)))
     hidden = {"networks", "sample", "epoch", "histogram"}  # seen in the figure
     hidden |= set() if canvas.coarsens else {"coarsening"}
     hidden |= set() if canvas.turns else {"azimuth"}
@@ -119,7 +119,6 @@ def draw_figure(scene: Scene, selection: Selection, view: View) -> Figure:
         canvas.draw_input(looks, _PANEL),
         networks,
         scene.charts(view, selection.epoch, selection.histogram, selection.place),
-        captions=captions,
         title=f"{view.title} {view.label}".strip(),
         note=note,
     )

@@ -428,9 +428,8 @@ def test_view_figure__holds_input_panels_headings_and_charts() -> None:
     trace = make_trace("student", [0, 2], [1, 6])
     figure = layout.view_figure(
         grey(4, 4, 30),
-        {"student, epoch 2": panels},
+        {"student, epoch 2\n6 object\n2 background": panels},
         charts.Charts([trace], 2, "nat", render.GridCanvas.vocabulary),
-        captions=["6 object\n2 background"],
         title="a bird",
         note="threshold 0.2",
     )
@@ -439,5 +438,5 @@ def test_view_figure__holds_input_panels_headings_and_charts() -> None:
     svg = layout.encode_figure(figure, "svg").decode()
     assert svg.startswith("<?xml") and len(layout.encode_figure(figure)) > 1000
     texts = {text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))}
-    assert {"a bird", "student, epoch 2", "6 object\n2 background", "kept", "points"} <= texts
+    assert {"a bird", "student, epoch 2\n6 object\n2 background", "kept", "points"} <= texts
     assert "threshold 0.2" in texts

@@ -175,7 +175,6 @@ def test_view_figure__takes_words_for_pictures() -> None:
         text_of(["good", "film"], np.array([True, False])).draw_input(),
         {"teacher": {"points": text}},
         charts.Charts([trace], 0, "nat", render.WordCanvas.vocabulary),
-        captions=[""],
         title="",
         note="",
     )
@@ -205,7 +204,7 @@ def test_figures__no_text_is_read_as_mathematics(name: str, kind: str) -> None:
     counts = pd.DataFrame({"role": "student"} | columns, index=pd.Index([0, 1], name="epoch"))
     trace = charts.Trace(name, style.ROLE_STYLES["student"], counts, np.array([0.1, 0.5]))
     shown = charts.Charts([trace], 1, "entropy", canvas.vocabulary)
-    around, names = {"captions": [name], "title": name, "note": name}, [[name, ""]]
+    around, names = {"title": name, "note": name}, [[name, ""]]
     scale = render.Scale((0.0, 1.0), label=name)
     layers = pd.DataFrame(
         {f"{side}{end}": [1.0] for side in ("foreground", "background") for end in ("", "_error")},
@@ -216,7 +215,7 @@ def test_figures__no_text_is_read_as_mathematics(name: str, kind: str) -> None:
         dots |= {column: [0.5], f"{column}_low": [0.1], f"{column}_high": [0.9]}
     dots = pd.DataFrame(dots)
     figures = [
-        layout.lay_out([[picture, words]], [name, "b"], [name], **around | {"captions": names}, scale=scale),
+        layout.lay_out([[picture, words]], [name, "b"], [name], **around, captions=names, scale=scale),
         layout.view_figure(words, {name: {name: words}}, shown, **around),
         charts.view_charts(shown),
         render.count_curves({name: [counts]}, title=name),

@@ -86,7 +86,7 @@ def short_types(
 
 
 def describe_figures(app: Sphinx, document: nodes.document) -> None:
-    """Give figures of notebooks that have no text alternative of their own the heading that they stand below."""
+    """Give figures without a text alternative of their own the heading that they stand below."""
     for image in document.findall(nodes.image):
         if not image.get("alt"):
             above = image.parent

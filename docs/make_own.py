@@ -1,4 +1,4 @@
-"""Run the tutorials on losses and properties of one's own; write what they print, and their pictures, into them.
+"""Run the tutorials on one's own losses and properties, and write what they print and draw into them.
 
 python docs/make_own.py FOLDER
 """

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+from docutils import nodes
 from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
@@ -84,7 +85,18 @@ def short_types(
     )
 
 
+def describe_figures(app: Sphinx, document: nodes.document) -> None:
+    """Give figures without a text alternative of their own the heading that they stand below."""
+    for image in document.findall(nodes.image):
+        if not image.get("alt"):
+            above = image.parent
+            while not isinstance(above, nodes.section | nodes.document):
+                above = above.parent
+            image["alt"] = f"Figure: {above.next_node(nodes.title).astext()}"
+
+
 def setup(app: Sphinx) -> None:
-    """Register what changes docstrings and signatures."""
+    """Register what changes docstrings, signatures and figures."""
+    app.connect("doctree-read", describe_figures)
     app.connect("autodoc-process-docstring", plain_references)
     app.connect("autodoc-process-signature", short_types)

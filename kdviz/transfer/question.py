@@ -174,6 +174,9 @@ class Question:
     ) -> xr.Dataset:
         """Make the result of a property; `headline` is the variable by which networks are compared.
 
+        Variables of one's own, which :mod:`kdviz.schema` does not know, are pairs of dimensions and array:
+        ``{"steady": (("network", "sample"), array)}``.
+
         A `note`, if not empty, says why values are NaN. Samples are named where a value is one of a sample.
         """
         shared = {

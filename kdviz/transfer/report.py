@@ -64,7 +64,7 @@ PROPERTIES: dict[str, Property] = {
     "representation": Property(representation, "has similar features (CKA)"),
     "bias": Property(bias, "is right on", own=True),
 }
-"""Properties by the name under which a run keeps them, in the order of the chart."""
+"""Properties by the name under which a run keeps them, in the order of the chart; add one of your own."""
 
 _NEEDS = {
     "localization": "it needs images (samples, channels, height, width)",

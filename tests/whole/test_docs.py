@@ -85,6 +85,17 @@ def test_site__loads_nothing_from_elsewhere(site: Path) -> None:
     assert loaded == set()
 
 
+@pytest.mark.slow
+def test_site__tells_in_words_what_pictures_show(site: Path) -> None:
+    count = 0
+    for path in site.rglob("*.html"):
+        for image in re.findall(r"<img\b[^>]*_images/[^>]*>", path.read_text(encoding="utf-8")):
+            (alt,) = re.findall(r'\balt="([^"]*)"', image)
+            assert len(alt.split()) > 1 and not alt.endswith((".jpg", ".png")), image
+            count += 1
+    assert count > 75
+
+
 def test_links_of_the_readme__lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         targets = re.findall(r"\]\((?!https?:)([^)#]+)", _read(name))

@@ -221,7 +221,7 @@ def average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
     differences, count = rows["difference"].to_numpy(float), len(rows)
     mean = differences.mean() if count else np.nan
     reach = np.nan
-    if count > 1:
+    if count > 1 and not np.allclose(differences, mean, rtol=1e-9, atol=1e-12):  # equal ones tell no spread
         reach = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * differences.std(ddof=1) / np.sqrt(count)
     teacher = rows["teacher"] if "teacher" in rows else pd.Series(dtype=float)
     return {

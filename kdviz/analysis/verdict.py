@@ -159,9 +159,10 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         A row for each ``layer`` and ``metric`` of `METRICS` but `d_std`, the root of `d_var`:
         ``hypothesis``; ``student``, ``baseline``, ``difference``: means over the ``seeds`` at which it is
         defined; ``low`` and ``high``: its 95 % interval, ``over`` these ``"seeds"`` by Student's t, or, of
-        one seed, over ``"samples"`` by the bootstrap of :func:`kdviz.compare`; ``left_out``: most samples
-        that a seed leaves out, as they are without any point; ``answer``: ``"yes"`` where the interval lies
-        on the side of the hypothesis, ``"the other way"``, ``"undecided"`` where it contains 0, or
+        one seed or of equal differences, over ``"samples"``, by the bootstrap of :func:`kdviz.compare`;
+        ``left_out``: most samples that a seed leaves out, as they are without any point; ``answer``:
+        ``"yes"`` where the interval lies on the side of the hypothesis, ``"the other way"``, ``"undecided"``
+        where it contains 0, or
         ``"undefined"``.
     """
     both = {label: one for label, one in pairs.items() if _match(one)}
@@ -173,9 +174,10 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
             continue
         row = average_seeds(of_seeds, metric.supporting_sign)
         row["over"] = "seeds" if row["seeds"] else ""
-        if row["seeds"] == 1:
-            (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
-            row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
+        if row["seeds"] and np.isnan(row["low"]):
+            known = of_seeds.dropna(subset=["difference"])
+            ends = {"low": known["difference_low"].mean(), "high": known["difference_high"].mean()}
+            row |= {**ends, "over": "samples"}
         row["left_out"] = int(of_seeds["left_out"].max())
         row["answer"] = UNDEFINED
         if not np.isnan(row["difference"]):
@@ -491,10 +493,12 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
             f"Intervals of H1 to H3: 95 %, over {' or '.join(map(str, counts))} training seeds (Student's "
             "t); a side counts only where they leave out 0."
         )
-    if (known["over"] == "samples").any():
+    alone = known[known["over"] == "samples"]
+    if len(alone):
+        several = ", or of several whose differences are equal" if (alone["seeds"] > 1).any() else ""
         yield (
-            f"Intervals of H1 to H3: 95 %, over the {words.sample}s of one training; another training may "
-            "differ by more. A side counts only where they leave out 0."
+            f"Intervals of H1 to H3: 95 %, over the {words.sample}s of one training{several}; another "
+            "training may differ by more. A side counts only where they leave out 0."
         )
     if (known["left_out"] > 0).any():
         yield (

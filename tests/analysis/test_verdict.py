@@ -10,6 +10,7 @@ from invented_runs import draw_points, invent_seeds_run
 
 import kdviz
 from kdviz import analysis, schema, sources
+from kdviz.analysis.arms import average_seeds
 from kdviz.store import Run, create_run
 from kdviz.wording import say_interval, say_number
 
@@ -85,6 +86,22 @@ def test_give_verdict__one_seed_is_judged_by_its_samples(tmp_path: Path) -> None
     assert (
         "over the images of one training; another training may differ" in analysis.give_verdict(run).notes[0]
     )
+
+
+def test_give_verdict__seeds_that_differ_alike_are_judged_by_samples(tmp_path: Path) -> None:
+    counts = {("student", "fc1"): {0: (6, 2), 1: (5, 2)}, ("baseline", "fc1"): {0: (5, 2), 1: (4, 2)}}
+    run = make_run(tmp_path, counts, empty=5)  # 1 point more in 7 of 12 images, in both seeds
+    pairs = analysis.pair_networks(run)
+    table = analysis.tabulate_differences(pairs).set_index("metric")
+    compared = pairs["fc1"].compare().sel(metric="n_fg")
+    row = table.loc["n_fg"]
+    assert (row["difference"], row["seeds"], row["over"]) == (pytest.approx(7 / 12), 2, "samples")
+    assert row["low"] == compared["difference_low"].values.mean() < row["high"]
+    told = analysis.give_verdict(run).notes
+    assert any("of one training, or of several whose differences are equal" in note for note in told)
+    rows = analysis.compare_layers(pairs)
+    whole = average_seeds(rows[rows["metric"] == "n_fg"], 1)
+    assert np.isnan(whole["low"]) and not whole["clear"]
 
 
 @pytest.mark.parametrize("swapped", [False, True])

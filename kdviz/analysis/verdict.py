@@ -29,7 +29,11 @@ from kdviz.wording import say_interval, say_number
 YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
-_IDLE, _MET = 0.5, 0.9  # shares of units without gain, and of samples calibrated, where doubts begin
+_MET = 0.9  # share of samples calibrated, below which doubts begin
+_IDLE, _IDLE_POINTS = (
+    0.5,
+    0.9,
+)  # shares of units without gain, the second of points, most of which are pooled away
 _ROLES = ("teacher", "student", "baseline")
 _FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
 
@@ -301,29 +305,46 @@ def _explain_silence(run: Run, words: Vocabulary) -> str:
 
 
 def _answer_transfer(run: Run) -> Iterator[Answer]:
-    """Say of every property that compares with the teacher which kinds of students are nearer to it."""
+    """Say which kinds of students are nearer to the teacher, and have what sets it apart from others."""
     results = [ds for ds in read_transfer(run).values() if "independent" in ds["role"].values]
     if not results:  # or nobody to compare with
         return
     rows = score_transfer(results)
-    rows = rows[(rows["role"] == "student") & ~rows["own"]]
-    findings, answers = [], list[str]()
-    for title, of_property in rows.groupby("title", sort=False):
-        told: dict[str, list[str]] = {}
-        for kind, found in of_property.groupby("kind", sort=False):
-            each = [_judge(*ends) for ends in found[["margin_low", "margin_high"]].to_numpy()]
-            sides = {"clear": each.count(YES), "the other way": each.count(NO)}
-            clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
-            margin = say_number(found["margin"].mean(), sign=True)
-            name = str(kind).removeprefix("student-")
-            told.setdefault(_sum_up(each), []).append(f"{name} {margin}{f' ({clear})' if clear else ''}")
-        answers += told
-        ordered = [one for one in _ORDER if one in told]
-        findings.append(
-            Finding(str(title).rstrip(":"), tuple((one, "; ".join(told[one])) for one in ordered))
-        )
+    students = rows[rows["role"] == "student"]
+    findings = [
+        Finding(str(title).rstrip(":"), _tell_kinds(found))
+        for title, found in students[~students["own"]].groupby("title", sort=False)
+    ]
     question = "Students are more like the teacher than networks trained without one"
-    yield Answer(question, _sum_up(answers), tuple(findings))
+    yield Answer(question, _sum_up_all(findings), tuple(findings))
+    findings = []
+    for (title, part), found in rows[rows["own"]].groupby(["title", "part"], sort=False):
+        (own,) = found[found["role"] == "teacher"].to_dict("records")
+        side = _judge(own["margin_low"], own["margin_high"])
+        if side != OPEN:
+            claim = f"{title} {part}".strip() + f" (the teacher {say_number(own['margin'], sign=True)})"
+            taught = found[found["role"] == "student"]
+            findings.append(Finding(claim, _tell_kinds(taught, 1 if side == YES else -1)))
+    if findings:
+        question = "Students share what sets the teacher apart from networks trained without one"
+        yield Answer(question, _sum_up_all(findings), tuple(findings))
+
+
+def _tell_kinds(rows: pd.DataFrame, sign: int = 1) -> tuple[tuple[str, str], ...]:
+    """Say of which kinds of students margins lie on the side of a sign."""
+    told: dict[str, list[str]] = {}
+    for kind, found in rows.groupby("kind", sort=False):
+        each = [_judge(*ends) for ends in sign * found[["margin_low", "margin_high"]].to_numpy()]
+        sides = {"clear": each.count(YES), "the other way": each.count(NO)}
+        clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
+        margin = say_number(found["margin"].mean(), sign=True)
+        name = str(kind).removeprefix("student-")
+        told.setdefault(_sum_up(each), []).append(f"{name} {margin}{f' ({clear})' if clear else ''}")
+    return tuple((one, "; ".join(told[one])) for one in _ORDER if one in told)
+
+
+def _sum_up_all(findings: Sequence[Finding]) -> str:
+    return _sum_up([answer for one in findings for answer, _ in one.parts])
 
 
 def _answer_unicam(run: Run) -> Iterator[Answer]:
@@ -346,7 +367,7 @@ def _answer_unicam(run: Run) -> Iterator[Answer]:
         told = f"(more in {more} of {len(value)} students, less in {less}; relevance {sides})"
         findings.append(Finding(f"at {layer}", ((answer, told),)))
     question = "What only the student sees has more to do with the classes than what only its baseline sees"
-    yield Answer(f"{question} (UniCAM)", _sum_up([one.parts[0][0] for one in findings]), tuple(findings))
+    yield Answer(f"{question} (UniCAM)", _sum_up_all(findings), tuple(findings))
 
 
 # -- doubts
@@ -368,13 +389,13 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
         for label, layer in network.layers.items() if not network.repeat_of else ():
             counts = run.variable(name, layer, "zero_gain")
             share = 0.0 if counts is None else float((counts.values[-1] / units).mean())
-            if share > _IDLE:
+            if share > (_IDLE_POINTS if words.unit == "point" else _IDLE):
                 idle.setdefault(label, []).append(f"{name} ({share:.0%})")
     for layer, found in idle.items():
         yield (
             f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "
-            f"{name_some(found, 3)}; such a network has collapsed, its layer is dead, or its max pooling "
-            "looks past them"
+            f"{name_some(found, 3)}; max pooling looks past them, the layer is dead, or the network has "
+            "collapsed"
         )
 
 
@@ -492,6 +513,7 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
         yield (
             f"Intervals of H1 to H3: 95 %, over {' or '.join(map(str, counts))} training seeds (Student's "
             "t); a side counts only where they leave out 0."
+            + (" Two seeds hardly decide anything: see each by itself below." if 2 in counts else "")
         )
     alone = known[known["over"] == "samples"]
     if len(alone):

@@ -5,6 +5,7 @@ further class in `KINDS`; nothing else tells the kinds apart.
 """
 
 import re
+from collections import Counter
 
 import xarray as xr
 
@@ -21,7 +22,7 @@ KINDS: tuple[type[Canvas], ...] = (GridCanvas, WordCanvas, CloudCanvas)
 
 
 def pick_samples(samples: xr.Dataset, count: int) -> list[str]:
-    """Name `count` samples to show, or all of fewer, spread over the order as stored.
+    """Name `count` samples to show, or all of fewer, spread over the order as stored and over the classes.
 
     Raises
     ------
@@ -29,7 +30,14 @@ def pick_samples(samples: xr.Dataset, count: int) -> list[str]:
         If `count` is no integer of 1 or more.
     """
     names = samples["sample"].values.tolist()
-    return names[:: max(1, len(names) // whole_number("count of samples to show", count, 1))][:count]
+    labels = samples["label"].values.tolist() if "label" in samples.variables else [0] * len(names)
+    step = max(1, len(names) // whole_number("count of samples to show", count, 1))
+    chosen: list[int] = []
+    for start in range(0, len(names), step)[:count]:
+        free = [at for at in (*range(start, len(names)), *range(start)) if at not in chosen]
+        seen = Counter(labels[at] for at in chosen)
+        chosen.append(min(free, key=lambda at: seen[labels[at]]))  # the next one of a class shown least
+    return [names[at] for at in sorted(chosen)]
 
 
 def title_samples(samples: xr.Dataset, *, classes: bool = False) -> dict[str, str]:

@@ -48,7 +48,8 @@ def describe(
         Names of the classes 0, 1, ...; of labels given here or before.
     accuracy
         Share of held-out samples that a network classifies correctly, 0 to 1: ``{network: {epoch: value}}``
-        at some of its measured epochs, or ``{network: value}`` at the last of them.
+        as a training logs it, of which the measured epochs count, or ``{network: value}`` at the last of
+        them.
     layers
         Modules by the names to show, ``{"fc1": "classifier.0"}``; added to those named before. What plays one
         part in several architectures gets one name, ``{"last conv": ["layer4", "features.8"]}``: networks are
@@ -186,10 +187,10 @@ def _by_epoch(run: Run, accuracy: Mapping[str, float | Mapping[int, float]]) -> 
     for network, values in accuracy.items():
         measured = sorted({epoch for layer in run.layers(network) for epoch in run.epochs(network, layer)})
         asked = values if isinstance(values, Mapping) else {measured[-1]: values}
-        if unknown := [epoch for epoch in asked if epoch not in measured]:
+        if asked and not {*asked} & {*measured}:
             raise ValueError(
-                f"accuracy of {network!r} has epochs {name_some(unknown)}, which were not measured; allowed: "
-                f"{name_some(measured, 20)}"
+                f"accuracy of {network!r} has epochs {name_some(asked)}, none of which was measured; "
+                f"allowed: {name_some(measured, 20)}"
             )
         for epoch, value in asked.items():
             if finite_number(f"accuracy of {network!r} at epoch {epoch}", value, 0.0) > 1:
@@ -197,7 +198,7 @@ def _by_epoch(run: Run, accuracy: Mapping[str, float | Mapping[int, float]]) -> 
                     f"accuracy of {network!r} at epoch {epoch} is {value}; allowed: a share, 0 to 1, such as "
                     "0.935 for 93.5 %"
                 )
-        found[network] = {int(epoch): float(value) for epoch, value in sorted(asked.items())}
+        found[network] = {int(epoch): float(asked[epoch]) for epoch in measured if epoch in asked}
     return found
 
 

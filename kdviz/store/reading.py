@@ -99,7 +99,7 @@ class StoredRun:
         wanted = (about or {}).get("variables", ())
         found = self._group(network, layer, only=("done", *wanted))
         blocks, gone = int((~found["done"].values).sum()), [name for name in wanted if name not in found]
-        return f"{blocks} of {found['done'].size} blocks" if blocks else ", ".join(gone)
+        return f"{blocks} of {found['done'].size} blocks to do" if blocks else ", ".join(gone)
 
     def is_whole(self, group: str, about: Mapping[str, Any] | None = None) -> bool:
         """Whether nothing of a group of `contents` is missing or damaged; all that is there is read."""

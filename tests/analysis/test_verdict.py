@@ -201,7 +201,9 @@ def test_give_verdict__judges_what_is_whole_of_a_run_that_is_not(tmp_path: Path)
     attrs = schema.make_attrs(network_role="student", training_seed=3, base_noise=0.01, weight=7.0)
     run.create_group("late", "fc1", epochs=(0, 2, 5), attrs=attrs, block=4, variables=("gain",))
     verdict = analysis.give_verdict(run)
-    assert verdict.doubts[0].startswith("incomplete: 1 of 14 networks unfinished: late (fc1: 9 of 9 blocks)")
+    assert verdict.doubts[0].startswith(
+        "incomplete: 1 of 14 networks unfinished: late (fc1: 9 of 9 blocks to do)"
+    )
     assert str(verdict.answers[0].findings[0]).startswith(
         "more knowledge points on the object: yes at fc2 +5.0"
     )
@@ -305,7 +307,10 @@ def test_give_verdict__properties_without_an_independent_network_are_no_question
     left = {one.question for one in verdict.answers} - {
         one.question for one in analysis.give_verdict(run).answers
     }
-    assert left == {"Students are more like the teacher than networks trained without one"}
+    assert left == {
+        "Students are more like the teacher than networks trained without one",
+        "Students share what sets the teacher apart from networks trained without one",
+    }
 
 
 def test_give_verdict__seeds_are_told_where_they_differ(tmp_path: Path) -> None:
@@ -313,6 +318,21 @@ def test_give_verdict__seeds_are_told_where_they_differ(tmp_path: Path) -> None:
     more = str(analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings[0])
     assert "at fc1 +3.0 per image (-1.3 to 7.3), 7.0 against 4.0 (of seeds: 3)" in more
     assert more.count("(of seeds: 1)") == 1
+
+
+def test_give_verdict__tells_what_sets_the_teacher_apart_and_who_has_it_too(shared: tuple) -> None:
+    run, verdict = shared
+    rows = analysis.score_transfer(analysis.read_transfer(run).values())
+    rows = rows[rows["own"]]
+    taught = rows[rows["role"] == "teacher"]
+    apart = taught[(taught["margin_low"] > 0) | (taught["margin_high"] < 0)]
+    answer = next(one for one in verdict.answers if "sets the teacher apart" in one.question)
+    names = [finding.claim.partition(" (the teacher")[0] for finding in answer.findings]
+    assert names == (apart["title"] + " " + apart["part"]).str.strip().tolist()
+    noise = str(answer.findings[names.index("same answer after noise")])
+    kl = rows[(rows["part"] == "noise") & (rows["kind"] == "student-kl")]
+    assert (kl["margin_high"] < 0).all(), "as the teacher's"
+    assert f"yes kl {say_number(kl['margin'].mean(), sign=True)} (clear in 2 of 2)" in noise
 
 
 def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> None:

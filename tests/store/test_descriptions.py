@@ -5,6 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
 
 import kdviz
@@ -132,6 +133,19 @@ def test_describe__one_name_for_layers_of_several_architectures_compares_them_th
         describe(run, layers={"top": ["conv2", "fc1"]}, overwrite=True)
     with pytest.raises(ValueError, match="layers names no module 'top'; "):
         describe(run, layers={"top": []})
+
+
+def test_describe__takes_the_log_of_a_whole_training(measure):
+    run = describe(measure().path, accuracy={"student": {epoch: epoch / 10 for epoch in range(10)}})
+    assert run.dataset("student", "fc1")["accuracy"].values.tolist() == pytest.approx([0, 0.1], abs=1e-7)
+
+
+def test_pick_samples__takes_other_classes_first():
+    labels = [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    named = xr.Dataset(coords={"sample": [*"abcdefghi"], "label": ("sample", labels)})
+    assert render.pick_samples(named, 3) == ["a", "e", "i"], "by position alone: a, d and g, all of class 0"
+    assert render.pick_samples(named.drop_vars("label"), 3) == ["a", "d", "g"]
+    assert render.pick_samples(named, 20) == [*"abcdefghi"]
 
 
 def test_describe__reads_names_of_one_module_as_older_versions_wrote_them(measure):
@@ -274,7 +288,7 @@ def test_describe__contradicts_nothing_unless_told_to(measure):
         (
             {"accuracy": {"student": {7: 0.5}}},
             ValueError,
-            r"epochs 7, which were not measured; allowed: 0, 1",
+            r"epochs 7, none of which was measured; allowed: 0, 1",
         ),
         ({"accuracy": {"student": 93.5}}, ValueError, "at epoch 1 is 93.5; allowed: a share, 0 to 1"),
         ({"accuracy": {"student": -0.1}}, ValueError, "accuracy of 'student' at epoch 1"),

@@ -70,7 +70,10 @@ def test_incomplete__unfinished_layers_and_missing_maps_are_said(call: Call, cop
     run.expect(copy.contents("attribute"))
     said = run.gaps()
     assert "2 of 5 networks unfinished: " in said and f"teacher ({LAYER}: accuracy)" in said
-    assert f"baseline-s0 ({LAYER}: 1 of 3 blocks)" in said and "3 of 3 results missing: attribution/" in said
+    assert (
+        f"baseline-s0 ({LAYER}: 1 of 3 blocks to do)" in said
+        and "3 of 3 results missing: attribution/" in said
+    )
     ways = said.split("continue with ")[1].split(", then ")
     assert ways == [f"kdviz measure {copy.folder}", f"kdviz attribute {copy.folder}"]
     for way in ways:

@@ -1,4 +1,9 @@
-"""Exceptions and warnings of kdviz, each also a built-in kind. Imports nothing."""
+"""Exceptions and warnings of kdviz, each also a built-in kind; and of which network an error is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OF = "network "
 
 
 class SchemaError(ValueError):
@@ -39,3 +44,20 @@ class ConvergenceWarning(KdvizWarning):
 
 class DegenerateWarning(KdvizWarning):
     """A map carries no information: dead feature, constant map, empty mask."""
+
+
+@contextmanager
+def naming(network: str) -> Iterator[None]:
+    """Note with every error inside of which network it is, as a traceback shows below it."""
+    try:
+        yield
+    except Exception as error:
+        if not find_network(error):
+            error.add_note(f"{_OF}{network}")
+        raise
+
+
+def find_network(error: BaseException) -> str:
+    """Return the network that `naming` noted with an error; empty if none."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_OF)]
+    return notes[0].removeprefix(_OF) if notes else ""

@@ -61,7 +61,7 @@ class _OwnTeacher(Part):
     def _name_layers(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("architecture") is None or values.get("layers"):
             return values
-        preset = PRESETS[one_of("architecture of the teacher", values["architecture"], PRESETS)]
+        preset = PRESETS[one_of("networks.teacher.architecture", values["architecture"], PRESETS)]
         return values | {"layers": dict(preset.layers)}
 
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from kdviz.architectures import PRESETS
-from kdviz.arguments import one_of, suggest
+from kdviz.arguments import name_some, one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, write_bytes
 from kdviz.sources import Data, FashionComposites
@@ -380,6 +380,7 @@ def explain_faults(error: ValidationError) -> str:
     for fault in error.errors():
         place = ".".join(map(str, fault["loc"]))
         text = str(fault["msg"]).removeprefix("Value error, ")
+        place = "" if text.startswith(place) else place
         if fault["type"] == "extra_forbidden":
             text = f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
         told.append(f"{place}: {text}" if place else text)
@@ -416,10 +417,15 @@ def _encoder_of(networks: Any) -> Any:
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:
     """Look up the modules of named layers; without names, of all below the logits."""
     fitting = [name for name, preset in PRESETS.items() if preset.modality == modality]
-    layers = PRESETS[one_of(f"architecture for {modality}s", architecture, fitting)].layers
+    layers = PRESETS[one_of("networks.architecture", architecture, fitting)].layers
     below = [name for name in layers if name != LOGITS]
     chosen = below if names is None else names
-    return {one_of(f"layer of {architecture}", name, layers): layers[name] for name in chosen}
+    if unknown := [name for name in chosen if name not in layers]:
+        raise ValueError(
+            f"networks.layers names {name_some(map(repr, unknown))}; allowed of {architecture}: "
+            f"{', '.join(layers)}"
+        )
+    return {name: layers[name] for name in chosen}
 
 
 def _list_layers(data: Any, networks: Networks) -> list[str]:

@@ -108,11 +108,12 @@ def train(
     """Train teacher, baselines and students of a study; with the folder of one alone, continues it.
 
     Options change single values of the plan in the file or, without one, of that in the folder; -s changes
-    any line of it.
+    any line of it. A study that is begun takes more seeds, layers and losses, and another --rate-factor for
+    what is not trained yet.
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
-    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, make_plan
+    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, change_rates, make_plan
 
     kinds = {
         "image-folder": {"images": images, "masks": masks},
@@ -141,8 +142,10 @@ def train(
             f"{folder} holds no study to continue; begin one with --modality image (the built-in images), "
             "--images with --masks, --texts, --clouds, or --plan FILE"
         )
-    study = Study(folder, make_plan(folder, plan, given, change or []), progress, device)
-    study.train(workers)
+    asked = make_plan(folder, plan, given, change or [])
+    if told := change_rates(folder, asked):
+        typer.echo(told)
+    Study(folder, asked, progress, device).train(workers)
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
 

@@ -21,10 +21,8 @@ from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
 from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, is_added
-from kdviz.studies.tasks import Layout, Subject
+from kdviz.studies.tasks import BEGUN_FILE, Layout, Subject
 from kdviz.training import PLANS, TrainingRecord
-
-BEGUN_FILE = "data.json"
 
 
 class Materials:

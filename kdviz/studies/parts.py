@@ -213,8 +213,8 @@ class Training(Part):
         Of baselines and of students; of the heads that tell a student's accuracy at every measured epoch.
     rate_factor
         Times the learning rates of the built-in data's plans, which were tried on the small networks only:
-        larger ones want less. Of a training that diverges they are lowered by themselves, as
-        :func:`kdviz.training.train` tells.
+        larger ones want less. It may change later, for what is not trained yet alone. Of a training that
+        diverges they are lowered by themselves, as :func:`kdviz.training.train` tells.
     count
         Training samples of students and baselines; the teacher sees all.
     checkpoints

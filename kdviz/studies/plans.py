@@ -252,14 +252,27 @@ class StudyPlan(Part):
         StoreError
             If the folder holds a study with another plan; seeds, layers and losses may be added.
         """
-        path = folder / STUDY_FILE
-        if path.exists():
-            stored, asked = (_flatten(plan.as_json()) for plan in (StudyPlan.load(folder), self))
-            grown = [name for name in _GROWING if _is_within(stored[name], asked[name])]
-            asked |= {name: stored[name] for name in (*grown, "device")}
-            if differing := list_differences(stored, asked):
-                raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
-        make_folder(folder)
+        if (folder / STUDY_FILE).exists():
+            self.check_grown(StudyPlan.load(folder), folder)
+        self.write(folder)
+
+    def check_grown(self, before: "StudyPlan", folder: Path) -> None:
+        """Refuse a plan that is not that of before, or that with more seeds, layers and losses.
+
+        Raises
+        ------
+        StoreError
+            If it is another, by the name of the study's folder.
+        """
+        stored, asked = (_flatten(plan.as_json()) for plan in (before, self))
+        grown = [name for name in _GROWING if _is_within(stored[name], asked[name])]
+        asked |= {name: stored[name] for name in (*grown, "device")}
+        if differing := list_differences(stored, asked):
+            raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
+
+    def write(self, folder: Path) -> None:
+        """Write the plan, whatever is there."""
+        path = make_folder(folder) / STUDY_FILE
         text = yaml.safe_dump(self.as_json(), sort_keys=False)
         write_bytes(path, f"{text}{_SUM}{_hash(text)}\n".encode())
 

@@ -16,8 +16,8 @@ from kdviz.networks import load_weights
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.store import Run, create_run, describe, open_run
 from kdviz.studies.attributing import attribute
-from kdviz.studies.materials import BEGUN_FILE, Materials, inherit
-from kdviz.studies.tasks import Layout, Subject, Task, is_trained
+from kdviz.studies.materials import Materials, inherit
+from kdviz.studies.tasks import BEGUN_FILE, Layout, Subject, Task, is_trained
 from kdviz.training import (
     PLANS,
     CrossEntropy,
@@ -80,8 +80,11 @@ class Workshop(Materials):
 
     # -- training
 
-    def training_plan(self, kind: str, seed: int) -> TrainingPlan:
-        """Return the plan of this kind of training, for the study's number of epochs and a seed."""
+    def training_plan(self, kind: str, seed: int, factor: float | None = None) -> TrainingPlan:
+        """Return the plan of this kind of training, for the study's number of epochs and a seed.
+
+        Rates are multiplied by a factor, the plan's if None.
+        """
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
         known = plans.get(kind, plans["baseline" if kind in distillation.LOSSES else "student"])
         taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
@@ -96,7 +99,9 @@ class Workshop(Materials):
         for name in ("student", kind) if at_layer else ("teacher" if kind == "fine_tuning" else kind,):
             if recipe := asked.recipes.get(name):
                 changes |= recipe.model_dump(exclude_none=True)
-        return TrainingPlan(**known.slowed(asked.rate_factor).model_dump() | changes)
+        return TrainingPlan(
+            **known.slowed(asked.rate_factor if factor is None else factor).model_dump() | changes
+        )
 
     def _make_loss(self, subject: Subject) -> distillation.Loss:
         assert subject.loss is not None
@@ -159,7 +164,7 @@ class Workshop(Materials):
         if seed is None:
             seed = getattr(taught, "seed", 0)
             kind = "teacher" if getattr(taught, "encoder", None) is None else "fine_tuning"
-        folder, *heads = self.study.training_folders(subject)
+        (folder, *heads), factor = self.study.training_folders(subject), self.study.rate_factor(subject)
         network = self.build(seed, teacher=is_teacher, pretrained=is_teacher)
         inputs, labels = self.as_tensors(self.teacher_set) if is_teacher else self.student_data
         validation = self.as_tensors(self.teacher_held_out_set) if is_teacher else self.held_out_data
@@ -178,7 +183,7 @@ class Workshop(Materials):
             network,
             inputs,
             folder=folder,
-            plan=self.training_plan(kind, seed),
+            plan=self.training_plan(kind, seed, factor),
             tracked_layers=self._weights(subject),
             name=subject.name,
             **to_learn,
@@ -191,7 +196,7 @@ class Workshop(Materials):
                 labels,
                 loss=CrossEntropy(beyond=self._module(layer)),
                 folder=head,
-                plan=self.training_plan("head", seed),
+                plan=self.training_plan("head", seed, factor),
                 validation=self.held_out_data,
                 name=f"{subject.name} head",
                 **same,
@@ -245,7 +250,7 @@ class Workshop(Materials):
             *self.student_data,
             layer=self._module(subject.distilled),
             folder=self.study.network_folder(subject) / "probes",
-            plan=self.training_plan("head", seed),
+            plan=self.training_plan("head", seed, self.study.rate_factor(subject)),
             validation=self.held_out_data,
             device=self.device,
             progress=self.study.progress,

@@ -48,11 +48,11 @@ class DegenerateWarning(KdvizWarning):
 
 @contextmanager
 def naming(network: str) -> Iterator[None]:
-    """Note with every error inside of which network it is, as a traceback shows below it."""
+    """Note with every error inside that does not say so of which network it is; tracebacks show notes."""
     try:
         yield
     except Exception as error:
-        if not find_network(error):
+        if network not in str(error) and not find_network(error):
             error.add_note(f"{_OF}{network}")
         raise
 

@@ -58,6 +58,6 @@ def main() -> None:
             message = explain_faults(error)
         elif isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors"):
             message = f"this needs {error.name}: install kdviz[vision], or kdviz[text] for a study of texts"
-        network = find_network(error)
-        message = message if network in message else f"{network}: {message}"
+        if network := find_network(error):
+            message = f"{network}: {message}"
         sys.exit(f"kdviz: {say(message, options)}")

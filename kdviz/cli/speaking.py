@@ -29,8 +29,15 @@ _PHRASES = {  # of the library, and what is said instead where the command has t
     r"with part:": "with {part}:",
     r"another network name\b": "another {name}",
     r"^device (?=')": "{device} ",
+    r"^(workers|pattern|tokenizer) (?=must)": "--\\1 ",
+    r"pass device cuda\b": "give {device} cuda",
+    r"pass overwrite=True \(--overwrite\)": "give {overwrite}",
+    r"choose a coarser grid": "give a smaller {grid}",
+    r"pass more samples or more resamples": "give more {samples}",
     r"pass max_batch=\d+": "choose a {device} with more memory, such as cpu",
+    r"(?<![.\w])length=(?=\d)": "data.length=",
 }
+_BEYOND = re.compile(r"\b(feature|entry|layout|base_noise|max_batch|pixels)=")
 
 
 def say(message: str, options: Mapping[str, str]) -> str:
@@ -51,4 +58,6 @@ def say(message: str, options: Mapping[str, str]) -> str:
     for phrase, instead in _PHRASES.items():
         if set(re.findall(r"{(\w+)}", instead)) <= options.keys():
             message = re.sub(phrase, instead.format(**options), message)
+    if found := _BEYOND.search(message):
+        message += f" ({found[1]} is an argument of kdviz in Python, and no option here)"
     return message

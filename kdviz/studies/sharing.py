@@ -25,13 +25,10 @@ def share(cast: Cast, samples: int) -> Run:
         [subject.name for subject in subjects if subject.role == role] for role in ("teacher", "baseline")
     )
     if len(teachers) != 1 or not baselines:
-        found = [
-            f"{name_some(names) or 'no'} of role {role}"
-            for role, names in (("teacher", teachers), ("baseline", baselines))
-        ]
         raise ValueError(
-            "kdviz transfer compares students with one teacher, and with baselines that had none: "
-            f"{cast.run.path} has {' and '.join(found)}"
+            "kdviz transfer compares students with one teacher, and with baselines that had none; of role "
+            f"teacher {cast.run.path} has {name_some(teachers) or 'none'}, of role baseline "
+            f"{name_some(baselines) or 'none'}"
         )
     asked = cast.ask(samples)
     inputs, labels = cast.as_tensors(asked)

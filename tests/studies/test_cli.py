@@ -318,6 +318,14 @@ def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, 
     assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")
 
 
+@pytest.mark.parametrize("command", ["attribute", "transfer", "unicam"])
+def test_attribute__of_a_study_takes_no_network_of_the_users(call: Call, study: Study, command: str) -> None:
+    done = call(command, study.folder, "--network", "os:getcwd")
+    assert (
+        done.err == f"kdviz: {study.folder} is a study, which builds its own networks: leave --network out\n"
+    )
+
+
 def test_export__existing_file_is_kept_unless_told(call: Call, study: Study, tmp_path: Path) -> None:
     target = tmp_path / "run.nc"
     target.write_text("precious")

@@ -217,6 +217,32 @@ def test_measure__of_one_of_two_networks_in_files_of_odd_names(place: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("transfer", "of role teacher run.zarr has none, of role baseline none"),
+        (
+            "unicam",
+            "no baseline of training seed 0 beside student-s0: measure one first, with --role baseline --",
+        ),
+    ],
+)
+def test_networks__that_miss_whom_to_compare_with_say_so(place: Path, command: str, message: str) -> None:
+    call()
+    with pytest.raises(ValueError, match=message):
+        cli.app([command, "run.zarr", "--network=my_nets:make", "--no-progress"], standalone_mode=False)
+    assert kdviz.open_run("run.zarr").gaps() == ""
+
+
+def test_gaps__of_own_networks_are_filled_by_the_same_commands(place: Path) -> None:
+    call()
+    kdviz.open_run("run.zarr").expect({"attribution/student-s0": {}, "unicam-scores/student-s0": {}})
+    told = kdviz.open_run("run.zarr").gaps()
+    assert told.endswith(
+        "continue with kdviz attribute run.zarr --network ..., then kdviz unicam run.zarr --network ..."
+    )
+
+
+@pytest.mark.parametrize(
     ("said", "options", "message"),
     [
         (
@@ -229,6 +255,18 @@ def test_measure__of_one_of_two_networks_in_files_of_odd_names(place: Path) -> N
         ("root (data.folder, --clouds) is not", dict.fromkeys(speaking.LINES, "--x"), None),
         ("networks.layers.fc1 and data.sizes", dict.fromkeys(speaking.LINES, "--x"), None),
         ("two of epoch 1; pass pattern", {}, None),
+        ("workers must be a number", {}, "--workers must be a number"),
+        ("length=9 leaves no word", {}, "data.length=9 leaves no word"),
+        (
+            "pass max_batch=8 (out)",
+            {"device": "--device"},
+            "choose a --device with more memory, such as cpu (out)",
+        ),
+        (
+            "by itself, with max_batch=1",
+            {},
+            "by itself, with max_batch=1 (max_batch is an argument of kdviz in Python, and no option here)",
+        ),
     ],
 )
 def test_say__names_options_of_the_command_alone(said: str, options: dict, message: str | None) -> None:

@@ -14,6 +14,7 @@ from kdviz.measuring import measure_checkpoints
 from kdviz.networks.features import name_modules
 from kdviz.schema import Attribute
 from kdviz.sources import ImageSet, image_folder, normalise
+from kdviz.sources.samples import check_folder
 from kdviz.store import Run, describe, open_run
 from kdviz.store.contents import networks_file
 from kdviz.studies.factories import find_factory
@@ -86,6 +87,9 @@ def measure_folder(
         If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
     """
     make_network, module = find_factory(network)
+    for option, place in (("--checkpoints", checkpoints), ("--images", images), ("--masks", masks)):
+        if place is not None:
+            check_folder(option, place)
     saved = Saved(folder=checkpoints, pattern=pattern, part=part)
     found = saved.find()
     pictures = image_folder(images, masks=masks, size=size)
@@ -100,7 +104,10 @@ def measure_folder(
     lies = Whereabouts(images=images, masks=masks, size=size, grid=grid, checkpoints={name: saved})
     _check_layers(module, layers, network)
     if store.is_dir():
-        _check_run(open_run(store), lies, chosen, name, {**details, "network_role": role})
+        run = open_run(store)
+        _check_run(run, lies, chosen, name, {**details, "network_role": role})
+        if known := [attrs["dataset_id"] for (one, _), attrs in run.catalogue().items() if one == name]:
+            details["dataset_id"] = known[0]  # the images are the same, whatever their folder is called now
     measure_checkpoints(
         make_network,
         found,

@@ -21,7 +21,7 @@ from kdviz.files import read_json, write_json
 from kdviz.networks import load_weights, prepare_inputs
 from kdviz.sources import Prepared, SampleSet, find_checkpoints, image_folder
 from kdviz.sources.image import ImageSet
-from kdviz.sources.samples import AbsolutePath
+from kdviz.sources.samples import AbsolutePath, check_folder
 from kdviz.store import Run
 from kdviz.store.contents import networks_file
 from kdviz.studies.attributing import attribute, load_measured
@@ -32,6 +32,7 @@ from kdviz.studies.sharing import share
 from kdviz.studies.tasks import Subject
 
 _ORDER = ("teacher", "baseline")  # others follow
+_AGAIN = "kdviz measure {} --network ... as before says where it is now, and measures nothing twice"
 
 
 class Saved(Part):
@@ -73,9 +74,9 @@ class Whereabouts(Part):
             If nothing is, or it is damaged.
         """
         path = networks_file(store)
-        again = f"kdviz measure {store} --network ... as before writes it anew, and measures nothing twice"
+        again = _AGAIN.format(store)
         if not path.is_file():
-            raise StoreError(f"{path} is missing, which says where checkpoints and images lie: {again}")
+            raise StoreError(f"{path} is missing, which says where checkpoints and images lie; {again}")
         try:
             return cls.model_validate(read_json(path))
         except (ValidationError, StoreError) as error:
@@ -130,6 +131,11 @@ class OwnNetworks:
                 f"{run.path} holds none of {name_some(self.where.checkpoints)}: measure them again"
             )
         self.factories = self._find_factories(networks)
+        folders = {"images": self.where.images, "masks": self.where.masks}
+        folders |= {f"checkpoints of {one.name}": self.where.checkpoints[one.name].folder for one in listed}
+        for what, place in folders.items():
+            if place is not None:
+                check_folder(f"what {run.path} was measured from, {what},", place, _AGAIN.format(run.path))
         self._check_images()
         for subject in self.subjects:
             with naming(subject.name):

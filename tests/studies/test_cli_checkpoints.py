@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import xarray as xr
 from tiny_study import SIDE, draw_images
 
 import kdviz
@@ -121,8 +122,9 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
         ),
         ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
         ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),
-        ({"checkpoints": "nowhere"}, DataError, "nowhere"),
-        ({"images": "nowhere"}, DataError, "nowhere"),
+        ({"checkpoints": "nowhere"}, DataError, "--checkpoints is not a folder: nowhere"),
+        ({"images": "nowhere"}, DataError, "--images is not a folder: nowhere"),
+        ({"masks": "nowhere"}, DataError, "--masks is not a folder: nowhere"),
         ({"layers": "4.x"}, LayerError, "4.x"),
     ],
 )
@@ -231,6 +233,32 @@ def test_networks__that_miss_whom_to_compare_with_say_so(place: Path, command: s
     with pytest.raises(ValueError, match=message):
         cli.app([command, "run.zarr", "--network=my_nets:make", "--no-progress"], standalone_mode=False)
     assert kdviz.open_run("run.zarr").gaps() == ""
+
+
+def test_networks__that_were_moved_are_found_again_once_they_are_measured_as_before(place: Path) -> None:
+    call()
+    attribute = ["attribute", "run.zarr", "--network=my_nets:make", "--no-progress"]
+    before = kdviz.open_run("run.zarr").dataset("student-s0", "3")
+    for old, new in (("images", "pictures"), ("masks", "outlines"), ("student", "kd")):
+        Path(old).rename(new)
+    lost = r"run.zarr was measured from, images, is not a folder: .*/images; kdviz measure run.zarr --network"
+    with pytest.raises(DataError, match=lost):
+        cli.app(attribute, standalone_mode=False)
+    Path("outlines").rename("masks")
+    Path("pictures").rename("images")
+    with pytest.raises(
+        DataError, match=r"checkpoints of student-s0, is not a folder: .*/student; kdviz measure"
+    ):
+        cli.app([*attribute], standalone_mode=False)
+    Path("images").rename("pictures")
+    Path("masks").rename("outlines")
+    call(images="pictures", masks="outlines", checkpoints="kd")
+    xr.testing.assert_identical(kdviz.open_run("run.zarr").dataset("student-s0", "3"), before)
+    cli.app(attribute, standalone_mode=False)
+    assert kdviz.open_run("run.zarr").results == ["attribution/student-s0"]
+    Path("pictures/lying/0.png").unlink()
+    with pytest.raises(DataError, match=r"pictures lacks 1 images that were measured: lying/0"):
+        cli.app(attribute, standalone_mode=False)
 
 
 def test_gaps__of_own_networks_are_filled_by_the_same_commands(place: Path) -> None:

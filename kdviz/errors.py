@@ -48,9 +48,14 @@ class DegenerateWarning(KdvizWarning):
 
 @contextmanager
 def naming(network: str) -> Iterator[None]:
-    """Note with every error inside that does not say so of which network it is; tracebacks show notes."""
+    """Note with an error inside that does not say so of which network it is; tracebacks show notes.
+
+    Files and locks have names of their own, and files of samples are of no network.
+    """
     try:
         yield
+    except (DataError, LockedError):
+        raise
     except Exception as error:
         if network not in str(error) and not find_network(error):
             error.add_note(f"{_OF}{network}")

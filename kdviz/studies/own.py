@@ -122,14 +122,12 @@ class OwnNetworks:
             for one in found.values()
             if one.name in self.where.checkpoints
         ]
-        others = len(_ORDER)
-        self.subjects = sorted(
-            listed, key=lambda one: _ORDER.index(one.role) if one.role in _ORDER else others
-        )
         if not listed:
             raise StoreError(
                 f"{run.path} holds none of {name_some(self.where.checkpoints)}: measure them again"
             )
+        last = len(_ORDER)
+        self.subjects = sorted(listed, key=lambda one: _ORDER.index(one.role) if one.role in _ORDER else last)
         self.factories = self._find_factories(networks)
         folders = {"images": self.where.images, "masks": self.where.masks}
         folders |= {f"checkpoints of {one.name}": self.where.checkpoints[one.name].folder for one in listed}

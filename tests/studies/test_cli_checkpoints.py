@@ -314,4 +314,7 @@ def test_error__says_of_which_network_it_is() -> None:
     ):
         raise ValueError("no gradient")
     assert find_network(caught.value) == "student-s0"
+    with pytest.raises(DataError) as missing, naming("student-s0"):
+        raise DataError("a mask is missing")
+    assert find_network(missing.value) == ""
     assert find_network(ValueError("no gradient")) == ""

@@ -1,4 +1,9 @@
-"""Exceptions and warnings of kdviz, each also a built-in kind. Imports nothing."""
+"""Exceptions and warnings of kdviz, each also a built-in kind; and of which network an error is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OF = "network "
 
 
 class SchemaError(ValueError):
@@ -39,3 +44,25 @@ class ConvergenceWarning(KdvizWarning):
 
 class DegenerateWarning(KdvizWarning):
     """A map carries no information: dead feature, constant map, empty mask."""
+
+
+@contextmanager
+def naming(network: str) -> Iterator[None]:
+    """Note with an error inside that does not say so of which network it is; tracebacks show notes.
+
+    Files and locks have names of their own, and files of samples are of no network.
+    """
+    try:
+        yield
+    except (DataError, LockedError):
+        raise
+    except Exception as error:
+        if network not in str(error) and not find_network(error):
+            error.add_note(f"{_OF}{network}")
+        raise
+
+
+def find_network(error: BaseException) -> str:
+    """Return the network that `naming` noted with an error; empty if none."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_OF)]
+    return notes[0].removeprefix(_OF) if notes else ""

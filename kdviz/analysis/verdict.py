@@ -469,12 +469,13 @@ def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterat
     if unmet:
         yield (
             f"{words.sample}s whose mean entropy could not be calibrated: "
-            f"{name_some(dict.fromkeys(unmet), 3)}; their entropies are not comparable"
+            f"{name_some(dict.fromkeys(unmet), 3)}; their entropies are not comparable (a smaller one may be "
+            "met: `kdviz rerun 02_explore -p calibration=0.2`, or the app's control)"
         )
     if few:
         yield (
             f"less than one knowledge point per {words.sample}: {name_some(dict.fromkeys(few), 3)}; "
-            "a smaller threshold finds more"
+            "a smaller threshold finds more (`kdviz rerun 01_report -p threshold=0.1`, or the app's control)"
         )
 
 

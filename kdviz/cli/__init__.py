@@ -8,14 +8,16 @@ sentence and exit status 1; set ``KDVIZ_STRICT=1`` to see the traceback.
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 
 from kdviz.cli.named import named
 from kdviz.cli.runs import explore, export, info, report, rerun
+from kdviz.cli.speaking import say
 from kdviz.cli.studying import attribute, demo, measure, train, transfer, unicam
-from kdviz.errors import KdvizWarning
+from kdviz.errors import KdvizWarning, find_network
 
 app = typer.Typer(
     add_completion=False,
@@ -28,10 +30,22 @@ for _command in (demo, train, measure, attribute, transfer, unicam, report, reru
 app.add_typer(named, name="study")
 
 
+def _list_options() -> dict[str, str]:
+    """List the options of the command that was called, by the names of its parameters."""
+    command: Any = typer.main.get_command(app)
+    for word in sys.argv[1:3]:
+        command = getattr(command, "commands", {}).get(word, command)
+    options = {param.name: max(param.opts, key=len) for param in command.params}
+    return {name: option for name, option in options.items() if option.startswith("--")}
+
+
 def main() -> None:
     """Run the command line."""
+    options = _list_options()
     warnings.simplefilter("default", KdvizWarning)
-    warnings.showwarning = lambda message, *_, **__: typer.echo(f"kdviz: note: {message}", err=True)
+    warnings.showwarning = lambda message, *_, **__: typer.echo(
+        f"kdviz: note: {say(str(message), options)}", err=True
+    )
     try:
         app(sys.argv[1:] or ["--help"])
     except (ValueError, TypeError, ArithmeticError, MemoryError, OSError, ImportError) as error:
@@ -44,4 +58,6 @@ def main() -> None:
             message = explain_faults(error)
         elif isinstance(error, ModuleNotFoundError) and error.name in ("torch", "safetensors"):
             message = f"this needs {error.name}: install kdviz[vision], or kdviz[text] for a study of texts"
-        sys.exit(f"kdviz: {message}")
+        if network := find_network(error):
+            message = f"{network}: {message}"
+        sys.exit(f"kdviz: {say(message, options)}")

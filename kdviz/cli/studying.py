@@ -1,7 +1,8 @@
-"""Commands on a study: train, measure, attribute, transfer, unicam; and all of it on built-in data."""
+"""Commands that train, measure and ask networks: those of a study, or others; and all on built-in data."""
 
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,17 @@ from kdviz.errors import StoreError
 
 if TYPE_CHECKING:
     from kdviz.studies import Study
+    from kdviz.studies.own import OwnNetworks
+
+Asked = Annotated[Path, typer.Argument(help="Folder of the study; with --network, the run.")]
+Builders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        help="Of a run that kdviz measure --network made: module:function that builds its networks; repeat "
+        "it for those of another kind: NAME=module:function.",
+    ),
+]
 
 
 def demo(
@@ -96,11 +108,12 @@ def train(
     """Train teacher, baselines and students of a study; with the folder of one alone, continues it.
 
     Options change single values of the plan in the file or, without one, of that in the folder; -s changes
-    any line of it.
+    any line of it. A study that is begun takes more seeds, layers and losses, and another --rate-factor for
+    what is not trained yet.
 
     Example: kdviz train runs/birds --images birds/images --masks birds/masks --size 64 --layers fc1
     """
-    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, make_plan
+    from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, change_rates, make_plan
 
     kinds = {
         "image-folder": {"images": images, "masks": masks},
@@ -129,8 +142,10 @@ def train(
             f"{folder} holds no study to continue; begin one with --modality image (the built-in images), "
             "--images with --masks, --texts, --clouds, or --plan FILE"
         )
-    study = Study(folder, make_plan(folder, plan, given, change or []), progress, device)
-    study.train(workers)
+    asked = make_plan(folder, plan, given, change or [])
+    if told := change_rates(folder, asked):
+        typer.echo(told)
+    Study(folder, asked, progress, device).train(workers)
     typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
 
 
@@ -144,6 +159,28 @@ def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
     return Study(folder, StudyPlan.load(folder), progress, device)
 
 
+def _open_asked(
+    folder: Path, networks: list[str] | None, progress: bool, device: str | None
+) -> "Study | OwnNetworks":
+    from kdviz.studies import STUDY_FILE
+
+    if (folder / STUDY_FILE).exists():
+        if networks:
+            raise ValueError(f"{folder} is a study, which builds its own networks: leave --network out")
+        return _open_study(folder, progress, device)
+    if networks:
+        from kdviz.studies.own import OwnNetworks
+
+        return OwnNetworks(kdviz.open_run(folder), networks, device, progress)
+    with suppress(StoreError):
+        kdviz.open_run(folder)
+        raise ValueError(
+            f"{folder} is a run without a study: say with --network module:function what builds its "
+            "networks, as for kdviz measure"
+        )
+    return _open_study(folder, progress, device)
+
+
 def measure(
     folder: Annotated[Path, typer.Argument(help="Folder of the study; with --network, the run to write.")],
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take on this machine.")] = False,
@@ -152,6 +189,13 @@ def measure(
     ] = None,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder of its checkpoints, one file per epoch.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="How they are named, where that is not clear, such as 'run7-*-{epoch}.pt'."),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Which of several networks in each file, such as student.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Images: IMAGES/<class>/<name>.jpg")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks, if any: MASKS/<class>/<name>.png")] = None,
@@ -178,7 +222,14 @@ def measure(
     Example: kdviz measure runs/birds
     """
     needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers, "--size": size}
-    told = {"--masks": masks, "--name": name, "--method": method, **needed}
+    told = {
+        "--pattern": pattern,
+        "--part": part,
+        "--masks": masks,
+        "--name": name,
+        "--method": method,
+        **needed,
+    }
     if network is None and (wrong := [option for option, value in told.items() if value is not None]):
         raise ValueError(f"{', '.join(wrong)} is of a network of your own: give --network too")
     if network is not None:
@@ -192,6 +243,8 @@ def measure(
             folder,
             network=network,
             checkpoints=Path(checkpoints or ""),
+            pattern=pattern,
+            part=part,
             images=Path(images or ""),
             masks=masks,
             layers=[one.strip() for one in (layers or "").split(",")],
@@ -222,30 +275,33 @@ def measure(
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
 
 
-def attribute(folder: Folder, device: Device = None, progress: Progress = True) -> None:
-    """Draw CAM, gradient and occlusion maps of a study's networks beside what was measured; continues.
+def attribute(
+    folder: Asked, network: Builders = None, device: Device = None, progress: Progress = True
+) -> None:
+    """Draw CAM, gradient and occlusion maps of finished networks beside what was measured; continues.
 
     Example: kdviz attribute runs/birds
     """
-    study = _open_study(folder, progress, device)
-    run = study.attribute()
+    run = _open_asked(folder, network, progress, device).attribute()
     names = [name for name in run.results if name.startswith("attribution/")]
-    typer.echo(f"maps  {', '.join(names)}\nrun   {study.run_path}")
-    typer.echo(f"next  kdviz rerun 04_baselines -p run_path={study.run_path}")
+    typer.echo(f"maps  {', '.join(names)}\nrun   {run.path}")
+    typer.echo(f"next  kdviz rerun 04_baselines -p run_path={run.path}")
 
 
 def transfer(
-    folder: Folder,
-    samples: Annotated[int, typer.Option(min=10, help="Held-out samples to ask about.")] = 1000,
+    folder: Asked,
+    network: Builders = None,
+    samples: Annotated[
+        int, typer.Option(min=10, help="Samples to ask about: held-out ones, of a run those in its folder.")
+    ] = 1000,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
-    """Ask which properties of the teacher a study's networks share; continues.
+    """Ask which properties of the teacher the other networks share; continues.
 
     Example: kdviz transfer runs/birds
     """
-    study = _open_study(folder, progress, device)
-    run = study.share(samples)
+    run = _open_asked(folder, network, progress, device).share(samples)
     table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
     margins = (
         table[table["role"] != "teacher"].pivot_table("margin", ["property", "part"], "kind", sort=False)
@@ -253,25 +309,27 @@ def transfer(
     )
     typer.echo("percentage points more than the baselines, means over seeds\n")
     typer.echo(f"{margins.round(1).to_string(na_rep='')}\n")
-    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 10_transfer -p run_path={study.run_path}")
+    typer.echo(f"run   {run.path}\nnext  kdviz rerun 10_transfer -p run_path={run.path}")
 
 
 def unicam(
-    folder: Folder,
-    samples: Annotated[int, typer.Option(min=16, help="Held-out samples to score.")] = 300,
+    folder: Asked,
+    network: Builders = None,
+    samples: Annotated[
+        int, typer.Option(min=16, help="Samples to score: held-out ones, of a run those in its folder.")
+    ] = 300,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
-    """Map and score what a study's students have beside the baselines, and lack; continues.
+    """Map and score what students have beside the baselines, and lack; continues.
 
     Example: kdviz unicam runs/birds
     """
-    study = _open_study(folder, progress, device)
-    run = study.explain(samples)
+    run = _open_asked(folder, network, progress, device).explain(samples)
     table = kdviz.analysis.tabulate_relevance(kdviz.analysis.read_room(run, "unicam-scores").values())
     shown = table[table["input"] == "plain"].pivot(
         index=["layer", "student"], columns="score", values="value"
     )
     typer.echo("squared distance correlation with the classes (rs), and with other networks (fss)\n")
     typer.echo(f"{shown.round(3).to_string(na_rep='')}\n")
-    typer.echo(f"run   {study.run_path}\nnext  kdviz rerun 11_unicam -p run_path={study.run_path}")
+    typer.echo(f"run   {run.path}\nnext  kdviz rerun 11_unicam -p run_path={run.path}")

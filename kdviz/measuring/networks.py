@@ -398,6 +398,7 @@ def run_measurement(
 
 def warn_of_doubts(ds: xr.Dataset) -> None:
     """Warn of layers that do not react to noise, and of samples that do not meet the calibration."""
+    of = f" of {ds.attrs['network']}" if "network" in ds.attrs else ""
     layered = ds if "layer" in ds.dims else ds.expand_dims(layer=[ds.attrs["layer"]])
     for layer in layered["layer"].values.tolist():
         one = layered.sel(layer=layer)
@@ -405,16 +406,16 @@ def warn_of_doubts(ds: xr.Dataset) -> None:
         unmet = ~one["converged"] & ~dead
         if dead.any():
             warnings.warn(
-                f"layer {layer!r} does not react to noise at all for {int(dead.sum())} of {dead.size} sample "
-                "epochs: every unit counts as discarded alike there (feature_variance is 0)",
+                f"layer {layer!r}{of} does not react to noise at all for {int(dead.sum())} of {dead.size} "
+                "sample epochs: every unit counts as discarded alike there (feature_variance is 0)",
                 DegenerateWarning,
                 stacklevel=4,
             )
         if unmet.any():
             warnings.warn(
-                f"layer {layer!r} does not meet the calibration for {int(unmet.sum())} of {unmet.size} "
-                "sample epochs: their entropies are not comparable with others (converged is False); measure "
-                "with a smaller `calibration` or another weight",
+                f"layer {layer!r}{of} does not meet the calibration for {int(unmet.sum())} of {unmet.size} "
+                "sample epochs: their entropies are not comparable with others (converged is False); derive "
+                "them with a smaller calibration, such as 0.2, or measure with another weight",
                 ConvergenceWarning,
                 stacklevel=4,
             )

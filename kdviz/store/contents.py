@@ -17,6 +17,11 @@ from kdviz.schema import MEASURED
 
 MADE = ("epoch", "quartile", "noise_unit", "clean_response")  # of a layer, with it or beside its blocks
 Contents = Mapping[str, Mapping[str, Any]]
+_COMMANDS = {
+    "attribution": "attribute",
+    "transfer": "transfer",
+    **dict.fromkeys(("unicam", "unicam-scores", "unicam-progress"), "unicam"),
+}
 
 
 def join_contents(listed: Contents, more: Contents) -> dict[str, dict[str, Any]]:
@@ -35,19 +40,26 @@ def dump_contents(contents: Contents) -> str:
     return json.dumps(contents, sort_keys=True)
 
 
+def networks_file(path: Path) -> Path:
+    """Return where ``kdviz measure RUN --network`` remembers what the run at `path` was measured from."""
+    return path.with_name(f"{path.stem}-networks.json")
+
+
 def how_to_continue(path: Path, group: str, variable: str = "") -> str:
     """Name what measures or writes a group of the run at `path`, or a variable, again or the rest of it."""
     study = path.parent if path.name == "run.zarr" and (path.parent / "study.yaml").is_file() else None
     if not path.is_dir():
         return "an export of the whole run"
+    own = f"{path} --network ..." if networks_file(path).is_file() else None
     if group.startswith("points/"):
         if study or variable in ("", *MADE, *MEASURED):
-            return f"kdviz measure {study}" if study else "the same call of kdviz.measure_checkpoints"
+            asked = study or own
+            return f"kdviz measure {asked}" if asked else "the same call of kdviz.measure_checkpoints"
         return "Run.write_variable"
     if group == "points":
         return f"measuring again, after {path} is removed,"
-    command = {"attribution": "attribute", "transfer": "transfer"}.get(group.split("/")[0])
-    return f"kdviz {command} {study}" if study and command else "Run.write_result(..., overwrite=True)"
+    command, asked = _COMMANDS.get(group.split("/")[0]), study or own
+    return f"kdviz {command} {asked}" if asked and command else "Run.write_result(..., overwrite=True)"
 
 
 def describe_gaps(lacks: Mapping[str, str], path: Path) -> str:

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 from kdviz import schema
-from kdviz.arguments import whole_number
+from kdviz.arguments import name_some, whole_number
 from kdviz.errors import SchemaError
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
 from kdviz.store.damage import CHECKSUMMED, every_chunk_written
@@ -115,12 +115,17 @@ def difference_of_groups(
     """Say which setting of a layer first differs, or nothing; weights count at epochs that both have."""
     both = [epoch for epoch in more if epoch in epochs]
     old, new = dict(stored), dict(asked)
-    for attrs, weights in ((old, _weights_of(stored, epochs)), (new, _weights_of(asked, more))):
+    ours, theirs = _weights_of(stored, epochs), _weights_of(asked, more)
+    other = [epoch for epoch in both if ours and theirs and ours[epoch] != theirs[epoch]]
+    for attrs, weights in ((old, ours), (new, theirs)):
         if weights:
-            attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in both)
+            attrs["weights_fingerprint"] = " ".join(weights[epoch] for epoch in both if epoch not in other)
         if more[-1] != epochs[-1] or "accuracy" not in asked:
             attrs.pop("accuracy", None)  # that of the last epoch, which is another one; or told later
-    return difference_of_settings(old, new)
+    difference = difference_of_settings(old, new)
+    if other and not difference:
+        return f"other weights at epoch {name_some(other)} (weights_fingerprint)"
+    return difference
 
 
 def join_groups(

@@ -1,23 +1,29 @@
 """Measure a network that was trained elsewhere, from a folder of its checkpoints."""
 
-import pkgutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from kdviz.errors import KdvizWarning
+from kdviz.arguments import name_some
+from kdviz.errors import KdvizWarning, LayerError, StoreError
+from kdviz.files import list_differences
 from kdviz.measuring import measure_checkpoints
+from kdviz.networks.features import name_modules
 from kdviz.schema import Attribute
-from kdviz.sources import find_checkpoints, image_folder, normalise
-from kdviz.store import Run, describe
+from kdviz.sources import ImageSet, image_folder, normalise
+from kdviz.sources.samples import check_folder
+from kdviz.store import Run, describe, open_run
+from kdviz.store.contents import networks_file
+from kdviz.studies.factories import find_factory
+from kdviz.studies.own import Saved, Whereabouts, spread
 from kdviz.training import weight_distance
 from kdviz.units import grid as cut_grid
+
+_SHOWN = 200  # layers that a message lists
+_OPTIONS = {"--role": "network_role", "--seed": "training_seed", "--method": "distillation_method"}
 
 
 def measure_folder(
@@ -25,6 +31,8 @@ def measure_folder(
     *,
     network: str,
     checkpoints: Path,
+    pattern: str | None,
+    part: str | None,
     images: Path,
     masks: Path | None,
     layers: Sequence[str],
@@ -40,14 +48,18 @@ def measure_folder(
 ) -> Run:
     """Measure every checkpoint in a folder, and how far the weights went between them; continues.
 
+    Where all of it lies is remembered beside the run, for what is asked of the networks afterwards.
+
     Parameters
     ----------
     store
         Run directory, made or added to.
     network
         ``module:function`` that builds the network; modules in the current folder are found.
-    checkpoints, images, masks
+    checkpoints, pattern, images, masks
         As :func:`kdviz.sources.find_checkpoints` and :func:`kdviz.sources.image_folder` read them.
+    part
+        Which of several networks in one checkpoint, as :func:`kdviz.measure_checkpoints`.
     layers
         Names in ``named_modules()``.
     role, name, seed, method
@@ -61,8 +73,12 @@ def measure_folder(
     Raises
     ------
     ValueError
-        If there is no such function, or a layer is unknown (near names are given).
-    DataError, LayerError, StoreError
+        If there is no such function.
+    LayerError
+        If the network has no such layer; all that it has are listed.
+    StoreError
+        If the run was measured on other images, or holds another network of this name.
+    DataError
         As what it calls.
 
     Warns
@@ -70,17 +86,28 @@ def measure_folder(
     KdvizWarning
         If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
     """
-    make_network, module = _find_factory(network)
-    found = find_checkpoints(checkpoints)
+    make_network, module = find_factory(network)
+    for option, place in (("--checkpoints", checkpoints), ("--images", images), ("--masks", masks)):
+        if place is not None:
+            check_folder(option, place)
+    saved = Saved(folder=checkpoints, pattern=pattern, part=part)
+    found = saved.find()
     pictures = image_folder(images, masks=masks, size=size)
-    rows = np.unique(np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).round().astype(int))
-    chosen = pictures.select(rows)
+    chosen = spread(pictures, samples)
     name = name or f"{role}-s{seed}"
     details: dict[str, Attribute] = {
         "training_seed": seed,
         "architecture": type(module).__name__,
         "dataset_id": f"{images.name}, {size} pixels",
     }
+    details |= {} if method is None else {"distillation_method": method}
+    lies = Whereabouts(images=images, masks=masks, size=size, grid=grid, checkpoints={name: saved})
+    _check_layers(module, layers, network)
+    if store.is_dir():
+        run = open_run(store)
+        _check_run(run, lies, chosen, name, {**details, "network_role": role})
+        if known := [attrs["dataset_id"] for (one, _), attrs in run.catalogue().items() if one == name]:
+            details["dataset_id"] = known[0]  # the images are the same, whatever their folder is called now
     measure_checkpoints(
         make_network,
         found,
@@ -93,11 +120,13 @@ def measure_folder(
         labels=chosen.labels,
         sample_ids=chosen.sample_ids,
         store=store,
-        details=details | ({} if method is None else {"distillation_method": method}),
+        details=details,
+        part=part,
         device=device,
         progress=progress,
     )
     run = describe(store, classes=pictures.classes)
+    lies.add_to(run)
     for layer in layers if len(found) > 1 else ():
         weight = next(_list_weights(module, layer), None)
         why = "it has no weights" if weight is None else ""
@@ -105,24 +134,51 @@ def measure_folder(
         if why:
             warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
             continue
-        run.write_variable(name, layer, weight_distance(found, layer=str(weight), initial=found[0]))
+        weight = f"{part}.{weight}" if part else str(weight)
+        run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))
     return run
 
 
-def _find_factory(network: str) -> tuple[Callable[[], nn.Module], nn.Module]:
-    """Return what builds the network, and one that it built."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory: Any = pkgutil.resolve_name(network)
-        made = factory()
-        if not isinstance(made, nn.Module):
-            raise TypeError(f"it returns a {type(made).__name__}")
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"--network is {network!r}; allowed: module:function of a function without arguments that builds "
-            f"the network, its module in this folder or installed ({error})"
-        ) from error
-    return factory, made
+def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> None:
+    """Refuse layers that the network does not have, with all that it has."""
+    known = [name for name in name_modules(module) if name]
+    if unknown := [layer for layer in layers if layer not in known]:
+        raise LayerError(
+            f"{network} has no layer {name_some(map(repr, unknown))} (--layers); it has "
+            f"{name_some(known, _SHOWN)}"
+        )
+
+
+def _check_run(
+    run: Run, asked: Whereabouts, chosen: ImageSet, name: str, details: Mapping[str, Attribute]
+) -> None:
+    """Refuse other images than those of a run that is there, and another network of a name in it."""
+    before = Whereabouts.load(run.path) if networks_file(run.path).is_file() else asked
+    there: dict[str, object] = {"--size": before.size, "--grid": before.grid}
+    now: dict[str, object] = {"--size": asked.size, "--grid": asked.grid}
+    there |= {"--samples": run.samples.sizes["sample"], "--masks": _tell("foreground" in run.samples)}
+    now |= {"--samples": len(chosen), "--masks": _tell(chosen.masks is not None)}
+    differing = list_differences(there, now)
+    if not differing and (others := sorted({*chosen.sample_ids} - {*run.samples["sample"].values.tolist()})):
+        differing = [f"--images without {name_some(others, 3)}"]
+    if differing:
+        raise StoreError(
+            f"{run.path} was measured with {'; '.join(differing)}: all networks of a run see the same "
+            "images; give the same, or write another run"
+        )
+    for (known, _), attrs in run.catalogue().items():
+        old, new = (
+            {option: about.get(key, "none") for option, key in _OPTIONS.items()} for about in (attrs, details)
+        )
+        if known == name and (differing := list_differences(old, new)):
+            raise StoreError(
+                f"{run.path} holds a network {name} already, measured with {'; '.join(differing)}: give the "
+                "same, or another --name"
+            )
+
+
+def _tell(is_given: bool) -> str:
+    return "given" if is_given else "none"
 
 
 def _list_weights(network: nn.Module, layer: str) -> Iterator[str]:

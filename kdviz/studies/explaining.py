@@ -1,4 +1,4 @@
-"""Ask what every student of a study has beside the baseline of its seed, and what it dropped."""
+"""Ask what every student has beside the baseline of its seed, and what it dropped."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -10,13 +10,15 @@ import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import unicam
+from kdviz.arguments import name_some
 from kdviz.attribution import find_map_layer
+from kdviz.errors import naming
 from kdviz.files import hash_file
-from kdviz.networks import load_weights
 from kdviz.networks.hashing import fingerprint
+from kdviz.sources import ImageSet
 from kdviz.store import Run
+from kdviz.studies.cast import Cast
 from kdviz.studies.tasks import Subject
-from kdviz.studies.work import Workshop
 from kdviz.units import Grid
 
 _VERSION = 1  # raised when the same question gets another answer: what is kept is then asked again
@@ -29,41 +31,59 @@ _Weights = dict[Subject, tuple[int, Path]]
 """Networks, at which epoch, and the file that holds them."""
 
 
-def explain(workshop: Workshop, samples: int) -> Run:
-    """Map and score what students have beside baselines, on held-out samples; keep all in the run."""
-    asker = _Asker(workshop, samples)
-    students = [subject for subject in asker.subjects if subject.role == "student"]
-    workshop.run.expect({f"{room}/{student.name}": {} for student in students for room in asker.rooms})
-    for student in students:
-        asker.keep(student)
-    return workshop.run
+def explain(cast: Cast, samples: int) -> Run:
+    """Map and score what students have beside baselines, on samples to ask about; keep all in the run.
+
+    Raises
+    ------
+    ValueError
+        If a student has no baseline of its training seed, or there is no student.
+    """
+    asker = _Asker(cast, samples)
+    pairs = [asker.pair(subject) for subject in asker.subjects if subject.role == "student"]
+    if not pairs:
+        raise ValueError(f"kdviz unicam is about students, and {cast.run.path} has no network of that role")
+    cast.run.expect({f"{room}/{student.name}": {} for student, _ in pairs for room in asker.rooms})
+    for student, base in pairs:
+        with naming(student.name):
+            asker.keep(student, base)
+    return cast.run
 
 
 class _Asker:
-    """Held-out samples, and what is asked about them of a student, its baseline and the teacher."""
+    """Samples to ask about, and what is asked of a student, its baseline and the teacher, if there is one."""
 
-    def __init__(self, workshop: Workshop, samples: int) -> None:
-        self.workshop, self.subjects = workshop, list(workshop.study.subjects())
-        self.teacher = next(one for one in self.subjects if one.role == "teacher")
-        self.images = workshop.plan.data.modality == "image"
+    def __init__(self, cast: Cast, samples: int) -> None:
+        self.cast, self.subjects = cast, cast.subjects
+        self.teacher = next((one for one in self.subjects if one.role == "teacher"), None)
+        self.images = isinstance(cast.measured_set, ImageSet)
         self.rooms = (*(["unicam"] if self.images else []), "unicam-scores", "unicam-progress")
-        held_out = workshop.held_out_set
-        self.asked = held_out.select(np.arange(min(samples, len(held_out))))
+        self.asked = cast.ask(samples)
         self.identity = fingerprint(
             repr((_VERSION, _STAGES, _PARTS, _BATCH, _KEPT)),
             self.asked.fingerprint,
-            workshop.measured_set.fingerprint,
+            cast.measured_set.fingerprint,
+        )
+
+    def pair(self, student: Subject) -> tuple[Subject, Subject]:
+        """Return a student and the baseline of its seed."""
+        for one in self.subjects:
+            if one.role == "baseline" and one.seed == student.seed:
+                return student, one
+        raise ValueError(
+            f"there is no baseline of training seed {student.seed} beside {student.name}: measure one first, "
+            f"with --role baseline --seed {student.seed}"
         )
 
     @cached_property
     def data(self) -> tuple[Tensor, Tensor]:
         """What is scored, as networks take it."""
-        return self.workshop.as_tensors(self.asked)
+        return self.cast.as_tensors(self.asked)
 
-    def keep(self, student: Subject) -> None:
+    def keep(self, student: Subject, base: Subject) -> None:
         """Write every answer about a student that the run does not hold yet."""
-        base = next(one for one in self.subjects if one.role == "baseline" and one.seed == student.seed)
-        ends = {one: self.workshop.finished(one) for one in (student, base, self.teacher)}
+        taught = () if self.teacher is None else (self.teacher,)
+        ends = {one: self.cast.finished(one) for one in (student, base, *taught)}
         steps, kept = self._list_steps(student, base), _KEPT if self.images else None
         if self.images:
             self._keep("unicam", student, [ends], lambda: self._map(student, base, ends))
@@ -73,54 +93,49 @@ class _Asker:
     def _keep(
         self, room: str, student: Subject, asked: list[_Weights], ask: Callable[[], xr.Dataset]
     ) -> None:
-        run, name = self.workshop.run, f"{room}/{student.name}"
-        weights = [(epoch, hash_file(path)) for step in asked for epoch, path in step.values()]
-        identity = fingerprint(self.identity, repr((self._list_layers(student), weights)))
+        run, name = self.cast.run, f"{room}/{student.name}"
+        weights = [(epoch, _hash(path)) for step in asked for epoch, path in step.values()]
+        identity = fingerprint(self.identity, repr((self.cast.compared(student), weights)))
         if run.find_result(name, identity) is None:
             run.write_result(name, ask().assign_attrs(identity=identity), overwrite=True)
 
     def _list_steps(self, student: Subject, base: Subject) -> list[_Weights]:
-        """List the networks at some of the measured epochs; the teacher is the finished one at each."""
-        ours, theirs = (self.workshop.checkpoints(one) for one in (student, base))
-        chosen = np.linspace(0, len(ours) - 1, min(_STAGES, len(ours))).round().astype(int)
-        epochs = np.array(list(ours))[chosen].tolist()
-        teacher = self.workshop.teacher_checkpoint
+        """List the networks at some of the epochs of both; the teacher is the finished one at each."""
+        ours, theirs = (self.cast.checkpoints(one) for one in (student, base))
+        both = [epoch for epoch in ours if epoch in theirs]
+        if not both:
+            raise ValueError(
+                f"{student.name} and {base.name} were measured at no epoch in common, {name_some(ours)} and "
+                f"{name_some(theirs)}; measure both at the same"
+            )
+        chosen = np.linspace(0, len(both) - 1, min(_STAGES, len(both))).round().astype(int)
+        taught = {} if self.teacher is None else {self.teacher: self.cast.finished(self.teacher)}
         return [
-            {student: (epoch, ours[epoch]), base: (epoch, theirs[epoch]), self.teacher: teacher}
-            for epoch in epochs
+            {student: (epoch, ours[epoch]), base: (epoch, theirs[epoch]), **taught}
+            for epoch in np.array(both)[chosen].tolist()
         ]
-
-    def _below(self, student: Subject) -> bool:
-        """Tell whether the preset's first layer, and the map's, come before the layer that is distilled.
-
-        A student whose head is trained by itself is none of the teacher's above it.
-        """
-        return not student.has_head or student.distilled in self.workshop.preset.layers
-
-    def _list_layers(self, student: Subject) -> list[str]:
-        first = list(self.workshop.preset.layers.values())[:1] if self._below(student) else []
-        return list(dict.fromkeys([*first, *self.workshop.study.modules(student)]))
 
     def _load(self, weights: _Weights) -> dict[str, nn.Module]:
         networks = {}
         for subject, (_, path) in weights.items():
-            network = networks[subject.name] = self.workshop.build_for(subject)()
-            load_weights(network, path)
+            network = networks[subject.name] = self.cast.build_for(subject)()
+            self.cast.load(subject, network, path)
         return networks
 
     def _map(self, student: Subject, base: Subject, weights: _Weights) -> xr.Dataset:
         """Map the measured samples, among the others, because a map depends on the batch."""
-        workshop, networks = self.workshop, self._load(weights)
-        measured, units = workshop.measured_set, workshop.measured.units
+        cast, networks = self.cast, self._load(weights)
+        measured, units = cast.measured_set, cast.measured.units
         assert isinstance(units, Grid)
         known = set(measured.sample_ids)
         others = np.array([name not in known for name in self.asked.sample_ids])
         inputs, labels = (
             torch.cat([ours, theirs[torch.from_numpy(others)]])
-            for ours, theirs in zip(workshop.as_tensors(measured), self.data, strict=True)
+            for ours, theirs in zip(cast.as_tensors(measured), self.data, strict=True)
         )
         own = networks[student.name]
-        layer = find_map_layer(own, inputs[:1]) if self._below(student) else self._list_layers(student)[0]
+        whole = cast.is_taught_whole(student)
+        layer = find_map_layer(own, inputs[:1]) if whole else cast.compared(student)[0]
         ds = unicam.explain(
             own,
             networks[base.name],
@@ -131,11 +146,11 @@ class _Asker:
             sample_ids=[*measured.sample_ids, *np.array(self.asked.sample_ids)[others]],
             epoch=weights[student][0],
             batch_size=_BATCH,
-            device=workshop.device,
-            progress=workshop.study.progress,
+            device=cast.device,
+            progress=cast.progress,
         )
         shown = ds.isel(sample=slice(len(measured)))
-        samples = workshop.run.samples
+        samples = cast.run.samples
         sides = {name: samples[name] for name in ("foreground", "void") if name in samples}
         return shown.assign(sides).assign_attrs(student=student.name, base=base.name)
 
@@ -143,23 +158,27 @@ class _Asker:
         self, student: Subject, base: Subject, weights: _Weights, perturb: float | None = None
     ) -> xr.Dataset:
         inputs, labels = self.data
-        layers = [(one, one, self.workshop.in_teacher(one)) for one in self._list_layers(student)]
+        teacher = self.teacher
+        layers = [
+            (one, one) if teacher is None else (one, one, self.cast.in_teacher(one))
+            for one in self.cast.compared(student)
+        ]
         ds = unicam.score(
             self._load(weights),
             inputs,
             labels.numpy(),
             student=student.name,
             base=base.name,
-            teacher=self.teacher.name,
+            teacher=None if teacher is None else teacher.name,
             layers=layers,
             perturb=perturb,
             resamples=_PARTS,
             sample_ids=self.asked.sample_ids,
             epoch=weights[student][0],
-            device=self.workshop.device,
-            progress=self.workshop.study.progress,
+            device=self.cast.device,
+            progress=self.cast.progress,
         )
-        return ds.assign_attrs(teacher_epoch=weights[self.teacher][0])
+        return ds if teacher is None else ds.assign_attrs(teacher_epoch=weights[teacher][0])
 
     def _follow(self, student: Subject, base: Subject, steps: list[_Weights]) -> xr.Dataset:
         return xr.concat(
@@ -170,3 +189,10 @@ class _Asker:
             compat="override",
             combine_attrs="drop_conflicts",
         )
+
+
+def _hash(checkpoint: Path) -> str:
+    """Hash the file of a checkpoint, or those in its folder."""
+    if checkpoint.is_dir():
+        return fingerprint(*(hash_file(one) for one in sorted(checkpoint.iterdir()) if one.is_file()))
+    return hash_file(checkpoint)

@@ -21,10 +21,8 @@ from kdviz.sources.samples import Part
 from kdviz.sources.text import TextSource
 from kdviz.studies.parts import LOGITS, BuiltInTeacher, SavedTeacher
 from kdviz.studies.plans import BUILT_IN_TEACHERS, STUDY_FILE, is_added
-from kdviz.studies.tasks import Layout, Subject
+from kdviz.studies.tasks import BEGUN_FILE, Layout, Subject
 from kdviz.training import PLANS, TrainingRecord
-
-BEGUN_FILE = "data.json"
 
 
 class Materials:
@@ -142,7 +140,21 @@ class Materials:
         targets = samples.labels if prepared.targets is None else prepared.targets
         return torch.from_numpy(prepared.inputs[:]), torch.from_numpy(targets)
 
+    @property
+    def source(self) -> Source:
+        """How the samples are read."""
+        return self.plan.data
+
+    def ask(self, count: int) -> SampleSet:
+        """Return so many samples that no network sees, or all there are."""
+        return self.held_out_set.select(np.arange(min(count, len(self.held_out_set))))
+
     # -- networks
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """The networks of the plan, the teacher first."""
+        return list(self.study.subjects())
 
     @property
     def preset(self) -> models.ArchitecturePreset:
@@ -168,6 +180,10 @@ class Materials:
     def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
         """Return what makes an untrained network of this kind."""
         return partial(self.build, teacher=subject.role == "teacher")
+
+    def load(self, subject: Subject, network: nn.Module, checkpoint: Path) -> dict[str, Any]:
+        """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
+        return load_weights(network, checkpoint)
 
     def build(self, seed: int = 0, *, teacher: bool = False, pretrained: bool = False) -> nn.Module:
         """Make an untrained network, or the teacher as its training starts."""
@@ -251,6 +267,26 @@ class Materials:
         labels = {module: label for label, module in {**self.preset.layers, **asked.layers}.items()}
         theirs: Mapping[str, str] = getattr(asked.teacher, "layers", {})
         return theirs.get(labels.get(module, ""), module)
+
+    def modules(self, subject: Subject) -> list[str]:
+        """Name the modules at which a network is measured."""
+        return self.study.modules(subject)
+
+    def feature_of(self, subject: Subject) -> str:
+        """Say which feature of its layers is measured."""
+        return self.preset_of(subject).feature
+
+    def is_taught_whole(self, student: Subject) -> bool:
+        """Tell whether the preset's first layer, and the map's, come before the layer that is distilled.
+
+        A student whose head is trained by itself is none of the teacher's above it.
+        """
+        return not student.has_head or student.distilled in self.preset.layers
+
+    def compared(self, student: Subject) -> list[str]:
+        """Name the modules where a student is compared with its baseline: an early one, and all measured."""
+        early = list(self.preset.layers.values())[:1] if self.is_taught_whole(student) else []
+        return list(dict.fromkeys([*early, *self.modules(student)]))
 
     def _module(self, layer: str | None) -> str:
         assert layer is not None

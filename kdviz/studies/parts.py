@@ -61,7 +61,7 @@ class _OwnTeacher(Part):
     def _name_layers(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("architecture") is None or values.get("layers"):
             return values
-        preset = PRESETS[one_of("architecture of the teacher", values["architecture"], PRESETS)]
+        preset = PRESETS[one_of("networks.teacher.architecture", values["architecture"], PRESETS)]
         return values | {"layers": dict(preset.layers)}
 
 
@@ -213,8 +213,8 @@ class Training(Part):
         Of baselines and of students; of the heads that tell a student's accuracy at every measured epoch.
     rate_factor
         Times the learning rates of the built-in data's plans, which were tried on the small networks only:
-        larger ones want less. Of a training that diverges they are lowered by themselves, as
-        :func:`kdviz.training.train` tells.
+        larger ones want less. It may change later, for what is not trained yet alone. Of a training that
+        diverges they are lowered by themselves, as :func:`kdviz.training.train` tells.
     count
         Training samples of students and baselines; the teacher sees all.
     checkpoints

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from kdviz.architectures import PRESETS
-from kdviz.arguments import one_of, suggest
+from kdviz.arguments import name_some, one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, read_json, write_bytes
 from kdviz.sources import Data, FashionComposites
@@ -266,14 +266,27 @@ class StudyPlan(Part):
         StoreError
             If the folder holds a study with another plan; seeds, layers and losses may be added.
         """
-        path = folder / STUDY_FILE
-        if path.exists():
-            stored, asked = (_flatten(plan.as_json()) for plan in (StudyPlan.load(folder), self))
-            grown = [name for name in _GROWING if _is_within(stored[name], asked[name])]
-            asked |= {name: stored[name] for name in (*grown, "device")}
-            if differing := list_differences(stored, asked):
-                raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
-        make_folder(folder)
+        if (folder / STUDY_FILE).exists():
+            self.check_grown(StudyPlan.load(folder), folder)
+        self.write(folder)
+
+    def check_grown(self, before: "StudyPlan", folder: Path) -> None:
+        """Refuse a plan that is not that of before, or that with more seeds, layers and losses.
+
+        Raises
+        ------
+        StoreError
+            If it is another, by the name of the study's folder.
+        """
+        stored, asked = (_flatten(plan.as_json()) for plan in (before, self))
+        grown = [name for name in _GROWING if _is_within(stored[name], asked[name])]
+        asked |= {name: stored[name] for name in (*grown, "device")}
+        if differing := list_differences(stored, asked):
+            raise StoreError(f"{folder} holds a study with {'; '.join(differing)}; choose another folder")
+
+    def write(self, folder: Path) -> None:
+        """Write the plan, whatever is there."""
+        path = make_folder(folder) / STUDY_FILE
         text = yaml.safe_dump(self.as_json(), sort_keys=False)
         write_bytes(path, f"{text}{_SUM}{_hash(text)}\n".encode())
 
@@ -394,6 +407,7 @@ def explain_faults(error: ValidationError) -> str:
     for fault in error.errors():
         place = ".".join(map(str, fault["loc"]))
         text = str(fault["msg"]).removeprefix("Value error, ")
+        place = "" if text.startswith(place) else place
         if fault["type"] == "extra_forbidden":
             text = f"unknown; {suggest(fault['loc'][-1], names_beside(fault['loc']))}"
         told.append(f"{place}: {text}" if place else text)
@@ -437,10 +451,15 @@ def _count_positions(config: Mapping[str, Any]) -> int:
 def _find_layers(modality: str, architecture: str, names: Any) -> dict[str, str]:
     """Look up the modules of named layers; without names, of all below the logits."""
     fitting = [name for name, preset in PRESETS.items() if preset.modality == modality]
-    layers = PRESETS[one_of(f"architecture for {modality}s", architecture, fitting)].layers
+    layers = PRESETS[one_of("networks.architecture", architecture, fitting)].layers
     below = [name for name in layers if name != LOGITS]
     chosen = below if names is None else names
-    return {one_of(f"layer of {architecture}", name, layers): layers[name] for name in chosen}
+    if unknown := [name for name in chosen if name not in layers]:
+        raise ValueError(
+            f"networks.layers names {name_some(map(repr, unknown))}; allowed of {architecture}: "
+            f"{', '.join(layers)}"
+        )
+    return {name: layers[name] for name in chosen}
 
 
 def _list_layers(data: Any, networks: Networks) -> list[str]:

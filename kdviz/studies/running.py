@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from tqdm.auto import tqdm
 
 from kdviz import measuring
-from kdviz.errors import KdvizWarning, LockedError, StoreError
+from kdviz.errors import KdvizWarning, LockedError, StoreError, naming
 from kdviz.files import exclusive, lock_beside
 from kdviz.studies.engines import Call, Cluster, Engine, Workers, engine_of
 from kdviz.studies.plans import STUDY_FILE
@@ -104,7 +104,8 @@ def do_whole(session: str, task: Task, patient: bool = False) -> None:
         workshop = _workshop_of(session, task.study)
         while True:
             try:
-                return workshop.do(task)
+                with naming(task.subject.name):
+                    return workshop.do(task)
             except LockedError:
                 if not patient:
                     raise
@@ -115,7 +116,8 @@ def do_block(session: str, task: Task, block: measuring.Task) -> tuple[measuring
     """Do one block of a measurement; also return what a user of another process should hear of."""
     with _alone, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", KdvizWarning)
-        done = _workshop_of(session, task.study).measurement_of(task).do(block)
+        with naming(task.subject.name):
+            done = _workshop_of(session, task.study).measurement_of(task).do(block)
     ours = [one for one in told if issubclass(one.category, KdvizWarning)]
     for other in (one for one in told if one not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -159,8 +161,9 @@ def _measure(engine: Engine, session: str, tasks: Sequence[Task], workshop: Work
 
     def plan() -> Iterator[Call]:
         for task in tasks:
-            measurement, held = workshop.measurement_of(task), unfinished.enter_context(ExitStack())
-            blocks = measurement.tasks(run)
+            with naming(task.subject.name):
+                measurement, held = workshop.measurement_of(task), unfinished.enter_context(ExitStack())
+                blocks = measurement.tasks(run)
             keep = held.enter_context(measurement.keeping(run))
             one = _Open(task, measurement, len(blocks), held, keep)
             bar.update(workshop.count_blocks(task) - len(blocks))

@@ -1,70 +1,83 @@
-"""Ask which properties of a study's teacher its networks share."""
+"""Ask which properties of a teacher the networks of a run share."""
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from kdviz import transfer
-from kdviz.networks import load_weights
+from kdviz.arguments import name_some
 from kdviz.sources import DOMAINS, ImageSet, cue_conflict, make_domain
 from kdviz.sources.text import TextSource
 from kdviz.store import Run
-from kdviz.studies.work import Workshop
+from kdviz.studies.cast import Cast
 
 
-def share(workshop: Workshop, samples: int) -> Run:
-    """Ask for the properties of all finished networks, on held-out samples; keep the answers in the run."""
-    held_out = workshop.held_out_set
-    asked = held_out.select(np.arange(min(samples, len(held_out))))
-    inputs, labels = workshop.as_tensors(asked)
+def share(cast: Cast, samples: int) -> Run:
+    """Ask for the properties of all finished networks; keep the answers in the run.
+
+    Raises
+    ------
+    ValueError
+        If there is not one teacher, or no baseline.
+    """
+    subjects = cast.subjects
+    teachers, baselines = (
+        [subject.name for subject in subjects if subject.role == role] for role in ("teacher", "baseline")
+    )
+    if len(teachers) != 1 or not baselines:
+        raise ValueError(
+            "kdviz transfer compares students with one teacher, and with baselines that had none; of role "
+            f"teacher {cast.run.path} has {name_some(teachers) or 'none'}, of role baseline "
+            f"{name_some(baselines) or 'none'}"
+        )
+    asked = cast.ask(samples)
+    inputs, labels = cast.as_tensors(asked)
     more: dict[str, Any] = {}
     if isinstance(asked, ImageSet):
-        more = {"pixels": transfer.Pixels(), **_show_otherwise(workshop, asked)}  # sources normalise so
-    elif isinstance(workshop.plan.data, TextSource):
-        more = {"settings": {"invariance": describe_words(workshop.plan.data)}}
-    subjects = list(workshop.study.subjects())
+        more = {"pixels": transfer.Pixels(), **_show_otherwise(cast, asked)}  # sources normalise so
+    elif isinstance(cast.source, TextSource):
+        more = {"settings": {"invariance": describe_words(cast.source)}}
     networks: dict[str, nn.Module] = {}
     for subject in subjects:
-        network = networks[subject.name] = workshop.build_for(subject)()
-        load_weights(network, workshop.finished(subject)[1])
+        network = networks[subject.name] = cast.build_for(subject)()
+        cast.load(subject, network, cast.finished(subject)[1])
     transfer.report(
         networks,
         inputs,
         labels.numpy(),
-        teacher="teacher",
-        independent=[subject.name for subject in subjects if subject.role == "baseline"],
+        teacher=teachers[0],
+        independent=baselines,
         sample_ids=asked.sample_ids,
-        store=workshop.run,
-        device=workshop.device,
-        progress=workshop.study.progress,
+        store=cast.run,
+        device=cast.device,
+        progress=cast.progress,
         **more,
     )
-    return workshop.run
+    return cast.run
 
 
 class _Domain:
     """A domain of images, as networks take it: each is drawn when it is read."""
 
-    def __init__(self, workshop: Workshop, images: ImageSet, name: str) -> None:
-        self.workshop, self.images, self.name = workshop, images, name
+    def __init__(self, cast: Cast, images: ImageSet, name: str) -> None:
+        self.cast, self.images, self.name = cast, images, name
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> Tensor:
-        inputs, _ = self.workshop.as_tensors(make_domain(self.images.select([row]), self.name))
+        inputs, _ = self.cast.as_tensors(make_domain(self.images.select([row]), self.name))
         return inputs[0]
 
 
-def _show_otherwise(workshop: Workshop, images: ImageSet) -> dict[str, Any]:
+def _show_otherwise(cast: Cast, images: ImageSet) -> dict[str, Any]:
     """Offer other domains of images, and make images of two minds where masks are known."""
     known = [name for name in DOMAINS if images.masks is not None or name != "silhouette"]
-    domains = {name: _Domain(workshop, images, name) for name in known}
+    domains = {name: _Domain(cast, images, name) for name in known}
     if images.masks is None:
         return {"domains": domains}
     conflicting, textures = cue_conflict(images, seed=0)
-    inputs, shapes = workshop.as_tensors(conflicting)
+    inputs, shapes = cast.as_tensors(conflicting)
     return {"domains": domains, "cue_conflict": (inputs, shapes.numpy(), textures)}
 
 

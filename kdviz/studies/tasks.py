@@ -19,6 +19,8 @@ from kdviz.store import Run, open_run
 from kdviz.studies.parts import LOGITS, StudentLoss, TrainedTeacher
 from kdviz.studies.plans import StudyPlan
 
+BEGUN_FILE = "data.json"  # what a study was begun with
+RATES = "rates"  # in it: the rate factors of networks that were trained before the plan's was changed
 Action = Literal["train", "accuracy", "measure", "repeat", "attribute"]
 
 
@@ -179,7 +181,7 @@ class Layout:
         """
         plan, asked = self.plan.as_json(), self.plan.networks
         own, taught = plan["networks"], plan["networks"]["teacher"]
-        recipes, factor = plan["training"]["recipes"], plan["training"]["rate_factor"]
+        recipes, factor = plan["training"]["recipes"], self.rate_factor(next(self.subjects()))
         teacher = {
             "networks": [taught, taught.get("architecture") or own["architecture"]],
             "data": taught.get("data") or plan["data"],
@@ -194,6 +196,7 @@ class Layout:
             *(("student", subject.distilled, "head") if subject.has_head or subject.distilled else ()),
         ]
         training["recipes"] = {name: one for name, one in recipes.items() if name in used}
+        training["rate_factor"] = self.rate_factor(subject)
         return {
             "networks": [own["architecture"], asked.depth],
             "layer": own["layers"].get(subject.distilled),
@@ -202,6 +205,12 @@ class Layout:
             "subject": repr(replace(subject, layers=())),
             "teacher": teacher if subject.role == "student" else None,
         }
+
+    def rate_factor(self, subject: Subject) -> float:
+        """Return by what the learning rates of a network are multiplied: as planned, or as it was trained."""
+        path, asked = self.folder / BEGUN_FILE, self.plan.training.rate_factor
+        known = read_json(path, remove=path).get(RATES, {}) if path.exists() else {}
+        return float(known.get(subject.name, asked))
 
     # -- where it lies
 

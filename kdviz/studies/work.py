@@ -3,25 +3,21 @@
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz import distillation, schema
 from kdviz.errors import StoreError
 from kdviz.files import link_tree, make_folder, read_json, write_json
 from kdviz.measuring import Estimate, Measurement, plan_measurement, warn_of_doubts
-from kdviz.measuring.trial import is_same_response, respond
-from kdviz.networks import load_weights, prepare_inputs
-from kdviz.networks.features import FeatureReader, frozen
+from kdviz.networks import load_weights
 from kdviz.networks.hashing import fingerprint_tensors
 from kdviz.store import Run, create_run, describe, open_run
-from kdviz.studies.materials import BEGUN_FILE, Materials, inherit
-from kdviz.studies.tasks import Layout, Subject, Task, is_trained
+from kdviz.studies.attributing import attribute
+from kdviz.studies.materials import Materials, inherit
+from kdviz.studies.tasks import BEGUN_FILE, Layout, Subject, Task, is_trained
 from kdviz.training import (
     PLANS,
     CrossEntropy,
@@ -34,9 +30,8 @@ from kdviz.training import (
 from kdviz.training.distances import epoch_array
 from kdviz.training.stages import placed, try_loss
 from kdviz.training.watching import tell_accuracy
-from kdviz.units import Grid
 
-_RATES = "training.rate_factor (--rate-factor), or its rate in training.recipes"
+_RATES = "training.rate_factor, or its rate in training.recipes"
 _ITSELF = "the network itself"
 _EXACT = "exact match of first and last token, of "
 
@@ -81,12 +76,15 @@ class Workshop(Materials):
         elif task.action == "accuracy":
             self.tell_accuracy(task.subject)
         else:
-            self.attribute(task.subject)
+            attribute(self, task.subject)
 
     # -- training
 
-    def training_plan(self, kind: str, seed: int) -> TrainingPlan:
-        """Return the plan of this kind of training, for the study's number of epochs and a seed."""
+    def training_plan(self, kind: str, seed: int, factor: float | None = None) -> TrainingPlan:
+        """Return the plan of this kind of training, for the study's number of epochs and a seed.
+
+        Rates are multiplied by a factor, the plan's if None.
+        """
         asked, plans = self.plan.training, PLANS[self.plan.data.modality]
         known = plans.get(kind, plans["baseline" if kind in distillation.LOSSES else "student"])
         taught = getattr(self.plan.networks.teacher, "epochs", asked.epochs)
@@ -101,7 +99,9 @@ class Workshop(Materials):
         for name in ("student", kind) if at_layer else ("teacher" if kind == "fine_tuning" else kind,):
             if recipe := asked.recipes.get(name):
                 changes |= recipe.model_dump(exclude_none=True)
-        return TrainingPlan(**known.slowed(asked.rate_factor).model_dump() | changes)
+        return TrainingPlan(
+            **known.slowed(asked.rate_factor if factor is None else factor).model_dump() | changes
+        )
 
     def _make_loss(self, subject: Subject) -> distillation.Loss:
         assert subject.loss is not None
@@ -164,7 +164,7 @@ class Workshop(Materials):
         if seed is None:
             seed = getattr(taught, "seed", 0)
             kind = "teacher" if getattr(taught, "encoder", None) is None else "fine_tuning"
-        folder, *heads = self.study.training_folders(subject)
+        (folder, *heads), factor = self.study.training_folders(subject), self.study.rate_factor(subject)
         network = self.build(seed, teacher=is_teacher, pretrained=is_teacher)
         inputs, labels = self.as_tensors(self.teacher_set) if is_teacher else self.student_data
         validation = self.as_tensors(self.teacher_held_out_set) if is_teacher else self.held_out_data
@@ -183,7 +183,7 @@ class Workshop(Materials):
             network,
             inputs,
             folder=folder,
-            plan=self.training_plan(kind, seed),
+            plan=self.training_plan(kind, seed, factor),
             tracked_layers=self._weights(subject),
             name=subject.name,
             **to_learn,
@@ -196,7 +196,7 @@ class Workshop(Materials):
                 labels,
                 loss=CrossEntropy(beyond=self._module(layer)),
                 folder=head,
-                plan=self.training_plan("head", seed),
+                plan=self.training_plan("head", seed, factor),
                 validation=self.held_out_data,
                 name=f"{subject.name} head",
                 **same,
@@ -250,7 +250,7 @@ class Workshop(Materials):
             *self.student_data,
             layer=self._module(subject.distilled),
             folder=self.study.network_folder(subject) / "probes",
-            plan=self.training_plan("head", seed),
+            plan=self.training_plan("head", seed, self.study.rate_factor(subject)),
             validation=self.held_out_data,
             device=self.device,
             progress=self.study.progress,
@@ -262,6 +262,11 @@ class Workshop(Materials):
         return values | {last: own}, found.attrs["definition"]
 
     # -- measuring
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show progress bars."""
+        return self.study.progress
 
     @cached_property
     def run(self) -> Run:
@@ -380,57 +385,3 @@ class Workshop(Materials):
         if subject.distilled is not None:
             details["distilled_layer"] = self._module(subject.distilled)
         return details
-
-    def _check_measured(
-        self, run: Run, subject: Subject, network: nn.Module, epoch: int, weights: Path
-    ) -> None:
-        """Load weights into a network and refuse it if it is not the one that was measured at this epoch."""
-        measured, modules = self.checkpoints(subject)[epoch], self.study.modules(subject)
-        at = run.epochs(subject.name, modules[0]).index(epoch)
-        attrs = run.catalogue()[subject.name, modules[0]]
-        same = (
-            fingerprint_tensors(load_weights(network, measured))
-            == str(attrs["weights_fingerprint"]).split()[at]
-        )
-        load_weights(network, weights)  # of a head beside the same features, where a student needs one
-        inputs = prepare_inputs(torch.from_numpy(self.measured.inputs[:]), self.measured.units)
-        with frozen(network):
-            found = respond(
-                FeatureReader(network, modules, self.preset_of(subject).feature, main=inputs.main), inputs
-            )
-        for module in modules:
-            known = run.variable(subject.name, module, "clean_response")
-            if known is not None and not np.isnan(stored := float(known[at])):
-                same = same and is_same_response(found[module], stored)
-        if not same:
-            where = " or ".join(dict.fromkeys(map(str, (measured, weights))))
-            raise StoreError(
-                f"{subject.name} is not the network that was measured: the weights in {where} or its code "
-                "have changed; put them back, or measure in another folder"
-            )
-
-    def attribute(self, subject: Subject) -> None:
-        """Draw the attribution maps of a finished network."""
-        from kdviz.attribution import attribute  # an extra that training and measuring do without
-
-        network, samples, prepared = self.build_for(subject)(), self.measured_set, self.measured
-        run, (epoch, weights) = open_run(self.study.run_path), self.finished(subject)
-        assert isinstance(prepared.units, Grid)
-        self._check_measured(run, subject, network, epoch, weights)
-        ds = attribute(
-            network,
-            torch.from_numpy(prepared.inputs[:]),
-            units=prepared.units,
-            labels=samples.labels,
-            foreground=prepared.foreground,
-            sample_ids=samples.sample_ids,
-            epoch=epoch,
-            device=self.device,
-            progress=self.study.progress,
-        )
-        about = {
-            "network": subject.name,
-            "network_role": subject.role,
-            "architecture": self._architecture(subject.role == "teacher"),
-        }
-        run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)

@@ -113,6 +113,6 @@ def tell_accuracy(name: str, accuracy: float, chance: float | None, samples: int
     if accuracy > chance + 3 * math.sqrt(chance * (1 - chance) / samples):
         return told
     return (
-        f"{told}: hardly better than chance; try --rate-factor 0.3, more epochs (-s training.epochs=), more "
-        "samples, and whether the classes can be told apart in them"
+        f"{told}: hardly better than chance; try lower rates (-s training.rate_factor=0.3), more epochs "
+        "(-s training.epochs=), more samples, and whether the classes can be told apart in them"
     )

@@ -1,5 +1,6 @@
 """What a run is said to show: every sentence against counts that are known, and what would spoil it above."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from invented_runs import draw_points, invent_seeds_run
 import kdviz
 from kdviz import analysis, schema, sources
 from kdviz.analysis.arms import average_seeds
+from kdviz.reports import parse_parameters
 from kdviz.store import Run, create_run
 from kdviz.wording import say_interval, say_number
 
@@ -25,6 +27,12 @@ COUNTS = {  # points on foreground and background at the last epoch, by training
     ("teacher", "fc1"): {0: (10, 1)},
 }
 FOUR = ("a", "b", "c", "d")
+
+
+def advised(doubt: str) -> dict[str, object]:
+    """Read the parameters of a command that is advised, as the command does."""
+    notebook, parameter = re.findall(r"`kdviz rerun (\w+) -p (\S+)`", doubt)[0]
+    return parse_parameters(notebook, [parameter])
 
 
 def make_run(path: Path, counts: dict, *, accuracy: float | None = 0.8, empty: int = 0) -> Run:
@@ -222,6 +230,7 @@ def test_give_verdict__few_points_are_a_doubt(tmp_path: Path) -> None:
     counts = {("student", "fc1"): {0: (0, 0)}, ("baseline", "fc1"): {0: (4, 2)}}
     (doubt,) = analysis.give_verdict(make_run(tmp_path, counts)).doubts
     assert doubt.startswith("less than one knowledge point per image: ") and " at fc1 (0); " in doubt
+    assert advised(doubt) == {"threshold": 0.1}
 
 
 def test_give_verdict__sides_that_differ_in_more_than_the_teacher_are_a_doubt(tmp_path: Path) -> None:
@@ -252,6 +261,7 @@ def test_give_verdict__entropies_that_are_not_calibrated_are_a_doubt(tmp_path: P
     unmet = replace(pair, students={0: pair.students[0].assign(converged=met)})
     (doubt,) = analysis.give_verdict(run, {"fc1": unmet}).doubts
     assert "could not be calibrated: student-fc1-s0 at fc1 (25%)" in doubt
+    assert advised(doubt) == {"calibration": 0.2}
 
 
 def test_tabulate_accuracy__what_is_told_of_one_epoch_hides_no_other(tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def test_measure_checkpoints__measures_the_part_that_is_named(tmp_path: Path) ->
 
     assert np.array_equal(measure(checkpoint, part="model_ema"), measure(OTHERS))
     assert np.array_equal(measure(checkpoint, part="model", store=tmp_path / "run"), measure(OURS))
-    with pytest.raises(kdviz.errors.StoreError, match="already measured with weights_fingerprint"):
+    other = (
+        r"already measured with other weights at epoch 3 \(weights_fingerprint\); use another network name"
+    )
+    with pytest.raises(kdviz.errors.StoreError, match=other):
         measure(checkpoint, part="model_ema", store=tmp_path / "run")
 
 

@@ -112,8 +112,11 @@ def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, 
         ("export none file.nc", "there is no run at none"),
         ("report none", "there is no run at none"),
         ("measure none", "none holds no study: there is no study.yaml; begin with kdviz train"),
-        ("train out --layers fc1,fc9", "layer of small_vgg is 'fc9'; did you mean"),
-        ("train out --architecture vgg", "architecture for images is 'vgg'; did you mean"),
+        (
+            "train out --layers fc1,fc9",
+            "networks.layers (--layers) names 'fc9'; allowed of small_vgg: conv, fc1, fc2, fc3",
+        ),
+        ("train out --architecture vgg", "networks.architecture (--architecture) is 'vgg'; did you mean"),
         (
             "train out -s measurement.samples=1 -s measurement.grid=0",
             "measurement.samples: Input .*; measurement.grid: Input should be ",
@@ -130,7 +133,13 @@ def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, 
         ("train out --plan none.yaml", "cannot read none.yaml: No such file or directory"),
         *[(command, BEGIN) for command in ("train out", "train out --device cpu --no-progress")],
         ("train out --texts a.tsv --clouds b", "pass one kind of data: --images and --masks, --texts, or"),
-        ("train out --masks photos", "data.image-folder.images: Field required"),
+        ("train out --masks photos", "data.image-folder.images (--images): Field required"),
+        ("train out --rate-factor 0", "training.rate_factor (--rate-factor): Input should be greater than 0"),
+        ("train out -s training.rate_factor=0", "training.rate_factor (--rate-factor): Input should be "),
+        (
+            "train out --images . --size 4",
+            "data.image-folder.size (--size): Input should be greater than or ",
+        ),
         ("train out --images photos --masks photos", r"images \(--images\) is not a folder: .*/photos"),
         ("train out --images . --masks photos", r"masks \(--masks\) is not a folder: .*/photos"),
         ("train out --clouds meshes", r"root \(data.folder, --clouds\) is not a folder: .*/meshes"),
@@ -307,6 +316,14 @@ def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, 
     shutil.rmtree("copy/run.zarr")
     done = call("attribute", "copy", "--no-progress")
     assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")
+
+
+@pytest.mark.parametrize("command", ["attribute", "transfer", "unicam"])
+def test_attribute__of_a_study_takes_no_network_of_the_users(call: Call, study: Study, command: str) -> None:
+    done = call(command, study.folder, "--network", "os:getcwd")
+    assert (
+        done.err == f"kdviz: {study.folder} is a study, which builds its own networks: leave --network out\n"
+    )
 
 
 def test_export__existing_file_is_kept_unless_told(call: Call, study: Study, tmp_path: Path) -> None:

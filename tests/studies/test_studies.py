@@ -82,16 +82,16 @@ def test_plan__defaults_are_the_demo() -> None:
             {"data": {"kind": "fashion-composites", "size": 64}},
             "the built-in teacher is a small_vgg for built-in",
         ),
-        ({"networks": {"architecture": "vgg"}}, "architecture for images is 'vgg'; did you mean 'vgg"),
+        ({"networks": {"architecture": "vgg"}}, "networks.architecture is 'vgg'; did you mean 'vgg"),
         ({"networks": {"architecture": "vgg11"}}, "the built-in teacher is a small_vgg for built-in"),
         (
             {"networks": {"layers": ("fc1", "fc9")}},
-            "layer of small_vgg is 'fc9'; did you mean 'fc3'",
+            "networks.layers names 'fc9'; allowed of small_vgg: conv, fc1, fc2, fc3",
         ),
         ({"networks": {"layers": ()}}, "layers\n.*at least 1 item"),
         (
             {"networks": {"teacher": {"kind": "trained", "architecture": "vgg"}}},
-            "architecture of the teacher is 'vgg'; did you mean",
+            "networks.teacher.architecture is 'vgg'; did you mean",
         ),
         (
             {"networks": {"teacher": {"kind": "trained", "data": {"kind": "movie-reviews"}}}},

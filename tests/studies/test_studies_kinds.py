@@ -131,7 +131,7 @@ def test_study__measured_texts_have_words_of_both_kinds(tmp_path: Path) -> None:
         ({"data": {"kind": "fashion-composites", "points": 100}}, "points\n.*Extra inputs"),
         (
             {"data": {"kind": "movie-reviews"}, "networks": {"architecture": "small_vgg"}},
-            "architecture for texts is 'small_vgg'; ",
+            "networks.architecture is 'small_vgg'; ",
         ),
         (
             {"data": {"kind": "furniture"}, "networks": {"architecture": "dgcnn"}},
@@ -143,11 +143,11 @@ def test_study__measured_texts_have_words_of_both_kinds(tmp_path: Path) -> None:
         ),
         (
             {"data": {"kind": "furniture"}, "networks": {"layers": ["fc4"]}},
-            "layer of small_pointnet is 'fc4'; did you mean",
+            "networks.layers names 'fc4'; allowed of small_pointnet: ",
         ),
         (
             {"data": {"kind": "movie-reviews"}, "networks": {"layers": ["fc1"]}},
-            "layer of small_bert is 'fc1'; allowed: hidden, cls",
+            "networks.layers names 'fc1'; allowed of small_bert: hidden, cls",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_divergence__names_the_network_and_what_to_change(tmp_path, images):
     with pytest.raises(
         FloatingPointError,
         match=r"^student-fc1-s0: the loss became nan; tried at rates of 1e\+20 \(to epoch 2\), .*; lower "
-        r"training.rate_factor \(--rate-factor\), or its rate in training.recipes$",
+        r"training.rate_factor, or its rate in training.recipes$",
     ):
         study.train()
 

@@ -1,0 +1,82 @@
+"""Draw attribution maps of a finished network, once it is known to be the one that was measured."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdviz.errors import StoreError
+from kdviz.measuring.trial import is_same_response, respond
+from kdviz.networks import prepare_inputs
+from kdviz.networks.features import FeatureReader, frozen
+from kdviz.networks.hashing import fingerprint_tensors
+from kdviz.store import open_run
+from kdviz.studies.cast import Cast
+from kdviz.studies.tasks import Subject
+from kdviz.units import Grid
+
+
+def attribute(cast: Cast, subject: Subject) -> None:
+    """Draw the maps of a network and keep them in the run.
+
+    Raises
+    ------
+    StoreError
+        If it is not the network that was measured.
+    """
+    from kdviz.attribution import attribute  # an extra that training and measuring do without
+
+    network, samples, prepared = cast.build_for(subject)(), cast.measured_set, cast.measured
+    run, (epoch, weights) = open_run(cast.run.path), cast.finished(subject)
+    assert isinstance(prepared.units, Grid)
+    load_measured(cast, subject, network, epoch, weights)
+    ds = attribute(
+        network,
+        torch.from_numpy(prepared.inputs[:]),
+        units=prepared.units,
+        labels=samples.labels,
+        foreground=prepared.foreground,
+        sample_ids=samples.sample_ids,
+        epoch=epoch,
+        device=cast.device,
+        progress=cast.progress,
+    )
+    about = {
+        "network": subject.name,
+        "network_role": subject.role,
+        "architecture": run.catalogue()[subject.name, cast.modules(subject)[0]]["architecture"],
+    }
+    run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
+
+
+def load_measured(cast: Cast, subject: Subject, network: nn.Module, epoch: int, weights: Path) -> None:
+    """Load weights into a network and refuse it if it is not the one that was measured at this epoch.
+
+    Raises
+    ------
+    StoreError
+        If it is not.
+    """
+    run, measured, modules = cast.run, cast.checkpoints(subject)[epoch], cast.modules(subject)
+    at = run.epochs(subject.name, modules[0]).index(epoch)
+    attrs = run.catalogue()[subject.name, modules[0]]
+    same = (
+        fingerprint_tensors(cast.load(subject, network, measured))
+        == str(attrs["weights_fingerprint"]).split()[at]
+    )
+    cast.load(subject, network, weights)  # of a head beside the same features, where a student needs one
+    inputs = prepare_inputs(torch.from_numpy(cast.measured.inputs[:]), cast.measured.units)
+    with frozen(network):
+        reader = FeatureReader(network, modules, cast.feature_of(subject), main=inputs.main)
+        found = respond(reader, inputs)
+    for module in modules:
+        known = run.variable(subject.name, module, "clean_response")
+        if known is not None and not np.isnan(stored := float(known[at])):
+            same = same and is_same_response(found[module], stored)
+    if not same:
+        where = " or ".join(dict.fromkeys(map(str, (measured, weights))))
+        raise StoreError(
+            f"{subject.name} is not the network that was measured: the weights in {where} or its code "
+            "have changed; put them back, or measure in another folder"
+        )

@@ -1,0 +1,77 @@
+"""What attribution, transfer and UniCAM have to know of the networks that they ask, whoever trained them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from kdviz.sources import Prepared, SampleSet, Source
+from kdviz.store import Run
+from kdviz.studies.tasks import Subject
+
+
+class Cast(Protocol):
+    """Finished networks of one run and the samples to ask them about.
+
+    Those of a study are a `Workshop`, others `OwnNetworks`.
+    """
+
+    device: str | None
+
+    @property
+    def run(self) -> Run:
+        """Where answers are kept."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show progress bars."""
+
+    @property
+    def source(self) -> Source | None:
+        """How a study reads its samples; None without a study."""
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """The networks, a teacher first."""
+
+    @property
+    def measured_set(self) -> SampleSet:
+        """The samples that are measured."""
+
+    @property
+    def measured(self) -> Prepared:
+        """The same, as networks and measuring take them."""
+
+    def ask(self, count: int) -> SampleSet:
+        """Return so many samples to ask about, or all there are."""
+
+    def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
+        """Return samples as networks take them, and their labels."""
+
+    def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
+        """Return what makes an untrained network of this kind."""
+
+    def load(self, subject: Subject, network: nn.Module, checkpoint: Path) -> dict[str, Any]:
+        """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
+
+    def feature_of(self, subject: Subject) -> str:
+        """Say which feature of its layers is measured."""
+
+    def modules(self, subject: Subject) -> list[str]:
+        """Name the layers at which a network is measured."""
+
+    def checkpoints(self, subject: Subject) -> dict[int, Path]:
+        """Return the weights of a network by the epochs at which it is measured."""
+
+    def finished(self, subject: Subject) -> tuple[int, Path]:
+        """Return a network's last epoch, and weights with which its logits mean something."""
+
+    def is_taught_whole(self, student: Subject) -> bool:
+        """Tell whether a student learned from its teacher up to where maps are drawn."""
+
+    def compared(self, student: Subject) -> list[str]:
+        """Name the layers at which a student is compared with its baseline."""
+
+    def in_teacher(self, module: str) -> str:
+        """Name a layer of students as the teacher has it."""

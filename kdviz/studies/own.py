@@ -1,0 +1,288 @@
+"""Networks that were trained elsewhere and measured from folders: attribution, transfer and UniCAM of them.
+
+A file beside the run remembers where their checkpoints and images lie. It does not say what builds a network:
+that is code, and only who types the command may name it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from kdviz.analysis import list_networks
+from kdviz.arguments import name_some, one_of
+from kdviz.errors import DataError, StoreError, naming
+from kdviz.files import read_json, write_json
+from kdviz.networks import load_weights, prepare_inputs
+from kdviz.sources import Prepared, SampleSet, find_checkpoints, image_folder
+from kdviz.sources.image import ImageSet
+from kdviz.sources.samples import AbsolutePath, check_folder
+from kdviz.store import Run
+from kdviz.store.contents import networks_file
+from kdviz.studies.attributing import attribute, load_measured
+from kdviz.studies.explaining import explain
+from kdviz.studies.factories import find_factory
+from kdviz.studies.parts import Part
+from kdviz.studies.sharing import share
+from kdviz.studies.tasks import Subject
+
+_ORDER = ("teacher", "baseline")  # others follow
+_AGAIN = "kdviz measure {} --network ... as before says where it is now, and measures nothing twice"
+
+
+class Saved(Part):
+    """Where the checkpoints of a network lie: a folder, how they are named, which network of each file."""
+
+    folder: AbsolutePath
+    pattern: str | None = None
+    part: str | None = None
+
+    def find(self) -> dict[int, Path]:
+        """List the checkpoints by epoch; errors are those of :func:`kdviz.sources.find_checkpoints`."""
+        return find_checkpoints(self.folder, pattern=self.pattern)
+
+
+class Whereabouts(Part):
+    """Where what was measured lies.
+
+    Attributes
+    ----------
+    images, masks, size, grid
+        The images, and how they were brought into networks.
+    checkpoints
+        Those of every network, by its name in the run.
+    """
+
+    images: AbsolutePath
+    masks: AbsolutePath | None = None
+    size: int = Field(ge=1)
+    grid: int = Field(ge=1)
+    checkpoints: dict[str, Saved]
+
+    @classmethod
+    def load(cls, store: Path) -> "Whereabouts":
+        """Read what is remembered of a run.
+
+        Raises
+        ------
+        StoreError
+            If nothing is, or it is damaged.
+        """
+        path = networks_file(store)
+        again = _AGAIN.format(store)
+        if not path.is_file():
+            raise StoreError(f"{path} is missing, which says where checkpoints and images lie; {again}")
+        try:
+            return cls.model_validate(read_json(path))
+        except (ValidationError, StoreError) as error:
+            raise StoreError(f"{path} is damaged: remove it; {again}") from error
+
+    def add_to(self, run: Run) -> None:
+        """Remember it beside a run, with the networks that were remembered before."""
+        with run.writing():
+            path = networks_file(run.path)
+            known = Whereabouts.load(run.path).checkpoints if path.is_file() else {}
+            told = self.model_copy(update={"checkpoints": {**known, **self.checkpoints}})
+            write_json(path, told.model_dump(mode="json"))
+
+
+class OwnNetworks:
+    """The networks of a run that were measured from folders, and its images: a `Cast` without a study.
+
+    Parameters
+    ----------
+    run
+        As ``kdviz measure RUN --network ...`` left it.
+    networks
+        What builds them: ``module:function``, for one of another kind ``NAME=module:function``.
+    device, progress
+        As for :func:`kdviz.measure`.
+
+    Raises
+    ------
+    ValueError
+        If nothing builds one of the networks, or a name is not among them.
+    DataError, StoreError
+        If checkpoints or images are gone, or not those that were measured.
+    """
+
+    source = None
+
+    def __init__(self, run: Run, networks: Sequence[str], device: str | None, progress: bool) -> None:
+        self.run, self.device, self.progress = run, device, progress
+        self.where = Whereabouts.load(run.path)
+        found = list_networks(run)
+        listed = [
+            Subject(one.name, one.role, tuple(one.layers.values()), one.seed)
+            for one in found.values()
+            if one.name in self.where.checkpoints
+        ]
+        if not listed:
+            raise StoreError(
+                f"{run.path} holds none of {name_some(self.where.checkpoints)}: measure them again"
+            )
+        last = len(_ORDER)
+        self.subjects = sorted(listed, key=lambda one: _ORDER.index(one.role) if one.role in _ORDER else last)
+        self.factories = self._find_factories(networks)
+        folders = {"images": self.where.images, "masks": self.where.masks}
+        folders |= {f"checkpoints of {one.name}": self.where.checkpoints[one.name].folder for one in listed}
+        for what, place in folders.items():
+            if place is not None:
+                check_folder(f"what {run.path} was measured from, {what},", place, _AGAIN.format(run.path))
+        self._check_images()
+        for subject in self.subjects:
+            with naming(subject.name):
+                epoch, weights = self.finished(subject)
+                load_measured(self, subject, self.build_for(subject)(), epoch, weights)
+
+    def attribute(self) -> Run:
+        """Draw the maps of every network at its last measured epoch, as far as not done yet."""
+        self.run.expect({f"attribution/{subject.name}": {} for subject in self.subjects})
+        for subject in self.subjects:
+            name, epoch = f"attribution/{subject.name}", self.finished(subject)[0]
+            whole = self.run.is_whole(name) and self.run.result(name)["epoch"].values.tolist() == [epoch]
+            if not whole:
+                with naming(subject.name):
+                    attribute(self, subject)
+        return self.run
+
+    def share(self, samples: int = 1000) -> Run:
+        """Ask which properties of the teacher the networks share, as :meth:`kdviz.studies.Study.share`."""
+        return share(self, samples)
+
+    def explain(self, samples: int = 300) -> Run:
+        """Map and score what students have beside baselines, as :meth:`kdviz.studies.Study.explain`."""
+        return explain(self, samples)
+
+    def _find_factories(self, networks: Sequence[str]) -> dict[str, Callable[[], nn.Module]]:
+        """Return what builds each network, by its name."""
+        names = [subject.name for subject in self.subjects]
+        told: dict[str | None, str] = {}
+        for text in networks:
+            name, equals, factory = text.rpartition("=")
+            whose = one_of("--network: a name before =", name, names) if equals else None
+            if whose in told:
+                twice = "all networks" if whose is None else whose
+                raise ValueError(f"--network says twice what builds {twice}: {told[whose]} and {factory}")
+            told[whose] = factory
+        if None not in told and (rest := [name for name in names if name not in told]):
+            raise ValueError(
+                f"--network does not say what builds {name_some(rest)}: give module:function, too, for all "
+                "that are not named"
+            )
+        made = {factory: find_factory(factory)[0] for factory in told.values()}
+        return {name: made[told[name if name in told else None]] for name in names}
+
+    def _check_images(self) -> None:
+        """Refuse other images than those that were measured."""
+        prepared, samples, (first, *_) = self.measured, self.measured_set, self.subjects
+        given = prepare_inputs(
+            torch.from_numpy(prepared.inputs[:]),
+            prepared.units,
+            prepared.foreground,
+            samples.labels,
+            samples.sample_ids,
+            None,
+            None,
+        )
+        known = self.run.catalogue()[first.name, first.layers[0]].get("input_fingerprint")
+        if known != given.fingerprint:
+            raise DataError(
+                f"{self.where.images} holds other images under the names of those that were measured"
+            )
+
+    # -- samples
+
+    @cached_property
+    def pictures(self) -> ImageSet:
+        """All images in the folder."""
+        return image_folder(self.where.images, masks=self.where.masks, size=self.where.size)
+
+    @cached_property
+    def measured_set(self) -> ImageSet:
+        """Those that were measured."""
+        names = self.run.samples["sample"].values.tolist()
+        if gone := sorted({*names} - {*self.pictures.sample_ids}):
+            raise DataError(
+                f"{self.where.images} lacks {len(gone)} images that were measured: {name_some(gone)}"
+            )
+        return self.pictures.select(names)
+
+    @cached_property
+    def measured(self) -> Prepared:
+        """The same, as networks and measuring take them."""
+        return self.measured_set.prepare(grid=self.where.grid)
+
+    def ask(self, count: int) -> ImageSet:
+        """Return so many images, spread over the folder, or all there are."""
+        return spread(self.pictures, count)
+
+    def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
+        """Return images as networks take them, and their labels."""
+        return torch.from_numpy(samples.prepare().inputs[:]), torch.from_numpy(samples.labels)
+
+    # -- networks
+
+    def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
+        """Return what makes an untrained network of this kind."""
+        return self.factories[subject.name]
+
+    def load(self, subject: Subject, network: nn.Module, checkpoint: Path) -> dict[str, Any]:
+        """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
+        return load_weights(network, checkpoint, self.where.checkpoints[subject.name].part)
+
+    def feature_of(self, subject: Subject) -> str:
+        """Say which feature of its layers is measured."""
+        return self.measured.units.feature
+
+    def modules(self, subject: Subject) -> list[str]:
+        """Name the layers at which a network is measured."""
+        return list(subject.layers)
+
+    def checkpoints(self, subject: Subject) -> dict[int, Path]:
+        """Return the weights of a network by the epochs at which it was measured."""
+        saved = self.where.checkpoints[subject.name]
+        found, measured = saved.find(), self.run.epochs(subject.name, subject.layers[0])
+        if gone := [epoch for epoch in measured if epoch not in found]:
+            what = f"checkpoints of {subject.name} that were measured: epochs {name_some(gone)}"
+            raise DataError(f"{saved.folder} lacks {what}")
+        return {epoch: found[epoch] for epoch in measured}
+
+    def finished(self, subject: Subject) -> tuple[int, Path]:
+        """Return a network's last measured epoch, and its weights."""
+        return max(self.checkpoints(subject).items())
+
+    def is_taught_whole(self, student: Subject) -> bool:
+        """Say yes: nothing is known of heads that were trained afterwards."""
+        return True
+
+    def compared(self, student: Subject) -> list[str]:
+        """Name the layers at which a student is compared with its baseline: those where it was measured."""
+        return self.modules(student)
+
+    def in_teacher(self, module: str) -> str:
+        """Name a layer of students as the teacher has it: alike, or else the one measured in its stead.
+
+        Raises
+        ------
+        ValueError
+            If the teacher was measured at other layers, and not at one alone.
+        """
+        teacher = next(subject for subject in self.subjects if subject.role == "teacher")
+        if module in teacher.layers or len(teacher.layers) == 1:
+            return module if module in teacher.layers else teacher.layers[0]
+        raise ValueError(
+            f"{teacher.name} was not measured at {module}, but at {name_some(teacher.layers)}: measure it at "
+            f"{module}, too, or at one layer alone"
+        )
+
+
+def spread(pictures: ImageSet, count: int) -> ImageSet:
+    """Pick so many images, spread over a folder and so over its classes, or all there are."""
+    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
+    return pictures.select(np.unique(chosen))

@@ -145,8 +145,10 @@ def train(
     asked = make_plan(folder, plan, given, change or [])
     if told := change_rates(folder, asked):
         typer.echo(told)
-    Study(folder, asked, progress, device).train(workers)
-    typer.echo(f"networks  {folder / 'networks'}\nnext      kdviz measure {folder}")
+    study = Study(folder, asked, progress, device)
+    study.train(workers)
+    typer.echo(f"accuracy  {study.tell_accuracies()}\nnetworks  {folder / 'networks'}")
+    typer.echo(f"next      kdviz measure {folder}")
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Text networks on an encoder of the user's own: a folder as ``save_pretrained`` of transformers has it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def build(
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if depth is not None:
             config.num_hidden_layers = depth
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _saying_errors_only():
             torch.manual_seed(seed)
             if trained:
                 encoder, found = AutoModel.from_pretrained(
@@ -96,6 +98,19 @@ def build(
             "longer texts"
         )
     return network.train()
+
+
+@contextmanager
+def _saying_errors_only() -> Iterator[None]:
+    """Keep transformers from listing the weights that it leaves out, such as a classifier's own head."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def last_weights(network: TextNetwork | SpanNetwork) -> dict[str, str]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,6 +238,17 @@ class Layout:
         stored = read_json(path, remove=path)
         by_epoch = {int(epoch): value for epoch, value in stored["accuracy"].items()}
         return dict(sorted(by_epoch.items())), stored["definition"]  # JSON has "10" before "2"
+
+    def tell_accuracies(self) -> str:
+        """Say in a line how well each network does on held-out samples in the end, and what chance would."""
+        told, chances = [], []
+        for subject in self.subjects():
+            path = self.accuracy_file(subject)
+            last = [*self.accuracies(subject)[0].values()][-1]
+            told.append(f"{subject.name} {'unknown' if isnan(last) else f'{last:.2f}'}")
+            chances.append(read_json(path, remove=path).get("chance"))
+        known = [f"chance {chance:.2f}" for chance in dict.fromkeys(chances) if chance]
+        return f"held out{''.join(f', {one}' for one in known)}: {', '.join(told)}"
 
 
 def is_trained(folder: Path) -> bool:

@@ -219,7 +219,12 @@ class Workshop(Materials):
         values, definition = self._find_accuracy(subject)
         definition = f"{_EXACT}{definition}" if self.plan.data.finds_spans else definition
         make_folder(self.study.network_folder(subject))
-        about = {"accuracy": {str(epoch): value for epoch, value in values.items()}, "definition": definition}
+        classes = self.count_classes(subject.role == "teacher")
+        about = {
+            "accuracy": {str(epoch): value for epoch, value in values.items()},
+            "definition": definition,
+            "chance": 1 / classes if classes else None,
+        }
         write_json(self.study.accuracy_file(subject), about)
 
     def _find_accuracy(self, subject: Subject) -> tuple[dict[int, float], str]:

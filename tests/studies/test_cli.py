@@ -408,7 +408,12 @@ def test_train_and_measure__continue_a_finished_study_and_name_the_next_step(
     words += ["--size", 16, "--teacher-epochs", 2, "-s", "training.epochs=2", "-s", "training.count=10"]
     words += ["-s", "measurement.grid=8", "--no-progress"]
     done = call("train", study.folder, *words)
-    assert done.out == f"networks  {study.folder / 'networks'}\nnext      kdviz measure {study.folder}\n"
+    accuracy, *rest = done.out.splitlines()
+    assert rest == [f"networks  {study.folder / 'networks'}", f"next      kdviz measure {study.folder}"]
+    told = re.fullmatch(r"accuracy  held out, chance (\d\.\d\d): (.*)", accuracy)
+    assert told is not None
+    finals = {one.name: [*study.accuracies(one)[0].values()][-1] for one in study.subjects()}
+    assert told[2] == ", ".join(f"{name} {value:.2f}" for name, value in finals.items())
     done = call("measure", study.folder, "--no-progress")
     assert done.status == 0 and "student-fc1-s0-repeat" in done.out
     assert done.out.endswith(f"run   {study.run_path}\nnext  kdviz report {study.folder}\n")

@@ -116,7 +116,9 @@ def tabulate_arms(arms: Sequence[Arm], *, table: str | None = None) -> pd.DataFr
         ``low``, ``high``
             95 % interval of the difference **over training seeds**, Student's t of the differences paired
             by seed: NaN with one seed, and wide with three (t = 4.30). It says nothing of other samples or
-            data.
+            data. Of seeds whose differences are equal, that over samples.
+        ``over``
+            ``"seeds"`` or ``"samples"``, what the interval is over.
         ``ahead``, ``clear``
             Whether the difference has the supporting sign, and whether the interval leaves out 0.
         ``printed_teacher``, ``printed_student``, ``printed_baseline``, ``printed_difference``
@@ -216,13 +218,19 @@ def _compare_arm(arm: Arm, printed: pd.DataFrame | None) -> list[dict[str, Any]]
 
 
 def average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
-    """Average one metric at one layer over the training seeds at which it is defined."""
+    """Average one metric at one layer over the training seeds at which it is defined.
+
+    Differences that are equal tell no spread: their interval is that over samples, on average.
+    """
     rows = rows.dropna(subset=["student", "baseline"])
     differences, count = rows["difference"].to_numpy(float), len(rows)
     mean = differences.mean() if count else np.nan
-    reach = np.nan
-    if count > 1 and not np.allclose(differences, mean, rtol=1e-9, atol=1e-12):  # equal ones tell no spread
+    low, high, over = np.nan, np.nan, "seeds" if count else ""
+    if count > 1 and np.allclose(differences, mean, rtol=1e-9, atol=1e-12):
+        low, high, over = rows["difference_low"].mean(), rows["difference_high"].mean(), "samples"
+    elif count > 1:
         reach = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * differences.std(ddof=1) / np.sqrt(count)
+        low, high = mean - reach, mean + reach
     teacher = rows["teacher"] if "teacher" in rows else pd.Series(dtype=float)
     return {
         "supporting_sign": supporting_sign,
@@ -231,10 +239,11 @@ def average_seeds(rows: pd.DataFrame, supporting_sign: int) -> dict[str, Any]:
         "baseline": rows["baseline"].mean(),
         "teacher": teacher.mean(),
         "difference": mean,
-        "low": mean - reach,
-        "high": mean + reach,
+        "low": low,
+        "high": high,
+        "over": over,
         "ahead": bool(mean * supporting_sign > 0),
-        "clear": bool(abs(mean) > reach),
+        "clear": bool(low > 0 or high < 0),
     }
 
 

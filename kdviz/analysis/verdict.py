@@ -177,11 +177,9 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         if not metric.claim:
             continue
         row = average_seeds(of_seeds, metric.supporting_sign)
-        row["over"] = "seeds" if row["seeds"] else ""
-        if row["seeds"] and np.isnan(row["low"]):
-            known = of_seeds.dropna(subset=["difference"])
-            ends = {"low": known["difference_low"].mean(), "high": known["difference_high"].mean()}
-            row |= {**ends, "over": "samples"}
+        if row["seeds"] == 1:
+            (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
+            row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
         row["left_out"] = int(of_seeds["left_out"].max())
         row["answer"] = UNDEFINED
         if not np.isnan(row["difference"]):

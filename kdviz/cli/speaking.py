@@ -10,9 +10,6 @@ from collections.abc import Mapping
 LINES = {
     "images": "data.images",
     "masks": "data.masks",
-    "texts": "data.file",
-    "words": "data.foreground",
-    "clouds": "data.folder",
     "tokenizer": "data.tokenizer",
     "size": "data.size",
     "encoder": "networks.teacher.encoder",
@@ -22,7 +19,8 @@ LINES = {
     "seeds": "training.seeds",
     "rate_factor": "training.rate_factor",
 }
-"""Lines of a plan that options of ``kdviz train`` set, by the names of its parameters."""
+"""Lines of a plan that options of ``kdviz train`` set, by the names of its parameters; without ``data.file``
+and others that mean something else in other kinds of data."""
 
 _PHRASES = {  # of the library, and what is said instead where the command has the options
     r"pass pattern\b": "give {pattern}",

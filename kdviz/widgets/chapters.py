@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from html import escape
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from kdviz.render.relevance import relevance_chart
 from kdviz.render.tables import difference_dots
 from kdviz.render.transfer import transfer_chart
 from kdviz.widgets.derivation import noting
+from kdviz.widgets.drawing import close_whole
 from kdviz.widgets.scene import Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
@@ -50,7 +52,7 @@ class Chapters(widgets.VBox):
             layout={"width": "90px"},
         )
         self.by_name = {"chapter": self._chapter, "again": self._again}
-        self._body = widgets.Output()
+        self._body = widgets.VBox()
         self._chapter.observe(self._show, "value")
         self._again.on_click(self._show)
         title = widgets.HTML("<b>The whole run</b>")
@@ -59,7 +61,9 @@ class Chapters(widgets.VBox):
     def _show(self, change: object) -> None:
         chapter = self._chapter.value
         self._again.disabled = chapter == NONE
-        self._body.outputs, self.shown = (), None
+        for old in self._body.children:
+            close_whole(old)
+        self._body.children, self.shown = (), None
         if chapter == NONE:
             return
         with self._status.showing_errors():
@@ -67,14 +71,17 @@ class Chapters(widgets.VBox):
             with noting() as notes:
                 self.shown = CHAPTERS[chapter](self._scene, self._selection)
             self._status.clear()
+            lines = [self.shown, *notes] if isinstance(self.shown, str) else notes
+            said = widgets.HTML("".join(f"<div>{escape(line)}</div>" for line in lines))
             if isinstance(self.shown, Figure):
                 picture = encode_figure(self.shown, dpi=_DPI)
-                self._body.append_display_data(widgets.Image(value=picture, layout={"max_width": "100%"}))
+                self._body.children = widgets.Image(value=picture, layout={"max_width": "100%"}), said
             elif isinstance(self.shown, Page):
-                self._body.append_display_data(self.shown)
+                page = widgets.Output()  # where its tables can be sorted
+                page.append_display_data(self.shown)
+                self._body.children = page, said
             else:
-                notes.insert(0, self.shown)
-            self._body.append_stdout("\n".join(notes))
+                self._body.children = (said,)
 
 
 def _answer(scene: Scene, selection: Selection) -> Page | str:

@@ -17,8 +17,8 @@ class Debounced:
         self._call, self._delay, self._at_once = call, delay, at_once
         self._waiting: asyncio.TimerHandle | None = None
 
-    def __call__(self) -> None:
-        """Ask for the call."""
+    def __call__(self, delay: float | None = None) -> None:
+        """Ask for the call, if said after another delay."""
         self.cancel()
         try:
             loop = asyncio.get_running_loop()
@@ -28,7 +28,7 @@ class Debounced:
             if self._at_once:
                 self._call()
         else:
-            self._waiting = loop.call_later(self._delay, self._run)
+            self._waiting = loop.call_later(self._delay if delay is None else delay, self._run)
 
     @property
     def waits(self) -> bool:

@@ -89,3 +89,13 @@ def _ends(left: str, right: str) -> str:
     """Write two words at the two ends of a line."""
     style = "display:flex;justify-content:space-between"
     return f'<div style="{style}"><span>{left}</span><span>{right}</span></div>'
+
+
+def close_whole(widget: widgets.Widget) -> None:
+    """Take a widget, all inside it, and their layouts and styles out of memory."""
+    for child in getattr(widget, "children", ()):
+        close_whole(child)
+    widget.layout.close()
+    if hasattr(widget, "style"):
+        widget.style.close()
+    widget.close()

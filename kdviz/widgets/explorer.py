@@ -1,6 +1,7 @@
 """The app: controls on the left, panels of the networks beside each other, charts below."""
 
 import os
+import time
 from dataclasses import fields
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ from kdviz.render.looks import ENTROPY, MAP, Looks
 from kdviz.widgets.chapters import Chapters
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
-from kdviz.widgets.drawing import explain_view, head_network, name_panels, send_panel
+from kdviz.widgets.drawing import close_whole, explain_view, head_network, name_panels, send_panel
 from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
@@ -27,6 +28,7 @@ _NARROWEST = 136  # pixels of a column beside the controls
 _TALLEST = "320px"  # of a text; a longer one scrolls
 _CHARTS, _CHART_DPI = 1716, 130  # pixels of the widest charts, so many an inch
 _CHART_DELAY, _LOOK_AGAIN = 0.25, 5.0  # seconds
+_REST = 20  # times as long as a look takes: looking at a large run leaves time for its user
 # Panels stand in rows of equals, narrower where the page is, so that all stay in sight.
 _COLUMN = {"flex": "1 1 0", "max_width": f"{_PANEL}px", "min_width": "0", "margin": "0 6px 4px 0"}
 
@@ -120,16 +122,17 @@ class Explorer(widgets.VBox):
                 return True
         return False
 
-    def _tell_gaps(self) -> None:
+    def _tell_gaps(self, took: float = 0.0) -> None:
         """Say what the run lacks; look again, while it does, as long as the app is open."""
         gaps = self._scene.gaps
         self._gaps.value = f"&#9888; {escape(gaps)}" if gaps else ""
         if self._open and self._scene.is_growing:
-            self._look_again()
+            self._look_again(max(_LOOK_AGAIN, _REST * took))
 
     def _keep_up(self) -> None:
+        start = time.perf_counter()
         self.refresh()
-        self._tell_gaps()
+        self._tell_gaps(time.perf_counter() - start)
 
     @property
     def view(self) -> View:
@@ -188,7 +191,7 @@ class Explorer(widgets.VBox):
         self._look_again.cancel()
         self.selection.unobserve_all()
         for child in self.children:
-            _close(child)
+            close_whole(child)
         self.layout.close()
         super().close()
 
@@ -270,7 +273,7 @@ class Explorer(widgets.VBox):
     def _lay_out_panels(self, networks: int) -> None:
         """Make a column for each network; where there is no room beside the controls, below them."""
         for child in self._panels.children:
-            _close(child)
+            close_whole(child)
         kinds = [*name_panels(ENTROPY, "")]
         self._titles = {kind: widgets.HTML() for kind in kinds}
         columns = range(networks)
@@ -285,13 +288,3 @@ class Explorer(widgets.VBox):
     def _save_asked(self) -> None:
         with self._status.showing_errors():
             self._status.say(f"saved {self.save(self._controls.target_file())}")
-
-
-def _close(widget: widgets.Widget) -> None:
-    """Take a widget, all inside it, and their layouts and styles out of memory."""
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.layout.close()
-    if hasattr(widget, "style"):
-        widget.style.close()
-    widget.close()

@@ -86,6 +86,8 @@ def test_close__leaves_no_model_behind(run: Run) -> None:
     app = kdviz.explore(run)
     app._lay_out_panels(1)  # as another layer may have fewer networks
     app._lay_out_panels(3)
+    for chapter in ("answers", "learning", "transfer", "answers"):
+        app.controls["chapter"].value = chapter
     assert len(set(_instances) - before) > 50
     app.close()
     app.close()
@@ -375,7 +377,7 @@ def test_chapters__answer_of_the_whole_run_under_the_settings_shown(run: Run) ->
     pairs = analysis.pair_networks(run, settings, finished=True)
     told = show_verdict(**asdict(analysis.give_verdict(run, pairs)))
     assert app.chapters.shown.body == told.body and not app.failed
-    (output,) = [one for one in app.chapters._body.outputs if one["output_type"] == "display_data"]
+    (output,) = app.chapters._body.children[0].outputs
     assert output["data"]["text/html"].endswith(f"{told.body}</div>")
     app.selection.settings = replace(app.selection.settings, threshold=0.5)
     assert app.chapters.shown.body == told.body, "worked out again only when asked"
@@ -384,7 +386,7 @@ def test_chapters__answer_of_the_whole_run_under_the_settings_shown(run: Run) ->
     other = show_verdict(**asdict(analysis.give_verdict(run, pairs)))
     assert app.chapters.shown.body == other.body != told.body
     chapter.value = "none"
-    assert app.chapters.shown is None and app.chapters._body.outputs == ()
+    assert app.chapters.shown is None and app.chapters._body.children == ()
     app.close()
 
 

@@ -36,6 +36,8 @@ class Network:
         Its architecture.
     repeat_of
         Name of the network that this is the same as, measured with a smaller measurement seed.
+    joined_from
+        Name of the run that :func:`kdviz.store.join` took it from.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Network:
     architecture: str
     teacher: str
     repeat_of: str
+    joined_from: str = ""
 
 
 def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
@@ -76,7 +79,8 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
     for (name, layer), attrs in run.catalogue().items():
         if (name, layer) in open_ones:
             continue
-        layers.setdefault(name, {})[labels[layer]] = layer
+        own = layers.setdefault(name, {})
+        own[layer if labels[layer] in own else labels[layer]] = layer
         about.setdefault(name, dict(attrs))
     listed = {  # so that no repeat takes the place of a network that is missing
         group.split("/")[1]: one["repeat_of"] for group, one in run.contents.items() if "repeat_of" in one
@@ -99,6 +103,7 @@ def list_networks(run: Run, *, finished: bool = False) -> dict[str, Network]:
             architecture=str(attrs.get("architecture", "")),
             teacher=str(attrs.get("teacher", "")),
             repeat_of=original if repeats else "",
+            joined_from=str(attrs.get("joined_from", "")),
         )
     return {name: networks[name] for name in about}
 
@@ -174,8 +179,10 @@ def _group(label: str, students: list[Network], networks: list[Network]) -> Grou
     def by_seed(chosen: Iterable[Network]) -> dict[int, Network]:
         return {one.seed: one for one in sorted(chosen, key=lambda one: one.seed)}
 
-    def like_students(one: Network) -> tuple[bool, bool]:
-        return one.name == students[0].teacher, one.architecture == students[0].architecture
+    def like_students(one: Network) -> tuple[bool, bool, bool]:
+        first = students[0]
+        own = one.joined_from == first.joined_from
+        return one.name == first.teacher, own, one.architecture == first.architecture
 
     # Sorting is stable, and of one seed the last one stays.
     others = [one for one in reversed(networks) if not one.repeat_of]

@@ -27,7 +27,9 @@ _PHRASES = {  # of the library, and what is said instead where the command has t
     r"with part:": "with {part}:",
     r"another network name\b": "another {name}",
     r"^device (?=')": "{device} ",
-    r"^(workers|pattern|tokenizer) (?=must)": "--\\1 ",
+    r"^workers (?=must)": "{workers} ",
+    r"^pattern (?=must)": "{pattern} ",
+    r"^tokenizer (?=must)": "{tokenizer} ",
     r"pass device cuda\b": "give {device} cuda",
     r"pass overwrite=True \(--overwrite\)": "give {overwrite}",
     r"choose a coarser grid": "give a smaller {grid}",
@@ -35,7 +37,7 @@ _PHRASES = {  # of the library, and what is said instead where the command has t
     r"pass max_batch=\d+": "choose a {device} with more memory, such as cpu",
     r"(?<![.\w])length=(?=\d)": "data.length=",
 }
-_BEYOND = re.compile(r"\b(feature|entry|layout|base_noise|max_batch|pixels)=")
+_BEYOND = re.compile(r"(?<![\w/.-])(feature|entry|layout|base_noise|max_batch|pixels)=(?!\S*/)")
 
 
 def say(message: str, options: Mapping[str, str]) -> str:

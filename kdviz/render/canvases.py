@@ -32,11 +32,12 @@ def pick_samples(samples: xr.Dataset, count: int) -> list[str]:
     names = samples["sample"].values.tolist()
     labels = samples["label"].values.tolist() if "label" in samples.variables else [0] * len(names)
     step = max(1, len(names) // whole_number("count of samples to show", count, 1))
-    chosen: list[int] = []
+    chosen, seen = set[int](), Counter[object]()
     for start in range(0, len(names), step)[:count]:
-        free = [at for at in (*range(start, len(names)), *range(start)) if at not in chosen]
-        seen = Counter(labels[at] for at in chosen)
-        chosen.append(min(free, key=lambda at: seen[labels[at]]))  # the next one of a class shown least
+        free = (at for at in (*range(start, len(names)), *range(start)) if at not in chosen)
+        found = min(free, key=lambda at: seen[labels[at]])  # the next one of a class shown least
+        chosen.add(found)
+        seen[labels[found]] += 1
     return [names[at] for at in sorted(chosen)]
 
 

@@ -42,7 +42,7 @@ def dump_contents(contents: Contents) -> str:
 
 def networks_file(path: Path) -> Path:
     """Return where ``kdviz measure RUN --network`` remembers what the run at `path` was measured from."""
-    return path.with_name(f"{path.stem}-networks.json")
+    return path.with_name(f"{path.name.removesuffix('.zarr')}-networks.json")
 
 
 def how_to_continue(path: Path, group: str, variable: str = "") -> str:

@@ -165,6 +165,8 @@ def _name_layers(
                 raise ValueError(f"layers names {module!r}, which was not measured; {suggest(module, known)}")
             if modules.count(module) > 1:
                 raise ValueError(f"layers has several names of {module!r}; give it one")
+        if name in known and name not in modules:
+            raise ValueError(f"layers calls {own[0]!r} {name!r}, the name of another module; choose another")
         for network, here in measured.items():
             if len(both := [module for module in own if module in here]) > 1:
                 raise ValueError(

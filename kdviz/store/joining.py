@@ -1,12 +1,15 @@
 """Several runs on the same samples, put into one."""
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import xarray as xr
 
 from kdviz import schema
 from kdviz.errors import StoreError
+from kdviz.store.descriptions import describe
 from kdviz.store.layout import difference_of_samples, difference_of_settings
 from kdviz.store.run import Run, Store, as_run, create_run, open_run
 
@@ -16,8 +19,9 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
 
     Nothing is measured again, and the runs stay as they are. A network that several of them hold, measured
     alike, is taken once; another one of the same name is called ``<run>-<network>``, by the name of its run's
-    folder. Of what runs hold beside networks, what two have under one name is taken from the first, and what
-    compares networks only from runs of which none was renamed. A call that was killed can be repeated.
+    folder. Students are compared with the baselines of their own run, where it has some of their seed. Of
+    what runs hold beside networks, what two have under one name is taken from the first, and what compares
+    networks only from runs of which none was renamed. A call that was killed can be repeated.
 
     Parameters
     ----------
@@ -34,7 +38,7 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
     Raises
     ------
     ValueError
-        If there are fewer than two runs, or two networks would get one name.
+        If there are fewer than two runs, `path` is one of them, or two networks would get one name.
     StoreError
         If samples, units or masks differ (masks and labels that one run lacks are taken from the other), a
         run is damaged or not measured whole, or `path` holds another run.
@@ -49,21 +53,36 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
         raise ValueError(f"runs names {len(opened)}; name two or more")
     most = max(opened, key=lambda run: len(run.samples.variables))
     for run in opened:
-        difference = difference_of_samples(_bare(most), _bare(run))
-        if difference:
+        if run.path.resolve() == Path(path).resolve():
+            raise ValueError(f"path is {path}, one of the runs, which stay as they are; name another")
+        if difference := difference_of_samples(_bare(most), _bare(run)):
             raise StoreError(f"{most.path} and {run.path} hold other samples: {difference}")
+        if (run.summary()["done"] < 1).any():
+            raise StoreError(f"{run.path} is not measured whole; measure it to its end first")
     names = _name(opened)
-    whole = create_run(path, samples=most.samples, attrs=most.attrs)
+    made_of = {
+        "joined": json.dumps([[run.name, called] for run, (called, _) in zip(opened, names, strict=True)])
+    }
+    whole = create_run(path, samples=most.samples, attrs=most.attrs | made_of)
+    layers: dict[str, tuple[str, ...]] = {}
     with whole.writing():
-        for run, called in zip(opened, names, strict=True):
-            for network, name in called.items():
+        for run, (called, new) in zip(opened, names, strict=True):
+            for network in new:
                 for layer in run.layers(network):
                     _copy(run, network, layer, whole, called)
+            for network, name in called.items():
                 if f"attribution/{network}" in run.results:
                     _add(whole, f"attribution/{name}", run.result(f"attribution/{network}"))
-            if all(network == name for network, name in called.items()) and called.keys() == {*run.networks}:
+            if all(network == name for network, name in called.items()):
                 for result in run.results:
                     _add(whole, result, run.result(result))
+            for label, modules in run.layer_names.items():
+                taken = {one for other, own in layers.items() if other != label for one in own}
+                own = [*layers.get(label, ()), *(one for one in modules if one not in taken)]
+                layers[label] = tuple(dict.fromkeys(own))
+        told = {label: modules for label, modules in layers.items() if modules}
+        if told:
+            describe(whole, layers=told, overwrite=True)
     return open_run(path)
 
 
@@ -71,22 +90,26 @@ def _bare(run: Run) -> xr.Dataset:
     return run.samples.drop_attrs(deep=False)
 
 
-def _name(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Choose names by run, ``{network: name}``, without networks that an earlier run holds as well."""
+def _name(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[str]]]:
+    """Choose names by run, ``{network: name}``, and list the networks that no earlier run holds as well."""
     taken: dict[str, tuple[Run, str]] = {}
     names = []
     for run in runs:
-        called = {}
+        called, new = {}, []
         for network in run.networks:
+            called[network] = network
             if network in taken and _is_same(taken[network], (run, network)):
                 continue
-            name = f"{run.name}-{network}" if network in taken else network
+            if network in taken:
+                called[network] = f"{run.name}-{network}"
+            name = called[network]
             if name in taken:
                 raise ValueError(
                     f"runs hold two networks that would be called {name!r}; rename a run's folder"
                 )
-            taken[name], called[network] = (run, network), name
-        names.append(called)
+            taken[name] = run, network
+            new.append(network)
+        names.append((called, new))
     return names
 
 
@@ -107,7 +130,9 @@ def _is_same(one: tuple[Run, str], other: tuple[Run, str]) -> bool:
 
 def _copy(run: Run, network: str, layer: str, whole: Run, called: dict[str, str]) -> None:
     ds, name = run.dataset(network, layer), called[network]
-    attrs = run.catalogue()[network, layer]
+    attrs = {**run.catalogue()[network, layer], "joined_from": run.name}
+    if "teacher" in attrs:
+        attrs["teacher"] = called.get(str(attrs["teacher"]), attrs["teacher"])
     block = int(attrs["block"])
     measured = [one for one in schema.MEASURED if one in ds]
     epochs = ds["epoch"].values.tolist()

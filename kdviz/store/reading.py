@@ -61,7 +61,8 @@ class StoredRun:
     def name(self) -> str:
         """What to call the run: its file or folder without suffix, or the folder of its study."""
         path = self.path.resolve()
-        return path.parent.name if (path.parent / "study.yaml").is_file() else path.stem
+        own = path.name.removesuffix(".zarr").removesuffix(".nc")
+        return path.parent.name if (path.parent / "study.yaml").is_file() else own
 
     @property
     def networks(self) -> list[str]:

@@ -29,9 +29,9 @@ def find_factory(network: str) -> tuple[Callable[[], nn.Module], nn.Module]:
         made = factory()
         if not isinstance(made, nn.Module):
             raise TypeError(f"it returns a {type(made).__name__}")
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:  # the function may do anything
         raise ValueError(
             f"--network is {network!r}; allowed: module:function of a function without arguments that builds "
-            f"the network, its module in this folder or installed ({error})"
+            f"the network, its module in this folder or installed ({type(error).__name__}: {error})"
         ) from error
     return factory, made

@@ -369,11 +369,12 @@ class Workshop(Materials):
         run, asked = open_run(self.study.run_path), self.plan.networks
         taught = getattr(asked.teacher, "layers", {})
         measured = {module for _, module in run.catalogue()}
-        names = {}
+        names: dict[str, tuple[str, ...]] = {}
         for label, module in asked.layers.items():
             own = tuple(one for one in dict.fromkeys((module, taught.get(label, module))) if one in measured)
             told = run.layer_names.get(label, ())
-            others = {one for name, modules in run.layer_names.items() if name != label for one in modules}
+            named = run.layer_names | names  # of two labels for one module, the first
+            others = {one for name, modules in named.items() if name != label for one in modules}
             said = {told, (self.preset.layers.get(label),)}
             if own and own not in said and {*told} <= {*own} and not others & {*own}:
                 names[label] = own

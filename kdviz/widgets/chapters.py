@@ -28,7 +28,7 @@ class Chapters(widgets.VBox):
     """Buttons, one a chapter, and what the chosen one shows.
 
     A chapter is worked out when it is chosen, which takes seconds where many networks are compared, and again
-    by its button after settings changed.
+    by its button, which is marked once networks or settings changed.
 
     Attributes
     ----------
@@ -53,10 +53,17 @@ class Chapters(widgets.VBox):
         )
         self.by_name = {"chapter": self._chapter, "again": self._again}
         self._body = widgets.VBox()
+        self._made_for = selection.place
         self._chapter.observe(self._show, "value")
+        selection.observe(self._mark)
         self._again.on_click(self._show)
         title = widgets.HTML("<b>The whole run</b>")
         super().__init__([title, widgets.HBox([self._chapter, self._again]), self._body])
+
+    def _mark(self, change: object) -> None:
+        """Mark the button where what is shown was worked out for other networks or settings."""
+        old = self.shown is not None and self._made_for != self._selection.place
+        self._again.button_style = "warning" if old else ""
 
     def _show(self, change: object) -> None:
         chapter = self._chapter.value
@@ -64,6 +71,8 @@ class Chapters(widgets.VBox):
         for old in self._body.children:
             close_whole(old)
         self._body.children, self.shown = (), None
+        self._made_for = self._selection.place
+        self._mark(change)
         if chapter == NONE:
             return
         with self._status.showing_errors():

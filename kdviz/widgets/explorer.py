@@ -27,7 +27,7 @@ _PANEL, _INPUT = 320, 176  # pixels
 _NARROWEST = 136  # pixels of a column beside the controls
 _TALLEST = "320px"  # of a text; a longer one scrolls
 _CHARTS, _CHART_DPI = 1716, 130  # pixels of the widest charts, so many an inch
-_CHART_DELAY, _LOOK_AGAIN = 0.25, 5.0  # seconds
+_CHART_DELAY, _LOOK_AGAIN, _SELDOM = 0.25, 5.0, 60.0  # seconds
 _REST = 20  # times as long as a look takes: looking at a large run leaves time for its user
 # Panels stand in rows of equals, narrower where the page is, so that all stay in sight.
 _COLUMN = {"flex": "1 1 0", "max_width": f"{_PANEL}px", "min_width": "0", "margin": "0 6px 4px 0"}
@@ -102,7 +102,7 @@ class Explorer(widgets.VBox):
             self._draw()
             self._draw_charts()
         self._open = True
-        self._tell_gaps()
+        self._tell_gaps(_LOOK_AGAIN)
 
     def refresh(self) -> bool:
         """Show what has been measured since the run was opened; true if there is anything.
@@ -111,28 +111,35 @@ class Explorer(widgets.VBox):
         epoch then looks at the last one that is new.
         """
         chosen, last = self.selection, self.selection.epochs[-1]
-        with self._status.showing_errors():
+        with self._status.showing_errors(fresh=False):
             if self._scene.reload():
+                self._status.clear()
                 self._controls.follow()
-                if chosen.epoch == last:
-                    chosen.epoch = chosen.epochs[-1]
                 self.gallery.follow()
-                self._draw()
+                if chosen.epoch == last < chosen.epochs[-1]:
+                    chosen.epoch = chosen.epochs[-1]  # which draws
+                else:
+                    self._draw()
                 self._draw_charts()
                 return True
         return False
 
-    def _tell_gaps(self, took: float = 0.0) -> None:
+    def _tell_gaps(self, pause: float) -> None:
         """Say what the run lacks; look again, while it does, as long as the app is open."""
         gaps = self._scene.gaps
         self._gaps.value = f"&#9888; {escape(gaps)}" if gaps else ""
-        if self._open and self._scene.is_growing:
-            self._look_again(max(_LOOK_AGAIN, _REST * took))
+        if self._open and (gaps or self._scene.is_begun):
+            self._pause = pause
+            self._look_again(pause)
 
     def _keep_up(self) -> None:
+        """Look whether there is more: seldom where nothing comes, or where a look takes long."""
         start = time.perf_counter()
-        self.refresh()
-        self._tell_gaps(time.perf_counter() - start)
+        if not self._scene.run.path.exists():
+            return
+        grown = self.refresh()
+        took = time.perf_counter() - start
+        self._tell_gaps(max(_LOOK_AGAIN if grown else min(1.5 * self._pause, _SELDOM), _REST * took))
 
     @property
     def view(self) -> View:

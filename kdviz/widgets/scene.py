@@ -93,13 +93,12 @@ class Scene:
 
     def _open(self, run: Run) -> None:
         """Look at what has been measured of the run so far."""
-        self.run = run
-        self._there = _tell_progress(run), run.results
-        self._derivation = Derivation(run)
-        self.lineup = Lineup(run, self._derivation)
-        if not self.lineup.layers:
+        there, derivation = (_tell_progress(run), run.results), Derivation(run)
+        lineup, overlays = Lineup(run, derivation), Overlays(run, self.kind)
+        if not lineup.layers:
             raise StoreError(f"{run.path} holds no measured network yet; kdviz.measure_checkpoints adds some")
-        self.overlays = Overlays(run, self.kind)
+        self.run, self._there, self._derivation = run, there, derivation
+        self.lineup, self.overlays = lineup, overlays
         self._limits = lru_cache(maxsize=6)(self._find_limits)
 
     def reload(self) -> bool:
@@ -134,9 +133,9 @@ class Scene:
         }
 
     @property
-    def is_growing(self) -> bool:
-        """Whether something that was begun, or promised, is not measured yet."""
-        return bool(self.gaps) or any(done < 1 for done in self._there[0].values())
+    def is_begun(self) -> bool:
+        """Whether the measurement of some layer is begun and not finished."""
+        return any(done < 1 for done in self._there[0].values())
 
     @property
     def gaps(self) -> str:

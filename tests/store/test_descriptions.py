@@ -76,6 +76,8 @@ def test_describe__names_layers_for_tables_exports_and_measuring_on(measure, tmp
         describe(run, layers={"third": "conv2"})
     with pytest.raises(ValueError, match="layers has several names of 'conv2'; give it one"):
         describe(run, layers={"third": "conv2", "fourth": "conv2"})
+    with pytest.raises(ValueError, match="layers calls 'conv2' 'fc1', the name of another module"):
+        describe(run, layers={"fc1": "conv2"}, overwrite=True)
     with pytest.raises(ValueError, match="layers names 'conv3', which was not measured; "):
         describe(run, layers={"third": "conv3"})
     assert describe(run, layers={"top": "conv2"}, overwrite=True).layer_names == {

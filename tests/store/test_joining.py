@@ -7,7 +7,7 @@ import xarray as xr
 import kdviz
 from kdviz import analysis, testing, units
 from kdviz.errors import StoreError
-from kdviz.store import Run
+from kdviz.store import Run, create_run
 
 MASKS = np.zeros((5, 8, 8), bool)
 MASKS[:, 2:7, 1:5] = True
@@ -67,6 +67,8 @@ def test_join__puts_students_of_one_run_beside_the_baseline_of_another(measure, 
         for layer in ("conv2", "fc1"):
             ours, theirs = whole.dataset(name, layer), kdviz.open_run(run.path).dataset(network, layer)
             assert ours.attrs.pop("network") == name and theirs.attrs.pop("network") == network
+            assert ours.attrs.pop("joined_from") == run.name and "joined" in ours.attrs
+            del ours.attrs["joined"]
             xr.testing.assert_identical(ours[[*theirs.data_vars]], theirs)
     pairs = analysis.pair_networks(whole, layers=["fc1"])
     assert [*pairs] == ["b-student at fc1", "student at fc1"]
@@ -117,3 +119,45 @@ def test_join__takes_masks_from_the_run_that_has_them_and_refuses_others(measure
     with pytest.raises(StoreError, match="hold other samples: variable 'foreground' differs"):
         kdviz.store.join(tmp_path / "other.zarr", [with_masks, moved])
     assert not (tmp_path / "other.zarr").exists()
+
+
+def test_join__keeps_students_with_teacher_and_baseline_of_their_own_run(measure, tmp_path):
+    taught = {"details": {"teacher": "teacher"}}
+    for folder, seed in (("a", 0), ("b", 20)):
+        measure(folder, "teacher", "teacher", seed + 9)
+        measure(folder, "student", "student", seed, **taught)
+        measure(folder, "baseline", "baseline", seed + 5)
+        kdviz.store.describe(tmp_path / f"{folder}.zarr", layers={"head": "fc1"})
+    whole = kdviz.store.join(tmp_path / "whole.zarr", [tmp_path / "a.zarr", tmp_path / "b.zarr"])
+    assert whole.layer_names == {"head": ("fc1",)}
+    assert analysis.list_networks(whole)["b-student"].teacher == "b-teacher"
+    pairs = analysis.pair_networks(whole, layers=["head"])
+    for start, label in (("", "student at head"), ("b-", "b-student at head")):
+        pair = pairs[label]
+        named = [ds.attrs["network"] for ds in (pair.students[0], pair.baselines[0], pair.teacher)]
+        assert named == [f"{start}student", f"{start}baseline", f"{start}teacher"]
+
+
+def test_join__keeps_results_beside_a_network_that_both_hold_and_leaves_other_runs_alone(measure, tmp_path):
+    measure("a", "teacher", "teacher", 9)
+    first = measure("a", "student", "student", 0)
+    measure("b", "teacher", "teacher", 9)
+    second = measure("b", "baseline", "baseline", 4)
+    network, images = testing.small_cnn(seed=2), testing.random_images(5)
+    maps = kdviz.attribute(network, images, units=units.grid(4), foreground=MASKS, progress=False)
+    second.write_result("attribution/teacher", maps)
+    second.write_result("transfer/mine", maps)
+    whole = kdviz.store.join(tmp_path / "whole.zarr", [first, second])
+    assert {*whole.results} == {"attribution/teacher", "transfer/mine"}
+    with pytest.raises(ValueError, match="one of the runs, which stay as they are"):
+        kdviz.store.join(first.path, [first, second])
+    other = measure("c", "other", "student", 7)
+    with pytest.raises(StoreError, match="joined"):
+        kdviz.store.join(other.path, [first, second])
+    assert kdviz.open_run(other.path).networks == ["other"]
+    begun = create_run(tmp_path / "d.zarr", samples=first.samples, attrs=first.attrs)
+    attrs = first.catalogue()["student", "fc1"]
+    begun.create_group("student", "fc1", epochs=[0, 1], attrs=attrs, block=2)
+    with pytest.raises(StoreError, match="not measured whole"):
+        kdviz.store.join(tmp_path / "new.zarr", [first, begun])
+    assert not (tmp_path / "new.zarr").exists()

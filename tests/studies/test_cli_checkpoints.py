@@ -283,7 +283,10 @@ def test_gaps__of_own_networks_are_filled_by_the_same_commands(place: Path) -> N
         ("root (data.folder, --clouds) is not", dict.fromkeys(speaking.LINES, "--x"), None),
         ("networks.layers.fc1 and data.sizes", dict.fromkeys(speaking.LINES, "--x"), None),
         ("two of epoch 1; pass pattern", {}, None),
-        ("workers must be a number", {}, "--workers must be a number"),
+        ("workers must be a number", {"workers": "--workers"}, "--workers must be a number"),
+        ("workers must be a number", {"device": "--device"}, None),
+        ("x: /data/entry=3/a.jpg is no image", {}, None),
+        ("pixels=64/a.jpg is no image", {}, None),
         ("length=9 leaves no word", {}, "data.length=9 leaves no word"),
         (
             "pass max_batch=8 (out)",

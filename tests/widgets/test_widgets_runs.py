@@ -173,7 +173,9 @@ def test_refresh__shows_what_was_measured_since_and_offers_it(tmp_path: Path) ->
     run = make_run(tmp_path / "run.zarr")
     add_network(run, "student-fc1-s0", "student", "fc1", epochs=(0, 2))
     app = kdviz.explore(run.path)
+    app._status.say("saved view.png")
     assert not app.refresh() and app.selection.epochs == [0, 2] and app.selection.epoch == 2
+    assert app.outputs["status"].value == "saved view.png", "looking wipes nothing away"
     shown, charts = panels(app), app.outputs["charts"].value
     add_network(run, "baseline-s0", "baseline", "fc1", epochs=(0, 1, 2, 4))
     add_network(run, "baseline-s0", "baseline", "fc2", epochs=(0,))
@@ -381,10 +383,11 @@ def test_chapters__answer_of_the_whole_run_under_the_settings_shown(run: Run) ->
     assert output["data"]["text/html"].endswith(f"{told.body}</div>")
     app.selection.settings = replace(app.selection.settings, threshold=0.5)
     assert app.chapters.shown.body == told.body, "worked out again only when asked"
+    assert app.controls["again"].button_style == "warning"
     app.controls["again"].click()
     pairs = analysis.pair_networks(run, replace(settings, threshold=0.5), finished=True)
     other = show_verdict(**asdict(analysis.give_verdict(run, pairs)))
-    assert app.chapters.shown.body == other.body != told.body
+    assert app.chapters.shown.body == other.body != told.body and app.controls["again"].button_style == ""
     chapter.value = "none"
     assert app.chapters.shown is None and app.chapters._body.children == ()
     app.close()

@@ -30,10 +30,6 @@ YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
 _MET = 0.9  # share of samples calibrated, below which doubts begin
-_IDLE, _IDLE_POINTS = (
-    0.5,
-    0.9,
-)  # shares of units without gain, the second of points, most of which are pooled away
 _ROLES = ("teacher", "student", "baseline")
 _FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
 
@@ -387,7 +383,7 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
         for label, layer in network.layers.items() if not network.repeat_of else ():
             counts = run.variable(name, layer, "zero_gain")
             share = 0.0 if counts is None else float((counts.values[-1] / units).mean())
-            if share > (_IDLE_POINTS if words.unit == "point" else _IDLE):
+            if share > words.idle:
                 idle.setdefault(label, []).append(f"{name} ({share:.0%})")
     for layer, found in idle.items():
         yield (

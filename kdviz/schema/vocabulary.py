@@ -18,19 +18,23 @@ class Vocabulary:
         What the annotated units of a sample are together.
     less
         Inputs that take less memory.
+    idle
+        Share of units without any gain from which on a network may be broken: of a cloud's points ordinary
+        max pooling keeps few.
     """
 
     sample: str
     unit: str
     foreground: str
     less: str
+    idle: float = 0.5
 
 
 VOCABULARIES = MappingProxyType(
     {
         "image": Vocabulary("image", "cell", "object", "smaller images"),
         "text": Vocabulary("text", "word", "foreground", "texts cut to a shorter `length`"),
-        "cloud": Vocabulary("cloud", "point", "object", "clouds of fewer points"),
+        "cloud": Vocabulary("cloud", "point", "object", "clouds of fewer points", 0.9),
     }
 )
 

@@ -1,5 +1,6 @@
 """Several runs on the same samples, put into one."""
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from kdviz import schema
+from kdviz.arguments import name_some
 from kdviz.errors import StoreError
 from kdviz.store.descriptions import describe
 from kdviz.store.layout import difference_of_samples, difference_of_settings
@@ -38,7 +40,8 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
     Raises
     ------
     ValueError
-        If there are fewer than two runs, `path` is one of them, or two networks would get one name.
+        If there are fewer than two runs, `path` is one of them, two networks would get one name, or the runs
+        call two layers of one network alike.
     StoreError
         If samples, units or masks differ (masks and labels that one run lacks are taken from the other), a
         run is damaged or not measured whole, or `path` holds another run.
@@ -59,12 +62,11 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
             raise StoreError(f"{most.path} and {run.path} hold other samples: {difference}")
         if (run.summary()["done"] < 1).any():
             raise StoreError(f"{run.path} is not measured whole; measure it to its end first")
-    names = _name(opened)
+    names, layers = _name(opened), _join_layers(opened)
     made_of = {
         "joined": json.dumps([[run.name, called] for run, (called, _) in zip(opened, names, strict=True)])
     }
     whole = create_run(path, samples=most.samples, attrs=most.attrs | made_of)
-    layers: dict[str, tuple[str, ...]] = {}
     with whole.writing():
         for run, (called, new) in zip(opened, names, strict=True):
             for network in new:
@@ -76,14 +78,27 @@ def join(path: str | os.PathLike[str], runs: Sequence[Store]) -> Run:
             if all(network == name for network, name in called.items()):
                 for result in run.results:
                     _add(whole, result, run.result(result))
-            for label, modules in run.layer_names.items():
-                taken = {one for other, own in layers.items() if other != label for one in own}
-                own = [*layers.get(label, ()), *(one for one in modules if one not in taken)]
-                layers[label] = tuple(dict.fromkeys(own))
-        told = {label: modules for label, modules in layers.items() if modules}
-        if told:
-            describe(whole, layers=told, overwrite=True)
+        if layers:
+            describe(whole, layers=layers, overwrite=True)
     return open_run(path)
+
+
+def _join_layers(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """Put the names of layers of all runs together; a layer goes by the first name that it has."""
+    layers: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        for label, modules in run.layer_names.items():
+            taken = {*itertools.chain(*layers.values())}
+            layers[label] = (*layers.get(label, ()), *(one for one in modules if one not in taken))
+    for run in runs:
+        for label, modules in layers.items():
+            for network in run.networks:
+                if len({*modules} & {*run.layers(network)}) > 1:
+                    raise ValueError(
+                        f"{label!r} names {name_some(modules)} in these runs, and {network} of {run.path} "
+                        "has two of them; name them alike with kdviz.store.describe"
+                    )
+    return {label: modules for label, modules in layers.items() if modules}
 
 
 def _bare(run: Run) -> xr.Dataset:

@@ -55,7 +55,13 @@ class _Asker:
 
     def __init__(self, cast: Cast, samples: int) -> None:
         self.cast, self.subjects = cast, cast.subjects
-        self.teacher = next((one for one in self.subjects if one.role == "teacher"), None)
+        teachers = [one for one in self.subjects if one.role == "teacher"]
+        if len(teachers) > 1:
+            raise ValueError(
+                f"kdviz unicam compares with one teacher; {cast.run.path} has "
+                f"{name_some(one.name for one in teachers)}"
+            )
+        self.teacher = teachers[0] if teachers else None
         self.images = isinstance(cast.measured_set, ImageSet)
         self.rooms = (*(["unicam"] if self.images else []), "unicam-scores", "unicam-progress")
         self.asked = cast.ask(samples)

@@ -116,7 +116,7 @@ class OwnNetworks:
     def __init__(self, run: Run, networks: Sequence[str], device: str | None, progress: bool) -> None:
         self.run, self.device, self.progress = run, device, progress
         self.where = Whereabouts.load(run.path)
-        found = list_networks(run)
+        found = self.found = list_networks(run)
         listed = [
             Subject(one.name, one.role, tuple(one.layers.values()), one.seed)
             for one in found.values()
@@ -266,7 +266,7 @@ class OwnNetworks:
         return self.modules(student)
 
     def in_teacher(self, module: str) -> str:
-        """Name a layer of students as the teacher has it: alike, or else the one measured in its stead.
+        """Name a layer of students as the teacher has it: by the name of both, alike, or the only one.
 
         Raises
         ------
@@ -274,6 +274,11 @@ class OwnNetworks:
             If the teacher was measured at other layers, and not at one alone.
         """
         teacher = next(subject for subject in self.subjects if subject.role == "teacher")
+        own = self.found[teacher.name].layers
+        for one in self.found.values():
+            for label, known in one.layers.items():
+                if known == module and label in own:
+                    return own[label]
         if module in teacher.layers or len(teacher.layers) == 1:
             return module if module in teacher.layers else teacher.layers[0]
         raise ValueError(

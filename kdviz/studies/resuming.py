@@ -38,14 +38,14 @@ def change_rates(folder: Path, plan: StudyPlan) -> str:
     path, new = folder / STUDY_FILE, plan.training.rate_factor
     if not path.exists():
         return ""
-    with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # whoever trains it says them
-        stored = StudyPlan.load(folder)
-    if stored.training.rate_factor == new:
-        return ""
-    training = stored.training.model_copy(update={"rate_factor": new})
-    changed = stored.model_copy(update={"training": training})
-    plan.check_grown(changed, folder)
     with exclusive(lock_beside(path), folder):
+        with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # whoever trains it says them
+            stored = StudyPlan.load(folder)
+        if stored.training.rate_factor == new:
+            return ""
+        training = stored.training.model_copy(update={"rate_factor": new})
+        changed = stored.model_copy(update={"training": training})
+        plan.check_grown(changed, folder)
         study, old = Layout(folder, stored), stored.training.rate_factor
         first = {one: next(iter(study.training_folders(one)), None) for one in study.subjects()}
         kept = {one.name: study.rate_factor(one) for one, at in first.items() if at and is_trained(at)}

@@ -285,6 +285,19 @@ def test_give_verdict__a_layer_that_nothing_moves_is_a_doubt(
     assert [f"{name} (60%)" in doubt for doubt in doubts] == ([True] if told else [])
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.85, False), (0.95, True)])
+def test_give_verdict__points_that_max_pooling_leaves_out_are_no_doubt(
+    monkeypatch: pytest.MonkeyPatch, share: float, told: bool
+) -> None:
+    run = kdviz.open_run(sources.find_data("runs/furniture.nc"))
+    name = next(name for name in run.networks if name.startswith("student"))
+    at, read = (name, run.layers(name)[0], "zero_gain"), run.variable
+    idle = xr.full_like(read(*at), round(share * run.samples.sizes["unit"]))
+    monkeypatch.setattr(run, "variable", lambda *asked: idle if asked == at else read(*asked))
+    doubts = analysis.give_verdict(run).doubts
+    assert any(f"{name} ({share:.0%})" in doubt and "do not move" in doubt for doubt in doubts) == told
+
+
 # -- properties
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 import zarr
+from measured_runs import measure_small
 
 import kdviz
 from kdviz import analysis, render, testing, units
@@ -28,24 +29,10 @@ SAID = {
 @pytest.fixture
 def measure(tmp_path):
     def measure(name="run", epochs=(0, 1), **options):
-        for network, role, seed in (("student", "student", 0), ("baseline", "baseline", 1)):
-            kdviz.measure_checkpoints(
-                testing.small_cnn,
-                {epoch: testing.small_cnn(seed=seed + 2 * epoch).state_dict() for epoch in epochs},
-                testing.random_images(4),
-                network=network,
-                role=role,
-                layers=["conv2", "fc1"],
-                units=units.grid(4),
-                store=tmp_path / f"{name}.zarr",
-                foreground=MASKS,
-                method="gain",
-                probes=2,
-                draws=2,
-                progress=False,
-                **options,
-            )
-        return kdviz.open_run(tmp_path / f"{name}.zarr")
+        for role, seed in (("student", 0), ("baseline", 1)):
+            options = {"images": 4, "foreground": MASKS, "epochs": epochs} | options
+            run = measure_small(tmp_path / f"{name}.zarr", role, role, seed, **options)
+        return run
 
     return measure
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from measured_runs import measure_small
 
 import kdviz
 from kdviz import analysis, testing, units
@@ -16,34 +17,21 @@ MASKS[:, 2:7, 1:5] = True
 @pytest.fixture
 def measure(tmp_path):
     def measure(folder, network, role, seed, masks=MASKS, images=5, **options):
-        weights = {epoch: testing.small_cnn(seed=seed + 2 * epoch).state_dict() for epoch in (0, 1)}
-        kdviz.measure_checkpoints(
-            testing.small_cnn,
-            weights,
-            testing.random_images(images),
-            network=network,
-            role=role,
-            layers=["conv2", "fc1"],
-            units=units.grid(4),
-            store=tmp_path / f"{folder}.zarr",
-            foreground=masks,
-            method="gain",
-            probes=2,
-            draws=2,
-            max_batch=2,
-            progress=False,
-            **options,
-        )
-        return kdviz.open_run(tmp_path / f"{folder}.zarr")
+        options |= {"images": images, "foreground": masks, "max_batch": 2}
+        return measure_small(tmp_path / f"{folder}.zarr", network, role, seed, **options)
 
     return measure
+
+
+def draw_maps() -> xr.Dataset:
+    network, images = testing.small_cnn(seed=2), testing.random_images(5)
+    return kdviz.attribute(network, images, units=units.grid(4), foreground=MASKS, progress=False)
 
 
 def test_join__puts_students_of_one_run_beside_the_baseline_of_another(measure, tmp_path):
     measure("a", "teacher", "teacher", 9)
     first = measure("a", "student", "student", 0)
-    network, images = testing.small_cnn(seed=2), testing.random_images(5)
-    maps = kdviz.attribute(network, images, units=units.grid(4), foreground=MASKS, progress=False)
+    maps = draw_maps()
     first.write_result("attribution/student", maps)
     first.write_result("transfer/mine", maps)
     measure("b", "teacher", "teacher", 9)  # the same once more
@@ -143,8 +131,7 @@ def test_join__keeps_results_beside_a_network_that_both_hold_and_leaves_other_ru
     first = measure("a", "student", "student", 0)
     measure("b", "teacher", "teacher", 9)
     second = measure("b", "baseline", "baseline", 4)
-    network, images = testing.small_cnn(seed=2), testing.random_images(5)
-    maps = kdviz.attribute(network, images, units=units.grid(4), foreground=MASKS, progress=False)
+    maps = draw_maps()
     second.write_result("attribution/teacher", maps)
     second.write_result("transfer/mine", maps)
     whole = kdviz.store.join(tmp_path / "whole.zarr", [first, second])
@@ -155,6 +142,10 @@ def test_join__keeps_results_beside_a_network_that_both_hold_and_leaves_other_ru
     with pytest.raises(StoreError, match="joined"):
         kdviz.store.join(other.path, [first, second])
     assert kdviz.open_run(other.path).networks == ["other"]
+    kdviz.store.describe(first.path, layers={"head": "fc1"})
+    kdviz.store.describe(second.path, layers={"head": "conv2"})
+    with pytest.raises(ValueError, match=r"'head' names fc1, conv2 in these runs, and .* has two of them"):
+        kdviz.store.join(tmp_path / "new.zarr", [first.path, second.path])
     begun = create_run(tmp_path / "d.zarr", samples=first.samples, attrs=first.attrs)
     attrs = first.catalogue()["student", "fc1"]
     begun.create_group("student", "fc1", epochs=[0, 1], attrs=attrs, block=2)

@@ -49,13 +49,29 @@ def list_commands(page: Path) -> list[tuple[str, ...]]:
     return [tuple(shlex.split(line, comments=True)[1:]) for line in lines if line.startswith("kdviz ")]
 
 
-def test_pages__every_block_of_python_is_run_by_a_test() -> None:
+RUNNERS = {  # pages with Python: who runs it, and in which file
+    "README.md": "whole/test_pages.py::test_readme__python_runs",
+    "architecture.md": "whole/test_pages.py::test_architecture__its_examples_are_a_loss_and_a_property",
+    "tour.md": "whole/test_pages.py::test_tour__opens_a_run",
+    "transfer.md": "whole/test_pages.py::test_transfer__python_of_its_page_runs",
+    "unicam.md": "whole/test_pages.py::test_unicam__python_of_its_page_runs",
+    "units.md": "whole/test_pages.py::test_units__python_of_its_page_runs",
+    "your_own_loss.md": "whole/test_pages.py::test_your_own_loss__is_trained_measured_and_compared",
+    "your_own_property.md": "whole/test_pages.py::test_your_own_property__stands_beside_those_that_are_there",
+    "distillation.md": "distillation/test_losses.py::test_page__shows_losses_of_ones_own_that_train",
+    "words_and_points.md": "whole/test_tutorials.py::test_words_and_points__from_ones_own",
+    "your_own_checkpoints.md": "whole/test_tutorials.py::test_your_own_checkpoints__records_a_training",
+}
+
+
+def test_pages__every_page_with_python_has_a_test_that_runs_it() -> None:
     pages = [ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("[at]*/*.md")]
-    runners = [*(ROOT / "tests").rglob("test_*.py"), *DOCS.glob("make_*.py")]
-    code = "".join(path.read_text("utf-8") for path in runners)
-    written = {page.stem for page in pages if list_blocks(page, "python")}
-    assert {name for name in written if not re.search(rf"\b{name}(\.md)?\"", code)} == set()
-    assert {"README", "transfer", "your_own_loss"} <= written
+    written = [page.name for page in pages if list_blocks(page, "python")]
+    assert sorted(written) == sorted(RUNNERS), "a new page with Python gets a test, and a line here"
+    for page, runner in RUNNERS.items():
+        file, _, name = runner.partition("::")
+        _, _, test = (ROOT / "tests" / file).read_text("utf-8").partition(f"def {name}")
+        assert Path(page).stem in test.partition("\ndef ")[0], f"{runner} reads {page}"
 
 
 # -- README

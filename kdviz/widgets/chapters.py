@@ -84,7 +84,8 @@ class Chapters(widgets.VBox):
             said = widgets.HTML("".join(f"<div>{escape(line)}</div>" for line in lines))
             if isinstance(self.shown, Figure):
                 picture = encode_figure(self.shown, dpi=_DPI)
-                self._body.children = widgets.Image(value=picture, layout={"max_width": "100%"}), said
+                image = widgets.Image(value=picture, layout={"max_width": "100%", "align_self": "flex-start"})
+                self._body.children = image, said
             elif isinstance(self.shown, Page):
                 page = widgets.Output()  # where its tables can be sorted
                 page.append_display_data(self.shown)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from kdviz.errors import DataError, StoreError
 from kdviz.networks import load_weights
 from kdviz.sources import find_checkpoints, image_folder, normalise
 from kdviz.studies import attributing, explaining
-from kdviz.studies.own import Whereabouts
+from kdviz.studies.own import OwnNetworks, Whereabouts
 
 pytestmark = pytest.mark.slow  # ResNets are trained, measured and asked
 
@@ -103,6 +104,10 @@ def copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def open_own() -> OwnNetworks:
+    return OwnNetworks(kdviz.open_run("run.zarr"), [one.partition("=")[2] for one in BUILDERS], None, False)
 
 
 def load(name: str) -> nn.Module:
@@ -251,6 +256,23 @@ def test_own_networks__gone_or_changed_are_one_error(copy: Path) -> None:
         StoreError, match=r"run-networks.json is missing, which says where checkpoints and images"
     ):
         call("unicam", "run.zarr", *BUILDERS)
+
+
+def test_own_networks__find_a_layer_of_the_teacher_by_the_name_of_both(here: Path) -> None:
+    cast = open_own()
+    assert cast.in_teacher("layer3") == "layer3"
+    taught = cast.found["teacher-s0"]
+    cast.found["teacher-s0"] = replace(taught, layers={"late": "layer4", "early": "layer1"})
+    student = next(one for one in cast.found.values() if one.role == "student")
+    cast.found[student.name] = replace(student, layers={"late": "layer3"})
+    assert cast.in_teacher("layer3") == "layer4"
+
+
+def test_unicam__of_several_teachers_is_refused(here: Path) -> None:
+    cast = open_own()
+    cast.subjects.append(replace(cast.subjects[0], name="other"))
+    with pytest.raises(ValueError, match=r"compares with one teacher; .*run\.zarr has teacher-s0, other"):
+        cast.explain(20)
 
 
 def test_run__runs_no_code_by_being_asked(copy: Path) -> None:

@@ -64,7 +64,7 @@ def run_coherency(
         found: list[dict[str, Any]] = []
         for precision in plan.precisions:
             audited = audit_network(network, plan, double=precision == "float64")
-            summary = coherency.summarise(audited).reset_index().to_dict("records")
+            summary = kdviz.analysis.summarise_audits(audited).reset_index().to_dict("records")
             rows += [{"precision": precision, **row} for row in summary]
             found.append({"network": network, "precision": precision, **judge(audited)})
             show_table(f"{network}, {precision}", summary)

@@ -32,6 +32,7 @@ from kdviz.analysis.attributions import (
     tabulate_scores,
 )
 from kdviz.analysis.coarsening import coarsen_grid
+from kdviz.analysis.coherency import list_refused, read_audits, summarise_audits
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.frames import to_dataframe
@@ -97,6 +98,7 @@ __all__ = [
     "join_scores",
     "list_arms",
     "list_networks",
+    "list_refused",
     "measure_learning",
     "measure_noise_floor",
     "name_kind",
@@ -104,10 +106,12 @@ __all__ = [
     "order_layers",
     "pair_networks",
     "rank_correlation",
+    "read_audits",
     "read_room",
     "read_transfer",
     "score_attributions",
     "score_transfer",
+    "summarise_audits",
     "tabulate_accuracy",
     "tabulate_arms",
     "tabulate_counts",

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from kdviz.analysis.arms import average_seeds
+from kdviz.analysis.coherency import list_refused, read_audits
 from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
@@ -139,6 +140,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
             *_answer_hypotheses(run, differences, words),
             *_answer_transfer(run),
             *_answer_unicam(run),
+            *_answer_coherency(run),
         ),
         notes=tuple(_note(run, differences, words)),
     )
@@ -362,6 +364,29 @@ def _answer_unicam(run: Run) -> Iterator[Answer]:
         findings.append(Finding(f"at {layer}", ((answer, told),)))
     question = "What only the student sees has more to do with the classes than what only its baseline sees"
     yield Answer(f"{question} (UniCAM)", _sum_up_all(findings), tuple(findings))
+
+
+def _answer_coherency(run: Run) -> Iterator[Answer]:
+    """Say whether the entropy, and which other maps, moved while weights were rescaled."""
+    audited, refused = read_audits(run), list_refused(run)
+    findings = []
+    for factor, of_it in audited[audited["method"] == "entropy"].groupby("factor", sort=False):
+        moved, count = int(of_it["moved"].sum()), len(of_it)
+        where = ", ".join(f"{place} the two layers" for place in of_it.loc[of_it["moved"], "place"].unique())
+        told = f"(moved in {moved} of {count} comparisons{f', {where}' if where else ''})"
+        answer = NO if moved == count else f"partly {NO}" if moved else YES
+        own = factor == "per channel"
+        claim = "each channel by its own factor" if own else f"a layer by {str(factor)[1:]}"
+        findings.append(Finding(claim, ((answer, told),)))
+    others = audited[audited["method"] != "entropy"].groupby("method", sort=False)["moved"].any()
+    for moved, word in ((True, "moved, too"), (False, "did not move")):
+        if names := [str(name).replace("_", " ") for name, one in others.items() if one == moved]:
+            findings.append(Finding(f"other maps that {word}: {', '.join(names)}"))
+    findings += [Finding(f"not asked of {name}: {why}") for name, why in refused.items()]
+    if findings:
+        question = "The entropy stays where weights are rescaled and no output changes (coherency)"
+        answers = [answer for one in findings for answer, _ in one.parts]
+        yield Answer(question, _sum_up(answers), tuple(findings))
 
 
 # -- doubts

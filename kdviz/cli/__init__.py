@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from kdviz.cli.named import named
 from kdviz.cli.runs import explore, export, info, report, rerun
 from kdviz.cli.speaking import say
-from kdviz.cli.studying import attribute, demo, measure, train, transfer, unicam
+from kdviz.cli.studying import attribute, coherency, demo, measure, train, transfer, unicam
 from kdviz.errors import KdvizWarning, find_network
 
 app = typer.Typer(
@@ -25,7 +25,20 @@ app = typer.Typer(
     help="See what knowledge distillation changed. Start with: kdviz demo",
     rich_markup_mode=None,
 )
-for _command in (demo, train, measure, attribute, transfer, unicam, report, rerun, info, export, explore):
+for _command in (
+    demo,
+    train,
+    measure,
+    attribute,
+    coherency,
+    transfer,
+    unicam,
+    report,
+    rerun,
+    info,
+    export,
+    explore,
+):
     app.command()(_command)
 app.add_typer(named, name="study")
 

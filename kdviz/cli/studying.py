@@ -290,6 +290,29 @@ def attribute(
     typer.echo(f"next  kdviz rerun 04_baselines -p run_path={run.path}")
 
 
+def coherency(
+    folder: Asked,
+    network: Builders = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many of the measured images.")] = 4,
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs of layers of each network.")] = 4,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Rescale weights so that no output changes, and see which maps of finished networks move; continues.
+
+    Example: kdviz coherency runs/birds
+    """
+    run = _open_asked(folder, network, progress, device).check_coherency(samples, pairs)
+    for name, why in kdviz.analysis.list_refused(run).items():
+        typer.echo(f"{name} cannot be rescaled: {why}", err=True)
+    found = kdviz.analysis.summarise_audits(kdviz.analysis.read_audits(run))
+    told = found["moved"].astype(str) + " of " + found["compared"].astype(str)
+    table = told.unstack("place", fill_value="").reindex(columns=["input", "before", "between", "after"])
+    typer.echo("maps that moved, though no output did\n")
+    typer.echo(f"{table.to_string(na_rep='')}\n" if len(told) else "none compared\n")
+    typer.echo(f"run   {run.path}\nnext  kdviz report {folder}")
+
+
 def transfer(
     folder: Asked,
     network: Builders = None,

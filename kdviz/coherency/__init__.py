@@ -4,11 +4,12 @@ Between two layers with only ReLU, pooling and the like, one can be divided by a
 multiplied by it. The network computes the same function; a map that moves therefore shows how the function
 happens to be written down. :func:`find_pairs` finds such layers in any network, :func:`rescale` changes them,
 :func:`prove_equal` compares the outputs, :func:`audit` the maps: attributions and the entropy.
+:func:`kdviz.analysis.summarise_audits` puts what moved into one table.
 
 Modules, each importing only from those before it: ``pairs``, ``rescaling``, ``maps``, ``audits``.
 """
 
-from kdviz.coherency.audits import audit, summarise
+from kdviz.coherency.audits import audit
 from kdviz.coherency.maps import compare_maps, draw_maps
 from kdviz.coherency.pairs import Pair, Survey, find_pairs, list_disjoint
 from kdviz.coherency.rescaling import fold_batch_norm, output_difference, prove_equal, rescale
@@ -25,5 +26,4 @@ __all__ = [
     "output_difference",
     "prove_equal",
     "rescale",
-    "summarise",
 ]

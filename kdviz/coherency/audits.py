@@ -81,7 +81,7 @@ def audit(
     spread
         Standard deviation of the logarithm of one factor per channel, drawn from `seed`; 0 leaves it out.
     layers
-        Where to look, convolutions and fully connected layers; by default all layers of the pairs.
+        Where to look: any modules that the forward pass calls; by default all layers of the pairs.
     methods
         Some of :data:`kdviz.attribution.METHODS` and ``"entropy"``; by default all that the network has.
     double
@@ -128,6 +128,7 @@ def audit(
        Classification", TPAMI 2022, section 3.2 and Fig. 1(b).
     """
     images = read_all(inputs, units.axes).to(device_of(network))
+    classes = classes.to(images.device)
     folded = fold_batch_norm(network, images)
     original = in_double(folded) if double else folded
     images = images.double() if double else images
@@ -178,35 +179,41 @@ def audit(
             if method == "entropy" and foreground is not None:
                 moved |= compare_points(measured[layer], other_measured[layer], threshold)
             where = {"pair": change.name, "factor": change.factor, "layer": layer}
-            place = {"place": change.place(layer, survey.order), "method": method}
+            place = {"place": locate(layer, change.pairs, survey.order), "method": method}
             rows.append(where | place | moved | {"output_difference": outputs})
     return pd.DataFrame(rows)
 
 
-def summarise(audited: pd.DataFrame) -> pd.DataFrame:
-    """Put all pairs and layers of an audit together: one row for every method, kind of factor and place.
+def locate(layer: str, pairs: Sequence[Pair], order: Sequence[str]) -> str:
+    """Say where the output of a layer lies as seen from pairs.
 
     Parameters
     ----------
-    audited
-        From :func:`audit`.
+    layer
+        A module, or a container, whose output is taken as that of the last module called inside it; or
+        ``"input"``.
+    pairs
+        One or more.
+    order
+        Of their :class:`Survey`.
 
     Returns
     -------
-    DataFrame
-        Index ``method``, ``factor``, ``place``; lowest and highest ``ratio`` of any pair and layer, lowest
-        ``cosine``, ``rank_correlation`` and ``jaccard``, largest ``difference``, and the share of pairs and
-        layers at which the map ``moved``.
+    str
+        ``"between"`` the two layers of a pair, ``"before"`` all pairs, ``"after"`` the first, or ``"input"``.
     """
-    return audited.groupby(["method", "factor", "place"], sort=False).agg(
-        ratio_low=("ratio", "min"),
-        ratio_high=("ratio", "max"),
-        cosine=("cosine", "min"),
-        rank_correlation=("rank_correlation", "min"),
-        difference=("difference", "max"),
-        jaccard=("jaccard", "min") if "jaccard" in audited else ("moved", lambda _: np.nan),
-        moved=("moved", "mean"),
-    )
+    if layer == INPUT:
+        return INPUT
+    last = max(at for at, name in enumerate(order) if is_within(name, layer))
+    alone = order.count(order[last]) == 1  # of one that is called again, another call may lie there
+    if alone and any(order[last] in (pair.first, *pair.between) for pair in pairs):
+        return "between"
+    return "before" if last < min(order.index(pair.first) for pair in pairs) else "after"
+
+
+def is_within(name: str, layer: str) -> bool:
+    """Tell whether a module is the layer, or lies in it."""
+    return name == layer or name.startswith(f"{layer}.")
 
 
 @dataclass(frozen=True)
@@ -217,14 +224,9 @@ class _Change:
     factor: str
     steps: tuple[tuple[Pair, Tensor], ...]
 
-    def place(self, layer: str, order: Sequence[str]) -> str:
-        """Say where a layer lies as seen from the pairs."""
-        if layer == INPUT:
-            return INPUT
-        if any(layer == pair.first or layer in pair.between for pair, _ in self.steps):
-            return "between"
-        starts = min(order.index(pair.first) for pair, _ in self.steps)
-        return "before" if order.index(layer) < starts else "after"
+    @property
+    def pairs(self) -> list[Pair]:
+        return [pair for pair, _ in self.steps]
 
 
 def _plan(
@@ -270,7 +272,8 @@ def _check_layers(survey: Survey, pairs: Sequence[Pair], layers: Sequence[str] |
     if layers is None:
         of_pairs = {name for pair in pairs for name in (pair.first, pair.second)}
         return sorted(of_pairs, key=survey.order.index)
-    if unknown := [name for name in layers if survey.order.count(name) != 1]:
+    calls = {name: [one for one in survey.order if is_within(one, name)] for name in layers}
+    if unknown := [name for name in layers if not calls[name] or calls[name].count(name) > 1]:
         raise ValueError(
             f"layers has {', '.join(map(repr, unknown))}, which the forward pass does not call exactly once; "
             "kdviz.list_layers(network) names the layers"

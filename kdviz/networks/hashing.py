@@ -1,11 +1,14 @@
-"""The one hash of tensors: of samples, inputs and weights."""
+"""The one hash of tensors: of samples, inputs and weights; and that of checkpoints as they lie there."""
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kdviz.files import hash_file
 
 
 def fingerprint(*parts: Tensor | bytes | str, digits: int = 16) -> str:
@@ -30,3 +33,10 @@ def fingerprint_tensors(tensors: Mapping[str, Any]) -> str:
         if isinstance(tensor, Tensor):
             parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
     return fingerprint(*parts)
+
+
+def fingerprint_checkpoint(path: Path) -> str:
+    """Hash the file of a checkpoint, or those in its folder."""
+    if path.is_dir():
+        return fingerprint(*(hash_file(one) for one in sorted(path.iterdir()) if one.is_file()))
+    return hash_file(path)

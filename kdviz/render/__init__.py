@@ -16,7 +16,7 @@ from kdviz.render.canvas import Canvas, Panel
 from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_kind, pick_samples
 from kdviz.render.charts import count_curves, points_over_distance, ratio_against_accuracy
 from kdviz.render.cloud import project_cloud
-from kdviz.render.coherency import coherency_figure
+from kdviz.render.coherency import coherency_chart, coherency_figure
 from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_points, turntable
 from kdviz.render.looks import Looks, NetworkView
 from kdviz.render.pages import Page, show_table, show_verdict
@@ -38,6 +38,7 @@ __all__ = [
     "arms_chart",
     "boundary_maps",
     "choose_kind",
+    "coherency_chart",
     "coherency_figure",
     "count_curves",
     "difference_dots",

@@ -1,4 +1,4 @@
-"""Maps of one image before and after weights were rescaled, on common colour limits.
+"""Maps before and after weights were rescaled: those of one image on common colour limits, and what moved.
 
 Symbols: ``N`` networks of one function, ``h, w`` size of a map.
 """
@@ -7,14 +7,21 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from kdviz.render.image import as_rgb
 from kdviz.render.layout import lay_out
 from kdviz.render.looks import Picture
-from kdviz.render.style import Scale, choose_scale
+from kdviz.render.style import Scale, choose_scale, open_figure
 
+_PLACES = {
+    "input": "of the\ninput",
+    "before": "before\nthe two",
+    "between": "between\nthem",
+    "after": "after\nthem",
+}
 _CELL = 24  # pixels of a cell of a map, to keep its edges sharp
 
 
@@ -73,6 +80,47 @@ def coherency_figure(
     heads = ["image", *(textwrap.fill(method.replace("_", " "), 16) for method in arrays)]
     bars = [None, *scales.values()]
     return lay_out(lines, heads, networks, captions=captions, scale=bars, title=title)
+
+
+def coherency_chart(table: pd.DataFrame, *, title: str) -> Figure:
+    """Draw how many maps moved: a panel a kind of factor, a row a method, a column where the map was taken.
+
+    Parameters
+    ----------
+    table
+        From :func:`kdviz.analysis.summarise_audits`, not empty.
+    title
+        Shown above.
+
+    Raises
+    ------
+    ValueError
+        If the table has no row.
+    """
+    if not len(table):
+        raise ValueError("table has no row: no map was compared")
+    methods, factors = (table.index.unique(level).tolist() for level in ("method", "factor"))
+    places = [place for place in _PLACES if place in table.index.unique("place")]
+    size = 1.6 + len(factors) * 0.85 * len(places), 1.2 + 0.3 * len(methods)
+    figure, (axes,) = open_figure(title, *size, len(factors), sharey=True)
+    for axis, factor in zip(axes, factors, strict=True):
+        cells = table.xs(factor, level="factor")[["moved", "compared"]]
+        shares = np.full((len(methods), len(places)), np.nan)
+        for (method, place), (moved, compared) in zip(cells.index, cells.to_numpy(), strict=True):
+            row, column = methods.index(method), places.index(place)
+            shares[row, column] = moved / compared
+            told = f"{moved:.0f} of {compared:.0f}"
+            axis.text(column, row, told, ha="center", va="center", fontsize=8)
+        axis.imshow(shares, cmap="Oranges", vmin=0, vmax=1.5, aspect="auto")
+        axis.set_xticks(range(len(places)), [_PLACES[place] for place in places])
+        axis.set_yticks(range(len(methods)), [method.replace("_", " ") for method in methods])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(
+            "each channel by its own factor" if factor == "per channel" else f"a layer by {factor[1:]}",
+            fontsize=9,
+        )
+    return figure
 
 
 def _draw(values: NDArray[np.float64], scale: Scale) -> Picture:

@@ -2,8 +2,8 @@
 
 `VARIABLES` is the one list: datasets and files are checked and annotated by it, results are built from it by
 `build`, and the documentation's table is generated from it. Every room registers its variables in a module of
-its own: ``samples``, ``measured``, ``points``, ``attribution``, ``transfer``, ``unicam``. Nothing here knows
-files, networks or torch.
+its own: ``samples``, ``measured``, ``points``, ``attribution``, ``coherency``, ``transfer``, ``unicam``.
+Nothing here knows files, networks or torch.
 
 Dimensions, in stored order: ``epoch`` (completed training epochs), ``sample`` (inputs), ``unit`` (parts of
 an input: grid cell, token or point). Missing floats are NaN; a shorter sample is padded, and ``valid`` is
@@ -11,10 +11,11 @@ False there.
 """
 
 # Each registers its variables, in the order in which they are listed and stored.
-from kdviz.schema import samples, measured, points, attribution, transfer, unicam  # noqa: F401  # isort: skip
+from kdviz.schema import samples, measured, points, attribution, coherency, transfer, unicam  # noqa: F401  # isort: skip
 from kdviz.schema.attributes import SCHEMA_VERSION, make_attrs
 from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
+from kdviz.schema.coherency import AUDITED
 from kdviz.schema.samples import choose_epochs, read_classes, read_sides
 from kdviz.schema.variables import BLOCK, METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
 from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary, choose_words
@@ -24,6 +25,7 @@ SAMPLES = tuple(v.name for v in VARIABLES.values() if v.part == "samples" and v.
 MEASURED = tuple(v.name for v in VARIABLES.values() if v.part == "measured" and v.name not in v.dims)
 
 __all__ = [
+    "AUDITED",
     "BLOCK",
     "MEASURED",
     "METHODS",

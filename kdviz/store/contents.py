@@ -19,6 +19,7 @@ MADE = ("epoch", "quartile", "noise_unit", "clean_response")  # of a layer, with
 Contents = Mapping[str, Mapping[str, Any]]
 _COMMANDS = {
     "attribution": "attribute",
+    "coherency": "coherency",
     "transfer": "transfer",
     **dict.fromkeys(("unicam", "unicam-scores", "unicam-progress"), "unicam"),
 }

@@ -5,12 +5,12 @@ measured) and ``report/`` (executed notebook and page). Every step may be killed
 
 Modules, each importing only from those before it: ``parts`` and ``plans`` (what a study is), ``tasks``
 (what there is to do, and what is done), ``resuming`` (with other rates), ``materials`` (samples and
-networks), ``cast`` (what those know of networks who ask the finished ones), ``attributing``, ``sharing`` and
-``explaining`` (ask them), ``work`` (do it all), ``engines`` (in this process or in others), ``running`` (task
-after task by an engine), ``studies`` (the whole); ``factories``, ``own`` and ``checkpoints`` (networks that
-were trained elsewhere); then ``named`` (tables of the papers: several studies in one YAML file), ``forecast``
-(one bar over them) and ``series`` (do them all). ``work``, ``running`` and what asks need torch, and are
-imported when there is something to do.
+networks), ``cast`` (what those know of networks who ask the finished ones), ``attributing``, ``auditing``,
+``sharing`` and ``explaining`` (ask them), ``work`` (do it all), ``engines`` (in this process or in others),
+``running`` (task after task by an engine), ``studies`` (the whole); ``factories``, ``own`` and
+``checkpoints`` (networks that were trained elsewhere); then ``named`` (tables of the papers: several studies
+in one YAML file), ``forecast`` (one bar over them) and ``series`` (do them all). ``work``, ``running`` and
+what asks need torch, and are imported when there is something to do.
 """
 
 from kdviz.studies.named import NamedStudy, find_study, list_studies

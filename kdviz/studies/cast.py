@@ -1,9 +1,11 @@
-"""What attribution, transfer and UniCAM have to know of the networks that they ask, whoever trained them."""
+"""What those have to know of networks who ask them, such as transfer and UniCAM, whoever trained them."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdviz.sources import Prepared, SampleSet, Source
@@ -75,3 +77,8 @@ class Cast(Protocol):
 
     def in_teacher(self, module: str) -> str:
         """Name a layer of students as the teacher has it."""
+
+
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """Choose so many of `count` positions from the first to the last, or all there are."""
+    return np.unique(np.linspace(0, count - 1, max(0, min(wanted, count))).round().astype(np.int64))

@@ -13,11 +13,10 @@ from kdviz import unicam
 from kdviz.arguments import name_some
 from kdviz.attribution import find_map_layer
 from kdviz.errors import naming
-from kdviz.files import hash_file
-from kdviz.networks.hashing import fingerprint
+from kdviz.networks.hashing import fingerprint, fingerprint_checkpoint
 from kdviz.sources import ImageSet
 from kdviz.store import Run
-from kdviz.studies.cast import Cast
+from kdviz.studies.cast import Cast, spread
 from kdviz.studies.tasks import Subject
 from kdviz.units import Grid
 
@@ -100,7 +99,7 @@ class _Asker:
         self, room: str, student: Subject, asked: list[_Weights], ask: Callable[[], xr.Dataset]
     ) -> None:
         run, name = self.cast.run, f"{room}/{student.name}"
-        weights = [(epoch, _hash(path)) for step in asked for epoch, path in step.values()]
+        weights = [(epoch, fingerprint_checkpoint(path)) for step in asked for epoch, path in step.values()]
         identity = fingerprint(self.identity, repr((self.cast.compared(student), weights)))
         if run.find_result(name, identity) is None:
             run.write_result(name, ask().assign_attrs(identity=identity), overwrite=True)
@@ -114,11 +113,10 @@ class _Asker:
                 f"{student.name} and {base.name} were measured at no epoch in common, {name_some(ours)} and "
                 f"{name_some(theirs)}; measure both at the same"
             )
-        chosen = np.linspace(0, len(both) - 1, min(_STAGES, len(both))).round().astype(int)
         taught = {} if self.teacher is None else {self.teacher: self.cast.finished(self.teacher)}
         return [
             {student: (epoch, ours[epoch]), base: (epoch, theirs[epoch]), **taught}
-            for epoch in np.array(both)[chosen].tolist()
+            for epoch in np.array(both)[spread(len(both), _STAGES)].tolist()
         ]
 
     def _load(self, weights: _Weights) -> dict[str, nn.Module]:
@@ -195,10 +193,3 @@ class _Asker:
             compat="override",
             combine_attrs="drop_conflicts",
         )
-
-
-def _hash(checkpoint: Path) -> str:
-    """Hash the file of a checkpoint, or those in its folder."""
-    if checkpoint.is_dir():
-        return fingerprint(*(hash_file(one) for one in sorted(checkpoint.iterdir()) if one.is_file()))
-    return hash_file(checkpoint)

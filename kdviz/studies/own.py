@@ -1,4 +1,4 @@
-"""Networks that were trained elsewhere and measured from folders: attribution, transfer and UniCAM of them.
+"""Networks that were trained elsewhere and measured from folders, and what they are asked.
 
 A file beside the run remembers where their checkpoints and images lie. It does not say what builds a network:
 that is code, and only who types the command may name it.
@@ -25,6 +25,7 @@ from kdviz.sources.samples import AbsolutePath, check_folder
 from kdviz.store import Run
 from kdviz.store.contents import networks_file
 from kdviz.studies.attributing import attribute, load_measured
+from kdviz.studies.auditing import check_coherency
 from kdviz.studies.explaining import explain
 from kdviz.studies.factories import find_factory
 from kdviz.studies.parts import Part
@@ -158,6 +159,10 @@ class OwnNetworks:
     def explain(self, samples: int = 300) -> Run:
         """Map and score what students have beside baselines, as :meth:`kdviz.studies.Study.explain`."""
         return explain(self, samples)
+
+    def check_coherency(self, samples: int = 4, pairs: int = 4) -> Run:
+        """Ask which maps survive rescaled weights, as :meth:`kdviz.studies.Study.check_coherency`."""
+        return check_coherency(self, samples, pairs)
 
     def _find_factories(self, networks: Sequence[str]) -> dict[str, Callable[[], nn.Module]]:
         """Return what builds each network, by its name."""

@@ -197,6 +197,39 @@ class Study(Layout):
 
         return explain(Workshop(self), samples)
 
+    def check_coherency(self, samples: int = 4, pairs: int = 4) -> Run:
+        """Ask which maps of every network survive rescaled weights that change no output, as far as not done.
+
+        Parameters
+        ----------
+        samples
+            So many of the measured images, from the first to the last.
+        pairs
+            So many pairs of layers of each network, each rescaled by 4 and by factors of its channels: first
+            those around a layer that is looked at, the measured ones and that of the attribution maps.
+
+        Returns
+        -------
+        Run
+            With results ``coherency/teacher``, ``coherency/baseline-s0``, ...; see :mod:`kdviz.coherency`
+            and :func:`kdviz.analysis.read_audits`. Integrated gradients and occlusion are left out: they are
+            made of outputs alone, which stay the same.
+
+        Raises
+        ------
+        StoreError
+            If training is not finished.
+        ValueError
+            If this is no study of images.
+        MissingExtraError
+            If captum is not installed.
+        """
+        self._check_trained()
+        from kdviz.studies.auditing import check_coherency
+        from kdviz.studies.work import Workshop
+
+        return check_coherency(Workshop(self), samples, pairs)
+
     def _check_trained(self) -> None:
         for subject in self.subjects():
             for folder in self.training_folders(subject):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from kdviz import analysis
 from kdviz.render.charts import points_over_distance
+from kdviz.render.coherency import coherency_chart
 from kdviz.render.layout import encode_figure
 from kdviz.render.pages import Page, show_table, show_verdict
 from kdviz.render.relevance import relevance_chart
@@ -142,6 +143,15 @@ def _attribute(scene: Scene, selection: Selection) -> Page | str:
     return show_table(table.reset_index(), intervals=ends, about=about)
 
 
+def _cohere(scene: Scene, selection: Selection) -> Figure | str:
+    audited = analysis.read_audits(scene.run)
+    audited = audited[audited["network"].isin(selection.networks)]
+    if not len(audited):
+        return "No weights of a chosen network were rescaled; `kdviz coherency` does."
+    title = "maps that moved while weights were rescaled and no output changed"
+    return coherency_chart(analysis.summarise_audits(audited), title=title)
+
+
 def _transfer(scene: Scene, selection: Selection) -> Figure | str:
     shared = analysis.read_transfer(scene.run)
     shared = {one: ds for one, ds in shared.items() if "independent" in ds["role"].values}
@@ -170,6 +180,7 @@ CHAPTERS: dict[str, Callable[[Scene, Selection], Page | Figure | str]] = {
     "student against baseline": _compare,
     "learning": _learn,
     "attribution": _attribute,
+    "coherency": _cohere,
     "transfer": _transfer,
     "UniCAM": _unicam,
 }

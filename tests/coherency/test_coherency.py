@@ -526,6 +526,36 @@ def test_audit__refuses_before_any_work(changed: dict[str, object], message: str
         coherency.audit(network, images, torch.tensor([0, 1]), units=kdviz.units.grid(4), **changed)
 
 
+def test_audit__places_blocks_by_what_they_call_last() -> None:
+    """Inside a block scale moves, after it nothing does; a container is the last module in it."""
+    block = Wrapped(
+        lambda net, x: net.relu2(x + net.conv2(net.relu1(net.conv1(x)))),
+        conv1=conv(4, 4), relu1=nn.ReLU(), conv2=conv(4, 4), relu2=nn.ReLU(),
+    )  # fmt: skip
+    stem = nn.Sequential(conv(3, 4), nn.ReLU())
+    head = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU())
+    parts = OrderedDict(stem=stem, block=block, head=head, out=nn.Linear(8, 3))
+    network, images = nn.Sequential(parts).eval(), random_images(2, size=8)
+    table = coherency.audit(
+        network, images, torch.tensor([0, 1]), units=kdviz.units.grid(4), layers=["stem", "block", "head"],
+        methods=["activation", "entropy"], factors=[4.0], spread=1.0, probes=8, draws=2, progress=False,
+    )  # fmt: skip
+    places = table[["pair", "layer", "place"]].drop_duplicates().to_numpy().tolist()
+    assert places == [
+        ["block.conv1 -> block.conv2", "stem", "before"],
+        ["block.conv1 -> block.conv2", "block", "after"],
+        ["block.conv1 -> block.conv2", "head", "after"],
+        ["head.1 -> out", "stem", "before"],
+        ["head.1 -> out", "block", "before"],
+        ["head.1 -> out", "head", "between"],
+    ]
+    assert (table["moved"] == (table["place"] == "between") & ~_is_uniform_entropy(table)).all()
+
+
+def _is_uniform_entropy(table: pd.DataFrame) -> pd.Series:
+    return (table["method"] == "entropy") & (table["factor"] == "x4")
+
+
 def test_audit__says_why_a_network_has_no_pair() -> None:
     network = nn.Sequential(OrderedDict(**dict(between(nn.GELU()).named_children()), flat=nn.Flatten()))
     with pytest.raises(ValueError, match=r"no pair that can be rescaled \(first: b0 \(GELU\) is not known"):
@@ -554,32 +584,6 @@ def test_draw_maps__of_a_fully_connected_layer_are_its_feature_and_gradient() ->
         coherency.draw_maps(network, images, classes, layers=["fc3"], methods=["activation"])
 
 
-def test_summarise__keeps_the_worst() -> None:
-    rows = [
-        {
-            "ratio": 0.5,
-            "cosine": 0.9,
-            "rank_correlation": 1.0,
-            "difference": 2.0,
-            "moved": True,
-            "layer": "a",
-        },
-        {
-            "ratio": 1.0,
-            "cosine": 1.0,
-            "rank_correlation": 0.7,
-            "difference": 0.0,
-            "moved": False,
-            "layer": "b",
-        },
-    ]
-    where = {"method": "activation", "factor": "x4", "place": "between"}
-    (row,) = coherency.summarise(pd.DataFrame([{**row, **where} for row in rows])).to_dict("records")
-    assert math.isnan(row.pop("jaccard"))
-    assert (row.pop("ratio_low"), row.pop("ratio_high"), row.pop("cosine")) == (0.5, 1, 0.9)
-    assert row == {"rank_correlation": 0.7, "difference": 2, "moved": 0.5}
-
-
 @pytest.mark.slow
 def test_audit__small_vgg_meets_the_goal_with_factors_that_round() -> None:
     network = kdviz.models.build("small_vgg", classes=10, input_size=16, seed=1).eval()
@@ -595,7 +599,28 @@ def test_audit__small_vgg_meets_the_goal_with_factors_that_round() -> None:
     assert (table.loc[inside, "difference"] > 1e-2).all()
 
 
-# -- the figure
+# -- the figures
+
+
+def test_coherency_chart__counts_what_moved_where() -> None:
+    index = pd.MultiIndex.from_tuples(
+        [("entropy", "x4", "between"), ("entropy", "x4", "after"), ("entropy", "per channel", "between"),
+         ("input_gradient", "x4", "input")],
+        names=["method", "factor", "place"],
+    )  # fmt: skip
+    table = pd.DataFrame({"moved": [0, 0, 2, 0], "compared": [4, 3, 5, 6]}, index=index)
+    figure = render.coherency_chart(table, title="what moved")
+    uniform, own = figure.axes
+    assert [one.get_title() for one in figure.axes] == ["a layer by 4", "each channel by its own factor"]
+    assert [label.get_text() for label in uniform.get_yticklabels()] == ["entropy", "input gradient"]
+    columns = [label.get_text().replace("\n", " ") for label in uniform.get_xticklabels()]
+    assert columns == ["of the input", "between them", "after them"]
+    told = {(*text.get_position(), text.get_text()) for text in uniform.texts}
+    assert told == {(1, 0, "0 of 4"), (2, 0, "0 of 3"), (0, 1, "0 of 6")}
+    assert [(*text.get_position(), text.get_text()) for text in own.texts] == [(1, 0, "2 of 5")]
+    assert own.images[0].get_array()[0, 1] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="table has no row"):
+        render.coherency_chart(table[:0], title="")
 
 
 def test_coherency_figure__has_common_limits_and_says_how_far_maps_moved() -> None:

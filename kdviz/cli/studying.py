@@ -304,7 +304,7 @@ def coherency(
     """
     run = _open_asked(folder, network, progress, device).check_coherency(samples, pairs)
     for name, why in kdviz.analysis.list_refused(run).items():
-        typer.echo(f"{name} cannot be rescaled: {why}", err=True)
+        typer.echo(f"not asked of {name}: {why}", err=True)
     found = kdviz.analysis.summarise_audits(kdviz.analysis.read_audits(run))
     told = found["moved"].astype(str) + " of " + found["compared"].astype(str)
     table = told.unstack("place", fill_value="").reindex(columns=["input", "before", "between", "after"])

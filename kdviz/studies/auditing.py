@@ -80,6 +80,8 @@ def _audit(
         survey = find_pairs(fold_batch_norm(network, images), images)
         layers = _list_called(survey, [*cast.modules(subject), *_list_mapped(network, images)])
         chosen = _choose_pairs(survey, layers, pairs)
+        if not any(_is_inside(layer, pair, survey) for layer in layers for pair in chosen):
+            layers.append(chosen[-1].first)  # or nothing would be seen where maps may move
     except ValueError as error:  # it cannot be traced, or has nothing to rescale: an answer, too
         return schema.build({"audit_refused": np.array(str(error))}, attrs=attrs)
     drawn = draw_maps(network, images[:1], classes[:1], layers=layers, methods=_METHODS)
@@ -123,3 +125,7 @@ def _choose_pairs(survey: Survey, layers: Sequence[str], count: int) -> list[Pai
     ]
     others = [one for one in survey.pairs if one not in inside]
     return [*inside, *(others[at] for at in spread(len(others), count - len(inside)))][:count]
+
+
+def _is_inside(layer: str, pair: Pair, survey: Survey) -> bool:
+    return locate(layer, [pair], survey.order) == "between"

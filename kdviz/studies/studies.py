@@ -206,7 +206,8 @@ class Study(Layout):
             So many of the measured images, from the first to the last.
         pairs
             So many pairs of layers of each network, each rescaled by 4 and by factors of its channels: first
-            those around a layer that is looked at, the measured ones and that of the attribution maps.
+            those around a layer that is looked at, the measured ones and that of the attribution maps; where
+            there is none, a layer inside a pair is looked at, too.
 
         Returns
         -------

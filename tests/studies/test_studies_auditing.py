@@ -94,7 +94,7 @@ def test_coherency__of_a_network_that_cannot_be_traced_says_so_and_goes_on(
         ["coherency", str(study.folder), "--samples=1", "--pairs=1", "--no-progress"], standalone_mode=False
     )
     told = capsys.readouterr()
-    assert "baseline-s0 cannot be rescaled: torch.fx cannot trace it" in told.err
+    assert "not asked of baseline-s0: torch.fx cannot trace it" in told.err
     assert "1 of 2" not in told.err and "entropy" in told.out
     run = kdviz.open_run(study.run_path)
     assert {*analysis.read_audits(run)["network"]} == {"teacher", "student-fc1-s0"} and not run.gaps()

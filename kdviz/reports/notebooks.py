@@ -24,6 +24,7 @@ from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
 try:
     import nbformat
     import papermill
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 except ImportError as error:
@@ -33,6 +34,15 @@ _LONGEST_NAME = 100
 _REPORT, _TABLES = "01_report", "08_tables"
 _SCALARS = (str, int, float, bool)
 _LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
+# JupyterLab's template gives pictures no ``alt``, which figures store beside themselves.
+_PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- macro described(image, output) -%}
+{%- set alt = output | get_metadata('alt') -%}
+{{ image | replace('<img', '<img alt="' ~ (alt | escape_html) ~ '"', 1) if alt else image }}
+{%- endmacro -%}
+{%- block data_jpg scoped -%}{{ described(super(), output) }}{%- endblock -%}
+{%- block data_png scoped -%}{{ described(super(), output) }}{%- endblock -%}
+"""
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -352,7 +362,10 @@ def _read_metadata(notebook: Path) -> dict[str, Any]:
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:
-    exporter = HTMLExporter(exclude_input=not code, embed_images=True)
+    loader = DictLoader({"described.html.j2": _PAGE})
+    exporter = HTMLExporter(
+        exclude_input=not code, embed_images=True, template_file="described.html.j2", extra_loaders=[loader]
+    )
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     node = nbformat.read(notebook, as_version=4)
     if not code:

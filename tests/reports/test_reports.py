@@ -18,6 +18,7 @@ import xarray as xr
 from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
+from invented_runs import draw_points, invent_seeds_run
 from nbformat.v4 import new_code_cell, new_notebook
 from page_rows import read_rows
 from papermill.translators import PythonTranslator
@@ -300,6 +301,31 @@ def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -
         )
     text = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False).read_text()
     assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
+
+
+@pytest.mark.slow
+def test_write_report__shows_detours_of_students_of_all_losses_beside_the_baseline(tmp_path: Path) -> None:
+    foreground = np.broadcast_to(np.arange(40) < 12, (4, 40)).copy()
+    losses = {"crd": 5, "dkd": 4, "features": 8, "hint": 3, "kl": 6, "tenth": 7}
+    ends = {f"student/{loss}": count for loss, count in losses.items()} | {"baseline": 2}
+    points = {(role, "fc1", 0): draw_points(foreground, count, 1, 3) for role, count in ends.items()}
+    for (role, _, _), found in points.items():
+        found[0, :, 11] = role.startswith("student")  # tried at first and dropped
+    epochs = dict.fromkeys(("student", "baseline"), (0, 2, 5))
+    run = invent_seeds_run(tmp_path / "run", points, foreground, epochs=epochs)
+    kdviz.store.describe(run, accuracy={name: {0: 0.1, 2: 0.6, 5: 0.9} for name in run.networks})
+    page = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    images = BeautifulSoup(page.read_text(), "html.parser").select("img")
+    (told,) = [image["alt"] for image in images if "tried and dropped" in image["alt"]]
+    shown = [f"student, {loss}" for loss in [*losses][:5]]
+    assert told.startswith(f"at fc1. Pictures in 7 columns: input; {'; '.join(shown)}; baseline. Row s0. ")
+    (row,) = re.findall(r"Row s0\. (.*?)\. ", told)
+    assert row.split("; ") == [
+        *(f"student, {loss}: {losses[loss]} kept, 1 dropped" for loss in [*losses][:5]),
+        "baseline: 2 kept, 0 dropped",
+    ]
+    (path,) = [image["alt"] for image in images if "accuracy on held-out" in image["alt"]]
+    assert path.endswith(f"Lines: {', '.join(shown)}, baseline.")
 
 
 def test_write_report__of_an_empty_run_says_so_and_no_more(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ _LISTED = 5  # places named in one sentence
 _MET = 0.9  # share of samples calibrated, below which doubts begin
 _ROLES = ("teacher", "student", "baseline")
 _FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
+_SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
         doubts=(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
+            *_doubt_teachers(accuracies, pairs),
             *_doubt_pairs(pairs),
             *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
@@ -395,7 +397,7 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
 
 def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
     known = accuracies[accuracies["accuracy"].notna()]
-    poor = known[known["accuracy"] < 0.9 * known["chance"] + 0.1]
+    poor = known[_is_hardly_better(known["accuracy"], known["chance"])]
     if len(poor):
         told = [f"{name} ({row['accuracy']:.2f})" for name, row in poor.iterrows()]
         yield (
@@ -409,6 +411,34 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
             f"accuracy not recorded: {which}; whether they learned anything is not known here "
             "(`kdviz.store.describe(run, accuracy=...)` tells it)"
         )
+
+
+def _doubt_teachers(accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
+    """Doubt teachers hardly better than the mean baseline, where there is room to be better.
+
+    By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
+    """
+    weak = []
+    for pair in pairs.values():
+        names = {
+            role: [str(ds.attrs.get("network")) for ds in networks.values()]
+            for role, networks in pair.by_role.items()
+        }
+        alone = accuracies["accuracy"].reindex(names["baseline"]).mean()
+        for name, row in accuracies.reindex(names["teacher"]).iterrows():
+            own, poor = row["accuracy"], _is_hardly_better(row["accuracy"], row["chance"])  # told already
+            if alone < _SATURATED and _is_hardly_better(own, alone) and not poor:
+                weak.append(f"{name} ({own:.2f}) beside {alone:.2f}")
+    if weak:
+        yield (
+            f"teacher hardly better than networks without one: {name_some(dict.fromkeys(weak), 3)}; there is "
+            "little to copy that students would not learn alone"
+        )
+
+
+def _is_hardly_better(accuracy: Any, level: Any) -> Any:
+    """Whether an accuracy, or each, is less than a tenth of the way from a level to 1; not if unknown."""
+    return accuracy < 0.9 * level + 0.1
 
 
 def _doubt_samples(run: Run, words: Vocabulary) -> Iterator[str]:

@@ -18,6 +18,7 @@ from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
 from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
+from kdviz.analysis.settings import Settings
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.arguments import name_some
@@ -106,7 +107,9 @@ class Verdict:
         return "\n".join([*lines, *self.notes])
 
 
-def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Verdict:
+def give_verdict(
+    run: Run, pairs: Mapping[str, NetworkPair] | None = None, *, settings: Settings | None = None
+) -> Verdict:
     """Say what a run shows, and what would spoil it.
 
     Parameters
@@ -114,8 +117,9 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     run
         From :func:`kdviz.open_run`; may be empty or unfinished.
     pairs
-        Of it, from `pair_networks` with ``finished=True``, for what is not measured whole is not judged: with
-        the settings of one's choice, by default those of the run.
+        Of it, from `pair_networks` with ``finished=True``, for what is not measured whole is not judged.
+    settings
+        How points follow where `pairs` are not given; as in `pair_networks`.
 
     Raises
     ------
@@ -125,7 +129,8 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     words = choose_words(run.samples)
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
         if pairs is None:
-            pairs = pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}
+            masked = "foreground" in run.samples.variables
+            pairs = pair_networks(run, settings, finished=True) if masked else {}
         accuracies, differences = tabulate_accuracy(run), tabulate_differences(pairs)
     return Verdict(
         about=_describe(run, accuracies, words),

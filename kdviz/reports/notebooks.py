@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import kdviz
 from kdviz import analysis, stopping
-from kdviz.arguments import name_some, suggest
+from kdviz.arguments import name_some, positive_number, suggest
 from kdviz.errors import DataError, KdvizWarning, MissingExtraError, StoreError
 from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
 
@@ -175,11 +175,26 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_report(
-    run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
+    run: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str],
+    threshold: float | None = None,
+    progress: bool = True,
 ) -> Path:
     """Execute the report notebook on a run and write it as a page without code.
 
     The page begins with what would spoil an answer, and the answers; chapters appear as results exist.
+
+    Parameters
+    ----------
+    run
+        Run directory, exported ``.nc`` file or folder of a study.
+    folder
+        Where the page goes.
+    threshold
+        Of knowledge points, in nat, above 0; by default that of the run.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -192,13 +207,15 @@ def write_report(
         If there is no run, it is damaged, or the folder cannot be written.
     DataError
         If a cell fails.
+    ValueError
+        If `threshold` is not positive.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    parameters: dict[str, Any] = {"run_path": str(opened.path.resolve())}
+    chosen = {} if threshold is None else {"threshold": positive_number("threshold", threshold)}
     target = make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(
-        find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress_bar=progress
-    )
+    _execute(find_notebook(_REPORT), executed, parameters | chosen, progress_bar=progress)
     return _write_page(executed, code=False)
 
 
@@ -209,9 +226,13 @@ def place_report(run: kdviz.store.Run, folder: Path | None = None) -> Path:
 
 
 def write_side_by_side(
-    runs: Mapping[str, kdviz.store.Run], *, folder: str | os.PathLike[str], progress: bool = True
+    runs: Mapping[str, kdviz.store.Run],
+    *,
+    folder: str | os.PathLike[str],
+    threshold: float | None = None,
+    progress: bool = True,
 ) -> Path | None:
-    """Write one page of several runs, each an arm under its name.
+    """Write one page of several runs, each an arm under its name; `threshold` as in `write_report`.
 
     Returns
     -------
@@ -229,7 +250,7 @@ def write_side_by_side(
         with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # their own reports say it
             compared = analysis.tabulate_differences(analysis.pair_networks(run) if whole else {})
         if len(compared):
-            arms.append(analysis.Arm({"setting": name}, run))
+            arms.append(analysis.Arm({"setting": name}, run, analysis.Settings(threshold=threshold)))
         else:
             left_out.append(name)
     if len(arms) < 2:

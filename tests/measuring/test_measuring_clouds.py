@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from invented_runs import invent_cloud_run
 from torch import nn
 
-from kdviz import derive_entropy, measure, measure_checkpoints, open_run, units
+from kdviz import derive_entropy, find_points, measure, measure_checkpoints, open_run, units
+from kdviz.analysis import Settings
+from kdviz.architectures import PRESETS
+from kdviz.schema import VOCABULARIES
 
 torch.set_num_threads(1)
 POINTS = 12
@@ -138,8 +142,28 @@ def test_measure_checkpoints__cloud_run_opens_without_pictures(tmp_path):
     opened = open_run(tmp_path / "run")
     assert "thumbnail" not in opened.samples
     np.testing.assert_array_equal(opened.samples["z"], make_clouds()[..., 2])
-    derived = derive_entropy(opened.dataset("one", "fc1"))
-    np.testing.assert_allclose(derived["entropy"], opened.dataset("one", "fc1")["entropy"], atol=2e-5)
+    stored = opened.dataset("one", "fc1")
+    derived = derive_entropy(stored)
+    np.testing.assert_allclose(derived["entropy"], stored["entropy"], atol=2e-5)
+    assert stored.attrs["weight"] == derived["entropy"].attrs["weight"] == 4.0
+
+
+def test_presets__of_clouds_are_those_of_the_studies_of_pointnet(tmp_path):
+    run, preset = invent_cloud_run(tmp_path / "run", points=30).run, PRESETS["small_pointnet"]
+    words = VOCABULARIES["cloud"]
+    assert (words.weight, words.threshold) == (preset.weight, preset.threshold) == (4.0, 0.5)
+    assert Settings().of_run(run).threshold == 0.25  # as the run records
+    run.attrs["config"] = "{}"
+    assert Settings().of_run(run).threshold == 0.5 and Settings(threshold=0.3).of_run(run).threshold == 0.3
+    ds = derive_entropy(run.dataset("teacher", "fc1"))
+    assert ds["entropy"].attrs["weight"] == 4.0
+    for found in (find_points(ds), Settings().find(ds)):
+        assert found["knowledge_point"].attrs["threshold"] == 0.5
+    older = derive_entropy(ds, weight=7.0)  # a run measured at another weight is not shown at 4
+    kept = Settings().derive(older.assign_attrs(weight=7.0))["entropy"]
+    np.testing.assert_array_equal(kept, older["entropy"])
+    others = find_points(ds.drop_vars(["x", "y", "z"]))
+    assert others["knowledge_point"].attrs["threshold"] == 0.2
 
 
 @pytest.mark.parametrize(

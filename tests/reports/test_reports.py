@@ -345,11 +345,14 @@ def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_rerun__larger_threshold_of_the_report_counts_fewer_points(tmp_path: Path) -> None:
+def test_write_report__larger_threshold_counts_fewer_points(tmp_path: Path) -> None:
     cells = nbformat.read(find_notebook("01_report"), as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     shown = "".join(one.data.get("text/html", "") for one in outputs if "data" in one)
-    page = rerun("01_report", {"threshold": 0.4}, folder=tmp_path, progress=False).read_text()
+    run = find_data("runs/fashion.nc")
+    page = write_report(run, folder=tmp_path, threshold=0.4, progress=False).read_text()
+    with pytest.raises(ValueError, match="threshold must be a positive number"):
+        write_report(run, folder=tmp_path, threshold=0.0, progress=False)
     loose, strict = (
         np.array([(one["n_fg"], one["n_bg"]) for one in read_rows(text) if "uncertain" in one], float)
         for text in (shown, page)  # as stored, with the default of 0.2, and executed

@@ -188,6 +188,7 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     for axis, name in enumerate("xyz"):
         np.testing.assert_array_equal(clouds[name], arrays["xyz"][..., axis])
     np.testing.assert_array_equal(clouds["foreground"], arrays["on_object"])
+    assert (clouds.attrs["weight"], kdviz.schema.choose_words(clouds).threshold) == (4.0, 0.5)
     found = kdviz.find_points(clouds, threshold=0.5).isel(epoch=-1)
     n_fg = float((found["knowledge_point"] & found["foreground"]).sum("unit").mean())
     row = next(line.split() for line in printed[5].splitlines() if line.startswith("n_fg"))

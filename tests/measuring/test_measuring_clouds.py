@@ -185,6 +185,28 @@ def test_measure__clouds_of_another_shape(clouds, message):
         measure(Farthest(), clouds, units=units.cloud(5), layers="fc1", progress=False)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_measure__clouds_that_the_network_takes_turned_are_told_so(first):
+    network = nn.Sequential(nn.Conv1d(3, 4, 1) if first else nn.Linear(3, 4), nn.Flatten())
+    clouds, options = make_clouds(), {"layers": "0", "units": units.cloud(POINTS), "progress": False}
+    given, taken = ((clouds, clouds.mT) if first else (clouds.mT, clouds))[:2]
+    move = (-1, 1)  # of two axes, both moves are the same
+    message = (
+        rf"the network takes inputs \(B, {taken.shape[1]}, {taken.shape[2]}\), not \(B, {given.shape[1]}, "
+        rf"{given.shape[2]}\): pass inputs.movedim\(-1, 1\); units.cloud\({POINTS}\) without axis fits both"
+    )
+    with pytest.raises(ValueError, match=message):
+        measure(network, given.contiguous(), **options)
+    turned = measure(network, given.movedim(*move), **options)
+    np.testing.assert_array_equal(turned["z"], clouds[..., 2])
+
+
+def test_measure__a_network_that_takes_no_order_of_axes_fails_as_it_does():
+    with pytest.raises(RuntimeError, match="to have 5 channels") as told:
+        measure(nn.Sequential(nn.Conv1d(5, 4, 1)), make_clouds(), layers="0", units=units.cloud(POINTS))
+    assert told.value.__notes__ == ["while trying the network on one sample, of shape (12, 3)"]
+
+
 def test_cloud__bad_number():
     with pytest.raises(ValueError, match="points must be an integer of 1 or more, got 0"):
         units.cloud(0)

@@ -82,7 +82,7 @@ def measure(
         middle of a cell decides, as in the authors' code, and more than half of those of a part of a
         partition. Needed for knowledge points.
     labels
-        Class of every sample, ``(B,)``, integers.
+        Class of every sample, ``(B,)``, integers; :func:`kdviz.store.describe` tells a run their names.
     sample_ids
         ``B`` unique, stable names; they key the noise. By default a hash of each input.
     epoch

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import kdviz
+from kdviz import sources
 from kdviz.errors import DataError
 from kdviz.sources import find_checkpoints
 
@@ -195,6 +196,12 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     assert float(row[2]) == pytest.approx(n_fg, abs=0.0051) and n_fg > 0
     assert names["app"].selection.settings.threshold == 0.5
     assert names["masks"].sum(1).tolist() == [256] * 4
+
+    # classes go by their names in both runs
+    assert (
+        kdviz.schema.read_classes(run.samples) == arrays["classes"].tolist() == [*sources.FURNITURE_CLASSES]
+    )
+    assert kdviz.schema.read_classes(kdviz.open_run("words.zarr").samples) == ["negative", "positive"]
 
     # pictures: something in every column
     for name, count in (("words", 4), ("clouds", 4)):

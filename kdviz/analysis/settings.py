@@ -87,8 +87,7 @@ class Settings:
 
     def find(self, ds: xr.Dataset) -> xr.Dataset:
         """Find knowledge points in what `derive` returned: the second half of `apply_settings`."""
-        chosen = {"background": self.background, "no_points": self.no_points}
-        return find_points(ds, threshold=self.threshold, **chosen)
+        return find_points(ds, threshold=self.threshold, background=self.background, no_points=self.no_points)
 
 
 def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:

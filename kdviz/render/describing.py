@@ -36,8 +36,8 @@ def describe_figure(figure: Figure) -> str:
     bars = [axis for axis in figure.axes if axis.get_label() == BAR]
     pictures = [axis for axis in axes if _is_picture(axis)]
     charts = [axis for axis in axes if axis not in pictures and axis not in bars]
-    legends = [one for one in (*(part.legends for part in parts), *([axis.get_legend()] for axis in axes))]
-    lines = [text.get_text() for found in legends for one in found if one for text in one.get_texts()]
+    legends = [*(one for part in parts for one in part.legends), *(axis.get_legend() for axis in axes)]
+    lines = [text.get_text() for one in legends if one for text in one.get_texts()]
     told = [
         *(part.get_suptitle() for part in parts),
         *_tell_pictures(pictures),
@@ -85,13 +85,15 @@ def _tell_charts(axes: Sequence[Axes]) -> Iterator[str]:
         first.setdefault((id(place.get_gridspec()), place.num1), axis)
     shared: dict[str, list[str]] = {}
     for axis in first.values():
-        sides = _name_side(axis, [*first.values()], "y"), _name_side(axis, [*first.values()], "x")
-        shared.setdefault(" over ".join(filter(None, sides)), []).append(_flatten(axis.get_title()))
-    for sides, titles in shared.items():
-        named = [title for title in titles if title]
-        kind = f"{len(titles)} charts" if len(titles) > 1 else "Chart"
-        told = f"{kind} of {sides}" if " over " in sides else f"{kind} over {sides}" if sides else kind
-        yield f"{told}: {'; '.join(named)}" if named else told
+        sides = {
+            "of": _name_side(axis, [*first.values()], "y"),
+            "over": _name_side(axis, [*first.values()], "x"),
+        }
+        drawn = "".join(f" {word} {name}" for word, name in sides.items() if name)
+        shared.setdefault(drawn, []).append(_flatten(axis.get_title()))
+    for drawn, titles in shared.items():
+        told = f"{len(titles)} charts{drawn}" if len(titles) > 1 else f"Chart{drawn}"
+        yield ": ".join(filter(None, [told, "; ".join(filter(None, titles))]))
 
 
 def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:

@@ -1,7 +1,10 @@
 """How Sphinx builds the documentation: `make docs`. Nothing is downloaded and no notebook is executed."""
 
+import json
 import re
 import shutil
+from base64 import b64decode
+from hashlib import sha256
 from pathlib import Path
 
 from docutils import nodes
@@ -19,8 +22,16 @@ NOTEBOOKS = DOCS / "notebooks"  # a copy: Sphinx reads nothing outside its own f
 
 shutil.rmtree(NOTEBOOKS, ignore_errors=True)
 NOTEBOOKS.mkdir()
+ALTERNATIVES: dict[
+    str, str
+] = {}  # of the figures in notebooks, by the name that MyST-NB gives to their files
 for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
     shutil.copy2(notebook, NOTEBOOKS)
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            for kind in ("image/jpeg", "image/png"):
+                name = sha256(b64decode("".join(output.get("data", {}).get(kind, "")))).hexdigest()
+                ALTERNATIVES[name] = output.get("metadata", {}).get("alt", "")
 
 project = "kdviz"
 author = copyright = "kdviz developers"
@@ -86,13 +97,10 @@ def short_types(
 
 
 def describe_figures(app: Sphinx, document: nodes.document) -> None:
-    """Give figures without a text alternative of their own the heading that they stand below."""
+    """Give figures in notebooks the text alternative that is stored with them."""
     for image in document.findall(nodes.image):
         if not image.get("alt"):
-            above = image.parent
-            while not isinstance(above, nodes.section | nodes.document):
-                above = above.parent
-            image["alt"] = f"Figure: {above.next_node(nodes.title).astext()}"
+            image["alt"] = ALTERNATIVES.get(Path(image["uri"]).stem, "")
 
 
 def setup(app: Sphinx) -> None:

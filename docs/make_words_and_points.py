@@ -134,6 +134,7 @@ def make_points(
         xyz=seen.clouds[:],
         on_object=seen.masks[:],
         label=seen.labels,
+        classes=seen.classes,
         name=seen.sample_ids,
     )
     many = sources.furniture("train", count=teacher_clouds, **size)

@@ -156,9 +156,15 @@ def invent_seeds_run(
         If the directory cannot be made or holds other samples.
     """
     count, units = foreground.shape
+    row, col = np.divmod(np.arange(units), 8)
     described = xr.Dataset(
         {"foreground": (("sample", "unit"), foreground)},
-        coords={"sample": [f"s{index}" for index in range(count)], "unit": np.arange(units)},
+        coords={
+            "sample": [f"s{index}" for index in range(count)],
+            "unit": np.arange(units),
+            "row": ("unit", row),
+            "col": ("unit", col),
+        },
     )
     layers = {layer: layer for _, layer, _ in points}
     config = {"layer_names": layers, "threshold": 0.25} | ({"classes": [*classes]} if classes else {})

@@ -9,7 +9,7 @@ import xarray as xr
 from kdviz.arguments import one_of
 from kdviz.entropy import Solver, UnitGain, entropy_of, gain_ratio, solve
 from kdviz.errors import ConvergenceWarning
-from kdviz.schema import annotate, validate
+from kdviz.schema import annotate, choose_words, validate
 
 _NEEDED = ("gain", "gain_error", "feature_variance")
 
@@ -18,7 +18,7 @@ def derive_entropy(
     ds: xr.Dataset,
     *,
     solver: Solver = "descent",
-    weight: float = 7.0,
+    weight: float | None = None,
     calibration: float | None = 0.386,
     feature_loss: float | None = None,
     unit_gain: UnitGain = "mean",
@@ -36,9 +36,10 @@ def derive_entropy(
         chosen. ``"optimum"``: the minimiser, whose entropies spread about three times as far, so that a
         threshold means something else.
     weight
-        Entropy weight in the mean form of the authors' code: 7, and 6 for ResNets. The default is 7 whatever
-        the measurement used: a network measured at 6 moves to 7 without a warning, which ``extrapolated``
-        shows. Give ``weight=ds.attrs["weight"]`` to keep it, as `kdviz.analysis.pair_networks` does.
+        Entropy weight in the mean form of the authors' code: 7, and 6 for ResNets. The default is that of
+        :func:`kdviz.measure`, 7 and for clouds 4, whatever the measurement used: a network measured at 6
+        moves to 7 without a warning, which ``extrapolated`` shows. Give ``weight=ds.attrs["weight"]`` to keep
+        it, as `kdviz.analysis.pair_networks` does.
     calibration
         Mean of ``log(sigma / base_noise)`` in nat at which to calibrate (0.386 is the authors' -2.8 nat at
         0.01). None keeps the weight: 80 steps of descent, or the plain minimiser.
@@ -73,6 +74,7 @@ def derive_entropy(
     if "base_noise" not in ds.attrs:
         raise ValueError("ds has no attribute 'base_noise'; use a dataset from kdviz.measure or a stored run")
     one_of("unit_gain", unit_gain, get_args(UnitGain))
+    weight = choose_words(ds).weight if weight is None else weight
     base_noise = float(ds.attrs["base_noise"])
     shape = ds["gain"].shape
     valid = np.broadcast_to(ds["valid"].values if "valid" in ds else True, shape)

@@ -10,7 +10,7 @@ from kdviz import points
 from kdviz.analysis.inputs import describe_points, read_points, read_settings, sample_coords
 from kdviz.arguments import finite_number, name_some, one_of
 from kdviz.errors import DegenerateWarning, KdvizWarning
-from kdviz.schema import annotate, build, read_sides, validate
+from kdviz.schema import annotate, build, choose_words, read_sides, validate
 
 Background = Literal["checkpoint", "sample"]
 NoPoints = Literal["undefined", "published"]
@@ -19,7 +19,7 @@ NoPoints = Literal["undefined", "published"]
 def find_points(
     ds: xr.Dataset,
     *,
-    threshold: float = 0.2,
+    threshold: float | None = None,
     background: Background = "checkpoint",
     no_points: NoPoints = "undefined",
 ) -> xr.Dataset:
@@ -36,8 +36,8 @@ def find_points(
         ``void`` (sample, unit) and ``entropy_error`` (epoch, sample, unit). A leading ``layer`` stays: points
         of every layer are told from its own background.
     threshold
-        Margin ``b`` in nat, 0 or more. 0.2 is the papers' value for images and belongs to
-        ``solver="descent"``.
+        Margin ``b`` in nat, 0 or more. By default 0.2, the papers' value for images, or 0.5, theirs for
+        PointNet, where units are points of clouds; both belong to ``solver="descent"``.
     background
         ``"checkpoint"``: one background mean per checkpoint, the mean over samples of the per-sample means,
         as in the published code. ``"sample"``: every sample against its own background.
@@ -90,6 +90,7 @@ def find_points(
     (-2.5, [True, False, True, False])
     """
     validate(ds, require=("entropy", "foreground"))
+    threshold = choose_words(ds).threshold if threshold is None else threshold
     threshold = finite_number("threshold", threshold, 0.0)
     one_of("background", background, get_args(Background))
     one_of("no_points", no_points, get_args(NoPoints))

@@ -11,9 +11,8 @@ from kdviz.analysis.knowledge import Background, NoPoints, find_points
 from kdviz.analysis.networks import read_config
 from kdviz.arguments import finite_number, one_of, positive_number, whole_number
 from kdviz.entropy import Solver, UnitGain
+from kdviz.schema import choose_words
 from kdviz.store import Run
-
-THRESHOLD = 0.2
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Settings:
     weight, unit_gain
         Also as there; None for that of the measurement.
     threshold
-        As in :func:`kdviz.find_points`; None for that of the run, or 0.2 nat where it records none.
+        As in :func:`kdviz.find_points`; None for that of the run or, where it records none, of the kind of
+        samples: 0.2 nat, of clouds 0.5.
     background, no_points
         As in :func:`kdviz.find_points`.
     coarsening
@@ -65,10 +65,11 @@ class Settings:
             finite_number("threshold", self.threshold, 0.0)
 
     def of_run(self, run: Run) -> "Settings":
-        """Return these settings with the threshold of `run` where none was chosen."""
+        """Return these settings with the threshold of `run`, or of its samples, where none was chosen."""
         if self.threshold is not None:
             return self
-        return replace(self, threshold=float(read_config(run).get("threshold", THRESHOLD)))
+        usual = choose_words(run.samples).threshold
+        return replace(self, threshold=float(read_config(run).get("threshold", usual)))
 
     def derive(self, ds: xr.Dataset) -> xr.Dataset:
         """Coarsen the grid and derive entropies: the first half of `apply_settings`; needs no foreground."""
@@ -86,8 +87,7 @@ class Settings:
 
     def find(self, ds: xr.Dataset) -> xr.Dataset:
         """Find knowledge points in what `derive` returned: the second half of `apply_settings`."""
-        threshold = THRESHOLD if self.threshold is None else self.threshold
-        return find_points(ds, threshold=threshold, background=self.background, no_points=self.no_points)
+        return find_points(ds, threshold=self.threshold, background=self.background, no_points=self.no_points)
 
 
 def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
@@ -99,7 +99,7 @@ def apply_settings(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
         A measured dataset of one layer with ``foreground``; its attribute ``weight`` is the entropy weight
         where `settings` have none.
     settings
-        Without a threshold, 0.2 nat; `Settings.of_run` takes that of a run.
+        Without a threshold, that of the kind of samples; `Settings.of_run` takes that of a run.
 
     Returns
     -------

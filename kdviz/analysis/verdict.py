@@ -19,6 +19,7 @@ from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
 from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
+from kdviz.analysis.settings import Settings
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.arguments import name_some
@@ -33,6 +34,7 @@ _LISTED = 5  # places named in one sentence
 _MET = 0.9  # share of samples calibrated, below which doubts begin
 _ROLES = ("teacher", "student", "baseline")
 _FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
+_SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class Verdict:
         return "\n".join([*lines, *self.notes])
 
 
-def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Verdict:
+def give_verdict(
+    run: Run, pairs: Mapping[str, NetworkPair] | None = None, *, settings: Settings | None = None
+) -> Verdict:
     """Say what a run shows, and what would spoil it.
 
     Parameters
@@ -114,8 +118,9 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     run
         From :func:`kdviz.open_run`; may be empty or unfinished.
     pairs
-        Of it, from `pair_networks` with ``finished=True``, for what is not measured whole is not judged: with
-        the settings of one's choice, by default those of the run.
+        Of it, from `pair_networks` with ``finished=True``, for what is not measured whole is not judged.
+    settings
+        How points follow where `pairs` are not given; as in `pair_networks`.
 
     Raises
     ------
@@ -125,13 +130,15 @@ def give_verdict(run: Run, pairs: Mapping[str, NetworkPair] | None = None) -> Ve
     words = choose_words(run.samples)
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
         if pairs is None:
-            pairs = pair_networks(run, finished=True) if "foreground" in run.samples.variables else {}
+            masked = "foreground" in run.samples.variables
+            pairs = pair_networks(run, settings, finished=True) if masked else {}
         accuracies, differences = tabulate_accuracy(run), tabulate_differences(pairs)
     return Verdict(
         about=_describe(run, accuracies, words),
         doubts=(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
+            *_doubt_teachers(accuracies, pairs),
             *_doubt_pairs(pairs),
             *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
@@ -420,7 +427,7 @@ def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
 
 def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
     known = accuracies[accuracies["accuracy"].notna()]
-    poor = known[known["accuracy"] < 0.9 * known["chance"] + 0.1]
+    poor = known[_is_hardly_better(known["accuracy"], known["chance"])]
     if len(poor):
         told = [f"{name} ({row['accuracy']:.2f})" for name, row in poor.iterrows()]
         yield (
@@ -434,6 +441,34 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
             f"accuracy not recorded: {which}; whether they learned anything is not known here "
             "(`kdviz.store.describe(run, accuracy=...)` tells it)"
         )
+
+
+def _doubt_teachers(accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
+    """Doubt teachers hardly better than the mean baseline, where there is room to be better.
+
+    By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
+    """
+    weak = []
+    for pair in pairs.values():
+        names = {
+            role: [str(ds.attrs.get("network")) for ds in networks.values()]
+            for role, networks in pair.by_role.items()
+        }
+        alone = accuracies["accuracy"].reindex(names["baseline"]).mean()
+        for name, row in accuracies.reindex(names["teacher"]).iterrows():
+            own, poor = row["accuracy"], _is_hardly_better(row["accuracy"], row["chance"])  # told already
+            if alone < _SATURATED and _is_hardly_better(own, alone) and not poor:
+                weak.append(f"{name} ({own:.2f}) beside {alone:.2f}")
+    if weak:
+        yield (
+            f"teacher hardly better than networks without one: {name_some(dict.fromkeys(weak), 3)}; there is "
+            "little to copy that students would not learn alone"
+        )
+
+
+def _is_hardly_better(accuracy: Any, level: Any) -> Any:
+    """Whether an accuracy, or each, is less than a tenth of the way from a level to 1; not if unknown."""
+    return accuracy < 0.9 * level + 0.1
 
 
 def _doubt_samples(run: Run, words: Vocabulary) -> Iterator[str]:

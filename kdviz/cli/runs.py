@@ -25,6 +25,10 @@ def report(
         Path | None,
         typer.Option(help="Where to write; STUDY/report, or beside RUN.zarr into RUN-report by default."),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="How far below the background a point lies, in nat; that of the run by default."),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Say what a run shows, and write figures and tables of it as one HTML page.
@@ -35,6 +39,7 @@ def report(
     """
     from kdviz.reports import place_report, write_report, write_side_by_side
 
+    settings = kdviz.analysis.Settings(threshold=threshold)
     opened: dict[str, kdviz.store.Run] = {}
     for run in map(kdviz.open_run, runs):
         name, number = run.name, 1
@@ -44,13 +49,13 @@ def report(
         opened[name] = run
     places: list[Path] = []
     for name, run in opened.items():
-        for line in (f"{name}\n", *str(kdviz.analysis.give_verdict(run)).splitlines()):
+        for line in (f"{name}\n", *str(kdviz.analysis.give_verdict(run, settings=settings)).splitlines()):
             typer.echo(textwrap.fill(line, 110, subsequent_indent="      "))
         place = place_report(run, folder / name if folder and len(runs) > 1 else folder)
         places.append(place.with_name(f"{name}-report") if place in places else place)
-        page = write_report(run.path, folder=places[-1], progress=progress)
+        page = write_report(run.path, folder=places[-1], threshold=threshold, progress=progress)
         typer.echo(f"\nreport    {page}\nnotebook  {page.with_suffix('.ipynb')}\nrun       {run.path}")
-    together = write_side_by_side(opened, folder=folder or places[0], progress=progress)
+    together = write_side_by_side(opened, folder=folder or places[0], threshold=threshold, progress=progress)
     if together is not None:
         typer.echo(f"together  {together}")
     elif len(runs) > 1:

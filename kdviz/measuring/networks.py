@@ -40,7 +40,7 @@ def measure(
     probes: int = 40,
     draws: int | None = None,
     base_noise: float | None = None,
-    weight: float = 7.0,
+    weight: float | None = None,
     calibration: float = 0.386,
     unit_gain: UnitGain = "mean",
     seed: int = 0,
@@ -82,7 +82,7 @@ def measure(
         middle of a cell decides, as in the authors' code, and more than half of those of a part of a
         partition. Needed for knowledge points.
     labels
-        Class of every sample, ``(B,)``, integers.
+        Class of every sample, ``(B,)``, integers; :func:`kdviz.store.describe` tells a run their names.
     sample_ids
         ``B`` unique, stable names; they key the noise. By default a hash of each input.
     epoch
@@ -115,9 +115,9 @@ def measure(
         ``tau0`` in input units; by default the preset of `units`: 0.01 for images, 0.007 for clouds, 0.01
         times the root mean square for words.
     weight, calibration, unit_gain
-        Of the solution that is stored and checked: entropy weight, mean of ``log(sigma / tau0)``, and what a
-        unit of several parts counts. :func:`kdviz.derive_entropy` gives any other afterwards without the
-        network.
+        Of the solution that is stored and checked: entropy weight, 7 by default and 4 for clouds, mean of
+        ``log(sigma / tau0)``, and what a unit of several parts counts. :func:`kdviz.derive_entropy` gives
+        any other afterwards without the network.
     seed
         Measurement seed. The same noise is used for every epoch, network and role of one seed.
     device

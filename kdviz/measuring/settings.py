@@ -9,7 +9,7 @@ from kdviz.arguments import one_of, positive_number, whole_number
 from kdviz.entropy import UnitGain
 from kdviz.measuring.features import name_feature
 from kdviz.networks.features import Feature
-from kdviz.schema import BLOCK
+from kdviz.schema import BLOCK, VOCABULARIES
 from kdviz.units import Units
 
 ESTIMATOR = "probes and pairs"
@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     probes: int
     draws: int | None
     base_noise: float | None
-    weight: float
+    weight: float | None
     calibration: float
     unit_gain: UnitGain
     seed: int
@@ -66,6 +66,7 @@ class Settings:
         for name in options:
             one_of("option of a measurement", name, Options.__annotations__)
         presets = {name: getattr(units, name) for name in ("method", "draws", "base_noise", "feature")}
+        presets["weight"] = VOCABULARIES[units.modality].weight
         given = {name: value for name, value in options.items() if value is not None or name not in presets}
         relative = given.get("entry") is not None and "base_noise" not in given
         settings: dict[str, Any] = presets | given

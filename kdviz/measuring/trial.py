@@ -1,12 +1,15 @@
 """Try a network on one or two samples before the long work, and say what is wrong in one sentence."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
+from kdviz.errors import LayerError
 from kdviz.measuring.settings import Settings
-from kdviz.networks.features import Batch, FeatureReader, map_batch, to_device
+from kdviz.networks.features import Batch, FeatureReader, main_of, map_batch, put_main, to_device
 from kdviz.networks.inputs import Inputs
-from kdviz.networks.preparing import device_of
+from kdviz.networks.preparing import device_of, is_out_of_memory
 
 _NEGLIGIBLE = 0.01  # of the squared feature change that the base noise makes
 _SAME = 1e-4  # relative; a hundred times what other devices, threads and batches change in float32
@@ -40,9 +43,9 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
     TypeError
         If a layer computes in lower precision than float32.
     ValueError
-        As :meth:`FeatureReader.enter`; or if a layer gives features that are not finite, that no gradient
-        connects with the inputs, that differ between two passes of the same input, or that depend on the
-        other samples of the batch.
+        As :meth:`FeatureReader.enter`; or if the network takes inputs with their axes in another order, or a
+        layer gives features that are not finite, that no gradient connects with the inputs, that differ
+        between two passes of the same input, or that depend on the other samples of the batch.
     """
     sample = to_device(inputs.alone(0), device_of(reader.network))
     try:
@@ -50,6 +53,8 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
         values = reader.enter(sample)
         inputs.units.index(tuple(values.shape[1:]), 0)
     except Exception as error:
+        if not isinstance(error, LayerError) and not is_out_of_memory(error):
+            _advise_to_turn(reader, inputs, sample, error)
         error.add_note(f"while trying the network on one sample, of shape {inputs.shape}")
         raise
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
@@ -97,6 +102,24 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
                 "quantisation, so its gain says nothing; measure the network without it, or an earlier layer"
             )
     return {layer: _weigh(feature) for layer, feature in clean.items()}
+
+
+def _advise_to_turn(reader: FeatureReader, inputs: Inputs, sample: Batch, error: Exception) -> None:
+    """Say how to turn inputs that a network fails on, if it takes them turned, such as coordinates first."""
+    given = turned = main_of(sample, inputs.main)
+    for move in ((-1, 1), (1, -1)) if given.ndim > 2 else ():
+        turned = given.movedim(*move)
+        with suppress(Exception):  # which it does not take either
+            reader.check(put_main(sample, inputs.main, turned))
+            break
+    else:
+        return
+    came, taken = (f"(B, {', '.join(map(str, one.shape[1:]))})" for one in (given, turned))
+    of_cloud = f"; units.cloud({inputs.units.count}) without axis fits both"
+    raise ValueError(
+        f"the network takes inputs {taken}, not {came}: pass inputs.movedim{move}"
+        f"{of_cloud if inputs.units.modality == 'cloud' else ''}"
+    ) from error
 
 
 def respond(reader: FeatureReader, inputs: Inputs) -> dict[str, float]:

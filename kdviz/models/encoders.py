@@ -1,5 +1,6 @@
 """Text networks on an encoder of the user's own: a folder as ``save_pretrained`` of transformers has it."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from kdviz.architectures import ENCODER_PRESET
 from kdviz.arguments import name_some
-from kdviz.errors import DataError, MissingExtraError
+from kdviz.errors import DataError, KdvizWarning, MissingExtraError
 from kdviz.models.text import SpanNetwork, TextNetwork, put_on
 
 
@@ -30,7 +31,8 @@ def build(
     Parameters
     ----------
     folder
-        Config and weights of a network of the kinds of BERT; a classifier's own head is left out.
+        Config and weights of a network of the kinds of BERT; a classifier's own head is left out, which for
+        every kind of BERT is more than the linear layer that is put on top here.
     classes
         Number of logits; None: a `SpanNetwork`.
     vocabulary, length
@@ -55,6 +57,11 @@ def build(
         If transformers is not installed.
     DataError
         If there is no such network in the folder, weights are missing, or it is too small for the texts.
+
+    Warns
+    -----
+    KdvizWarning
+        If `trained` leaves out the head of a classifier, whatever its labels.
     """
     try:
         from transformers import AutoConfig, AutoModel
@@ -84,6 +91,13 @@ def build(
             network = put_on(encoder, classes, pad=pad)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no encoder of the kinds of BERT: {error}") from error
+    if trained and any(str(name).endswith("SequenceClassification") for name in config.architectures or ()):
+        warnings.warn(
+            f"{folder} is a classifier ({name_some(config.id2label.values())}): its encoder is kept and its "
+            "head left out; a new one is trained, a linear layer on the first token's vector",
+            KdvizWarning,
+            stacklevel=2,
+        )
     positions = getattr(encoder.embeddings, "position_embeddings", None)
     unused = getattr(positions, "padding_idx", None)  # RoBERTa counts from the one after that of padding
     reads = getattr(config, "max_position_embeddings", length) - (0 if unused is None else unused + 1)

@@ -17,6 +17,7 @@ from kdviz.render.canvases import CloudCanvas, GridCanvas, WordCanvas, choose_ki
 from kdviz.render.charts import count_curves, points_over_distance, ratio_against_accuracy
 from kdviz.render.cloud import project_cloud
 from kdviz.render.coherency import coherency_chart, coherency_figure
+from kdviz.render.describing import describe_figure
 from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_points, turntable
 from kdviz.render.looks import Looks, NetworkView
 from kdviz.render.pages import Page, show_table, show_verdict
@@ -41,6 +42,7 @@ __all__ = [
     "coherency_chart",
     "coherency_figure",
     "count_curves",
+    "describe_figure",
     "difference_dots",
     "invariance_curves",
     "layer_curves",

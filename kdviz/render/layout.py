@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdviz.render.canvas import Panel
 from kdviz.render.charts import Charts
+from kdviz.render.describing import BAR
 from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, clear
 from kdviz.render.writing import Sheet, Text, fit_line
@@ -70,6 +71,7 @@ def lay_out(
     for axis, one in zip(axes[-1], scale if isinstance(scale, Sequence) else (), strict=False):
         if one is not None:
             bar = figure.colorbar(one.mappable, cax=axis, orientation="horizontal")
+            axis.set_label(BAR)
             bar.set_ticks([*one.limits], labels=[f"{end:.2g}" for end in one.limits], fontsize=7)
             if one.turned:
                 axis.invert_xaxis()

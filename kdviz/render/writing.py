@@ -19,6 +19,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text as Writing
 from PIL import ImageFont
 
+from kdviz.render.describing import describe_figure
+
 _INK = "#222222"
 _LETTER = 0.86  # size of the font over the height of its letters, as the words below are measured
 _LINE, _GAP, _PAD = 1.75, 0.34, 0.2  # in heights of a letter: line to line, word to word, word to its box
@@ -35,7 +37,12 @@ class Sheet(Figure):
     """A figure on which every text is written as it is: no ``$`` begins a formula, no mark turns words.
 
     A PDF or EPS file of it holds TrueType fonts and none of Type 3, which conferences and journals refuse.
+    Shown in a notebook, it carries its text alternative.
     """
+
+    def _repr_mimebundle_(self, **formats: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return no data, which is left to matplotlib, and what notebooks store beside it."""
+        return {}, {"alt": describe_figure(self)}
 
     def savefig(self, fname: Any, *args: Any, **options: Any) -> None:
         """Save as matplotlib does; a ``PdfPages`` writes its fonts itself, when it is closed."""

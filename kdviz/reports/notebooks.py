@@ -17,13 +17,14 @@ from unittest.mock import patch
 
 import kdviz
 from kdviz import analysis, stopping
-from kdviz.arguments import name_some, suggest
+from kdviz.arguments import name_some, positive_number, suggest
 from kdviz.errors import DataError, KdvizWarning, MissingExtraError, StoreError
 from kdviz.files import make_folder, parse_yaml, shipped_folders, write_bytes
 
 try:
     import nbformat
     import papermill
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 except ImportError as error:
@@ -33,6 +34,15 @@ _LONGEST_NAME = 100
 _REPORT, _TABLES = "01_report", "08_tables"
 _SCALARS = (str, int, float, bool)
 _LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
+# JupyterLab's template gives pictures no ``alt``, which figures store beside themselves.
+_PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- macro described(image, output) -%}
+{%- set alt = output | get_metadata('alt') -%}
+{{ image | replace('<img', '<img alt="' ~ (alt | escape_html) ~ '"', 1) if alt else image }}
+{%- endmacro -%}
+{%- block data_jpg scoped -%}{{ described(super(), output) }}{%- endblock -%}
+{%- block data_png scoped -%}{{ described(super(), output) }}{%- endblock -%}
+"""
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -165,11 +175,26 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_report(
-    run: str | os.PathLike[str], *, folder: str | os.PathLike[str], progress: bool = True
+    run: str | os.PathLike[str],
+    *,
+    folder: str | os.PathLike[str],
+    threshold: float | None = None,
+    progress: bool = True,
 ) -> Path:
     """Execute the report notebook on a run and write it as a page without code.
 
     The page begins with what would spoil an answer, and the answers; chapters appear as results exist.
+
+    Parameters
+    ----------
+    run
+        Run directory, exported ``.nc`` file or folder of a study.
+    folder
+        Where the page goes.
+    threshold
+        Of knowledge points, in nat, above 0; by default that of the run.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -182,13 +207,15 @@ def write_report(
         If there is no run, it is damaged, or the folder cannot be written.
     DataError
         If a cell fails.
+    ValueError
+        If `threshold` is not positive.
     """
     opened = kdviz.open_run(run)  # a wrong path is refused before a kernel starts
+    parameters: dict[str, Any] = {"run_path": str(opened.path.resolve())}
+    chosen = {} if threshold is None else {"threshold": positive_number("threshold", threshold)}
     target = make_folder(folder)
     executed = target / "report.ipynb"
-    _execute(
-        find_notebook(_REPORT), executed, {"run_path": str(opened.path.resolve())}, progress_bar=progress
-    )
+    _execute(find_notebook(_REPORT), executed, parameters | chosen, progress_bar=progress)
     return _write_page(executed, code=False)
 
 
@@ -199,9 +226,13 @@ def place_report(run: kdviz.store.Run, folder: Path | None = None) -> Path:
 
 
 def write_side_by_side(
-    runs: Mapping[str, kdviz.store.Run], *, folder: str | os.PathLike[str], progress: bool = True
+    runs: Mapping[str, kdviz.store.Run],
+    *,
+    folder: str | os.PathLike[str],
+    threshold: float | None = None,
+    progress: bool = True,
 ) -> Path | None:
-    """Write one page of several runs, each an arm under its name.
+    """Write one page of several runs, each an arm under its name; `threshold` as in `write_report`.
 
     Returns
     -------
@@ -219,7 +250,7 @@ def write_side_by_side(
         with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # their own reports say it
             compared = analysis.tabulate_differences(analysis.pair_networks(run) if whole else {})
         if len(compared):
-            arms.append(analysis.Arm({"setting": name}, run))
+            arms.append(analysis.Arm({"setting": name}, run, analysis.Settings(threshold=threshold)))
         else:
             left_out.append(name)
     if len(arms) < 2:
@@ -352,7 +383,10 @@ def _read_metadata(notebook: Path) -> dict[str, Any]:
 
 
 def _write_page(notebook: Path, code: bool = True) -> Path:
-    exporter = HTMLExporter(exclude_input=not code, embed_images=True)
+    loader = DictLoader({"described.html.j2": _PAGE})
+    exporter = HTMLExporter(
+        exclude_input=not code, embed_images=True, template_file="described.html.j2", extra_loaders=[loader]
+    )
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     node = nbformat.read(notebook, as_version=4)
     if not code:

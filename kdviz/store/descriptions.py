@@ -45,7 +45,8 @@ def describe(
     labels
         Class of every sample, ``(B,)``, integers of 0 or more, in the order of the run's samples.
     classes
-        Names of the classes 0, 1, ...; of labels given here or before.
+        Names of the classes 0, 1, ...; of labels given here or before. What was measured of a
+        :class:`~kdviz.sources.TextSet`, `ImageSet` or `CloudSet` takes its: ``classes=texts.classes``.
     accuracy
         Share of held-out samples that a network classifies correctly, 0 to 1: ``{network: {epoch: value}}``
         as a training logs it, of which the measured epochs count, or ``{network: value}`` at the last of

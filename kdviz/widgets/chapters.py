@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from kdviz import analysis
 from kdviz.render.charts import points_over_distance
 from kdviz.render.coherency import coherency_chart
+from kdviz.render.describing import describe_figure
 from kdviz.render.layout import encode_figure
 from kdviz.render.pages import Page, show_table, show_verdict
 from kdviz.render.relevance import relevance_chart
 from kdviz.render.tables import difference_dots
 from kdviz.render.transfer import transfer_chart
 from kdviz.widgets.derivation import noting
-from kdviz.widgets.drawing import close_whole
+from kdviz.widgets.drawing import Described, close_whole
 from kdviz.widgets.scene import Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
@@ -85,7 +86,11 @@ class Chapters(widgets.VBox):
             said = widgets.HTML("".join(f"<div>{escape(line)}</div>" for line in lines))
             if isinstance(self.shown, Figure):
                 picture = encode_figure(self.shown, dpi=_DPI)
-                image = widgets.Image(value=picture, layout={"max_width": "100%", "align_self": "flex-start"})
+                image = Described(
+                    value=picture,
+                    tooltip=describe_figure(self.shown),
+                    layout={"max_width": "100%", "align_self": "flex-start"},
+                )
                 self._body.children = image, said
             elif isinstance(self.shown, Page):
                 page = widgets.Output()  # where its tables can be sorted

@@ -4,6 +4,7 @@ from html import escape
 from math import isnan
 
 import ipywidgets as widgets
+from traitlets import Unicode
 
 from kdviz.render.canvas import Panel
 from kdviz.render.layout import colour_stops, encode_png
@@ -11,6 +12,15 @@ from kdviz.render.looks import DETOURS, ENTROPY, MAP, POINTS, Looks, NetworkView
 from kdviz.render.style import CROSS, DIAMOND, DISC
 from kdviz.render.writing import Text
 from kdviz.widgets.scene import View
+
+
+class Described(widgets.Image):
+    """A picture whose tooltip is its text alternative: ipywidgets gives an image no ``alt``, but a ``title``.
+
+    It does so only where the description is an empty text, and an image of ipywidgets has none.
+    """
+
+    description = Unicode("").tag(sync=True)
 
 
 def name_panels(overlay: str, inside: str) -> dict[str, str]:
@@ -36,6 +46,15 @@ def describe_counts(one: NetworkView, inside: str) -> tuple[str, ...]:
     return *parts, "ratio undefined" if isnan(ratio) else f"ratio {ratio:.2f}"
 
 
+def describe_panels(one: NetworkView, overlay: str, inside: str) -> dict[str, str]:
+    """Say in a line what each kind of panel shows of one network, for whoever cannot see it."""
+    numbers = {POINTS: describe_counts(one, inside), DETOURS: (f"{one.dropped.sum()} dropped",)}
+    return {
+        kind: ", ".join([one.network, f"epoch {one.epoch}", title, *numbers.get(kind, ())])
+        for kind, title in name_panels(overlay, inside).items()
+    }
+
+
 def head_network(one: NetworkView, inside: str, colour: str) -> str:
     """Write the heading of a network as HTML: its name in its colour, its role and epoch, and its counts."""
     role = "" if one.role in ("", one.network) else f"{escape(one.role)}, "
@@ -55,9 +74,12 @@ def describe_scale(one: NetworkView, overlay: str) -> str:
     return f"{overlay}: {'blue negative, red positive' if low < 0 else 'from dark blue (nothing) to yellow'}"
 
 
-def send_panel(widget: widgets.Image | widgets.HTML, panel: Panel) -> None:
-    """Show a picture or words in a widget made for them."""
-    widget.value = panel.to_html() if isinstance(panel, Text) else encode_png(panel)
+def send_panel(widget: Described | widgets.HTML, panel: Panel, alternative: str) -> None:
+    """Show a picture, with its text alternative, or words in a widget made for them."""
+    if isinstance(panel, Text):
+        widget.value = panel.to_html()
+    else:
+        widget.value, widget.tooltip = encode_png(panel), alternative
 
 
 def explain_view(view: View, looks: Looks) -> str:

@@ -11,12 +11,21 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from kdviz.render.charts import view_charts
+from kdviz.render.describing import describe_figure
 from kdviz.render.layout import encode_figure
 from kdviz.render.looks import ENTROPY, MAP, Looks
 from kdviz.widgets.chapters import Chapters
 from kdviz.widgets.controls import Controls
 from kdviz.widgets.debounce import Debounced
-from kdviz.widgets.drawing import close_whole, explain_view, head_network, name_panels, send_panel
+from kdviz.widgets.drawing import (
+    Described,
+    close_whole,
+    describe_panels,
+    explain_view,
+    head_network,
+    name_panels,
+    send_panel,
+)
 from kdviz.widgets.exports import draw_figure, write_view
 from kdviz.widgets.gallery import Gallery
 from kdviz.widgets.scene import Scene, View
@@ -66,7 +75,7 @@ class Explorer(widgets.VBox):
             "notes": widgets.HTML(),
             "explanation": widgets.HTML(),
             "input": self._make_panel({"width": f"{_INPUT}px", "margin": "0 0 4px 0"}),
-            "charts": widgets.Image(format="png", layout={"width": "100%", "max_width": f"{_CHARTS}px"}),
+            "charts": Described(layout={"width": "100%", "max_width": f"{_CHARTS}px"}),
         }
         self._panels, self._gaps = widgets.VBox(), widgets.HTML()
         selection.observe(self._on_selection)  # before all others: it clears what was said of the last one
@@ -244,9 +253,11 @@ class Explorer(widgets.VBox):
             self._titles[kind].value = f"<i>{escape(title)}</i>"
         for column, one in enumerate(view.networks):
             out["heads"][column].value = head_network(one, inside, view.styles[one.network].colour)
+            told = describe_panels(one, chosen.overlay, inside)
             for kind, panel in view.canvas.draw_panels(one, looks, _PANEL).items():
-                send_panel(out[kind][column], panel)
-        send_panel(out["input"], view.canvas.draw_input(looks, _INPUT))
+                send_panel(out[kind][column], panel, told[kind])
+        told_input = f"input: {view.title} {view.label}".strip()
+        send_panel(out["input"], view.canvas.draw_input(looks, _INPUT), told_input)
         out["explanation"].value = explain_view(view, looks)
         if self._other_layer and chosen.settings.feature_loss is None:
             notes.append(
@@ -256,25 +267,26 @@ class Explorer(widgets.VBox):
         out["notes"].value = "".join(f"<div>&#9432; {escape(note)}</div>" for note in notes)
         return view
 
-    def _make_panel(self, layout: dict[str, str]) -> widgets.Image | widgets.HTML:
+    def _make_panel(self, layout: dict[str, str]) -> Described | widgets.HTML:
         """Make the widget that `send_panel` fills."""
         if self._scene.kind.is_text:
             return widgets.HTML(layout=layout | {"max_height": _TALLEST, "overflow": "auto"})
-        return widgets.Image(format="png", layout=layout)
+        return Described(layout=layout)
 
     def _draw_charts(self) -> None:
         chosen = self.selection
         with self._status.showing_errors(fresh=False):
             try:
                 shown = self._scene.charts(self.view, chosen.epoch, chosen.histogram, chosen.place)
-                self._show_charts(encode_figure(view_charts(shown), dpi=_CHART_DPI))
+                figure = view_charts(shown)
+                self._show_charts(encode_figure(figure, dpi=_CHART_DPI), describe_figure(figure))
             except Exception:
                 self._show_charts(b"")
                 raise
 
-    def _show_charts(self, picture: bytes) -> None:
+    def _show_charts(self, picture: bytes, alternative: str = "") -> None:
         """Show the charts, or nothing."""
-        self.outputs["charts"].value = picture
+        self.outputs["charts"].value, self.outputs["charts"].tooltip = picture, alternative
         self.outputs["charts"].layout.visibility = "visible" if picture else "hidden"
 
     def _lay_out_panels(self, networks: int) -> None:

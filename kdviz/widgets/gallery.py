@@ -5,7 +5,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from kdviz.render.looks import Looks
-from kdviz.widgets.drawing import send_panel
+from kdviz.widgets.drawing import Described, send_panel
 from kdviz.widgets.scene import ORDERS, Scene
 from kdviz.widgets.selection import Selection
 from kdviz.widgets.status import Status
@@ -55,9 +55,7 @@ class Gallery(widgets.VBox):
         self._where = widgets.Label()
         sample, label, order, earlier, later = self.by_name.values()
         words = scene.kind.is_text
-        self.pictures = [
-            widgets.Image(format="png", width=_SIZE, height=_SIZE) for _ in range(0 if words else PAGE)
-        ]
+        self.pictures = [Described(width=_SIZE, height=_SIZE) for _ in range(0 if words else PAGE)]
         wide = f"{_WIDE if words else _SIZE}px"
         self.buttons = [
             widgets.Button(layout={"width": wide, "height": "22px", "padding": "0"}) for _ in range(PAGE)
@@ -97,7 +95,8 @@ class Gallery(widgets.VBox):
         for place, (name, button) in enumerate(zip(here, self.buttons, strict=False)):
             canvas = self._scene.canvas(name)
             if self.pictures:
-                send_panel(self.pictures[place], canvas.draw_input(Looks(), 2 * _SIZE))
+                panel = canvas.draw_input(Looks(), 2 * _SIZE)
+                send_panel(self.pictures[place], panel, f"input: {self._scene.titles[name]}")
             told = filter(None, (self._scene.labels[name], canvas.caption))
             button.description = ": ".join(told) or self._scene.titles[name]
             button.tooltip = name

@@ -149,7 +149,7 @@ class Scene:
         """Fill in what a measurement was made with, and the threshold of the run, where none is chosen."""
         attrs = self._derivation.measured(network, self.lineup.module(network, layer)).attrs
         if settings.weight is None:
-            settings = replace(settings, weight=float(attrs.get("weight", 7.0)))
+            settings = replace(settings, weight=float(attrs.get("weight", self.kind.vocabulary.weight)))
         if settings.unit_gain is None:
             settings = replace(settings, unit_gain=attrs.get("unit_gain", "mean"))
         return settings.of_run(self.run)

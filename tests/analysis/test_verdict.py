@@ -35,8 +35,10 @@ def advised(doubt: str) -> dict[str, object]:
     return parse_parameters(notebook, [parameter])
 
 
-def make_run(path: Path, counts: dict, *, accuracy: float | None = 0.8, empty: int = 0) -> Run:
-    """`empty` samples, the first, are without any point in students and baselines."""
+def make_run(
+    path: Path, counts: dict, *, accuracy: float | None = 0.8, taught: float | None = 0.9, empty: int = 0
+) -> Run:
+    """`empty` samples, the first, are without any point in students and baselines; `taught` the teacher's."""
     points = {
         (role, layer, seed): draw_points(FOREGROUND, *one, len(EPOCHS[role.partition("/")[0]]))
         for (role, layer), seeds in counts.items()
@@ -45,6 +47,8 @@ def make_run(path: Path, counts: dict, *, accuracy: float | None = 0.8, empty: i
     for (role, _, _), found in points.items():
         found[:, : empty if role != "teacher" else 0] = False
     told = None if accuracy is None else dict.fromkeys(points, accuracy)
+    if told and taught is not None:
+        told |= {key: taught for key in told if key[0] == "teacher"}
     return invent_seeds_run(path / "run", points, FOREGROUND, epochs=EPOCHS, accuracies=told, classes=FOUR)
 
 
@@ -220,10 +224,33 @@ def test_give_verdict__judges_what_is_whole_of_a_run_that_is_not(tmp_path: Path)
 def test_give_verdict__accuracies_beside_chance(tmp_path: Path) -> None:
     # a tenth of the way from a chance of 0.25 to 1
     (doubt,) = analysis.give_verdict(make_run(tmp_path / "a", COUNTS, accuracy=0.32)).doubts
-    assert "chance (0.25)" in doubt and "(0.32)" in doubt and "and 9 more" in doubt
+    assert "chance (0.25)" in doubt and "(0.32)" in doubt and "and 8 more" in doubt
     assert analysis.give_verdict(make_run(tmp_path / "b", COUNTS, accuracy=0.33)).doubts == ()
     (doubt,) = analysis.give_verdict(make_run(tmp_path / "c", COUNTS, accuracy=None)).doubts
     assert doubt.startswith("accuracy not recorded: all networks")
+
+
+@pytest.mark.parametrize(
+    ("alone", "taught", "told"),
+    [
+        (0.80, 0.81, True),  # a tenth of the way from 0.80 to 1 is 0.82
+        (0.80, 0.83, False),
+        (0.80, 0.60, True),
+        (0.94, 0.945, True),
+        (1.00, 1.00, False),  # nobody can be better
+        (0.96, 0.95, False),
+        (0.50, 0.30, False),  # hardly better than chance, which is a doubt of its own
+    ],
+)
+def test_give_verdict__a_teacher_hardly_better_than_baselines_is_a_doubt(
+    tmp_path: Path, alone: float, taught: float, told: bool
+) -> None:
+    doubts = analysis.give_verdict(make_run(tmp_path, COUNTS, accuracy=alone, taught=taught)).doubts
+    said = (
+        f"teacher hardly better than networks without one: teacher-fc1-s0 ({taught:.2f}) beside {alone:.2f}; "
+        "there is little to copy that students would not learn alone"
+    )
+    assert [doubt for doubt in doubts if "teacher" in doubt and "chance" not in doubt] == [said] * told
 
 
 def test_give_verdict__few_points_are_a_doubt(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from invented_runs import invent_cloud_run
 from torch import nn
 
-from kdviz import derive_entropy, measure, measure_checkpoints, open_run, units
+from kdviz import derive_entropy, find_points, measure, measure_checkpoints, open_run, units
+from kdviz.analysis import Settings
+from kdviz.architectures import PRESETS
+from kdviz.schema import VOCABULARIES
 
 torch.set_num_threads(1)
 POINTS = 12
@@ -138,8 +142,28 @@ def test_measure_checkpoints__cloud_run_opens_without_pictures(tmp_path):
     opened = open_run(tmp_path / "run")
     assert "thumbnail" not in opened.samples
     np.testing.assert_array_equal(opened.samples["z"], make_clouds()[..., 2])
-    derived = derive_entropy(opened.dataset("one", "fc1"))
-    np.testing.assert_allclose(derived["entropy"], opened.dataset("one", "fc1")["entropy"], atol=2e-5)
+    stored = opened.dataset("one", "fc1")
+    derived = derive_entropy(stored)
+    np.testing.assert_allclose(derived["entropy"], stored["entropy"], atol=2e-5)
+    assert stored.attrs["weight"] == derived["entropy"].attrs["weight"] == 4.0
+
+
+def test_presets__of_clouds_are_those_of_the_studies_of_pointnet(tmp_path):
+    run, preset = invent_cloud_run(tmp_path / "run", points=30).run, PRESETS["small_pointnet"]
+    words = VOCABULARIES["cloud"]
+    assert (words.weight, words.threshold) == (preset.weight, preset.threshold) == (4.0, 0.5)
+    assert Settings().of_run(run).threshold == 0.25  # as the run records
+    run.attrs["config"] = "{}"
+    assert Settings().of_run(run).threshold == 0.5 and Settings(threshold=0.3).of_run(run).threshold == 0.3
+    ds = derive_entropy(run.dataset("teacher", "fc1"))
+    assert ds["entropy"].attrs["weight"] == 4.0
+    for found in (find_points(ds), Settings().find(ds)):
+        assert found["knowledge_point"].attrs["threshold"] == 0.5
+    older = derive_entropy(ds, weight=7.0)  # a run measured at another weight is not shown at 4
+    kept = Settings().derive(older.assign_attrs(weight=7.0))["entropy"]
+    np.testing.assert_array_equal(kept, older["entropy"])
+    others = find_points(ds.drop_vars(["x", "y", "z"]))
+    assert others["knowledge_point"].attrs["threshold"] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -159,6 +183,28 @@ def test_measure_checkpoints__cloud_run_opens_without_pictures(tmp_path):
 def test_measure__clouds_of_another_shape(clouds, message):
     with pytest.raises(ValueError, match=message):
         measure(Farthest(), clouds, units=units.cloud(5), layers="fc1", progress=False)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_measure__clouds_that_the_network_takes_turned_are_told_so(first):
+    network = nn.Sequential(nn.Conv1d(3, 4, 1) if first else nn.Linear(3, 4), nn.Flatten())
+    clouds, options = make_clouds(), {"layers": "0", "units": units.cloud(POINTS), "progress": False}
+    given, taken = ((clouds, clouds.mT) if first else (clouds.mT, clouds))[:2]
+    move = (-1, 1)  # of two axes, both moves are the same
+    message = (
+        rf"the network takes inputs \(B, {taken.shape[1]}, {taken.shape[2]}\), not \(B, {given.shape[1]}, "
+        rf"{given.shape[2]}\): pass inputs.movedim\(-1, 1\); units.cloud\({POINTS}\) without axis fits both"
+    )
+    with pytest.raises(ValueError, match=message):
+        measure(network, given.contiguous(), **options)
+    turned = measure(network, given.movedim(*move), **options)
+    np.testing.assert_array_equal(turned["z"], clouds[..., 2])
+
+
+def test_measure__a_network_that_takes_no_order_of_axes_fails_as_it_does():
+    with pytest.raises(RuntimeError, match="to have 5 channels") as told:
+        measure(nn.Sequential(nn.Conv1d(5, 4, 1)), make_clouds(), layers="0", units=units.cloud(POINTS))
+    assert told.value.__notes__ == ["while trying the network on one sample, of shape (12, 3)"]
 
 
 def test_cloud__bad_number():

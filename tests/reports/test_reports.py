@@ -18,6 +18,7 @@ import xarray as xr
 from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
+from invented_runs import draw_points, invent_seeds_run
 from nbformat.v4 import new_code_cell, new_notebook
 from page_rows import read_rows
 from papermill.translators import PythonTranslator
@@ -269,6 +270,11 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
         "no code is shown"
     )
+    told = [image["alt"] for image in BeautifulSoup(text, "html.parser").select("img")]
+    assert len(told) == text.count("data:image/jpeg;base64")
+    assert told[0].startswith("after the last epoch, at ") and " columns: input; teacher; " in told[0]
+    assert all(len(one.split()) > 10 and re.search(r"Picture|Chart|charts", one) for one in told), told
+    assert sum(f"{metric}; " in one for one in told for metric in ("n_fg", "fg_ratio", "d_mean")) == 3
 
 
 @pytest.mark.slow
@@ -297,6 +303,31 @@ def test_write_report__takes_networks_measured_without_a_study(tmp_path: Path) -
     assert text.count("data:image/jpeg;base64") >= 2 and "my-baseline" in text
 
 
+@pytest.mark.slow
+def test_write_report__shows_detours_of_students_of_all_losses_beside_the_baseline(tmp_path: Path) -> None:
+    foreground = np.broadcast_to(np.arange(40) < 12, (4, 40)).copy()
+    losses = {"crd": 5, "dkd": 4, "features": 8, "hint": 3, "kl": 6, "tenth": 7}
+    ends = {f"student/{loss}": count for loss, count in losses.items()} | {"baseline": 2}
+    points = {(role, "fc1", 0): draw_points(foreground, count, 1, 3) for role, count in ends.items()}
+    for (role, _, _), found in points.items():
+        found[0, :, 11] = role.startswith("student")  # tried at first and dropped
+    epochs = dict.fromkeys(("student", "baseline"), (0, 2, 5))
+    run = invent_seeds_run(tmp_path / "run", points, foreground, epochs=epochs)
+    kdviz.store.describe(run, accuracy={name: {0: 0.1, 2: 0.6, 5: 0.9} for name in run.networks})
+    page = write_report(tmp_path / "run", folder=tmp_path / "report", progress=False)
+    images = BeautifulSoup(page.read_text(), "html.parser").select("img")
+    (told,) = [image["alt"] for image in images if "tried and dropped" in image["alt"]]
+    shown = [f"student, {loss}" for loss in [*losses][:5]]
+    assert told.startswith(f"at fc1. Pictures in 7 columns: input; {'; '.join(shown)}; baseline. Row s0. ")
+    (row,) = re.findall(r"Row s0\. (.*?)\. ", told)
+    assert row.split("; ") == [
+        *(f"student, {loss}: {losses[loss]} kept, 1 dropped" for loss in [*losses][:5]),
+        "baseline: 2 kept, 0 dropped",
+    ]
+    (path,) = [image["alt"] for image in images if "accuracy on held-out" in image["alt"]]
+    assert path.endswith(f"Lines: {', '.join(shown)}, baseline.")
+
+
 def test_write_report__of_an_empty_run_says_so_and_no_more(tmp_path: Path) -> None:
     samples = xr.Dataset(coords={"sample": ["bird"], "unit": [0]})
     kdviz.store.create_run(tmp_path / "run", samples=samples)
@@ -314,11 +345,14 @@ def test_write_report__missing_run_is_refused_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
-def test_rerun__larger_threshold_of_the_report_counts_fewer_points(tmp_path: Path) -> None:
+def test_write_report__larger_threshold_counts_fewer_points(tmp_path: Path) -> None:
     cells = nbformat.read(find_notebook("01_report"), as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     shown = "".join(one.data.get("text/html", "") for one in outputs if "data" in one)
-    page = rerun("01_report", {"threshold": 0.4}, folder=tmp_path, progress=False).read_text()
+    run = find_data("runs/fashion.nc")
+    page = write_report(run, folder=tmp_path, threshold=0.4, progress=False).read_text()
+    with pytest.raises(ValueError, match="threshold must be a positive number"):
+        write_report(run, folder=tmp_path, threshold=0.0, progress=False)
     loose, strict = (
         np.array([(one["n_fg"], one["n_bg"]) for one in read_rows(text) if "uncertain" in one], float)
         for text in (shown, page)  # as stored, with the default of 0.2, and executed

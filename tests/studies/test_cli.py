@@ -441,14 +441,14 @@ def test_report__names_page_notebook_and_next_step(
 ) -> None:
     asked = {}
 
-    def write(run: Path, *, folder: Path, progress: bool) -> Path:
-        asked.update(run=run, folder=folder, progress=progress)
+    def write(run: Path, *, folder: Path, threshold: float | None, progress: bool) -> Path:
+        asked.update(run=run, folder=folder, threshold=threshold, progress=progress)
         return folder / "report.html"
 
     monkeypatch.setattr(reports, "write_report", write)
     done = call("report", study.folder, "--no-progress")
     beside = study.folder / "report"
-    assert asked == {"run": study.run_path, "folder": beside, "progress": False}
+    assert asked == {"run": study.run_path, "folder": beside, "threshold": None, "progress": False}
     verdict, _, end = done.out.partition("\n\nreport    ")
     answers = kdviz.analysis.give_verdict(kdviz.open_run(study.run_path))
     assert verdict.split() == [study.folder.name, *str(answers).split()], "answers first"
@@ -456,8 +456,14 @@ def test_report__names_page_notebook_and_next_step(
         f"report    {beside / 'report.html'}\nnotebook  {beside / 'report.ipynb'}\n"
         f"run       {study.run_path}\nnext      kdviz explore {study.folder}\n"
     )
-    call("report", study.run_path, "--folder", tmp_path / "mine")
-    assert asked == {"run": study.run_path, "folder": tmp_path / "mine", "progress": True}
+    done = call("report", study.run_path, "--folder", tmp_path / "mine", "--threshold", "0.4")
+    mine = {"folder": tmp_path / "mine", "threshold": 0.4}
+    assert asked == {"run": study.run_path, **mine, "progress": True}
+    run, settings = kdviz.open_run(study.run_path), kdviz.analysis.Settings(threshold=0.4)
+    stricter = kdviz.analysis.give_verdict(run, settings=settings)
+    assert (
+        done.out.partition("\n\nreport    ")[0].split()[1:] == str(stricter).split() != str(answers).split()
+    )
 
 
 def test_report__of_runs_in_one_folder_lies_apart(
@@ -467,7 +473,7 @@ def test_report__of_runs_in_one_folder_lies_apart(
     monkeypatch.setattr(
         reports,
         "write_report",
-        lambda run, *, folder, progress: asked.append(folder) or folder / "report.html",
+        lambda run, *, folder, **_: asked.append(folder) or folder / "report.html",
     )
     for name in ("a.zarr", "run.zarr"):
         shutil.copytree(study.run_path, tmp_path / name)
@@ -485,10 +491,11 @@ def test_report__of_several_runs_shows_them_side_by_side(
     asked: dict[str, Any] = {}
 
     def write(arms: list[kdviz.analysis.Arm], *, folder: Path, name: str, **about: object) -> Path:
-        asked.update(labels=[arm.labels for arm in arms], folder=folder)
+        thresholds = {arm.settings.threshold for arm in arms if arm.settings}
+        asked.update(labels=[arm.labels for arm in arms], folder=folder, thresholds=thresholds)
         return folder / f"{name}.html"
 
-    monkeypatch.setattr(reports, "write_report", lambda run, *, folder, progress: folder / "report.html")
+    monkeypatch.setattr(reports, "write_report", lambda run, *, folder, **_: folder / "report.html")
     monkeypatch.setattr(notebooks, "write_tables", write)
     shutil.copytree(study.run_path, tmp_path / "other.zarr")
     bare = {"sample": ["s0"], "unit": [0]}
@@ -501,10 +508,11 @@ def test_report__of_several_runs_shows_them_side_by_side(
         tmp_path / "aside" / "other.zarr",
         tmp_path / "empty.zarr",
     ]
-    done = call("report", *runs, "--folder", "all")
+    done = call("report", *runs, "--folder", "all", "--threshold", "0.3")
     names = [study.folder.name, "other", "other-2", "empty"]
     assert re.findall(r"^report +(\S+)$", done.out, re.M) == [f"all/{name}/report.html" for name in names]
-    assert asked == {"labels": [{"setting": name} for name in names[:3]], "folder": Path("all")}
+    labels = [{"setting": name} for name in names[:3]]
+    assert asked == {"labels": labels, "folder": Path("all"), "thresholds": {0.3}}
     assert "together  all/side-by-side.html\n" in done.out
     assert "in doubt: nothing is measured yet" in done.out
 
@@ -523,14 +531,14 @@ def test_demo__trains_measures_and_reports_in_that_order(call: Call, monkeypatch
         def summary(self) -> pd.DataFrame:
             return pd.DataFrame({"network": ["teacher"]})
 
-    def write(run: Path, *, folder: Path, progress: bool) -> Path:
+    def write(run: Path, *, folder: Path, **_: object) -> Path:
         done.append(("report", run))
         return folder / "report.html"
 
     monkeypatch.setattr(studies, "Study", FakeStudy)
     made = {"name": "demo", "gaps": str}
     monkeypatch.setattr(kdviz, "open_run", lambda folder: SimpleNamespace(path=folder / "run.zarr", **made))
-    monkeypatch.setattr(kdviz.analysis, "give_verdict", lambda run: f"of {run.name}: yes")
+    monkeypatch.setattr(kdviz.analysis, "give_verdict", lambda run, **_: f"of {run.name}: yes")
     monkeypatch.setattr(reports, "write_report", write)
     out = call("demo", "--seeds", 2, "--no-progress").out
     folder = Path("runs/demo")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 import kdviz
 import kdviz.models  # before networks of transformers
 from kdviz import cli, transfer
-from kdviz.errors import DataError
+from kdviz.errors import DataError, KdvizWarning
 from kdviz.models import encoders
 from kdviz.networks import read_checkpoint
 from kdviz.sources import LabelledTexts, MovieReviews, TextSet, encode, read_texts, review_tokenizer
@@ -325,6 +325,20 @@ def test_encoder__weights_of_other_names_are_no_teacher(folder, tmp_path) -> Non
     network = encoders.build(tmp_path / "own", classes=2, trained=True)
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(network.encoder.state_dict()[name], weights[f"roberta.{name}"])
+
+
+def test_encoder__of_a_classifier_is_kept_and_its_head_said_to_be_left_out(folder, tmp_path) -> None:
+    from transformers import RobertaForSequenceClassification
+
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    classifier = RobertaForSequenceClassification.from_pretrained(folder / "encoder", **names)
+    classifier.save_pretrained(tmp_path)
+    said = r"is a classifier \(bad, good\): its encoder is kept and its head left out; a new one is trained"
+    with pytest.warns(KdvizWarning, match=said):
+        network = encoders.build(tmp_path, classes=2, trained=True)
+    for name, value in classifier.roberta.state_dict().items():
+        assert torch.equal(network.encoder.state_dict()[name], value), name
+    encoders.build(tmp_path, classes=2)  # untrained, like a student, has no head to lose: no warning
 
 
 def test_encoder__a_decoder_is_told_apart(tmp_path) -> None:

@@ -32,6 +32,7 @@ GRID = units.grid(4)
 IMAGES = random_images(3, seed=3)
 MASKS = np.zeros((3, 8, 8), bool)
 MASKS[:, :4] = True
+CLOUDS = torch.linspace(-1, 1, 24).view(2, 4, 3)
 FAST = {"units": GRID, "method": "gain", "probes": 4, "draws": 2, "progress": False}
 NAMED = {"network": "n", "role": "student", "layers": "fc1"}
 
@@ -265,6 +266,11 @@ ROWS = {
         "such as 2.1$",  # no word of pixels
         lambda _: strictly(lambda: measure_cloud()),
         lambda _: strictly(lambda: measure_cloud(base_noise=2.1)),
+    ),
+    "coordinates first": Row(
+        r"\(B, 3, 4\), not \(B, 4, 3\): pass inputs\.movedim\(-1, 1\)",
+        lambda _: measure_turned(CLOUDS),
+        lambda _: measure_turned(CLOUDS.movedim(-1, 1)),
     ),
     "words without entry": Row(
         "needs entry: the name of the module",
@@ -577,6 +583,11 @@ def measure_cloud(**options) -> xr.Dataset:
     network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
     cloud = torch.linspace(-30, 30, 24).view(2, 4, 3) * 10
     return measure(network, cloud, layers="1", units=units.cloud(4), **options)
+
+
+def measure_turned(clouds: torch.Tensor) -> xr.Dataset:
+    network = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Flatten())
+    return measure(network, clouds, layers="0", units=units.cloud(4))
 
 
 @cache

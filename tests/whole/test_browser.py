@@ -171,6 +171,16 @@ def test_sliders__move_counts_and_pictures_as_the_data_say(app: AppPage, tmp_pat
         assert app.pictures() == first
 
 
+def test_pictures__have_names_that_say_what_they_show(app: AppPage, tmp_path: Path) -> None:
+    with app.watched(tmp_path / "page.png"):
+        told = app.app.locator("img").evaluate_all("images => images.map(image => image.title)")
+        assert len(told) > 20 and all(len(one.split()) > 1 for one in told), told
+        role = next(iter(NETWORKS.values()))
+        expect(
+            app.app.get_by_role("img", name=re.compile(f"^{role}, epoch .*knowledge points, "))
+        ).to_be_visible()
+
+
 def test_thumbnail__chooses_its_sample(app: AppPage, tmp_path: Path) -> None:
     with app.watched(tmp_path / "page.png"):
         start = read(app)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import kdviz
+from kdviz import sources
 from kdviz.errors import DataError
 from kdviz.sources import find_checkpoints
 
@@ -188,12 +189,19 @@ def test_words_and_points__from_ones_own_networks_to_tables_and_pictures(
     for axis, name in enumerate("xyz"):
         np.testing.assert_array_equal(clouds[name], arrays["xyz"][..., axis])
     np.testing.assert_array_equal(clouds["foreground"], arrays["on_object"])
+    assert (clouds.attrs["weight"], kdviz.schema.choose_words(clouds).threshold) == (4.0, 0.5)
     found = kdviz.find_points(clouds, threshold=0.5).isel(epoch=-1)
     n_fg = float((found["knowledge_point"] & found["foreground"]).sum("unit").mean())
     row = next(line.split() for line in printed[5].splitlines() if line.startswith("n_fg"))
     assert float(row[2]) == pytest.approx(n_fg, abs=0.0051) and n_fg > 0
     assert names["app"].selection.settings.threshold == 0.5
     assert names["masks"].sum(1).tolist() == [256] * 4
+
+    # classes go by their names in both runs
+    assert (
+        kdviz.schema.read_classes(run.samples) == arrays["classes"].tolist() == [*sources.FURNITURE_CLASSES]
+    )
+    assert kdviz.schema.read_classes(kdviz.open_run("words.zarr").samples) == ["negative", "positive"]
 
     # pictures: something in every column
     for name, count in (("words", 4), ("clouds", 4)):

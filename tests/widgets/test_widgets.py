@@ -69,6 +69,22 @@ def test_explore__draws_what_it_shows(app: Explorer) -> None:
     assert f"ratio {one.counts['fg_ratio']:.2f}" in heading
 
 
+def test_pictures__say_in_words_what_they_show(app: Explorer) -> None:
+    app.selection.sample = "s1"
+    one, out = app.view.networks[1], app.outputs
+    start = "student-fc1-s0, epoch 5, "
+    assert out["map"][1].tooltip == f"{start}kept (bright) or discarded (dark)"
+    points = out["points"][1].tooltip
+    assert points.startswith(f"{start}knowledge points, {one.counts['n_fg']:.0f} object")
+    assert points.endswith(f"ratio {one.counts['fg_ratio']:.2f}")
+    assert out["detours"][1].tooltip.endswith(f"so far, {one.dropped.sum()} dropped")
+    assert out["input"].tooltip == "input: s1 cat"
+    assert [picture.tooltip for picture in app.gallery.pictures[:2]] == ["input: s0", "input: s1"]
+    app._draw_charts()
+    assert "epoch: points on the foreground; " in out["charts"].tooltip
+    assert out["charts"].tooltip.endswith("Lines: teacher, student-fc1-s0, baseline-s0.")
+
+
 def test_explore__starts_where_it_was_asked_to(run: Run) -> None:
     app = kdviz.explore(run, layer="fc2", sample="s2", epoch=1, settings=Settings(threshold=0.4))
     assert repr(app) == "<kdviz.Explorer run.zarr: fc2, epoch 1, s2>"

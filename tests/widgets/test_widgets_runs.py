@@ -15,7 +15,7 @@ from ipywidgets.widgets.widget import _instances
 import kdviz
 from kdviz import analysis, schema
 from kdviz.errors import StoreError
-from kdviz.render import Looks, show_verdict
+from kdviz.render import Looks, describe_figure, show_verdict
 from kdviz.render.style import ROLE_STYLES
 from kdviz.sources import find_data
 from kdviz.store import Run, create_run
@@ -408,6 +408,9 @@ def test_chapters__draw_and_tabulate_what_the_run_holds_and_say_what_it_lacks(
     assert found["transfer"].startswith("No properties") and "kdviz unicam" in found["UniCAM"]
     titles = [axis.get_title() for axis in found["student against baseline"].axes]
     assert any("n_fg" in title for title in titles)
+    app.controls["chapter"].value = "learning"
+    told = app.chapters._body.children[0].tooltip
+    assert told == describe_figure(app.chapters.shown) and "over weight distance: " in told
     app.close()
     alone = make_run(tmp_path / "alone.zarr", masks=False)
     add_network(alone, "mine", "baseline", "fc1")

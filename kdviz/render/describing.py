@@ -1,0 +1,123 @@
+"""What a figure shows, in words: its text alternative, read from its own titles, names and captions."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from kdviz.arguments import name_some
+
+BAR = "<colorbar>"  # the label by which matplotlib tells axes that are a colour bar from others
+_NAMED = 24  # of one list
+
+
+def describe_figure(figure: Figure) -> str:
+    """Say in sentences what a figure shows, for whoever cannot see it.
+
+    Figures of kdviz carry this text wherever a notebook shows them; pages written from it give it to
+    their pictures as ``alt``.
+
+    Parameters
+    ----------
+    figure
+        Of pictures in rows and columns, of charts, or of both.
+
+    Returns
+    -------
+    str
+        The title; the columns of pictures and, by row, what stands below them; what the charts draw over
+        what, and whose lines they hold; the colours; the note.
+    """
+    parts = (figure, *figure.subfigs)
+    axes = [axis for axis in figure.axes if axis.get_visible() and axis.get_subplotspec() is not None]
+    bars = [axis for axis in figure.axes if axis.get_label() == BAR]
+    pictures = [axis for axis in axes if _is_picture(axis)]
+    charts = [axis for axis in axes if axis not in pictures and axis not in bars]
+    legends = [*(one for part in parts for one in part.legends), *(axis.get_legend() for axis in axes)]
+    lines = [text.get_text() for one in legends if one for text in one.get_texts()]
+    told = [
+        *(part.get_suptitle() for part in parts),
+        *_tell_pictures(pictures),
+        *_tell_charts(charts),
+        f"Lines: {name_some(dict.fromkeys(lines), _NAMED)}" if lines else "",
+        *(_tell_colours(bar) for bar in bars if bar.get_ylabel()),
+        *(part.get_supxlabel() for part in parts),
+    ]
+    return " ".join(f"{text.rstrip('.')}." for one in told if (text := _flatten(one)))
+
+
+def _flatten(text: str) -> str:
+    """Write a text in one line; what is set apart by room, by a semicolon."""
+    return re.sub(r"\s+", " ", re.sub(r" {3,}", "; ", text)).strip()
+
+
+def _is_picture(axis: Axes) -> bool:
+    ticks = len(axis.get_xticks()) or len(axis.get_yticks())
+    return not ticks and not any(spine.get_visible() for spine in axis.spines.values())
+
+
+def _tell_pictures(axes: Sequence[Axes]) -> Iterator[str]:
+    """Name the columns, then every row, with what stands below its pictures."""
+    grid: dict[tuple[int, int], dict[int, Axes]] = {}
+    for axis in axes:
+        place = axis.get_subplotspec()
+        assert place is not None
+        grid.setdefault((id(place.get_gridspec()), place.rowspan.start), {})[place.colspan.start] = axis
+    columns = {at: _flatten(axis.get_title()) for row in [*grid.values()][:1] for at, axis in row.items()}
+    if named := [name for name in columns.values() if name]:
+        yield f"Pictures in {len(named)} columns: {'; '.join(named)}"
+    for row in grid.values():
+        below = {at: _flatten(axis.get_xlabel()) for at, axis in row.items()}
+        if name := next((_flatten(axis.get_ylabel()) for axis in row.values() if axis.get_ylabel()), ""):
+            yield f"Row {name}"
+        yield "; ".join(f"{columns.get(at, '')}: {text}" for at, text in below.items() if text)
+
+
+def _tell_charts(axes: Sequence[Axes]) -> Iterator[str]:
+    """Say what is drawn over what, once for all charts that share it, with the titles of these."""
+    first: dict[tuple[object, ...], Axes] = {}
+    for axis in axes:  # a second scale above a chart is no chart
+        place = axis.get_subplotspec()
+        assert place is not None
+        first.setdefault((id(place.get_gridspec()), place.num1), axis)
+    shared: dict[str, list[str]] = {}
+    for axis in first.values():
+        sides = {
+            "of": _name_side(axis, [*first.values()], "y"),
+            "over": _name_side(axis, [*first.values()], "x"),
+        }
+        drawn = "".join(f" {word} {name}" for word, name in sides.items() if name)
+        shared.setdefault(drawn, []).append(_flatten(axis.get_title()))
+    for drawn, titles in shared.items():
+        told = f"{len(titles)} charts{drawn}" if len(titles) > 1 else f"Chart{drawn}"
+        yield ": ".join(filter(None, [told, "; ".join(filter(None, titles))]))
+
+
+def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:
+    """Name what an axis measures, or lists: if it does not say so, as those beside or below it do."""
+    own, line = axis.get_subplotspec(), "rowspan" if side == "y" else "colspan"
+    for one in (axis, *others):
+        place = one.get_subplotspec()
+        assert own is not None and place is not None
+        together = place.get_gridspec() is own.get_gridspec() and getattr(place, line) == getattr(own, line)
+        if together and (name := _read_side(getattr(one, f"{side}axis"))):
+            return name
+    return ""
+
+
+def _read_side(axis: Axis) -> str:
+    names = []
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        names = [_flatten(text.get_text()) for text in axis.get_ticklabels()]
+    listed = name_some([name for name in names if name], _NAMED)
+    return _flatten(
+        f"{axis.get_label_text()} {f'({listed})' if listed and axis.get_label_text() else listed}"
+    )
+
+
+def _tell_colours(bar: Axes) -> str:
+    low, high = sorted(bar.get_ylim())
+    return f"Colours: {bar.get_ylabel()}, from {low:.2g} to {high:.2g}"

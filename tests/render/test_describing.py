@@ -1,0 +1,106 @@
+"""The text alternative of a figure names what is drawn in it, and comes with it wherever it is shown."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from IPython.core.interactiveshell import InteractiveShell
+from test_figures import make, places
+
+from kdviz import render
+
+
+@pytest.fixture
+def networks() -> dict[str, xr.Dataset]:
+    return {"teacher": make("image"), "student\nepoch 0": make("image", 1).sel(epoch=0)}
+
+
+def count(ds: xr.Dataset, name: str) -> tuple[int, int]:
+    one = ds.isel(epoch=-1) if "epoch" in ds.dims else ds
+    found, inside = (one[key].sel(sample=name).values for key in ("knowledge_point", "foreground"))
+    return int((found & inside).sum()), int((found & ~inside).sum())
+
+
+def test_describe_figure__names_columns_rows_and_counts_of_pictures(networks: dict) -> None:
+    told = render.describe_figure(render.plot_points(networks, title="after the last epoch, at fc1"))
+    first, second = ([count(ds, name) for ds in networks.values()] for name in "ab")
+    assert told == (
+        "after the last epoch, at fc1. Pictures in 3 columns: input; teacher; student epoch 0. "
+        f"Row a. teacher: {first[0][0]} fg, {first[0][1]} bg; "
+        f"student epoch 0: {first[1][0]} fg, {first[1][1]} bg. "
+        f"Row b. teacher: {second[0][0]} fg, {second[0][1]} bg; "
+        f"student epoch 0: {second[1][0]} fg, {second[1][1]} bg. "
+        "disc: knowledge point on the object; diamond: on the background; white line: edge of the object."
+    )
+
+
+def test_describe_figure__tells_the_ends_of_a_common_scale(networks: dict) -> None:
+    told = render.describe_figure(render.plot_entropy(networks))
+    shown = [
+        ds["entropy"].isel(epoch=-1) if "epoch" in ds.dims else ds["entropy"] for ds in networks.values()
+    ]
+    low, high = (
+        f"{end(map(float, map(end_of, shown))):.2g}" for end, end_of in ((min, np.min), (max, np.max))
+    )
+    assert f"Row a. Row b. Colours: entropy in nat (high: discarded), from {low} to {high}." in told
+
+
+def test_describe_figure__bars_below_columns_are_no_charts() -> None:
+    dims = ("attribution_method", "epoch", "sample", "unit")
+    maps = xr.Dataset(
+        {"attribution": (dims, np.linspace(0, 1, 16).reshape(2, 1, 2, 4))},
+        coords={
+            "attribution_method": ["grad_cam", "occlusion"], "epoch": [7], "sample": ["a", "b"],
+            "unit": np.arange(4), "valid": (("sample", "unit"), np.ones((2, 4), bool)), **places("image"),
+        },
+    )  # fmt: skip
+    told = render.describe_figure(render.plot_maps({"entropy": make("image"), "mine": maps}))
+    assert told == "Pictures in 4 columns: input; entropy; grad cam; occlusion. Row a. Row b."
+
+
+def test_describe_figure__says_once_what_charts_share() -> None:
+    columns = ["difference", "difference_low", "difference_high"]
+    rows = [
+        {"metric": metric, "layer": layer, "seed": 0, "supporting_sign": 1} | dict.fromkeys(columns, 1.0)
+        for metric in ("n_fg", "rho")
+        for layer in ("conv", "fc1")
+    ]
+    told = render.describe_figure(render.difference_dots(pd.DataFrame(rows), title="seed by seed"))
+    assert told == "seed by seed. 2 charts of student minus baseline over conv, fc1: n_fg; rho."
+
+
+def test_describe_figure__names_the_lines_of_charts_and_what_stands_in_a_title() -> None:
+    names = [f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ("", "_low", "_high")]
+    table = pd.DataFrame(
+        {"role": "student", **{name: [1.0, 4.0] for name in names}, "weight_distance": [0.0, 1.5]},
+        index=pd.Index([0, 5], name="epoch"),
+    )
+    told = render.describe_figure(render.count_curves({"mine": [table], "its twin": [table]}, title="fc1"))
+    assert told == (
+        "fc1. 3 charts over epoch: points on the foreground; points on the background; foreground ratio. "
+        "Lines: mine, its twin."
+    )
+    peaks = pd.DataFrame({"distance": [0.5, 1.5], "n_fg": [3, 6]})
+    both = {"mine": table, "its twin": table}
+    told = render.describe_figure(render.points_over_distance(both, dict.fromkeys(both, peaks), title="fc1"))
+    assert told == (
+        "fc1. 2 charts of knowledge points on the foreground over weight distance: "
+        "mine: D_mean 1.00, D_std 0.50; its twin: D_mean 1.00, D_std 0.50."
+    )
+
+
+def test_describe_figure__lists_rows_of_a_table_and_cuts_long_lists_short() -> None:
+    names = [f"m{index}" for index in range(30)]
+    table = pd.DataFrame(np.zeros((30, 2)), index=names, columns=["model.conv", "model.fc"])
+    told = render.describe_figure(render.similarity_table(table, title="ranks"))
+    assert told.startswith("ranks. Chart of m0, m1,") and told.endswith("m23 and 6 more over conv, fc.")
+
+
+def test_figure__brings_its_description_to_notebooks(networks: dict) -> None:
+    figure = render.plot_points(networks, title="fc1")
+    _, metadata = InteractiveShell.instance().display_formatter.format(figure)
+    assert metadata["alt"] == render.describe_figure(figure) and re.match(
+        r"fc1\. Pictures in", metadata["alt"]
+    )

@@ -118,13 +118,13 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
         (
             {"network": ""},
             ValueError,
-            "--masks, --checkpoints, --images, --layers, --size is of a",
+            "--checkpoints, --layers, --images, --masks, --size, --grid is of a",
         ),
         ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
         ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),
         ({"checkpoints": "nowhere"}, DataError, "--checkpoints is not a folder: nowhere"),
-        ({"images": "nowhere"}, DataError, "--images is not a folder: nowhere"),
-        ({"masks": "nowhere"}, DataError, "--masks is not a folder: nowhere"),
+        ({"images": "nowhere"}, DataError, r"images \(--images\) is not a folder: .*/nowhere"),
+        ({"masks": "nowhere"}, DataError, r"masks \(--masks\) is not a folder: .*/nowhere"),
         ({"layers": "4.x"}, LayerError, "4.x"),
     ],
 )
@@ -241,13 +241,13 @@ def test_networks__that_were_moved_are_found_again_once_they_are_measured_as_bef
     before = kdviz.open_run("run.zarr").dataset("student-s0", "3")
     for old, new in (("images", "pictures"), ("masks", "outlines"), ("student", "kd")):
         Path(old).rename(new)
-    lost = r"run.zarr was measured from, images, is not a folder: .*/images; kdviz measure run.zarr --network"
+    lost = r"run.zarr was measured from, images, is not there: .*/images; kdviz measure run.zarr --network"
     with pytest.raises(DataError, match=lost):
         cli.app(attribute, standalone_mode=False)
     Path("outlines").rename("masks")
     Path("pictures").rename("images")
     with pytest.raises(
-        DataError, match=r"checkpoints of student-s0, is not a folder: .*/student; kdviz measure"
+        DataError, match=r"checkpoints of student-s0, is not there: .*/student; kdviz measure"
     ):
         cli.app([*attribute], standalone_mode=False)
     Path("images").rename("pictures")

@@ -36,6 +36,8 @@ _PHRASES = {  # of the library, and what is said instead where the command has t
     r"pass more samples or more resamples": "give more {samples}",
     r"pass max_batch=\d+": "choose a {device} with more memory, such as cpu",
     r"(?<![.\w])length=(?=\d)": "data.length=",
+    r"and a smaller length$": "and a smaller length, {change} data.length=...",
+    r"pass entry, the name\b": "give {entry}, the name",
 }
 _BEYOND = re.compile(r"(?<![\w/.-])(feature|entry|layout|base_noise|max_batch|pixels)=(?!\S*/)")
 

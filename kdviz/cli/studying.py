@@ -28,6 +28,18 @@ Builders = Annotated[
     ),
 ]
 
+_OF_DATA: dict[str, tuple[str, dict[str, str]]] = {
+    "--images": ("image-folder", {"--images": "images", "--masks": "masks", "--size": "size", "--grid": ""}),
+    "--texts": (
+        "texts",
+        {"--texts": "file", "--words": "foreground", "--tokenizer": "tokenizer", "--entry": ""},
+    ),
+    "--clouds": ("modelnet40", {"--clouds": "folder"}),
+}
+"""Data of one's own: the kind of source, and which options go with it, by the names that the source has."""
+
+_NEEDED = {"image-folder": ("--size",), "texts": ("--tokenizer",), "modelnet40": ()}
+
 
 def demo(
     modality: Annotated[Modality, typer.Option(help="Kind of input.")] = "image",
@@ -115,19 +127,13 @@ def train(
     """
     from kdviz.studies import BUILT_IN_DATA, STUDY_FILE, Study, change_rates, make_plan
 
-    kinds = {
-        "image-folder": {"images": images, "masks": masks},
-        "texts": {"file": texts, "foreground": words},
-        "modelnet40": {"folder": clouds},
-    }
-    data = [{"kind": kind, **given} for kind, options in kinds.items() if (given := _given(options))]
-    if len(data) > 1:
-        raise ValueError("pass one kind of data: --images and --masks, --texts, or --clouds")
+    own = {"--images": images, "--masks": masks, "--texts": texts, "--words": words, "--clouds": clouds}
+    data = _find_data(own)
     if modality and not data:
-        data = [{"kind": BUILT_IN_DATA[modality]}]
+        data = {"kind": BUILT_IN_DATA[modality]}
     teacher = _given({"encoder": encoder, "epochs": teacher_epochs})
     options = {
-        "data": data[0] if data else None,
+        "data": data or None,
         "data.size": size,
         "networks.architecture": architecture,
         "networks.layers": layers and [layer.strip() for layer in layers.split(",")],
@@ -153,6 +159,28 @@ def train(
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _find_data(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what options say of data of one's own, by names of its source; nothing if none is given.
+
+    Raises
+    ------
+    ValueError
+        If options of several kinds of data are given.
+    """
+    kinds = [option for option in _OF_DATA if told.get(option) is not None]
+    if len(kinds) > 1:
+        raise ValueError(f"pass one kind of data: --images, --texts or --clouds, got {' and '.join(kinds)}")
+    with_what = {option: kind for kind, (_, names) in _OF_DATA.items() for option in names}
+    for option in _given(told):
+        if (owner := with_what.get(option)) and owner not in kinds:
+            advice = f", not with {kinds[0]}: leave it out" if kinds else ": give that, too"
+            raise ValueError(f"{option} goes with {owner}{advice}")
+    if not kinds:
+        return {}
+    kind, names = _OF_DATA[kinds[0]]
+    return {"kind": kind} | _given({name: told.get(option) for option, name in names.items() if name})
 
 
 def _open_study(folder: Path, progress: bool, device: str | None) -> "Study":
@@ -201,16 +229,37 @@ def measure(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Images: IMAGES/<class>/<name>.jpg")] = None,
     masks: Annotated[Path | None, typer.Option(help="Masks, if any: MASKS/<class>/<name>.png")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Pixels a side images are resized to, as in training.")
+    ] = None,
+    grid: Annotated[int | None, typer.Option(min=1, help="Cells a side of images. [16]")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Or texts: a table with tabs, as kdviz train takes it.")
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Words in them that ought to matter, one a line; a lexicon's by default."),
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the network's tokenizer.")] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(help="Its module that embeds words, where that is not clear, such as transformer.drop."),
+    ] = None,
+    clouds: Annotated[
+        Path | None, typer.Option(help="Or meshes: CLOUDS/<class>/train/ and test/, as ModelNet40.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-s", "--set", help="data.NAME=VALUE, such as data.length=64, data.points=1024; repeat it."
+        ),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Its layers to measure, comma separated.")] = None,
     role: Annotated[str, typer.Option(help="teacher, student, baseline, or any word.")] = "student",
     name: Annotated[str | None, typer.Option(help="Its name in the run; role and seed by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Its training seed, by which pairs are made.")] = 0,
     method: Annotated[str | None, typer.Option(help="In a word, the loss that a student learned by.")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="Pixels a side images are resized to, as in training.")
-    ] = None,
-    grid: Annotated[int, typer.Option(min=1, help="Cells a side.")] = 16,
-    samples: Annotated[int, typer.Option(min=1, help="How many images, spread over the folder.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples, spread over all there are.")] = 32,
     workers: Workers = None,
     device: Device = None,
     progress: Progress = True,
@@ -218,28 +267,27 @@ def measure(
     """Measure a study's networks over their training; continues where it was stopped.
 
     Students and baselines are measured at every epoch of the first half, every second later, and the last.
-    With --network, --checkpoints, --images, --layers and --size, a network trained elsewhere, at all its
-    checkpoints; images are normalised as ImageNet's.
+    With --network, --checkpoints and --layers, a network trained elsewhere, at all its checkpoints: on
+    --images of --size, normalised as ImageNet's, on --texts with --tokenizer, or on --clouds.
 
     Example: kdviz measure runs/birds
     """
-    needed = {"--checkpoints": checkpoints, "--images": images, "--layers": layers, "--size": size}
-    told = {
-        "--pattern": pattern,
-        "--part": part,
-        "--masks": masks,
-        "--name": name,
-        "--method": method,
-        **needed,
-    }
-    if network is None and (wrong := [option for option, value in told.items() if value is not None]):
+    needed: dict[str, Any] = {"--checkpoints": checkpoints, "--layers": layers}
+    told = {"--pattern": pattern, "--part": part, "--name": name, "--method": method, "-s": change, **needed}
+    told |= {"--images": images, "--masks": masks, "--size": size, "--grid": grid, "--texts": texts}
+    told |= {"--words": words, "--tokenizer": tokenizer, "--entry": entry, "--clouds": clouds}
+    if network is None and (wrong := [*_given(told)]):
         raise ValueError(f"{', '.join(wrong)} is of a network of your own: give --network too")
     if network is not None:
+        data = _find_data(told)
+        needed |= {option: told[option] for option in _NEEDED.get(data.get("kind", ""), ())}
+        needed |= {} if data else {"--images, --texts or --clouds": None}
         if gone := [option for option, value in needed.items() if not value]:
             raise ValueError(f"--network needs {', '.join(gone)} too")
         if plan or workers:
             raise ValueError("--plan and --workers are of studies, and --network has none")
         from kdviz.studies.checkpoints import measure_folder
+        from kdviz.studies.own import choose_data
 
         run = measure_folder(
             folder,
@@ -247,15 +295,14 @@ def measure(
             checkpoints=Path(checkpoints or ""),
             pattern=pattern,
             part=part,
-            images=Path(images or ""),
-            masks=masks,
+            data=choose_data(data, change or []),
             layers=[one.strip() for one in (layers or "").split(",")],
+            entry=entry,
             role=role,
             name=name,
             seed=seed,
             method=method,
-            size=size or 0,
-            grid=grid,
+            grid=grid or 16 if images else None,
             samples=samples,
             device=device,
             progress=progress,

@@ -4,7 +4,7 @@ Modules, each importing only from those before it: ``features`` (read a named la
 was found), ``hashing`` (the one hash of tensors), ``preparing`` (refuse what allows no measurement; devices
 and memory), ``layouts`` (where positions and channels lie in what a layer gives), ``saved`` (files of
 weights, read without running pickled code), ``checkpoints`` (their names, matched to those of a network),
-``inputs`` (check and name what goes in).
+``inputs`` (check and name what goes in), ``feeding`` (give it to networks that take it otherwise).
 """
 
 from kdviz.networks.checkpoints import load_weights, read_checkpoint

@@ -21,7 +21,7 @@ from kdviz.sources.image import ImageSet, normalise
 from kdviz.sources.meshes import read_mesh
 from kdviz.sources.questions import GeneratedQuestions, QuestionSet, generated_questions
 from kdviz.sources.reviews import MovieReviews, movie_reviews
-from kdviz.sources.samples import LazyArray, Prepared, SampleSet, Source
+from kdviz.sources.samples import LazyArray, OwnSource, Prepared, SampleSet, Source
 from kdviz.sources.text import Encoding, TextSet, encode
 from kdviz.sources.text_files import LabelledTexts, Squad, Sst2, read_squad, read_sst2, read_texts
 from kdviz.sources.tokenizing import review_tokenizer
@@ -68,6 +68,7 @@ __all__ = [
     "LazyArray",
     "ModelNet40",
     "MovieReviews",
+    "OwnSource",
     "Prepared",
     "QuestionSet",
     "SampleSet",

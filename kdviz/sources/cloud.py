@@ -222,6 +222,7 @@ def attach_backgrounds(
     count = len(names) * max(len(members) for members in names) if count is None else count
     whole_number("count", count, 1)
     sizes = [len(part) for part in np.array_split(np.arange(background), PIECES)]
+    splits = (*PARTS, "all")
     labels = np.arange(count) % len(names)
     class_sizes = np.array([len(members) for members in names])
     views, members = np.divmod(np.arange(count) // len(names), class_sizes[labels])
@@ -232,7 +233,7 @@ def attach_backgrounds(
     @functools.cache
     def compose(k: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         label, view, item = int(labels[k]), int(views[k]), int(members[k])
-        rng = np.random.default_rng([seed, PARTS.index(split), label, item, view])
+        rng = np.random.default_rng([seed, splits.index(split), label, item, view])
         parts = [fit_unit_sphere(draw_points(label, item, points, rng))]
         for size in sizes:
             if size:

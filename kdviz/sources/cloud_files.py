@@ -14,9 +14,9 @@ from kdviz.arguments import name_some, one_of, whole_number
 from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.cloud import PIECES, CloudSet, CloudSource, attach_backgrounds, fit_unit_sphere
 from kdviz.sources.meshes import MESH_SUFFIXES, read_mesh
-from kdviz.sources.samples import PARTS, AbsolutePath, Part, advise, check_folder, find_classes, is_hidden
+from kdviz.sources.samples import AbsolutePath, OwnSource, Part, advise, check_folder, find_classes, is_hidden
 
-_FOLDERS = {"train": "train", "held-out": "test"}
+_FOLDERS = {"train": ("train",), "held-out": ("test",), "all": ("train", "test")}
 _MODELNET40 = 40  # classes
 _ADVICE = (
     "download ModelNet40.zip from https://modelnet.cs.princeton.edu, unpack it whole and give the folder "
@@ -24,15 +24,22 @@ _ADVICE = (
 )
 
 
-class ModelNet40(CloudSource):
+class ModelNet40(OwnSource, CloudSource):
     """Meshes in the folders of ModelNet40, as `read_modelnet40` reads them."""
 
     kind: Literal["modelnet40"] = "modelnet40"
     folder: AbsolutePath = Field(description="folder with one folder of meshes a class")
 
+    def read(self) -> CloudSet:
+        """Find all meshes."""
+        return self._find("all")
+
     def load(self, part: Part) -> CloudSet:
-        """Find the meshes of a part."""
-        return read_modelnet40(self.folder, part, points=self.points, background=self.background)
+        """Find the meshes in the folders of a part."""
+        return self._find(part)
+
+    def _find(self, split: str) -> CloudSet:
+        return read_modelnet40(self.folder, split, points=self.points, background=self.background)
 
 
 def read_modelnet40(
@@ -56,7 +63,7 @@ def read_modelnet40(
     root
         Folder with one folder per class, or the one around it; labels follow their names, sorted.
     split
-        ``"train"``, or ``"held-out"``: the folders ``test``.
+        ``"train"``; ``"held-out"``: the folders ``test``; or ``"all"``: both, one of which may be missing.
     count
         How many clouds, classes taking turns; by default as many that every mesh comes at least once.
     points, background, seed
@@ -65,7 +72,7 @@ def read_modelnet40(
     Returns
     -------
     CloudSet
-        Identifiers are ``<class>/<name>-<view>``.
+        Identifiers are ``<class>/<name>-<view>``, of all ``<class>/<folder>/<name>-<view>``.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def read_modelnet40(
     KdvizWarning
         If a folder by the name of ModelNet holds other than 40 classes.
     """
-    one_of("split", split, PARTS)
+    one_of("split", split, _FOLDERS)
     whole_number("points", points, 2)
     whole_number("background", background)
     root = Path(root)
@@ -91,15 +98,19 @@ def read_modelnet40(
     if root.name.lower().startswith("modelnet") and len(labels) != _MODELNET40:
         message = f"{root} holds {len(labels)} classes, ModelNet40 has {_MODELNET40}: those there are taken"
         warnings.warn(message, KdvizWarning, stacklevel=2)
+    folders = _FOLDERS[split]
     meshes = [
-        sorted(
+        [
             path
-            for path in (root / label / _FOLDERS[split]).glob("*")
+            for folder in folders
+            for path in sorted((root / label / folder).glob("*"))
             if path.suffix.lower() in MESH_SUFFIXES and not is_hidden(path)
-        )
+        ]
         for label in labels
     ]
-    empty = [f"{label}/{_FOLDERS[split]}" for label, paths in zip(labels, meshes, strict=True) if not paths]
+    empty = [
+        f"{label}/{' or '.join(folders)}" for label, paths in zip(labels, meshes, strict=True) if not paths
+    ]
     if empty:
         kinds = ", ".join(MESH_SUFFIXES)
         raise DataError(f"{root} holds no meshes ({kinds}) in {name_some(empty)}{advise(root, _ADVICE)}")
@@ -116,7 +127,7 @@ def read_modelnet40(
         return fit_unit_sphere(read_mesh(path).sample(sampled, seed=key)).astype(np.float32)
 
     return attach_backgrounds(
-        [[f"{path.parts[-3]}/{path.stem}" for path in paths] for paths in meshes],
+        [[_name(path, whole=split == "all") for path in paths] for paths in meshes],
         read_surface,
         classes=labels,
         split=split,
@@ -128,10 +139,16 @@ def read_modelnet40(
     )
 
 
+def _name(mesh: Path, *, whole: bool) -> str:
+    """Name a mesh by class and file and, of the `whole` tree, the folder: both may have files of a name."""
+    label, folder, _ = mesh.parts[-3:]
+    return "/".join([label, *([folder] if whole else []), mesh.stem])
+
+
 def _locate(root: Path) -> Path:
     """Find the folder of the classes: the one given, or the only one in it that is such a folder."""
     places = [root, *(path for path in sorted(root.glob("*/")) if not is_hidden(path))]
-    found = [place for place in places for name in _FOLDERS.values() if any(place.glob(f"*/{name}"))]
+    found = [place for place in places for name in _FOLDERS["all"] if any(place.glob(f"*/{name}"))]
     if root not in found and len(set(found)) != 1:
         raise DataError(f"root (data.folder, --clouds) {root} holds no <class>/train{advise(root, _ADVICE)}")
     return root if root in found else found[0]

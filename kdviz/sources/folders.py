@@ -13,13 +13,13 @@ from pydantic import Field
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
 from kdviz.sources.image import ImageSet, open_upright, read_values, resize_image, resize_marks
-from kdviz.sources.samples import AbsolutePath, LazyArray, Part, Source, check_folder, find_classes
+from kdviz.sources.samples import AbsolutePath, LazyArray, OwnSource, check_folder, find_classes
 from kdviz.units.regions import MaskRule, as_tuple
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-class ImageFolder(Source):
+class ImageFolder(OwnSource):
     """The user's own images, as `image_folder` reads them; a fifth of every class is held out."""
 
     modality: ClassVar[str] = "image"
@@ -29,18 +29,18 @@ class ImageFolder(Source):
     masks: AbsolutePath | None = Field(
         default=None, description="folder with the masks, under the same names"
     )
-    size: int = Field(default=48, ge=16, le=512, description="height and width in pixels")
+    size: int = Field(default=48, ge=8, description="height and width in pixels")
     foreground: tuple[int, ...] = Field(default=(), description="values of the object in masks")
     void: tuple[int, ...] = Field(default=(), description="values of neither object nor background")
     threshold: float | None = Field(default=None, description="smallest value of the object")
 
-    def load(self, part: Part) -> ImageSet:
-        """Find the images of a part."""
+    def read(self) -> ImageSet:
+        """Find the images."""
         check_folder("images (--images)", self.images)
         if self.masks is not None:
             check_folder("masks (--masks)", self.masks)
         options = self.model_dump(include={"masks", "size", "foreground", "void", "threshold"})
-        return image_folder(self.images, **options).divide(part)
+        return image_folder(self.images, **options)
 
 
 def image_folder(

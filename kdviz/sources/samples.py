@@ -201,15 +201,20 @@ class SampleSet(ABC):
     def prepare(self) -> Prepared:
         """Bring the samples into the form that networks and measuring take."""
 
-    def choose(self, count: int) -> Self:
-        """Pick samples to measure: the first ones.
+    def choose(self, count: int, *, spread: bool = False) -> Self:
+        """Pick samples to measure: the first ones or, on demand, as :meth:`spread` does.
 
         Raises
         ------
         DataError
             If none can be measured.
         """
-        return self.select(np.arange(min(count, len(self))))
+        return self.spread(count) if spread else self.select(np.arange(min(count, len(self))))
+
+    def spread(self, count: int) -> Self:
+        """Pick so many samples, or all there are, evenly from the whole set and so from its classes."""
+        places = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        return self.select(np.sort(np.argsort(self.labels, kind="stable")[places]))
 
     def describe(self, prepared: Prepared) -> xr.Dataset:
         """Describe the samples for a run: names, classes, units, foreground, and pictures where there are."""
@@ -293,9 +298,9 @@ class Source(BaseModel):
             If the data are missing or damaged.
         """
 
-    def choose(self, samples: SampleSet, count: int) -> SampleSet:
+    def choose(self, samples: SampleSet, count: int, *, spread: bool = False) -> SampleSet:
         """Pick samples to measure, as :meth:`SampleSet.choose`."""
-        return samples.choose(count, **self._options())
+        return samples.choose(count, spread=spread, **self._options())
 
     def prepare(self, samples: SampleSet, *, grid: int | None = None) -> Prepared:
         """Bring samples into the form that networks and measuring take; `grid` is for images alone."""
@@ -304,6 +309,24 @@ class Source(BaseModel):
     def _options(self) -> dict[str, Any]:
         """Return what this modality asks to be told whenever it is prepared."""
         return {}
+
+
+class OwnSource(Source):
+    """Samples of the user's own, which nobody has divided: a fifth of every class is held out."""
+
+    @abstractmethod
+    def read(self) -> SampleSet:
+        """Read all samples.
+
+        Raises
+        ------
+        DataError
+            If they are missing or damaged.
+        """
+
+    def load(self, part: Part) -> SampleSet:
+        """Read the samples of a part."""
+        return self.read().divide(part)
 
 
 def _pick(values: Any, indices: NDArray[np.int64]) -> Any:

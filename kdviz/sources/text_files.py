@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from kdviz.errors import DataError, KdvizWarning
 from kdviz.sources.questions import QuestionSet
 from kdviz.sources.reviews import REVIEW_CLASSES
-from kdviz.sources.samples import AbsolutePath, Part, check_file, read_text
+from kdviz.sources.samples import AbsolutePath, OwnSource, check_file, read_text
 from kdviz.sources.text import TextSet, TextSource, join_spans
 from kdviz.sources.words import as_spans, locate_words, mark_listed, mark_polar
 
@@ -30,18 +30,18 @@ _TABLE = "give a table of texts and labels between tabs, its header in line 1"
 _QUOTED = re.compile('"(?:[^"]|"")*"')
 
 
-class Sst2(TextSource):
+class Sst2(OwnSource, TextSource):
     """Sentences of the user's own, as `read_sst2` reads them; a fifth of every class is held out."""
 
     kind: Literal["sst2"] = "sst2"
     file: AbsolutePath = Field(description="sentences and their classes")
 
-    def load(self, part: Part) -> TextSet:
-        """Read the sentences of a part."""
-        return read_sst2(self.file).divide(part)
+    def read(self) -> TextSet:
+        """Read the sentences."""
+        return read_sst2(self.file)
 
 
-class LabelledTexts(TextSource):
+class LabelledTexts(OwnSource, TextSource):
     """Texts or pairs of the user's own, as `read_texts` reads them; a fifth of every class is held out."""
 
     kind: Literal["texts"] = "texts"
@@ -50,15 +50,15 @@ class LabelledTexts(TextSource):
         default=None, description="words that ought to matter, one a line; a lexicon's by default"
     )
 
-    def load(self, part: Part) -> TextSet:
-        """Read the texts of a part."""
+    def read(self) -> TextSet:
+        """Read the texts."""
         listed = None
         if self.foreground is not None:
             listed = [word.strip() for word in read_text(self.foreground).split("\n") if word.strip()]
-        return read_texts(self.file, foreground=listed).divide(part)
+        return read_texts(self.file, foreground=listed)
 
 
-class Squad(TextSource):
+class Squad(OwnSource, TextSource):
     """Questions and contexts, as `read_squad` reads them.
 
     Of spans, only the questions that have an answer within `length` tokens are used, and a fifth of the
@@ -76,8 +76,8 @@ class Squad(TextSource):
         """Whether the answer is to be found."""
         return self.task == "span"
 
-    def load(self, part: Part) -> TextSet:
-        """Read the questions of a part."""
+    def read(self) -> TextSet:
+        """Read the questions."""
         texts = read_squad(self.file)
         if not self.finds_spans:
             if texts.labels.all():
@@ -85,7 +85,7 @@ class Squad(TextSource):
                     f"all questions of {self.file} have an answer, so task (data.task) 'answerable' has one "
                     "class only; give a file of SQuAD 2.0, such as train-v2.0.json, or take 'span'"
                 )
-            return texts.divide(part)
+            return texts
         asked = QuestionSet.of(texts)
         if len(asked) < len(texts):
             message = (
@@ -93,7 +93,7 @@ class Squad(TextSource):
             )
             message += "left out by task (data.task) 'span', classes for 'answerable'"
             warnings.warn(message, KdvizWarning, stacklevel=2)
-        return asked.keep_answered(**self._options()).divide(part)
+        return asked.keep_answered(**self._options())
 
 
 class _Answer(BaseModel):
@@ -147,7 +147,7 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
         If the file cannot be read, has other columns, or a line lacks a text or its label.
     """
     path = Path(path)
-    columns, rows = _read_table(path, _TABLE)
+    columns, rows = _read_table(path, _TABLE, "path (data.file, --texts)")
     texts = [name for name in columns if name != "label"]
     if len(texts) not in (1, 2) or len(columns) != len(texts) + 1:
         raise DataError(
@@ -172,12 +172,12 @@ def read_texts(path: str | Path, *, foreground: Sequence[str] | None = None) -> 
     return replace(found, foreground=tuple(map(mark_listed, wholes, found.spans, repeat(foreground))))
 
 
-def _read_table(path: Path, advice: str) -> tuple[list[str], list[list[str]]]:
+def _read_table(path: Path, advice: str, name: str = "path (data.file)") -> tuple[list[str], list[list[str]]]:
     """Return the columns and the rows of a table, each with something in every column.
 
     Quotation marks mean themselves, unless all stand as in exported tables: around entries, doubled inside.
     """
-    check_file("path (data.file)", path, advice)
+    check_file(name, path, advice)
     header, *lines = read_text(path, advice).removesuffix("\n").split("\n")
     columns = header.split("\t")
     rows = [line.split("\t") for line in lines]

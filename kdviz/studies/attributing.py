@@ -1,6 +1,9 @@
 """Draw attribution maps of a finished network, once it is known to be the one that was measured."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +53,12 @@ def attribute(cast: Cast, subject: Subject) -> None:
     run.write_result(f"attribution/{subject.name}", ds.assign_attrs(about), overwrite=True)
 
 
+def entry_of(attrs: Mapping[str, Any]) -> str | None:
+    """Name the module at whose output noise was added, by the attributes of what was measured; or None."""
+    entry: str | None = json.loads(str(attrs.get("config", "{}"))).get("entry")
+    return entry
+
+
 def load_measured(cast: Cast, subject: Subject, network: nn.Module, epoch: int, weights: Path) -> None:
     """Load weights into a network and refuse it if it is not the one that was measured at this epoch.
 
@@ -66,9 +75,11 @@ def load_measured(cast: Cast, subject: Subject, network: nn.Module, epoch: int, 
         == str(attrs["weights_fingerprint"]).split()[at]
     )
     cast.load(subject, network, weights)  # of a head beside the same features, where a student needs one
-    inputs = prepare_inputs(torch.from_numpy(cast.measured.inputs[:]), cast.measured.units)
+    entry, measured_inputs = entry_of(attrs), torch.from_numpy(cast.measured.inputs[:])
+    inputs = prepare_inputs(measured_inputs, cast.measured.units, entry=entry)
     with frozen(network):
-        reader = FeatureReader(network, modules, cast.feature_of(subject), main=inputs.main)
+        main = inputs.main if entry is None else None
+        reader = FeatureReader(network, modules, cast.feature_of(subject), entry, main)
         found = respond(reader, inputs)
     for module in modules:
         known = run.variable(subject.name, module, "clean_response")

@@ -30,8 +30,8 @@ class Cast(Protocol):
         """Whether to show progress bars."""
 
     @property
-    def source(self) -> Source | None:
-        """How a study reads its samples; None without a study."""
+    def source(self) -> Source:
+        """How the samples are read."""
 
     @property
     def subjects(self) -> list[Subject]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,18 +13,19 @@ from kdviz.errors import KdvizWarning, LayerError, StoreError
 from kdviz.files import list_differences
 from kdviz.measuring import measure_checkpoints
 from kdviz.networks.features import name_modules
+from kdviz.networks.feeding import find_entry
 from kdviz.schema import Attribute
-from kdviz.sources import ImageSet, image_folder, normalise
-from kdviz.sources.samples import check_folder
+from kdviz.sources.samples import Prepared, SampleSet, check_folder
 from kdviz.store import Run, describe, open_run
 from kdviz.store.contents import networks_file
 from kdviz.studies.factories import find_factory
-from kdviz.studies.own import Saved, Whereabouts, spread
+from kdviz.studies.own import OwnData, Saved, Whereabouts, build_fed
 from kdviz.training import weight_distance
-from kdviz.units import grid as cut_grid
 
 _SHOWN = 200  # layers that a message lists
 _OPTIONS = {"--role": "network_role", "--seed": "training_seed", "--method": "distillation_method"}
+_OF_DATA = {"size": "--size"}  # what is no option of its own is -s data.NAME
+_OF_MASKS = ("foreground", "void", "threshold")  # masks are compared themselves
 
 
 def measure_folder(
@@ -33,15 +35,14 @@ def measure_folder(
     checkpoints: Path,
     pattern: str | None,
     part: str | None,
-    images: Path,
-    masks: Path | None,
+    data: OwnData,
     layers: Sequence[str],
+    entry: str | None,
     role: str,
     name: str | None,
     seed: int,
     method: str | None,
-    size: int,
-    grid: int,
+    grid: int | None,
     samples: int,
     device: str | None,
     progress: bool,
@@ -56,28 +57,33 @@ def measure_folder(
         Run directory, made or added to.
     network
         ``module:function`` that builds the network; modules in the current folder are found.
-    checkpoints, pattern, images, masks
-        As :func:`kdviz.sources.find_checkpoints` and :func:`kdviz.sources.image_folder` read them.
+    checkpoints, pattern
+        As :func:`kdviz.sources.find_checkpoints` reads them.
     part
         Which of several networks in one checkpoint, as :func:`kdviz.measure_checkpoints`.
+    data
+        How samples are read: images, texts or clouds. All that there are; nothing is held out.
     layers
         Names in ``named_modules()``.
+    entry
+        Of texts, the module at whose output noise is added; that which
+        :func:`kdviz.networks.feeding.find_entry` finds by default.
     role, name, seed, method
         Of the network: ``"student"``; its name in the run, role and seed by default; its training seed; the
         loss by which it learned, if any.
-    size, grid, samples
-        Pixels a side that images are resized to, cells a side, and how many images, spread over the classes.
+    grid, samples
+        Of images, cells a side; and how many samples, spread over the classes.
     device, progress
         As :func:`kdviz.measure_checkpoints`.
 
     Raises
     ------
     ValueError
-        If there is no such function.
+        If there is no such function, or the network takes no clouds.
     LayerError
-        If the network has no such layer; all that it has are listed.
+        If the network has no such layer; all that it has are listed. If no one module embeds its words.
     StoreError
-        If the run was measured on other images, or holds another network of this name.
+        If the run was measured on other samples, or holds another network of this name.
     DataError
         As what it calls.
 
@@ -87,36 +93,39 @@ def measure_folder(
         If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
     """
     make_network, module = find_factory(network)
-    for option, place in (("--checkpoints", checkpoints), ("--images", images), ("--masks", masks)):
-        if place is not None:
-            check_folder(option, place)
+    check_folder("--checkpoints", checkpoints)
     saved = Saved(folder=checkpoints, pattern=pattern, part=part)
     found = saved.find()
-    pictures = image_folder(images, masks=masks, size=size)
-    chosen = spread(pictures, samples)
+    everything = data.read()
+    _check_layers(module, layers, network)
+    if data.modality == "text" and entry is None:
+        entry = find_entry(module)
+    chosen = data.choose(everything, samples, spread=True)
+    prepared = data.prepare(chosen, grid=grid)
+    make_fed = partial(build_fed, make_network, data, prepared)
     name = name or f"{role}-s{seed}"
     details: dict[str, Attribute] = {
         "training_seed": seed,
         "architecture": type(module).__name__,
-        "dataset_id": f"{images.name}, {size} pixels",
+        "dataset_id": chosen.source,
     }
     details |= {} if method is None else {"distillation_method": method}
-    lies = Whereabouts(images=images, masks=masks, size=size, grid=grid, checkpoints={name: saved})
-    _check_layers(module, layers, network)
+    lies = Whereabouts(data=data, grid=grid, checkpoints={name: saved})
     if store.is_dir():
         run = open_run(store)
-        _check_run(run, lies, chosen, name, {**details, "network_role": role})
+        _check_run(run, lies, chosen, prepared, name, {**details, "network_role": role})
         if known := [attrs["dataset_id"] for (one, _), attrs in run.catalogue().items() if one == name]:
-            details["dataset_id"] = known[0]  # the images are the same, whatever their folder is called now
+            details["dataset_id"] = known[0]  # samples are the same, whatever their folder is called now
     measure_checkpoints(
-        make_network,
+        make_fed,
         found,
-        torch.from_numpy(normalise(chosen.images[:])),
+        torch.from_numpy(prepared.inputs[:]),
         network=name,
         role=role,
         layers=list(layers),
-        units=cut_grid(grid),
-        foreground=None if chosen.masks is None else chosen.masks[:],
+        units=prepared.units,
+        entry=entry,
+        foreground=prepared.foreground,
         labels=chosen.labels,
         sample_ids=chosen.sample_ids,
         store=store,
@@ -125,7 +134,7 @@ def measure_folder(
         device=device,
         progress=progress,
     )
-    run = describe(store, classes=pictures.classes)
+    run = describe(store, classes=everything.classes)
     lies.add_to(run)
     for layer in layers if len(found) > 1 else ():
         weight = next(_list_weights(module, layer), None)
@@ -150,21 +159,28 @@ def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> Non
 
 
 def _check_run(
-    run: Run, asked: Whereabouts, chosen: ImageSet, name: str, details: Mapping[str, Attribute]
+    run: Run,
+    asked: Whereabouts,
+    chosen: SampleSet,
+    prepared: Prepared,
+    name: str,
+    details: Mapping[str, Attribute],
 ) -> None:
-    """Refuse other images than those of a run that is there, and another network of a name in it."""
+    """Refuse other samples than those of a run that is there, and another network of a name in it."""
     before = Whereabouts.load(run.path) if networks_file(run.path).is_file() else asked
-    there: dict[str, object] = {"--size": before.size, "--grid": before.grid}
-    now: dict[str, object] = {"--size": asked.size, "--grid": asked.grid}
-    there |= {"--samples": run.samples.sizes["sample"], "--masks": _tell("foreground" in run.samples)}
-    now |= {"--samples": len(chosen), "--masks": _tell(chosen.masks is not None)}
+    there, now = _describe(before), _describe(asked)
+    if there["data.kind"] == now["data.kind"]:
+        there |= {"--samples": run.samples.sizes["sample"], "--masks": _tell("foreground" in run.samples)}
+        now |= {"--samples": len(chosen), "--masks": _tell(prepared.foreground is not None)}
+    else:
+        there, now = ({"data.kind": told["data.kind"]} for told in (there, now))
     differing = list_differences(there, now)
     if not differing and (others := sorted({*chosen.sample_ids} - {*run.samples["sample"].values.tolist()})):
-        differing = [f"--images without {name_some(others, 3)}"]
+        differing = [f"other {chosen.plural}, without {name_some(others, 3)}"]
     if differing:
         raise StoreError(
             f"{run.path} was measured with {'; '.join(differing)}: all networks of a run see the same "
-            "images; give the same, or write another run"
+            f"{chosen.plural}; give the same, or write another run"
         )
     for (known, _), attrs in run.catalogue().items():
         old, new = (
@@ -175,6 +191,16 @@ def _check_run(
                 f"{run.path} holds a network {name} already, measured with {'; '.join(differing)}: give the "
                 "same, or another --name"
             )
+
+
+def _describe(asked: Whereabouts) -> dict[str, object]:
+    """Tell how samples are read and cut, by options; where they lie may change."""
+    told = {
+        _OF_DATA.get(name, f"data.{name}"): value
+        for name, value in asked.data
+        if name not in _OF_MASKS and not isinstance(value, Path)
+    }
+    return {**told, "--grid": asked.grid}
 
 
 def _tell(is_given: bool) -> str:

@@ -1,17 +1,16 @@
 """Networks that were trained elsewhere and measured from folders, and what they are asked.
 
-A file beside the run remembers where their checkpoints and images lie. It does not say what builds a network:
-that is code, and only who types the command may name it.
+A file beside the run remembers where their checkpoints and samples lie. It does not say what builds a
+network: that is code, and only who types the command may name it.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from kdviz.analysis import list_networks
@@ -19,21 +18,26 @@ from kdviz.arguments import name_some, one_of
 from kdviz.errors import DataError, StoreError, naming
 from kdviz.files import read_json, write_json
 from kdviz.networks import load_weights, prepare_inputs
-from kdviz.sources import Prepared, SampleSet, find_checkpoints, image_folder
-from kdviz.sources.image import ImageSet
-from kdviz.sources.samples import AbsolutePath, check_folder
+from kdviz.networks.feeding import name_tokens, turn_clouds
+from kdviz.sources import ImageFolder, LabelledTexts, ModelNet40, Prepared, SampleSet, find_checkpoints
+from kdviz.sources.samples import AbsolutePath, advise
+from kdviz.sources.text import TextSource
 from kdviz.store import Run
 from kdviz.store.contents import networks_file
-from kdviz.studies.attributing import attribute, load_measured
+from kdviz.studies.attributing import attribute, entry_of, load_measured
 from kdviz.studies.auditing import check_coherency
 from kdviz.studies.explaining import explain
 from kdviz.studies.factories import find_factory
 from kdviz.studies.parts import Part
+from kdviz.studies.plans import change_values
 from kdviz.studies.sharing import share
 from kdviz.studies.tasks import Subject
 
 _ORDER = ("teacher", "baseline")  # others follow
 _AGAIN = "kdviz measure {} --network ... as before says where it is now, and measures nothing twice"
+
+OwnData = Annotated[ImageFolder | LabelledTexts | ModelNet40, Field(discriminator="kind")]
+"""What networks that were trained elsewhere are measured on."""
 
 
 class Saved(Part):
@@ -48,22 +52,68 @@ class Saved(Part):
         return find_checkpoints(self.folder, pattern=self.pattern)
 
 
+class _Asked(Part):
+    """What is said of samples in the shell."""
+
+    data: OwnData
+
+
+def choose_data(given: Mapping[str, Any], changes: Sequence[str]) -> OwnData:
+    """Make a source of what is said of it and of changes, as :func:`kdviz.studies.make_plan` takes them.
+
+    Parameters
+    ----------
+    given
+        ``{"kind": "texts", "file": path, "tokenizer": folder}``.
+    changes
+        ``"data.length=64"``, the value as YAML.
+
+    Raises
+    ------
+    ValueError
+        If a change or a value is not valid.
+    """
+    values: dict[str, Any] = {"data": dict(given)}
+    change_values(values, {}, changes)
+    if others := values.keys() - {"data"}:
+        raise ValueError(
+            f"-s is {name_some(sorted(others))}; without a study it changes how samples are read: data.NAME, "
+            "such as data.length=64"
+        )
+    return _Asked.model_validate(values).data
+
+
 class Whereabouts(Part):
     """Where what was measured lies.
 
     Attributes
     ----------
-    images, masks, size, grid
-        The images, and how they were brought into networks.
+    data
+        The samples.
+    grid
+        Of images: units a side.
     checkpoints
         Those of every network, by its name in the run.
     """
 
-    images: AbsolutePath
-    masks: AbsolutePath | None = None
-    size: int = Field(ge=1)
-    grid: int = Field(ge=1)
+    data: OwnData
+    grid: int | None = Field(default=None, ge=1)
     checkpoints: dict[str, Saved]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_images(cls, values: Any) -> Any:
+        """Understand what was remembered while there were images alone."""
+        if not isinstance(values, dict) or "images" not in values:
+            return values
+        told = {name: value for name, value in values.items() if name in ("images", "masks", "size")}
+        others = {name: value for name, value in values.items() if name not in told}
+        return {"data": {"kind": "image-folder", **told}, **others}
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Files and folders of the samples, by what they are."""
+        return {name: value for name, value in self.data if isinstance(value, Path)}
 
     @classmethod
     def load(cls, store: Path) -> "Whereabouts":
@@ -77,7 +127,7 @@ class Whereabouts(Part):
         path = networks_file(store)
         again = _AGAIN.format(store)
         if not path.is_file():
-            raise StoreError(f"{path} is missing, which says where checkpoints and images lie; {again}")
+            raise StoreError(f"{path} is missing, which says where checkpoints and samples lie; {again}")
         try:
             return cls.model_validate(read_json(path))
         except (ValidationError, StoreError) as error:
@@ -92,8 +142,24 @@ class Whereabouts(Part):
             write_json(path, told.model_dump(mode="json"))
 
 
+def build_fed(make_network: Callable[[], nn.Module], data: OwnData, prepared: Prepared) -> nn.Module:
+    """Make a network, and let it take samples as they are prepared.
+
+    Raises
+    ------
+    ValueError
+        If it takes no clouds.
+    """
+    network = make_network()
+    if isinstance(data, TextSource):
+        name_tokens(network, data.load_tokenizer().pad_token_id or 0)  # as encode fills up
+    elif isinstance(data, ModelNet40):
+        turn_clouds(network, torch.from_numpy(prepared.inputs[:1]))
+    return network
+
+
 class OwnNetworks:
-    """The networks of a run that were measured from folders, and its images: a `Cast` without a study.
+    """The networks of a run that were measured from folders, and its samples: a `Cast` without a study.
 
     Parameters
     ----------
@@ -109,10 +175,8 @@ class OwnNetworks:
     ValueError
         If nothing builds one of the networks, or a name is not among them.
     DataError, StoreError
-        If checkpoints or images are gone, or not those that were measured.
+        If checkpoints or samples are gone, or not those that were measured.
     """
-
-    source = None
 
     def __init__(self, run: Run, networks: Sequence[str], device: str | None, progress: bool) -> None:
         self.run, self.device, self.progress = run, device, progress
@@ -130,19 +194,30 @@ class OwnNetworks:
         last = len(_ORDER)
         self.subjects = sorted(listed, key=lambda one: _ORDER.index(one.role) if one.role in _ORDER else last)
         self.factories = self._find_factories(networks)
-        folders = {"images": self.where.images, "masks": self.where.masks}
-        folders |= {f"checkpoints of {one.name}": self.where.checkpoints[one.name].folder for one in listed}
-        for what, place in folders.items():
-            if place is not None:
-                check_folder(f"what {run.path} was measured from, {what},", place, _AGAIN.format(run.path))
-        self._check_images()
+        places = dict(self.where.places)
+        places |= {f"checkpoints of {one.name}": self.where.checkpoints[one.name].folder for one in listed}
+        for what, place in places.items():
+            if not place.exists():
+                again = advise(place, _AGAIN.format(run.path))
+                raise DataError(f"what {run.path} was measured from, {what}, is not there: {place}{again}")
+        self._check_samples()
         for subject in self.subjects:
             with naming(subject.name):
                 epoch, weights = self.finished(subject)
                 load_measured(self, subject, self.build_for(subject)(), epoch, weights)
 
     def attribute(self) -> Run:
-        """Draw the maps of every network at its last measured epoch, as far as not done yet."""
+        """Draw the maps of every network at its last measured epoch, as far as not done yet.
+
+        Raises
+        ------
+        ValueError
+            If the samples are no images.
+        """
+        if self.source.modality != "image":
+            raise ValueError(
+                f"attribution maps are drawn for images, {self.run.path} is about {self.everything.plural}"
+            )
         self.run.expect({f"attribution/{subject.name}": {} for subject in self.subjects})
         for subject in self.subjects:
             name, epoch = f"attribution/{subject.name}", self.finished(subject)[0]
@@ -183,59 +258,68 @@ class OwnNetworks:
         made = {factory: find_factory(factory)[0] for factory in told.values()}
         return {name: made[told[name if name in told else None]] for name in names}
 
-    def _check_images(self) -> None:
-        """Refuse other images than those that were measured."""
+    def _check_samples(self) -> None:
+        """Refuse other samples than those that were measured."""
         prepared, samples, (first, *_) = self.measured, self.measured_set, self.subjects
+        attrs = self.run.catalogue()[first.name, first.layers[0]]
         given = prepare_inputs(
             torch.from_numpy(prepared.inputs[:]),
             prepared.units,
             prepared.foreground,
             samples.labels,
             samples.sample_ids,
-            None,
-            None,
+            entry=entry_of(attrs),
         )
-        known = self.run.catalogue()[first.name, first.layers[0]].get("input_fingerprint")
-        if known != given.fingerprint:
+        if attrs.get("input_fingerprint") != given.fingerprint:
             raise DataError(
-                f"{self.where.images} holds other images under the names of those that were measured"
+                f"{self._place} holds other {samples.plural} under the names of those that were measured"
             )
 
     # -- samples
 
-    @cached_property
-    def pictures(self) -> ImageSet:
-        """All images in the folder."""
-        return image_folder(self.where.images, masks=self.where.masks, size=self.where.size)
+    @property
+    def source(self) -> OwnData:
+        """How the samples are read."""
+        return self.where.data
+
+    @property
+    def _place(self) -> Path:
+        """Where the samples themselves lie."""
+        return next(path for name, path in self.where.places.items() if name in ("images", "file", "folder"))
 
     @cached_property
-    def measured_set(self) -> ImageSet:
+    def everything(self) -> SampleSet:
+        """All samples there are."""
+        return self.source.read()
+
+    @cached_property
+    def measured_set(self) -> SampleSet:
         """Those that were measured."""
-        names = self.run.samples["sample"].values.tolist()
-        if gone := sorted({*names} - {*self.pictures.sample_ids}):
+        names, known = self.run.samples["sample"].values.tolist(), self.everything
+        if gone := sorted({*names} - {*known.sample_ids}):
             raise DataError(
-                f"{self.where.images} lacks {len(gone)} images that were measured: {name_some(gone)}"
+                f"{self._place} lacks {len(gone)} {known.plural} that were measured: {name_some(gone)}"
             )
-        return self.pictures.select(names)
+        return known.select(names)
 
     @cached_property
     def measured(self) -> Prepared:
         """The same, as networks and measuring take them."""
-        return self.measured_set.prepare(grid=self.where.grid)
+        return self.source.prepare(self.measured_set, grid=self.where.grid)
 
-    def ask(self, count: int) -> ImageSet:
-        """Return so many images, spread over the folder, or all there are."""
-        return spread(self.pictures, count)
+    def ask(self, count: int) -> SampleSet:
+        """Return so many samples, spread over all, or all there are."""
+        return self.everything.spread(count)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
-        """Return images as networks take them, and their labels."""
-        return torch.from_numpy(samples.prepare().inputs[:]), torch.from_numpy(samples.labels)
+        """Return samples as networks take them, and their labels."""
+        return torch.from_numpy(self.source.prepare(samples).inputs[:]), torch.from_numpy(samples.labels)
 
     # -- networks
 
     def build_for(self, subject: Subject) -> Callable[[], nn.Module]:
         """Return what makes an untrained network of this kind."""
-        return self.factories[subject.name]
+        return partial(build_fed, self.factories[subject.name], self.source, self.measured)
 
     def load(self, subject: Subject, network: nn.Module, checkpoint: Path) -> dict[str, Any]:
         """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
@@ -290,9 +374,3 @@ class OwnNetworks:
             f"{teacher.name} was not measured at {module}, but at {name_some(teacher.layers)}: measure it at "
             f"{module}, too, or at one layer alone"
         )
-
-
-def spread(pictures: ImageSet, count: int) -> ImageSet:
-    """Pick so many images, spread over a folder and so over its classes, or all there are."""
-    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
-    return pictures.select(np.unique(chosen))

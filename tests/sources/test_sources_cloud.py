@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kdviz.errors import DataError, DegenerateWarning
 from kdviz.sources import (
     FURNITURE_CLASSES,
     CloudSet,
+    ModelNet40,
     furniture,
     read_modelnet40,
 )
@@ -355,6 +357,25 @@ def test_read_modelnet40__reads_meshes_of_one_split_by_class(meshes):
     held_out = read_modelnet40(meshes, "held-out", count=4, points=8, background=5)
     assert held_out.sample_ids == ("bed/bed_3-0", "desk/desk_3-0", "sofa/sofa_3-0", "bed/bed_3-1")
     assert set(held_out.split) == {"held-out"}
+
+
+def test_read_modelnet40__reads_both_folders_or_the_one_there_is(meshes):
+    found = read_modelnet40(meshes, "all", points=8, background=5)
+    expected = [
+        f"{label}/{part}/{label}_{number}-0"
+        for part, number in (("train", 1), ("train", 2), ("test", 3))
+        for label in ("bed", "desk", "sofa")
+    ]
+    assert [*found.sample_ids] == expected and {*found.split} == {"all"}
+    data = ModelNet40(folder=meshes, points=8, background=5)
+    assert data.read().fingerprint == found.fingerprint
+    assert len(data.load("train")) == 6 and {*data.load("held-out").split} == {"held-out"}
+    for label in ("bed", "desk", "sofa"):
+        shutil.rmtree(meshes / label / "train")
+    assert [*data.read().sample_ids] == expected[6:]
+    (meshes / "sofa" / "test" / "sofa_3.off").unlink()
+    with pytest.raises(DataError, match=r"holds no meshes \(.*\) in sofa/train or test"):
+        data.read()
 
 
 def test_read_modelnet40__samples_the_surface_of_the_mesh(meshes):

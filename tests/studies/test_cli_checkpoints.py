@@ -1,5 +1,6 @@
 """Networks trained elsewhere, measured from the shell: what is written, and what is refused."""
 
+import json
 import shutil
 import sys
 import warnings
@@ -118,13 +119,13 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
         (
             {"network": ""},
             ValueError,
-            "--masks, --checkpoints, --images, --layers, --size is of a",
+            "--checkpoints, --layers, --images, --masks, --size, --grid is of a",
         ),
         ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
         ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),
         ({"checkpoints": "nowhere"}, DataError, "--checkpoints is not a folder: nowhere"),
-        ({"images": "nowhere"}, DataError, "--images is not a folder: nowhere"),
-        ({"masks": "nowhere"}, DataError, "--masks is not a folder: nowhere"),
+        ({"images": "nowhere"}, DataError, r"images \(--images\) is not a folder: .*/nowhere"),
+        ({"masks": "nowhere"}, DataError, r"masks \(--masks\) is not a folder: .*/nowhere"),
         ({"layers": "4.x"}, LayerError, "4.x"),
     ],
 )
@@ -241,13 +242,13 @@ def test_networks__that_were_moved_are_found_again_once_they_are_measured_as_bef
     before = kdviz.open_run("run.zarr").dataset("student-s0", "3")
     for old, new in (("images", "pictures"), ("masks", "outlines"), ("student", "kd")):
         Path(old).rename(new)
-    lost = r"run.zarr was measured from, images, is not a folder: .*/images; kdviz measure run.zarr --network"
+    lost = r"run.zarr was measured from, images, is not there: .*/images; kdviz measure run.zarr --network"
     with pytest.raises(DataError, match=lost):
         cli.app(attribute, standalone_mode=False)
     Path("outlines").rename("masks")
     Path("pictures").rename("images")
     with pytest.raises(
-        DataError, match=r"checkpoints of student-s0, is not a folder: .*/student; kdviz measure"
+        DataError, match=r"checkpoints of student-s0, is not there: .*/student; kdviz measure"
     ):
         cli.app([*attribute], standalone_mode=False)
     Path("images").rename("pictures")
@@ -259,6 +260,21 @@ def test_networks__that_were_moved_are_found_again_once_they_are_measured_as_bef
     Path("pictures/lying/0.png").unlink()
     with pytest.raises(DataError, match=r"pictures lacks 1 images that were measured: lying/0"):
         cli.app(attribute, standalone_mode=False)
+
+
+def test_networks__remembered_while_there_were_images_alone_are_measured_and_asked_on(place: Path) -> None:
+    call()
+    before = kdviz.open_run("run.zarr").dataset("student-s0", "3")
+    path = Path("run-networks.json")
+    told = json.loads(path.read_text())
+    data = told.pop("data")
+    old = {"images": data["images"], "masks": data["masks"], "size": data["size"], "grid": told["grid"]}
+    path.write_text(json.dumps({**old, "checkpoints": told["checkpoints"]}))
+    cli.app(["attribute", "run.zarr", "--network=my_nets:make", "--no-progress"], standalone_mode=False)
+    assert kdviz.open_run("run.zarr").results == ["attribution/student-s0"]
+    call()
+    xr.testing.assert_identical(kdviz.open_run("run.zarr").dataset("student-s0", "3"), before)
+    assert json.loads(path.read_text())["data"] == data
 
 
 def test_gaps__of_own_networks_are_filled_by_the_same_commands(place: Path) -> None:

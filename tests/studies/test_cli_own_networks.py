@@ -191,7 +191,7 @@ def test_own_networks__finished_is_not_asked_again(here: Path, monkeypatch: pyte
 def test_own_networks__of_another_epoch_are_drawn_anew(copy: Path) -> None:
     file = Path("student/epoch_16.pt")
     torch.save({name: 1.01 * values for name, values in torch.load(file).items()}, "student/epoch_20.pt")
-    images = Whereabouts.load(Path("run.zarr")).images
+    images = Whereabouts.load(Path("run.zarr")).data.images
     told = ["--network=own_nets:make", "--checkpoints=student", f"--images={images}"]
     told += [f"--masks={images.with_name('masks')}", "--layers=layer3", f"--size={SIZE}", "--grid=4"]
     call("measure", "run.zarr", *told, "--samples=4")
@@ -243,7 +243,7 @@ def test_own_networks__gone_or_changed_are_one_error(copy: Path) -> None:
     torch.save({name: 2 * values for name, values in torch.load("kept.pt").items()}, "student/epoch_16.pt")
     with pytest.raises(StoreError, match="student-s0 is not the network that was measured"):
         call("transfer", "run.zarr", *BUILDERS)
-    path.write_text(json.dumps(told | {"images": str(copy / "none")}))
+    path.write_text(json.dumps(told | {"data": told["data"] | {"images": str(copy / "none")}}))
     with pytest.raises(DataError, match="none"):
         call("unicam", "run.zarr", *BUILDERS)
     path.write_text("{}")
@@ -253,7 +253,7 @@ def test_own_networks__gone_or_changed_are_one_error(copy: Path) -> None:
         call("unicam", "run.zarr", *BUILDERS)
     path.unlink()
     with pytest.raises(
-        StoreError, match=r"run-networks.json is missing, which says where checkpoints and images"
+        StoreError, match=r"run-networks.json is missing, which says where checkpoints and samples"
     ):
         call("unicam", "run.zarr", *BUILDERS)
 

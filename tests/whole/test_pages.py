@@ -278,6 +278,34 @@ def test_your_own_property__stands_beside_those_that_are_there(
 # -- the shell
 
 
+MY_NETS = """
+from kdviz.models import build
+from torch import nn
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+
+def make():
+    return build("small_vgg", classes=2, input_size=64)
+
+
+def make_encoder():
+    config = DistilBertConfig(vocab_size=4000, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    return DistilBertForSequenceClassification(config)
+
+
+class PointNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = nn.Conv1d(3, 16, 1), nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, xyz):
+        return self.fc2(self.fc1(self.conv(xyz).amax(2).relu()).relu())
+
+
+make_pointnet = PointNet
+"""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the commands of the pages name."""
@@ -294,10 +322,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (mesh.parents[1] / "train").mkdir(exist_ok=True)
         for number in range(3):
             shutil.copy(mesh, mesh.parents[1] / "train" / f"{mesh.stem}-{number}.off")
-    Path("mynets.py").write_text(
-        "from kdviz.models import build\n\n\ndef make():\n"
-        "    return build('small_vgg', classes=2, input_size=64)\n"
-    )
+    Path("mynets.py").write_text(MY_NETS)
+    import mynets
+
+    for folder, build in (("encoder-0", mynets.make_encoder), ("points-0", mynets.make_pointnet)):
+        Path(folder).mkdir()
+        torch.save(build().state_dict(), f"{folder}/epoch_0.pt")
+    kdviz.sources.review_tokenizer().save_pretrained("my-encoder")
     for seed, folder in enumerate(("kd-0", "alone-0")):
         Path(folder).mkdir()
         for epoch in (0, 1):
@@ -323,6 +354,8 @@ def test_from_the_shell__from_folders_to_reports(place: Path) -> None:
         "train runs/reviews": (*short, *"-s training.count=20 --layers cls --teacher-epochs 2".split()),
         "train runs/meshes": (*short, *"-s training.count=10 --layers fc1 --teacher-epochs 2".split()),
         "measure runs/own.zarr": ("--samples", "4", "--grid", "8"),
+        "measure runs/words.zarr": ("--samples", "4"),
+        "measure runs/points.zarr": "--samples 4 -s data.points=24 -s data.background=12".split(),
     }
     commands = list_commands(TUTORIALS / "from_the_shell.md")
     for at, command in enumerate(commands):
@@ -340,6 +373,9 @@ def test_from_the_shell__from_folders_to_reports(place: Path) -> None:
         "baseline-s0": "baseline",
     }
     assert all(Path(f"runs/{name}/networks/teacher").exists() for name in ("reviews", "meshes"))
+    words, points = (kdviz.open_run(f"runs/{name}.zarr").samples for name in ("words", "points"))
+    assert words["foreground"].any("unit").all() and "wonderful" in words["token"]
+    assert points["x"].shape == (4, 36) and points["foreground"].sum("unit").values.tolist() == [24] * 4
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Command line: ``python -m benchmarks --help``."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -127,9 +128,7 @@ def coherency(
     """Rescale weights, keep outputs, see which maps move; exit code 1 if an entropy moves that must not."""
     from benchmarks.coherency import PLANS, QUICK, run_coherency
 
-    plans = {name: plan for name, plan in (QUICK if quick else PLANS).items() if network in ("", name)}
-    if not plans:
-        raise typer.BadParameter(f"--network is {network!r}; allowed: small_vgg, vgg16")
+    plans = _choose(QUICK if quick else PLANS, network)
     raise typer.Exit(not run_coherency(plans, folder, name=_name("coherency", quick)))
 
 
@@ -143,12 +142,16 @@ def peers(quick: Quick = False, folder: Folder = None) -> None:
 
 
 @app.command()
-def workers(quick: Quick = False, folder: Folder = None) -> None:
+def workers(
+    quick: Quick = False,
+    network: Annotated[str, typer.Option(help="Only small_vgg or vgg11.")] = "",
+    folder: Folder = None,
+) -> None:
     """Rates of one and two workers of a study beside bare processes; exit code 1 if a goal is missed."""
-    from benchmarks.workers import QUICK, WorkerPlan, run_workers
+    from benchmarks.workers import PLANS, QUICK, run_workers
 
-    fine = run_workers(QUICK if quick else WorkerPlan(), folder, name=_name("workers", quick))
-    raise typer.Exit(not fine)
+    plans = _choose(QUICK if quick else PLANS, network)
+    raise typer.Exit(not run_workers(plans, folder, name=_name("workers", quick)))
 
 
 @app.command()
@@ -194,6 +197,13 @@ def run_all() -> None:
         except typer.Exit as verdict:
             print(f"{command.__name__}: {'FELL SHORT' if verdict.exit_code else 'as promised'}")
     report()
+
+
+def _choose(plans: Mapping[str, Any], network: str) -> dict[str, Any]:
+    chosen = {name: plan for name, plan in plans.items() if network in ("", name)}
+    if not chosen:
+        raise typer.BadParameter(f"--network is {network!r}; allowed: {', '.join(plans)}")
+    return chosen
 
 
 def _name(command: str, quick: bool) -> str:

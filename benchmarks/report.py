@@ -220,7 +220,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         },
     ),
     "workers": _table(
-        "workers",
+        "workers-small_vgg",
         "rates",
         {
             "kind": ("who measures", ""),
@@ -228,7 +228,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         },
     ),
     "worker_goals": _table(
-        "workers",
+        "workers-small_vgg",
         "goals",
         {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
     ),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,17 +31,30 @@ print(time_blocks(Path(sys.argv[1]), None, start=float(sys.argv[2])))
 class WorkerPlan:
     """What is measured, and how often."""
 
+    architecture: str = "small_vgg"
     samples: int = 48
     probes: int = 40
     repeats: int = 3
     count: int = 200
 
 
-QUICK = WorkerPlan(samples=20, probes=4, repeats=1, count=20)
+PLANS = {
+    "small_vgg": WorkerPlan(),
+    # blocks of ten seconds, beside which planning and writing are little
+    "vgg11": WorkerPlan("vgg11", probes=6, repeats=1, count=60),
+}
+QUICK = {"small_vgg": WorkerPlan(samples=20, probes=4, repeats=1, count=20)}
 
 
-def run_workers(plan: WorkerPlan, folder: Path | None = None, *, name: str = "workers") -> bool:
-    """Measure one study by all in turn, print and write rates of blocks; True if the goals are met."""
+def run_workers(
+    plans: Mapping[str, WorkerPlan], folder: Path | None = None, *, name: str = "workers"
+) -> bool:
+    """Measure a study of each network by all in turn, print and write rates; True if the goals are met."""
+    met = [_run(plan, folder, name.replace("workers", f"workers-{one}")) for one, plan in plans.items()]
+    return all(met)
+
+
+def _run(plan: WorkerPlan, folder: Path | None, name: str) -> bool:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         study = Study(Path(place) / "study", _plan_study(plan), progress=False)
@@ -69,9 +82,15 @@ def run_workers(plan: WorkerPlan, folder: Path | None = None, *, name: str = "wo
 
 
 def _plan_study(plan: WorkerPlan) -> StudyPlan:
+    networks: dict[str, Any] = {"architecture": plan.architecture, "layers": ["fc1"]}
+    loss = "features"
+    if plan.architecture != "small_vgg":  # whose teacher is there
+        networks["teacher"] = {"kind": "trained", "architecture": "small_vgg", "epochs": 1}
+        loss = "kl"
     return StudyPlan.model_validate(
         {
-            "networks": {"layers": ["fc1"]},
+            "networks": networks,
+            "losses": [{"kind": loss}],
             "training": {"count": plan.count, "epochs": 2, "head_epochs": 1},
             "measurement": {"samples": plan.samples, "probes": plan.probes, "method": "gain"},
         }

@@ -521,7 +521,7 @@ def test_coherency__judges_what_should_stay() -> None:
 def test_workers__goals_are_ratios_of_the_rates(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     done = CliRunner().invoke(app, ["workers", "--quick", "--folder", str(tmp_path)], catch_exceptions=False)
-    results = json.loads((tmp_path / "workers-quick.json").read_text())["results"]
+    results = json.loads((tmp_path / "workers-small_vgg-quick.json").read_text())["results"]
     alone, one, pair, two = (row["blocks a second"] for row in results["rates"])
     assert min(alone, one, pair, two) > 0
     reached = [goal["reached"] for goal in results["goals"]]

@@ -3,16 +3,26 @@
 import functools
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import DataError
-from kdviz.sources.image import ImageSet, open_upright, read_values, resize_image, resize_marks
+from kdviz.sources.image import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
+    ImageSet,
+    open_upright,
+    read_values,
+    resize_image,
+    resize_marks,
+)
 from kdviz.sources.samples import AbsolutePath, LazyArray, OwnSource, check_folder, find_classes
 from kdviz.units.regions import MaskRule, as_tuple
 
@@ -33,6 +43,10 @@ class ImageFolder(OwnSource):
     foreground: tuple[int, ...] = Field(default=(), description="values of the object in masks")
     void: tuple[int, ...] = Field(default=(), description="values of neither object nor background")
     threshold: float | None = Field(default=None, description="smallest value of the object")
+    mean: Colour = Field(default=IMAGENET_MEAN, description="of red, green, blue in 0..1, as in training")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        default=IMAGENET_STD, description="standard deviations of them"
+    )
 
     def read(self) -> ImageSet:
         """Find the images."""
@@ -40,7 +54,7 @@ class ImageFolder(OwnSource):
         if self.masks is not None:
             check_folder("masks (--masks)", self.masks)
         options = self.model_dump(include={"masks", "size", "foreground", "void", "threshold"})
-        return image_folder(self.images, **options)
+        return replace(image_folder(self.images, **options), mean=self.mean, std=self.std)
 
 
 def image_folder(

@@ -7,6 +7,7 @@ Symbols: ``N`` images, ``H`` x ``W`` pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet, for pixels in 0..1."""
 
+Colour = tuple[float, float, float]
 _SHAPE = ("N", "H", "W", 3)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as EPS does
 
@@ -40,6 +42,8 @@ class ImageSet(SampleSet):
         ``(N, H, W, 3)``, uint8, red, green, blue: an array, or one whose rows are read when indexed.
     masks
         ``(N, H, W)``, the same: bool, True on the object; or int8, 1, 0, and -1 where it is neither; or None.
+    mean, std
+        Of red, green and blue, for pixels in 0..1: by these, networks get the images normalised.
     labels
         ``(N,)``, int64, position in `classes`.
     sample_ids
@@ -61,6 +65,8 @@ class ImageSet(SampleSet):
 
     images: NDArray[np.uint8] | LazyArray
     masks: NDArray[np.bool_] | NDArray[np.int8] | LazyArray | None = None
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
 
     plural = "images"
     by_sample = ("images", "masks")
@@ -76,23 +82,28 @@ class ImageSet(SampleSet):
     def prepare(self, *, grid: int = 16) -> Prepared:
         """Normalise the images, and cut them into `grid` x `grid` units."""
         images, (count, height, width, _) = self.images, self.images.shape
-        lazy = LazyArray(lambda k: normalise(images[[k]])[0], count, (3, height, width), np.float32)
-        inputs = lazy if isinstance(images, LazyArray) else normalise(images)
+        turn = partial(normalise, mean=self.mean, std=self.std)
+        lazy = LazyArray(lambda k: turn(images[[k]])[0], count, (3, height, width), np.float32)
+        inputs = lazy if isinstance(images, LazyArray) else turn(images)
         return Prepared(inputs, units.grid(grid), self.masks, images)
 
 
-def normalise(images: NDArray[np.uint8] | LazyArray) -> NDArray[np.float32]:
-    """Turn pixels into what networks are fed: channels first, ImageNet mean 0 and standard deviation 1.
+def normalise(
+    images: NDArray[np.uint8] | LazyArray, *, mean: Colour = IMAGENET_MEAN, std: Colour = IMAGENET_STD
+) -> NDArray[np.float32]:
+    """Turn pixels into what networks are fed: channels first, mean 0 and standard deviation 1.
 
     Parameters
     ----------
     images
         ``(N, H, W, 3)``, uint8.
+    mean, std
+        Of red, green and blue, for pixels in 0..1; those of ImageNet by default.
 
     Returns
     -------
     NDArray[np.float32]
-        ``(N, 3, H, W)``: ``(pixel / 255 - IMAGENET_MEAN) / IMAGENET_STD``, contiguous.
+        ``(N, 3, H, W)``: ``(pixel / 255 - mean) / std``, contiguous.
 
     Raises
     ------
@@ -101,8 +112,8 @@ def normalise(images: NDArray[np.uint8] | LazyArray) -> NDArray[np.float32]:
     """
     require_array("images", images, np.uint8, _SHAPE)
     images = np.asarray(images)
-    scale = 1 / (255 * np.array(IMAGENET_STD))
-    shift = np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
+    scale = 1 / (255 * np.array(std))
+    shift = np.array(mean) / np.array(std)
     scaled = images * scale.astype(np.float32) - shift.astype(np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 

@@ -19,6 +19,7 @@ from kdviz.arguments import name_some, one_of, suggest
 from kdviz.errors import KdvizWarning, StoreError
 from kdviz.files import list_differences, make_folder, parse_yaml, read_json, write_bytes
 from kdviz.sources import Data, FashionComposites
+from kdviz.sources.image import IMAGENET_MEAN, IMAGENET_STD
 from kdviz.studies.answers import check_layers, check_loss, suit_layers
 from kdviz.studies.parts import (
     FEATURES,
@@ -41,6 +42,8 @@ _SUM = "# sha256 of the lines above: "
 _GROWING = ("training.seeds", "networks.layers", "losses")  # a study may be given more of these later
 _ADDED: dict[str, Any] = {  # by later versions, with what they are where nothing is said
     "data.classes": (),
+    "data.mean": IMAGENET_MEAN,
+    "data.std": IMAGENET_STD,
     "networks.depth": None,
     "networks.teacher.architecture": None,
     "networks.teacher.layers": {},

@@ -34,7 +34,7 @@ def share(cast: Cast, samples: int) -> Run:
     inputs, labels = cast.as_tensors(asked)
     more: dict[str, Any] = {}
     if isinstance(asked, ImageSet):
-        more = {"pixels": transfer.Pixels(), **_show_otherwise(cast, asked)}  # sources normalise so
+        more = {"pixels": transfer.Pixels(asked.mean, asked.std), **_show_otherwise(cast, asked)}
     elif isinstance(cast.source, TextSource):
         more = {"settings": {"invariance": describe_words(cast.source)}}
     networks: dict[str, nn.Module] = {}

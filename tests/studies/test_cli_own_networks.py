@@ -13,7 +13,7 @@ from torch import nn
 
 import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
-from kdviz import analysis, cli, transfer, unicam
+from kdviz import analysis, cli, coherency, transfer, unicam
 from kdviz.errors import DataError, StoreError
 from kdviz.networks import load_weights
 from kdviz.sources import find_checkpoints, image_folder, normalise
@@ -80,7 +80,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             told = [f"--network=own_nets:{factory}", f"--checkpoints={name}", f"--role={name}"]
             told += ["--images=images", "--masks=masks", "--layers=layer3", f"--size={SIZE}", "--grid=4"]
             call("measure", "run.zarr", *told, "--samples=4")
-        for command in (["attribute"], ["transfer", "--samples=20"], ["unicam", "--samples=20"]):
+        audit = ["coherency", "--samples=2", "--pairs=1"]
+        for command in (["attribute"], audit, ["transfer", "--samples=20"], ["unicam", "--samples=20"]):
             call(command[0], "run.zarr", *BUILDERS, *command[1:])
     return folder
 
@@ -138,6 +139,46 @@ def test_attribute__of_own_networks_is_kdviz_attribute(here: Path) -> None:
         assert stored["epoch"].values.tolist() == [16] and stored.attrs["network_role"] == name
         np.testing.assert_allclose(stored["attribution"], expected["attribution"], rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(stored["foreground"], expected["foreground"])
+
+
+def test_coherency__of_own_networks_is_coherency_audit(here: Path) -> None:
+    run = kdviz.open_run("run.zarr")
+    found, names = analysis.read_audits(run), run.samples["sample"].values.tolist()
+    images = image_folder("images", masks="masks", size=SIZE).select([names[0], names[-1]])
+    inputs = torch.from_numpy(normalise(images.images))
+    for name in FOLDERS:
+        network, stored = load(name), found[found["network"] == f"{name}-s0"]
+        folded = coherency.fold_batch_norm(network, inputs)
+        pairs = {str(pair): pair for pair in coherency.find_pairs(folded, inputs).pairs}
+        (chosen,), layers = stored["pair"].unique(), [*stored["layer"].unique()]
+        assert layers == ["input", "layer3", pairs[chosen].first], "measured and mapped, inside"
+        expected = coherency.audit(
+            network, inputs, torch.from_numpy(images.labels), units=kdviz.units.grid(4),
+            foreground=images.masks[:], pairs=[pairs[chosen]], layers=layers[1:], probes=16, progress=False,
+            methods=[*dict.fromkeys(stored["method"])], threshold=0.2,
+        )  # fmt: skip
+        np.testing.assert_allclose(stored["difference"], expected["difference"], rtol=1e-4, atol=1e-8)
+        assert stored["moved"].tolist() == expected["moved"].tolist() and stored["moved"].any()
+
+
+def test_measure__normalises_as_told(copy: Path) -> None:
+    images = Whereabouts.load(Path("run.zarr")).data.images
+    told = ["--network=own_nets:make", "--checkpoints=student", f"--images={images}", f"--size={SIZE}"]
+    told += ["--layers=layer3", "--grid=4", "-s", "data.mean=[0.5,0.4,0.3]", "-s", "data.std=[0.5,1,2]"]
+    call("measure", "other.zarr", *told, "--samples=2")
+    chosen = image_folder(images, size=SIZE).select(kdviz.open_run("other.zarr").samples["sample"].values)
+    pixels = torch.from_numpy(chosen.images[:]).movedim(-1, 1) / 255
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.5, 1, 2]).view(3, 1, 1)
+    expected = kdviz.measure(
+        load("student"), (pixels - mean) / std, layers="layer3", units=kdviz.units.grid(4),
+        sample_ids=chosen.sample_ids, progress=False,
+    )  # fmt: skip
+    found = kdviz.open_run("other.zarr").dataset("student-s0", "layer3").sel(epoch=16)
+    np.testing.assert_allclose(found["entropy"], expected["entropy"].isel(epoch=0), atol=2e-4)
+    cast = OwnNetworks(kdviz.open_run("other.zarr"), ["own_nets:make"], None, False)
+    torch.testing.assert_close(cast.as_tensors(cast.measured_set)[0], (pixels - mean) / std)
+    with pytest.raises(ValueError, match=r"image-folder\.std\.0\n.*greater than 0"):
+        call("measure", "third.zarr", *told[:-1], "data.std=[0,1,1]")
 
 
 def test_transfer__of_own_networks_is_transfer_report(here: Path) -> None:
@@ -220,7 +261,7 @@ def test_own_networks__of_another_epoch_are_drawn_anew(copy: Path) -> None:
         (["own_nets:none"], "--network is 'own_nets:none'; allowed: module:function"),
     ],
 )
-@pytest.mark.parametrize("command", ["attribute", "transfer", "unicam"])
+@pytest.mark.parametrize("command", ["attribute", "coherency", "transfer", "unicam"])
 def test_own_networks__have_to_be_built(here: Path, command: str, networks: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(command, "run.zarr", *[f"--network={one}" for one in networks])

@@ -106,6 +106,10 @@ def test_coherency__of_a_network_that_cannot_be_traced_says_so_and_goes_on(
     assert "1 of 2" not in told.err and "entropy" in told.out
     run = kdviz.open_run(study.run_path)
     assert {*analysis.read_audits(run)["network"]} == {"teacher", "student-fc1-s0"} and not run.gaps()
+    app = explore(run)
+    app.selection.networks = ("baseline-s0",)
+    app.controls["chapter"].value = "coherency"
+    assert app.chapters.shown.startswith("baseline-s0: this SmallVGG does not compute in float64")
 
 
 def test_coherency__is_a_chapter_of_report_and_app(audited: Study) -> None:

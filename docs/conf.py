@@ -22,9 +22,8 @@ NOTEBOOKS = DOCS / "notebooks"  # a copy: Sphinx reads nothing outside its own f
 
 shutil.rmtree(NOTEBOOKS, ignore_errors=True)
 NOTEBOOKS.mkdir()
-ALTERNATIVES: dict[
-    str, str
-] = {}  # of the figures in notebooks, by the name that MyST-NB gives to their files
+# Of the figures in notebooks, by the names that MyST-NB gives to their files.
+ALTERNATIVES: dict[str, str] = {}
 for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
     shutil.copy2(notebook, NOTEBOOKS)
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:

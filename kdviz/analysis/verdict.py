@@ -169,9 +169,10 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         ``hypothesis``; ``student``, ``baseline``, ``difference``: means over the ``seeds`` at which it is
         defined; ``low`` and ``high``: its 95 % interval, ``over`` these ``"seeds"`` by Student's t, or, of
         one seed or of equal differences, over ``"samples"``, by the bootstrap of :func:`kdviz.compare`;
-        ``left_out``: most samples that a seed leaves out, as they are without any point; ``answer``:
+        ``left_out``: most samples that one of these seeds leaves out, as they have no point, or none on the
+        foreground; ``answer``:
         ``"yes"`` where the interval lies on the side of the hypothesis, ``"the other way"``, ``"undecided"``
-        where it contains 0, or
+        where it contains 0, or where it is over less than ten samples, as the others are left out, or
         ``"undefined"``.
     """
     both = {label: one for label, one in pairs.items() if _match(one)}
@@ -185,10 +186,15 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
         if row["seeds"] == 1:
             (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
             row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
-        row["left_out"] = int(of_seeds["left_out"].max())
+            row["left_out"] = int(one["left_out"])
+        else:
+            row["left_out"] = int(of_seeds["left_out"].max())
         row["answer"] = UNDEFINED
         if not np.isnan(row["difference"]):
             row["answer"] = _judge(row["low"] * metric.supporting_sign, row["high"] * metric.supporting_sign)
+        few = row["left_out"] and _count_samples(both[str(layer)]) - row["left_out"] < _FEW_SAMPLES
+        if few and row["over"] == "samples" and row["answer"] in (YES, NO):
+            row["answer"] = OPEN
         rows.append({"hypothesis": metric.hypothesis, "layer": layer, "metric": name, **row})
     columns = ["hypothesis", "metric", "layer", "student", "baseline", "difference", "low", "high"]
     rows.sort(key=lambda row: [*METRICS].index(row["metric"]))
@@ -202,8 +208,8 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
     -------
     DataFrame
         Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
-        last one to be measured; ``accuracy`` on held-out samples after it, and ``chance``: 1 over the number
-        of classes. NaN where unknown: of classes without names there may be more than samples show.
+        last one to be measured; ``accuracy`` on held-out samples after it, or on those that ``kdviz transfer``
+        asked about, and ``chance``: 1 over the number of classes. NaN where unknown: of classes without names there may be more than samples show.
 
     Raises
     ------
@@ -211,6 +217,8 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
         If the run is damaged.
     """
     chance, about, rows = _find_chance(run), run.catalogue(), {}
+    answers = read_transfer(run).get("confidence")  # which kdviz transfer asks for
+    asked = {} if answers is None else answers["right"].mean("sample").to_series().to_dict()
     for name, one in list_networks(run).items():
         if one.repeat_of:
             continue
@@ -218,6 +226,7 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
         values = run.variable(name, layer, "accuracy")
         last = np.nan if values is None else values.values[-1]
         last = about[name, layer].get("accuracy", np.nan) if np.isnan(last) else last
+        last = asked.get(name, np.nan) if np.isnan(last) else last
         rows[name] = {
             "role": one.role,
             "method": one.method,
@@ -228,6 +237,10 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
         }
     columns = ["role", "method", "seed", "epoch", "accuracy", "chance"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("network")
+
+
+def _count_samples(pair: NetworkPair) -> int:
+    return next(iter(pair.students.values())).sizes["sample"]
 
 
 def _find_chance(run: Run) -> float:
@@ -275,13 +288,21 @@ def _answer_hypotheses(run: Run, differences: pd.DataFrame, words: Vocabulary) -
 def _tell(rows: pd.DataFrame, words: Vocabulary, mixed: bool) -> Iterator[tuple[str, str]]:
     """Say of one metric where the answer is which, with numbers, and with those of seeds if they differ."""
     unit = f" per {words.sample}" if rows["metric"].iloc[0] in ("n_fg", "n_bg") else ""
-    rows = rows.assign(told=rows["seeds"].map(" (of seeds: {})".format) if mixed else "")
+    rows = rows.assign(told=[_tell_basis(row, words, mixed) for _, row in rows.iterrows()])
     for answer in (YES, NO, OPEN, UNDEFINED):
         there = rows[rows["answer"] == answer]
         if len(there):
             told = [_tell_place(row, unit) for _, row in there[:_LISTED].iterrows()]
             told += [f"{len(there) - _LISTED} more"] if len(there) > _LISTED else []
             yield answer, "; ".join(told)
+
+
+def _tell_basis(row: pd.Series, words: Vocabulary, mixed: bool) -> str:
+    """Say on what a number stands, where that is not the same for all."""
+    told = [f"of seeds: {row['seeds']}"] if mixed else []
+    if row["over"] == "samples" and row["left_out"]:
+        told.append(f"without {row['left_out']} {words.sample}s")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _tell_place(row: pd.Series, unit: str) -> str:
@@ -439,7 +460,7 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
         which = name_some(unknown, 4) if len(known) else "all networks"
         yield (
             f"accuracy not recorded: {which}; whether they learned anything is not known here "
-            "(`kdviz.store.describe(run, accuracy=...)` tells it)"
+            "(`kdviz transfer`, or `kdviz.store.describe(run, accuracy=...)`, tells it)"
         )
 
 
@@ -579,8 +600,9 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
         )
     if (known["left_out"] > 0).any():
         yield (
-            f"Up to {known['left_out'].max()} of {count} {words.sample}s have no point, and so neither share "
-            'of points nor detours: they are left out (`no_points="published"` counts 0, as the papers do).'
+            f"Up to {known['left_out'].max()} of {count} {words.sample}s have no point, or none on the "
+            f"{words.foreground}, and so no share of points, or neither peak nor detours: they are left out "
+            'there (`no_points="published"` counts 0, as the papers do), and less than ten decide nothing.'
         )
     if len(known) > 1:
         yield f"There are {len(known)} answers of H1 to H3: of twenty, one would be clear by chance alone."

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import kdviz
+from kdviz.arguments import positive_number
 from kdviz.cli.options import Progress, RunPath
 from kdviz.stopping import run_program
 
@@ -39,6 +40,8 @@ def report(
     """
     from kdviz.reports import place_report, write_report, write_side_by_side
 
+    if threshold is not None:
+        positive_number("threshold (--threshold)", threshold)
     settings = kdviz.analysis.Settings(threshold=threshold)
     opened: dict[str, kdviz.store.Run] = {}
     for run in map(kdviz.open_run, runs):

@@ -37,6 +37,7 @@ _PHRASES = {  # of the library, and what is said instead where the command has t
     r"pass max_batch=\d+": "choose a {device} with more memory, such as cpu",
     r"(?<![.\w])length=(?=\d)": "data.length=",
     r"and a smaller length$": "and a smaller length, {change} data.length=...",
+    r"\(in study\.yaml, of data\)": "({change} data.foreground=[1], and so on)",
     r"pass entry, the name\b": "give {entry}, the name",
 }
 _BEYOND = re.compile(r"(?<![\w/.-])(feature|entry|layout|base_noise|max_batch|pixels)=(?!\S*/)")

@@ -334,7 +334,7 @@ def attribute(
     run = _open_asked(folder, network, progress, device).attribute()
     names = [name for name in run.results if name.startswith("attribution/")]
     typer.echo(f"maps  {', '.join(names)}\nrun   {run.path}")
-    typer.echo(f"next  kdviz rerun 04_baselines -p run_path={run.path}")
+    typer.echo(f"next  kdviz report {folder}, or kdviz rerun 04_baselines -p run_path={run.path}")
 
 
 def coherency(
@@ -381,7 +381,9 @@ def transfer(
     )
     typer.echo("percentage points more than the baselines, means over seeds\n")
     typer.echo(f"{margins.round(1).to_string(na_rep='')}\n")
-    typer.echo(f"run   {run.path}\nnext  kdviz rerun 10_transfer -p run_path={run.path}")
+    typer.echo(
+        f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 10_transfer -p run_path={run.path}"
+    )
 
 
 def unicam(
@@ -404,4 +406,6 @@ def unicam(
     )
     typer.echo("squared distance correlation with the classes (rs), and with other networks (fss)\n")
     typer.echo(f"{shown.round(3).to_string(na_rep='')}\n")
-    typer.echo(f"run   {run.path}\nnext  kdviz rerun 11_unicam -p run_path={run.path}")
+    typer.echo(
+        f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 11_unicam -p run_path={run.path}"
+    )

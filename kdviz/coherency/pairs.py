@@ -21,6 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.nn import functional as F
 
 from kdviz.networks.features import frozen, same_random_state, unwrap
+from kdviz.networks.preparing import is_out_of_memory
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -115,7 +116,8 @@ def find_pairs(network: nn.Module, inputs: Tensor) -> Survey:
     Raises
     ------
     ValueError
-        If the network cannot be traced, or what was traced gives other outputs than the network.
+        If the network cannot be traced, or what was traced gives other outputs than the network; if its
+        precision is not that of the inputs, float64.
 
     Notes
     -----
@@ -174,7 +176,7 @@ def trace(network: nn.Module, inputs: Tensor) -> fx.Graph:
     """
     kind = type(network).__name__
     with same_random_state(network), frozen(network), torch.no_grad():
-        expected = network(inputs.clone())
+        expected = compute(network, inputs)
         if not isinstance(expected, Tensor):
             raise ValueError(
                 f"this {kind} gives a {type(expected).__name__}; wrap it in a module that gives one tensor"
@@ -194,6 +196,26 @@ def trace(network: nn.Module, inputs: Tensor) -> fx.Graph:
             "it does depends on the values; pass a part of it that is neither"
         )
     return graph
+
+
+def compute(network: nn.Module, inputs: Tensor) -> Any:
+    """Return what a network gives.
+
+    Raises
+    ------
+    ValueError
+        If it, in float64 like the inputs, computes in a precision of its own.
+    """
+    try:
+        return network(inputs.clone())
+    except RuntimeError as error:
+        if inputs.dtype != torch.float64 or is_out_of_memory(error):
+            raise
+        reason, _, _ = str(error).partition("\n")
+        raise ValueError(
+            f"this {type(network).__name__} does not compute in float64, so that no output is proved "
+            f"to stay ({reason})"
+        ) from error
 
 
 class _Walker:

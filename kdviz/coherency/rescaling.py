@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from kdviz.coherency.pairs import NORMS, WEIGHTED, Pair, shape_of, trace
+from kdviz.coherency.pairs import NORMS, WEIGHTED, Pair, compute, shape_of, trace
 from kdviz.networks.features import frozen, same_random_state, unwrap
 
 Factor = float | Sequence[float] | Tensor
@@ -160,7 +160,7 @@ def output_difference(network: nn.Module, other: nn.Module, inputs: Tensor) -> f
     outputs = []
     for one in (network, other):
         with same_random_state(one), frozen(one), torch.no_grad():
-            outputs.append(one(inputs.clone()).double())
+            outputs.append(compute(one, inputs).double())
     size = outputs[0].abs().max()
     difference = (outputs[0] - outputs[1]).abs().max()
     return float(difference / size) if difference else 0.0
@@ -185,7 +185,8 @@ def prove_equal(network: nn.Module, other: nn.Module, inputs: Tensor) -> float:
     ------
     ValueError
         If it is not a number, or larger than the root of the precision of the weights, because factors that
-        are no powers of 2 round them: 3e-4 in float32, 1.5e-8 in float64.
+        are no powers of 2 round them: 3e-4 in float32, 1.5e-8 in float64. If a network does not compute in
+        float64.
     """
     dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
     tolerance = math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0))

@@ -92,9 +92,10 @@ def build(
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no encoder of the kinds of BERT: {error}") from error
     if trained and any(str(name).endswith("SequenceClassification") for name in config.architectures or ()):
+        place = "every token's" if classes is None else "the first token's"
         warnings.warn(
             f"{folder} is a classifier ({name_some(config.id2label.values())}): its encoder is kept and its "
-            "head left out; a new one is trained, a linear layer on the first token's vector",
+            f"head left out; a new one is trained, a linear layer on {place} vector",
             KdvizWarning,
             stacklevel=2,
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdviz.arguments import name_some
 from kdviz.errors import LayerError
 from kdviz.networks.features import frozen, name_modules, same_random_state, unwrap
-from kdviz.networks.preparing import is_out_of_memory
+from kdviz.networks.preparing import device_of, is_out_of_memory
 
 _EMBEDDINGS = "embeddings"  # what transformers calls the whole of words, positions and types
 
@@ -69,6 +69,7 @@ def turn_clouds(network: nn.Module, cloud: Tensor) -> None:
         If it takes neither; with the reason that it gives for each.
     """
     network, reasons = unwrap(network), []
+    cloud = cloud.to(device_of(network))
     with same_random_state(network), frozen(network), torch.no_grad():
         for given in (cloud, cloud.mT.contiguous()):
             try:

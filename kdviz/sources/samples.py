@@ -312,7 +312,7 @@ class Source(BaseModel):
 
 
 class OwnSource(Source):
-    """Samples of the user's own, which nobody has divided: a fifth of every class is held out."""
+    """Samples of the user's own; a fifth of every class is held out, unless their folders say which."""
 
     @abstractmethod
     def read(self) -> SampleSet:

@@ -9,10 +9,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import analysis, schema
-from kdviz.arguments import name_some
+from kdviz.arguments import name_some, whole_number
 from kdviz.attribution import METHODS, find_map_layer
 from kdviz.coherency import Pair, Survey, audit, draw_maps, find_pairs, fold_batch_norm
 from kdviz.coherency.audits import is_within, locate
+from kdviz.coherency.rescaling import in_double
 from kdviz.errors import LayerError, naming
 from kdviz.networks.hashing import fingerprint, fingerprint_checkpoint
 from kdviz.networks.preparing import device_of, prepare_network
@@ -35,10 +36,11 @@ def check_coherency(cast: Cast, samples: int, pairs: int) -> Run:
     Raises
     ------
     ValueError
-        If networks take no images.
+        If networks take no images, or nothing is to be asked: no sample or no pair.
     StoreError
         If a network is not the one that was measured.
     """
+    samples, pairs = whole_number("samples", samples, 1), whole_number("pairs", pairs, 1)
     if not isinstance(cast.measured_set, ImageSet):
         raise ValueError(
             f"kdviz coherency compares maps of images, and {cast.run.path} is of "
@@ -77,7 +79,8 @@ def _audit(
     images = torch.from_numpy(given.inputs[rows]).to(device_of(network))
     classes = torch.from_numpy(cast.measured_set.labels[rows]).to(images.device)
     try:
-        survey = find_pairs(fold_batch_norm(network, images), images)
+        # in double precision, in which maps are compared, too
+        survey = find_pairs(in_double(fold_batch_norm(network, images)), images.double())
         layers = _list_called(survey, [*cast.modules(subject), *_list_mapped(network, images)])
         chosen = _choose_pairs(survey, layers, pairs)
         if not any(_is_inside(layer, pair, survey) for layer in layers for pair in chosen):
@@ -120,9 +123,7 @@ def _choose_pairs(survey: Survey, layers: Sequence[str], count: int) -> list[Pai
     """Choose so many pairs: first those with a measured layer inside, then others from end to end."""
     if not survey.pairs:
         raise ValueError(f"no pair of layers can be rescaled: {next(iter(survey.refusals.values()), '')}")
-    inside = [
-        one for one in survey.pairs if any(locate(at, [one], survey.order) == "between" for at in layers)
-    ]
+    inside = [one for one in survey.pairs if any(_is_inside(layer, one, survey) for layer in layers)]
     others = [one for one in survey.pairs if one not in inside]
     return [*inside, *(others[at] for at in spread(len(others), count - len(inside)))][:count]
 

@@ -22,6 +22,8 @@ def find_factory(network: str) -> tuple[Callable[[], nn.Module], nn.Module]:
     ValueError
         If there is no such function, or it builds no network.
     """
+    import kdviz.models  # noqa: F401 - makes torchvision importable beside a CPU build of torch
+
     here = str(Path.cwd())
     sys.path[:0] = [] if here in sys.path else [here]
     try:

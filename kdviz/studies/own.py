@@ -323,7 +323,13 @@ class OwnNetworks:
 
     def load(self, subject: Subject, network: nn.Module, checkpoint: Path) -> dict[str, Any]:
         """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
-        return load_weights(network, checkpoint, self.where.checkpoints[subject.name].part)
+        try:
+            return load_weights(network, checkpoint, self.where.checkpoints[subject.name].part)
+        except DataError as error:
+            other = (
+                f"if {subject.name} is of another kind, --network {subject.name}=module:function builds it"
+            )
+            raise DataError(f"{error}; {other}") from error
 
     def feature_of(self, subject: Subject) -> str:
         """Say which feature of its layers is measured."""

@@ -221,7 +221,7 @@ class Study(Layout):
         StoreError
             If training is not finished.
         ValueError
-            If this is no study of images.
+            If this is no study of images, or `samples` or `pairs` is not 1 or more.
         MissingExtraError
             If captum is not installed.
         """

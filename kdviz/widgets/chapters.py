@@ -152,7 +152,9 @@ def _cohere(scene: Scene, selection: Selection) -> Figure | str:
     audited = analysis.read_audits(scene.run)
     audited = audited[audited["network"].isin(selection.networks)]
     if not len(audited):
-        return "No weights of a chosen network were rescaled; `kdviz coherency` does."
+        refused = analysis.list_refused(scene.run)
+        told = [f"{name}: {refused[name]}" for name in selection.networks if name in refused]
+        return "; ".join(told) or "No weights of a chosen network were rescaled; `kdviz coherency` does."
     title = "maps that moved while weights were rescaled and no output changed"
     return coherency_chart(analysis.summarise_audits(audited), title=title)
 

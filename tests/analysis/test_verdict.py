@@ -145,7 +145,7 @@ def test_give_verdict__many_places_are_cut_short(tmp_path: Path) -> None:
 
 def test_give_verdict__samples_without_points_are_left_out_and_told(tmp_path: Path) -> None:
     verdict = analysis.give_verdict(make_run(tmp_path, COUNTS, empty=5))
-    assert any("Up to 5 of 12 images have no point" in note for note in verdict.notes)
+    assert any("Up to 5 of 12 images have no point, or none on the object" in note for note in verdict.notes)
     ratio = str(verdict.answers[0].findings[2])
     # of the samples that have points: 9 of 10 against 5 of 8, 4 of 8 and 3 of 8
     assert "0.90 against 0.50" in ratio

@@ -562,6 +562,18 @@ def test_audit__says_why_a_network_has_no_pair() -> None:
         coherency.audit(network, random_images(1), torch.tensor([0]), units=kdviz.units.grid(4))
 
 
+def test_audit__of_a_network_that_insists_on_float32_says_so() -> None:
+    network = Wrapped(lambda net, x: net.conv2(net.conv1(x.float()).relu()).amax((2, 3)),
+                      conv1=conv(3, 4), conv2=conv(4, 2)).eval()  # fmt: skip
+    images = random_images(2, size=8)
+    (pair,) = coherency.find_pairs(network, images).pairs
+    message = r"this Wrapped does not compute in float64, so that no output is proved to stay \(Input t"
+    with pytest.raises(ValueError, match=message):
+        coherency.audit(network, images, torch.tensor([0, 1]), units=kdviz.units.grid(4), progress=False)
+    with pytest.raises(ValueError, match=message):
+        coherency.prove_equal(network, coherency.rescale(network, pair, 4.0), images)
+
+
 def test_draw_maps__of_a_fully_connected_layer_are_its_feature_and_gradient() -> None:
     network, images, classes = small_cnn().eval(), random_images(2), torch.tensor([1, 3])
     maps = coherency.draw_maps(

@@ -126,6 +126,18 @@ def test_turn_clouds__only_for_a_network_that_takes_coordinates_first() -> None:
     assert torch.equal(network(clouds), turned(clouds))
 
 
+def test_turn_clouds__tries_where_the_network_lies() -> None:
+    seen: list[str] = []
+
+    def turn(clouds: Tensor) -> Tensor:
+        seen.append(clouds.device.type)
+        return clouds.mT
+
+    network = Points(turn).to("meta")
+    turn_clouds(network, torch.zeros(1, 7, 3))
+    assert seen == ["meta", "meta"] and len(network._forward_pre_hooks) == 1
+
+
 def test_turn_clouds__refuses_a_network_that_takes_neither() -> None:
     network = nn.Conv2d(3, 4, 1)
     with pytest.raises(ValueError, match="neither") as caught:

@@ -111,6 +111,10 @@ def test_help__of_every_command_of_study_has_an_example_that_parses(call: Call, 
         ("info .", "is a folder but not a run: it has no group 'points'"),
         ("export none file.nc", "there is no run at none"),
         ("report none", "there is no run at none"),
+        (
+            "report none --threshold 0",
+            "threshold (--threshold) must be a positive number, 1e-30 to 1e+30, got",
+        ),
         ("measure none", "none holds no study: there is no study.yaml; begin with kdviz train"),
         (
             "train out --layers fc1,fc9",
@@ -314,7 +318,7 @@ def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, 
         0,
         "maps  attribution/baseline-s0, attribution/student-fc1-s0, attribution/teacher\n"
         "run   copy/run.zarr\n"
-        "next  kdviz rerun 04_baselines -p run_path=copy/run.zarr\n",
+        "next  kdviz report copy, or kdviz rerun 04_baselines -p run_path=copy/run.zarr\n",
         "",
     )
     assert kdviz.open_run("copy/run.zarr").result("attribution/teacher")["attribution"].notnull().all()

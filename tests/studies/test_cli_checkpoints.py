@@ -295,6 +295,11 @@ def test_gaps__of_own_networks_are_filled_by_the_same_commands(place: Path) -> N
             "lower training.rate_factor (--x), or its rate in training.recipes",
         ),
         ("lower training.rate_factor", {"device": "--device"}, "lower training.rate_factor"),
+        (
+            "a soft mask (in study.yaml, of data)",
+            {"change": "--set"},
+            "a soft mask (--set data.foreground=[1], and so on)",
+        ),
         ("images (--images) is not a folder", dict.fromkeys(speaking.LINES, "--x"), None),
         ("root (data.folder, --clouds) is not", dict.fromkeys(speaking.LINES, "--x"), None),
         ("networks.layers.fc1 and data.sizes", dict.fromkeys(speaking.LINES, "--x"), None),

@@ -1,6 +1,7 @@
 """Which maps of a study's networks survive rescaled weights, from the command line to report and app."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import kdviz
 from kdviz import analysis, cli, coherency
 from kdviz.networks import load_weights
 from kdviz.studies import Study, auditing
+from kdviz.studies.tasks import Subject
 from kdviz.studies.work import Workshop
 from kdviz.widgets import explore
 
@@ -65,6 +67,10 @@ def test_coherency__finished_is_not_asked_again(audited: Study, monkeypatch: pyt
     audited.check_coherency(2, 2)
     with pytest.raises(pytest.fail.Exception, match="asked again"):
         audited.check_coherency(3, 2)
+    with pytest.raises(ValueError, match="samples must be an integer of 1 or more, got 0"):
+        audited.check_coherency(0, 2)
+    with pytest.raises(ValueError, match="pairs must be an integer of 1 or more, got 0"):
+        audited.check_coherency(2, 0)
 
 
 def test_coherency__lost_is_asked_again(audited: Study, tmp_path: Path) -> None:
@@ -80,31 +86,30 @@ def test_coherency__of_a_network_that_cannot_be_traced_says_so_and_goes_on(
     audited: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = Study(shutil.copytree(audited.folder, tmp_path / "study"), audited.plan, progress=False)
-    find_pairs = auditing.find_pairs
+    build = Workshop.build_for
 
-    def refuse(network: nn.Module, images: torch.Tensor) -> coherency.Survey:
-        if torch.equal(next(network.parameters()), first):
-            raise ValueError("torch.fx cannot trace it")
-        return find_pairs(network, images)
+    def build_stubborn(workshop: Workshop, subject: Subject) -> Callable[[], nn.Module]:
+        def make() -> nn.Module:
+            network = build(workshop, subject)()
+            if subject.name == "baseline-s0":
+                network.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+            return network
 
-    workshop = Workshop(study)
-    first = next(load(workshop, "baseline-s0").parameters())
-    monkeypatch.setattr(auditing, "find_pairs", refuse)
+        return make
+
+    monkeypatch.setattr(Workshop, "build_for", build_stubborn)
     cli.app(
         ["coherency", str(study.folder), "--samples=1", "--pairs=1", "--no-progress"], standalone_mode=False
     )
     told = capsys.readouterr()
-    assert "not asked of baseline-s0: torch.fx cannot trace it" in told.err
+    assert "not asked of baseline-s0: this SmallVGG does not compute in float64" in told.err
     assert "1 of 2" not in told.err and "entropy" in told.out
     run = kdviz.open_run(study.run_path)
     assert {*analysis.read_audits(run)["network"]} == {"teacher", "student-fc1-s0"} and not run.gaps()
-
-
-def load(workshop: Workshop, name: str) -> nn.Module:
-    subject = next(one for one in workshop.subjects if one.name == name)
-    network = workshop.build_for(subject)()
-    load_weights(network, workshop.finished(subject)[1])
-    return network
+    app = explore(run)
+    app.selection.networks = ("baseline-s0",)
+    app.controls["chapter"].value = "coherency"
+    assert app.chapters.shown.startswith("baseline-s0: this SmallVGG does not compute in float64")
 
 
 def test_coherency__is_a_chapter_of_report_and_app(audited: Study) -> None:

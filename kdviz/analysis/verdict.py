@@ -550,7 +550,7 @@ def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterat
     if few:
         yield (
             f"less than one knowledge point per {words.sample}: {name_some(dict.fromkeys(few), 3)}; "
-            "a smaller threshold finds more (`kdviz rerun 01_report -p threshold=0.1`, or the app's control)"
+            "a smaller threshold finds more (`kdviz report RUN --threshold 0.1`, or the app's control)"
         )
 
 

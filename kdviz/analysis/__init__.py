@@ -36,6 +36,7 @@ from kdviz.analysis.coherency import list_refused, read_audits, summarise_audits
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.frames import to_dataframe
+from kdviz.analysis.judging import tabulate_accuracy, tabulate_differences
 from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
@@ -54,14 +55,7 @@ from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
 from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
 from kdviz.analysis.unicam import as_attributions, tabulate_relevance
-from kdviz.analysis.verdict import (
-    Answer,
-    Finding,
-    Verdict,
-    give_verdict,
-    tabulate_accuracy,
-    tabulate_differences,
-)
+from kdviz.analysis.verdict import Answer, Finding, Verdict, give_verdict
 
 __all__ = [
     "DISTANCE_METRICS",

@@ -9,31 +9,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import xarray as xr
 
-from kdviz.analysis.arms import average_seeds
 from kdviz.analysis.coherency import list_refused, read_audits
-from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
+from kdviz.analysis.judging import (
+    FEW_SAMPLES,
+    NO,
+    OPEN,
+    UNDEFINED,
+    YES,
+    judge,
+    list_settings,
+    tabulate_accuracy,
+    tabulate_differences,
+)
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
-from kdviz.analysis.networks import list_networks, name_kind, read_config, read_room
-from kdviz.analysis.pairs import NetworkPair, compare_layers, pair_networks
+from kdviz.analysis.networks import list_networks, name_kind, read_room
+from kdviz.analysis.pairs import NetworkPair, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
-from kdviz.schema import Vocabulary, choose_words, read_classes
+from kdviz.schema import Vocabulary, choose_words
 from kdviz.store import Run
 from kdviz.wording import say_interval, say_number
 
-YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
 _MET = 0.9  # share of samples calibrated, below which doubts begin
 _ROLES = ("teacher", "student", "baseline")
-_FEW_POINTS, _FEW_SAMPLES = 1.0, 10  # points a sample
+_FEW_POINTS = 1.0  # a sample
 _SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
@@ -153,108 +159,6 @@ def give_verdict(
     )
 
 
-def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
-    """Compare students and baselines at every layer, over training seeds.
-
-    Parameters
-    ----------
-    pairs
-        From `pair_networks`; those without a student and a baseline of one seed, or with entropies of other
-        settings, are left out.
-
-    Returns
-    -------
-    DataFrame
-        A row for each ``layer`` and ``metric`` of `METRICS` but `d_std`, the root of `d_var`:
-        ``hypothesis``; ``student``, ``baseline``, ``difference``: means over the ``seeds`` at which it is
-        defined; ``low`` and ``high``: its 95 % interval, ``over`` these ``"seeds"`` by Student's t, or, of
-        one seed or of equal differences, over ``"samples"``, by the bootstrap of :func:`kdviz.compare`;
-        ``left_out``: most samples that one of these seeds leaves out, as they have no point, or none on the
-        foreground; ``answer``:
-        ``"yes"`` where the interval lies on the side of the hypothesis, ``"the other way"``, ``"undecided"``
-        where it contains 0, or where it is over less than ten samples, as the others are left out, or
-        ``"undefined"``.
-    """
-    both = {label: one for label, one in pairs.items() if _match(one)}
-    rows: list[dict[str, Any]] = []
-    compared = compare_layers(both) if both else pd.DataFrame({"layer": [], "metric": []})
-    for (layer, name), of_seeds in compared.groupby(["layer", "metric"], sort=False):
-        metric = METRICS[str(name)]
-        if not metric.claim:
-            continue
-        row = average_seeds(of_seeds, metric.supporting_sign)
-        if row["seeds"] == 1:
-            (one,) = of_seeds.dropna(subset=["difference"]).to_dict("records")
-            row |= {"low": one["difference_low"], "high": one["difference_high"], "over": "samples"}
-            row["left_out"] = int(one["left_out"])
-        else:
-            row["left_out"] = int(of_seeds["left_out"].max())
-        row["answer"] = UNDEFINED
-        if not np.isnan(row["difference"]):
-            row["answer"] = _judge(row["low"] * metric.supporting_sign, row["high"] * metric.supporting_sign)
-        few = row["left_out"] and _count_samples(both[str(layer)]) - row["left_out"] < _FEW_SAMPLES
-        if few and row["over"] == "samples" and row["answer"] in (YES, NO):
-            row["answer"] = OPEN
-        rows.append({"hypothesis": metric.hypothesis, "layer": layer, "metric": name, **row})
-    columns = ["hypothesis", "metric", "layer", "student", "baseline", "difference", "low", "high"]
-    rows.sort(key=lambda row: [*METRICS].index(row["metric"]))
-    return pd.DataFrame(rows, columns=[*columns, "seeds", "over", "left_out", "answer"])
-
-
-def tabulate_accuracy(run: Run) -> pd.DataFrame:
-    """Put the accuracy of every network beside chance.
-
-    Returns
-    -------
-    DataFrame
-        Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
-        last one to be measured; ``accuracy`` on held-out samples after it, or on those that ``kdviz transfer``
-        asked about, and ``chance``: 1 over the number of classes. NaN where unknown: of classes without names there may be more than samples show.
-
-    Raises
-    ------
-    StoreError
-        If the run is damaged.
-    """
-    chance, about, rows = _find_chance(run), run.catalogue(), {}
-    answers = read_transfer(run).get("confidence")  # which kdviz transfer asks for
-    asked = {} if answers is None else answers["right"].mean("sample").to_series().to_dict()
-    for name, one in list_networks(run).items():
-        if one.repeat_of:
-            continue
-        layer = next(iter(one.layers.values()))
-        values = run.variable(name, layer, "accuracy")
-        last = np.nan if values is None else values.values[-1]
-        last = about[name, layer].get("accuracy", np.nan) if np.isnan(last) else last
-        last = asked.get(name, np.nan) if np.isnan(last) else last
-        rows[name] = {
-            "role": one.role,
-            "method": one.method,
-            "seed": one.seed,
-            "epoch": run.epochs(name, layer)[-1],
-            "accuracy": float(last),
-            "chance": chance,
-        }
-    columns = ["role", "method", "seed", "epoch", "accuracy", "chance"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("network")
-
-
-def _count_samples(pair: NetworkPair) -> int:
-    return next(iter(pair.students.values())).sizes["sample"]
-
-
-def _find_chance(run: Run) -> float:
-    count = 0 if read_config(run).get("answers") == "span" else len(read_classes(run.samples))
-    return 1 / count if count > 1 else np.nan
-
-
-def _judge(one_end: float, other_end: float) -> str:
-    """Say on which side of 0 an interval lies; NaN, that of a single sample, decides nothing."""
-    if min(one_end, other_end) > 0:
-        return YES
-    return NO if max(one_end, other_end) < 0 else OPEN
-
-
 def _sum_up(answers: Sequence[str]) -> str:
     """Sum up answers, some of which may sum up others."""
     known = [one for one in answers if one != UNDEFINED]
@@ -344,7 +248,7 @@ def _answer_transfer(run: Run) -> Iterator[Answer]:
     findings = []
     for (title, part), found in rows[rows["own"]].groupby(["title", "part"], sort=False):
         (own,) = found[found["role"] == "teacher"].to_dict("records")
-        side = _judge(own["margin_low"], own["margin_high"])
+        side = judge(own["margin_low"], own["margin_high"])
         if side != OPEN:
             claim = f"{title} {part}".strip() + f" (the teacher {say_number(own['margin'], sign=True)})"
             taught = found[found["role"] == "student"]
@@ -358,7 +262,7 @@ def _tell_kinds(rows: pd.DataFrame, sign: int = 1) -> tuple[tuple[str, str], ...
     """Say of which kinds of students margins lie on the side of a sign."""
     told: dict[str, list[str]] = {}
     for kind, found in rows.groupby("kind", sort=False):
-        each = [_judge(*ends) for ends in sign * found[["margin_low", "margin_high"]].to_numpy()]
+        each = [judge(*ends) for ends in sign * found[["margin_low", "margin_high"]].to_numpy()]
         sides = {"clear": each.count(YES), "the other way": each.count(NO)}
         clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
         margin = say_number(found["margin"].mean(), sign=True)
@@ -494,7 +398,7 @@ def _is_hardly_better(accuracy: Any, level: Any) -> Any:
 
 def _doubt_samples(run: Run, words: Vocabulary) -> Iterator[str]:
     count = run.samples.sizes["sample"]
-    if run.networks and count < _FEW_SAMPLES:
+    if run.networks and count < FEW_SAMPLES:
         yield f"only {count} {words.sample}{'s' if count > 1 else ''} measured"
 
 
@@ -511,23 +415,10 @@ def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
                 said.append(f"student at epoch {ends[0]}, baseline at epoch {ends[1]} ({where})")
             if all(kinds) and kinds[0] != kinds[1]:
                 said.append(f"student {kinds[0]}, baseline {kinds[1]} ({where})")
-            for name, (own, other) in _list_settings(ours, theirs).items():
+            for name, (own, other) in list_settings(ours, theirs).items():
                 said.append(f"entropies of {name} {own} and {other}, not compared ({where})")
     if said:
         yield f"student and baseline differ in more than the teacher: {name_some(dict.fromkeys(said), 3)}"
-
-
-def _list_settings(ours: xr.Dataset, theirs: xr.Dataset) -> dict[str, tuple[object, object]]:
-    """List the settings of entropies in which two networks differ, for which `compare` refuses them."""
-    sides = read_entropy_settings(ours), read_entropy_settings(theirs)
-    both = {name: (sides[0].get(name), sides[1].get(name)) for name in ENTROPY_SETTINGS}
-    return {name: values for name, values in both.items() if values[0] != values[1]}
-
-
-def _match(pair: NetworkPair) -> bool:
-    """Tell whether students and baselines of the same seeds, of which there are some, can be compared."""
-    seeds = pair.students.keys() & pair.baselines.keys()
-    return bool(seeds) and not any(_list_settings(pair.students[one], pair.baselines[one]) for one in seeds)
 
 
 def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterator[str]:

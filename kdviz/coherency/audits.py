@@ -54,6 +54,7 @@ def audit(
     probes: int = 40,
     draws: int = 8,
     threshold: float = 0.2,
+    weight: float | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -91,6 +92,8 @@ def audit(
         factors of the channels too.
     threshold
         Of the knowledge points, in nat.
+    weight
+        Of the entropies, as in :func:`kdviz.measure`.
     progress
         Show a progress bar.
 
@@ -150,6 +153,7 @@ def audit(
                 method="gain",  # so that no sample changes its method between two networks
                 probes=probes,
                 draws=draws,
+                weight=weight,
                 seed=seed,
                 progress=False,
             )

@@ -109,6 +109,8 @@ def _advise_to_turn(reader: FeatureReader, inputs: Inputs, sample: Batch, error:
     given = turned = main_of(sample, inputs.main)
     for move in ((-1, 1), (1, -1)) if given.ndim > 2 else ():
         turned = given.movedim(*move)
+        if turned.shape == given.shape:
+            continue
         with suppress(Exception):  # which it does not take either
             reader.check(put_main(sample, inputs.main, turned))
             break

@@ -74,6 +74,7 @@ def _audit(
     cast: Cast, subject: Subject, network: nn.Module, samples: int, pairs: int, threshold: float
 ) -> xr.Dataset:
     given, attrs = cast.measured, schema.make_attrs()
+    weight = cast.run.catalogue()[subject.name, cast.modules(subject)[0]].get("weight")
     assert isinstance(given.units, Grid)
     rows = spread(len(given.inputs), samples)
     images = torch.from_numpy(given.inputs[rows]).to(device_of(network))
@@ -99,6 +100,7 @@ def _audit(
         methods=[*dict.fromkeys(method for _, method in drawn), "entropy"],
         probes=_PROBES,
         threshold=threshold,
+        weight=float(weight) if weight else None,
         progress=cast.progress,
     )
     return schema.build({f"audit_{name}": audited[name].to_numpy() for name in audited}, attrs=attrs)

@@ -143,6 +143,17 @@ def test_give_verdict__many_places_are_cut_short(tmp_path: Path) -> None:
     assert more.count("for m") == 5 and more.endswith("; 2 more")
 
 
+@pytest.mark.parametrize(("empty", "answer"), [(5, "undecided"), (2, "yes")])
+def test_give_verdict__fewer_than_ten_samples_that_are_left_decide_nothing(
+    tmp_path: Path, empty: int, answer: str
+) -> None:
+    counts = {("student", "fc1"): {0: (9, 1)}, ("baseline", "fc1"): {0: (4, 1)}}
+    verdict = analysis.give_verdict(make_run(tmp_path, counts, empty=empty))
+    told = str(verdict.answers[0].findings[2])
+    assert f"{answer} at fc1 +0.1" in told and f"(without {empty} images)" in told
+    assert str(verdict.answers[0].findings[0]).startswith("more knowledge points on the object: yes")
+
+
 def test_give_verdict__samples_without_points_are_left_out_and_told(tmp_path: Path) -> None:
     verdict = analysis.give_verdict(make_run(tmp_path, COUNTS, empty=5))
     assert any("Up to 5 of 12 images have no point, or none on the object" in note for note in verdict.notes)

@@ -218,7 +218,12 @@ def test_unicam__of_own_networks_is_unicam_score(here: Path) -> None:
 
 def test_own_networks__appear_in_the_verdict(here: Path) -> None:
     told = str(analysis.give_verdict(kdviz.open_run("run.zarr")))
-    assert "incomplete" not in told and "layer3" in told
+    assert "incomplete" not in told and "layer3" in told and "not recorded" not in told
+    inputs, labels, _ = twenty()
+    right = {f"{name}-s0": (load(name)(inputs).argmax(1).numpy() == labels).mean() for name in FOLDERS}
+    assert analysis.tabulate_accuracy(kdviz.open_run("run.zarr"))["accuracy"].to_dict() == pytest.approx(
+        right
+    )
     assert "teacher" in told
 
 

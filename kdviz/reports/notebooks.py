@@ -391,7 +391,7 @@ def _write_page(notebook: Path, code: bool = True) -> Path:
     node = nbformat.read(notebook, as_version=4)
     if not code:
         node.cells = _drop_empty_chapters(node.cells)
-    run = Path(node.metadata.papermill.parameters.get("run_path", ""))
+    run = Path(node.metadata.get("papermill", {}).get("parameters", {}).get("run_path", ""))
     of = run.parent.name if run.name == "run.zarr" else run.stem
     title = f"{notebook.stem}: {of}" if of else notebook.stem
     body, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": title}})

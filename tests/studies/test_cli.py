@@ -29,7 +29,7 @@ BEGIN = (
     "--masks, --texts, --clouds, or --plan FILE"
 )
 COMMANDS = (
-    *("demo", "train", "measure", "attribute", "transfer", "unicam"),
+    *("demo", "train", "measure", "attribute", "coherency", "transfer", "unicam"),
     *("report", "rerun", "info", "export", "explore"),
 )
 
@@ -327,7 +327,7 @@ def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, 
     assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")
 
 
-@pytest.mark.parametrize("command", ["attribute", "transfer", "unicam"])
+@pytest.mark.parametrize("command", ["attribute", "coherency", "transfer", "unicam"])
 def test_attribute__of_a_study_takes_no_network_of_the_users(call: Call, study: Study, command: str) -> None:
     done = call(command, study.folder, "--network", "os:getcwd")
     assert (

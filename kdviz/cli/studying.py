@@ -268,7 +268,8 @@ def measure(
 
     Students and baselines are measured at every epoch of the first half, every second later, and the last.
     With --network, --checkpoints and --layers, a network trained elsewhere, at all its checkpoints: on
-    --images of --size, normalised as ImageNet's, on --texts with --tokenizer, or on --clouds.
+    --images of --size, normalised as ImageNet's or by -s data.mean and data.std, on --texts with --tokenizer,
+    or on --clouds.
 
     Example: kdviz measure runs/birds
     """

@@ -106,7 +106,7 @@ def rerun(
     checked = _check_parameters(path, parameters)
     executed = make_folder(folder) / f"{_name_results(path.stem, checked)}.ipynb"
     _execute(path, executed, checked, progress_bar=progress)
-    return _write_page(executed)
+    return _write_page(executed, executed.stem)
 
 
 def prepare_notebook(
@@ -216,7 +216,7 @@ def write_report(
     target = make_folder(folder)
     executed = target / "report.ipynb"
     _execute(find_notebook(_REPORT), executed, parameters | chosen, progress_bar=progress)
-    return _write_page(executed, code=False)
+    return _write_page(executed, f"{opened.name}: report", code=False)
 
 
 def place_report(run: kdviz.store.Run, folder: Path | None = None) -> Path:
@@ -301,7 +301,7 @@ def write_tables(
     parameters = {"title": title, "question": question, "table": table, "arms": told}
     executed = make_folder(folder) / f"{name}.ipynb"
     _execute(find_notebook(_TABLES), executed, parameters, progress_bar=progress)
-    return _write_page(executed, code=False)
+    return _write_page(executed, title, code=False)
 
 
 def _shipped() -> list[Path]:
@@ -382,7 +382,7 @@ def _read_metadata(notebook: Path) -> dict[str, Any]:
         return {}
 
 
-def _write_page(notebook: Path, code: bool = True) -> Path:
+def _write_page(notebook: Path, title: str, code: bool = True) -> Path:
     loader = DictLoader({"described.html.j2": _PAGE})
     exporter = HTMLExporter(
         exclude_input=not code, embed_images=True, template_file="described.html.j2", extra_loaders=[loader]
@@ -391,9 +391,6 @@ def _write_page(notebook: Path, code: bool = True) -> Path:
     node = nbformat.read(notebook, as_version=4)
     if not code:
         node.cells = _drop_empty_chapters(node.cells)
-    run = Path(node.metadata.get("papermill", {}).get("parameters", {}).get("run_path", ""))
-    of = run.parent.name if run.name == "run.zarr" else run.stem
-    title = f"{notebook.stem}: {of}" if of else notebook.stem
     body, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": title}})
     page = notebook.with_suffix(".html")
     write_bytes(page, body.encode())

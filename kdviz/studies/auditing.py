@@ -58,23 +58,29 @@ def _check(cast: Cast, subject: Subject, samples: int, pairs: int) -> None:
     name, (epoch, weights) = f"coherency/{subject.name}", cast.finished(subject)
     threshold = analysis.Settings().of_run(cast.run).threshold
     assert threshold is not None
-    asked = (_VERSION, _METHODS, _PROBES, samples, pairs, epoch, threshold, cast.modules(subject))
+    weight = float(cast.run.catalogue()[subject.name, cast.modules(subject)[0]]["weight"])
+    asked = (_VERSION, _METHODS, _PROBES, samples, pairs, epoch, threshold, weight, cast.modules(subject))
     identity = fingerprint(repr(asked), cast.measured_set.fingerprint, fingerprint_checkpoint(weights))
     if cast.run.find_result(name, identity) is not None:
         return
     network = cast.build_for(subject)()
     load_measured(cast, subject, network, epoch, weights)
     network = prepare_network(network, cast.device)
-    found = _audit(cast, subject, network, samples, pairs, threshold)
+    found = _audit(cast, subject, network, samples, pairs, threshold, weight)
     about = {"network": subject.name, "network_role": subject.role, "identity": identity}
     cast.run.write_result(name, found.assign_attrs(about), overwrite=True)
 
 
 def _audit(
-    cast: Cast, subject: Subject, network: nn.Module, samples: int, pairs: int, threshold: float
+    cast: Cast,
+    subject: Subject,
+    network: nn.Module,
+    samples: int,
+    pairs: int,
+    threshold: float,
+    weight: float,
 ) -> xr.Dataset:
     given, attrs = cast.measured, schema.make_attrs()
-    weight = cast.run.catalogue()[subject.name, cast.modules(subject)[0]].get("weight")
     assert isinstance(given.units, Grid)
     rows = spread(len(given.inputs), samples)
     images = torch.from_numpy(given.inputs[rows]).to(device_of(network))
@@ -100,7 +106,7 @@ def _audit(
         methods=[*dict.fromkeys(method for _, method in drawn), "entropy"],
         probes=_PROBES,
         threshold=threshold,
-        weight=float(weight) if weight else None,
+        weight=weight,
         progress=cast.progress,
     )
     return schema.build({f"audit_{name}": audited[name].to_numpy() for name in audited}, attrs=attrs)

@@ -259,6 +259,7 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert page == tmp_path / "report" / "report.html"
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.ipynb"]
     text = page.read_text()
+    assert f"<title>{study.folder.name}: report</title>" in text
     assert text.count("data:image/jpeg;base64") >= 3
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):
         table = analysis.compare_layers(analysis.pair_networks(kdviz.open_run(study.run_path)))

@@ -73,6 +73,20 @@ def test_coherency__finished_is_not_asked_again(audited: Study, monkeypatch: pyt
         audited.check_coherency(2, 0)
 
 
+def test_coherency__is_of_entropies_at_the_weight_of_the_run(
+    audited: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, weight: float, **__: object) -> None:
+        raise AssertionError(f"asked at weight {weight}")
+
+    known = kdviz.open_run(audited.run_path).catalogue()
+    other = {layer: {**attrs, "weight": 3.0} for layer, attrs in known.items()}
+    monkeypatch.setattr(auditing, "audit", refuse)
+    monkeypatch.setattr(kdviz.store.Run, "catalogue", lambda run: other)
+    with pytest.raises(AssertionError, match=r"asked at weight 3\.0"):
+        audited.check_coherency(2, 2)
+
+
 def test_coherency__lost_is_asked_again(audited: Study, tmp_path: Path) -> None:
     study = Study(shutil.copytree(audited.folder, tmp_path / "study"), audited.plan, progress=False)
     before = analysis.read_audits(kdviz.open_run(study.run_path))

@@ -20,7 +20,6 @@ AT_WORK = """
 import os, signal, sys, time
 import kdviz, kdviz.__main__
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as one under nohup ignores this
 
 def signalled(call, at):
     # let the signal come when the call is made for the `at`th time

@@ -140,6 +140,10 @@ _ERRORS = {
 }
 _SHOWN = ("kdviz default", "probe gains alone", "kdviz path, 8 draws", "authors' procedure, run a")
 
+WORKER_TABLES = {
+    "rates": {"kind": ("who measures", ""), "blocks a second": ("blocks a second", ".3f")},
+    "goals": {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
+}
 TABLES: dict[str, Callable[[Path], str]] = {
     "goals": _table(
         "accuracy",
@@ -219,19 +223,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "projected": ("projected", ""),
         },
     ),
-    "workers": _table(
-        "workers-small_vgg",
-        "rates",
-        {
-            "kind": ("who measures", ""),
-            "blocks a second": ("blocks a second, median of three", ".2f"),
-        },
-    ),
-    "worker_goals": _table(
-        "workers-small_vgg",
-        "goals",
-        {"goal": ("goal", ""), "asked": ("asked", ".2f"), "reached": ("reached", ".2f")},
-    ),
+    **{
+        f"{network}_{part}": _table(f"workers-{network}", part, columns)
+        for network in ("small_vgg", "vgg11")
+        for part, columns in WORKER_TABLES.items()
+    },
     "presets": _show_presets,
     "preset_rate": _table(
         "presets",

@@ -53,7 +53,13 @@ from kdviz.analysis.pairs import (
 )
 from kdviz.analysis.progress import tabulate_counts, tabulate_peaks
 from kdviz.analysis.settings import Settings, apply_settings
-from kdviz.analysis.transfer import collect_points, find_undertrained, read_transfer, score_transfer
+from kdviz.analysis.transfer import (
+    collect_points,
+    doubt_teacher,
+    find_undertrained,
+    read_transfer,
+    score_transfer,
+)
 from kdviz.analysis.unicam import as_attributions, tabulate_relevance
 from kdviz.analysis.verdict import Answer, Finding, Verdict, give_verdict
 
@@ -86,6 +92,7 @@ __all__ = [
     "describe_comparison",
     "describe_measurement",
     "doubt_arms",
+    "doubt_teacher",
     "find_points",
     "find_undertrained",
     "give_verdict",

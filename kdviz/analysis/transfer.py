@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.special import stdtrit
+from scipy.stats import binomtest
 
 from kdviz.analysis.knowledge import count_points
 from kdviz.analysis.networks import list_networks, name_kind, name_layers, read_room
@@ -15,6 +16,8 @@ from kdviz.store import Run
 
 _CASES = ("sample", "triplet", "batch")  # over which means are taken: one of them is a dimension
 _GROUPS = ("domain", "group")  # coordinates of samples, each value a row of its own
+_LEVEL = 0.01  # of the test that the teacher does not guess
+_SURE = 0.9  # of samples on which it is right, however few they are
 
 
 def read_transfer(run: Run) -> dict[str, xr.Dataset]:
@@ -190,6 +193,31 @@ def find_undertrained(ds: xr.Dataset, least: float | None = None) -> dict[str, f
         guessed = np.bincount(ds["label"].values).max() / ds.sizes["sample"]
         least = (guessed + float(accuracy.sel(network=ds.attrs["teacher"]))) / 2
     return {str(one["network"].values): float(one) for one in accuracy if one < least}
+
+
+def doubt_teacher(ds: xr.Dataset) -> str:
+    """Say that a teacher may be guessing, as one does that goes by what these samples do not have.
+
+    Parameters
+    ----------
+    ds
+        The result of :func:`kdviz.transfer.confidence`.
+
+    Returns
+    -------
+    str
+        Empty if it is right on nine samples in ten, or on more than guessing explains, by a binomial test at
+        the level of 0.01.
+    """
+    validate(ds, require=("right",))
+    right, classes = ds["right"].sel(network=ds.attrs["teacher"]).values, int(ds.attrs["classes"])
+    test = binomtest(int(right.sum()), len(right), 1 / classes, "greater")
+    if right.mean() >= _SURE or test.pvalue <= _LEVEL:
+        return ""
+    return (
+        f"the teacher {ds.attrs['teacher']!r} is right on {right.sum()} of {len(right)} samples of {classes} "
+        "classes that it was asked about, which guessing may be, too: likeness to it may be chance"
+    )
 
 
 def _with_accuracy(results: Iterable[xr.Dataset]) -> Iterator[xr.Dataset]:

@@ -27,11 +27,11 @@ from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_room
 from kdviz.analysis.pairs import NetworkPair, pair_networks
 from kdviz.analysis.settings import Settings
-from kdviz.analysis.transfer import read_transfer, score_transfer
+from kdviz.analysis.transfer import doubt_teacher, read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
-from kdviz.schema import Vocabulary, choose_words
+from kdviz.schema import PLAIN, Vocabulary, choose_words
 from kdviz.store import Run
 from kdviz.wording import say_interval, say_number
 
@@ -40,6 +40,16 @@ _LISTED = 5  # places named in one sentence
 _MET = 0.9  # share of samples calibrated, below which doubts begin
 _ROLES = ("teacher", "student", "baseline")
 _FEW_POINTS = 1.0  # a sample
+_SCORES = {  # of UniCAM: the student's and the baseline's, what is asked of them, what they are
+    ("rs distilled", "rs residual"): (
+        "What only the student sees has more to do with the classes than what only its baseline sees",
+        "relevance",
+    ),
+    ("fss student-teacher", "fss base-teacher"): (
+        "The student's features are more like the teacher's than those of its baseline are",
+        "similarity",
+    ),
+}
 _SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
@@ -144,7 +154,7 @@ def give_verdict(
         doubts=(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
-            *_doubt_teachers(accuracies, pairs),
+            *_doubt_teachers(run, accuracies, pairs),
             *_doubt_pairs(pairs),
             *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
@@ -240,8 +250,7 @@ def _answer_transfer(run: Run) -> Iterator[Answer]:
     rows = score_transfer(results)
     students = rows[rows["role"] == "student"]
     findings = [
-        Finding(str(title).rstrip(":"), _tell_kinds(found))
-        for title, found in students[~students["own"]].groupby("title", sort=False)
+        Finding(claim, _tell_kinds(found)) for claim, found in _part_plain(students[~students["own"]])
     ]
     question = "Students are more like the teacher than networks trained without one"
     yield Answer(question, _sum_up_all(findings), tuple(findings))
@@ -250,12 +259,24 @@ def _answer_transfer(run: Run) -> Iterator[Answer]:
         (own,) = found[found["role"] == "teacher"].to_dict("records")
         side = judge(own["margin_low"], own["margin_high"])
         if side != OPEN:
-            claim = f"{title} {part}".strip() + f" (the teacher {say_number(own['margin'], sign=True)})"
+            apart = f"{'higher' if side == YES else 'lower'} by {say_number(abs(own['margin']))}"
+            claim = f"{title} {part}".strip() + f" (teacher {apart})"
             taught = found[found["role"] == "student"]
             findings.append(Finding(claim, _tell_kinds(taught, 1 if side == YES else -1)))
     if findings:
-        question = "Students share what sets the teacher apart from networks trained without one"
+        question = "Students share what sets the teacher apart from networks trained without one, good or bad"
         yield Answer(question, _sum_up_all(findings), tuple(findings))
+
+
+def _part_plain(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Put each property in words, that of samples as they are apart from that of all other domains."""
+    for title, found in rows.groupby("title", sort=False):
+        claim, plain = str(title).rstrip(":"), found["part"] == PLAIN
+        if plain.any():
+            yield f"{claim}, samples {PLAIN}", found[plain]
+            claim += f", in {name_some(found.loc[~plain, 'part'].unique())}"
+        if not plain.all():
+            yield claim, found[~plain]
 
 
 def _tell_kinds(rows: pd.DataFrame, sign: int = 1) -> tuple[tuple[str, str], ...]:
@@ -276,26 +297,26 @@ def _sum_up_all(findings: Sequence[Finding]) -> str:
 
 
 def _answer_unicam(run: Run) -> Iterator[Answer]:
-    """Say whether what only a student sees is more relevant than what only its baseline does."""
+    """Say what a student's own features have to do with the classes, and whether all are like a teacher's."""
     table = tabulate_relevance(read_room(run, "unicam-scores").values())
     if not len(table):
         return
     last = table[table["epoch"] == table.groupby("student")["epoch"].transform("max")]
     last = last[last["input"] == last["input"].iloc[0]]
-    findings = []
-    for layer, of_layer in last.groupby("layer", sort=False):
-        low, value, high = (
-            of_layer.pivot(index="student", columns="score", values=f"value{end}")
-            for end in ("_low", "", "_high")
-        )
-        more = int((low["rs distilled"] > high["rs residual"]).sum())
-        less = int((high["rs distilled"] < low["rs residual"]).sum())
-        answer = _sum_up([YES] * more + [NO] * less + [OPEN] * (len(value) - more - less))
-        sides = " against ".join(say_number(value[f"rs {side}"].mean()) for side in ("distilled", "residual"))
-        told = f"(more in {more} of {len(value)} students, less in {less}; relevance {sides})"
-        findings.append(Finding(f"at {layer}", ((answer, told),)))
-    question = "What only the student sees has more to do with the classes than what only its baseline sees"
-    yield Answer(f"{question} (UniCAM)", _sum_up_all(findings), tuple(findings))
+    for (ours, theirs), (question, name) in _SCORES.items():
+        findings = []
+        for layer, of_layer in last[last["score"].isin([ours, theirs])].groupby("layer", sort=False):
+            low, value, high = (
+                of_layer.pivot(index="student", columns="score", values=f"value{end}")
+                for end in ("_low", "", "_high")
+            )
+            more, less = int((low[ours] > high[theirs]).sum()), int((high[ours] < low[theirs]).sum())
+            answer = _sum_up([YES] * more + [NO] * less + [OPEN] * (len(value) - more - less))
+            sides = " against ".join(say_number(value[score].mean()) for score in (ours, theirs))
+            told = f"(more in {more} of {len(value)} students, less in {less}; {name} {sides})"
+            findings.append(Finding(f"at {layer}", ((answer, told),)))
+        if findings:  # without a teacher there is no likeness to it
+            yield Answer(f"{question} (UniCAM)", _sum_up_all(findings), tuple(findings))
 
 
 def _answer_coherency(run: Run) -> Iterator[Answer]:
@@ -368,11 +389,13 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _doubt_teachers(accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
-    """Doubt teachers hardly better than the mean baseline, where there is room to be better.
+def _doubt_teachers(run: Run, accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
+    """Doubt teachers that may be guessing, or are hardly better than the mean baseline where they could be.
 
     By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
     """
+    if (answers := read_transfer(run).get("confidence")) is not None and (doubt := doubt_teacher(answers)):
+        yield doubt
     weak = []
     for pair in pairs.values():
         names = {
@@ -436,7 +459,7 @@ def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterat
         yield (
             f"{words.sample}s whose mean entropy could not be calibrated: "
             f"{name_some(dict.fromkeys(unmet), 3)}; their entropies are not comparable (a smaller one may be "
-            "met: `kdviz rerun 02_explore -p calibration=0.2`, or the app's control)"
+            "met: `kdviz rerun 02_explore -p calibration=0.2 -p run_path=RUN`, or the app's control)"
         )
     if few:
         yield (

@@ -356,7 +356,7 @@ def coherency(
     found = kdviz.analysis.summarise_audits(kdviz.analysis.read_audits(run))
     told = found["moved"].astype(str) + " of " + found["compared"].astype(str)
     table = told.unstack("place", fill_value="").reindex(columns=["input", "before", "between", "after"])
-    typer.echo("maps that moved, though no output did\n")
+    typer.echo("maps that moved, though no output did: before, between and after the two rescaled layers\n")
     typer.echo(f"{table.to_string(na_rep='')}\n" if len(told) else "none compared\n")
     typer.echo(f"run   {run.path}\nnext  kdviz report {folder}")
 

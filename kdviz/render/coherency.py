@@ -17,7 +17,7 @@ from kdviz.render.looks import Picture
 from kdviz.render.style import Scale, choose_scale, open_figure
 
 _PLACES = {
-    "input": "of the\ninput",
+    "input": "the\ninput",
     "before": "before\nthe two",
     "between": "between\nthem",
     "after": "after\nthem",

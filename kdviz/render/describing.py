@@ -1,14 +1,18 @@
 """What a figure shows, in words: its text alternative, read from its own titles, names and captions."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kdviz.arguments import name_some
+from kdviz.wording import say_number
 
 BAR = "<colorbar>"  # the label by which matplotlib tells axes that are a colour bar from others
 _NAMED = 24  # of one list
@@ -29,7 +33,8 @@ def describe_figure(figure: Figure) -> str:
     -------
     str
         The title; the columns of pictures and, by row, what stands below them; what the charts draw over
-        what, and whose lines they hold; the colours; the note.
+        what, whose lines they hold and, where these are few, from where to where they go; the colours; the
+        note.
     """
     parts = (figure, *figure.subfigs)
     axes = [axis for axis in figure.axes if axis.get_visible() and axis.get_subplotspec() is not None]
@@ -38,10 +43,12 @@ def describe_figure(figure: Figure) -> str:
     charts = [axis for axis in axes if axis not in pictures and axis not in bars]
     legends = [*(one for part in parts for one in part.legends), *(axis.get_legend() for axis in axes)]
     lines = [text.get_text() for one in legends if one for text in one.get_texts()]
+    handles = [handle for one in legends if one for handle in one.legend_handles]
+    names = {_colour(one): text for one, text in zip(handles, lines, strict=True) if isinstance(one, Line2D)}
     told = [
         *(part.get_suptitle() for part in parts),
         *_tell_pictures(pictures),
-        *_tell_charts(charts),
+        *_tell_charts(charts, names),
         f"Lines: {name_some(dict.fromkeys(lines), _NAMED)}" if lines else "",
         *(_tell_colours(bar) for bar in bars if bar.get_ylabel()),
         *(part.get_supxlabel() for part in parts),
@@ -76,13 +83,19 @@ def _tell_pictures(axes: Sequence[Axes]) -> Iterator[str]:
         yield "; ".join(f"{columns.get(at, '')}: {text}" for at, text in below.items() if text)
 
 
-def _tell_charts(axes: Sequence[Axes]) -> Iterator[str]:
-    """Say what is drawn over what, once for all charts that share it, with the titles of these."""
+def _tell_charts(axes: Sequence[Axes], names: Mapping[str, str]) -> Iterator[str]:
+    """Say what is drawn over what, once for all charts that share it, with titles and outcomes of these.
+
+    `names` of lines by their colours.
+    """
     first: dict[tuple[object, ...], Axes] = {}
     for axis in axes:  # a second scale above a chart is no chart
         place = axis.get_subplotspec()
         assert place is not None
         first.setdefault((id(place.get_gridspec()), place.num1), axis)
+    outcomes = {axis: [*_tell_lines(axis, names), *_tell_cells(axis)] for axis in first.values()}
+    if sum(map(len, outcomes.values())) > _NAMED:  # too many to be listened to
+        outcomes = {}
     shared: dict[str, list[str]] = {}
     for axis in first.values():
         sides = {
@@ -90,10 +103,41 @@ def _tell_charts(axes: Sequence[Axes]) -> Iterator[str]:
             "over": _name_side(axis, [*first.values()], "x"),
         }
         drawn = "".join(f" {word} {name}" for word, name in sides.items() if name)
-        shared.setdefault(drawn, []).append(_flatten(axis.get_title()))
+        told = ", ".join(outcomes.get(axis, []))
+        shared.setdefault(drawn, []).append(": ".join(filter(None, [_flatten(axis.get_title()), told])))
     for drawn, titles in shared.items():
         told = f"{len(titles)} charts{drawn}" if len(titles) > 1 else f"Chart{drawn}"
         yield ": ".join(filter(None, [told, "; ".join(filter(None, titles))]))
+
+
+def _tell_lines(axis: Axes, names: Mapping[str, str]) -> Iterator[str]:
+    """Say where named lines begin and end, and the value of named marks at each tick that has a name."""
+    ticks = _list_ticks(axis.xaxis)
+    for line in axis.lines:
+        x, y = (np.atleast_1d(np.ma.filled(side, np.nan)) for side in line.get_data(orig=False))
+        name = _flatten(names.get(_colour(line), ""))
+        if not name or not len(y):
+            continue
+        if line.get_transform() != axis.transData:  # across the whole chart: of one value, if it has a name
+            yield from [f"{name} {say_number(y[0])}"] if not str(line.get_label()).startswith("_") else []
+        elif ticks:
+            nearest = np.abs(np.subtract.outer(x, axis.get_xticks())).argmin(1)
+            yield from (f"{name} {say_number(y[at])} at {ticks[one]}" for at, one in enumerate(nearest))
+        elif len(y) > 1:
+            yield f"{name} from {say_number(y[0])} to {say_number(y[-1])}"
+
+
+def _tell_cells(axis: Axes) -> Iterator[str]:
+    """Say what is written in the cells of each row of a table."""
+    rows: dict[int, list[str]] = {}
+    for text in axis.texts if axis.images else ():
+        rows.setdefault(round(text.get_position()[1]), []).append(_flatten(text.get_text()))
+    names = _list_ticks(axis.yaxis)
+    yield from (f"{names[at] if at < len(names) else at + 1} {'; '.join(told)}" for at, told in rows.items())
+
+
+def _colour(line: Line2D) -> str:
+    return to_hex(line.get_color())
 
 
 def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:
@@ -109,13 +153,15 @@ def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:
 
 
 def _read_side(axis: Axis) -> str:
-    names = []
-    if isinstance(axis.get_major_locator(), FixedLocator):
-        names = [_flatten(text.get_text()) for text in axis.get_ticklabels()]
-    listed = name_some([name for name in names if name], _NAMED)
-    return _flatten(
-        f"{axis.get_label_text()} {f'({listed})' if listed and axis.get_label_text() else listed}"
-    )
+    label, listed = axis.get_label_text(), name_some(filter(None, _list_ticks(axis)), _NAMED)
+    return _flatten(f"{label} ({listed})" if listed and label else label or listed)
+
+
+def _list_ticks(axis: Axis) -> list[str]:
+    """List the names of ticks that have some, in their order; those of numbers have none."""
+    if not isinstance(axis.get_major_locator(), FixedLocator):
+        return []
+    return [_flatten(text.get_text()) for text in axis.get_ticklabels()]
 
 
 def _tell_colours(bar: Axes) -> str:

@@ -17,6 +17,7 @@ from kdviz.schema.building import annotate, build
 from kdviz.schema.checks import validate
 from kdviz.schema.coherency import AUDITED
 from kdviz.schema.samples import choose_epochs, read_classes, read_sides
+from kdviz.schema.transfer import PLAIN
 from kdviz.schema.variables import BLOCK, METHODS, QUARTILES, VARIABLES, Attribute, Variable, register
 from kdviz.schema.vocabulary import VOCABULARIES, Vocabulary, choose_words
 
@@ -29,6 +30,7 @@ __all__ = [
     "BLOCK",
     "MEASURED",
     "METHODS",
+    "PLAIN",
     "QUARTILES",
     "SAMPLES",
     "SCHEMA_VERSION",

@@ -4,6 +4,7 @@ from functools import partial
 
 from kdviz.schema.variables import SAMPLE, Variable, measured_number, register
 
+PLAIN = "as they are"  # the domain of the samples themselves
 NETWORK = ("network",)
 NETWORK_SAMPLE = ("network", "sample")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kdviz.arguments import name_some
+from kdviz.arguments import name_some, suggest
 from kdviz.errors import KdvizWarning, LayerError, StoreError
 from kdviz.files import list_differences
 from kdviz.measuring import measure_checkpoints
@@ -149,12 +149,12 @@ def measure_folder(
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> None:
-    """Refuse layers that the network does not have, with all that it has."""
+    """Refuse layers that the network does not have, with those that are near, or that it has."""
     known = [name for name in name_modules(module) if name]
     if unknown := [layer for layer in layers if layer not in known]:
         raise LayerError(
-            f"{network} has no layer {name_some(map(repr, unknown))} (--layers); it has "
-            f"{name_some(known, _SHOWN)}"
+            f"{network} has no layer {name_some(map(repr, unknown))} (--layers); "
+            f"{suggest(unknown[0], known, _SHOWN)}"
         )
 
 

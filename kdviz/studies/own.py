@@ -272,7 +272,8 @@ class OwnNetworks:
         )
         if attrs.get("input_fingerprint") != given.fingerprint:
             raise DataError(
-                f"{self._place} holds other {samples.plural} under the names of those that were measured"
+                f"{self._place} holds other {samples.plural} under the names of those that were measured, or "
+                "what prepares them, such as a tokenizer, is another"
             )
 
     # -- samples

@@ -2,6 +2,7 @@
 
 import inspect
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from kdviz.analysis import doubt_teacher
 from kdviz.arguments import one_of
+from kdviz.errors import KdvizWarning
 from kdviz.networks import fingerprint_tensors
 from kdviz.networks.hashing import fingerprint
 from kdviz.networks.reading import InputsLike, find_source
+from kdviz.schema import PLAIN
 from kdviz.store.run import Store, as_run
 from kdviz.transfer.adversarial import adversarial
 from kdviz.transfer.agreement import bias, consensus
@@ -74,10 +77,7 @@ _NEEDS = {
     "shape_bias": "it needs cue_conflict=(inputs, shapes, textures)",
     "bias": "it needs the group of each sample, settings={'bias': {'group': names}}",
 }
-_CLEAN = "as they are"  # the domain of the inputs themselves
 _AT_ONCE = 64  # samples hashed together
-_LEVEL = 0.01  # of the test that the teacher does not guess
-_SURE = 0.9  # of samples on which it is right, however few they are
 
 
 def report(
@@ -129,12 +129,16 @@ def report(
     Raises
     ------
     TypeError, ValueError, FloatingPointError
-        As the properties; if `pixels` are needed and not said; if the teacher does not know the classes: it
-        is right on less than nine in ten samples, and on no more than guessing may be.
+        As the properties; if `pixels` are needed and not said.
     StoreError
         If `store` is no run, or cannot be written.
     MissingExtraError
         If invariance of images is asked, and torchvision is not installed.
+
+    Warns
+    -----
+    KdvizWarning
+        If the teacher may be guessing on these samples (:func:`kdviz.analysis.doubt_teacher`).
     """
     run = None if store is None else as_run(store)
     question = ask(networks, inputs, labels, **options)  # what is wrong is said before any work
@@ -270,7 +274,7 @@ def _divide(
                 raise ValueError(
                     f"domain {name!r} must hold the same {len(question.labels)} samples, got {count}"
                 )
-        named = {_CLEAN: inputs, **domains}
+        named = {PLAIN: inputs, **domains}
         parts["consensus"] = [
             _Part(some, labels, {"domain": [name] * len(question.labels)}) for name, some in named.items()
         ]
@@ -293,15 +297,13 @@ def _join(told: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _check_teacher(ds: xr.Dataset, inputs: InputsLike) -> None:
-    """Refuse a teacher that does not know the classes."""
-    right = ds["right"].sel(network=ds.attrs["teacher"]).values
-    test = binomtest(int(right.sum()), len(right), 1 / int(ds.attrs["classes"]), "greater")
-    if right.mean() < _SURE and test.pvalue > _LEVEL:
+    """Warn of a teacher that does not know the classes of these samples, and of what else it may be."""
+    if doubt := doubt_teacher(ds):
         batch, _ = find_source(inputs).read([0])
         bare = isinstance(batch, Tensor) and not batch.is_floating_point()
         masks = ", and that padded rows come with their mask, {'input_ids': ids, 'attention_mask': mask}"
-        raise ValueError(
-            f"the teacher {ds.attrs['teacher']!r} is right on {right.sum()} of {len(right)} samples of "
-            f"{ds.attrs['classes']} classes, which guessing may be, too: train it longer, or see that labels "
-            f"are in the order of its classes{masks if bare else ''}"
+        warnings.warn(
+            f"{doubt}; see that labels are in the order of its classes{masks if bare else ''}",
+            KdvizWarning,
+            stacklevel=3,
         )

@@ -7,7 +7,7 @@ from invented_runs import TEXTS, invent_text_run
 from scipy import stats
 
 from kdviz import schema
-from kdviz.analysis import collect_points, find_undertrained, score_transfer
+from kdviz.analysis import collect_points, doubt_teacher, find_undertrained, score_transfer
 
 NETWORKS = ["teacher", "alone-s0", "alone-s1", "kl-s0"]
 ROLES = ["teacher", "independent", "independent", "student"]
@@ -112,6 +112,18 @@ def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
     assert accuracy.loc["kl-s0", "score"] == 0.5 and accuracy.loc["kl-s0", "margin"] == 0.0
     assert find_undertrained(ds) == {"alone-s0": 0.25, "kl-s0": 0.5}  # half-way from 0.5 to 1 is 0.75
     assert find_undertrained(ds, 0.3) == {"alone-s0": 0.25}
+
+
+def test_doubt_teacher__begins_where_a_binomial_test_says_no_more():
+    """Of 40 samples of 4 classes, 18 right answers are beyond guessing at the level of 0.01, 17 are not."""
+    chance = stats.binom(40, 1 / 4)
+    assert chance.sf(17) < 0.01 < chance.sf(16)
+    for count, told in ((18, ""), (17, "the teacher 'teacher' is right on 17 of 40 samples of 4 classes")):
+        right = np.tile(np.arange(40) < count, (4, 1))
+        ds = make(right, "right", classes=4, teacher="teacher")
+        assert doubt_teacher(ds).startswith(told) and bool(doubt_teacher(ds)) == bool(told)
+    few = make(np.ones((4, 2), bool), "right", classes=2, teacher="teacher")
+    assert doubt_teacher(few) == "", "always right, however few they are"
 
 
 def test_points__of_the_same_networks_are_rows_of_such_a_table(tmp_path):

@@ -31,7 +31,7 @@ FOUR = ("a", "b", "c", "d")
 
 def advised(doubt: str) -> dict[str, object]:
     """Read the parameters of a command that is advised, as the command does."""
-    notebook, parameter = re.findall(r"`kdviz rerun (\w+) -p (\S+)`", doubt)[0]
+    notebook, parameter = re.findall(r"`kdviz rerun (\w+) -p (\S+) -p run_path=RUN`", doubt)[0]
     return parse_parameters(notebook, [parameter])
 
 
@@ -344,9 +344,18 @@ def test_give_verdict__tells_each_property_by_the_margins_of_all_networks(shared
     answer = next(one for one in verdict.answers if "like the teacher" in one.question)
     rows = analysis.score_transfer(analysis.read_transfer(run).values())
     rows = rows[(rows["role"] == "student") & ~rows["own"]]
-    assert [one.claim for one in answer.findings] == [
-        title.rstrip(":") for title in dict.fromkeys(rows["title"])
+    claims = [one.claim for one in answer.findings]
+    titles = [title.rstrip(":") for title in dict.fromkeys(rows["title"])]
+    plain = claims.index("answers as the teacher, samples as they are")
+    assert claims[plain + 1] == (
+        "answers as the teacher, in edges, silhouette, stylised, sketch, inverted"
+    ), "each domain weighs as much, and those of photographs are what is asked most"
+    assert [one for at, one in enumerate(claims) if at not in (plain, plain + 1)] == [
+        one for one in titles if one != "answers as the teacher"
     ]
+    alone = rows[(rows["part"] == "as they are") & (rows["kind"] == "student-fc1")]
+    told = ";".join(numbers for _, numbers in answer.findings[plain].parts)
+    assert f"fc1 {say_number(alone['margin'].mean(), sign=True)}" in told
     looks = rows[(rows["title"] == "looks at the same places") & (rows["kind"] == "student-fc1")]
     assert (looks["margin_low"] > 0).all() and len(looks) == 2
     told = dict(next(one for one in answer.findings if one.claim == "looks at the same places").parts)
@@ -370,7 +379,7 @@ def test_give_verdict__properties_without_an_independent_network_are_no_question
     }
     assert left == {
         "Students are more like the teacher than networks trained without one",
-        "Students share what sets the teacher apart from networks trained without one",
+        "Students share what sets the teacher apart from networks trained without one, good or bad",
     }
 
 
@@ -388,8 +397,11 @@ def test_give_verdict__tells_what_sets_the_teacher_apart_and_who_has_it_too(shar
     taught = rows[rows["role"] == "teacher"]
     apart = taught[(taught["margin_low"] > 0) | (taught["margin_high"] < 0)]
     answer = next(one for one in verdict.answers if "sets the teacher apart" in one.question)
-    names = [finding.claim.partition(" (the teacher")[0] for finding in answer.findings]
+    names = [finding.claim.partition(" (teacher")[0] for finding in answer.findings]
     assert names == (apart["title"] + " " + apart["part"]).str.strip().tolist()
+    for finding, margin in zip(answer.findings, apart["margin"], strict=True):
+        side = "higher" if margin > 0 else "lower"
+        assert finding.claim.endswith(f" (teacher {side} by {say_number(abs(margin))})")
     noise = str(answer.findings[names.index("same answer after noise")])
     kl = rows[(rows["part"] == "noise") & (rows["kind"] == "student-kl")]
     assert (kl["margin_high"] < 0).all(), "as the teacher's"
@@ -398,18 +410,34 @@ def test_give_verdict__tells_what_sets_the_teacher_apart_and_who_has_it_too(shar
 
 def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> None:
     run, verdict = shared
-    answer = verdict.answers[-1]
+    seen, alike = verdict.answers[-2:]
     table = analysis.tabulate_relevance(analysis.read_room(run, "unicam-scores").values())
     table = table[(table["input"] == table["input"].iloc[0]) & (table["layer"] == "classifier.fc1")]
-    sides = {
-        side: table[table["score"] == f"rs {side}"].set_index("student") for side in ("distilled", "residual")
-    }
-    more = (sides["distilled"]["value_low"] > sides["residual"]["value_high"]).sum()
-    less = (sides["distilled"]["value_high"] < sides["residual"]["value_low"]).sum()
-    assert f"(more in {more} of {len(sides['residual'])} students, less in {less};" in str(
-        answer.findings[-1]
-    )
-    assert "UniCAM" in answer.question
+    for answer, name, scores in (
+        (seen, "relevance", ("rs distilled", "rs residual")),
+        (alike, "similarity", ("fss student-teacher", "fss base-teacher")),
+    ):
+        ours, theirs = (table[table["score"] == score].set_index("student") for score in scores)
+        more = (ours["value_low"] > theirs["value_high"]).sum()
+        less = (ours["value_high"] < theirs["value_low"]).sum()
+        sides = " against ".join(say_number(one["value"].mean()) for one in (ours, theirs))
+        assert f"(more in {more} of {len(ours)} students, less in {less}; {name} {sides})" in str(
+            answer.findings[-1]
+        )
+        assert "UniCAM" in answer.question
+
+
+def test_give_verdict__doubts_a_teacher_that_may_be_guessing(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, verdict = shared
+    known = analysis.read_transfer(run)
+    right = known["confidence"]["right"].copy(deep=True)
+    right.loc["teacher"] = np.arange(right.sizes["sample"]) % int(known["confidence"].attrs["classes"]) == 0
+    known["confidence"] = known["confidence"].assign(right=right)
+    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
+    (doubt,) = {*analysis.give_verdict(run).doubts} - {*verdict.doubts}
+    assert doubt == analysis.doubt_teacher(known["confidence"]) and "which guessing may be, too" in doubt
 
 
 # -- words

@@ -626,7 +626,7 @@ def test_coherency_chart__counts_what_moved_where() -> None:
     assert [one.get_title() for one in figure.axes] == ["a layer by 4", "each channel by its own factor"]
     assert [label.get_text() for label in uniform.get_yticklabels()] == ["entropy", "input gradient"]
     columns = [label.get_text().replace("\n", " ") for label in uniform.get_xticklabels()]
-    assert columns == ["of the input", "between them", "after them"]
+    assert columns == ["the input", "between them", "after them"]
     told = {(*text.get_position(), text.get_text()) for text in uniform.texts}
     assert told == {(1, 0, "0 of 4"), (2, 0, "0 of 3"), (0, 1, "0 of 6")}
     assert [(*text.get_position(), text.get_text()) for text in own.texts] == [(1, 0, "2 of 5")]

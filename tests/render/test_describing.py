@@ -79,8 +79,10 @@ def test_describe_figure__names_the_lines_of_charts_and_what_stands_in_a_title()
     )
     told = render.describe_figure(render.count_curves({"mine": [table], "its twin": [table]}, title="fc1"))
     assert told == (
-        "fc1. 3 charts over epoch: points on the foreground; points on the background; foreground ratio. "
-        "Lines: mine, its twin."
+        "fc1. 3 charts over epoch: "
+        "points on the foreground: mine from 1.0 to 4.0, its twin from 1.0 to 4.0; "
+        "points on the background: mine from 1.0 to 4.0, its twin from 1.0 to 4.0; "
+        "foreground ratio: mine from 1.0 to 4.0, its twin from 1.0 to 4.0. Lines: mine, its twin."
     )
     peaks = pd.DataFrame({"distance": [0.5, 1.5], "n_fg": [3, 6]})
     both = {"mine": table, "its twin": table}
@@ -96,6 +98,36 @@ def test_describe_figure__lists_rows_of_a_table_and_cuts_long_lists_short() -> N
     table = pd.DataFrame(np.zeros((30, 2)), index=names, columns=["model.conv", "model.fc"])
     told = render.describe_figure(render.similarity_table(table, title="ranks"))
     assert told.startswith("ranks. Chart of m0, m1,") and told.endswith("m23 and 6 more over conv, fc.")
+
+
+def test_describe_figure__tells_values_at_named_ticks_lines_across_and_cells() -> None:
+    names = [f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ("", "_low", "_high")]
+    once, grown = (
+        pd.DataFrame({"role": "student", **dict.fromkeys(names, found)}, index=pd.Index(at, name="epoch"))
+        for found, at in (([7.0], [9]), ([0.25, 3.5], [0, 9]))
+    )
+    told = render.describe_figure(render.count_curves({"finished": [once], "watched": [grown]}, title="fc1"))
+    assert "points on the background: finished 7.0, watched from 0.25 to 3.5;" in told
+
+    table = pd.DataFrame(
+        {"moved": [0, 3, 2], "compared": [4, 5, 6]},
+        index=pd.MultiIndex.from_tuples(
+            [("entropy", "x4", "between"), ("grad_cam", "x4", "between"), ("grad_cam", "x4", "after")],
+            names=["method", "factor", "place"],
+        ),
+    )
+    told = render.describe_figure(render.coherency_chart(table, title="what moved"))
+    assert told == (
+        "what moved. Chart of entropy, grad cam over between them, after them: "
+        "a layer by 4: entropy 0 of 4, grad cam 3 of 5; 2 of 6."
+    )
+
+
+def test_describe_figure__keeps_numbers_to_itself_that_nobody_would_listen_to() -> None:
+    names = [f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ("", "_low", "_high")]
+    table = pd.DataFrame({"role": "student", **dict.fromkeys(names, [1.0, 4.0])}, index=[0, 9])
+    many = {f"network {at}": [table.rename_axis("epoch")] for at in range(9)}  # 27 lines
+    assert "from" not in render.describe_figure(render.count_curves(many, title="fc1"))
 
 
 def test_figure__brings_its_description_to_notebooks(networks: dict) -> None:

@@ -173,7 +173,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, capsys, **options: str) -> str:
             "student-s0/3 in run.zarr was already measured with other weights at epoch 0, 1, 2 "
             "(weights_fingerprint); use another --name or another run",
         ),
-        ({"layers": "3,fc"}, "my_nets:make has no layer 'fc' (--layers); it has 0, 1, 2, 3, 4, 5"),
+        ({"layers": "3,fc"}, "my_nets:make has no layer 'fc' (--layers); allowed: 0, 1, 2, 3, 4, 5"),
         ({"device": "gpu7"}, "--device 'gpu7' cannot be used here: "),
         (
             {"checkpoints": "odd"},

@@ -24,7 +24,9 @@ METRICS: dict[str, Metric] = {
     "n_fg": Metric("H1", +1, "more knowledge points on the {foreground}"),
     "n_bg": Metric("H1", -1, "fewer knowledge points on the background"),
     "fg_ratio": Metric("H1", +1, "a larger share of its points on the {foreground}"),
-    "d_mean": Metric("H2", -1, "points learned sooner, after less movement of the weights (1: their initial norm)"),
+    "d_mean": Metric(
+        "H2", -1, "points learned sooner, after less movement of the weights (1: their initial norm)"
+    ),
     "d_var": Metric("H2", -1, "points of all {samples} learned at the same time"),
     "d_std": Metric("H2", -1),
     "rho": Metric("H3", +1, "fewer points tried and given up"),

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator
 from kdviz.arguments import name_some
 from kdviz.wording import say_number
 
+_Look = tuple[str, str, str]  # colour, line and mark of a line
 BAR = "<colorbar>"  # the label by which matplotlib tells axes that are a colour bar from others
 _NAMED = 24  # of one list
 
@@ -44,7 +45,8 @@ def describe_figure(figure: Figure) -> str:
     legends = [*(one for part in parts for one in part.legends), *(axis.get_legend() for axis in axes)]
     lines = [text.get_text() for one in legends if one for text in one.get_texts()]
     handles = [handle for one in legends if one for handle in one.legend_handles]
-    names = {_colour(one): text for one, text in zip(handles, lines, strict=True) if isinstance(one, Line2D)}
+    named = zip(handles, map(_flatten, lines), strict=True)
+    names = {_look(one): text for one, text in named if isinstance(one, Line2D)}
     told = [
         *(part.get_suptitle() for part in parts),
         *_tell_pictures(pictures),
@@ -83,10 +85,10 @@ def _tell_pictures(axes: Sequence[Axes]) -> Iterator[str]:
         yield "; ".join(f"{columns.get(at, '')}: {text}" for at, text in below.items() if text)
 
 
-def _tell_charts(axes: Sequence[Axes], names: Mapping[str, str]) -> Iterator[str]:
+def _tell_charts(axes: Sequence[Axes], names: Mapping[_Look, str]) -> Iterator[str]:
     """Say what is drawn over what, once for all charts that share it, with titles and outcomes of these.
 
-    `names` of lines by their colours.
+    `names` of lines by their looks.
     """
     first: dict[tuple[object, ...], Axes] = {}
     for axis in axes:  # a second scale above a chart is no chart
@@ -110,34 +112,49 @@ def _tell_charts(axes: Sequence[Axes], names: Mapping[str, str]) -> Iterator[str
         yield ": ".join(filter(None, [told, "; ".join(filter(None, titles))]))
 
 
-def _tell_lines(axis: Axes, names: Mapping[str, str]) -> Iterator[str]:
-    """Say where named lines begin and end, and the value of named marks at each tick that has a name."""
-    ticks = _list_ticks(axis.xaxis)
+def _tell_lines(axis: Axes, names: Mapping[_Look, str]) -> Iterator[str]:
+    """Say where named lines begin and end, and the values of named marks at each tick that has a name."""
+    ends = []
     for line in axis.lines:
+        name = names.get(_look(line), "")
         x, y = (np.atleast_1d(np.ma.filled(side, np.nan)) for side in line.get_data(orig=False))
-        name = _flatten(names.get(_colour(line), ""))
         if not name or not len(y):
             continue
-        if line.get_transform() != axis.transData:  # across the whole chart: of one value, if it has a name
-            yield from [f"{name} {say_number(y[0])}"] if not str(line.get_label()).startswith("_") else []
-        elif ticks:
-            nearest = np.abs(np.subtract.outer(x, axis.get_xticks())).argmin(1)
-            yield from (f"{name} {say_number(y[at])} at {ticks[one]}" for at, one in enumerate(nearest))
-        elif len(y) > 1:
-            yield f"{name} from {say_number(y[0])} to {say_number(y[-1])}"
+        for side, places, values in (("x", x, y), ("y", y, x)):
+            if ticks := _list_shared_ticks(axis, side):
+                nearest = np.abs(np.subtract.outer(places, getattr(axis, f"get_{side}ticks")())).argmin(1)
+                yield from (f"{name} {say_number(values[at])} at {ticks[k]}" for at, k in enumerate(nearest))
+                break
+        else:
+            if line.get_transform() == axis.transData and len(y) > 1:
+                ends.append((name, say_number(y[0]), say_number(y[-1])))
+            elif not str(line.get_label()).startswith("_"):  # across the whole chart: of one value
+                yield f"{name} {say_number(y[0])}"
+    if len({told[1:] for told in ends}) > 1 or len(ends) == 1:  # else the ends are not what differs
+        yield from (f"{name} from {first} to {last}" for name, first, last in ends)
 
 
 def _tell_cells(axis: Axes) -> Iterator[str]:
-    """Say what is written in the cells of each row of a table."""
-    rows: dict[int, list[str]] = {}
+    """Say what is written in the cells of each row of a table, and in which where not in all."""
+    rows: dict[int, dict[int, str]] = {}
     for text in axis.texts if axis.images else ():
-        rows.setdefault(round(text.get_position()[1]), []).append(_flatten(text.get_text()))
-    names = _list_ticks(axis.yaxis)
-    yield from (f"{names[at] if at < len(names) else at + 1} {'; '.join(told)}" for at, told in rows.items())
+        column, row = map(round, text.get_position())
+        rows.setdefault(row, {})[column] = _flatten(text.get_text())
+    columns, names = (_list_shared_ticks(axis, side) for side in "xy")
+    for row, cells in rows.items():
+        told = [text if len(cells) == len(columns) else f"{columns[at]} {text}" for at, text in cells.items()]
+        yield f"{names[row]} {'; '.join(told)}"
 
 
-def _colour(line: Line2D) -> str:
-    return to_hex(line.get_color())
+def _look(line: Line2D) -> _Look:
+    return to_hex(line.get_color()), str(line.get_linestyle()), str(line.get_marker())
+
+
+def _list_shared_ticks(axis: Axes, side: str) -> list[str]:
+    """List the names of ticks, which may stand at another of the charts that share an axis."""
+    together = getattr(axis, f"get_shared_{side}_axes")().get_siblings(axis)
+    listed = (_list_ticks(getattr(one, f"{side}axis")) for one in (axis, *together))
+    return next((names for names in listed if any(names)), [])
 
 
 def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
 from test_figures import make, places
 
 from kdviz import render
@@ -79,10 +80,8 @@ def test_describe_figure__names_the_lines_of_charts_and_what_stands_in_a_title()
     )
     told = render.describe_figure(render.count_curves({"mine": [table], "its twin": [table]}, title="fc1"))
     assert told == (
-        "fc1. 3 charts over epoch: "
-        "points on the foreground: mine from 1.0 to 4.0, its twin from 1.0 to 4.0; "
-        "points on the background: mine from 1.0 to 4.0, its twin from 1.0 to 4.0; "
-        "foreground ratio: mine from 1.0 to 4.0, its twin from 1.0 to 4.0. Lines: mine, its twin."
+        "fc1. 3 charts over epoch: points on the foreground; points on the background; foreground ratio. "
+        "Lines: mine, its twin."
     )
     peaks = pd.DataFrame({"distance": [0.5, 1.5], "n_fg": [3, 6]})
     both = {"mine": table, "its twin": table}
@@ -119,14 +118,32 @@ def test_describe_figure__tells_values_at_named_ticks_lines_across_and_cells() -
     told = render.describe_figure(render.coherency_chart(table, title="what moved"))
     assert told == (
         "what moved. Chart of entropy, grad cam over between them, after them: "
-        "a layer by 4: entropy 0 of 4, grad cam 3 of 5; 2 of 6."
+        "a layer by 4: entropy between them 0 of 4, grad cam 3 of 5; 2 of 6."
+    )
+
+
+def test_describe_figure__tells_values_beside_rows_that_have_names() -> None:
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([0.5, -2.0], [0.1, 1.1], "s", color="red", label="here")
+    axis.axvline(0, color="black")
+    axis.set_yticks([0, 1], ["conv", "fc1"])
+    axis.set_xlabel("difference")
+    figure.legend()
+    assert render.describe_figure(figure) == (
+        "Chart of conv, fc1 over difference: here 0.50 at conv, here -2.0 at fc1. Lines: here."
     )
 
 
 def test_describe_figure__keeps_numbers_to_itself_that_nobody_would_listen_to() -> None:
     names = [f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ("", "_low", "_high")]
-    table = pd.DataFrame({"role": "student", **dict.fromkeys(names, [1.0, 4.0])}, index=[0, 9])
-    many = {f"network {at}": [table.rename_axis("epoch")] for at in range(9)}  # 27 lines
+    index = pd.Index([0, 9], name="epoch")
+    many = {  # 27 lines
+        f"network {at}": [
+            pd.DataFrame({"role": "student", **{name: [1.0, at] for name in names}}, index=index)
+        ]
+        for at in range(9)
+    }
     assert "from" not in render.describe_figure(render.count_curves(many, title="fc1"))
 
 

@@ -205,7 +205,9 @@ def _tell(rows: pd.DataFrame, words: Vocabulary, mixed: bool) -> Iterator[tuple[
     rows = rows.assign(told=[_tell_basis(row, words, mixed) for _, row in rows.iterrows()])
     for answer in (YES, NO, OPEN, UNDEFINED):
         there = rows[rows["answer"] == answer]
-        if len(there):
+        if answer == UNDEFINED and len(there) == len(rows) > 1:
+            yield answer, "everywhere"
+        elif len(there):
             told = [_tell_place(row, unit) for _, row in there[:_LISTED].iterrows()]
             told += [f"{len(there) - _LISTED} more"] if len(there) > _LISTED else []
             yield answer, "; ".join(told)

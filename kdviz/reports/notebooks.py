@@ -44,7 +44,7 @@ _PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- if "$" in written -%}{{ super() }}{%- endif -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- if "mermaid" in written -%}{{ super() }}{%- endif -%}{%- endblock -%}
-{%- block html_head_css -%}<style>.jp-RenderedMarkdown {max-width: 1100px}</style>{%- endblock -%}
+{%- block html_head_css -%}<style>.jp-RenderedMarkdown > * {max-width: 1100px}</style>{%- endblock -%}
 {%- macro described(image, output) -%}
 {%- set alt = output | get_metadata('alt') -%}
 {{ image | replace('<img', '<img alt="' ~ (alt | escape_html) ~ '"', 1) if alt else image }}

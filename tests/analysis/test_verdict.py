@@ -204,6 +204,8 @@ def test_give_verdict__one_checkpoint_says_nothing_of_the_way(shared: tuple) -> 
     """With a single checkpoint after the start every rho is 1, whatever was learned."""
     answers = {one.question[:2]: one.answer for one in shared[1].answers[:3]}
     assert answers == {"H1": "partly yes", "H2": "cannot be asked", "H3": "cannot be asked"}
+    told = [finding.parts for one in shared[1].answers[1:3] for finding in one.findings]
+    assert told == [(("undefined", "everywhere"),)] * 3
 
 
 # -- doubts

@@ -244,6 +244,23 @@ def test_rerun__joins_what_a_kernel_sends_in_pieces(tmp_path: Path) -> None:
     assert [one.get("text", "3") for one in outputs] == ["a\nb\n", "3", "c\n"]
 
 
+def test_rerun__page_asks_for_scripts_of_formulas_and_widgets_where_it_has_some(tmp_path: Path) -> None:
+    plain = write_notebook(tmp_path / "plain.ipynb", "print(1)")
+    book = nbformat.read(plain, as_version=4)
+    book.cells.append(nbformat.v4.new_markdown_cell("The norm $|w|$."))
+    nbformat.write(book, tmp_path / "formulas.ipynb")
+    shown = "import ipywidgets\nipywidgets.IntSlider()"
+    widgets = write_notebook(tmp_path / "widgets.ipynb", shown)
+    asked = {}
+    for path in (plain, tmp_path / "formulas.ipynb", widgets):
+        text = rerun(path, {}, folder=tmp_path / "out", progress=False).read_text()
+        asked[path.stem] = " ".join(
+            one["src"] for one in BeautifulSoup(text, "html.parser").select("script[src]")
+        )
+    assert asked["plain"] == "" and "mathjax" in asked["formulas"] and "require" not in asked["formulas"]
+    assert "require" in asked["widgets"] and "embed-amd" in asked["widgets"]
+
+
 def test_rerun__failing_cell_is_named_with_its_error(tmp_path: Path) -> None:
     bad = write_notebook(tmp_path / "bad.ipynb", "print('so far')", "raise KeyError(f'no {images}')")
     with pytest.raises(
@@ -271,6 +288,7 @@ def test_write_report__has_pictures_and_the_numbers(study: Study, tmp_path: Path
     assert "def " not in text.split("<body")[1] and "run_path" not in text.split("<body")[1], (
         "no code is shown"
     )
+    assert not BeautifulSoup(text, "html.parser").select("[src^=http]"), "it asks no other server"
     told = [image["alt"] for image in BeautifulSoup(text, "html.parser").select("img")]
     assert len(told) == text.count("data:image/jpeg;base64")
     assert told[0].startswith("after the last epoch, at ") and " columns: input; teacher; " in told[0]

@@ -206,17 +206,17 @@ def doubt_teacher(ds: xr.Dataset) -> str:
     Returns
     -------
     str
-        Empty if it is right on nine samples in ten, or on more than guessing explains, by a binomial test at
-        the level of 0.01.
+        Empty if it is right on nine samples in ten, or on more than the most frequent class would be, by a
+        binomial test at the level of 0.01.
     """
-    validate(ds, require=("right",))
-    right, classes = ds["right"].sel(network=ds.attrs["teacher"]).values, int(ds.attrs["classes"])
-    test = binomtest(int(right.sum()), len(right), 1 / classes, "greater")
+    validate(ds, require=("right", "label"))
+    right, count = ds["right"].sel(network=ds.attrs["teacher"]).values, ds.sizes["sample"]
+    test = binomtest(int(right.sum()), count, np.bincount(ds["label"].values).max() / count, "greater")
     if right.mean() >= _SURE or test.pvalue <= _LEVEL:
         return ""
     return (
-        f"the teacher {ds.attrs['teacher']!r} is right on {right.sum()} of {len(right)} samples of {classes} "
-        "classes that it was asked about, which guessing may be, too: likeness to it may be chance"
+        f"the teacher {ds.attrs['teacher']!r} is right on {right.sum()} of the {count} samples that it was "
+        "asked about, no more than who guesses the most frequent class: likeness to it may be chance"
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import xarray as xr
 
 from kdviz.analysis.coherency import list_refused, read_audits
 from kdviz.analysis.judging import (
@@ -144,6 +145,7 @@ def give_verdict(
         If the run is damaged.
     """
     words = choose_words(run.samples)
+    shared = read_transfer(run)
     with warnings.catch_warnings(action="ignore", category=KdvizWarning):  # the verdict says it
         if pairs is None:
             masked = "foreground" in run.samples.variables
@@ -154,14 +156,14 @@ def give_verdict(
         doubts=(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
-            *_doubt_teachers(run, accuracies, pairs),
+            *_doubt_teachers(shared, accuracies, pairs),
             *_doubt_pairs(pairs),
             *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
         ),
         answers=(
             *_answer_hypotheses(run, differences, words),
-            *_answer_transfer(run),
+            *_answer_transfer(shared),
             *_answer_unicam(run),
             *_answer_coherency(run),
         ),
@@ -244,9 +246,9 @@ def _explain_silence(run: Run, words: Vocabulary) -> str:
     return "no student and baseline of one training seed are measured at the same layer"
 
 
-def _answer_transfer(run: Run) -> Iterator[Answer]:
+def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
     """Say which kinds of students are nearer to the teacher, and have what sets it apart from others."""
-    results = [ds for ds in read_transfer(run).values() if "independent" in ds["role"].values]
+    results = [ds for ds in shared.values() if "independent" in ds["role"].values]
     if not results:  # or nobody to compare with
         return
     rows = score_transfer(results)
@@ -391,12 +393,14 @@ def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _doubt_teachers(run: Run, accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
+def _doubt_teachers(
+    shared: Mapping[str, xr.Dataset], accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]
+) -> Iterator[str]:
     """Doubt teachers that may be guessing, or are hardly better than the mean baseline where they could be.
 
     By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
     """
-    if (answers := read_transfer(run).get("confidence")) is not None and (doubt := doubt_teacher(answers)):
+    if "confidence" in shared and (doubt := doubt_teacher(shared["confidence"])):
         yield doubt
     weak = []
     for pair in pairs.values():

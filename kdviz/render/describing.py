@@ -34,8 +34,8 @@ def describe_figure(figure: Figure) -> str:
     -------
     str
         The title; the columns of pictures and, by row, what stands below them; what the charts draw over
-        what, whose lines they hold and, where these are few, from where to where they go; the colours; the
-        note.
+        what, from where to where named lines go, and what the cells of tables say, where these are few; whose
+        lines they are; the colours; the note.
     """
     parts = (figure, *figure.subfigs)
     axes = [axis for axis in figure.axes if axis.get_visible() and axis.get_subplotspec() is not None]
@@ -45,8 +45,10 @@ def describe_figure(figure: Figure) -> str:
     legends = [*(one for part in parts for one in part.legends), *(axis.get_legend() for axis in axes)]
     lines = [text.get_text() for one in legends if one for text in one.get_texts()]
     handles = [handle for one in legends if one for handle in one.legend_handles]
-    named = zip(handles, map(_flatten, lines), strict=True)
-    names = {_look(one): text for one, text in named if isinstance(one, Line2D)}
+    names: dict[_Look, str] = {}
+    for handle, text in zip(handles, map(_flatten, lines), strict=True):
+        if isinstance(handle, Line2D):  # of two lines that look alike, neither
+            names[_look(handle)] = text if names.get(_look(handle), text) == text else ""
     told = [
         *(part.get_suptitle() for part in parts),
         *_tell_pictures(pictures),
@@ -95,7 +97,10 @@ def _tell_charts(axes: Sequence[Axes], names: Mapping[_Look, str]) -> Iterator[s
         place = axis.get_subplotspec()
         assert place is not None
         first.setdefault((id(place.get_gridspec()), place.num1), axis)
-    outcomes = {axis: [*_tell_lines(axis, names), *_tell_cells(axis)] for axis in first.values()}
+    outcomes = {
+        axis: [*_tell_cells(axis)] if _lists_names(axis) else [*_tell_lines(axis, names)]
+        for axis in first.values()
+    }
     if sum(map(len, outcomes.values())) > _NAMED:  # too many to be listened to
         outcomes = {}
     shared: dict[str, list[str]] = {}
@@ -105,45 +110,48 @@ def _tell_charts(axes: Sequence[Axes], names: Mapping[_Look, str]) -> Iterator[s
             "over": _name_side(axis, [*first.values()], "x"),
         }
         drawn = "".join(f" {word} {name}" for word, name in sides.items() if name)
-        told = ", ".join(outcomes.get(axis, []))
-        shared.setdefault(drawn, []).append(": ".join(filter(None, [_flatten(axis.get_title()), told])))
+        title, told = _flatten(axis.get_title()), "; ".join(outcomes.get(axis, []))
+        shared.setdefault(drawn, []).append(f"{title} ({told})" if title and told else title or told)
     for drawn, titles in shared.items():
         told = f"{len(titles)} charts{drawn}" if len(titles) > 1 else f"Chart{drawn}"
         yield ": ".join(filter(None, [told, "; ".join(filter(None, titles))]))
 
 
 def _tell_lines(axis: Axes, names: Mapping[_Look, str]) -> Iterator[str]:
-    """Say where named lines begin and end, and the values of named marks at each tick that has a name."""
+    """Say where named lines begin and end, unless all do so alike, and where named levels lie."""
     ends = []
     for line in axis.lines:
-        name = names.get(_look(line), "")
+        own = str(line.get_label())
+        name = names.get(_look(line), "") if own.startswith("_") else _flatten(own)
         x, y = (np.atleast_1d(np.ma.filled(side, np.nan)) for side in line.get_data(orig=False))
-        if not name or not len(y):
+        known = np.isfinite(x) & np.isfinite(y)
+        first, *_, last = [say_number(value) for value in y[known]] if known.sum() > 1 else ("", "")
+        if not name or not first:
             continue
-        for side, places, values in (("x", x, y), ("y", y, x)):
-            if ticks := _list_shared_ticks(axis, side):
-                nearest = np.abs(np.subtract.outer(places, getattr(axis, f"get_{side}ticks")())).argmin(1)
-                yield from (f"{name} {say_number(values[at])} at {ticks[k]}" for at, k in enumerate(nearest))
-                break
-        else:
-            if line.get_transform() == axis.transData and len(y) > 1:
-                ends.append((name, say_number(y[0]), say_number(y[-1])))
-            elif not str(line.get_label()).startswith("_"):  # across the whole chart: of one value
-                yield f"{name} {say_number(y[0])}"
-    if len({told[1:] for told in ends}) > 1 or len(ends) == 1:  # else the ends are not what differs
+        if line.get_transform() is axis.transData:
+            ends.append((name, first, last))
+        elif line.get_transform() is axis.get_yaxis_transform(which="grid"):
+            yield f"{name} {first}"
+    if len({told[1:] for told in ends}) > 1 or len(ends) == 1:
         yield from (f"{name} from {first} to {last}" for name, first, last in ends)
 
 
+def _lists_names(axis: Axes) -> bool:
+    """Tell whether places along a side stand for names, not for numbers."""
+    return any(isinstance(side.get_major_locator(), FixedLocator) for side in (axis.xaxis, axis.yaxis))
+
+
 def _tell_cells(axis: Axes) -> Iterator[str]:
-    """Say what is written in the cells of each row of a table, and in which where not in all."""
-    rows: dict[int, dict[int, str]] = {}
-    for text in axis.texts if axis.images else ():
-        column, row = map(round, text.get_position())
-        rows.setdefault(row, {})[column] = _flatten(text.get_text())
+    """Say what is written in the cells of a table whose rows and columns have names."""
     columns, names = (_list_shared_ticks(axis, side) for side in "xy")
-    for row, cells in rows.items():
-        told = [text if len(cells) == len(columns) else f"{columns[at]} {text}" for at, text in cells.items()]
-        yield f"{names[row]} {'; '.join(told)}"
+    rows: dict[str, list[tuple[int, str]]] = {}
+    for text in axis.texts if axis.images and all(columns) and all(names) else ():
+        column, row = text.get_position()
+        inside = column in range(len(columns)) and row in range(len(names))
+        if inside and text.get_transform() is axis.transData:
+            rows.setdefault(names[int(row)], []).append((int(column), _flatten(text.get_text())))
+    for name, cells in rows.items():
+        yield f"{name}: {', '.join(f'{columns[column]} {told}' for column, told in sorted(cells))}"
 
 
 def _look(line: Line2D) -> _Look:

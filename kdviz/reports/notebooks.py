@@ -34,16 +34,12 @@ _LONGEST_NAME = 100
 _REPORT, _TABLES = "01_report", "08_tables"
 _SCALARS = (str, int, float, bool)
 _LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
-# JupyterLab's template gives pictures no ``alt``, which figures store beside themselves, asks the network for
-# scripts whether a page has use for them or not, and lets lines of text grow as wide as the window.
+# JupyterLab's template gives pictures no ``alt``, which figures store beside themselves, asks other servers
+# for scripts of formulas and widgets, which reports have not, and lets text grow as wide as the window.
 _PAGE = """{%- extends 'lab/index.html.j2' -%}
-{%- set texts = nb.cells | selectattr("cell_type", "equalto", "markdown") -%}
-{%- set written = texts | map(attribute="source") | join -%}
-{%- block html_head_js_requirejs -%}
-{%- if "widgets" in nb.metadata -%}{{ super() }}{%- endif -%}
-{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- if "$" in written -%}{{ super() }}{%- endif -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- if "mermaid" in written -%}{{ super() }}{%- endif -%}{%- endblock -%}
+{%- block html_head_js_requirejs -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
 {%- block html_head_css -%}<style>.jp-RenderedMarkdown > * {max-width: 1100px}</style>{%- endblock -%}
 {%- macro described(image, output) -%}
 {%- set alt = output | get_metadata('alt') -%}
@@ -400,7 +396,8 @@ def _write_page(notebook: Path, title: str, code: bool = True) -> Path:
     node = nbformat.read(notebook, as_version=4)
     if not code:
         node.cells = _drop_empty_chapters(node.cells)
-    body, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": title}})
+    about = {"metadata": {"name": title}, "alone": not code}
+    body, _ = exporter.from_notebook_node(node, resources=about)
     page = notebook.with_suffix(".html")
     write_bytes(page, body.encode())
     return page

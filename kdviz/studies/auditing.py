@@ -92,23 +92,23 @@ def _audit(
         chosen = _choose_pairs(survey, layers, pairs)
         if not any(_is_inside(layer, pair, survey) for layer in layers for pair in chosen):
             layers.append(chosen[-1].first)  # or nothing would be seen where maps may move
-        drawn = draw_maps(network, images[:1], classes[:1], layers=layers, methods=_METHODS)
-        audited = audit(
-            network,
-            images,
-            classes,
-            units=given.units,
-            foreground=None if given.foreground is None else given.foreground[rows],
-            pairs=chosen,
-            layers=layers,
-            methods=[*dict.fromkeys(method for _, method in drawn), "entropy"],
-            probes=_PROBES,
-            threshold=threshold,
-            weight=weight,
-            progress=cast.progress,
-        )
-    except ValueError as error:  # untraceable, nothing to rescale, other outputs: an answer, too
+    except ValueError as error:  # it cannot be traced, or has nothing to rescale: an answer, too
         return schema.build({"audit_refused": np.array(str(error))}, attrs=attrs)
+    drawn = draw_maps(network, images[:1], classes[:1], layers=layers, methods=_METHODS)
+    audited = audit(
+        network,
+        images,
+        classes,
+        units=given.units,
+        foreground=None if given.foreground is None else given.foreground[rows],
+        pairs=chosen,
+        layers=layers,
+        methods=[*dict.fromkeys(method for _, method in drawn), "entropy"],
+        probes=_PROBES,
+        threshold=threshold,
+        weight=weight,
+        progress=cast.progress,
+    )
     return schema.build({f"audit_{name}": audited[name].to_numpy() for name in audited}, attrs=attrs)
 
 

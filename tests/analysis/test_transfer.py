@@ -115,15 +115,18 @@ def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
 
 
 def test_doubt_teacher__begins_where_a_binomial_test_says_no_more():
-    """Of 40 samples of 4 classes, 18 right answers are beyond guessing at the level of 0.01, 17 are not."""
+    """Of 40 samples, 10 of each class, 18 right ones are beyond guessing at a level of 0.01, 17 are not."""
     chance = stats.binom(40, 1 / 4)
     assert chance.sf(17) < 0.01 < chance.sf(16)
-    for count, told in ((18, ""), (17, "the teacher 'teacher' is right on 17 of 40 samples of 4 classes")):
+    for count, told in ((18, ""), (17, "the teacher 'teacher' is right on 17 of the 40 samples")):
         right = np.tile(np.arange(40) < count, (4, 1))
-        ds = make(right, "right", classes=4, teacher="teacher")
+        ds = make(right, "right", coords={"label": ("sample", np.arange(40) % 4)}, teacher="teacher")
         assert doubt_teacher(ds).startswith(told) and bool(doubt_teacher(ds)) == bool(told)
-    few = make(np.ones((4, 2), bool), "right", classes=2, teacher="teacher")
+    few = make(np.ones((4, 2), bool), "right", coords={"label": ("sample", [0, 1])}, teacher="teacher")
     assert doubt_teacher(few) == "", "always right, however few they are"
+    majority = np.tile(np.arange(40) < 30, (4, 1))  # always gives the class of 30 samples
+    ds = make(majority, "right", coords={"label": ("sample", 1 - majority[0])}, teacher="teacher")
+    assert "right on 30 of the 40 samples" in doubt_teacher(ds)
 
 
 def test_points__of_the_same_networks_are_rows_of_such_a_table(tmp_path):

@@ -99,40 +99,76 @@ def test_describe_figure__lists_rows_of_a_table_and_cuts_long_lists_short() -> N
     assert told.startswith("ranks. Chart of m0, m1,") and told.endswith("m23 and 6 more over conv, fc.")
 
 
-def test_describe_figure__tells_values_at_named_ticks_lines_across_and_cells() -> None:
+def test_describe_figure__tells_where_lines_end_and_levels_lie() -> None:
     names = [f"{name}{end}" for name in ("n_fg", "n_bg", "fg_ratio") for end in ("", "_low", "_high")]
-    once, grown = (
-        pd.DataFrame({"role": "student", **dict.fromkeys(names, found)}, index=pd.Index(at, name="epoch"))
-        for found, at in (([7.0], [9]), ([0.25, 3.5], [0, 9]))
+    found = {
+        "finished": ([7.0], [9]),
+        "watched": ([0.25, 3.5], [0, 9]),
+        "late": ([np.nan, 0.5, 0.75], [0, 4, 9]),
+    }
+    tables = {
+        key: [pd.DataFrame({"role": "student", **dict.fromkeys(names, values)}, pd.Index(at, name="epoch"))]
+        for key, (values, at) in found.items()
+    }
+    tables["finished"] += [table + 1 for table in [tables["finished"][0].drop(columns="role")]]
+    told = render.describe_figure(render.count_curves(tables, title="fc1"))
+    assert (
+        "points on the background (finished 7.0; finished 8.0; watched from 0.25 to 3.5; "
+        "late from 0.50 to 0.75);" in told
     )
-    told = render.describe_figure(render.count_curves({"finished": [once], "watched": [grown]}, title="fc1"))
-    assert "points on the background: finished 7.0, watched from 0.25 to 3.5;" in told
 
+
+def test_describe_figure__names_no_line_that_looks_like_another() -> None:
+    figure = Figure()
+    one, other = figure.subplots(1, 2)
+    for axis, name in ((one, "a"), (other, "b")):
+        axis.plot([0, 1], [1, 2], color="red")
+        axis.plot([], [], color="red", label=name)
+        axis.legend()
+        axis.set_xlabel("x")
+    assert render.describe_figure(figure) == "2 charts over x. Lines: a, b."
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([0, 1], [0.2, 0.7], label="c")
+    axis.axvline(0.5, label="cut")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="x")
+    assert render.describe_figure(figure) == "Chart over x: c from 0.20 to 0.70."
+
+
+def test_describe_figure__tells_the_cells_of_a_table() -> None:
     table = pd.DataFrame(
-        {"moved": [0, 3, 2], "compared": [4, 5, 6]},
+        {"moved": [0, 2, 3], "compared": [4, 6, 5]},
         index=pd.MultiIndex.from_tuples(
-            [("entropy", "x4", "between"), ("grad_cam", "x4", "between"), ("grad_cam", "x4", "after")],
+            [("entropy", "x4", "between"), ("grad_cam", "x4", "after"), ("grad_cam", "x4", "between")],
             names=["method", "factor", "place"],
         ),
     )
     told = render.describe_figure(render.coherency_chart(table, title="what moved"))
     assert told == (
         "what moved. Chart of entropy, grad cam over between them, after them: "
-        "a layer by 4: entropy between them 0 of 4, grad cam 3 of 5; 2 of 6."
+        "a layer by 4 (entropy: between them 0 of 4; grad cam: between them 3 of 5, after them 2 of 6)."
     )
-
-
-def test_describe_figure__tells_values_beside_rows_that_have_names() -> None:
     figure = Figure()
     axis = figure.subplots()
-    axis.plot([0.5, -2.0], [0.1, 1.1], "s", color="red", label="here")
-    axis.axvline(0, color="black")
-    axis.set_yticks([0, 1], ["conv", "fc1"])
-    axis.set_xlabel("difference")
-    figure.legend()
-    assert render.describe_figure(figure) == (
-        "Chart of conv, fc1 over difference: here 0.50 at conv, here -2.0 at fc1. Lines: here."
-    )
+    axis.imshow(np.eye(2))
+    for place in ((0, 0), (-1, 5), (np.nan, 1)):  # a note on a picture is no cell
+        axis.text(*place, "note")
+    axis.set_xlabel("x")
+    assert render.describe_figure(figure) == "Chart over x."
+    axis.set_xticks([0, 1], ["left", "right"])
+    axis.set_yticks([0, 1], ["up", "down"])
+    assert render.describe_figure(figure) == "Chart of up, down over x (left, right): up: left note."
+
+
+def test_describe_figure__tells_no_places_of_rows_as_values() -> None:
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    for axis in axes:
+        axis.plot([0.5, -2.0], [0.1, 1.1], "s", color="red", label="here")
+        axis.set_xlabel("difference")
+    axes[0].set_yticks([0, 1], ["conv", "fc1"])
+    axes[1].set_yticks([0, 1], ["", ""])
+    assert render.describe_figure(figure) == "2 charts of conv, fc1 over difference."
 
 
 def test_describe_figure__keeps_numbers_to_itself_that_nobody_would_listen_to() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -51,6 +52,7 @@ _SCORES = {  # of UniCAM: the student's and the baseline's, what is asked of the
         "similarity",
     ),
 }
+_SAME = 0.95  # share of samples that one class is given to, from which on answers do not depend on them
 _SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
@@ -157,6 +159,7 @@ def give_verdict(
             *_doubt_measuring(run, words),
             *_doubt_networks(accuracies),
             *_doubt_teachers(shared, accuracies, pairs),
+            *_doubt_answers(shared, words),
             *_doubt_pairs(pairs),
             *_doubt_samples(run, words),
             *_doubt_points(pairs, words),
@@ -251,7 +254,7 @@ def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
     results = [ds for ds in shared.values() if "independent" in ds["role"].values]
     if not results:  # or nobody to compare with
         return
-    rows = score_transfer(results)
+    rows = _judge_margins(score_transfer(results))
     students = rows[rows["role"] == "student"]
     findings = [
         Finding(claim, _tell_kinds(found)) for claim, found in _part_plain(students[~students["own"]])
@@ -261,15 +264,25 @@ def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
     findings = []
     for (title, part), found in rows[rows["own"]].groupby(["title", "part"], sort=False):
         (own,) = found[found["role"] == "teacher"].to_dict("records")
-        side = judge(own["margin_low"], own["margin_high"])
-        if side != OPEN:
-            apart = f"{'higher' if side == YES else 'lower'} by {say_number(abs(own['margin']))}"
+        if own["side"] != OPEN:
+            apart = f"{'higher' if own['side'] == YES else 'lower'} by {say_number(abs(own['margin']))}"
             claim = f"{title} {part}".strip() + f" (teacher {apart})"
-            taught = found[found["role"] == "student"]
-            findings.append(Finding(claim, _tell_kinds(taught, 1 if side == YES else -1)))
+            findings.append(Finding(claim, _tell_kinds(found[found["role"] == "student"], own["side"])))
     if findings:
         question = "Students share what sets the teacher apart from networks trained without one, good or bad"
         yield Answer(question, _sum_up_all(findings), tuple(findings))
+
+
+def _judge_margins(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add to scores on which ``side`` of networks without a teacher each lies: beyond their mean and all.
+
+    Intervals are over samples; how far trainings differ is told by these networks themselves.
+    """
+    alone = rows[rows["role"] == "independent"].groupby(["property", "part"])["score"].agg(["min", "max"])
+    ends = rows.join(alone, on=["property", "part"])
+    low = np.minimum(ends["margin_low"], ends["score"] - ends["max"])  # above all that are without a teacher
+    high = np.maximum(ends["margin_high"], ends["score"] - ends["min"])
+    return rows.assign(side=[judge(*both) for both in zip(low, high, strict=True)])
 
 
 def _part_plain(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -283,11 +296,12 @@ def _part_plain(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield claim, found[~plain]
 
 
-def _tell_kinds(rows: pd.DataFrame, sign: int = 1) -> tuple[tuple[str, str], ...]:
-    """Say of which kinds of students margins lie on the side of a sign."""
+def _tell_kinds(rows: pd.DataFrame, side: str = YES) -> tuple[tuple[str, str], ...]:
+    """Say which kinds of students lie on a side."""
+    turned = {side: YES, OPEN: OPEN}
     told: dict[str, list[str]] = {}
     for kind, found in rows.groupby("kind", sort=False):
-        each = [judge(*ends) for ends in sign * found[["margin_low", "margin_high"]].to_numpy()]
+        each = [turned.get(one, NO) for one in found["side"]]
         sides = {"clear": each.count(YES), "the other way": each.count(NO)}
         clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
         margin = say_number(found["margin"].mean(), sign=True)
@@ -420,6 +434,21 @@ def _doubt_teachers(
         )
 
 
+def _doubt_answers(shared: Mapping[str, xr.Dataset], words: Vocabulary) -> Iterator[str]:
+    """Doubt networks that give one class to nearly all samples, which are of several."""
+    ds = shared.get("confidence")
+    if ds is None or np.bincount(ds["label"]).max() >= _SAME * ds.sizes["sample"]:
+        return
+    most = {
+        str(one["network"].values): np.bincount(one).max() / len(one) for one in ds["predicted"].astype(int)
+    }
+    if constant := [f"{name} ({share:.0%})" for name, share in most.items() if share >= _SAME]:
+        yield (
+            f"one class for nearly all {words.sample}s that were asked about: {name_some(constant, 4)}; "
+            "that an answer stays, or is the teacher's, says nothing there"
+        )
+
+
 def _is_hardly_better(accuracy: Any, level: Any) -> Any:
     """Whether an accuracy, or each, is less than a tenth of the way from a level to 1; not if unknown."""
     return accuracy < 0.9 * level + 0.1
@@ -529,7 +558,8 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
     if any(name.startswith(("transfer/", "unicam-scores/")) for name in run.results):
         yield (
             f"Likeness to the teacher and UniCAM: intervals of 95 % over {words.sample}s, of each network "
-            "alone. Counted are networks, in each domain that was asked."
+            "alone. Counted are networks, in each domain that was asked; one that is no further off than "
+            "some network without a teacher is undecided."
         )
     if (differences["answer"] == UNDEFINED).any():
         yield (

@@ -42,6 +42,9 @@ def explain(cast: Cast, samples: int) -> Run:
     pairs = [asker.pair(subject) for subject in asker.subjects if subject.role == "student"]
     if not pairs:
         raise ValueError(f"kdviz unicam is about students, and {cast.run.path} has no network of that role")
+    if asker.teacher is not None:
+        for layer in dict.fromkeys(layer for student, _ in pairs for layer in cast.compared(student)):
+            cast.in_teacher(layer)  # before anything is begun
     cast.run.expect({f"{room}/{student.name}": {} for student, _ in pairs for room in asker.rooms})
     for student, base in pairs:
         with naming(student.name):

@@ -377,7 +377,9 @@ class OwnNetworks:
                     return own[label]
         if module in teacher.layers or len(teacher.layers) == 1:
             return module if module in teacher.layers else teacher.layers[0]
+        together = {f"like {module}": [module, teacher.layers[-1]]}
         raise ValueError(
-            f"{teacher.name} was not measured at {module}, but at {name_some(teacher.layers)}: measure it at "
-            f"{module}, too, or at one layer alone"
+            f"{teacher.name} was not measured at {module}, but at {name_some(teacher.layers)}: give each "
+            "layer of students that it lacks a name together with one of these, such as "
+            f"kdviz.store.describe({str(self.run.path)!r}, layers={together}) in Python"
         )

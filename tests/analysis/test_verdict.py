@@ -429,6 +429,36 @@ def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> 
         assert "UniCAM" in answer.question
 
 
+def test_give_verdict__decides_nothing_between_networks_without_a_teacher(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intervals over samples are narrow; here two baselines lie as far apart as they can."""
+    run, _ = shared
+    known = analysis.read_transfer(run)
+    same = known["consensus"]["same_answer"].copy(deep=True)
+    same.loc["baseline-s0"], same.loc["baseline-s1"] = True, False
+    known["consensus"] = known["consensus"].assign(same_answer=same)
+    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
+    answer = next(one for one in analysis.give_verdict(run).answers if "like the teacher" in one.question)
+    findings = [one for one in answer.findings if one.claim.startswith("answers as the teacher")]
+    assert [[told for told, _ in one.parts] for one in findings] == [["undecided"], ["undecided"]]
+
+
+def test_give_verdict__doubts_answers_that_do_not_depend_on_the_sample(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, verdict = shared
+    known = analysis.read_transfer(run)
+    predicted = known["confidence"]["predicted"].copy(deep=True)
+    count = predicted.sizes["sample"]
+    for name, share in (("baseline-s0", 0.96), ("baseline-s1", 0.94)):
+        predicted.loc[name] = np.where(np.arange(count) < share * count, 3, np.arange(count) % 10)
+    known["confidence"] = known["confidence"].assign(predicted=predicted)
+    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
+    (doubt,) = {*analysis.give_verdict(run).doubts} - {*verdict.doubts}
+    assert doubt.startswith("one class for nearly all images that were asked about: baseline-s0 (96%); that")
+
+
 def test_give_verdict__doubts_a_teacher_that_may_be_guessing(
     shared: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,6 +314,19 @@ def test_own_networks__find_a_layer_of_the_teacher_by_the_name_of_both(here: Pat
     assert cast.in_teacher("layer3") == "layer4"
 
 
+def test_unicam__says_before_it_begins_which_layer_has_no_partner_and_how_to_name_one(here: Path) -> None:
+    cast = open_own()
+    before = kdviz.open_run("run.zarr").gaps()
+    at = [one.role for one in cast.subjects].index("teacher")
+    others = ("layer1", "layer4")
+    cast.subjects[at] = replace(cast.subjects[at], layers=others)
+    cast.found["teacher-s0"] = replace(cast.found["teacher-s0"], layers={one: one for one in others})
+    together = r"describe\('.*run\.zarr', layers={'like layer3': \['layer3', 'layer4'\]}\) in Python"
+    with pytest.raises(ValueError, match=rf"teacher-s0 was not measured at layer3, but .*{together}"):
+        cast.explain(20)
+    assert kdviz.open_run("run.zarr").gaps() == before, "nothing is announced that cannot be asked"
+
+
 def test_unicam__of_several_teachers_is_refused(here: Path) -> None:
     cast = open_own()
     cast.subjects.append(replace(cast.subjects[0], name="other"))

@@ -376,12 +376,10 @@ def transfer(
     """
     run = _open_asked(folder, network, progress, device).share(samples)
     table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
-    margins = (
-        table[table["role"] != "teacher"].pivot_table("margin", ["property", "part"], "kind", sort=False)
-        * 100
-    )
+    chosen = table[table["role"] == "student"]  # means of baselines over each other are 0
+    margins = 100 * chosen.pivot_table("margin", ["property", "part"], "kind", sort=False)
     typer.echo("percentage points more than the baselines, means over seeds\n")
-    typer.echo(f"{margins.round(1).to_string(na_rep='')}\n")
+    typer.echo(f"{(margins.round(1) + 0.0).to_string(na_rep='')}\n" if len(margins) else "no student\n")
     typer.echo(
         f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 10_transfer -p run_path={run.path}"
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdviz.arguments import name_some
 from kdviz.errors import DataError
 from kdviz.files import find_weights
 
@@ -61,7 +62,8 @@ def find_checkpoints(folder: str | Path, *, pattern: str | None = None) -> dict[
         found[epoch] = path
     if not found:
         what = f"fits {pattern!r}" if pattern else "has an epoch in its name"
-        raise DataError(f"{folder} holds no checkpoint ({', '.join(_SUFFIXES)}) that {what}")
+        there = f"; it holds {name_some((path.name for path in paths), 3)}" if paths else ", or anything"
+        raise DataError(f"{folder} holds no checkpoint ({', '.join(_SUFFIXES)}) that {what}{there}")
     return dict(sorted(found.items()))
 
 

@@ -141,7 +141,8 @@ def measure_folder(
         why = "it has no weights" if weight is None else ""
         why = f"{checkpoints} begins at epoch {min(found)}, not 0" if min(found) > 0 else why
         if why:
-            warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
+            if role != "teacher":  # H2 is about the others
+                warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
             continue
         weight = f"{part}.{weight}" if part else str(weight)
         run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))

@@ -258,7 +258,8 @@ def test_find_checkpoints__a_star_takes_no_digit_of_the_epoch(tmp_path: Path, pa
     ("names", "pattern", "error", "message"),
     [
         (["a.pt"], None, DataError, r"holds no checkpoint \(\.ckpt, \.pt.* that has an epoch in its name"),
-        (["a.pt"], "b-{epoch}.pt", DataError, r"holds no checkpoint .* that fits 'b-\{epoch\}\.pt'"),
+        (["a.pt"], "b-{epoch}.pt", DataError, r"that fits 'b-\{epoch\}\.pt'; it holds a\.pt$"),
+        ([], None, DataError, r"that has an epoch in its name, or anything$"),
         (["s0-12.pt", "s1-12.pt"], None, DataError, r"which number in s0-12\.pt is the epoch\? pass pattern"),
         (["vgg8_best.pth"], None, DataError, "holds no checkpoint .* that has an epoch in its name"),
         (["s1-e2.pt"], None, DataError, r"which number in s1-e2\.pt is the epoch\? pass pattern"),

@@ -1,6 +1,7 @@
 """What a run is said to show: every sentence against counts that are known, and what would spoil it above."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -444,32 +445,38 @@ def test_give_verdict__decides_nothing_between_networks_without_a_teacher(
     assert [[told for told, _ in one.parts] for one in findings] == [["undecided"], ["undecided"]]
 
 
-def test_give_verdict__doubts_answers_that_do_not_depend_on_the_sample(
+@pytest.fixture
+def doubts_of(
     shared: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Callable[[str, dict[str, np.ndarray]], set[str]]:
+    """Return a function that tells which doubts come up where networks answer otherwise."""
     run, verdict = shared
-    known = analysis.read_transfer(run)
-    predicted = known["confidence"]["predicted"].copy(deep=True)
-    count = predicted.sizes["sample"]
-    for name, share in (("baseline-s0", 0.96), ("baseline-s1", 0.94)):
-        predicted.loc[name] = np.where(np.arange(count) < share * count, 3, np.arange(count) % 10)
-    known["confidence"] = known["confidence"].assign(predicted=predicted)
-    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
-    (doubt,) = {*analysis.give_verdict(run).doubts} - {*verdict.doubts}
+
+    def doubt(variable: str, answers: dict[str, np.ndarray]) -> set[str]:
+        known = analysis.read_transfer(run)
+        values = known["confidence"][variable].copy(deep=True)
+        for name, found in answers.items():
+            values.loc[name] = found
+        known["confidence"] = known["confidence"].assign({variable: values})
+        monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
+        return {*analysis.give_verdict(run).doubts} - {*verdict.doubts}
+
+    return doubt
+
+
+def test_give_verdict__doubts_answers_that_do_not_depend_on_the_sample(doubts_of: Callable) -> None:
+    at = np.arange(1000)
+    constant = {
+        name: np.where(at < count, 3, at % 10) for name, count in (("baseline-s0", 960), ("baseline-s1", 930))
+    }
+    (doubt,) = doubts_of("predicted", constant)
     assert doubt.startswith("one class for nearly all images that were asked about: baseline-s0 (96%); that")
 
 
-def test_give_verdict__doubts_a_teacher_that_may_be_guessing(
-    shared: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, verdict = shared
-    known = analysis.read_transfer(run)
-    right = known["confidence"]["right"].copy(deep=True)
-    right.loc["teacher"] = np.arange(right.sizes["sample"]) % 10 == 0  # of ten classes
-    known["confidence"] = known["confidence"].assign(right=right)
-    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
-    (doubt,) = {*analysis.give_verdict(run).doubts} - {*verdict.doubts}
-    assert doubt == analysis.doubt_teacher(known["confidence"]) and "no more than who guesses" in doubt
+def test_give_verdict__doubts_a_teacher_that_may_be_guessing(doubts_of: Callable) -> None:
+    (doubt,) = doubts_of("right", {"teacher": np.arange(1000) % 10 == 0})  # of ten classes
+    assert doubt.startswith("the teacher 'teacher' is right on 100 of the 1000 samples")
+    assert "no more than who guesses" in doubt
 
 
 # -- words

@@ -75,9 +75,10 @@ def tabulate_accuracy(run: Run) -> pd.DataFrame:
     -------
     DataFrame
         Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
-        last one to be measured; ``accuracy`` after it on held-out samples, or on those that ``kdviz
-        transfer`` asked about, and ``chance``: 1 over the number of classes. NaN where unknown: of classes
-        without names there may be more than samples show.
+        last one to be measured; ``accuracy`` after it on held-out samples, or, of networks from elsewhere, on
+        what the run was measured from, or on those that ``kdviz transfer`` asked about, and ``chance``: 1
+        over the number of classes. NaN where unknown: of classes without names there may be more than samples
+        show.
 
     Raises
     ------

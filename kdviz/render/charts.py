@@ -202,7 +202,7 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
             at, aside = (row["accuracy"], row["fg_ratio"]), (5, -11 if place % 2 else 6)
             look = {"textcoords": "offset points", "fontsize": 7, "color": style.colour}
             axis.annotate(f"epoch {epoch}", at, aside, **look)
-    axis.set_xlabel("accuracy on held-out samples")
+    axis.set_xlabel("accuracy")
     axis.set_ylabel("foreground ratio")
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)

@@ -13,7 +13,7 @@ _undefined = partial(_result, comment="NaN without points to tell it from", may_
 _BELOW = "entropy lies below the background mean by more than the threshold"
 _ADDED = "root mean square of the output that noise is added to; absent where noise falls on the input"
 _RESPONSE = "tells a network from another with the same weights; NaN where measured by an older kdviz"
-_ACCURACY = "attribute `definition` says by which network; NaN where unknown"
+_ACCURACY = "held-out ones unless `definition` says which; it names the network, too; NaN where unknown"
 _OF_THE_SAMPLE = "mean entropy of the background units of the sample"
 _CLOSE = "within 2 standard errors of the threshold"
 
@@ -34,7 +34,7 @@ register(
         "1",
         "attribute `definition` says how it was summed",
     ),
-    _maybe("accuracy", EPOCH, "share of held-out samples classified correctly", "1", _ACCURACY),
+    _maybe("accuracy", EPOCH, "share of samples classified correctly", "1", _ACCURACY),
     _maybe("noise_unit", EPOCH, "size of one unit of noise in the network's own numbers", "1", _ADDED),
     _maybe("clean_response", EPOCH, "mean size of the first sample's feature, weighted", "1", _RESPONSE),
     _maybe("sample_background_entropy", EPOCH_SAMPLE, _OF_THE_SAMPLE, "nat"),

@@ -1,18 +1,22 @@
 """Measure a network that was trained elsewhere, from a folder of its checkpoints."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
+import xarray as xr
 from torch import nn
+from tqdm.auto import tqdm
 
 from kdviz.arguments import name_some, suggest
 from kdviz.errors import KdvizWarning, LayerError, StoreError
 from kdviz.files import list_differences
 from kdviz.measuring import measure_checkpoints
-from kdviz.networks.features import name_modules
+from kdviz.networks import frozen, load_weights
+from kdviz.networks.features import answer, name_modules
 from kdviz.networks.feeding import find_entry
 from kdviz.schema import Attribute
 from kdviz.sources.samples import Prepared, SampleSet, check_folder
@@ -20,8 +24,10 @@ from kdviz.store import Run, describe, open_run
 from kdviz.store.contents import networks_file
 from kdviz.studies.factories import find_factory
 from kdviz.studies.own import OwnData, Saved, Whereabouts, build_fed
-from kdviz.training import weight_distance
+from kdviz.training import evaluate, weight_distance
+from kdviz.training.distances import epoch_array
 
+_ASKED = 300  # samples by which accuracies are told
 _SHOWN = 200  # layers that a message lists
 _OPTIONS = {"--role": "network_role", "--seed": "training_seed", "--method": "distillation_method"}
 _OF_DATA = {"size": "--size"}  # what is no option of its own is -s data.NAME
@@ -47,9 +53,11 @@ def measure_folder(
     device: str | None,
     progress: bool,
 ) -> Run:
-    """Measure every checkpoint in a folder, and how far the weights went between them; continues.
+    """Measure every checkpoint in a folder, how far the weights went between them, and accuracies; continues.
 
-    Where all of it lies is remembered beside the run, for what is asked of the networks afterwards.
+    The accuracy is that on up to 300 of all samples there are, spread over the classes, if the network tells
+    as many classes as they have; they are taken to be in the same order. Where all of it lies is remembered
+    beside the run, for what is asked of the networks afterwards.
 
     Parameters
     ----------
@@ -136,6 +144,11 @@ def measure_folder(
     )
     run = describe(store, classes=everything.classes)
     lies.add_to(run)
+    known = [run.variable(name, layer, "accuracy") for layer in layers]
+    if any(values is None or values.isnull().any() for values in known):
+        accuracy = _tell_accuracy(make_fed, found, part, data, everything, device, progress)
+        for layer in layers if accuracy is not None else ():
+            run.write_variable(name, layer, accuracy)
     for layer in layers if len(found) > 1 else ():
         weight = next(_list_weights(module, layer), None)
         why = "it has no weights" if weight is None else ""
@@ -147,6 +160,31 @@ def measure_folder(
         weight = f"{part}.{weight}" if part else str(weight)
         run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))
     return run
+
+
+def _tell_accuracy(
+    make_network: Callable[[], nn.Module],
+    checkpoints: Mapping[int, Path],
+    part: str | None,
+    data: OwnData,
+    everything: SampleSet,
+    device: str | None,
+    progress: bool,
+) -> xr.DataArray | None:
+    """Return the accuracy at every checkpoint; None of a network that does not tell the samples' classes."""
+    asked, classes = everything.spread(_ASKED), len(everything.classes)
+    inputs, labels = torch.from_numpy(data.prepare(asked).inputs[:]), torch.from_numpy(asked.labels)
+    network, shape = make_network(), None
+    with suppress(LayerError), frozen(network), torch.no_grad():  # an error of networks that give no tensor
+        shape = answer(network, inputs[:1]).shape
+    if shape != (1, classes):
+        return None
+    values = []
+    for path in tqdm(checkpoints.values(), desc="accuracy", unit="checkpoint", disable=not progress):
+        load_weights(network, path, part)
+        values.append(evaluate(network.to(device or "cpu"), inputs, labels))
+    definition = f"the network itself, on {len(asked)} of the {asked.plural} that there are"
+    return epoch_array("accuracy", values, [*checkpoints], definition=definition)
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> None:

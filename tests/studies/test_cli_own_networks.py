@@ -1,6 +1,7 @@
 """Networks trained elsewhere, asked from the shell: answers are those of direct calls on these networks."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,9 @@ from torchvision.models import resnet18
 
 def make():
     return resnet18(num_classes=2)
+
+def five():
+    return resnet18(num_classes=5)
 
 def otherwise():
     network = make()
@@ -219,12 +223,35 @@ def test_unicam__of_own_networks_is_unicam_score(here: Path) -> None:
 def test_own_networks__appear_in_the_verdict(here: Path) -> None:
     told = str(analysis.give_verdict(kdviz.open_run("run.zarr")))
     assert "incomplete" not in told and "layer3" in told and "not recorded" not in told
-    inputs, labels, _ = twenty()
-    right = {f"{name}-s0": (load(name)(inputs).argmax(1).numpy() == labels).mean() for name in FOLDERS}
-    assert analysis.tabulate_accuracy(kdviz.open_run("run.zarr"))["accuracy"].to_dict() == pytest.approx(
-        right
-    )
     assert "teacher" in told
+
+
+def test_measure__tells_accuracy_at_every_checkpoint_of_networks_that_know_the_classes(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import own_nets
+
+    place = Whereabouts.load(Path("run.zarr")).data.images
+    images = image_folder(place, size=SIZE)
+    inputs, labels = torch.from_numpy(normalise(images.images)), images.labels
+    run = kdviz.open_run("run.zarr")
+    right = {}
+    for epoch, file in find_checkpoints("student").items():
+        network = own_nets.make()
+        network.load_state_dict(torch.load(file))
+        right[epoch] = (network.eval()(inputs).argmax(1).numpy() == labels).mean()
+    stored = run.variable("student-s0", "layer3", "accuracy")
+    assert dict(zip(stored["epoch"].values, stored.values, strict=True)) == pytest.approx(right)
+    assert stored.attrs["definition"] == "the network itself, on 40 of the images that there are"
+    assert right[16] > right[0], "it has learned, so that the two are told apart"
+    Path("five").mkdir()
+    torch.save(own_nets.five().state_dict(), "five/epoch_0.pt")
+    masks = place.with_name("masks")
+    told = ["--network=own_nets:five", "--checkpoints=five", f"--images={place}", f"--masks={masks}"]
+    told += ["--layers=layer3", f"--size={SIZE}", "--grid=4", "--samples=4", "--role=teacher", "--seed=5"]
+    call("measure", "run.zarr", *told)
+    assert run.variable("teacher-s5", "layer3", "accuracy") is None, "five classes are others"
+    assert re.search(r"accuracy  chance 0.50 \(classes .*\): .*teacher-s5 unknown", capsys.readouterr().out)
 
 
 def test_own_networks__finished_is_not_asked_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

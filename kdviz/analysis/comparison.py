@@ -148,7 +148,7 @@ def compare(
             "epochs": json.dumps([ds["epoch"].values.tolist() for ds in students]),
             "resamples": int(resamples),
             "confidence": float(confidence),
-            "interval": "bootstrap over samples, per seed, for these networks only; seeds are not pooled",
+            "interval": "bootstrap over samples, for the networks of each seed alone",
         },
     )
     moved = [ds["weight_distance"].attrs for ds in students if "weight_distance" in ds]

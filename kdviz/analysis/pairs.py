@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -218,7 +219,7 @@ def describe_measurement(
     DataFrame
         ``layer``, ``role``, ``seed``; ``n_fg``, ``n_bg``, ``uncertain``: units per sample in the last epoch;
         over all epochs, ``path``: the share of samples measured by sampled descent, and ``met``: the share
-        whose calibration was met; ``accuracy`` on held-out samples, NaN where not recorded.
+        whose calibration was met; ``accuracy`` after the last, NaN where not recorded.
     """
     rows = [
         _describe_one(label, role, seed, ds)
@@ -245,7 +246,7 @@ def _describe_one(label: str, role: str, seed: int, ds: xr.Dataset) -> dict[str,
         "uncertain": float(ds["uncertain"].isel(epoch=-1).sum("unit").mean()),
         "path": float((ds["method"] == METHODS.index("path")).mean()),
         "met": float(ds["converged"].mean()),
-        "accuracy": float(ds.attrs.get("accuracy", "nan")),
+        "accuracy": float(ds["accuracy"][-1] if "accuracy" in ds else ds.attrs.get("accuracy", nan)),
     }
 
 

@@ -7,21 +7,19 @@ are several, else over the samples of the one training; those of properties over
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from kdviz.analysis.coherency import list_refused, read_audits
+from kdviz.analysis.doubts import list_doubts
 from kdviz.analysis.judging import (
-    FEW_SAMPLES,
     NO,
     OPEN,
     UNDEFINED,
     YES,
     judge,
-    list_settings,
     tabulate_accuracy,
     tabulate_differences,
 )
@@ -29,7 +27,7 @@ from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.networks import list_networks, name_kind, read_room
 from kdviz.analysis.pairs import NetworkPair, pair_networks
 from kdviz.analysis.settings import Settings
-from kdviz.analysis.transfer import doubt_teacher, read_transfer, score_transfer
+from kdviz.analysis.transfer import read_transfer, score_transfer
 from kdviz.analysis.unicam import tabulate_relevance
 from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
@@ -39,9 +37,7 @@ from kdviz.wording import say_interval, say_number
 
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
-_MET = 0.9  # share of samples calibrated, below which doubts begin
 _ROLES = ("teacher", "student", "baseline")
-_FEW_POINTS = 1.0  # a sample
 _SCORES = {  # of UniCAM: the student's and the baseline's, what is asked of them, what they are
     ("rs distilled", "rs residual"): (
         "What only the student sees has more to do with the classes than what only its baseline sees",
@@ -52,8 +48,6 @@ _SCORES = {  # of UniCAM: the student's and the baseline's, what is asked of the
         "similarity",
     ),
 }
-_SAME = 0.95  # share of samples that one class is given to, from which on answers do not depend on them
-_SATURATED = 0.95  # accuracy from which on no teacher can be much better
 
 
 @dataclass(frozen=True)
@@ -155,15 +149,7 @@ def give_verdict(
         accuracies, differences = tabulate_accuracy(run), tabulate_differences(pairs)
     return Verdict(
         about=_describe(run, accuracies, words),
-        doubts=(
-            *_doubt_measuring(run, words),
-            *_doubt_networks(accuracies),
-            *_doubt_teachers(shared, accuracies, pairs),
-            *_doubt_answers(shared, words),
-            *_doubt_pairs(pairs),
-            *_doubt_samples(run, words),
-            *_doubt_points(pairs, words),
-        ),
+        doubts=tuple(list_doubts(run, pairs, accuracies, shared, words)),
         answers=(
             *_answer_hypotheses(run, differences, words),
             *_answer_transfer(shared),
@@ -230,9 +216,18 @@ def _tell_place(row: pd.Series, unit: str) -> str:
     where = f"{'for' if ' at ' in row['layer'] else 'at'} {row['layer']}"
     if row["answer"] == UNDEFINED:
         return where
+    told = say_interval(row["difference"], row["low"], row["high"], unit)
+    return f"{where} {told}, {_tell_sides(row)}{row['told']}"
+
+
+def _tell_sides(row: pd.Series) -> str:
+    """Write both sides, with another digit where their difference would not be the one that is written."""
     reach = (row["high"] - row["low"]) / 2
-    sides = " against ".join(say_number(row[side], reach) for side in ("student", "baseline"))
-    return f"{where} {say_interval(row['difference'], row['low'], row['high'], unit)}, {sides}{row['told']}"
+    for finer in (reach, reach / 10):
+        ours, theirs = (say_number(row[side], finer) for side in ("student", "baseline"))
+        if np.isclose(float(ours) - float(theirs), float(say_number(row["difference"], reach))):
+            break
+    return f"{ours} against {theirs}"
 
 
 def _explain_silence(run: Run, words: Vocabulary) -> str:
@@ -264,7 +259,7 @@ def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
     findings = []
     for (title, part), found in rows[rows["own"]].groupby(["title", "part"], sort=False):
         (own,) = found[found["role"] == "teacher"].to_dict("records")
-        if own["side"] != OPEN:
+        if own["side"] in (YES, NO):
             apart = f"{'higher' if own['side'] == YES else 'lower'} by {say_number(abs(own['margin']))}"
             claim = f"{title} {part}".strip() + f" (teacher {apart})"
             findings.append(Finding(claim, _tell_kinds(found[found["role"] == "student"], own["side"])))
@@ -276,13 +271,18 @@ def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
 def _judge_margins(rows: pd.DataFrame) -> pd.DataFrame:
     """Add to scores on which ``side`` of networks without a teacher each lies: beyond their mean and all.
 
-    Intervals are over samples; how far trainings differ is told by these networks themselves.
+    Intervals are over samples; how far trainings differ is told by these networks themselves. Where all have
+    the same likeness to the teacher, such as where nobody falls for an attack, there is nothing to tell.
     """
-    alone = rows[rows["role"] == "independent"].groupby(["property", "part"])["score"].agg(["min", "max"])
-    ends = rows.join(alone, on=["property", "part"])
+    parts, untaught = ["property", "part"], rows["role"] == "independent"
+    alone = rows[untaught].groupby(parts)["score"].agg(["min", "max"])
+    different = rows[rows["role"] != "teacher"].groupby(parts)["score"].nunique().rename("different")
+    ends = rows.join(alone, on=parts).join(different, on=parts)
     low = np.minimum(ends["margin_low"], ends["score"] - ends["max"])  # above all that are without a teacher
     high = np.maximum(ends["margin_high"], ends["score"] - ends["min"])
-    return rows.assign(side=[judge(*both) for both in zip(low, high, strict=True)])
+    sides = np.array([judge(*both) for both in zip(low, high, strict=True)], object)
+    silent = rows["score"].isna() | (~rows["own"] & (ends["different"] < 2))
+    return rows.assign(side=np.where(silent, UNDEFINED, sides))
 
 
 def _part_plain(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -300,7 +300,11 @@ def _tell_kinds(rows: pd.DataFrame, side: str = YES) -> tuple[tuple[str, str], .
     """Say which kinds of students lie on a side."""
     turned = {side: YES, OPEN: OPEN}
     told: dict[str, list[str]] = {}
-    for kind, found in rows.groupby("kind", sort=False):
+    known = rows[rows["side"] != UNDEFINED]
+    if not len(known):
+        levels = name_some(map(say_number, rows["score"].dropna().unique()))
+        return ((UNDEFINED, f"(all networks are at {levels})" if levels else "(there is no such case)"),)
+    for kind, found in known.groupby("kind", sort=False):
         each = [turned.get(one, NO) for one in found["side"]]
         sides = {"clear": each.count(YES), "the other way": each.count(NO)}
         clear = ", ".join(f"{side} in {count} of {len(each)}" for side, count in sides.items() if count)
@@ -360,149 +364,6 @@ def _answer_coherency(run: Run) -> Iterator[Answer]:
         yield Answer(question, _sum_up(answers), tuple(findings))
 
 
-# -- doubts
-
-
-def _doubt_measuring(run: Run, words: Vocabulary) -> Iterator[str]:
-    if not run.networks:
-        yield "nothing is measured yet; `kdviz measure` and `kdviz.measure_checkpoints` add networks"
-        return
-    table, gaps = run.summary(), run.gaps()
-    begun = table[table["done"] < 1]
-    if gaps:
-        yield gaps
-    elif len(begun):
-        names = [f"{row['network']} at {row['layer']} ({row['done']:.0%})" for _, row in begun.iterrows()]
-        yield f"not measured whole, and left out here: {name_some(names, 3)}"
-    units, idle = run.samples["valid"].values.sum(1), dict[str, list[str]]()
-    for name, network in list_networks(run, finished=True).items():
-        for label, layer in network.layers.items() if not network.repeat_of else ():
-            counts = run.variable(name, layer, "zero_gain")
-            share = 0.0 if counts is None else float((counts.values[-1] / units).mean())
-            if share > words.idle:
-                idle.setdefault(label, []).append(f"{name} ({share:.0%})")
-    for layer, found in idle.items():
-        yield (
-            f"{words.unit}s that do not move the layer {layer} at all, after the last epoch: "
-            f"{name_some(found, 3)}; max pooling looks past them, the layer is dead, or the network has "
-            "collapsed"
-        )
-
-
-def _doubt_networks(accuracies: pd.DataFrame) -> Iterator[str]:
-    known = accuracies[accuracies["accuracy"].notna()]
-    poor = known[_is_hardly_better(known["accuracy"], known["chance"])]
-    if len(poor):
-        told = [f"{name} ({row['accuracy']:.2f})" for name, row in poor.iterrows()]
-        yield (
-            f"accuracy hardly better than chance ({poor['chance'].iloc[0]:.2f}): {name_some(told, 4)}; "
-            "what such networks keep says little of distillation"
-        )
-    unknown = accuracies.index[accuracies["accuracy"].isna()]
-    if len(unknown):
-        which = name_some(unknown, 4) if len(known) else "all networks"
-        yield (
-            f"accuracy not recorded: {which}; whether they learned anything is not known here "
-            "(`kdviz transfer`, or `kdviz.store.describe(run, accuracy=...)`, tells it)"
-        )
-
-
-def _doubt_teachers(
-    shared: Mapping[str, xr.Dataset], accuracies: pd.DataFrame, pairs: Mapping[str, NetworkPair]
-) -> Iterator[str]:
-    """Doubt teachers that may be guessing, or are hardly better than the mean baseline where they could be.
-
-    By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
-    """
-    if "confidence" in shared and (doubt := doubt_teacher(shared["confidence"])):
-        yield doubt
-    weak = []
-    for pair in pairs.values():
-        names = {
-            role: [str(ds.attrs.get("network")) for ds in networks.values()]
-            for role, networks in pair.by_role.items()
-        }
-        alone = accuracies["accuracy"].reindex(names["baseline"]).mean()
-        for name, row in accuracies.reindex(names["teacher"]).iterrows():
-            own, poor = row["accuracy"], _is_hardly_better(row["accuracy"], row["chance"])  # told already
-            if alone < _SATURATED and _is_hardly_better(own, alone) and not poor:
-                weak.append(f"{name} ({own:.2f}) beside {alone:.2f}")
-    if weak:
-        yield (
-            f"teacher hardly better than networks without one: {name_some(dict.fromkeys(weak), 3)}; there is "
-            "little to copy that students would not learn alone"
-        )
-
-
-def _doubt_answers(shared: Mapping[str, xr.Dataset], words: Vocabulary) -> Iterator[str]:
-    """Doubt networks that give one class to nearly all samples, which are of several."""
-    ds = shared.get("confidence")
-    if ds is None or np.bincount(ds["label"]).max() >= _SAME * ds.sizes["sample"]:
-        return
-    most = {
-        str(one["network"].values): np.bincount(one).max() / len(one) for one in ds["predicted"].astype(int)
-    }
-    if constant := [f"{name} ({share:.0%})" for name, share in most.items() if share >= _SAME]:
-        yield (
-            f"one class for nearly all {words.sample}s that were asked about: {name_some(constant, 4)}; "
-            "that an answer stays, or is the teacher's, says nothing there"
-        )
-
-
-def _is_hardly_better(accuracy: Any, level: Any) -> Any:
-    """Whether an accuracy, or each, is less than a tenth of the way from a level to 1; not if unknown."""
-    return accuracy < 0.9 * level + 0.1
-
-
-def _doubt_samples(run: Run, words: Vocabulary) -> Iterator[str]:
-    count = run.samples.sizes["sample"]
-    if run.networks and count < FEW_SAMPLES:
-        yield f"only {count} {words.sample}{'s' if count > 1 else ''} measured"
-
-
-def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
-    """Say where student and baseline are not alike but for the teacher."""
-    said = []
-    for label, pair in pairs.items():
-        for seed in sorted(pair.students.keys() & pair.baselines.keys()):
-            ours, theirs = pair.students[seed], pair.baselines[seed]
-            ends = [int(ds["epoch"].values[-1]) for ds in (ours, theirs)]
-            kinds = [str(ds.attrs.get("architecture", "")) for ds in (ours, theirs)]
-            where = f"at {label.split(' at ')[-1]}, seed {seed}"
-            if ends[0] != ends[1]:
-                said.append(f"student at epoch {ends[0]}, baseline at epoch {ends[1]} ({where})")
-            if all(kinds) and kinds[0] != kinds[1]:
-                said.append(f"student {kinds[0]}, baseline {kinds[1]} ({where})")
-            for name, (own, other) in list_settings(ours, theirs).items():
-                said.append(f"entropies of {name} {own} and {other}, not compared ({where})")
-    if said:
-        yield f"student and baseline differ in more than the teacher: {name_some(dict.fromkeys(said), 3)}"
-
-
-def _doubt_points(pairs: Mapping[str, NetworkPair], words: Vocabulary) -> Iterator[str]:
-    unmet, few = [], []  # a baseline is beside students of several methods, and told once
-    for label, pair in pairs.items():
-        for role in ("student", "baseline"):
-            for seed, ds in pair.by_role[role].items():
-                name = f"{ds.attrs.get('network', f'{role} of seed {seed}')} at {label.split(' at ')[-1]}"
-                met, found = float(ds["converged"].mean()), ds["knowledge_point"].isel(epoch=-1)
-                if met < _MET:
-                    unmet.append(f"{name} ({1 - met:.0%})")
-                if (count := float(found.sum("unit").mean())) < _FEW_POINTS:
-                    few.append(f"{name} ({say_number(count)})")
-    if unmet:
-        yield (
-            f"{words.sample}s whose mean entropy could not be calibrated: "
-            f"{name_some(dict.fromkeys(unmet), 3)}; their entropies are not comparable (a smaller one may be "
-            "met: `kdviz rerun 02_explore -p calibration=0.2 -p run_path=RUN`, or the app's control)"
-        )
-    if few:
-        yield (
-            f"less than one knowledge point per {words.sample}: {name_some(dict.fromkeys(few), 3)}; "
-            "a smaller threshold finds more (`kdviz report RUN --threshold 0.1`, or the app's control)"
-        )
-
-
 # -- what it is about
 
 
@@ -554,7 +415,10 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
             'there (`no_points="published"` counts 0, as the papers do), and less than ten decide nothing.'
         )
     if len(known) > 1:
-        yield f"There are {len(known)} answers of H1 to H3: of twenty, one would be clear by chance alone."
+        yield (
+            f"Of {len(known)} answers of H1 to H3, one in twenty would be clear by chance if students and "
+            "baselines did not differ."
+        )
     if any(name.startswith(("transfer/", "unicam-scores/")) for name in run.results):
         yield (
             f"Likeness to the teacher and UniCAM: intervals of 95 % over {words.sample}s, of each network "

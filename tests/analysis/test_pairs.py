@@ -457,8 +457,8 @@ def test_describe_comparison__states_everything_once(pairs: dict) -> None:
         "Checkpoints: epochs 0, 2, 5; points counted at the last epoch. "
         "Entropies: solver descent, weight 7.0, calibration 0.386. "
         "Threshold: 0.2 nat below the mean entropy of the background of the checkpoint. "
-        "Intervals: 95 %, 1000 resamples, bootstrap over samples, per seed, for these networks only; "
-        "seeds are not pooled. Weight distance: per step. "
+        "Intervals: 95 %, 1000 resamples, bootstrap over samples, for the networks of each seed alone. "
+        "Weight distance: per step. "
         "Samples without points left out (by seed): "
         "0 / 1 from fg_ratio, 0 / 2 from rho, 0 / 2 from d_mean (fc1)."
     )

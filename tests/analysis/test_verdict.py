@@ -19,7 +19,7 @@ from kdviz.wording import say_interval, say_number
 
 SAMPLES, UNITS, OBJECT = 12, 40, 12
 FOREGROUND = np.broadcast_to(np.arange(UNITS) < OBJECT, (SAMPLES, UNITS)).copy()
-EPOCHS = {"teacher": (9,), "student": (0, 2, 5), "baseline": (0, 2, 5)}
+EPOCHS = {"teacher": (9,), "student": (*range(7),), "baseline": (*range(7),)}
 COUNTS = {  # points on foreground and background at the last epoch, by training seed
     ("student", "fc1"): {0: (6, 2), 1: (8, 3), 2: (7, 1)},
     ("baseline", "fc1"): {0: (4, 2), 1: (3, 3), 2: (5, 1)},
@@ -290,19 +290,32 @@ def test_give_verdict__sides_that_differ_in_more_than_the_teacher_are_a_doubt(tm
     verdict = analysis.give_verdict(run, {"fc1": replace(pair, baselines={0: other})})
     assert verdict.doubts[0].endswith("entropies of weight 6.0 and 4.0, not compared (at fc1, seed 0)")
     assert verdict.answers[0].answer == "cannot be asked"
-    early = replace(pair, baselines={0: pair.baselines[0].isel(epoch=[0, 1])})
+    early = replace(pair, baselines={0: pair.baselines[0].isel(epoch=slice(-1))})
     (doubt,) = analysis.give_verdict(run, {"fc1": early}).doubts
-    assert doubt.endswith("student at epoch 5, baseline at epoch 2 (at fc1, seed 0)")
+    assert doubt.endswith("student at epoch 6, baseline at epoch 5 (at fc1, seed 0)")
 
 
 def test_give_verdict__entropies_that_are_not_calibrated_are_a_doubt(tmp_path: Path) -> None:
     run = make_run(tmp_path, {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}})
     (pair,) = analysis.pair_networks(run).values()
-    met = pair.students[0]["converged"].copy(data=np.arange(3 * SAMPLES).reshape(3, -1) % 4 > 0)
+    met = pair.students[0]["converged"].copy(data=np.arange(7 * SAMPLES).reshape(7, -1) % 4 > 0)
     unmet = replace(pair, students={0: pair.students[0].assign(converged=met)})
     (doubt,) = analysis.give_verdict(run, {"fc1": unmet}).doubts
     assert "could not be calibrated: student-fc1-s0 at fc1 (25%)" in doubt
     assert advised(doubt) == {"calibration": 0.2}
+
+
+@pytest.mark.parametrize(("checkpoints", "told"), [(4, True), (5, False)])
+def test_give_verdict__few_checkpoints_are_a_doubt(tmp_path: Path, checkpoints: int, told: bool) -> None:
+    run = make_run(tmp_path, {("student", "fc1"): {0: (6, 2)}, ("baseline", "fc1"): {0: (4, 2)}})
+    (pair,) = analysis.pair_networks(run).values()
+    ours, theirs = (one[0].isel(epoch=slice(-checkpoints, None)) for one in (pair.students, pair.baselines))
+    doubts = analysis.give_verdict(run, {"fc1": replace(pair, students={0: ours})}).doubts
+    epochs = ", ".join(map(str, range(7 - checkpoints, 7)))
+    said = f"come and go unseen: student-fc1-s0 (epochs {epochs}); H2 and H3 rest on them"
+    assert [one.endswith(said) for one in doubts] == [True] * told
+    both = replace(pair, students={0: ours.isel(epoch=[-1])}, baselines={0: theirs.isel(epoch=[-1])})
+    assert not analysis.give_verdict(run, {"fc1": both}).doubts, "H2 and H3 are undefined of one"
 
 
 def test_tabulate_accuracy__what_is_told_of_one_epoch_hides_no_other(tmp_path: Path) -> None:
@@ -317,7 +330,7 @@ def test_give_verdict__a_layer_that_nothing_moves_is_a_doubt(
 ) -> None:
     run = make_run(tmp_path, COUNTS)
     name = next(name for name in run.networks if name.startswith("student"))
-    counts, read = np.zeros((3, SAMPLES), np.int32), schema.VARIABLES["zero_gain"].dims
+    counts, read = np.zeros((7, SAMPLES), np.int32), schema.VARIABLES["zero_gain"].dims
     counts[-1] = round(idle * UNITS)
     values, stored = xr.DataArray(counts, dims=read), run.variable
     changed = {(name, run.layers(name)[0], "zero_gain"): values}
@@ -393,6 +406,17 @@ def test_give_verdict__seeds_are_told_where_they_differ(tmp_path: Path) -> None:
     assert more.count("(of seeds: 1)") == 1
 
 
+def test_give_verdict__sides_differ_by_what_is_told(tmp_path: Path) -> None:
+    counts = {("student", "fc1"): {0: (8, 0), 1: (2, 0), 2: (3, 0)}, ("baseline", "fc1"): {}}
+    counts["baseline", "fc1"] = {0: (0, 0), 1: (4, 0), 2: (12, 0)}
+    more = str(analysis.give_verdict(make_run(tmp_path, counts)).answers[0].findings[0])
+    # 13 / 3 against 16 / 3: in whole numbers, as the interval, 4 and 5; 14 / 3 and 16 / 3 would be 5 and 5
+    assert "at fc1 -1 per image (-22 to 20), 4 against 5" in more
+    counts["student", "fc1"][0] = (9, 0)
+    more = str(analysis.give_verdict(make_run(tmp_path / "b", counts)).answers[0].findings[0])
+    assert "at fc1 -1 per image (-23 to 22), 4.7 against 5.3" in more
+
+
 def test_give_verdict__tells_what_sets_the_teacher_apart_and_who_has_it_too(shared: tuple) -> None:
     run, verdict = shared
     rows = analysis.score_transfer(analysis.read_transfer(run).values())
@@ -443,6 +467,24 @@ def test_give_verdict__decides_nothing_between_networks_without_a_teacher(
     answer = next(one for one in analysis.give_verdict(run).answers if "like the teacher" in one.question)
     findings = [one for one in answer.findings if one.claim.startswith("answers as the teacher")]
     assert [[told for told, _ in one.parts] for one in findings] == [["undecided"], ["undecided"]]
+
+
+@pytest.mark.parametrize(
+    ("level", "told"), [(0.0, "(all networks are at 0)"), (np.nan, "(there is no such case)")]
+)
+def test_give_verdict__a_likeness_that_is_the_same_for_all_is_undefined(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch, level: float, told: str
+) -> None:
+    run, _ = shared
+    known = analysis.read_transfer(run)
+    fooled = known["adversarial"]["fooled_by_teacher"].copy(deep=True)
+    others = known["adversarial"]["role"].values != "teacher"
+    fooled[others] = np.where(np.isnan(fooled[others]), np.nan, level)
+    known["adversarial"] = known["adversarial"].assign(fooled_by_teacher=fooled)
+    monkeypatch.setattr("kdviz.analysis.verdict.read_transfer", lambda _: known)
+    answer = next(one for one in analysis.give_verdict(run).answers if "like the teacher" in one.question)
+    (finding,) = (one for one in answer.findings if "attacks" in one.claim)
+    assert finding.parts == (("undefined", told),)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_describe__is_seen_in_app_tables_figures_and_exports(measure, tmp_path):
     app.close()
     table = analysis.describe_measurement(analysis.pair_networks(run)).set_index(["layer", "role"])
     assert table["accuracy"].to_dict() == {
-        (layer, role): value
+        (layer, role): np.float32(value)
         for layer in ("conv2", "fc1")
         for role, value in (("student", 0.9), ("baseline", 0.75))
     }

@@ -170,13 +170,13 @@ def _doubt_pairs(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
 
 
 def _doubt_checkpoints(pairs: Mapping[str, NetworkPair]) -> Iterator[str]:
-    """Say where points may come and go unseen between few checkpoints."""
+    """Say where points may come and go unseen between few checkpoints, of which H2 and H3 are told."""
     few = dict[str, list[str]]()
     for pair in pairs.values():
         for networks in (pair.students, pair.baselines):
             for ds in networks.values():
                 epochs = ds["epoch"].values.tolist()
-                if 1 < len(epochs) and sum(epoch > 0 for epoch in epochs) < _FEW_CHECKPOINTS:
+                if 1 < sum(epoch > 0 for epoch in epochs) < _FEW_CHECKPOINTS:
                     few.setdefault(name_some(epochs), []).append(str(ds.attrs.get("network", "a network")))
     if few:
         told = [f"{name_some(dict.fromkeys(names), 3)} (epochs {epochs})" for epochs, names in few.items()]

@@ -41,6 +41,13 @@ _OF_DATA: dict[str, tuple[str, dict[str, str]]] = {
 }
 """Data of one's own: the kind of source, and which options go with it, by the names that the source has."""
 
+_UNICAM = {
+    "rs": "what features have to do with the classes, 0 to 1: those of each network, those that the student "
+    "has beside its baseline (distilled), and those that only the baseline has (residual)",
+    "fss": "how alike the features of two networks are, 0 to 1",
+}
+"""What the scores of UniCAM say, by how their names begin."""
+
 _NEEDED = {"image-folder": ("--size",), "texts": ("--tokenizer",), "modelnet40": ()}
 
 
@@ -377,8 +384,13 @@ def transfer(
     folder: Asked,
     network: Builders = None,
     samples: Annotated[
-        int, typer.Option(min=10, help="Samples to ask about: held-out ones, of a run those in its folder.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            min=10,
+            help="Samples to ask about: held-out ones, of a run those in its folder; as many as before, at "
+            "first 1000. Answers about another number are replaced.",
+        ),
+    ] = None,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
@@ -387,11 +399,16 @@ def transfer(
     Example: kdviz transfer runs/birds
     """
     run = _open_asked(folder, network, progress, device).share(samples)
-    table = kdviz.analysis.score_transfer(kdviz.analysis.read_transfer(run).values())
+    found = kdviz.analysis.read_transfer(run)
+    table = kdviz.analysis.score_transfer(found.values())
     chosen = table[table["role"] == "student"]  # means of baselines over each other are 0
-    margins = 100 * chosen.pivot_table("margin", ["property", "part"], "kind", sort=False)
-    typer.echo("percentage points more than the baselines, means over seeds\n")
-    typer.echo(f"{(margins.round(1) + 0.0).to_string(na_rep='')}\n" if len(margins) else "no student\n")
+    if len(chosen):
+        margins = 100 * chosen.pivot_table("margin", ["property", "part"], "kind", sort=False)
+        count = found["confidence"].sizes["sample"]
+        typer.echo(f"percentage points more than the baselines, means over seeds, of {count} samples\n")
+        typer.echo(f"{(margins.round(1) + 0.0).to_string(na_rep='')}\n")
+    else:
+        typer.echo(f"{run.path} has no network of role student to compare with the baselines\n")
     typer.echo(
         f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 10_transfer -p run_path={run.path}"
     )
@@ -401,8 +418,13 @@ def unicam(
     folder: Asked,
     network: Builders = None,
     samples: Annotated[
-        int, typer.Option(min=16, help="Samples to score: held-out ones, of a run those in its folder.")
-    ] = 300,
+        int | None,
+        typer.Option(
+            min=16,
+            help="Samples to score: held-out ones, of a run those in its folder; as many as before, at first "
+            "300. Scores of another number are replaced.",
+        ),
+    ] = None,
     device: Device = None,
     progress: Progress = True,
 ) -> None:
@@ -412,11 +434,12 @@ def unicam(
     """
     run = _open_asked(folder, network, progress, device).explain(samples)
     table = kdviz.analysis.tabulate_relevance(kdviz.analysis.read_room(run, "unicam-scores").values())
-    shown = table[table["input"] == "plain"].pivot(
-        index=["layer", "student"], columns="score", values="value"
-    )
-    typer.echo("squared distance correlation with the classes (rs), and with other networks (fss)\n")
-    typer.echo(f"{shown.round(3).to_string(na_rep='')}\n")
+    plain = table[table["input"] == "plain"]
+    for kind, told in _UNICAM.items():
+        of_it = plain[plain["score"].str.startswith(f"{kind} ")]
+        scores = of_it["score"].str.removeprefix(f"{kind} ")
+        shown = of_it.assign(score=scores).pivot(index=["layer", "student"], columns="score", values="value")
+        typer.echo(f"{told}\n\n{shown[scores.unique()].round(3).to_string(na_rep='')}\n")
     typer.echo(
         f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 11_unicam -p run_path={run.path}"
     )

@@ -1,6 +1,6 @@
 """What those have to know of networks who ask them, such as transfer and UniCAM, whoever trained them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +77,11 @@ class Cast(Protocol):
 
     def in_teacher(self, module: str) -> str:
         """Name a layer of students as the teacher has it."""
+
+
+def count_samples(asked: int | None, before: Iterable[int], default: int) -> int:
+    """Tell how many samples to ask about: as many as are asked for, else as before, else by default."""
+    return max(before, default=default) if asked is None else asked
 
 
 def spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -144,11 +144,12 @@ def measure_folder(
     )
     run = describe(store, classes=everything.classes)
     lies.add_to(run)
-    known = [run.variable(name, layer, "accuracy") for layer in layers]
-    if any(values is None or values.isnull().any() for values in known):
+    told = [run.variable(name, layer, "accuracy") for layer in layers]
+    if any(values is None or values.isnull().any() for values in told):
         accuracy = _tell_accuracy(make_fed, found, part, data, everything, device, progress)
-        for layer in layers if accuracy is not None else ():
-            run.write_variable(name, layer, accuracy)
+        for layer in layers:
+            if accuracy is not None:
+                run.write_variable(name, layer, accuracy)
     for layer in layers if len(found) > 1 else ():
         weight = next(_list_weights(module, layer), None)
         why = "it has no weights" if weight is None else ""

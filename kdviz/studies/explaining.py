@@ -10,17 +10,19 @@ import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import unicam
+from kdviz.analysis import read_room
 from kdviz.arguments import name_some
 from kdviz.attribution import find_map_layer
 from kdviz.errors import naming
 from kdviz.networks.hashing import fingerprint, fingerprint_checkpoint
 from kdviz.sources import ImageSet
 from kdviz.store import Run
-from kdviz.studies.cast import Cast, spread
+from kdviz.studies.cast import Cast, count_samples, spread
 from kdviz.studies.tasks import Subject
 from kdviz.units import Grid
 
 _VERSION = 1  # raised when the same question gets another answer: what is kept is then asked again
+_SAMPLES = 300
 _STAGES = 6  # epochs over which scores are followed
 _PARTS = 50  # left out one after the other, for intervals
 _BATCH = 128  # of a map: the larger, the less it depends on what samples come together
@@ -30,15 +32,18 @@ _Weights = dict[Subject, tuple[int, Path]]
 """Networks, at which epoch, and the file that holds them."""
 
 
-def explain(cast: Cast, samples: int) -> Run:
+def explain(cast: Cast, samples: int | None) -> Run:
     """Map and score what students have beside baselines, on samples to ask about; keep all in the run.
+
+    Scores of another number of samples are replaced; by default it is that of before.
 
     Raises
     ------
     ValueError
         If a student has no baseline of its training seed, or there is no student.
     """
-    asker = _Asker(cast, samples)
+    before = [int(ds.attrs["samples"]) for ds in read_room(cast.run, "unicam-scores").values()]
+    asker = _Asker(cast, count_samples(samples, before, _SAMPLES))
     pairs = [asker.pair(subject) for subject in asker.subjects if subject.role == "student"]
     if not pairs:
         raise ValueError(f"kdviz unicam is about students, and {cast.run.path} has no network of that role")

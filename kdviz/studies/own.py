@@ -227,11 +227,11 @@ class OwnNetworks:
                     attribute(self, subject)
         return self.run
 
-    def share(self, samples: int = 1000) -> Run:
+    def share(self, samples: int | None = None) -> Run:
         """Ask which properties of the teacher the networks share, as :meth:`kdviz.studies.Study.share`."""
         return share(self, samples)
 
-    def explain(self, samples: int = 300) -> Run:
+    def explain(self, samples: int | None = None) -> Run:
         """Map and score what students have beside baselines, as :meth:`kdviz.studies.Study.explain`."""
         return explain(self, samples)
 

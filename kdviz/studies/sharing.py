@@ -4,16 +4,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdviz import transfer
+from kdviz import analysis, transfer
 from kdviz.arguments import name_some
 from kdviz.sources import DOMAINS, ImageSet, cue_conflict, make_domain
 from kdviz.sources.text import TextSource
 from kdviz.store import Run
-from kdviz.studies.cast import Cast
+from kdviz.studies.cast import Cast, count_samples
+
+_SAMPLES = 1000
 
 
-def share(cast: Cast, samples: int) -> Run:
+def share(cast: Cast, samples: int | None) -> Run:
     """Ask for the properties of all finished networks; keep the answers in the run.
+
+    Answers about another number of samples are replaced; by default it is that of before.
 
     Raises
     ------
@@ -30,7 +34,8 @@ def share(cast: Cast, samples: int) -> Run:
             f"teacher {cast.run.path} has {name_some(teachers) or 'none'}, of role baseline "
             f"{name_some(baselines) or 'none'}"
         )
-    asked = cast.ask(samples)
+    before = [ds.sizes["sample"] for ds in analysis.read_transfer(cast.run).values() if "sample" in ds.sizes]
+    asked = cast.ask(count_samples(samples, before, _SAMPLES))
     inputs, labels = cast.as_tensors(asked)
     more: dict[str, Any] = {}
     if isinstance(asked, ImageSet):

@@ -139,13 +139,14 @@ class Study(Layout):
         self._finish(self.tasks("attribute"))
         return open_run(self.run_path)
 
-    def share(self, samples: int = 1000) -> Run:
+    def share(self, samples: int | None = None) -> Run:
         """Ask which properties of the teacher the networks share, as far as not asked yet.
 
         Parameters
         ----------
         samples
-            So many held-out samples are asked about, or all there are.
+            So many held-out samples are asked about, or all there are; by default as many as before, at first
+            1000. Answers about another number are replaced.
 
         Returns
         -------
@@ -168,13 +169,14 @@ class Study(Layout):
 
         return share(Workshop(self), samples)
 
-    def explain(self, samples: int = 300) -> Run:
+    def explain(self, samples: int | None = None) -> Run:
         """Map and score what every student has beside the baseline of its seed, as far as not done yet.
 
         Parameters
         ----------
         samples
-            So many held-out samples are scored, or all there are; the measured ones are mapped among them.
+            So many held-out samples are scored, or all there are; by default as many as before, at first 300.
+            Scores of another number are replaced. The measured samples are mapped among them.
 
         Returns
         -------

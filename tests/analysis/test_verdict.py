@@ -315,7 +315,7 @@ def test_give_verdict__few_checkpoints_are_a_doubt(tmp_path: Path, checkpoints: 
     said = f"come and go unseen: student-fc1-s0 (epochs {epochs}); H2 and H3 rest on them"
     assert [one.endswith(said) for one in doubts] == [True] * told
     both = replace(pair, students={0: ours.isel(epoch=[-1])}, baselines={0: theirs.isel(epoch=[-1])})
-    assert not analysis.give_verdict(run, {"fc1": both}).doubts, "H2 and H3 are undefined of one"
+    assert not analysis.give_verdict(run, {"fc1": both}).doubts, "of one, H2 and H3 are undefined"
 
 
 def test_tabulate_accuracy__what_is_told_of_one_epoch_hides_no_other(tmp_path: Path) -> None:

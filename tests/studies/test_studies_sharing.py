@@ -14,6 +14,7 @@ from kdviz.errors import StoreError
 from kdviz.networks import load_weights
 from kdviz.sources import make_domain
 from kdviz.studies import Study, StudyPlan, sharing
+from kdviz.studies.cast import count_samples
 from kdviz.studies.work import Workshop
 
 
@@ -97,6 +98,11 @@ def test_transfer__finished_is_not_asked_again(trained, shared, monkeypatch, cap
         xr.testing.assert_identical(shared.result(name), ds)
     told = capsys.readouterr().out
     assert "accuracy" in told and "student-kl" in told and "kdviz rerun 10_transfer" in told
+
+
+@pytest.mark.parametrize(("asked", "before", "count"), [(None, [], 1000), (None, [40, 40], 40), (7, [40], 7)])
+def test_count_samples__are_as_many_as_before(asked, before, count):
+    assert count_samples(asked, before, 1000) == count
 
 
 def test_transfer__scores_every_row_of_the_chart(shared):

@@ -14,6 +14,7 @@ speaks for which hypothesis, and nothing here asserts it.
 `score_attributions` and `tabulate_scores` judge the maps of :func:`kdviz.attribute` beside the entropy.
 """
 
+from kdviz.analysis.accuracies import describe_accuracy, tabulate_accuracy
 from kdviz.analysis.arms import (
     Arm,
     arrange_arms,
@@ -36,7 +37,7 @@ from kdviz.analysis.coherency import list_refused, read_audits, summarise_audits
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.entropies import derive_entropy
 from kdviz.analysis.frames import to_dataframe
-from kdviz.analysis.judging import tabulate_accuracy, tabulate_differences
+from kdviz.analysis.judging import tabulate_differences
 from kdviz.analysis.knowledge import count_points, find_points
 from kdviz.analysis.layers import order_layers, tabulate_layers
 from kdviz.analysis.learning import measure_learning
@@ -88,6 +89,7 @@ __all__ = [
     "compare_settings",
     "count_points",
     "derive_entropy",
+    "describe_accuracy",
     "describe_arms",
     "describe_comparison",
     "describe_measurement",

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from kdviz.analysis.accuracies import tabulate_accuracy
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
-from kdviz.analysis.networks import list_networks, read_config
 from kdviz.analysis.pairs import compare_layers, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.arguments import one_of
 from kdviz.papers import paper_pairs
-from kdviz.schema import read_classes
 from kdviz.store import Run
 from kdviz.wording import say_number
 
@@ -161,9 +160,9 @@ def list_arms(arms: Sequence[Arm]) -> pd.DataFrame:
     -------
     DataFrame
         A row an arm: the labels, ``samples`` measured, ``threshold`` in nat, ``seeds``: training seeds of the
-        students; ``teacher``, ``student``, ``baseline``: their mean accuracy on held-out samples, students of
-        all layers and losses together, NaN where not recorded; ``chance``: 1 over the number of classes, NaN
-        where the run does not name them, or networks find spans.
+        students; ``teacher``, ``student``, ``baseline``: mean of their accuracies (`tabulate_accuracy`),
+        students of all layers and losses together, NaN where not recorded; ``chance``: 1 over the number of
+        classes, NaN where the run does not name them, or networks find spans.
 
     Raises
     ------
@@ -174,20 +173,15 @@ def list_arms(arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def _list_arm(arm: Arm) -> dict[str, Any]:
-    networks = [one for one in list_networks(arm.run).values() if not one.repeat_of]
-    accuracies = {name: attrs.get("accuracy") for (name, _), attrs in arm.run.catalogue().items()}
-    by_role = {
-        role: pd.Series([accuracies[one.name] for one in networks if one.role == role], dtype=float).mean()
-        for role in ("teacher", "student", "baseline")
-    }
-    classes = () if read_config(arm.run).get("answers") == "span" else read_classes(arm.run.samples)
+    networks = tabulate_accuracy(arm.run)
+    by_role = networks.groupby("role")["accuracy"].mean()
     return (
         {column: arm.labels.get(label, "") for label, column in _COLUMNS.items()}
         | {"samples": arm.run.samples.sizes["sample"]}
         | {"threshold": (arm.settings or Settings()).of_run(arm.run).threshold}
-        | {"seeds": len({one.seed for one in networks if one.role == "student"})}
-        | by_role
-        | {"chance": 1 / len(classes) if len(classes) > 1 else np.nan}
+        | {"seeds": networks.loc[networks["role"] == "student", "seed"].nunique()}
+        | {role: by_role.get(role, np.nan) for role in ("teacher", "student", "baseline")}
+        | {"chance": networks["chance"].iloc[0]}
     )
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a verdict stands on: student against baseline over seeds, and accuracies beside chance."""
+"""The numbers that a verdict stands on: student against baseline, over seeds or samples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,7 @@ import xarray as xr
 from kdviz.analysis.arms import average_seeds
 from kdviz.analysis.inputs import ENTROPY_SETTINGS, read_entropy_settings
 from kdviz.analysis.metrics import METRICS
-from kdviz.analysis.networks import list_networks, read_config
 from kdviz.analysis.pairs import NetworkPair, compare_layers
-from kdviz.analysis.transfer import read_transfer
-from kdviz.schema import read_classes
-from kdviz.store import Run
 
 YES, NO, OPEN, UNDEFINED = "yes", "the other way", "undecided", "undefined"
 FEW_SAMPLES = 10  # decide little, or nothing
@@ -68,53 +64,8 @@ def tabulate_differences(pairs: Mapping[str, NetworkPair]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "seeds", "over", "left_out", "answer"])
 
 
-def tabulate_accuracy(run: Run) -> pd.DataFrame:
-    """Put the accuracy of every network beside chance.
-
-    Returns
-    -------
-    DataFrame
-        Index ``network``, repeats left out: ``role``, ``method`` and ``seed`` of its training; ``epoch``, the
-        last one to be measured; ``accuracy`` after it on held-out samples, or, of networks from elsewhere, on
-        what the run was measured from, or on those that ``kdviz transfer`` asked about, and ``chance``: 1
-        over the number of classes. NaN where unknown: of classes without names there may be more than samples
-        show.
-
-    Raises
-    ------
-    StoreError
-        If the run is damaged.
-    """
-    chance, about, rows = _find_chance(run), run.catalogue(), {}
-    answers = read_transfer(run).get("confidence")  # which kdviz transfer asks for
-    asked = {} if answers is None else answers["right"].mean("sample").to_series().to_dict()
-    for name, one in list_networks(run).items():
-        if one.repeat_of:
-            continue
-        layer = next(iter(one.layers.values()))
-        values = run.variable(name, layer, "accuracy")
-        last = np.nan if values is None else values.values[-1]
-        last = about[name, layer].get("accuracy", np.nan) if np.isnan(last) else last
-        last = asked.get(name, np.nan) if np.isnan(last) else last
-        rows[name] = {
-            "role": one.role,
-            "method": one.method,
-            "seed": one.seed,
-            "epoch": run.epochs(name, layer)[-1],
-            "accuracy": float(last),
-            "chance": chance,
-        }
-    columns = ["role", "method", "seed", "epoch", "accuracy", "chance"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("network")
-
-
 def _count_samples(pair: NetworkPair) -> int:
     return next(iter(pair.students.values())).sizes["sample"]
-
-
-def _find_chance(run: Run) -> float:
-    count = 0 if read_config(run).get("answers") == "span" else len(read_classes(run.samples))
-    return 1 / count if count > 1 else np.nan
 
 
 def judge(one_end: float, other_end: float) -> str:

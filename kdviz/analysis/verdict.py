@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from kdviz.analysis.accuracies import tabulate_accuracy
 from kdviz.analysis.coherency import list_refused, read_audits
 from kdviz.analysis.doubts import list_doubts
 from kdviz.analysis.judging import (
@@ -20,7 +21,6 @@ from kdviz.analysis.judging import (
     UNDEFINED,
     YES,
     judge,
-    tabulate_accuracy,
     tabulate_differences,
 )
 from kdviz.analysis.metrics import HYPOTHESES, METRICS

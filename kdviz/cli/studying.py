@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import kdviz
-from kdviz.arguments import name_some
 from kdviz.cli.options import Device, Folder, Modality, Progress, Workers
 from kdviz.cli.runs import report
 from kdviz.errors import StoreError
-from kdviz.schema import read_classes
-from kdviz.store import Run
 
 if TYPE_CHECKING:
     from kdviz.studies import Study
@@ -318,7 +315,8 @@ def measure(
             device=device,
             progress=progress,
         )
-        typer.echo(f"\n{run.summary().to_string(index=False)}\n\naccuracy  {_tell_accuracies(run)}")
+        typer.echo(f"\n{run.summary().to_string(index=False)}")
+        typer.echo(f"\naccuracy  {kdviz.analysis.describe_accuracy(run)}")
         typer.echo(f"run       {folder}\nnext      kdviz report {folder}")
         return
     study = _open_study(folder, progress, device)
@@ -334,14 +332,6 @@ def measure(
     run = study.measure(workers)
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
-
-
-def _tell_accuracies(run: Run) -> str:
-    """Say how well networks of a run do in the end, and which classes they are taken to tell, in order."""
-    table = kdviz.analysis.tabulate_accuracy(run)
-    told = table["accuracy"].map("{:.2f}".format).replace("nan", "unknown")
-    classes = name_some(read_classes(run.samples), 10)
-    return f"chance {table['chance'].iloc[0]:.2f} (classes {classes}): {name_some(told.index + ' ' + told)}"
 
 
 def attribute(

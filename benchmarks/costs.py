@@ -139,8 +139,9 @@ def list_subjects(networks: Sequence[str], samples: int) -> Iterator[Subject]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = resnet18(num_classes=10)
-        few = images[: max(1, samples // 4)]
-        yield Subject("resnet18, 64 px", network, "layer2", _resize(few, 64))
+        for side, share in ((64, 4), (224, 8)):
+            few = images[: max(1, samples // share)]
+            yield Subject(f"resnet18, {side} px", network, "layer2", _resize(few, side))
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

@@ -184,13 +184,17 @@ def find_undertrained(ds: xr.Dataset, least: float | None = None) -> dict[str, f
     Returns
     -------
     dict
-        ``{network: accuracy}``.
+        ``{network: accuracy}``; by default of none where the teacher may be guessing, see `doubt_teacher`: it
+        sets no mark to come near.
     """
     validate(ds, require=("right", "label"))
     accuracy = ds["right"].mean("sample")
     if least is None:
         guessed = np.bincount(ds["label"].values).max() / ds.sizes["sample"]
-        least = (guessed + float(accuracy.sel(network=ds.attrs["teacher"]))) / 2
+        mark = float(accuracy.sel(network=ds.attrs["teacher"]))
+        if mark <= guessed or doubt_teacher(ds):
+            return {}
+        least = (guessed + mark) / 2
     return {str(one["network"].values): float(one) for one in accuracy if one < least}
 
 

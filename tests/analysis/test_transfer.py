@@ -112,6 +112,10 @@ def test_accuracy__is_a_property_of_its_own_and_tells_who_is_undertrained():
     assert accuracy.loc["kl-s0", "score"] == 0.5 and accuracy.loc["kl-s0", "margin"] == 0.0
     assert find_undertrained(ds) == {"alone-s0": 0.25, "kl-s0": 0.5}  # half-way from 0.5 to 1 is 0.75
     assert find_undertrained(ds, 0.3) == {"alone-s0": 0.25}
+    for first in ([1, 1, 0, 0], [0, 0, 0, 0]):  # a teacher that guesses, or worse, is no mark to come near
+        guessing = ds.assign(right=(ds["right"].dims, np.array([first, *right[1:]], bool)))
+        assert find_undertrained(guessing) == {}
+        assert "alone-s0" in find_undertrained(guessing, 0.3)
 
 
 def test_doubt_teacher__begins_where_a_binomial_test_says_no_more():

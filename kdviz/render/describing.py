@@ -2,21 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from kdviz.arguments import name_some
-from kdviz.wording import say_number
+from kdviz.wording import say_interval, say_number
 
 _Look = tuple[str, str, str]  # colour, line and mark of a line
 BAR = "<colorbar>"  # the label by which matplotlib tells axes that are a colour bar from others
 _NAMED = 24  # of one list
+_HALF = 0.5  # of the way from a row to the next, which are 1 apart
+_SIDES = ("above 0", "below 0", "not clear of 0", "without interval")
+_EXACT = 1e-9  # of a number, left after the length of a bar is subtracted and added
 
 
 def describe_figure(figure: Figure) -> str:
@@ -34,10 +39,11 @@ def describe_figure(figure: Figure) -> str:
     -------
     str
         The title; the columns of pictures and, by row, what stands below them; what the charts draw over
-        what, from where to where named lines go, and what the cells of tables say, where these are few; whose
-        lines they are; the colours; the note.
+        what, from where to where named lines go, and what the cells of tables say, where these are few; which
+        intervals lie clear of a drawn 0, each where these are few, else their number; whose lines they are;
+        the colours; the note.
     """
-    parts = (figure, *figure.subfigs)
+    parts = [*_list_parts(figure)]
     axes = [axis for axis in figure.axes if axis.get_visible() and axis.get_subplotspec() is not None]
     bars = [axis for axis in figure.axes if axis.get_label() == BAR]
     pictures = [axis for axis in axes if _is_picture(axis)]
@@ -60,9 +66,16 @@ def describe_figure(figure: Figure) -> str:
     return " ".join(f"{text.rstrip('.')}." for one in told if (text := _flatten(one)))
 
 
+def _list_parts(figure: Figure | SubFigure) -> Iterator[Figure | SubFigure]:
+    """List a figure and the figures within."""
+    yield figure
+    for part in figure.subfigs:
+        yield from _list_parts(part)
+
+
 def _flatten(text: str) -> str:
-    """Write a text in one line; what is set apart by room, by a semicolon."""
-    return re.sub(r"\s+", " ", re.sub(r" {3,}", "; ", text)).strip()
+    """Write a text in one line; what is set apart by room, or ends a line with some, by a semicolon."""
+    return re.sub(r"\s+", " ", re.sub(r" {3,}| (?=\n)", "; ", text)).strip()
 
 
 def _is_picture(axis: Axes) -> bool:
@@ -97,12 +110,15 @@ def _tell_charts(axes: Sequence[Axes], names: Mapping[_Look, str]) -> Iterator[s
         place = axis.get_subplotspec()
         assert place is not None
         first.setdefault((id(place.get_gridspec()), place.num1), axis)
-    outcomes = {
+    outcomes: dict[Axes, list[str]] = {
         axis: [*_tell_cells(axis)] if _lists_names(axis) else [*_tell_lines(axis, names)]
         for axis in first.values()
     }
     if sum(map(len, outcomes.values())) > _NAMED:  # too many to be listened to
         outcomes = {}
+    intervals = {axis: _read_intervals(axis, [*first.values()], names) for axis in first.values()}
+    for axis, told in _tell_intervals(intervals):
+        outcomes.setdefault(axis, []).append(told)
     shared: dict[str, list[str]] = {}
     for axis in first.values():
         sides = {
@@ -123,7 +139,7 @@ def _tell_lines(axis: Axes, names: Mapping[_Look, str]) -> Iterator[str]:
     for line in axis.lines:
         own = str(line.get_label())
         name = names.get(_look(line), "") if own.startswith("_") else _flatten(own)
-        x, y = (np.atleast_1d(np.ma.filled(side, np.nan)) for side in line.get_data(orig=False))
+        x, y = _read_dots(line)
         known = np.isfinite(x) & np.isfinite(y)
         first, *_, last = [say_number(value) for value in y[known]] if known.sum() > 1 else ("", "")
         if not name or not first:
@@ -134,6 +150,105 @@ def _tell_lines(axis: Axes, names: Mapping[_Look, str]) -> Iterator[str]:
             yield f"{name} {first}"
     if len({told[1:] for told in ends}) > 1 or len(ends) == 1:
         yield from (f"{name} from {first} to {last}" for name, first, last in ends)
+
+
+class _Interval(NamedTuple):
+    row: str
+    line: str  # whose; empty if nobody says so
+    value: float
+    low: float
+    high: float
+
+    @property
+    def side(self) -> str:
+        """Where all of it lies, but for what drawing leaves of a 0."""
+        if not np.isfinite([self.low, self.high]).all():
+            return _SIDES[-1]
+        least = _EXACT * max(map(abs, self[2:]))
+        return _SIDES[0 if self.low > least else 1 if self.high < -least else 2]
+
+
+def _read_intervals(axis: Axes, others: Sequence[Axes], names: Mapping[_Look, str]) -> list[_Interval]:
+    """Read dots with bars to either side: of rows that have names, along a side on which 0 is marked.
+
+    None at all if one of them cannot be read.
+    """
+    found: list[_Interval] = []
+    bars = [one for one in axis.containers if isinstance(one, ErrorbarContainer)]
+    for at, side, across in ((0, "x", "y"), (1, "y", "x")):
+        drawn = [one for one in bars if getattr(one, f"has_{side}err")]
+        ticks = _place_rows(axis, others, across) if drawn and _marks_zero(axis, side) else {}
+        for one in drawn if ticks else ():
+            line, caps, collections = one.lines
+            if len(collections) != 1 or line not in axis.lines or line.get_transform() is not axis.transData:
+                return []
+            if any(cap.get_marker() not in ("|", "_") for cap in caps):  # an arrow: who knows how far
+                return []
+            own = str(one.get_label())
+            name = names.get(_look(line), "") if own.startswith("_") else _flatten(own)
+            dots = np.transpose([*_read_dots(line)])
+            ends = [np.asarray(path.vertices)[:, at] for path in collections[0].get_paths()]
+            if len(ends) != len(dots) or any(len(pair) != 2 for pair in ends):
+                return []
+            for dot, (low, high) in zip(dots, ends, strict=True):
+                rows = [row for place, row in ticks.items() if abs(dot[1 - at] - place) < _HALF]
+                if np.isfinite(dot).all():
+                    if len(rows) != 1 or not rows[0]:
+                        return []
+                    found.append(_Interval(rows[0], name, dot[at], low, high))
+    return found
+
+
+def _read_dots(line: Line2D) -> Iterator[np.ndarray]:
+    for side in line.get_data(orig=False):
+        yield np.atleast_1d(np.ma.filled(side, np.nan))
+
+
+def _marks_zero(axis: Axes, side: str) -> bool:
+    """Tell whether a line across the axes stands at 0 of a side."""
+    across = axis.get_xaxis_transform(which="grid") if side == "x" else axis.get_yaxis_transform(which="grid")
+    lines = [line for line in axis.lines if line.get_transform() is across]
+    return any(not np.any(getattr(line, f"get_{side}data")(orig=False)) for line in lines)
+
+
+def _place_rows(axis: Axes, others: Sequence[Axes], side: str) -> dict[float, str]:
+    """Name places along a side, by the ticks of a chart beside or below that stand at the same places."""
+    places = [float(place) for place in getattr(axis, f"{side}axis").get_ticklocs()]
+    for one in _list_neighbours(axis, others, side):
+        ticks = getattr(one, f"{side}axis")
+        names = _list_ticks(ticks)
+        if [*ticks.get_ticklocs()] == places and len(names) == len(places) and any(names):
+            return dict(zip(places, names, strict=True))
+    return {}
+
+
+def _tell_intervals(every: Mapping[Axes, Sequence[_Interval]]) -> Iterator[tuple[Axes, str]]:
+    """Say of each chart which intervals lie on which side of 0: one by one, or by line or row."""
+    few = sum(map(len, every.values())) <= _NAMED
+    several = {axis: len({one.line for one in found}) > 1 for axis, found in every.items()}
+    short = sum(len(_group(found, "row")) for found in every.values()) <= _NAMED
+    for axis, found in every.items():
+        if few:
+            for side, some in _group(found, "side").items():
+                told = [
+                    " ".join(filter(None, [one.row, several[axis] * one.line, say_interval(*one[2:])]))
+                    for one in some
+                ]
+                yield axis, f"{side}: {', '.join(told)}"
+            continue
+        key = "row" if short and not several[axis] else "line"
+        for name, some in _group(found, key).items():
+            counts = ", ".join(f"{len(one)} {side}" for side, one in _group(some, "side").items())
+            low, high = (say_number(end(one.value for one in some)) for end in (min, max))
+            whose = f"{name or 'others'}: " if key == "row" or several[axis] else ""
+            yield axis, f"{whose}{counts}, from {low} to {high}"
+
+
+def _group(found: Sequence[_Interval], key: str) -> dict[str, list[_Interval]]:
+    groups: dict[str, list[_Interval]] = {side: [] for side in _SIDES} if key == "side" else {}
+    for one in found:
+        groups.setdefault(getattr(one, key), []).append(one)
+    return {name: some for name, some in groups.items() if some}
 
 
 def _lists_names(axis: Axes) -> bool:
@@ -167,14 +282,18 @@ def _list_shared_ticks(axis: Axes, side: str) -> list[str]:
 
 def _name_side(axis: Axes, others: Sequence[Axes], side: str) -> str:
     """Name what an axis measures, or lists: if it does not say so, as those beside or below it do."""
+    told = (_read_side(getattr(one, f"{side}axis")) for one in _list_neighbours(axis, others, side))
+    return next(filter(None, told), "")
+
+
+def _list_neighbours(axis: Axes, others: Sequence[Axes], side: str) -> Iterator[Axes]:
+    """List an axis, and those of its row (``y``) or column (``x``)."""
     own, line = axis.get_subplotspec(), "rowspan" if side == "y" else "colspan"
     for one in (axis, *others):
         place = one.get_subplotspec()
         assert own is not None and place is not None
-        together = place.get_gridspec() is own.get_gridspec() and getattr(place, line) == getattr(own, line)
-        if together and (name := _read_side(getattr(one, f"{side}axis"))):
-            return name
-    return ""
+        if place.get_gridspec() is own.get_gridspec() and getattr(place, line) == getattr(own, line):
+            yield one
 
 
 def _read_side(axis: Axis) -> str:

@@ -48,7 +48,9 @@ def relevance_chart(table: pd.DataFrame, *, title: str) -> Figure:
             for kind, rows in groups.items():
                 at = list(styles).index(kind)
                 offset = 0.7 * ((at + 0.5) / len(styles) - 0.5)
-                places = [place + offset + 0.02 * number for number in range(len(rows))]
+                places = [
+                    place + offset + min(0.02, 0.14 / len(rows)) * number for number in range(len(rows))
+                ]
                 draw_bars(axis, places, rows, "value", styles[kind])
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(layers)), layers)

@@ -38,7 +38,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         layers = list(dict.fromkeys(rows["layer"]))
         for place, layer in enumerate(layers):
             of_layer = rows[rows["layer"] == layer]
-            offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * 0.16
+            offsets = (np.arange(len(of_layer)) - (len(of_layer) - 1) / 2) * min(0.16, 0.8 / len(of_layer))
             draw_bars(axis, place + offsets, of_layer, "difference", ROLE_STYLES["student"])
         axis.axhline(0, color="black", linewidth=0.8)
         low, high = axis.get_ylim()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from test_figures import make, places
 
@@ -61,15 +62,106 @@ def test_describe_figure__bars_below_columns_are_no_charts() -> None:
     assert told == "Pictures in 4 columns: input; entropy; grad cam; occlusion. Row a. Row b."
 
 
-def test_describe_figure__says_once_what_charts_share() -> None:
-    columns = ["difference", "difference_low", "difference_high"]
+def differences(metrics: dict[str, dict[str, list[tuple[float, float, float]]]]) -> Figure:
+    """Draw by metric and layer what difference each seed has, with its ends."""
     rows = [
-        {"metric": metric, "layer": layer, "seed": 0, "supporting_sign": 1} | dict.fromkeys(columns, 1.0)
-        for metric in ("n_fg", "rho")
-        for layer in ("conv", "fc1")
+        {"metric": metric, "layer": layer, "seed": seed, "supporting_sign": 1}
+        | dict(zip(["difference", "difference_low", "difference_high"], ends, strict=True))
+        for metric, layers in metrics.items()
+        for layer, seeds in layers.items()
+        for seed, ends in enumerate(seeds)
     ]
-    told = render.describe_figure(render.difference_dots(pd.DataFrame(rows), title="seed by seed"))
-    assert told == "seed by seed. 2 charts of student minus baseline over conv, fc1: n_fg; rho."
+    return render.difference_dots(pd.DataFrame(rows), title="seed by seed")
+
+
+def test_describe_figure__says_once_what_charts_share_and_which_intervals_lie_clear_of_0() -> None:
+    clear, below, across = (0.3, 0.1, 0.5), (-2.0, -3.0, -1.0), (0.3, 0.0, 0.6)  # 0.3 - (0.3 - 0) is not 0
+    single = {"conv": [(4.0, np.nan, np.nan)], "fc1": [(np.nan,) * 3]}
+    told = render.describe_figure(
+        differences({"n_fg": {"conv": [clear, across], "fc1": [below]}, "rho": single})
+    )
+    assert told == (
+        "seed by seed. 2 charts of student minus baseline over conv, fc1: "
+        "n_fg (above 0: conv +0.30 (0.10 to 0.50); below 0: fc1 -2.0 (-3.0 to -1.0); "
+        "not clear of 0: conv +0.30 (0.00 to 0.60)); rho (without interval: conv +4.0)."
+    )
+
+
+def test_describe_figure__counts_intervals_that_are_too_many_to_be_listened_to() -> None:
+    seeds = [(1.0 + at, 0.5, 30.0) for at in range(20)] + [(-1.0, -2.0, 1.0)] * 5
+    told = render.describe_figure(differences({"n_fg": {"conv": seeds, "fc1": [(-1.0, -2.0, -0.5)]}}))
+    assert told.endswith(
+        "n_fg (conv: 20 above 0, 5 not clear of 0, from -1.0 to 20; fc1: 1 below 0, from -1.0 to -1.0)."
+    )
+    many = {f"l{at}": [(1.0, 0.5, 30.0)] for at in range(25)}
+    assert render.describe_figure(differences({"n_fg": many})).endswith("n_fg (25 above 0, from 1.0 to 1.0).")
+
+
+def draw_rows(**look: object) -> tuple[Figure, Axes]:
+    figure = Figure()
+    axis = figure.subplots()
+    axis.errorbar([0.5, -2.0], [0, 1.1], xerr=0.25, fmt="s", color="red", **look)
+    axis.set_yticks([0, 1], ["conv", "fc1"])
+    axis.set_xlabel("x")
+    return figure, axis
+
+
+def test_describe_figure__tells_intervals_by_row_and_line_where_0_is_marked_only() -> None:
+    figure, axis = draw_rows()
+    assert render.describe_figure(figure) == "Chart of conv, fc1 over x."  # shares, say
+    axis.axvline(0)
+    assert render.describe_figure(figure) == (
+        "Chart of conv, fc1 over x: above 0: conv +0.50 (0.25 to 0.75); below 0: fc1 -2.00 (-2.25 to -1.75)."
+    )
+    axis.errorbar([np.nan, 1.0], [0, 1], xerr=[[1, 1], [1, 2]], fmt="o", color="blue")
+    axis.plot([], [], "o", color="blue", label="kl")
+    axis.plot([], [], "s", color="red", label="hint")
+    axis.legend()
+    assert "above 0: conv hint +0.50 (0.25 to 0.75), fc1" not in (told := render.describe_figure(figure))
+    assert "not clear of 0: fc1 kl +1.0 (0.0 to 3.0). Lines: kl, hint." in told
+    axis.plot([], [], "o", color="blue", label="kl as well")
+    axis.legend()
+    assert "not clear of 0: fc1 +1.0 (0.0 to 3.0)" in render.describe_figure(figure)
+
+
+def test_describe_figure__tells_no_interval_that_it_cannot_read() -> None:
+    plain = "Chart of conv, fc1 over x."
+    figure, axis = draw_rows(xuplims=True)  # an arrow: who knows how far
+    axis.axvline(0)
+    assert render.describe_figure(figure) == plain
+    figure, axis = draw_rows(yerr=0.1)
+    axis.axvline(0)
+    assert render.describe_figure(figure) == plain
+    figure, axis = draw_rows()
+    axis.axvline(0)
+    axis.errorbar([1.0], [1.5], xerr=1)  # between rows
+    assert render.describe_figure(figure) == plain
+    figure, axis = draw_rows()
+    axis.axvline(0.1)
+    axis.axhline(0)
+    assert render.describe_figure(figure) == plain
+    figure, axis = draw_rows()
+    axis.axvline(0)
+    axis.containers[0].lines[0].remove()
+    assert render.describe_figure(figure) == plain
+
+
+def test_describe_figure__reads_charts_beside_each_other_and_figures_within() -> None:
+    columns = {"dataset": "a", "network": "n", "teacher_network": "", "layer": "fc1", "supporting_sign": 1}
+    rows = [
+        columns | {"setting": setting, "metric": metric, "difference": 2.0, "low": low, "high": 3.0}
+        for metric in ("n_fg", "rho")
+        for setting, low in (("one", 1.0), ("two", -1.0))
+    ]
+    figure = render.arms_chart(pd.DataFrame(rows).assign(printed_difference=np.nan), title="arms")
+    outcome = "(above 0: one +2.0 (1.0 to 3.0); not clear of 0: two +2.0 (-1.0 to 3.0))"
+    assert f"2 charts of one, two: n_fg {outcome}; rho {outcome}." in render.describe_figure(figure)
+    figure = Figure()
+    inner = figure.subfigures(1, 2)[1].subfigures(2, 1)[0]
+    axis = inner.subplots()
+    axis.plot([0, 1], [1, 2], label="mine")
+    inner.legend()
+    assert "mine from 1.0 to 2.0. Lines: mine." in render.describe_figure(figure)
 
 
 def test_describe_figure__names_the_lines_of_charts_and_what_stands_in_a_title() -> None:

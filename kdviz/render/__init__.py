@@ -20,7 +20,7 @@ from kdviz.render.coherency import coherency_chart, coherency_figure
 from kdviz.render.describing import describe_figure
 from kdviz.render.figures import plot_detours, plot_entropy, plot_maps, plot_points, turntable
 from kdviz.render.looks import Looks, NetworkView
-from kdviz.render.pages import Page, show_table, show_verdict
+from kdviz.render.pages import Page, show_notes, show_table, show_verdict
 from kdviz.render.relevance import relevance_chart, relevance_progress
 from kdviz.render.style import Scale
 from kdviz.render.tables import difference_dots, layer_curves, removal_curves, setting_dots, similarity_table
@@ -58,6 +58,7 @@ __all__ = [
     "relevance_progress",
     "removal_curves",
     "setting_dots",
+    "show_notes",
     "show_table",
     "show_verdict",
     "similarity_matrices",

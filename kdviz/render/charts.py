@@ -16,14 +16,16 @@ from kdviz.render.writing import Sheet
 from kdviz.schema import Vocabulary
 
 _COUNT_TITLES = {
-    "n_fg": "points on the foreground",
+    "n_fg": "points on the {foreground}",
     "n_bg": "points on the background",
-    "fg_ratio": "foreground ratio",
+    "fg_ratio": "share on the {foreground}",
 }
 _TICKS = 5  # steps of a narrow axis, at most, so that long numbers stay apart
 
 
-def count_curves(counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> Figure:
+def count_curves(
+    counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str, foreground: str = "foreground"
+) -> Figure:
     """Draw N_fg, N_bg and the foreground ratio over training.
 
     Parameters
@@ -34,9 +36,12 @@ def count_curves(counts: Mapping[str, Sequence[pd.DataFrame]], *, title: str) ->
         with ``_low`` and ``_high``. A table of one epoch, such as a finished teacher's, is a dashed level.
     title
         Shown above.
+    foreground
+        What it is called, see :class:`kdviz.schema.Vocabulary`.
     """
     figure, (axes,) = open_figure(title, 10.5, 3.1, 3)
-    _draw_counts(axes, counts, _style_tables({name: tables[0] for name, tables in counts.items()}))
+    styles = _style_tables({name: tables[0] for name, tables in counts.items()})
+    _draw_counts(axes, counts, styles, foreground)
     name_lines(figure, axes[0])
     return figure
 
@@ -102,7 +107,7 @@ class Charts:
         _draw_histogram(axes[-1], self.traces, self.quantity)
         axes[-1].set_title(f"{self.vocabulary.unit}s of this {self.vocabulary.sample}", fontsize=10)
         if counts:
-            _draw_counts(axes[:3], counts, styles)
+            _draw_counts(axes[:3], counts, styles, self.vocabulary.foreground)
             for axis in axes[:3]:
                 axis.axvline(self.epoch, color="black", linewidth=0.8, linestyle=":")
             _draw_distance(axes[3], self.traces, self.epoch)
@@ -126,6 +131,7 @@ def _draw_counts(
     axes: Sequence[Axes],
     counts: Mapping[str, Sequence[pd.DataFrame]],
     styles: Mapping[str, NetworkStyle],
+    foreground: str,
 ) -> None:
     lines = [(name, table) for name, tables in counts.items() for table in tables]
     for axis, (column, title) in zip(axes, _COUNT_TITLES.items(), strict=True):
@@ -141,7 +147,7 @@ def _draw_counts(
             axis.fill_between(table.index, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xlim(axes[0].get_xlim())  # a ratio may begin undefined
         axis.set_xlabel("epoch")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title.format(foreground=foreground), fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
         axis.set_ylim(bottom=0, top=1 if column == "fg_ratio" else None)
 
@@ -177,7 +183,9 @@ def _draw_distance(axis: Axes, traces: Sequence[Trace], epoch: int) -> None:
         axis.set(xticks=[], yticks=[])
 
 
-def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
+def ratio_against_accuracy(
+    tables: Mapping[str, pd.DataFrame], *, title: str, foreground: str = "foreground"
+) -> Figure:
     """Draw the foreground ratio over the accuracy, one path a network, its ends named by their epochs.
 
     Parameters
@@ -186,8 +194,8 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
         ``{name: table}`` with index epoch and the columns ``role``, ``accuracy``, ``fg_ratio``,
         ``fg_ratio_low``, ``fg_ratio_high``. Epochs of unknown accuracy are left out; a network with one
         epoch, such as a finished teacher, is a single point.
-    title
-        Shown above.
+    title, foreground
+        As in `count_curves`.
     """
     figure, ((axis,),) = open_figure(title, 5.6, 4.0)
     styles = _style_tables(tables)
@@ -203,7 +211,7 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
             look = {"textcoords": "offset points", "fontsize": 7, "color": style.colour}
             axis.annotate(f"epoch {epoch}", at, aside, **look)
     axis.set_xlabel("accuracy")
-    axis.set_ylabel("foreground ratio")
+    axis.set_ylabel(f"share of points on the {foreground}")
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)
     if axis.has_data():
@@ -214,7 +222,11 @@ def ratio_against_accuracy(tables: Mapping[str, pd.DataFrame], *, title: str) ->
 
 
 def points_over_distance(
-    tables: Mapping[str, pd.DataFrame], peaks: Mapping[str, pd.DataFrame], *, title: str
+    tables: Mapping[str, pd.DataFrame],
+    peaks: Mapping[str, pd.DataFrame],
+    *,
+    title: str,
+    foreground: str = "foreground",
 ) -> Figure:
     """Draw the points on the foreground over the movement of the weights, and where each sample had its most.
 
@@ -229,8 +241,8 @@ def points_over_distance(
     peaks
         Under the same names, a row a sample: ``distance``, the weight distance at the sample's peak, and
         ``n_fg``, its points on the foreground there.
-    title
-        Shown above.
+    title, foreground
+        As in `count_curves`.
 
     Raises
     ------
@@ -255,7 +267,7 @@ def points_over_distance(
         axis.plot(table["weight_distance"], table["n_fg"], **look)
         axis.set_title(f"{name}: D_mean {mean:.2f}, D_std {std:.2f}", fontsize=10)
         axis.set_xlabel("weight distance")
-    axes[0].set_ylabel("knowledge points on the foreground")
+    axes[0].set_ylabel(f"knowledge points on the {foreground}")
     axes[0].set_ylim(bottom=0)
     axes[0].set_xlim(left=0)
     return figure

@@ -66,7 +66,8 @@ def plot_points(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> F
     def draw(cell: _Cell) -> tuple[Panel, str]:
         points = cell.read("knowledge_point")
         inside = int((points & cell.canvas.foreground).sum())
-        return cell.canvas.draw_points(points, size=_SIZE), f"{inside} fg, {points.sum() - inside} bg"
+        told = f"{inside} {canvas.vocabulary.foreground}, {points.sum() - inside} background"
+        return cell.canvas.draw_points(points, size=_SIZE), told
 
     return sheet.draw(draw, note=f"{canvas.legend}    {canvas.edge}")
 
@@ -86,6 +87,8 @@ def plot_detours(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> 
     ValueError
         As in `plot_points`.
     """
+    sheet = _Sheet(networks, **shown)
+    inside = next(iter(sheet.columns.values()))[0].canvas.vocabulary.foreground
 
     def draw(cell: _Cell) -> tuple[Panel, str]:
         found = cell.read("knowledge_point", every_epoch=True) & cell.canvas.foreground
@@ -93,7 +96,7 @@ def plot_detours(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> 
         panel = cell.canvas.draw_detours(kept, dropped, size=_SIZE)
         return panel, f"{kept.sum()} kept, {dropped.sum()} dropped"
 
-    return _Sheet(networks, **shown).draw(draw, note="disc: kept to the end    cross: tried and dropped")
+    return sheet.draw(draw, note=f"disc: point on the {inside}, kept to the end    cross: tried and dropped")
 
 
 def plot_entropy(networks: Mapping[str, xr.Dataset], **shown: Unpack[Shown]) -> Figure:

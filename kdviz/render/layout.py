@@ -1,6 +1,7 @@
 """Panels in rows and columns: the one way in which figures are laid out; and pictures as files."""
 
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -57,9 +58,10 @@ def lay_out(
     width = _WORDS if words else _PICTURE
     heights = measure_lines(lines, width, captioned=bool(captions))
     size = width * len(columns) + (0.9 if isinstance(scale, Scale) else 0.4)
-    note = "\n".join(textwrap.wrap(note, int(15 * size)))  # letters that fit
+    note = _fold(note, int(15 * size))  # letters that fit
     bars = isinstance(scale, Sequence)
-    tall = sum(heights) + 0.3 + 0.3 * bool(title) + 0.25 * bool(note) + 0.3 * bars
+    below = 0.25 + 0.15 * note.count("\n") if note else 0.0
+    tall = sum(heights) + 0.3 + 0.3 * bool(title) + below + 0.3 * bars
     if bars:  # a low row below all others
         lines, names, heights = [*lines, [None] * len(columns)], [*names, ""], [*heights, 0.1]
     figure = Sheet(figsize=(size, tall), layout="constrained")
@@ -78,6 +80,19 @@ def lay_out(
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(note, fontsize=9)
     return figure
+
+
+def _fold(note: str, width: int) -> str:
+    """Break a note into lines, where parts of it are set apart by room if it can be."""
+    lines: list[str] = []
+    for part in re.split(r" {3,}", note):
+        together = f"{lines[-1]}    {part}" if lines else part
+        if len(together) <= width:
+            lines[-1:] = [together]
+        else:
+            lines[-1:] = [f"{line} " for line in lines[-1:]]  # where its description reads the end of a part
+            lines += textwrap.wrap(part, width)
+    return "\n".join(lines)
 
 
 def measure_lines(

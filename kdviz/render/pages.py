@@ -20,9 +20,10 @@ _STYLE = """<style>
   max-width: none !important; white-space: normal !important}
 .kdviz table {border-collapse: collapse; margin: 4px 0 8px 0 !important}
 .kdviz table.sortable th {cursor: pointer; border-bottom: 1px solid #888 !important;
-  white-space: nowrap !important}
+  vertical-align: bottom}
 .kdviz table.sortable tr:nth-child(even) {background: var(--jp-rendermime-table-row-background, #f7f7f7)}
-.kdviz td.number, .kdviz th.number {text-align: right !important; white-space: nowrap !important}
+.kdviz td.number, .kdviz th.number {text-align: right !important}
+.kdviz td.number span {white-space: nowrap}
 .kdviz .note {color: var(--jp-ui-font-color2, #666); font-size: 13px}
 .kdviz h3 {margin: 14px 0 2px 0; font-size: 16px}
 .kdviz ul {margin: 2px 0 6px 0}
@@ -79,8 +80,12 @@ def show_verdict(
     for one in answers:
         parts.append(f"<h3>{_escape(one['question'])}: {_mark(one['answer'])}</h3>")
         parts.append("<ul>" + "".join(f"<li>{_tell(finding)}</li>" for finding in one["findings"]) + "</ul>")
-    parts += [f'<div class="note">{_escape(one)}</div>' for one in notes]
-    return Page("".join(parts))
+    return Page("".join(parts) + _note(*notes))
+
+
+def show_notes(*notes: str) -> Page:
+    """Write sentences as small print; names between backticks are set as code."""
+    return Page(_note(*notes))
 
 
 def show_table(
@@ -132,9 +137,14 @@ def show_table(
     return Page(f"<details><summary>{_escape(folded)}</summary>{whole}</details>" if folded else whole)
 
 
+def _note(*sentences: str) -> str:
+    return f'<div class="note">{" ".join(map(_escape, sentences))}</div>' if sentences else ""
+
+
 def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool) -> str:
     if ends:
-        text = say_interval(value, *ends, sign=sign)
+        said, apart, interval = say_interval(value, *ends, sign=sign).partition(" ")
+        text = f"{said}{apart}<span>{interval}</span>" if apart else said  # breaks between the two alone
     elif isinstance(value, (bool, np.bool_, str)):
         inner = _mark(value) if name == "answer" else _escape(value)
         return f'<td data-value="{html.escape(str(value))}">{inner}</td>'

@@ -29,6 +29,7 @@ def transfer_chart(
     title: str,
     points: pd.DataFrame | None = None,
     undertrained: Mapping[str, float] | None = None,
+    foreground: str = "foreground",
 ) -> Figure:
     """Draw how much more of the teacher each network has than the independent ones: a row a property.
 
@@ -44,6 +45,8 @@ def transfer_chart(
         networks, in a column of their own.
     undertrained
         Networks whose accuracy is too low to say anything, ``{name: accuracy}``: drawn hollow.
+    foreground
+        What it is called, see :class:`kdviz.schema.Vocabulary`.
     """
     styles, high = _style_kinds(table), len(_list_rows(table))
     beside = points is not None and len(points) > 0
@@ -52,6 +55,7 @@ def transfer_chart(
     left: Any = figure
     legend: Any = figure
     if points is not None and beside:
+        points = points.replace({"part": {"foreground": foreground}})
         few = min(len(_list_rows(points)) + 2, high - 1)  # and the label of its axis
         left, right = figure.subfigures(1, 2, width_ratios=(9, 6))  # type: ignore[misc]  # an array of two
         top, legend = right.subfigures(2, 1, height_ratios=(few, high - few))
@@ -200,7 +204,7 @@ def _style_kinds(table: pd.DataFrame) -> dict[str, NetworkStyle]:
 def _draw_dots(axis: Axes, place: float, rows: pd.DataFrame, style: NetworkStyle, *, hollow: bool) -> None:
     margin = 100 * rows["margin"]
     spread = np.abs([margin - 100 * rows["margin_low"], 100 * rows["margin_high"] - margin])
-    places = place + 0.05 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
+    places = place + min(0.05, 0.3 / len(rows)) * (np.arange(len(rows)) - (len(rows) - 1) / 2)
     face = "white" if hollow else style.colour
     look: dict[str, Any] = {"color": style.colour, "markerfacecolor": face, "markersize": 4, "linewidth": 1}
     axis.errorbar(margin, places, xerr=spread, fmt=style.marker, **look)

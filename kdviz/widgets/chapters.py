@@ -128,7 +128,7 @@ def _learn(scene: Scene, selection: Selection) -> Figure | str:
         return "No chosen network has points at several epochs and the distance its weights moved."
     words = scene.kind.vocabulary
     title = f"{selection.layer}: points on the {words.foreground}, and the {words.sample}s' peaks"
-    return points_over_distance(tables, peaks, title=title)
+    return points_over_distance(tables, peaks, title=title, foreground=words.foreground)
 
 
 def _attribute(scene: Scene, selection: Selection) -> Page | str:
@@ -171,7 +171,8 @@ def _transfer(scene: Scene, selection: Selection) -> Figure | str:
     undertrained = None if answers is None else analysis.find_undertrained(answers)
     table = analysis.score_transfer(shared.values())
     title = "more like the teacher than networks without one"
-    return transfer_chart(table, title=title, points=points, undertrained=undertrained)
+    inside = scene.kind.vocabulary.foreground
+    return transfer_chart(table, title=title, points=points, undertrained=undertrained, foreground=inside)
 
 
 def _unicam(scene: Scene, selection: Selection) -> Figure | str:

@@ -30,10 +30,10 @@ def test_describe_figure__names_columns_rows_and_counts_of_pictures(networks: di
     first, second = ([count(ds, name) for ds in networks.values()] for name in "ab")
     assert told == (
         "after the last epoch, at fc1. Pictures in 3 columns: input; teacher; student epoch 0. "
-        f"Row a. teacher: {first[0][0]} fg, {first[0][1]} bg; "
-        f"student epoch 0: {first[1][0]} fg, {first[1][1]} bg. "
-        f"Row b. teacher: {second[0][0]} fg, {second[0][1]} bg; "
-        f"student epoch 0: {second[1][0]} fg, {second[1][1]} bg. "
+        f"Row a. teacher: {first[0][0]} object, {first[0][1]} background; "
+        f"student epoch 0: {first[1][0]} object, {first[1][1]} background. "
+        f"Row b. teacher: {second[0][0]} object, {second[0][1]} background; "
+        f"student epoch 0: {second[1][0]} object, {second[1][1]} background. "
         "disc: knowledge point on the object; diamond: on the background; white line: edge of the object."
     )
 
@@ -172,7 +172,8 @@ def test_describe_figure__names_the_lines_of_charts_and_what_stands_in_a_title()
     )
     told = render.describe_figure(render.count_curves({"mine": [table], "its twin": [table]}, title="fc1"))
     assert told == (
-        "fc1. 3 charts over epoch: points on the foreground; points on the background; foreground ratio. "
+        "fc1. 3 charts over epoch: points on the foreground; points on the background; "
+        "share on the foreground. "
         "Lines: mine, its twin."
     )
     peaks = pd.DataFrame({"distance": [0.5, 1.5], "n_fg": [3, 6]})

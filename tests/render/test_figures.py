@@ -83,7 +83,10 @@ def test_plot_points__a_row_a_sample_a_column_a_network(kind: str) -> None:
             found = ds["knowledge_point"].values[epoch, at][valid]
             assert_shows(axis, canvas.draw_points(found, size=320))
             inside = int((found & INSIDE[at][valid]).sum())
-            assert axis.get_xlabel() == f"{inside} fg, {found.sum() - inside} bg"
+            assert (
+                axis.get_xlabel()
+                == f"{inside} {canvas.vocabulary.foreground}, {found.sum() - inside} background"
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +177,7 @@ def test_plot_points__images_of_the_run_or_given_ones() -> None:
 
 def test_plot_points__samples_without_masks_and_merged_units() -> None:
     ds = make("image").drop_vars("foreground")
-    assert render.plot_points({"student": ds}).axes[1].get_xlabel().startswith("0 fg, ")
+    assert render.plot_points({"student": ds}).axes[1].get_xlabel().startswith("0 object, ")
     coarse = ds.isel(unit=[0])
     figure = render.plot_entropy({"2 x 2": ds, "1 x 1": coarse}, samples=ds)
     assert len(np.unique(figure.axes[2].images[0].get_array().reshape(-1, 3), axis=0)) == 1
@@ -243,3 +246,20 @@ def test_style_networks__roles_keep_their_looks_and_others_differ() -> None:
     assert len({style.colour for style in styles.values()}) == len({*styles.values()}) == 6
     many = style.style_networks({str(k): "student" for k in range(31)})
     assert len({*many.values()}) == 31
+
+
+def test_lay_out__breaks_a_note_where_its_parts_end_and_a_part_where_it_must() -> None:
+    panel = np.zeros((4, 4, 3), np.uint8)
+    parts = ["disc: " + "a " * 12, "diamond: on the background", "line: " + "b " * 50]
+    figure = render.layout.lay_out([[panel]], ["input"], ["a"], note="    ".join(map(str.strip, parts)))
+    lines = figure.get_supxlabel().split("\n")
+    assert max(map(len, lines)) <= 33 and [line[:4] for line in lines] == [
+        "disc",
+        "diam",
+        "line",
+        "b b ",
+        "b b ",
+        "b b ",
+    ]
+    assert "a; diamond: on the background; line: b b" in render.describe_figure(figure)
+    assert "b; b" not in render.describe_figure(figure)

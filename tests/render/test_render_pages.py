@@ -51,7 +51,14 @@ def test_show_table__names_stay_text() -> None:
 def test_show_verdict__says_doubts_before_answers() -> None:
     finding = {"claim": "more <points>", "parts": (("yes", "at fc1 +3"), ("undecided", "at fc2"))}
     answer = {"question": "H1", "answer": "partly yes", "findings": [finding]}
-    page = parse(render.show_verdict({"run": "mine"}, ["all is at chance"], [answer], ["95 %"]))
+    page = parse(render.show_verdict({"run": "mine"}, ["all is at chance"], [answer], ["95 %.", "By lot."]))
     assert page.text.index("In doubt: all is at chance.") < page.text.index("H1: partly yes")
     assert page.select_one("li").text == "more <points>: yes at fc1 +3; undecided at fc2"
-    assert page.select_one(".note").text == "95 %"
+    assert [note.text for note in page.select(".note")] == ["95 %. By lot."]  # one after the other
+
+
+def test_show_notes__is_small_print() -> None:
+    (note,) = parse(render.show_notes("`kdviz attribute` <draws>.", "Or not.")).select(".note")
+    assert (
+        note.text == "kdviz attribute <draws>. Or not." and note.select_one("code").text == "kdviz attribute"
+    )

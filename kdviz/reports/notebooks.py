@@ -35,12 +35,17 @@ _REPORT, _TABLES = "01_report", "08_tables"
 _SCALARS = (str, int, float, bool)
 _LEAST = re.compile(r"\bat least (-?\d+(?:\.\d+)?)")  # in the comment beside a parameter
 # JupyterLab's template gives pictures no ``alt``, which figures store beside themselves, asks other servers
-# for scripts of formulas and widgets, which reports have not, and lets text grow as wide as the window.
+# for scripts of formulas and widgets, which reports have not, lets all grow as wide as the window, and sets
+# text and printed lines further in than tables and pictures.
 _PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_requirejs -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- if not resources.alone -%}{{ super() }}{%- endif -%}{%- endblock -%}
-{%- block html_head_css -%}<style>.jp-RenderedMarkdown > * {max-width: 1100px}</style>{%- endblock -%}
+{%- block html_head_css -%}<style>
+main {max-width: 1240px; margin: 0 auto}
+main .jp-RenderedMarkdown > * {max-width: 1100px}
+main .jp-RenderedMarkdown, main .jp-RenderedText pre {padding-left: 0 !important}
+</style>{%- endblock -%}
 {%- macro described(image, output) -%}
 {%- set alt = output | get_metadata('alt') -%}
 {{ image | replace('<img', '<img alt="' ~ (alt | escape_html) ~ '"', 1) if alt else image }}

@@ -100,7 +100,7 @@ def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
             "the threshold is that of the run"
         )
     count = sum(len(one.students) + len(one.baselines) for one in pairs.values())
-    assert f"checked: calibration and points of {count} students and baselines" in page
+    assert f"Checked: calibration and points of {count} students and baselines" in page
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_pictures__say_in_words_what_they_show(app: Explorer) -> None:
     assert out["input"].tooltip == "input: s1 cat"
     assert [picture.tooltip for picture in app.gallery.pictures[:2]] == ["input: s0", "input: s1"]
     app._draw_charts()
-    assert "3 charts over epoch: points on the foreground (teacher 3.4" in out["charts"].tooltip
+    assert "3 charts over epoch: points on the object (teacher 3.4" in out["charts"].tooltip
     assert out["charts"].tooltip.endswith("Lines: teacher, student-fc1-s0, baseline-s0.")
 
 

@@ -36,7 +36,7 @@ def draw_learning(run: kdviz.store.Run, pair: analysis.NetworkPair) -> None:
     student, baseline = next(iter(pair.students.values())), next(iter(pair.baselines.values()))
     networks = {"student": student, "baseline": baseline, "teacher": pair.teacher}
     tables = {name: analysis.tabulate_counts(ds) for name, ds in networks.items() if ds is not None}
-    figure = render.ratio_against_accuracy(tables, title="fc1, seed 0: share of points on the object")
+    figure = render.ratio_against_accuracy(tables, title="fc1, seed 0", foreground="object")
     figure.savefig(IMAGES / "ratio_accuracy.png", dpi=110)
     both = {"student at fc1": student, "baseline": baseline}
     render.plot_detours(both, samples=run.samples, names=SHOWN).savefig(

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import kdviz
-from kdviz import analysis, render
+from kdviz import analysis, render, schema
 
 IMAGES = Path(__file__).with_name("images")
 SHOWN = ("train-00001", "train-00019", "train-00029")  # three training images that read well when small
@@ -57,7 +57,8 @@ def draw(run: kdviz.store.Run, pairs: dict[str, analysis.NetworkPair], table: pd
         networks = {"teacher": [one.teacher] if one.teacher is not None else []}
         networks |= {"student": [*one.students.values()], "baseline": [*one.baselines.values()]}
         counts = {name: [*map(analysis.tabulate_counts, group)] for name, group in networks.items() if group}
-        figure = render.count_curves(counts, title=f"{label}: one line a training seed")
+        inside = schema.choose_words(run.samples).foreground
+        figure = render.count_curves(counts, title=f"{label}: one line a training seed", foreground=inside)
         figure.savefig(IMAGES / f"{prefix}counts_{label}.png", dpi=110)
     kept = table[table["metric"].isin(["n_fg", "n_bg", "fg_ratio", "d_mean", "d_std", "rho"])]
     figure = render.difference_dots(

@@ -27,7 +27,9 @@ def main(path: Path) -> None:
     title = f"what networks share with their teacher, {answers.sizes['sample']} held-out images"
     counted = analysis.collect_points(run, answers).values()
     points = analysis.score_transfer(counted).replace({"kind": "^student-"}, "", regex=True)
-    figure = render.transfer_chart(table, title=title, points=points, undertrained=hollow)
+    figure = render.transfer_chart(
+        table, title=title, points=points, undertrained=hollow, foreground="object"
+    )
     figure.savefig(IMAGES / "transfer.png", dpi=110)
     print(f"undertrained: {hollow}\n")
 

@@ -102,7 +102,8 @@ class Chapters(widgets.VBox):
 
 def _answer(scene: Scene, selection: Selection) -> Page | str:
     if not scene.has_points:
-        return "Nothing can be answered without a foreground and a background."
+        inside = scene.kind.vocabulary.foreground
+        return f"Nothing can be answered where no masks tell {inside} from background."
     return show_verdict(**asdict(analysis.give_verdict(scene.run, _pair(scene, selection))))
 
 

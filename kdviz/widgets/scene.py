@@ -25,9 +25,9 @@ from kdviz.widgets.overlays import Overlays
 
 ORDERS = ("as stored", "most changed", "apart")
 _WITHOUT = {
-    True: "No foreground, or no background, in this run: entropies only, no knowledge points.",
-    False: "No foreground is known of this run: entropies only, no knowledge points. "
-    "kdviz.store.add_masks(run, masks) adds it.",
+    True: "No {foreground}, or no background, in this run: entropies only, no knowledge points.",
+    False: "No masks say what the {foreground} is: entropies only, no knowledge points. "
+    "kdviz.store.add_masks(run, masks) adds them.",
 }
 _MAPS_FOR_LIMITS = 1000  # of every network: enough for quantiles of units
 
@@ -316,7 +316,8 @@ class Scene:
                 "chose b = 0.2."
             )
         if not self.has_points:
-            notes.append(_WITHOUT["foreground" in self.run.samples])
+            told = _WITHOUT["foreground" in self.run.samples]
+            notes.append(told.format(foreground=self.kind.vocabulary.foreground))
         notes += self.overlays.notes
         if overlay != ENTROPY:
             notes.append(f"{overlay}: of the last epoch stored, each network on a scale of its own.")

@@ -140,6 +140,21 @@ def test_notebook_of_maps__says_which_run_it_needs_and_which_notebooks_serve(
 
 
 @pytest.mark.slow
+def test_report__scores_all_attributed_networks_and_says_whose_maps_are_drawn(tmp_path: Path) -> None:
+    path = sources.find_data("runs/fashion.nc")
+    text = write_report(path, folder=tmp_path, progress=False).read_text()
+    scored = next(row for row in read_rows(text) if row.get("map") == "entropy")
+    attributed = [name.partition("/")[2] for name in kdviz.open_run(path).results]
+    assert len(attributed) == 5 and sorted(attributed) == sorted({*scored} - {"map"})
+    page = BeautifulSoup(text, "html.parser")
+    notes = " ".join(note.text for note in page.select(".note"))
+    assert "entropy at fc1 of teacher, student-fc1-s0, baseline-s0, and at conv of student-conv-s0" in notes
+    assert "Drawn are the maps of student-fc1-s0, the first student in the pictures above" in notes
+    assert not page.select(".jp-OutputArea-output pre"), "sentences are no code"
+    assert "foreground" not in notes and "object" in notes
+
+
+@pytest.mark.slow
 def test_report__without_masks_and_students_shows_entropies_only(tmp_path: Path) -> None:
     kdviz.measure_checkpoints(
         lambda: small_cnn(seed=1),

@@ -31,7 +31,7 @@ class Bench:
     """One batch of inputs on one network, ready to be shaken.
 
     Samples are rows of ``N`` numbers here, images in the channels-last order in which convolutions are
-    fastest; :meth:`features` gives them their shape back.
+    fastest, clouds point by point; :meth:`features` gives them their shape back.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class Bench:
     unit_size
         Shape ``(U,)``, positive: what each unit counts in the objective, as in
         :func:`kdviz.entropy.gain_ratio`.
+    turned
+        Whether channels come first in samples of two axes, as in clouds ``(3, n)``; in images they do.
 
     Attributes
     ----------
@@ -82,19 +84,21 @@ class Bench:
         given: Batch | None = None,
         together: int = 1,
         unit_size: NDArray[np.int64] | None = None,
+        turned: bool = False,
     ) -> None:
         self.reader = reader
         self.given = given
         self.together = together
         self.shape = tuple(inputs.shape[1:])
-        self.inputs = _flatten(inputs)
+        self._channels_first = turned or inputs.ndim == 4
+        self.inputs = self._flatten(inputs)
         self.sample_ids = tuple(sample_ids)
         self.unit_count = unit_count
         self.base_noise = base_noise
         self.seed = seed
         self.unit_size = torch.tensor(np.ones(unit_count) if unit_size is None else unit_size).double()
         self.passes = Passes()
-        unit = _flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
+        unit = self._flatten(torch.as_tensor(unit_index.copy()).expand(1, *self.shape))[0]
         unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none
         self._outside = (unit == unit_count).nonzero().flatten()
         self._unit_on_cpu = unit  # where noise scales are kept, in double precision
@@ -106,7 +110,7 @@ class Bench:
     def features(self, inputs: Tensor) -> dict[str, Tensor]:
         """Read the layers of `inputs`, ``(B, N)`` or a whole number of such batches, counting the passes."""
         self.passes.forward += len(inputs)
-        values = _unflatten(inputs, self.shape)
+        values = self._unflatten(inputs)
         if self.given is None:
             return self.reader(values)
         times = len(inputs) // rows_of(self.given)
@@ -160,6 +164,17 @@ class Bench:
         changes = features.unflatten(0, (-1, len(clean))) - clean
         return changes.square().flatten(0, 1).mean(1).double()
 
+    def _flatten(self, samples: Tensor) -> Tensor:
+        """``(B, ...)`` to ``(B, N)``, channels last."""
+        return (samples.movedim(1, -1) if self._channels_first else samples).flatten(1).contiguous()
+
+    def _unflatten(self, rows: Tensor) -> Tensor:
+        """Undo :meth:`_flatten`, without a copy."""
+        if not self._channels_first:
+            return rows.view(-1, *self.shape)
+        channels, *places = self.shape
+        return rows.view(-1, *places, channels).movedim(-1, 1)
+
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:
     """Start the random numbers of one sample, purpose and draw."""
@@ -170,16 +185,3 @@ def noise_key(seed: int, name: str, purpose: str, draw: int) -> int:
     """Hash what keys the noise, to 63 bits."""
     text = f"{seed}|{name}|{purpose}|{draw}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-
-def _flatten(samples: Tensor) -> Tensor:
-    """``(B, ...)`` to ``(B, N)``, images channels last."""
-    return (samples.permute(0, 2, 3, 1) if samples.ndim == 4 else samples).flatten(1).contiguous()
-
-
-def _unflatten(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Undo :func:`_flatten` for samples of `shape`, without a copy."""
-    if len(shape) != 3:
-        return rows.view(-1, *shape)
-    channels, height, width = shape
-    return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)

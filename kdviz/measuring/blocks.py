@@ -84,6 +84,7 @@ def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: S
             given=None if values is given else given,
             together=1 if inputs.units.length(part.start) is None else settings.micro_batch,
             unit_size=None if sizes is None else sizes.values[part.start, :count],
+            turned=inputs.units.is_turned(tuple(values.shape[1:])),
         )
 
 

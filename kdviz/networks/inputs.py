@@ -78,7 +78,7 @@ class Inputs:
         """
         batch, _ = self.source.read(rows)
         for at, row in enumerate(() if isinstance(self.source, Held) else rows):
-            if _hash(rows_at(batch, slice(at, at + 1)), self.units, row) != self.hashes[row]:
+            if _hash(rows_at(batch, slice(at, at + 1)), self.main, self.units, row) != self.hashes[row]:
                 raise ValueError(
                     f"inputs change between two readings, first sample {self.ids[row]}; switch off what is "
                     "random in them, such as augmentation and shuffling"
@@ -202,7 +202,9 @@ def _survey(
         if entry is None and start == 0:
             _check_units(tuple(_trim_tensor(tensor[:1], units, 0).shape[1:]), units)
         shapes.add(tuple(tensor.shape[1:]))
-        hashes += [_hash(rows_at(batch, slice(at, at + 1)), units, start + at) for at in range(len(tensor))]
+        hashes += [
+            _hash(rows_at(batch, slice(at, at + 1)), main, units, start + at) for at in range(len(tensor))
+        ]
         coordinates.append(units.coordinates(tensor.numpy()))
         classes.append(known)
         low, high = (float(end) for end in torch.aminmax(tensor))
@@ -229,9 +231,12 @@ def _join_coordinate(parts: Sequence[tuple[Any, NDArray]], count: int) -> tuple[
     return dims, np.concatenate([values for _, values in parts])
 
 
-def _hash(sample: Batch, units: Units, at: int) -> str:
-    """Hash one sample without its padding, and how it is cut into units."""
+def _hash(sample: Batch, main: str | None, units: Units, at: int) -> str:
+    """Hash one sample without its padding, whichever way round it comes, and how it is cut into units."""
     sample, cut = _trim(sample, units, at), units.cut(at)
+    tensor = main_of(sample, main)
+    if units.is_turned(tuple(tensor.shape[1:])):
+        sample = tensor.mT if isinstance(sample, Tensor) else {**sample, str(main): tensor.mT}
     parts = [sample] if isinstance(sample, Tensor) else chain(*sorted(sample.items()))
     return fingerprint(*parts, cut, digits=12)
 

@@ -58,6 +58,10 @@ class Units(ABC):
     def coordinates(self, inputs: NDArray) -> Coordinates:
         """Name and place the units of `inputs`, ``(B, ...)``."""
 
+    def is_turned(self, sample_shape: tuple[int, ...]) -> bool:
+        """Tell whether the two axes of a sample are exchanged: hashes and noise do not depend on that."""
+        return False
+
     def describe(self) -> str:
         """Name the units in one word for files and titles, such as ``points-1024``."""
         return f"{self.kind}-{self.count}"

@@ -54,6 +54,10 @@ class Cloud(Units):
         np.moveaxis(index, self._find_axis(sample_shape), 0)[:, :3] = np.arange(self.points)[:, None]
         return index
 
+    def is_turned(self, sample_shape: tuple[int, ...]) -> bool:
+        """Tell whether coordinates come first, ``(channels, n)``; errors are those of `index`."""
+        return self._find_axis(sample_shape) == 1
+
     def coordinates(self, inputs: NDArray) -> Coordinates:
         """Return ``x``, ``y`` and ``z`` of every point, each ``(B, U)``, float32."""
         axis = self._find_axis(inputs.shape[1:])

@@ -30,6 +30,10 @@ class DataError(ValueError):
     """A data file is missing, damaged or not in the expected format."""
 
 
+class MisfitError(DataError):
+    """Saved weights are those of another network than the one that was built."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 

@@ -292,12 +292,15 @@ def measure(
         needed |= {} if data else {"--images, --texts or --clouds": None}
         if gone := [option for option, value in needed.items() if not value]:
             raise ValueError(f"--network needs {', '.join(gone)} too")
-        if plan or workers:
-            raise ValueError("--plan and --workers are of studies, and --network has none")
-        from kdviz.studies.checkpoints import measure_folder
+        if workers:
+            raise ValueError(
+                "--workers is of studies, and --network has none: leave it out; what is measured elsewhere, "
+                "into runs of its own, kdviz.store.join puts together in Python"
+            )
+        from kdviz.studies.checkpoints import plan_folder
         from kdviz.studies.own import choose_data
 
-        run = measure_folder(
+        asked = plan_folder(
             folder,
             network=network,
             checkpoints=Path(checkpoints or ""),
@@ -313,25 +316,34 @@ def measure(
             grid=grid or 16 if images else None,
             samples=samples,
             device=device,
-            progress=progress,
         )
+        if plan:
+            left = asked.estimate()
+            _tell_plan({} if left is None else {asked.name: left}, folder, " --network ... as before")
+            return
+        run = asked.measure(progress)
         typer.echo(f"\n{run.summary().to_string(index=False)}")
         typer.echo(f"\naccuracy  {kdviz.analysis.describe_accuracy(run)}")
         typer.echo(f"run       {folder}\nnext      kdviz report {folder}")
         return
     study = _open_study(folder, progress, device)
     if plan:
-        if found := study.estimate():
-            lines = found | {"all": reduce(operator.add, found.values())}
-            width = max(map(len, lines))
-            typer.echo("\n".join(f"{name:{width}}  {estimate}" for name, estimate in lines.items()))
-            typer.echo(f"\nnext  kdviz measure {folder}")
-        else:
-            typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
+        _tell_plan(study.estimate(), folder)
         return
     run = study.measure(workers)
     typer.echo(f"\n{run.summary().to_string(index=False)}\n")
     typer.echo(f"run   {study.run_path}\nnext  kdviz report {folder}")
+
+
+def _tell_plan(found: Mapping[str, Any], folder: Path, options: str = "") -> None:
+    """Say what is left to measure, by network and in all."""
+    if not found:
+        typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
+        return
+    lines = {**found, "all": reduce(operator.add, found.values())}
+    width = max(map(len, lines))
+    typer.echo("\n".join(f"{name:{width}}  {estimate}" for name, estimate in lines.items()))
+    typer.echo(f"\nnext  kdviz measure {folder}{options}")
 
 
 def attribute(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdviz.arguments import name_some, suggest
-from kdviz.errors import DataError
+from kdviz.errors import DataError, MisfitError
 from kdviz.networks.saved import Checkpoint, name_checkpoint, read_record
 
 # What wrappers of a network or of a part of it put into names.
@@ -97,7 +97,9 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
     Raises
     ------
     DataError
-        If a file is missing or damaged, or the weights of no network in it fit, or of several.
+        If a file is missing or damaged, or the weights of several networks in it fit.
+    MisfitError
+        If those of none do.
     """
     weights, known = read_checkpoint(checkpoint, part), network.state_dict()
     origin = name_checkpoint(checkpoint)
@@ -110,7 +112,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
     misfits = {place: _describe_misfit(weights, wanted, taken[place], place, network) for place in places}
     fitting = [place for place in places if not misfits[place]]
     if not fitting:
-        raise DataError(f"{origin} does not fit the network{misfits[places[0]]}")
+        raise MisfitError(f"{origin} does not fit the network{misfits[places[0]]}")
     found, *others = (taken[place] for place in fitting)
     tensors = [name for name, value in found.items() if isinstance(value, Tensor)]
     if not all(torch.equal(found[name], other[name]) for other in others for name in tensors):
@@ -119,7 +121,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, part: str | None = 
     try:
         network.load_state_dict(known | {naming[name]: value for name, value in found.items()})
     except RuntimeError as error:  # such as what a module keeps beside tensors
-        raise DataError(f"{origin} does not fit the network: {' '.join(str(error).split())}") from error
+        raise MisfitError(f"{origin} does not fit the network: {' '.join(str(error).split())}") from error
     return weights
 
 

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdviz.arguments import name_some, suggest
-from kdviz.errors import KdvizWarning, LayerError, StoreError
+from kdviz.errors import KdvizWarning, LayerError, MisfitError, StoreError
 from kdviz.files import list_differences
-from kdviz.measuring import measure_checkpoints
+from kdviz.measuring import Estimate, Measurement, plan_measurement, run_measurement
 from kdviz.networks import frozen, load_weights
 from kdviz.networks.features import answer, name_modules
 from kdviz.networks.feeding import find_entry
@@ -34,7 +35,114 @@ _OF_DATA = {"size": "--size"}  # what is no option of its own is -s data.NAME
 _OF_MASKS = ("foreground", "void", "threshold")  # masks are compared themselves
 
 
-def measure_folder(
+@dataclass(frozen=True)
+class FolderPlan:
+    """How every checkpoint in a folder is measured, as `plan_folder` makes it.
+
+    Attributes
+    ----------
+    store
+        Run directory, made or added to.
+    measurement
+        What is measured.
+    module
+        The network as it is built.
+    where
+        Where its checkpoints and the samples lie.
+    make_network
+        Builds the network, to be fed with the samples.
+    everything
+        All samples that there are.
+    """
+
+    store: Path
+    measurement: Measurement
+    module: nn.Module
+    where: Whereabouts
+    make_network: Callable[[], nn.Module]
+    everything: SampleSet
+
+    @property
+    def name(self) -> str:
+        """Name of the network in the run."""
+        return str(self.measurement.network)
+
+    def estimate(self) -> Estimate | None:
+        """Estimate what is left, as :meth:`kdviz.measuring.Measurement.estimate`; writes nothing."""
+        with self._advising():
+            return self.measurement.estimate(self.store if self.store.is_dir() else None)
+
+    def measure(self, progress: bool = True) -> Run:
+        """Measure what is left, accuracies, and how far the weights went between checkpoints.
+
+        The accuracy is that on up to 300 of all samples, spread over the classes, of a network that tells as
+        many classes as they have; they are taken to be in the same order. Where all of it lies is remembered beside the run, for what is asked of the networks afterwards.
+
+        Raises
+        ------
+        DataError, StoreError
+            As :func:`kdviz.measure_checkpoints`.
+
+        Warns
+        -----
+        KdvizWarning
+            If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
+        """
+        with self._advising():
+            run_measurement(self.measurement, self.store, progress=progress)
+        run = describe(self.store, classes=self.everything.classes)
+        self.where.add_to(run)
+        told = [run.variable(self.name, layer, "accuracy") for layer in self.measurement.names]
+        if any(values is None or values.isnull().any() for values in told):
+            accuracy = self._tell_accuracy(progress)
+            for layer in self.measurement.names:
+                if accuracy is not None:
+                    run.write_variable(self.name, layer, accuracy)
+        found = {epoch: one for epoch, one in self.measurement.checkpoints.items() if one is not None}
+        saved = self.where.checkpoints[self.name]
+        for layer in self.measurement.names if len(found) > 1 else ():
+            weight = next(_list_weights(self.module, layer), None)
+            why = "it has no weights" if weight is None else ""
+            why = f"{saved.folder} begins at epoch {min(found)}, not 0" if min(found) > 0 else why
+            if why:
+                if self.measurement.role != "teacher":  # H2 is about the others
+                    told = f"{self.name}: H2 is not asked at {layer}, as {why}"
+                    warnings.warn(told, KdvizWarning, stacklevel=2)
+                continue
+            weight = f"{saved.part}.{weight}" if saved.part else str(weight)
+            run.write_variable(self.name, layer, weight_distance(found, layer=weight, initial=found[0]))
+        return run
+
+    def _tell_accuracy(self, progress: bool) -> xr.DataArray | None:
+        """Return the accuracy at every checkpoint; None of a network that does not tell these classes."""
+        network, device = self.make_network(), self.measurement.device or "cpu"
+        saved = self.where.checkpoints[self.name]
+        asked, shape = self.everything.spread(_ASKED), None
+        inputs = torch.from_numpy(self.where.data.prepare(asked).inputs[:])
+        with suppress(LayerError), frozen(network), torch.no_grad():  # it may give no tensor
+            shape = answer(network, inputs[:1]).shape
+        if shape != (1, len(self.everything.classes)):
+            return None
+        values, found = [], saved.find()
+        for path in tqdm(found.values(), desc=f"accuracy of {self.name}", disable=not progress):
+            load_weights(network, path, saved.part)
+            values.append(evaluate(network.to(device), inputs, torch.from_numpy(asked.labels)))
+        definition = f"the network itself, on {len(asked)} of the {asked.plural} that there are"
+        return epoch_array("accuracy", values, [*found], definition=definition)
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Say what to do where the network that is built is not that of the checkpoints."""
+        try:
+            yield
+        except MisfitError as error:
+            raise MisfitError(
+                f"{error}; if {self.where.checkpoints[self.name].folder} is of another kind of network, name "
+                "what builds that: --network module:function"
+            ) from error
+
+
+def plan_folder(
     store: Path,
     *,
     network: str,
@@ -51,13 +159,8 @@ def measure_folder(
     grid: int | None,
     samples: int,
     device: str | None,
-    progress: bool,
-) -> Run:
-    """Measure every checkpoint in a folder, how far the weights went between them, and accuracies; continues.
-
-    The accuracy is that on up to 300 of all samples there are, spread over the classes, if the network tells
-    as many classes as they have; they are taken to be in the same order. Where all of it lies is remembered
-    beside the run, for what is asked of the networks afterwards.
+) -> FolderPlan:
+    """Say how every checkpoint in a folder is measured, once samples and network are known to be there.
 
     Parameters
     ----------
@@ -81,7 +184,7 @@ def measure_folder(
         loss by which it learned, if any.
     grid, samples
         Of images, cells a side; and how many samples, spread over the classes.
-    device, progress
+    device
         As :func:`kdviz.measure_checkpoints`.
 
     Raises
@@ -94,11 +197,6 @@ def measure_folder(
         If the run was measured on other samples, or holds another network of this name.
     DataError
         As what it calls.
-
-    Warns
-    -----
-    KdvizWarning
-        If H2 cannot be asked at a layer: it has no weights, or there is no checkpoint of epoch 0.
     """
     make_network, module = find_factory(network)
     check_folder("--checkpoints", checkpoints)
@@ -124,7 +222,7 @@ def measure_folder(
         _check_run(run, lies, chosen, prepared, name, {**details, "network_role": role})
         if known := [attrs["dataset_id"] for (one, _), attrs in run.catalogue().items() if one == name]:
             details["dataset_id"] = known[0]  # samples are the same, whatever their folder is called now
-    measure_checkpoints(
+    measurement = plan_measurement(
         make_fed,
         found,
         torch.from_numpy(prepared.inputs[:]),
@@ -136,56 +234,11 @@ def measure_folder(
         foreground=prepared.foreground,
         labels=chosen.labels,
         sample_ids=chosen.sample_ids,
-        store=store,
         details=details,
         part=part,
         device=device,
-        progress=progress,
     )
-    run = describe(store, classes=everything.classes)
-    lies.add_to(run)
-    told = [run.variable(name, layer, "accuracy") for layer in layers]
-    if any(values is None or values.isnull().any() for values in told):
-        accuracy = _tell_accuracy(make_fed, found, part, data, everything, device, progress)
-        for layer in layers:
-            if accuracy is not None:
-                run.write_variable(name, layer, accuracy)
-    for layer in layers if len(found) > 1 else ():
-        weight = next(_list_weights(module, layer), None)
-        why = "it has no weights" if weight is None else ""
-        why = f"{checkpoints} begins at epoch {min(found)}, not 0" if min(found) > 0 else why
-        if why:
-            if role != "teacher":  # H2 is about the others
-                warnings.warn(f"{name}: H2 is not asked at {layer}, as {why}", KdvizWarning, stacklevel=2)
-            continue
-        weight = f"{part}.{weight}" if part else str(weight)
-        run.write_variable(name, layer, weight_distance(found, layer=weight, initial=found[0]))
-    return run
-
-
-def _tell_accuracy(
-    make_network: Callable[[], nn.Module],
-    checkpoints: Mapping[int, Path],
-    part: str | None,
-    data: OwnData,
-    everything: SampleSet,
-    device: str | None,
-    progress: bool,
-) -> xr.DataArray | None:
-    """Return the accuracy at every checkpoint; None of a network that does not tell the samples' classes."""
-    asked, classes = everything.spread(_ASKED), len(everything.classes)
-    inputs, labels = torch.from_numpy(data.prepare(asked).inputs[:]), torch.from_numpy(asked.labels)
-    network, shape = make_network(), None
-    with suppress(LayerError), frozen(network), torch.no_grad():  # an error of networks that give no tensor
-        shape = answer(network, inputs[:1]).shape
-    if shape != (1, classes):
-        return None
-    values = []
-    for path in tqdm(checkpoints.values(), desc="accuracy", unit="checkpoint", disable=not progress):
-        load_weights(network, path, part)
-        values.append(evaluate(network.to(device or "cpu"), inputs, labels))
-    definition = f"the network itself, on {len(asked)} of the {asked.plural} that there are"
-    return epoch_array("accuracy", values, [*checkpoints], definition=definition)
+    return FolderPlan(store, measurement, module, lies, make_fed, everything)
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> None:

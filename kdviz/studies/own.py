@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdviz.analysis import list_networks
 from kdviz.arguments import name_some, one_of
-from kdviz.errors import DataError, StoreError, naming
+from kdviz.errors import DataError, MisfitError, StoreError, naming
 from kdviz.files import read_json, write_json
 from kdviz.networks import load_weights, prepare_inputs
 from kdviz.networks.feeding import name_tokens, turn_clouds
@@ -326,11 +326,11 @@ class OwnNetworks:
         """Put weights of a network into one that was built for it, and return them as `load_weights` does."""
         try:
             return load_weights(network, checkpoint, self.where.checkpoints[subject.name].part)
-        except DataError as error:
+        except MisfitError as error:
             other = (
                 f"if {subject.name} is of another kind, --network {subject.name}=module:function builds it"
             )
-            raise DataError(f"{error}; {other}") from error
+            raise MisfitError(f"{error}; {other}") from error
 
     def feature_of(self, subject: Subject) -> str:
         """Say which feature of its layers is measured."""

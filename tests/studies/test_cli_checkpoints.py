@@ -1,6 +1,7 @@
 """Networks trained elsewhere, measured from the shell: what is written, and what is refused."""
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -16,7 +17,7 @@ from tiny_study import SIDE, draw_images
 import kdviz
 from kdviz import cli
 from kdviz.cli import speaking
-from kdviz.errors import DataError, LayerError, find_network, naming
+from kdviz.errors import DataError, LayerError, MisfitError, find_network, naming
 
 NETS = """
 from torch import nn
@@ -24,6 +25,9 @@ from torch import nn
 def make():
     below = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()]
     return nn.Sequential(*below, nn.Linear(4 * 14 * 14, 32), nn.ReLU(), nn.Linear(32, 2))
+
+def smaller():
+    return nn.Sequential(*make()[:3], nn.Linear(4 * 14 * 14, 16), nn.ReLU(), nn.Linear(16, 2))
 
 broken = 3
 
@@ -122,7 +126,13 @@ def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys)
             "--checkpoints, --layers, --images, --masks, --size, --grid is of a",
         ),
         ({"network": "my_nets:needs"}, ValueError, r"missing 1 required positional argument: 'width'"),
-        ({"workers": "2"}, ValueError, "--plan and --workers are of studies"),
+        ({"workers": "2"}, ValueError, "--workers is of studies, .*: leave it out; .* kdviz.store.join puts"),
+        (
+            {"network": "my_nets:smaller"},
+            MisfitError,
+            "epoch_0.pt does not fit the network: .* of another shape .*; if .*/student is of another kind "
+            "of network, name what builds that: --network module:function$",
+        ),
         ({"checkpoints": "nowhere"}, DataError, "--checkpoints is not a folder: nowhere"),
         ({"images": "nowhere"}, DataError, r"images \(--images\) is not a folder: .*/nowhere"),
         ({"masks": "nowhere"}, DataError, r"masks \(--masks\) is not a folder: .*/nowhere"),
@@ -133,6 +143,27 @@ def test_measure__of_own_checkpoints_refuses(place: Path, options: dict, error: 
     with pytest.raises(error, match=message):
         call(**options)
     assert not (place / "run.zarr").exists()
+
+
+def test_measure__plan_of_own_checkpoints_says_what_is_left_and_does_nothing(place: Path, capsys) -> None:
+    cli.app(["measure", "run.zarr", *tell(), "--plan"], standalone_mode=False)
+    network, every, _, following = capsys.readouterr().out.splitlines()
+    assert re.match(r"student-s0  18 samples times epochs: [\d,]+ to [\d,]+ passes, .* h here", network)
+    assert every.split() == ["all", *network.split()[1:]]
+    assert following == "next  kdviz measure run.zarr --network ... as before"
+    assert not Path("run.zarr").exists() and not Path("run-networks.json").exists()
+    Path("student/epoch_2.pt").rename("later.pt")
+    call()
+    Path("later.pt").rename("student/epoch_2.pt")
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    cli.app(["measure", "run.zarr", *tell(), "--plan"], standalone_mode=False)
+    assert "student-s0  6 samples times epochs: " in capsys.readouterr().out
+    assert sorted(Path().rglob("*")) == before
+    call()
+    capsys.readouterr()
+    cli.app(["measure", "run.zarr", *tell(), "--plan"], standalone_mode=False)
+    assert capsys.readouterr().out == "nothing is left to measure\nnext  kdviz report run.zarr\n"
 
 
 def test_measure__without_masks_keeps_entropies(place: Path) -> None:

@@ -314,6 +314,10 @@ def test_own_networks__gone_or_changed_are_one_error(copy: Path) -> None:
     Path("student/epoch_16.pt").rename("kept.pt")
     with pytest.raises(DataError, match=r"student lacks checkpoints of student-s0 .*: epochs 16"):
         call("transfer", "run.zarr", *BUILDERS)
+    Path("student/epoch_16.pt").write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"cannot read the checkpoint .*epoch_16\.pt") as damaged:
+        call("transfer", "run.zarr", *BUILDERS)
+    assert "--network" not in str(damaged.value), "no other builder makes a damaged file fit"
     torch.save({name: 2 * values for name, values in torch.load("kept.pt").items()}, "student/epoch_16.pt")
     with pytest.raises(StoreError, match="student-s0 is not the network that was measured"):
         call("transfer", "run.zarr", *BUILDERS)

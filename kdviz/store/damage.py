@@ -1,7 +1,8 @@
 """Make damage visible: chunks of a run directory are checksummed and looked for, exported files sealed.
 
 Zarr reads a chunk whose file is gone as the fill value, and leaves out chunks that hold nothing else, so that
-a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault.
+a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault. So is a whole array: the flags
+of a layer tell which ones it was made with.
 
 The HDF5 library under netCDF may loop without end on a few flipped bits. An exported file therefore ends in
 its own SHA-256, after the end that HDF5 knows, where other readers do not look and other writers cut it off.
@@ -28,6 +29,8 @@ from kdviz.store.replacing import find_folder, list_folders
 from kdviz.store.sealing import SealedStore
 
 CHECKSUMMED = ZstdCodec(level=0, checksum=True)  # without, 3 of 4 flipped bits of a small chunk read as data
+
+MADE_WITH = "variables"  # attribute of `done`: the arrays that a layer was made with
 
 _SMALL = 2**28  # bytes that are read without a second look
 _BEST_ZLIB, _BEST_ZSTD = 1_032, 100_000  # so many times smaller than what it holds may a file be
@@ -94,6 +97,11 @@ def read_flags(group: Path) -> NDArray[np.bool_]:
     return done
 
 
+def list_made(group: Path) -> list[str]:
+    """Name the arrays that a layer was made with; none of one from before that was kept."""
+    return str(_open_small(group, "done").attrs.get(MADE_WITH, "")).split()
+
+
 def _open_small(group: Path, name: str) -> zarr.Array:
     """Open an array that is read whole, before memory is asked for."""
     fault = f"{group} is damaged: it has no readable {name!r}"
@@ -129,6 +137,9 @@ def list_damage(
             yield Damage(folder.name, None, f"{folder.name}/zarr.json is missing")
     for name in names:
         folder = find_folder(group / name)
+        if not folder.exists():
+            yield Damage(name, None, f"{name} is missing")
+            continue
         try:
             array = zarr.open_array(SealedStore(folder, read_only=True), mode="r", zarr_format=3)
         except Exception as error:  # damaged metadata make zarr raise nearly anything
@@ -161,6 +172,7 @@ def inspect_layer(group: Path) -> tuple[NDArray[np.bool_], list[Damage], bool]:
     """
     done = read_flags(group)
     names = [name for name, folder in list_folders(group).items() if (folder / "zarr.json").is_file()]
+    names = [*dict.fromkeys([*list_made(group), *names])]
     found = list(list_damage(group, [name for name in names if name != "done"], done, decode=True))
     lost = False
     for name, index, _ in found:

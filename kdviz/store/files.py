@@ -20,6 +20,7 @@ from kdviz.schema import VARIABLES
 from kdviz.store.contents import how_to_continue
 from kdviz.store.damage import (
     CHECKSUMMED,
+    MADE_WITH,
     Damage,
     ExcessError,
     every_chunk_written,
@@ -71,6 +72,8 @@ def _read_once(path: Path, group: str, only: tuple[str, ...] | None) -> xr.Datas
             refuse_excess(asked, folder if in_folder else path, done)
             loaded = _with_plain_values(asked.load().drop_encoding())
         if flags is not None:
+            made = str(flags.attrs.pop(MADE_WITH, "")).split()
+            wanted += [name for name in made if name not in wanted and (only is None or name == "epoch")]
             loaded["done"] = (flags.dims, done, plain(flags.attrs))
         damage = list_damage(folder, wanted, done) if in_folder else ()
         first = next(iter(damage), None)

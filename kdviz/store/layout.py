@@ -17,7 +17,7 @@ from kdviz import schema
 from kdviz.arguments import name_some, whole_number
 from kdviz.errors import SchemaError
 from kdviz.schema import QUARTILES, VARIABLES, Attribute
-from kdviz.store.damage import CHECKSUMMED, every_chunk_written
+from kdviz.store.damage import CHECKSUMMED, MADE_WITH, every_chunk_written
 from kdviz.store.files import plain, storable
 from kdviz.store.replacing import PARTIAL
 from kdviz.store.sealing import SealedStore
@@ -105,7 +105,7 @@ def make_arrays(
         dtype="bool",
         fill_value=False,
         dimension_names=("epoch", "block"),
-        attributes={"long_name": "block is written"},
+        attributes={"long_name": "block is written", MADE_WITH: " ".join(["epoch", "quartile", *variables])},
     )
 
 

@@ -19,7 +19,7 @@ from kdviz.files import file_errors, is_changed, lock_beside
 from kdviz.schema import Attribute
 from kdviz.store import layout
 from kdviz.store.contents import describe_gaps, dump_contents
-from kdviz.store.damage import inspect_layer
+from kdviz.store.damage import inspect_layer, list_made
 from kdviz.store.files import list_groups, plain, read_group, write_netcdf
 from kdviz.store.migrations import migrate
 from kdviz.store.replacing import PARTIAL, find_folder, list_folders
@@ -99,8 +99,11 @@ class StoredRun:
             return "all"
         wanted = (about or {}).get("variables", ())
         found = self._group(network, layer, only=("done", *wanted))
-        blocks, gone = int((~found["done"].values).sum()), [name for name in wanted if name not in found]
-        return f"{blocks} of {found['done'].size} blocks to do" if blocks else ", ".join(gone)
+        if blocks := int((~found["done"].values).sum()):
+            return f"{blocks} of {found['done'].size} blocks to do"
+        folder = self._folder(network, layer) if self._is_directory else None
+        made, there = (list_made(folder), list_folders(folder)) if folder else ([], found)
+        return ", ".join(name for name in (*made, *wanted) if name not in there)
 
     def is_whole(self, group: str, about: Mapping[str, Any] | None = None) -> bool:
         """Whether nothing of a group of `contents` is missing or damaged; all that is there is read."""

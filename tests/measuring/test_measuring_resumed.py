@@ -352,13 +352,17 @@ def test_measure_checkpoints__a_file_overwritten_meanwhile_is_never_another_fing
         ("clean_response/c/0", "chunk clean_response/c/0 is damaged"),
         ("epoch/c/0", "chunk epoch/c/0 is damaged"),
         ("gain/zarr.json", "gain/zarr.json is missing"),
+        ("gain_error", "gain_error is missing"),
+        ("epoch", "epoch is missing"),
         ("done/c/2/0", ""),
     ],
 )
 def test_measure_checkpoints__mends_what_is_damaged_to_the_same_bits(states, tmp_path, file, what):
     whole = measure_epochs(states, store=tmp_path / "run")
     path = tmp_path / "run" / "points" / "student" / "fc1" / file
-    if path.name == "zarr.json":
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.name == "zarr.json":
         path.unlink()
     else:
         damaged = bytearray(path.read_bytes())

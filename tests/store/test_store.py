@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import netCDF4
@@ -30,7 +31,9 @@ from zarr.core.sync import sync
 from kdviz import schema
 from kdviz.errors import SchemaError, StoreError
 from kdviz.store import Run, add_masks, create_run, open_run
+from kdviz.store.damage import MADE_WITH, list_made
 from kdviz.store.files import read_group
+from kdviz.store.sealing import SealedStore
 
 GOLDEN_RUNS = [Path(__file__).parents[1] / "data" / f"golden_run_v{version}.nc" for version in (1, 2, 3)]
 GOLDEN = GOLDEN_RUNS[-1]
@@ -979,6 +982,31 @@ def test_is_whole__only_if_every_file_holds_what_it_should(tmp_path: Path) -> No
     assert run.is_whole(group, {})
     shutil.rmtree(run.path / group)
     assert not run.is_whole(group, {})
+
+
+def test_is_whole__not_of_a_layer_that_lost_an_array(tmp_path: Path) -> None:
+    """Of those that it was made with; of a layer of an older version, which does not tell, none is known."""
+    run, group = measure_all(tmp_path / "run.zarr"), "points/student/fc1"
+    expected, made = run.dataset("student", "fc1"), ["epoch", "quartile", *schema.MEASURED]
+    assert list_made(run.path / group) == made
+    for name in made:
+        folder = run.path / group / name
+        folder.rename(tmp_path / name)
+        assert not run.is_whole(group, {}), name
+        with pytest.raises(StoreError, match=f"cannot read '{group}' of .*: {name} is missing; "):
+            run.dataset("student", "fc1")
+        if name != "epoch":
+            assert run.lacks(group) == name and f"student (fc1: {name})" in run.gaps()
+            assert run.summary()["done"].tolist() == [1.0], "flags of a layer are read without the rest"
+        assert run.mend("student", "fc1") == [f"{name} is missing"]
+        assert run.missing("student", "fc1") == [*product(range(3), range(3))]
+        (tmp_path / name).rename(folder)
+    assert run.is_whole(group, {}) and run.gaps() == ""
+    xr.testing.assert_identical(run.dataset("student", "fc1"), expected)
+    del zarr.open_array(SealedStore(run.path / group / "done"), mode="r+").attrs[MADE_WITH]
+    shutil.rmtree(run.path / group / "gain_error")
+    assert run.is_whole(group, {}) and run.gaps() == ""
+    assert "gain_error" not in run.dataset("student", "fc1")
 
 
 def test_read_group__vanished_while_it_is_read_is_one_error(fresh: Run) -> None:

@@ -252,7 +252,11 @@ def _hash_file(path: Path, size: int, modified_ns: int) -> str:
 
 
 def lock_beside(path: Path) -> FileLock:
-    """Lock of what lies at `path`, by links or not; shared by threads of a process, nested by counting."""
+    """Lock of what lies at `path`, by links or not; shared by threads of a process, nested by counting.
+
+    Its file, ``<path>.lock``, is empty and stays: who removes one may remove what another process has just
+    opened and then locks, while a third makes and locks a new one.
+    """
     return FileLock(beside(path.resolve(), ".lock"), thread_local=False)
 
 

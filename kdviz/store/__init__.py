@@ -6,6 +6,10 @@ size from the start. They are filled in blocks of (1 epoch, `block` samples), an
 ``done[epoch, block]`` is set after a block's data: a run killed at any moment goes on at the first block
 without flag.
 
+Beside a run lies ``<run>.lock``, an empty file: the lock that keeps two processes from writing at once. It
+stays, because one that is removed while another process opens it would lock nobody out; while nothing writes
+the run, whoever minds it may delete it.
+
 Every file is written under a temporary name and renamed, so killing the writer leaves no half-written file;
 nothing but `Run.export` forces data to the disk, so a power cut may cost blocks whose flag is set. Numbers
 and attributes carry checksums in both formats, and a chunk that is missing from a run directory is an error,

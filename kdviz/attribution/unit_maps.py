@@ -53,6 +53,7 @@ def attribute(
     epoch: int = 0,
     device: str | torch.device | None = None,
     max_batch: int | None = None,
+    name: str = "",
     progress: bool = True,
 ) -> xr.Dataset:
     """Draw CAM, gradient and occlusion maps of a classifier, reduced to units, to compare with the entropy.
@@ -83,8 +84,10 @@ def attribute(
         As in :func:`kdviz.attribution.draw_map`: needed only where the layer's layout cannot be known.
     epoch
         Completed training epochs of this network.
-    device, max_batch, progress
+    device, max_batch
         As in :func:`kdviz.measure`.
+    name, progress
+        Show a progress bar, with the name of the network if there is one.
 
     Returns
     -------
@@ -137,7 +140,8 @@ def attribute(
             found = _find_place(network, first, layer, layout, chosen)
         chosen = chosen or list_methods(network, first, found)
         values = np.empty((len(chosen), 1, len(given.ids), units.count), np.float32)
-        for at, method in enumerate(tqdm(chosen, desc="attributing", unit="method", disable=not progress)):
+        bar = tqdm(chosen, desc=f"attributing {name}".strip(), unit="method", disable=not progress)
+        for at, method in enumerate(bar):
             for rows, images in batches(given, batch, place):
                 maps = draw_map(network, images, classes[rows].to(place), method=method, layer=found)
                 if not torch.isfinite(maps).all():

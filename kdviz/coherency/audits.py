@@ -56,6 +56,7 @@ def audit(
     threshold: float = 0.2,
     weight: float | None = None,
     seed: int = 0,
+    name: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Rescale every pair of layers and compare every map before and after.
@@ -94,8 +95,8 @@ def audit(
         Of the knowledge points, in nat.
     weight
         Of the entropies, as in :func:`kdviz.measure`.
-    progress
-        Show a progress bar.
+    name, progress
+        Show a progress bar, with the name of the network if there is one.
 
     Returns
     -------
@@ -171,7 +172,7 @@ def audit(
             f"methods has {', '.join(sorted(missing))}, of which this network has no map at {names}"
         )
     rows = []
-    for change in tqdm(changes, desc="rescaling", unit="network", disable=not progress):
+    for change in tqdm(changes, desc=f"rescaling {name}".strip(), unit="network", disable=not progress):
         rescaled = original
         for pair, factor in change.steps:
             rescaled = rescale(rescaled, pair, factor)

@@ -1,8 +1,8 @@
 """Make damage visible: chunks of a run directory are checksummed and looked for, exported files sealed.
 
 Zarr reads a chunk whose file is gone as the fill value, and leaves out chunks that hold nothing else, so that
-a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault. So is a whole array: the flags
-of a layer tell which ones it was made with.
+a lost file cannot be told from "False everywhere". Here nothing is left out: a file that is gone is a fault.
+So is a whole array: the flags of a layer tell which ones it was made with.
 
 The HDF5 library under netCDF may loop without end on a few flipped bits. An exported file therefore ends in
 its own SHA-256, after the end that HDF5 knows, where other readers do not look and other writers cut it off.

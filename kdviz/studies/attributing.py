@@ -43,6 +43,7 @@ def attribute(cast: Cast, subject: Subject) -> None:
         sample_ids=samples.sample_ids,
         epoch=epoch,
         device=cast.device,
+        name=subject.name,
         progress=cast.progress,
     )
     about = {

@@ -107,6 +107,7 @@ def _audit(
         probes=_PROBES,
         threshold=threshold,
         weight=weight,
+        name=subject.name,
         progress=cast.progress,
     )
     return schema.build({f"audit_{name}": audited[name].to_numpy() for name in audited}, attrs=attrs)

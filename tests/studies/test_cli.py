@@ -322,6 +322,8 @@ def test_attribute__stores_maps_and_says_what_is_next(call: Call, study: Study, 
         "",
     )
     assert kdviz.open_run("copy/run.zarr").result("attribution/teacher")["attribution"].notnull().all()
+    shutil.rmtree("copy/run.zarr/attribution/teacher")
+    assert {*re.findall(r"attributing \S+", call("attribute", "copy").err)} == {"attributing teacher:"}
     shutil.rmtree("copy/run.zarr")
     done = call("attribute", "copy", "--no-progress")
     assert (done.status, done.err) == (1, "kdviz: copy is not measured yet; first kdviz measure copy\n")

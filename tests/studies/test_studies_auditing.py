@@ -1,5 +1,6 @@
 """Which maps of a study's networks survive rescaled weights, from the command line to report and app."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,12 +88,15 @@ def test_coherency__is_of_entropies_at_the_weight_of_the_run(
         audited.check_coherency(2, 2)
 
 
-def test_coherency__lost_is_asked_again(audited: Study, tmp_path: Path) -> None:
-    study = Study(shutil.copytree(audited.folder, tmp_path / "study"), audited.plan, progress=False)
+def test_coherency__lost_is_asked_again_and_named_meanwhile(
+    audited: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(shutil.copytree(audited.folder, tmp_path / "study"), audited.plan, progress=True)
     before = analysis.read_audits(kdviz.open_run(study.run_path))
     shutil.rmtree(study.run_path / "coherency" / NAMES[1])
     assert "kdviz coherency" in kdviz.open_run(study.run_path).gaps()
     study.check_coherency(2, 2)
+    assert set(re.findall(r"rescaling \S+: 100%", capsys.readouterr().err)) == {f"rescaling {NAMES[1]}: 100%"}
     pd.testing.assert_frame_equal(before, analysis.read_audits(kdviz.open_run(study.run_path)))
 
 

@@ -136,8 +136,8 @@ class Bench:
         self._kept = purpose, draws, noise.to(self.inputs)
         return self._kept[2]
 
-    def spread(self, per_unit: Tensor) -> Tensor:
-        """Spread the values of units over the input elements: ``(B, U)`` to ``(B, N)``."""
+    def expand(self, per_unit: Tensor) -> Tensor:
+        """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
         padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
         return padded[:, self._unit_on_cpu].to(self.inputs.device)
 

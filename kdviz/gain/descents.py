@@ -119,7 +119,7 @@ def _loss_slope(
 ) -> tuple[Tensor, Tensor]:
     """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
     noises = bench.noise("descent", draws)
-    shifts = bench.spread(noise_scale) * noises
+    shifts = bench.expand(noise_scale) * noises
     surprise = torch.cat(
         [_change_gradients(bench, layer, several) for several in shifts.split(bench.together)]
     )

@@ -51,7 +51,7 @@ def measure_change(
         ``{layer: (B,)}``, float64.
     """
     noise_scale = noise_scale.cpu().double()
-    scale, draws = bench.spread(noise_scale), pairs * len(signs)
+    scale, draws = bench.expand(noise_scale), pairs * len(signs)
     plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
     explained = copy.deepcopy(plain)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def share_loss(
         Antithetic pairs, two forward and four backward passes each; at least 2.
     """
     noise_scale = noise_scale.cpu().double()
-    scale, clean = bench.spread(noise_scale), bench.clean[layer]
+    scale, clean = bench.expand(noise_scale), bench.clean[layer]
     width = clean.shape[1]
     by_common: list[Tensor] = []  # slopes of each pair, (B, U)
     by_all: list[Tensor] = []

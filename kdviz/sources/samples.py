@@ -201,17 +201,17 @@ class SampleSet(ABC):
     def prepare(self) -> Prepared:
         """Bring the samples into the form that networks and measuring take."""
 
-    def choose(self, count: int, *, spread: bool = False) -> Self:
-        """Pick samples to measure: the first ones or, on demand, as :meth:`spread` does.
+    def choose(self, count: int, *, evenly: bool = False) -> Self:
+        """Pick samples to measure: the first ones or, on demand, as :meth:`pick_evenly` does.
 
         Raises
         ------
         DataError
             If none can be measured.
         """
-        return self.spread(count) if spread else self.select(np.arange(min(count, len(self))))
+        return self.pick_evenly(count) if evenly else self.select(np.arange(min(count, len(self))))
 
-    def spread(self, count: int) -> Self:
+    def pick_evenly(self, count: int) -> Self:
         """Pick so many samples, or all there are, evenly from the whole set and so from its classes."""
         places = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         return self.select(np.sort(np.argsort(self.labels, kind="stable")[places]))
@@ -298,9 +298,9 @@ class Source(BaseModel):
             If the data are missing or damaged.
         """
 
-    def choose(self, samples: SampleSet, count: int, *, spread: bool = False) -> SampleSet:
+    def choose(self, samples: SampleSet, count: int, *, evenly: bool = False) -> SampleSet:
         """Pick samples to measure, as :meth:`SampleSet.choose`."""
-        return samples.choose(count, spread=spread, **self._options())
+        return samples.choose(count, evenly=evenly, **self._options())
 
     def prepare(self, samples: SampleSet, *, grid: int | None = None) -> Prepared:
         """Bring samples into the form that networks and measuring take; `grid` is for images alone."""

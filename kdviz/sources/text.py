@@ -199,7 +199,7 @@ class TextSet(SampleSet):
         encoding = encode(self, tokenizer or review_tokenizer(), length=length)
         return Prepared(encoding.ids, encoding.units, encoding.texts.foreground_mask)
 
-    def choose(self, count: int, *, spread: bool = False, length: int = 96, tokenizer: Any = None) -> Self:
+    def choose(self, count: int, *, evenly: bool = False, length: int = 96, tokenizer: Any = None) -> Self:
         """Pick texts that have words of both kinds: without them there is nothing to compare.
 
         Raises
@@ -219,7 +219,7 @@ class TextSet(SampleSet):
         if len(both) < count:
             message = f"only {len(both)} texts have words of both kinds; these are measured, not {count}"
             warnings.warn(message, KdvizWarning, stacklevel=2)
-        return self.select(both).spread(count) if spread else self.select(both[:count])
+        return self.select(both).pick_evenly(count) if evenly else self.select(both[:count])
 
     @property
     def foreground_mask(self) -> NDArray[np.bool_]:

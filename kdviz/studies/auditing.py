@@ -20,7 +20,7 @@ from kdviz.networks.preparing import device_of, prepare_network
 from kdviz.sources import ImageSet
 from kdviz.store import Run
 from kdviz.studies.attributing import load_measured
-from kdviz.studies.cast import Cast, spread
+from kdviz.studies.cast import Cast, place_evenly
 from kdviz.studies.tasks import Subject
 from kdviz.units import Grid
 
@@ -82,7 +82,7 @@ def _audit(
 ) -> xr.Dataset:
     given, attrs = cast.measured, schema.make_attrs()
     assert isinstance(given.units, Grid)
-    rows = spread(len(given.inputs), samples)
+    rows = place_evenly(len(given.inputs), samples)
     images = torch.from_numpy(given.inputs[rows]).to(device_of(network))
     classes = torch.from_numpy(cast.measured_set.labels[rows]).to(images.device)
     try:
@@ -134,7 +134,7 @@ def _choose_pairs(survey: Survey, layers: Sequence[str], count: int) -> list[Pai
         raise ValueError(f"no pair of layers can be rescaled: {next(iter(survey.refusals.values()), '')}")
     inside = [one for one in survey.pairs if any(_is_inside(layer, one, survey) for layer in layers)]
     others = [one for one in survey.pairs if one not in inside]
-    return [*inside, *(others[at] for at in spread(len(others), count - len(inside)))][:count]
+    return [*inside, *(others[at] for at in place_evenly(len(others), count - len(inside)))][:count]
 
 
 def _is_inside(layer: str, pair: Pair, survey: Survey) -> bool:

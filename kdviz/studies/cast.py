@@ -84,6 +84,6 @@ def count_samples(asked: int | None, before: Iterable[int], default: int) -> int
     return max(before, default=default) if asked is None else asked
 
 
-def spread(count: int, wanted: int) -> NDArray[np.int64]:
+def place_evenly(count: int, wanted: int) -> NDArray[np.int64]:
     """Choose so many of `count` positions from the first to the last, or all there are."""
     return np.unique(np.linspace(0, count - 1, max(0, min(wanted, count))).round().astype(np.int64))

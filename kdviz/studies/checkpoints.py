@@ -49,8 +49,6 @@ class FolderPlan:
         The network as it is built.
     where
         Where its checkpoints and the samples lie.
-    make_network
-        Builds the network, to be fed with the samples.
     everything
         All samples that there are.
     """
@@ -59,7 +57,6 @@ class FolderPlan:
     measurement: Measurement
     module: nn.Module
     where: Whereabouts
-    make_network: Callable[[], nn.Module]
     everything: SampleSet
 
     @property
@@ -115,9 +112,9 @@ class FolderPlan:
 
     def _tell_accuracy(self, progress: bool) -> xr.DataArray | None:
         """Return the accuracy at every checkpoint; None of a network that does not tell these classes."""
-        network, device = self.make_network(), self.measurement.device or "cpu"
+        network, device = self.measurement.make_network(), self.measurement.device or "cpu"
         saved = self.where.checkpoints[self.name]
-        asked, shape = self.everything.spread(_ASKED), None
+        asked, shape = self.everything.pick_evenly(_ASKED), None
         inputs = torch.from_numpy(self.where.data.prepare(asked).inputs[:])
         with suppress(LayerError), frozen(network), torch.no_grad():  # it may give no tensor
             shape = answer(network, inputs[:1]).shape
@@ -206,7 +203,7 @@ def plan_folder(
     _check_layers(module, layers, network)
     if data.modality == "text" and entry is None:
         entry = find_entry(module)
-    chosen = data.choose(everything, samples, spread=True)
+    chosen = data.choose(everything, samples, evenly=True)
     prepared = data.prepare(chosen, grid=grid)
     make_fed = partial(build_fed, make_network, data, prepared)
     name = name or f"{role}-s{seed}"
@@ -238,7 +235,7 @@ def plan_folder(
         part=part,
         device=device,
     )
-    return FolderPlan(store, measurement, module, lies, make_fed, everything)
+    return FolderPlan(store, measurement, module, lies, everything)
 
 
 def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> None:

@@ -17,7 +17,7 @@ from kdviz.errors import naming
 from kdviz.networks.hashing import fingerprint, fingerprint_checkpoint
 from kdviz.sources import ImageSet
 from kdviz.store import Run
-from kdviz.studies.cast import Cast, count_samples, spread
+from kdviz.studies.cast import Cast, count_samples, place_evenly
 from kdviz.studies.tasks import Subject
 from kdviz.units import Grid
 
@@ -124,7 +124,7 @@ class _Asker:
         taught = {} if self.teacher is None else {self.teacher: self.cast.finished(self.teacher)}
         return [
             {student: (epoch, ours[epoch]), base: (epoch, theirs[epoch]), **taught}
-            for epoch in np.array(both)[spread(len(both), _STAGES)].tolist()
+            for epoch in np.array(both)[place_evenly(len(both), _STAGES)].tolist()
         ]
 
     def _load(self, weights: _Weights) -> dict[str, nn.Module]:

@@ -310,7 +310,7 @@ class OwnNetworks:
 
     def ask(self, count: int) -> SampleSet:
         """Return so many samples, spread over all, or all there are."""
-        return self.everything.spread(count)
+        return self.everything.pick_evenly(count)
 
     def as_tensors(self, samples: SampleSet) -> tuple[Tensor, Tensor]:
         """Return samples as networks take them, and their labels."""

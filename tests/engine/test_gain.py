@@ -66,13 +66,13 @@ def relative_difference(ours, theirs):
 # -- the bench
 
 
-def test_bench__spread_and_reduce_follow_the_units():
+def test_bench__expand_and_reduce_follow_the_units():
     network = nn.Sequential(nn.Flatten())
     bench = make_bench(network, torch.zeros(2, 1, 2, 4), ["0"], cells=2)
     per_unit = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
-    spread = bench.spread(per_unit)
-    assert spread.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4], [5, 5, 6, 6, 7, 7, 8, 8]]
-    assert bench.reduce(spread).tolist() == (2 * per_unit).tolist()  # two pixels a unit
+    expanded = bench.expand(per_unit)
+    assert expanded.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4], [5, 5, 6, 6, 7, 7, 8, 8]]
+    assert bench.reduce(expanded).tolist() == (2 * per_unit).tolist()  # two pixels a unit
 
 
 def test_bench__gives_images_their_shape_back():
@@ -92,7 +92,7 @@ def test_bench__elements_without_unit_get_no_noise_and_no_sum():
         base_noise=1.0,
         seed=0,
     )
-    assert bench.spread(torch.tensor([[5.0, 7.0]])).tolist() == [[5, 0, 7, 0]]
+    assert bench.expand(torch.tensor([[5.0, 7.0]])).tolist() == [[5, 0, 7, 0]]
     assert bench.reduce(torch.tensor([[1.0, 10.0, 100.0, 1000.0]])).tolist() == [[1, 100]]
 
 
@@ -278,7 +278,7 @@ def test_surrogate__mean_is_the_average_of_its_value():
     surrogate = estimate_gain(bench, probes=8)["fc1"]
     scale = BASE_NOISE * (1 + torch.rand(2, 16, dtype=torch.float64))
     noises = bench.noise("average", range(400))
-    values = surrogate.value(bench.spread(scale) * noises)
+    values = surrogate.value(bench.expand(scale) * noises)
     error = values.std(0) / len(values) ** 0.5
     deviation = (values.mean(0) - surrogate.mean(scale)).abs()
     assert (deviation < 4 * error).all()

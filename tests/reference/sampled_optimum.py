@@ -23,7 +23,7 @@ def minimise(bench, layer, feature_variance, *, weight=7.0, steps=400, draws=16)
     for step in range(steps):
         slope = torch.zeros_like(total)
         ratio = log_ratio.detach().exp()
-        scale = bench.spread(ratio * bench.base_noise)
+        scale = bench.expand(ratio * bench.base_noise)
         for several in bench.noise("sampled", range(step * draws, (step + 1) * draws)).split(bench.together):
             shifts = (scale * several).requires_grad_(True)
             features = bench.features((bench.inputs + shifts).flatten(0, 1))

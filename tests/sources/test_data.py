@@ -131,13 +131,13 @@ def test_sst2__chooses_texts_with_words_of_both_kinds(tmp_path):
     assert data.prepare(chosen).inputs.shape[1] <= 8
 
 
-def test_choose__spreads_on_demand_over_texts_that_can_be_measured(tmp_path):
+def test_choose__picks_evenly_on_demand_over_texts_that_can_be_measured(tmp_path):
     lines = [f"a {'good' if at % 3 else 'plain'} film\t{at % 2}" for at in range(30)]
     path = tmp_path / "films.tsv"
     path.write_text("\n".join(["text\tlabel", *lines]) + "\n")
     data = sources.LabelledTexts(file=path)
     everything = data.read()
-    first, chosen = (data.choose(everything, 4, spread=spread) for spread in (False, True))
+    first, chosen = (data.choose(everything, 4, evenly=evenly) for evenly in (False, True))
     assert first.sample_ids == tuple(f"films-{at + 2:06d}" for at in (1, 2, 4, 5))
     assert chosen.sample_ids == tuple(f"films-{at + 2:06d}" for at in (2, 11, 20, 29))  # of twenty
     assert {*chosen.split} == {"films"} and len(everything) == 30
@@ -147,11 +147,11 @@ def test_choose__spreads_on_demand_over_texts_that_can_be_measured(tmp_path):
 @pytest.mark.parametrize(
     ("count", "rows"), [(2, [0, 31]), (3, [0, 31, 32]), (33, [*range(33)]), (99, [*range(33)])]
 )
-def test_spread__takes_samples_evenly_from_all_classes(count, rows):
+def test_pick_evenly__takes_samples_evenly_from_all_classes(count, rows):
     """Every second of 33 samples would be of one class."""
     texts = sources.TextSet.from_sentences(["good film"] * 33, [0, 1] * 16 + [0])
-    assert texts.spread(count).sample_ids == tuple(f"sentence {row}" for row in rows)
-    assert np.bincount(texts.spread(11).labels).tolist() == [6, 5]
+    assert texts.pick_evenly(count).sample_ids == tuple(f"sentence {row}" for row in rows)
+    assert np.bincount(texts.pick_evenly(11).labels).tolist() == [6, 5]
 
 
 def test_divide__holds_out_a_fifth_of_every_class():

@@ -219,7 +219,8 @@ def describe_measurement(
     DataFrame
         ``layer``, ``role``, ``seed``; ``n_fg``, ``n_bg``, ``uncertain``: units per sample in the last epoch;
         over all epochs, ``path``: the share of samples measured by sampled descent, and ``met``: the share
-        whose calibration was met; ``accuracy`` after the last, NaN where not recorded.
+        "accuracy": float(ds["accuracy"][-1] if "accuracy" in ds else ds.attrs.get("accuracy", nan)),
+        **({"learning_rate": float(rate)} if (rate := ds.attrs.get("learning_rate")) else {}),
     """
     rows = [
         _describe_one(label, role, seed, ds)
@@ -247,6 +248,7 @@ def _describe_one(label: str, role: str, seed: int, ds: xr.Dataset) -> dict[str,
         "path": float((ds["method"] == METHODS.index("path")).mean()),
         "met": float(ds["converged"].mean()),
         "accuracy": float(ds["accuracy"][-1] if "accuracy" in ds else ds.attrs.get("accuracy", nan)),
+        **({"learning_rate": float(rate)} if (rate := ds.attrs.get("learning_rate")) else {}),
     }
 
 

@@ -266,7 +266,7 @@ def measure_checkpoints(
     details
         Further attributes of the network, named as in :func:`kdviz.schema.make_attrs`: ``training_seed``
         (0 if not given), which pairs a student with the baseline of the same; ``distilled_layer``, one of
-        `layers`; ``teacher``, ``architecture``, ``distillation_method``, ``dataset_id``.
+        `layers`; ``teacher``, ``architecture``, ``distillation_method``, ``learning_rate``, ``dataset_id``.
     part
         Which of several networks in one checkpoint, such as ``"student"`` beside ``"teacher"`` or
         ``"model_ema"`` beside ``"model"``; needed only where more than one fits.

@@ -41,6 +41,7 @@ def make_attrs(
     dataset_id: str | None = None,
     seed: int | None = None,
     training_seed: int | None = None,
+    learning_rate: float | None = None,
     accuracy: float | None = None,
     device: str | None = None,
     torch_version: str | None = None,
@@ -70,8 +71,9 @@ def make_attrs(
         units of different sizes count: ``mean`` of their parts, or ``sum``.
     dataset_id, seed, device, torch_version
         Where the inputs, the noise of the measurement and the arithmetic come from.
-    training_seed, accuracy
-        Seed the network was trained with, and its share of right answers on held-out samples.
+    training_seed, learning_rate, accuracy
+        Seed the network was trained with, the learning rate of its first epoch, and its share of right
+        answers on held-out samples.
     config
         Every further setting; written as one JSON string with sorted keys.
     weights_fingerprint, input_fingerprint

@@ -24,7 +24,9 @@ from kdviz.store.sealing import SealedStore
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
 # Differ between two sittings of one measurement without making it another measurement.
-_CIRCUMSTANCES = frozenset({"created_at", "kdviz_version", "torch_version", "device", "config.micro_batch"})
+_CIRCUMSTANCES = frozenset(
+    {"created_at", "kdviz_version", "torch_version", "device", "config.micro_batch", "learning_rate"}
+)
 
 
 def checked_name(kind: str, name: str) -> str:

@@ -1,7 +1,7 @@
 """Measure a network that was trained elsewhere, from a folder of its checkpoints."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +73,8 @@ class FolderPlan:
         """Measure what is left, accuracies, and how far the weights went between checkpoints.
 
         The accuracy is that on up to 300 of all samples, spread over the classes, of a network that tells as
-        many classes as they have; they are taken to be in the same order. Where all of it lies is remembered beside the run, for what is asked of the networks afterwards.
+        many classes as they have; they are taken to be in the same order. Where all of it lies is remembered
+        beside the run, for what is asked of the networks afterwards.
 
         Raises
         ------

@@ -325,7 +325,8 @@ class Workshop(Materials):
 
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         accuracies, _ = self.study.accuracies(subject)
-        return {"accuracy": accuracies[epoch]}
+        rate = self._record(subject).learning_rate if self.study.training_folders(subject) else None
+        return {"accuracy": accuracies[epoch], **({} if rate is None else {"learning_rate": rate})}
 
     def estimate(self, tasks: Sequence[Task]) -> dict[str, Estimate]:
         """Estimate what measurements will take, by name of the network in the run."""

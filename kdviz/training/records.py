@@ -124,6 +124,15 @@ class TrainingRecord:
         return self._contents.rate_factor
 
     @property
+    def learning_rate(self) -> float | None:
+        """Rate of the first epoch: that of its plan times `rate_factor`; None where no plan is told."""
+        path = self.folder / "plan.json"
+        plan = read_json(path, remove=self.folder).get("plan", {}) if path.is_file() else {}
+        rates = plan.get("learning_rate")
+        first = rates[0] if isinstance(rates, list) else rates
+        return None if first is None else float(first) * self.rate_factor
+
+    @property
     def setbacks(self) -> list[Setback]:
         """What was thrown away, first things first; counted neither in `history` nor in `weight_distance`."""
         return self._contents.setbacks

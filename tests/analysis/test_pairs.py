@@ -530,7 +530,11 @@ def test_describe_measurement__counts_the_last_epoch_and_shares_over_all(pairs: 
     assert row["path"] == 0 and table.loc[("fc1", "baseline", 0), "path"] == 0.5  # 3 of 6 samples
     assert row["met"] == 1
     assert row["accuracy"] == 0.75 and table.loc[("fc1", "student", 0), "accuracy"] == 0.5
-    assert np.isnan(table.loc[("fc1", "teacher", 0), "accuracy"])
+    assert np.isnan(table.loc[("fc1", "teacher", 0), "accuracy"]) and "learning_rate" not in table
+    student = pairs["fc1"].students[0].assign_attrs(learning_rate=0.08)
+    rated = {"fc1": replace(pairs["fc1"], students={0: student})}
+    rates = analysis.describe_measurement(rated).set_index(["role", "seed"])["learning_rate"]
+    assert rates["student", 0] == 0.08 and np.isnan(rates["baseline", 0])
 
 
 def test_measure_noise_floor__compares_the_two_measurements_by_hand(run: Run, pairs: dict) -> None:

@@ -14,19 +14,19 @@ import torch
 import xarray as xr
 import yaml
 from pydantic import ValidationError
-from run_files import plain_files
+from run_files import edit_node, plain_files
 from safetensors.torch import load_file
 from tiny_study import draw_images, make_plan, run_light
 
 import kdviz
 from kdviz import analysis, distillation
-from kdviz.errors import DataError, StoreError
+from kdviz.errors import DataError, KdvizWarning, StoreError
 from kdviz.files import read_json
 from kdviz.studies import Study, StudyPlan
 from kdviz.studies.plans import STUDY_FILE
 from kdviz.studies.running import do
 from kdviz.studies.work import Workshop
-from kdviz.training import TrainingRecord, evaluate, probe_accuracy
+from kdviz.training import PLANS, TrainingRecord, evaluate, probe_accuracy
 
 FC1, FC2 = "classifier.fc1", "classifier.fc2"
 
@@ -326,6 +326,25 @@ def test_study__accuracy_over_training_is_that_of_network_or_head(study: Study) 
     assert student.attrs["definition"].startswith("a head trained anew above the frozen layer")
     teacher = run.dataset("teacher", FC1)
     assert teacher["accuracy"].values.tolist() == [np.float32(teacher.attrs["accuracy"])]
+
+
+def test_study__learning_rates_are_those_of_training(study: Study, tmp_path: Path) -> None:
+    """Of older runs, which do not tell them, what is missing is measured all the same."""
+    run, plans = kdviz.open_run(study.run_path), PLANS["image"]
+    told = {name: attrs["learning_rate"] for (name, _), attrs in run.catalogue().items()}
+    kinds = {"teacher": "teacher", "baseline-s0": "baseline", "student-fc1-s0": "student"}
+    expected = {name: plans[kinds[name.removesuffix("-repeat")]].rate(1) for name in run.networks}
+    assert told == pytest.approx(expected, rel=1e-12) and told["student-fc1-s0"] == 0.08
+    table = analysis.describe_measurement(analysis.pair_networks(run)).set_index("role")
+    assert table["learning_rate"].to_dict() == {role: told[name] for name, role in kinds.items()}
+    older = Study(shutil.copytree(study.folder, tmp_path / "older"), study.plan, progress=False)
+    layer = older.run_path / "points" / "baseline-s0" / FC1
+    edit_node(layer / "zarr.json", lambda node: node["attributes"].pop("learning_rate"))
+    (layer / "gain" / "c" / "2" / "0" / "0").unlink()
+    with pytest.warns(KdvizWarning, match="chunk gain/c/2/0/0 is missing; that is measured again"):
+        again = older.measure()
+    xr.testing.assert_equal(again.dataset("baseline-s0", FC1), run.dataset("baseline-s0", FC1))
+    assert "learning_rate" not in again.catalogue()["baseline-s0", FC1]
 
 
 def test_study__of_more_than_nine_epochs_is_measured_whole(images: dict, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_backing_off__is_to_the_bit_the_training_at_lower_rates(tmp_path, run, r
     if run is train_tiny:  # steps thrown away are no way that the weights went
         assert ours.weight_distance("conv").equals(theirs.weight_distance("conv"))
     assert ours.rate_factor == factor and theirs.rate_factor == 1 and theirs.setbacks == []
+    assert ours.learning_rate == theirs.learning_rate == rate * factor
     assert [one.rate_factor for one in ours.setbacks] == [*FACTORS[: tried - 1]]
     assert all(1 <= len(one.losses) <= 6 and one.reason.startswith("the loss ") for one in ours.setbacks)
     assert json.loads((tmp_path / "fast" / "plan.json").read_text())["plan"]["learning_rate"][0] == rate

@@ -169,11 +169,12 @@ class Bench:
         return (samples.movedim(1, -1) if self._channels_first else samples).flatten(1).contiguous()
 
     def _unflatten(self, rows: Tensor) -> Tensor:
-        """Undo :meth:`_flatten`, without a copy."""
+        """Undo :meth:`_flatten`: of images without a copy; networks of clouds may read theirs by ``view``."""
         if not self._channels_first:
             return rows.view(-1, *self.shape)
         channels, *places = self.shape
-        return rows.view(-1, *places, channels).movedim(-1, 1)
+        values = rows.view(-1, *places, channels).movedim(-1, 1)
+        return values if len(places) > 1 else values.contiguous()
 
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:

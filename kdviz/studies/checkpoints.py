@@ -90,8 +90,8 @@ class FolderPlan:
             run_measurement(self.measurement, self.store, progress=progress)
         run = describe(self.store, classes=self.everything.classes)
         self.where.add_to(run)
-        told = [run.variable(self.name, layer, "accuracy") for layer in self.measurement.names]
-        if any(values is None or values.isnull().any() for values in told):
+        known = [run.variable(self.name, layer, "accuracy") for layer in self.measurement.names]
+        if any(values is None or values.isnull().any() for values in known):
             accuracy = self._tell_accuracy(progress)
             for layer in self.measurement.names:
                 if accuracy is not None:

@@ -219,7 +219,8 @@ def test_measure__coordinates_that_come_first_are_those_of_the_turned_clouds(met
 
     class First(Farthest):
         def forward(self, clouds):
-            return super().forward(clouds.mT)
+            rows = clouds.view(3 * len(clouds), -1)  # which asks for memory in order
+            return super().forward(rows.view(clouds.shape).mT)
 
     found, clouds = {}, make_clouds()
     for make, given in ((Farthest, clouds), (First, clouds.mT.contiguous())):

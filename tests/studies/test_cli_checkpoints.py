@@ -77,7 +77,7 @@ def call(run: str = "run.zarr", **options: str) -> None:
 def test_measure__of_own_checkpoints_is_measure_checkpoints(place: Path, capsys) -> None:
     call()
     call(checkpoints="baseline", role="baseline", name="scratch", seed="0")
-    assert "next  kdviz report run.zarr" in capsys.readouterr().out
+    assert "next      kdviz report run.zarr" in capsys.readouterr().out
     run = kdviz.open_run("run.zarr")
     assert run.networks == ["scratch", "student-s0"] and run.layers("scratch") == ["3"]
     found = run.dataset("student-s0", "3")

@@ -19,6 +19,8 @@ from kdviz.render.style import (
     style_networks,
 )
 
+_BESIDE = 20  # letters of names that have room beside each other
+
 
 def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
     """Draw student minus baseline for every metric: a dot a training seed, its interval over samples as bar.
@@ -27,12 +29,18 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
     ----------
     table
         Columns ``metric``, ``layer``, ``seed``, ``difference``, ``difference_low``, ``difference_high`` and
-        ``supporting_sign`` (+1 or -1: the sign that would speak for the papers' hypothesis).
+        ``supporting_sign`` (+1 or -1: the sign that would speak for the papers' hypothesis). Metrics that
+        are undefined everywhere are left out where others are not.
     title
         Shown above.
     """
-    metrics = list(dict.fromkeys(table["metric"]))
-    figure, (axes,) = open_figure(title, 2.1 * len(metrics), 2.9, len(metrics))
+    known = table.dropna(subset=["difference"])
+    metrics = list(dict.fromkeys(known["metric"] if len(known) else table["metric"]))
+    names = table["layer"].unique()
+    look, more = {}, 0.0
+    if sum(map(len, names)) > _BESIDE:
+        look, more = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}, 0.05 * max(map(len, names))
+    figure, (axes,) = open_figure(title, 2.1 * len(metrics), 2.9 + more, len(metrics))
     for axis, metric in zip(axes, metrics, strict=True):
         rows = table[table["metric"] == metric]
         layers = list(dict.fromkeys(rows["layer"]))
@@ -47,7 +55,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
         sign = rows["supporting_sign"].iloc[0]
         shaded = (0, reach) if sign > 0 else (-reach, 0)
         axis.axhspan(*shaded, color=SUPPORT, alpha=0.08, linewidth=0)
-        axis.set_xticks(range(len(layers)), layers)
+        axis.set_xticks(range(len(layers)), layers, **look)
         axis.set_xlim(-0.6, len(layers) - 0.4)
         axis.set_title(metric, fontsize=10)
     axes[0].set_ylabel("student minus baseline")

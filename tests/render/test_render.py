@@ -298,6 +298,24 @@ def test_difference_dots__undefined_differences_leave_the_panel_empty_but_whole(
     figure.savefig(io.BytesIO(), format="png")
 
 
+def test_difference_dots__metrics_that_are_undefined_everywhere_are_left_out_beside_others() -> None:
+    table = differences()
+    table.loc[table["metric"] == "n_bg", "difference"] = np.nan
+    assert [axis.get_title() for axis in render.difference_dots(table, title="").axes] == ["n_fg"]
+
+
+def test_difference_dots__long_names_do_not_overlap() -> None:
+    names = [f"{loss} at classifier.fc1" for loss in ("attention", "contrast", "features", "hint")]
+    table = pd.concat([differences().head(1).assign(layer=name) for name in names])
+    figure = render.difference_dots(table, title="")
+    figure.savefig(io.BytesIO(), format="png")
+    (axis,) = figure.axes
+    ends = [label.get_window_extent().get_points() for label in axis.get_xticklabels()]
+    assert min(end[0, 1] for end in ends) >= 0, "nothing is cut off below"
+    feet = [end[1, 0] for end in ends]  # where each ends, at its own dot
+    assert np.diff(feet).min() > 10 and {label.get_rotation() for label in axis.get_xticklabels()} == {40}
+
+
 # -- without matplotlib
 
 

@@ -25,13 +25,16 @@ def say_number(value: float, reach: float = math.nan, *, sign: bool = False) -> 
     return text if float(text) else text.lstrip("+-")  # no zero has a sign
 
 
-def say_interval(value: float, low: float, high: float, unit: str = "", *, sign: bool = True) -> str:
-    """Write a difference with its interval, ``"+4.7 per image (2.1 to 7.3)"``; without one, alone.
-
-    An end that is not 0 is not written as 0.
-    """
+def find_reach(low: float, high: float) -> float:
+    """Return the reach at which both ends of an interval are written: one that is not 0 is not as 0."""
     reach = (high - low) / 2
     while reach > 1e-5 and any(end and not float(say_number(end, reach)) for end in (low, high)):
         reach /= 10
+    return reach
+
+
+def say_interval(value: float, low: float, high: float, unit: str = "", *, sign: bool = True) -> str:
+    """Write a difference with its interval, ``"+4.7 per image (2.1 to 7.3)"``; without one, alone."""
+    reach = find_reach(low, high)
     told = f"{say_number(value, reach, sign=sign)}{unit}"
     return told if math.isnan(reach) else f"{told} ({say_number(low, reach)} to {say_number(high, reach)})"

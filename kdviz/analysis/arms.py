@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from kdviz.analysis.accuracies import tabulate_accuracy
+from kdviz.analysis.accuracies import find_chance, tabulate_accuracy
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
 from kdviz.analysis.pairs import compare_layers, pair_networks
 from kdviz.analysis.settings import Settings
@@ -181,7 +181,7 @@ def _list_arm(arm: Arm) -> dict[str, Any]:
         | {"threshold": (arm.settings or Settings()).of_run(arm.run).threshold}
         | {"seeds": networks.loc[networks["role"] == "student", "seed"].nunique()}
         | {role: by_role.get(role, np.nan) for role in ("teacher", "student", "baseline")}
-        | {"chance": networks["chance"].iloc[0]}
+        | {"chance": find_chance(arm.run)}
     )
 
 

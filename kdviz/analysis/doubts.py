@@ -102,7 +102,7 @@ def _doubt_teachers(
 ) -> Iterator[str]:
     """Doubt teachers that may be guessing, or are hardly better than the mean baseline where they could be.
 
-    By size, not by an interval: runs do not tell over how many held-out samples accuracies are.
+    By size, not by an interval: runs do not tell over how many samples accuracies are.
     """
     if "confidence" in shared and (doubt := doubt_teacher(shared["confidence"])):
         yield doubt

@@ -54,7 +54,7 @@ def to_dataframe(run: Store, settings: Settings | None = None) -> pd.DataFrame:
         - ``n_fg``, ``n_bg`` (units): knowledge points on the foreground and on the background;
           ``fg_ratio`` (1): the share of them on the foreground, missing without any; ``uncertain`` (units):
           those too close to the threshold to call. All missing where there is no mask.
-        - ``accuracy`` (1): share of held-out samples classified correctly; ``weight_distance`` (1): cumulated
+        - ``accuracy`` (1): share of samples classified correctly; ``weight_distance`` (1): cumulated
           movement of the weights. Both of the network at that epoch, the same for all samples.
 
     Raises

@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import nan
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from kdviz import points
+from kdviz.analysis.accuracies import pick_last
 from kdviz.analysis.comparison import compare
 from kdviz.analysis.inputs import ENTROPY_SETTINGS, check_match, read_points
 from kdviz.analysis.networks import Group, group_networks, name_layers
@@ -219,8 +219,8 @@ def describe_measurement(
     DataFrame
         ``layer``, ``role``, ``seed``; ``n_fg``, ``n_bg``, ``uncertain``: units per sample in the last epoch;
         over all epochs, ``path``: the share of samples measured by sampled descent, and ``met``: the share
-        "accuracy": float(ds["accuracy"][-1] if "accuracy" in ds else ds.attrs.get("accuracy", nan)),
-        **({"learning_rate": float(rate)} if (rate := ds.attrs.get("learning_rate")) else {}),
+        whose calibration was met; ``accuracy`` after the last, NaN where not recorded; ``learning_rate`` of
+        the first epoch of training, a column where some network has it.
     """
     rows = [
         _describe_one(label, role, seed, ds)
@@ -247,7 +247,7 @@ def _describe_one(label: str, role: str, seed: int, ds: xr.Dataset) -> dict[str,
         "uncertain": float(ds["uncertain"].isel(epoch=-1).sum("unit").mean()),
         "path": float((ds["method"] == METHODS.index("path")).mean()),
         "met": float(ds["converged"].mean()),
-        "accuracy": float(ds["accuracy"][-1] if "accuracy" in ds else ds.attrs.get("accuracy", nan)),
+        "accuracy": pick_last(ds.get("accuracy"), ds.attrs),
         **({"learning_rate": float(rate)} if (rate := ds.attrs.get("learning_rate")) else {}),
     }
 

@@ -62,7 +62,9 @@ def tabulate_relevance(results: Iterable[xr.Dataset]) -> pd.DataFrame:
         A row for every ``student`` (with its ``kind``, the name without its seed, and ``base``), ``layer``,
         ``epoch``, ``input`` and ``score``: ``"rs student"``, ``"rs base"`` and, if there is one,
         ``"rs teacher"``; ``"rs distilled"`` and ``"rs residual"``, of what student and base have apart;
-        ``"fss student-base"`` and, with a teacher, ``"fss student-teacher"`` and ``"fss base-teacher"``.
+        ``"fss student-base"`` and, with a teacher, ``"fss student-teacher"`` and ``"fss base-teacher"``;
+        ``"rs ahead"``, distilled less residual, and ``"fss ahead"``, student-teacher less base-teacher,
+        of results that have them.
         ``value`` with ``value_low`` and ``value_high``, its interval.
 
     Raises
@@ -81,6 +83,8 @@ def tabulate_relevance(results: Iterable[xr.Dataset]) -> pd.DataFrame:
                 for one in ds["network"].values
             }
             known |= {f"rs {side}": ds[f"rs_{side}{end}"] for side in SIDES}
+            ahead = [f"{kind}_ahead" for kind in ("rs", "fss") if f"{kind}_ahead" in ds]
+            known |= {name.replace("_", " "): ds[f"{name}{end}"] for name in ahead}
             known |= {f"fss {pair}": ds[f"fss{end}"].sel(pair=pair, drop=True) for pair in ds["pair"].values}
             columns[f"value{end}"] = xr.Dataset(known).to_array("score")
         rows = xr.Dataset(columns).drop_vars("base_layer").to_dataframe().reset_index()

@@ -24,7 +24,7 @@ from kdviz.analysis.judging import (
     tabulate_differences,
 )
 from kdviz.analysis.metrics import HYPOTHESES, METRICS
-from kdviz.analysis.networks import list_networks, name_kind, read_room
+from kdviz.analysis.networks import list_networks, name_kind, name_layers, read_room
 from kdviz.analysis.pairs import NetworkPair, pair_networks
 from kdviz.analysis.settings import Settings
 from kdviz.analysis.transfer import read_transfer, score_transfer
@@ -33,7 +33,7 @@ from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
 from kdviz.schema import PLAIN, Vocabulary, choose_words
 from kdviz.store import Run
-from kdviz.wording import say_interval, say_number
+from kdviz.wording import find_reach, say_interval, say_number
 
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
@@ -222,7 +222,7 @@ def _tell_place(row: pd.Series, unit: str) -> str:
 
 def _tell_sides(row: pd.Series) -> str:
     """Write both sides, with another digit where their difference would not be the one that is written."""
-    reach = (row["high"] - row["low"]) / 2
+    reach = find_reach(row["low"], row["high"])
     for finer in (reach, reach / 10):
         ours, theirs = (say_number(row[side], finer) for side in ("student", "baseline"))
         if np.isclose(float(ours) - float(theirs), float(say_number(row["difference"], reach))):
@@ -271,17 +271,18 @@ def _answer_transfer(shared: Mapping[str, xr.Dataset]) -> Iterator[Answer]:
 def _judge_margins(rows: pd.DataFrame) -> pd.DataFrame:
     """Add to scores on which ``side`` of networks without a teacher each lies: beyond their mean and all.
 
-    Intervals are over samples; how far trainings differ is told by these networks themselves. Where all have
-    the same likeness to the teacher, such as where nobody falls for an attack, there is nothing to tell.
+    Intervals are over samples; how far trainings differ is told by these networks themselves. Where all are
+    alike in every case, such as where nobody falls for an attack, there is nothing to tell.
     """
     parts, untaught = ["property", "part"], rows["role"] == "independent"
     alone = rows[untaught].groupby(parts)["score"].agg(["min", "max"])
-    different = rows[rows["role"] != "teacher"].groupby(parts)["score"].nunique().rename("different")
-    ends = rows.join(alone, on=parts).join(different, on=parts)
+    ends = rows.join(alone, on=parts)
     low = np.minimum(ends["margin_low"], ends["score"] - ends["max"])  # above all that are without a teacher
     high = np.maximum(ends["margin_high"], ends["score"] - ends["min"])
     sides = np.array([judge(*both) for both in zip(low, high, strict=True)], object)
-    silent = rows["score"].isna() | (~rows["own"] & (ends["different"] < 2))
+    same = rows[["margin", "margin_low", "margin_high"]].fillna(0).eq(0).all(axis=1)  # case by case
+    all_same = (same | (rows["role"] == "teacher")).groupby([rows[one] for one in parts]).transform("all")
+    silent = rows["score"].isna() | (all_same & ~rows["own"])
     return rows.assign(side=np.where(silent, UNDEFINED, sides))
 
 
@@ -325,18 +326,23 @@ def _answer_unicam(run: Run) -> Iterator[Answer]:
         return
     last = table[table["epoch"] == table.groupby("student")["epoch"].transform("max")]
     last = last[last["input"] == last["input"].iloc[0]]
+    labels = {module: label for label, modules in name_layers(run).items() for module in modules}
     for (ours, theirs), (question, name) in _SCORES.items():
         findings = []
-        for layer, of_layer in last[last["score"].isin([ours, theirs])].groupby("layer", sort=False):
+        ahead = f"{ours.partition(' ')[0]} ahead"
+        for layer, of_layer in last[last["score"].isin([ours, theirs, ahead])].groupby("layer", sort=False):
             low, value, high = (
                 of_layer.pivot(index="student", columns="score", values=f"value{end}")
                 for end in ("_low", "", "_high")
             )
-            more, less = int((low[ours] > high[theirs]).sum()), int((high[ours] < low[theirs]).sum())
+            below, above = low[ours] - high[theirs], high[ours] - low[theirs]  # where nobody took differences
+            if ahead in value:
+                below, above = low[ahead].fillna(below), high[ahead].fillna(above)
+            more, less = int((below > 0).sum()), int((above < 0).sum())
             answer = _sum_up([YES] * more + [NO] * less + [OPEN] * (len(value) - more - less))
             sides = " against ".join(say_number(value[score].mean()) for score in (ours, theirs))
             told = f"(more in {more} of {len(value)} students, less in {less}; {name} {sides})"
-            findings.append(Finding(f"at {layer}", ((answer, told),)))
+            findings.append(Finding(f"at {labels.get(str(layer), layer)}", ((answer, told),)))
         if findings:  # without a teacher there is no likeness to it
             yield Answer(f"{question} (UniCAM)", _sum_up_all(findings), tuple(findings))
 

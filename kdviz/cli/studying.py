@@ -39,9 +39,11 @@ _OF_DATA: dict[str, tuple[str, dict[str, str]]] = {
 """Data of one's own: the kind of source, and which options go with it, by the names that the source has."""
 
 _UNICAM = {
-    "rs": "what features have to do with the classes, 0 to 1: those of each network, those that the student "
-    "has beside its baseline (distilled), and those that only the baseline has (residual)",
-    "fss": "how alike the features of two networks are, 0 to 1",
+    "rs": "what features have to do with the classes (1 at most, about 0 if nothing): those of each network, "
+    "those that the student has beside its baseline (distilled), those that only the baseline has "
+    "(residual), and by how much the former are ahead",
+    "fss": "how alike the features of two networks are (1 at most, about 0 if not at all), and by how much "
+    "the student is ahead of its baseline in likeness to the teacher",
 }
 """What the scores of UniCAM say, by how their names begin."""
 
@@ -323,7 +325,7 @@ def measure(
             return
         run = asked.measure(progress)
         typer.echo(f"\n{run.summary().to_string(index=False)}")
-        typer.echo(f"\naccuracy  {kdviz.analysis.describe_accuracy(run)}")
+        typer.echo(f"\naccuracy  {kdviz.analysis.describe_accuracy(run, [asked.name])}")
         typer.echo(f"run       {folder}\nnext      kdviz report {folder}")
         return
     study = _open_study(folder, progress, device)
@@ -338,7 +340,7 @@ def measure(
 def _tell_plan(found: Mapping[str, Any], folder: Path, options: str = "") -> None:
     """Say what is left to measure, by network and in all."""
     if not found:
-        typer.echo(f"nothing is left to measure\nnext  kdviz report {folder}")
+        typer.echo(f"no entropy is left to measure\nnext  kdviz report {folder}")
         return
     lines = {**found, "all": reduce(operator.add, found.values())}
     width = max(map(len, lines))

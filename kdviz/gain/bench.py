@@ -165,7 +165,7 @@ class Bench:
         return changes.square().flatten(0, 1).mean(1).double()
 
     def _flatten(self, samples: Tensor) -> Tensor:
-        """``(B, ...)`` to ``(B, N)``, channels last."""
+        """``(B, ...)`` to ``(B, N)``; channels that come first go to the end."""
         return (samples.movedim(1, -1) if self._channels_first else samples).flatten(1).contiguous()
 
     def _unflatten(self, rows: Tensor) -> Tensor:

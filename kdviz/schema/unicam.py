@@ -39,6 +39,8 @@ register(
             ("rs_distilled", _CASE, "relevance of what the student has and the base has not"),
             ("rs_residual", _CASE, "relevance of what the base has and the student has not"),
             ("fss", (*_CASE, "pair"), "feature similarity: squared distance correlation of two networks"),
+            ("rs_ahead", _CASE, "rs_distilled less rs_residual"),
+            ("fss_ahead", _CASE, "likeness of student and teacher less that of base and teacher"),
         )
         for end, limit in (("", ""), ("_low", ", lower limit"), ("_high", ", upper limit"))
     ),

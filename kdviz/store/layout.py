@@ -23,7 +23,8 @@ from kdviz.store.replacing import PARTIAL
 from kdviz.store.sealing import SealedStore
 
 _NAME = re.compile("(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # "__" at the start is reserved by Zarr
-# Differ between two sittings of one measurement without making it another measurement.
+# May differ between two sittings of one measurement, or be told by newer versions only, without making it
+# another one.
 _CIRCUMSTANCES = frozenset(
     {"created_at", "kdviz_version", "torch_version", "device", "config.micro_batch", "learning_rate"}
 )

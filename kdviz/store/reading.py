@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from kdviz.store.contents import describe_gaps, dump_contents
 from kdviz.store.damage import inspect_layer, list_made
 from kdviz.store.files import list_groups, plain, read_group, write_netcdf
 from kdviz.store.migrations import migrate
-from kdviz.store.replacing import PARTIAL, find_folder, list_folders
+from kdviz.store.replacing import PARTIAL, find_folder, list_folders, read_unchanged
 from kdviz.store.sealing import NODE, read_sealed
 
 
@@ -101,8 +101,7 @@ class StoredRun:
         found = self._group(network, layer, only=("done", *wanted))
         if blocks := int((~found["done"].values).sum()):
             return f"{blocks} of {found['done'].size} blocks to do"
-        folder = self._folder(network, layer) if self._is_directory else None
-        made, there = (list_made(folder), list_folders(folder)) if folder else ([], found)
+        made, there = self._list_arrays(network, layer) if self._is_directory else ([], found)
         return ", ".join(name for name in (*made, *wanted) if name not in there)
 
     def is_whole(self, group: str, about: Mapping[str, Any] | None = None) -> bool:
@@ -373,6 +372,15 @@ class StoredRun:
         if "done" not in group or group["done"].dims != ("epoch", "block"):
             raise StoreError(f"{network}/{layer} of {self.path} is damaged: it has no flags 'done'")
         return group
+
+    def _list_arrays(self, network: str, layer: str) -> tuple[list[str], Container[str]]:
+        """Name the arrays that a layer of a run directory was made with, and those that are there."""
+
+        def look() -> tuple[list[str], Container[str]]:
+            folder = self._folder(network, layer)
+            return list_made(folder), list_folders(folder)
+
+        return read_unchanged(self.path / "points" / network / layer, look)
 
     def _check_known(self, kind: str, name: str, known: list[str]) -> None:
         if name not in known:

@@ -1,13 +1,16 @@
 """What those have to know of networks who ask them, such as transfer and UniCAM, whoever trained them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kdviz.errors import StoreError
 from kdviz.sources import Prepared, SampleSet, Source
 from kdviz.store import Run
 from kdviz.studies.tasks import Subject
@@ -79,9 +82,13 @@ class Cast(Protocol):
         """Name a layer of students as the teacher has it."""
 
 
-def count_samples(asked: int | None, before: Iterable[int], default: int) -> int:
-    """Tell how many samples to ask about: as many as are asked for, else as before, else by default."""
-    return max(before, default=default) if asked is None else asked
+def read_before(run: Run, names: str) -> xr.Dataset | None:
+    """Read the first result whose name begins so, if there is one; what is damaged is asked anew."""
+    for name in run.results:
+        if name.startswith(names):
+            with suppress(StoreError):
+                return run.result(name)
+    return None
 
 
 def place_evenly(count: int, wanted: int) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -29,6 +28,7 @@ from kdviz.training import evaluate, weight_distance
 from kdviz.training.distances import epoch_array
 
 _ASKED = 300  # samples by which accuracies are told
+_ITSELF = "the network itself, on "  # how definitions of such accuracies begin
 _SHOWN = 200  # layers that a message lists
 _OPTIONS = {"--role": "network_role", "--seed": "training_seed", "--method": "distillation_method"}
 _OF_DATA = {"size": "--size"}  # what is no option of its own is -s data.NAME
@@ -73,8 +73,9 @@ class FolderPlan:
         """Measure what is left, accuracies, and how far the weights went between checkpoints.
 
         The accuracy is that on up to 300 of all samples, spread over the classes, of a network that tells as
-        many classes as they have; they are taken to be in the same order. Where all of it lies is remembered
-        beside the run, for what is asked of the networks afterwards.
+        many classes as they have; they are taken to be in the same order. Those that were told to
+        :func:`kdviz.store.describe` stay. Where all of it lies is remembered beside the run, for what is
+        asked of the networks afterwards.
 
         Raises
         ------
@@ -90,12 +91,44 @@ class FolderPlan:
             run_measurement(self.measurement, self.store, progress=progress)
         run = describe(self.store, classes=self.everything.classes)
         self.where.add_to(run)
-        known = [run.variable(self.name, layer, "accuracy") for layer in self.measurement.names]
-        if any(values is None or values.isnull().any() for values in known):
-            accuracy = self._tell_accuracy(progress)
-            for layer in self.measurement.names:
-                if accuracy is not None:
-                    run.write_variable(self.name, layer, accuracy)
+        self._write_accuracies(run, progress)
+        self._write_distances(run)
+        return run
+
+    def _write_accuracies(self, run: Run, progress: bool) -> None:
+        """Tell accuracies that are not known yet, where nobody else told some."""
+        checkpoints = {epoch: one for epoch, one in self.measurement.checkpoints.items() if one is not None}
+        unknown: dict[str, list[int]] = {}
+        for layer in self.measurement.names:
+            values = run.variable(self.name, layer, "accuracy")
+            known = () if values is None else values.to_series().dropna().index
+            if values is None or not len(known) or str(values.attrs.get("definition")).startswith(_ITSELF):
+                unknown[layer] = [epoch for epoch in checkpoints if epoch not in known]
+        epochs = [epoch for epoch in checkpoints if any(epoch in some for some in unknown.values())]
+        if not epochs or not self._tells_classes():
+            return
+        asked, found = self.everything.pick_evenly(_ASKED), []
+        inputs, labels = torch.from_numpy(self.where.data.prepare(asked).inputs[:]), asked.labels
+        network, device = self.measurement.make_network(), self.measurement.device or "cpu"
+        for epoch in tqdm(epochs, desc=f"accuracy of {self.name}", disable=not progress):
+            load_weights(network, checkpoints[epoch], self.measurement.part)
+            found.append(evaluate(network.to(device), inputs, torch.from_numpy(labels)))
+        definition = f"{_ITSELF}{len(asked)} of the {asked.plural} that there are"
+        accuracy = epoch_array("accuracy", found, epochs, definition=definition)
+        for layer, some in unknown.items():
+            if some:
+                run.write_variable(self.name, layer, accuracy.sel(epoch=some))
+
+    def _tells_classes(self) -> bool:
+        """Whether the network gives a logit for each class of the samples."""
+        network = self.measurement.make_network()
+        one = torch.from_numpy(self.where.data.prepare(self.everything.pick_evenly(1)).inputs[:])
+        with suppress(LayerError), frozen(network), torch.no_grad():  # it may give no tensor
+            return answer(network, one).shape == (1, len(self.everything.classes))
+        return False
+
+    def _write_distances(self, run: Run) -> None:
+        """Write how far weights went between checkpoints, or say why H2 cannot be asked."""
         found = {epoch: one for epoch, one in self.measurement.checkpoints.items() if one is not None}
         saved = self.where.checkpoints[self.name]
         for layer in self.measurement.names if len(found) > 1 else ():
@@ -105,28 +138,10 @@ class FolderPlan:
             if why:
                 if self.measurement.role != "teacher":  # H2 is about the others
                     told = f"{self.name}: H2 is not asked at {layer}, as {why}"
-                    warnings.warn(told, KdvizWarning, stacklevel=2)
+                    warnings.warn(told, KdvizWarning, stacklevel=3)
                 continue
             weight = f"{saved.part}.{weight}" if saved.part else str(weight)
             run.write_variable(self.name, layer, weight_distance(found, layer=weight, initial=found[0]))
-        return run
-
-    def _tell_accuracy(self, progress: bool) -> xr.DataArray | None:
-        """Return the accuracy at every checkpoint; None of a network that does not tell these classes."""
-        network, device = self.measurement.make_network(), self.measurement.device or "cpu"
-        saved = self.where.checkpoints[self.name]
-        asked, shape = self.everything.pick_evenly(_ASKED), None
-        inputs = torch.from_numpy(self.where.data.prepare(asked).inputs[:])
-        with suppress(LayerError), frozen(network), torch.no_grad():  # it may give no tensor
-            shape = answer(network, inputs[:1]).shape
-        if shape != (1, len(self.everything.classes)):
-            return None
-        values, found = [], saved.find()
-        for path in tqdm(found.values(), desc=f"accuracy of {self.name}", disable=not progress):
-            load_weights(network, path, saved.part)
-            values.append(evaluate(network.to(device), inputs, torch.from_numpy(asked.labels)))
-        definition = f"the network itself, on {len(asked)} of the {asked.plural} that there are"
-        return epoch_array("accuracy", values, [*found], definition=definition)
 
     @contextmanager
     def _advising(self) -> Iterator[None]:

@@ -10,18 +10,17 @@ import xarray as xr
 from torch import Tensor, nn
 
 from kdviz import unicam
-from kdviz.analysis import read_room
 from kdviz.arguments import name_some
 from kdviz.attribution import find_map_layer
 from kdviz.errors import naming
 from kdviz.networks.hashing import fingerprint, fingerprint_checkpoint
 from kdviz.sources import ImageSet
 from kdviz.store import Run
-from kdviz.studies.cast import Cast, count_samples, place_evenly
+from kdviz.studies.cast import Cast, place_evenly, read_before
 from kdviz.studies.tasks import Subject
 from kdviz.units import Grid
 
-_VERSION = 1  # raised when the same question gets another answer: what is kept is then asked again
+_VERSION = 2  # raised when the same question gets another answer: what is kept is then asked again
 _SAMPLES = 300
 _STAGES = 6  # epochs over which scores are followed
 _PARTS = 50  # left out one after the other, for intervals
@@ -42,8 +41,10 @@ def explain(cast: Cast, samples: int | None) -> Run:
     ValueError
         If a student has no baseline of its training seed, or there is no student.
     """
-    before = [int(ds.attrs["samples"]) for ds in read_room(cast.run, "unicam-scores").values()]
-    asker = _Asker(cast, count_samples(samples, before, _SAMPLES))
+    if samples is None:
+        before = read_before(cast.run, "unicam-scores/")
+        samples = _SAMPLES if before is None else int(before.attrs["samples"])
+    asker = _Asker(cast, samples)
     pairs = [asker.pair(subject) for subject in asker.subjects if subject.role == "student"]
     if not pairs:
         raise ValueError(f"kdviz unicam is about students, and {cast.run.path} has no network of that role")

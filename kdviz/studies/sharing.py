@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdviz import analysis, transfer
+from kdviz import transfer
 from kdviz.arguments import name_some
 from kdviz.sources import DOMAINS, ImageSet, cue_conflict, make_domain
 from kdviz.sources.text import TextSource
 from kdviz.store import Run
-from kdviz.studies.cast import Cast, count_samples
+from kdviz.studies.cast import Cast, read_before
 
 _SAMPLES = 1000
 
@@ -34,8 +34,10 @@ def share(cast: Cast, samples: int | None) -> Run:
             f"teacher {cast.run.path} has {name_some(teachers) or 'none'}, of role baseline "
             f"{name_some(baselines) or 'none'}"
         )
-    before = [ds.sizes["sample"] for ds in analysis.read_transfer(cast.run).values() if "sample" in ds.sizes]
-    asked = cast.ask(count_samples(samples, before, _SAMPLES))
+    if samples is None:
+        before = read_before(cast.run, "transfer/confidence")  # others may hold each sample several times
+        samples = _SAMPLES if before is None else before.sizes["sample"]
+    asked = cast.ask(samples)
     inputs, labels = cast.as_tensors(asked)
     more: dict[str, Any] = {}
     if isinstance(asked, ImageSet):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -325,8 +326,11 @@ class Workshop(Materials):
 
     def _told(self, subject: Subject, epoch: int) -> dict[str, schema.Attribute]:
         accuracies, _ = self.study.accuracies(subject)
-        rate = self._record(subject).learning_rate if self.study.training_folders(subject) else None
-        return {"accuracy": accuracies[epoch], **({} if rate is None else {"learning_rate": rate})}
+        told: dict[str, schema.Attribute] = {"accuracy": accuracies[epoch]}
+        with suppress(StoreError):  # a plan that is damaged hinders nothing that is measured
+            rate = self._record(subject).learning_rate if self.study.training_folders(subject) else None
+            told |= {} if rate is None else {"learning_rate": rate}
+        return told
 
     def estimate(self, tasks: Sequence[Task]) -> dict[str, Estimate]:
         """Estimate what measurements will take, by name of the network in the run."""

@@ -90,10 +90,13 @@ def score(
         ``rs`` ``(layer, epoch, input, network)``; ``rs_distilled`` and ``rs_residual`` ``(layer, epoch,
         input)``, relevance of what the student has apart from the base, and the base from the student;
         ``fss`` ``(layer, epoch, input, pair)``, pairs by role: ``"student-base"`` and, with a teacher,
-        ``"student-teacher"`` and ``"base-teacher"``. Each with ``_low`` and ``_high``, a 95 % interval over
-        samples for these networks. Coordinate ``input``: ``"plain"`` and, if asked for, ``"perturbed"``. A
-        score is NaN where a layer is the same for all samples, or a network has nothing apart, an interval
-        also where that holds, or a single class remains, when a part is left out; ``note`` says so.
+        ``"student-teacher"`` and ``"base-teacher"``. ``rs_ahead`` and, with a teacher, ``fss_ahead``
+        ``(layer, epoch, input)``: ``rs_distilled`` less ``rs_residual``, and the likeness of student and
+        teacher less that of base and teacher, of the same samples. Each with ``_low`` and ``_high``, a 95 %
+        interval over samples for these networks. Coordinate ``input``: ``"plain"`` and, if asked for,
+        ``"perturbed"``. A score is NaN where a layer is the same for all samples, or a network has nothing
+        apart, an interval also where that holds, or a single class remains, when a part is left out; ``note``
+        says so.
 
     Raises
     ------
@@ -169,7 +172,8 @@ def score(
             check_rows(question.networks[name], beside(first, question.networks[name]), [layer])
     kinds = {"plain": None} | ({} if perturb is None else {"perturbed": perturb})
     pairs = list(_PAIRS)[: 1 if teacher is None else 3]
-    found = np.empty((3, len(layered), 1, len(kinds), len(names) + 2 + len(pairs)))
+    ahead = 1 if teacher is None else 2
+    found = np.empty((3, len(layered), 1, len(kinds), len(names) + 2 + len(pairs) + ahead))
     lower = f"fewer than {count} samples, a max_batch below {question.max_batch}, or layers of fewer numbers"
     with memory_advice(None, f"pass {lower}"):
         known = distances(places)
@@ -182,9 +186,12 @@ def score(
                 found[:, at, 0, number] = jackknife(torch.stack([*apart, known]), parts)
     values: dict[str, NDArray] = {}
     for end, array in zip(("", "_low", "_high"), found, strict=True):
-        rs, distilled, residual, fss = np.split(array, np.cumsum([len(names), 1, 1]), axis=-1)
+        rs, distilled, residual, fss, ahead_of = np.split(
+            array, np.cumsum([len(names), 1, 1, len(pairs)]), axis=-1
+        )
         values |= {f"rs{end}": rs, f"fss{end}": fss}
         values |= {f"rs_distilled{end}": distilled[..., 0], f"rs_residual{end}": residual[..., 0]}
+        values |= {f"{name}_ahead{end}": ahead_of[..., at] for at, name in enumerate(("rs", "fss")[:ahead])}
     about: dict[str, schema.Attribute] = {**roles, "truth": describe_truth(truth)}
     about |= {"seed": seed, "samples": count}
     about |= {"perturb": perturb} if perturb else {}
@@ -225,14 +232,19 @@ def jackknife(tables: Tensor, parts: Sequence[NDArray[np.int64]]) -> NDArray[np.
     Returns
     -------
     ndarray
-        First of the relevance of all networks, then of the student's own, the base's own, and of the pairs.
+        First of the relevance of all networks, then of the student's own, the base's own, of the pairs, and
+        by how much the student's own exceeds the base's, and its likeness to a teacher that of the base.
     """
     kept = [torch.from_numpy(np.setdiff1d(np.arange(tables.shape[1]), part)) for part in parts]
     whole, count = _measure(tables), len(parts)
     left = torch.stack([_measure(tables[:, rows][:, :, rows]) for rows in kept])
     deviation = ((count - 1) * left.var(0, correction=0)).sqrt()
     width = t.ppf((1 + CONFIDENCE) / 2, count - 1) * deviation
-    return torch.stack([whole, (whole - width).clamp(min=-1), (whole + width).clamp(max=1)]).numpy()
+    most = torch.ones(len(whole), dtype=whole.dtype)
+    most[-1 if len(tables) == 3 else -2 :] = 2  # differences of correlations
+    return torch.stack(
+        [whole, torch.maximum(whole - width, -most), torch.minimum(whole + width, most)]
+    ).numpy()
 
 
 def _measure(tables: Tensor) -> Tensor:
@@ -241,7 +253,9 @@ def _measure(tables: Tensor) -> Tensor:
     student, base = seen[:2]
     told = [*seen, without(student, base), without(base, student)]
     similar = [correlation(seen[one], seen[other]) for one, other in _PAIRS.values() if other < len(seen)]
-    return torch.stack([*(correlation(one, truth) for one in told), *similar])
+    relevant = [correlation(one, truth) for one in told]
+    ahead = [relevant[-2] - relevant[-1], *([similar[1] - similar[2]] if len(similar) > 1 else [])]
+    return torch.stack([*relevant, *similar, *ahead])
 
 
 def _see(

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from invented_runs import draw_points, invent_seeds_run
 from scipy import stats
 
 from kdviz import analysis
 from kdviz.analysis import METRICS, Arm, Settings
-from kdviz.store import Run
+from kdviz.store import Run, create_run
 
 SAMPLES, UNITS = 2, 40
 FOREGROUND = np.broadcast_to(np.arange(UNITS) < 12, (SAMPLES, UNITS)).copy()
@@ -261,6 +262,13 @@ def test_list_arms__accuracies_that_nobody_recorded_are_undefined(tmp_path: Path
     points = {(role, layer, 0): draw_points(FOREGROUND, *one[0], 3) for (role, layer), one in counts.items()}
     bare = invent_seeds_run(tmp_path / "run", points, FOREGROUND, epochs=EPOCHS)
     listed = analysis.list_arms([Arm({}, bare)])
+    assert listed[["teacher", "student", "baseline", "chance"]].isna().all(axis=None)
+
+
+def test_list_arms__of_a_run_without_networks_knows_nothing(tmp_path: Path) -> None:
+    samples = xr.Dataset(coords={"sample": ["s0", "s1"], "unit": np.arange(4)})
+    listed = analysis.list_arms([Arm({}, create_run(tmp_path / "run.zarr", samples=samples))])
+    assert listed["seeds"].tolist() == [0]
     assert listed[["teacher", "student", "baseline", "chance"]].isna().all(axis=None)
 
 

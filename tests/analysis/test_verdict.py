@@ -15,7 +15,7 @@ from kdviz import analysis, schema, sources
 from kdviz.analysis.arms import average_seeds
 from kdviz.reports import parse_parameters
 from kdviz.store import Run, create_run
-from kdviz.wording import say_interval, say_number
+from kdviz.wording import find_reach, say_interval, say_number
 
 SAMPLES, UNITS, OBJECT = 12, 40, 12
 FOREGROUND = np.broadcast_to(np.arange(UNITS) < OBJECT, (SAMPLES, UNITS)).copy()
@@ -321,7 +321,13 @@ def test_give_verdict__few_checkpoints_are_a_doubt(tmp_path: Path, checkpoints: 
 def test_tabulate_accuracy__what_is_told_of_one_epoch_hides_no_other(tmp_path: Path) -> None:
     run = make_run(tmp_path, COUNTS)
     kdviz.store.describe(run.path, accuracy={"student-fc1-s0": {0: 0.25}})
-    assert analysis.tabulate_accuracy(kdviz.open_run(run.path)).loc["student-fc1-s0", "accuracy"] == 0.8
+    known = kdviz.open_run(run.path)
+    assert analysis.tabulate_accuracy(known).loc["student-fc1-s0", "accuracy"] == 0.8
+    table = analysis.describe_measurement(analysis.pair_networks(known)).set_index(["layer", "role", "seed"])
+    assert table.loc[("fc1", "student", 0), "accuracy"] == 0.8
+    assert analysis.describe_accuracy(known, ["student-fc1-s0"]) == (
+        "student-fc1-s0 0.80 (chance 0.25, classes a, b, c, d)"
+    )
 
 
 @pytest.mark.parametrize(("idle", "told"), [(0.4, False), (0.6, True)])
@@ -543,6 +549,8 @@ def test_say_number__keeps_two_digits_of_what_is_uncertain(value: float, reach: 
 
 
 def test_say_interval__never_writes_an_end_apart_from_zero_as_zero() -> None:
+    assert say_interval(13.0, 0.09, 25.9) == "+13.0 (0.1 to 25.9)"
+    assert say_number(13.0, find_reach(0.09, 25.9)) == "13.0", "what stands beside has as many digits"
     assert say_interval(4.66, 2.13, 7.31, " per image") == "+4.7 per image (2.1 to 7.3)"
     assert say_interval(-0.40214, -0.80408, -0.0002) == "-0.4021 (-0.8041 to -0.0002)"
     assert say_interval(0.0, 0.0, 0.0) == "0 (0 to 0)"

@@ -244,6 +244,16 @@ def test_measure__tells_accuracy_at_every_checkpoint_of_networks_that_know_the_c
     assert dict(zip(stored["epoch"].values, stored.values, strict=True)) == pytest.approx(right)
     assert stored.attrs["definition"] == "the network itself, on 40 of the images that there are"
     assert right[16] > right[0], "it has learned, so that the two are told apart"
+    told = ["--network=own_nets:make", "--checkpoints=student", f"--images={place}", f"--size={SIZE}"]
+    told += [f"--masks={place.with_name('masks')}", "--layers=layer3", "--grid=4", "--samples=4"]
+    told_by_hand = {"student-s0": {16: 0.25}}
+    for lost in (False, True):  # what somebody has told stays, alone
+        if lost:
+            shutil.rmtree("run.zarr/points/student-s0/layer3/accuracy")
+        kdviz.store.describe("run.zarr", accuracy=told_by_hand, overwrite=True)
+        call("measure", "run.zarr", *told)
+        stored = run.variable("student-s0", "layer3", "accuracy").values.tolist()
+        assert stored == [pytest.approx(np.nan if lost else right[0], nan_ok=True), 0.25]
     Path("five").mkdir()
     torch.save(own_nets.five().state_dict(), "five/epoch_0.pt")
     masks = place.with_name("masks")
@@ -251,8 +261,8 @@ def test_measure__tells_accuracy_at_every_checkpoint_of_networks_that_know_the_c
     told += ["--layers=layer3", f"--size={SIZE}", "--grid=4", "--samples=4", "--role=teacher", "--seed=5"]
     call("measure", "run.zarr", *told)
     assert run.variable("teacher-s5", "layer3", "accuracy") is None, "five classes are others"
-    told = re.search(r"accuracy  (.*)\n", capsys.readouterr().out).group(1)
-    assert f"student-s0 {right[16]:.2f}" in told and "teacher-s5 unknown (chance 0.50, classes " in told
+    told = re.findall(r"accuracy  (.*) \(chance 0.50, classes lying, upright\)\n", capsys.readouterr().out)
+    assert told == ["student-s0 0.25", "student-s0 0.25", "teacher-s5 unknown"]
 
 
 def test_own_networks__finished_is_not_asked_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

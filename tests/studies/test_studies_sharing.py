@@ -14,7 +14,6 @@ from kdviz.errors import StoreError
 from kdviz.networks import load_weights
 from kdviz.sources import make_domain
 from kdviz.studies import Study, StudyPlan, sharing
-from kdviz.studies.cast import count_samples
 from kdviz.studies.work import Workshop
 
 
@@ -100,9 +99,22 @@ def test_transfer__finished_is_not_asked_again(trained, shared, monkeypatch, cap
     assert "accuracy" in told and "student-kl" in told and "kdviz rerun 10_transfer" in told
 
 
-@pytest.mark.parametrize(("asked", "before", "count"), [(None, [], 1000), (None, [40, 40], 40), (7, [40], 7)])
-def test_count_samples__are_as_many_as_before(asked, before, count):
-    assert count_samples(asked, before, 1000) == count
+def test_transfer__asks_about_as_many_as_before(trained, shared, monkeypatch, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "study")
+    study = Study(tmp_path / "study", StudyPlan.load(tmp_path / "study"), progress=False)
+    asked, ask = [], Workshop.ask
+    monkeypatch.setattr(sharing.transfer, "report", lambda *_, **__: None)  # what is stored stays
+    monkeypatch.setattr(Workshop, "ask", lambda self, count: asked.append(count) or ask(self, count))
+    study.share()
+    count = shared.result("transfer/confidence").sizes["sample"]
+    assert shared.result("transfer/consensus").sizes["sample"] > count, "of several domains, each sample once"
+    chunk = next(one for one in (study.run_path / "transfer/confidence/right/c").rglob("*") if one.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    study.share()  # what is damaged is asked anew
+    study.share(11)
+    assert asked == [count, 1000, 11]
 
 
 def test_transfer__scores_every_row_of_the_chart(shared):

@@ -56,6 +56,8 @@ def test_scores__are_those_of_dcor_layer_by_layer(networks, samples, max_batch):
             expected = dcor.u_distance_correlation_sqr(features[name], truth)
             assert float(found["rs"].sel(network=name)) == pytest.approx(expected, abs=1e-6)
         known = {"student": "kl", "base": "alone", "teacher": "big"}
+        likeness = found["fss"].to_series()
+        assert float(found["fss_ahead"]) == likeness["student-teacher"] - likeness["base-teacher"]
         for pair in ("student-base", "student-teacher", "base-teacher"):
             one, other = (features[known[role]] for role in pair.split("-"))
             expected = dcor.u_distance_correlation_sqr(one, other)
@@ -140,6 +142,26 @@ def test_jackknife__is_that_of_samples_left_out_by_hand():
     deviation = np.sqrt(11 / 12 * np.square(left - np.mean(left)).sum())
     assert (high - value)[0] == pytest.approx(2.200985 * deviation, rel=1e-5)  # Student's t of 11 freedoms
     assert (value - low)[0] == pytest.approx(2.200985 * deviation, rel=1e-5)
+
+
+def test_jackknife__of_differences_is_of_the_same_samples():
+    rng = np.random.default_rng(2)
+    teacher = rng.normal(size=(12, 3))
+    features = [teacher + 0.3 * rng.normal(size=(12, 3)), teacher + 0.5 * rng.normal(size=(12, 3)), teacher]
+    tables = [distances(torch.from_numpy(one)) for one in (*features, np.eye(2)[np.arange(12) % 2])]
+    value, low, high = jackknife(torch.stack(tables), np.array_split(np.arange(12), 12))
+
+    def differ(rows):
+        ours, theirs, taught = (one[rows] for one in features)
+        both = (dcor.u_distance_correlation_sqr(one, taught) for one in (ours, theirs))
+        return next(both) - next(both)
+
+    left = [differ(np.delete(np.arange(12), at)) for at in range(12)]
+    width = 2.200985 * np.sqrt(11 / 12 * np.square(left - np.mean(left)).sum())
+    assert value[-1] == pytest.approx(differ(np.arange(12)), abs=1e-9)
+    assert [value[-1] - low[-1], high[-1] - value[-1]] == pytest.approx([width, width], rel=1e-5)
+    assert value[-2] == pytest.approx(value[3] - value[4], abs=1e-12)  # distilled less residual
+    assert high[-1] - low[-1] < high[6] - low[6] + high[7] - low[7], "what both share is gone"
 
 
 # -- perturbed images

@@ -99,8 +99,9 @@ def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
         assert float(shown[column]) == pytest.approx(first[column], rel=1e-5), (
             "the threshold is that of the run"
         )
-    count = sum(len(one.students) + len(one.baselines) for one in pairs.values())
-    assert f"Checked: calibration and points of {count} students and baselines" in page
+    both = [ds for one in pairs.values() for ds in [*one.students.values(), *one.baselines.values()]]
+    count = len({(ds.attrs["network"], ds.attrs["layer"]) for ds in both})
+    assert f"Checked: calibration and points of {count} measurements, a network at a layer each" in page
 
 
 @pytest.mark.slow
@@ -205,8 +206,8 @@ def test_report__counts_and_shows_networks_of_other_roles(tmp_path: Path) -> Non
         for out in cell.get("outputs", [])
         if "image/jpeg" in out.get("data", {})
     ]
-    assert len(figures) == 3 and "with 8 Axes" in figures[0], figures
-    assert "calibration and points of 1 students and baselines" in page.read_text()
+    assert len(figures) == 2 and "with 8 Axes" in figures[0], figures
+    assert "calibration and points of 1 measurements" in page.read_text()
 
 
 # -- the checker itself

@@ -30,6 +30,10 @@ class DataError(ValueError):
     """A data file is missing, damaged or not in the expected format."""
 
 
+TRYING = "while trying the network on one sample"
+"""How a note begins that says what was done when a network of the user's failed."""
+
+
 class MisfitError(DataError):
     """Saved weights are those of another network than the one that was built."""
 

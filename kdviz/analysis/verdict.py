@@ -156,7 +156,7 @@ def give_verdict(
             *_answer_unicam(run),
             *_answer_coherency(run),
         ),
-        notes=tuple(_note(run, differences, words)),
+        notes=tuple(_note(run, differences, shared, words)),
     )
 
 
@@ -398,7 +398,9 @@ def _list_kinds(found: pd.DataFrame) -> str:
     return f" ({name_some(kinds, 6)})" if len(kinds) > 1 else ""
 
 
-def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[str]:
+def _note(
+    run: Run, differences: pd.DataFrame, shared: Mapping[str, xr.Dataset], words: Vocabulary
+) -> Iterator[str]:
     known, count = differences[differences["answer"] != UNDEFINED], run.samples.sizes["sample"]
     counts = sorted(set(known.loc[known["over"] == "seeds", "seeds"]))
     if counts:
@@ -410,10 +412,13 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
     alone = known[known["over"] == "samples"]
     if len(alone):
         several = ", or of several whose differences are equal" if (alone["seeds"] > 1).any() else ""
-        yield (
-            f"Intervals of H1 to H3: 95 %, over the {words.sample}s of one training{several}; another "
-            "training may differ by more. A side counts only where they leave out 0."
-        )
+        if counts:
+            yield f"Those of one training{several} are over its {words.sample}s; another may differ by more."
+        else:
+            yield (
+                f"Intervals of H1 to H3: 95 %, over the {words.sample}s of one training{several}; another "
+                "training may differ by more. A side counts only where they leave out 0."
+            )
     if (known["left_out"] > 0).any():
         yield (
             f"Up to {known['left_out'].max()} of {count} {words.sample}s have no point, or none on the "
@@ -426,10 +431,11 @@ def _note(run: Run, differences: pd.DataFrame, words: Vocabulary) -> Iterator[st
             "baselines did not differ."
         )
     if any(name.startswith(("transfer/", "unicam-scores/")) for name in run.results):
+        asked = f"the {shared['confidence'].sizes['sample']} " if "confidence" in shared else ""
         yield (
-            f"Likeness to the teacher and UniCAM: intervals of 95 % over {words.sample}s, of each network "
-            "alone. Counted are networks, in each domain that was asked; one that is no further off than "
-            "some network without a teacher is undecided."
+            f"Likeness to the teacher and UniCAM: intervals of 95 % over {asked}{words.sample}s that were "
+            "asked about, of each network alone. Counted are networks, in each domain that was asked; one "
+            "that is no further off than some network without a teacher is undecided."
         )
     if (differences["answer"] == UNDEFINED).any():
         yield (

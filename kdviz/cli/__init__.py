@@ -17,7 +17,7 @@ from kdviz.cli.named import named
 from kdviz.cli.runs import explore, export, info, report, rerun
 from kdviz.cli.speaking import say
 from kdviz.cli.studying import attribute, coherency, demo, measure, train, transfer, unicam
-from kdviz.errors import KdvizWarning, find_network
+from kdviz.errors import TRYING, KdvizWarning, find_network
 
 app = typer.Typer(
     add_completion=False,
@@ -74,3 +74,12 @@ def main() -> None:
         if network := find_network(error):
             message = f"{network}: {message}"
         sys.exit(f"kdviz: {say(message, options)}")
+    except RuntimeError as error:  # of torch, in a network of the user's
+        told = [note for note in getattr(error, "__notes__", ()) if note.startswith(TRYING)]
+        if not told or os.environ.get("KDVIZ_STRICT") == "1":
+            raise
+        reason, _, _ = str(error).partition("\n")
+        sys.exit(
+            f"kdviz: {told[0]}, it fails: {reason}; see that samples are read as in its training, such as "
+            "--size and -s data.NAME, and that the function builds it; KDVIZ_STRICT=1 shows where"
+        )

@@ -5,7 +5,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from kdviz.errors import LayerError
+from kdviz.errors import TRYING, LayerError
 from kdviz.measuring.settings import Settings
 from kdviz.networks.features import Batch, FeatureReader, main_of, map_batch, put_main, to_device
 from kdviz.networks.inputs import Inputs
@@ -55,7 +55,7 @@ def try_network(reader: FeatureReader, inputs: Inputs, settings: Settings, epoch
     except Exception as error:
         if not isinstance(error, LayerError) and not is_out_of_memory(error):
             _advise_to_turn(reader, inputs, sample, error)
-        error.add_note(f"while trying the network on one sample, of shape {inputs.shape}")
+        error.add_note(f"{TRYING}, of shape {inputs.shape}")
         raise
     noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
     noisy = values + settings.base_noise * noise

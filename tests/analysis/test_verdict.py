@@ -460,6 +460,26 @@ def test_give_verdict__unicam_counts_intervals_that_lie_apart(shared: tuple) -> 
         assert "UniCAM" in answer.question
 
 
+def test_give_verdict__unicam_goes_by_differences_of_the_same_samples(
+    shared: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = shared
+    read = analysis.verdict.read_room
+
+    def ahead(run: Run, room: str) -> dict[str, xr.Dataset]:
+        found = read(run, room)
+        if room != "unicam-scores":
+            return found
+        alike = {"fss_ahead": 0.1, "fss_ahead_low": 0.05, "fss_ahead_high": 0.15}
+        return {name: ds.assign({key: ds["rs_distilled"] * 0 + value for key, value in alike.items()})
+                for name, ds in found.items()}  # fmt: skip
+
+    monkeypatch.setattr("kdviz.analysis.verdict.read_room", ahead)
+    seen, alike = analysis.give_verdict(run).answers[-2:]
+    assert alike.answer == "yes" and "more in 12 of 12 students, less in 0" in str(alike.findings[0])
+    assert seen == shared[1].answers[-2], "which has no differences, goes by both intervals"
+
+
 def test_give_verdict__decides_nothing_between_networks_without_a_teacher(
     shared: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:

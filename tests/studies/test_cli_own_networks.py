@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 import kdviz
 import kdviz.models  # before torchvision: makes it importable beside a CPU build of torch
 from kdviz import analysis, cli, coherency, transfer, unicam
-from kdviz.errors import DataError, StoreError
+from kdviz.errors import DataError, KdvizWarning, StoreError
 from kdviz.networks import load_weights
 from kdviz.sources import find_checkpoints, image_folder, normalise
 from kdviz.studies import attributing, explaining
@@ -26,11 +27,18 @@ pytestmark = pytest.mark.slow  # ResNets are trained, measured and asked
 SIZE, EPOCHS = 32, (0, 16)
 NETS = """
 import kdviz.models
+import torch
 from torch import nn
 from torchvision.models import resnet18
 
 def make():
     return resnet18(num_classes=2)
+
+def turned():
+    network = make()
+    with torch.no_grad():
+        network.fc.register_forward_hook(lambda module, given, out: out.flip(1))
+    return network
 
 def five():
     return resnet18(num_classes=5)
@@ -263,6 +271,32 @@ def test_measure__tells_accuracy_at_every_checkpoint_of_networks_that_know_the_c
     assert run.variable("teacher-s5", "layer3", "accuracy") is None, "five classes are others"
     told = re.findall(r"accuracy  (.*) \(chance 0.50, classes lying, upright\)\n", capsys.readouterr().out)
     assert told == ["student-s0 0.25", "student-s0 0.25", "teacher-s5 unknown"]
+
+
+def test_measure__tells_outputs_that_fit_the_classes_in_another_order(copy: Path) -> None:
+    place = Whereabouts.load(Path("run.zarr")).data.images
+    told = ["--network=own_nets:turned", "--checkpoints=student", f"--images={place}", "--layers=layer3"]
+    hint = r"right on 0\.\d\d of the samples, but on (1\.00|0\.9\d) if its outputs were upright, lying, in this order"
+    with pytest.warns(KdvizWarning, match=hint):
+        call("measure", "other.zarr", *told, f"--size={SIZE}", "--grid=4", "--samples=2")
+
+
+def test_measure__of_samples_that_do_not_fit_the_network_is_one_sentence(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("flat_nets.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 2))\n"
+    )
+    Path("flat").mkdir()
+    torch.save({"1.weight": torch.zeros(2, 3 * 48 * 48), "1.bias": torch.zeros(2)}, "flat/epoch_0.pt")
+    place = Whereabouts.load(Path("run.zarr")).data.images
+    told = ["--network=flat_nets:make", "--checkpoints=flat", f"--images={place}", "--layers=1", "--size=32"]
+    monkeypatch.setattr(sys, "argv", ["kdviz", "measure", "other.zarr", *told, "--no-progress"])
+    monkeypatch.delenv("KDVIZ_STRICT", raising=False)
+    with pytest.raises(
+        SystemExit, match=r"on one sample, of shape .3, 32, 32., it fails: mat1 and .* --size"
+    ):
+        cli.main()
 
 
 def test_own_networks__finished_is_not_asked_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

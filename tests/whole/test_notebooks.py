@@ -101,7 +101,7 @@ def test_report__of_words_and_of_points_has_their_pictures_and_numbers(
         )
     both = [ds for one in pairs.values() for ds in [*one.students.values(), *one.baselines.values()]]
     count = len({(ds.attrs["network"], ds.attrs["layer"]) for ds in both})
-    assert f"Checked: calibration and points of {count} measurements, a network at a layer each" in page
+    assert f"Checked: calibration and points of {count} networks, each layer of one by itself" in page
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_report__counts_and_shows_networks_of_other_roles(tmp_path: Path) -> Non
         if "image/jpeg" in out.get("data", {})
     ]
     assert len(figures) == 2 and "with 8 Axes" in figures[0], figures
-    assert "calibration and points of 1 measurements" in page.read_text()
+    assert "calibration and points of 1 networks" in page.read_text()
 
 
 # -- the checker itself

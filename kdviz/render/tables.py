@@ -39,7 +39,7 @@ def difference_dots(table: pd.DataFrame, *, title: str) -> Figure:
     names = table["layer"].unique()
     look, more = {}, 0.0
     if sum(map(len, names)) > _BESIDE:
-        look, more = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}, 0.05 * max(map(len, names))
+        look, more = {"rotation": 90}, 0.06 * max(map(len, names))
     figure, (axes,) = open_figure(title, 2.1 * len(metrics), 2.9 + more, len(metrics))
     for axis, metric in zip(axes, metrics, strict=True):
         rows = table[table["metric"] == metric]

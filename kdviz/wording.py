@@ -33,6 +33,15 @@ def find_reach(low: float, high: float) -> float:
     return reach
 
 
+def say_sides(one: float, other: float, difference: float, low: float, high: float) -> tuple[str, str]:
+    """Write two numbers beside their difference and its interval, so that they differ by what is written."""
+    reach = find_reach(low, high)
+    both, told = (say_number(one, reach), say_number(other, reach)), say_number(difference, reach)
+    if math.isnan(reach) or round(float(both[0]) - float(both[1]), _MOST) == float(told):
+        return both
+    return say_number(one, reach / 10), say_number(other, reach / 10)
+
+
 def say_interval(value: float, low: float, high: float, unit: str = "", *, sign: bool = True) -> str:
     """Write a difference with its interval, ``"+4.7 per image (2.1 to 7.3)"``; without one, alone."""
     reach = find_reach(low, high)

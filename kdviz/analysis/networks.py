@@ -118,15 +118,17 @@ class Group(NamedTuple):
 def group_networks(run: Run, *, finished: bool = False) -> dict[str, Group]:
     """Sort teachers, students and baselines of a run into what is compared, see `pair_networks`."""
     networks = list_networks(run, finished=finished)
-    groups = {}
+    found: dict[str, tuple[list[Network], dict[str, list[Network]]]] = {}
     for label in name_layers(run):
         here = [network for network in networks.values() if label in network.layers]
-        if not any(network.role in ("teacher", "student", "baseline") for network in here):
-            continue
-        series = _sort_students(here, label)
-        for title, students in series.items():
-            groups[label if len(series) == 1 else f"{title} at {label}"] = _group(label, students, here)
-    return groups
+        if any(network.role in ("teacher", "student", "baseline") for network in here):
+            found[label] = here, _sort_students(here, label)
+    several = any(len(series) > 1 for _, series in found.values())  # told apart wherever there are some
+    return {
+        f"{title} at {label}" if several and title else label: _group(label, students, here)
+        for label, (here, series) in found.items()
+        for title, students in series.items()
+    }
 
 
 def name_layers(run: Run) -> dict[str, tuple[str, ...]]:

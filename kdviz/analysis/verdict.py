@@ -33,7 +33,7 @@ from kdviz.arguments import name_some
 from kdviz.errors import KdvizWarning
 from kdviz.schema import PLAIN, Vocabulary, choose_words
 from kdviz.store import Run
-from kdviz.wording import find_reach, say_interval, say_number
+from kdviz.wording import say_interval, say_number, say_sides
 
 _ORDER = (YES, f"partly {YES}", "mixed", OPEN, f"partly {NO}", NO)
 _LISTED = 5  # places named in one sentence
@@ -216,18 +216,9 @@ def _tell_place(row: pd.Series, unit: str) -> str:
     where = f"{'for' if ' at ' in row['layer'] else 'at'} {row['layer']}"
     if row["answer"] == UNDEFINED:
         return where
-    told = say_interval(row["difference"], row["low"], row["high"], unit)
-    return f"{where} {told}, {_tell_sides(row)}{row['told']}"
-
-
-def _tell_sides(row: pd.Series) -> str:
-    """Write both sides, with another digit where their difference would not be the one that is written."""
-    reach = find_reach(row["low"], row["high"])
-    for finer in (reach, reach / 10):
-        ours, theirs = (say_number(row[side], finer) for side in ("student", "baseline"))
-        if np.isclose(float(ours) - float(theirs), float(say_number(row["difference"], reach))):
-            break
-    return f"{ours} against {theirs}"
+    ends = row["low"], row["high"]
+    ours, theirs = say_sides(row["student"], row["baseline"], row["difference"], *ends)
+    return f"{where} {say_interval(row['difference'], *ends, unit)}, {ours} against {theirs}{row['told']}"
 
 
 def _explain_silence(run: Run, words: Vocabulary) -> str:

@@ -215,7 +215,7 @@ def ratio_against_accuracy(
     axis.set_ylim(0, 1)
     axis.margins(x=0.12)
     if axis.has_data():
-        axis.legend(frameon=False, fontsize=9, loc="lower right")
+        axis.legend(frameon=False, fontsize=9, loc="best")
     else:
         axis.text(0.5, 0.5, "no accuracy recorded in this run", ha="center", transform=axis.transAxes)
     return figure

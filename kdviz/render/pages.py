@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdviz.wording import say_interval, say_number
+from kdviz.wording import say_interval, say_number, say_sides
 
 _COLOURS = {"yes": "#d5ecd9", "the other way": "#f6d9cc", "undecided": "#ececec", "mixed": "#f3e8c3"}
 # Beside the element: JupyterLab drops style sheets and scripts of a notebook that it does not trust yet.
@@ -93,6 +93,7 @@ def show_table(
     *,
     about: Mapping[str, str] | None = None,
     intervals: Mapping[str, tuple[str, str]] | None = None,
+    sides: Mapping[str, tuple[str, str]] | None = None,
     folded: str = "",
 ) -> Page:
     """Write a table whose columns sort when clicked, with two significant digits of what is uncertain.
@@ -106,6 +107,8 @@ def show_table(
         What columns mean: shown below, and where the mouse rests.
     intervals
         By column, those of its ends: written as one, with the digits that the interval leaves.
+    sides
+        By column of `intervals`, those two whose difference it is: written so that they differ by it.
     folded
         A line that unfolds the table; always open if empty.
     """
@@ -120,15 +123,17 @@ def show_table(
         f"{_escape(name)}</th>"
         for name in shown
     )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            _cell(name, row[name], [row[end] for end in intervals.get(name, ())], name in signed)
+    body = ""
+    for row in table.to_dict("records"):
+        told: dict[str, str] = {}
+        for name, both in (sides or {}).items():
+            numbers_of = [row[one] for one in (*both, name, *intervals[name])]
+            told |= dict(zip(both, say_sides(*numbers_of), strict=True))
+        cells = [
+            _cell(name, row[name], [row[end] for end in intervals.get(name, ())], name in signed, told)
             for name in shown
-        )
-        + "</tr>"
-        for row in table.to_dict("records")
-    )
+        ]
+        body += f"<tr>{''.join(cells)}</tr>"
     said = "; ".join(f"<b>{_escape(name)}</b> {_escape(text)}" for name, text in about.items())
     note = f'<div class="note">{said}.</div>' if said else ""
     whole = (
@@ -141,7 +146,7 @@ def _note(*sentences: str) -> str:
     return f'<div class="note">{" ".join(map(_escape, sentences))}</div>' if sentences else ""
 
 
-def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool) -> str:
+def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool, told: Mapping[str, str]) -> str:
     if ends:
         said, apart, interval = say_interval(value, *ends, sign=sign).partition(" ")
         text = f"{said}{apart}<span>{interval}</span>" if apart else said  # breaks between the two alone
@@ -153,7 +158,7 @@ def _cell(name: str, value: Any, ends: Sequence[Any], sign: bool) -> str:
     elif isinstance(value, (int, np.integer)):
         text = str(value)
     else:
-        text = say_number(value)
+        text = told.get(name) or say_number(value)
     return f'<td class="number" data-value="{value:.6g}">{text}</td>'  # the same on every processor
 
 

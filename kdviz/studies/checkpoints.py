@@ -286,7 +286,8 @@ def _check_layers(module: nn.Module, layers: Sequence[str], network: str) -> Non
     known = [name for name in name_modules(module) if name]
     if unknown := [layer for layer in layers if layer not in known]:
         raise LayerError(
-            f"{network} has no layer {name_some(map(repr, unknown))} (--layers); "
+            f"{network} has no layer{'s' if len(unknown) > 1 else ''} {name_some(map(repr, unknown))} "
+            f"(--layers); "
             f"{suggest(unknown[0], known, _SHOWN)}"
         )
 

@@ -290,6 +290,14 @@ def test_pair_networks__students_of_unknown_method_go_by_their_names(
     assert {tuple(named(pair.baselines).items()) for pair in pairs.values()} == {((0, "scratch"),)}
 
 
+def test_pair_networks__students_are_named_wherever_some_layer_has_several(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run.zarr")
+    for name, layers in (("scratch", (CONV, FC1)), ("alpha", (CONV, FC1)), ("beta", (FC1,))):
+        for layer in layers:
+            write_network(run, name, "baseline" if name == "scratch" else "student", layer)
+    assert [*analysis.pair_networks(run)] == ["alpha at conv", "alpha at fc1", "beta at fc1"]
+
+
 def test_pair_networks__name_of_a_layer_stands_for_all_labels_at_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run.zarr")
     for layer in (CONV, FC1):

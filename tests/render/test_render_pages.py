@@ -39,6 +39,16 @@ def test_show_table__signs_are_written_where_a_difference_may_be_below_zero() ->
     assert "+0.50 (-0.10 to 1.10)" in parse(render.show_table(table, intervals={"one": ("low", "high")})).text
 
 
+def test_show_table__sides_differ_by_what_is_written() -> None:
+    table = pd.DataFrame({"one": [12.6, 12.6], "other": [10.2, 10.6], "less": [2.4, 2.0]})
+    table = table.assign(low=[-18.0, 1.4], high=[23.0, 2.6])
+    options = {"intervals": {"less": ("low", "high")}, "sides": {"less": ("one", "other")}}
+    rows = parse(render.show_table(table, **options)).select("tbody tr")
+    told = [[cell.text for cell in row.select("td")] for row in rows]
+    # 13 and 10 would differ by 3
+    assert told == [["12.6", "10.2", "+2 (-18 to 23)"], ["12.60", "10.60", "+2.00 (1.40 to 2.60)"]]
+
+
 def test_show_table__names_stay_text() -> None:
     name = '<script>alert("x")</script> `a` & "b"'
     page = parse(render.show_table(pd.DataFrame({name: [name]}), about={name: name}, folded=name))

@@ -329,7 +329,7 @@ def test_write_report__shows_detours_of_students_of_all_losses_beside_the_baseli
         *(f"student, {loss}: {losses[loss]} kept, 1 dropped" for loss in [*losses][:5]),
         "baseline: 2 kept, 0 dropped",
     ]
-    (path,) = [image["alt"] for image in images if "accuracy on held-out" in image["alt"]]
+    (path,) = [image["alt"] for image in images if "over accuracy" in image["alt"]]
     assert path.endswith(f"Lines: {', '.join(shown)}, baseline.")
 
 

@@ -150,7 +150,7 @@ def test_report__scores_all_attributed_networks_and_says_whose_maps_are_drawn(tm
     page = BeautifulSoup(text, "html.parser")
     notes = " ".join(note.text for note in page.select(".note"))
     assert "entropy at fc1 of teacher, student-fc1-s0, baseline-s0, and at conv of student-conv-s0" in notes
-    assert "Drawn are the maps of student-fc1-s0, the first student in the pictures above" in notes
+    assert "Drawn are the maps of student-fc1-s0, the first student of the pictures above" in notes
     assert not page.select(".jp-OutputArea-output pre"), "sentences are no code"
     assert "foreground" not in notes and "object" in notes
 

@@ -284,7 +284,7 @@ def test_measure__before_training_says_so(call: Call, tmp_path: Path) -> None:
 
 def test_measure__plan_says_what_is_left_and_does_nothing(call: Call, study: Study, tmp_path: Path) -> None:
     done = call("measure", study.folder, "--plan", "--no-progress")
-    assert done == Outcome(0, f"nothing is left to measure\nnext  kdviz report {study.folder}\n", "")
+    assert done == Outcome(0, f"no entropy is left to measure\nnext  kdviz report {study.folder}\n", "")
     shutil.copytree(study.folder, tmp_path / "copy")
     shutil.rmtree("copy/run.zarr/points/student-fc1-s0")
     before = sorted(Path("copy").rglob("*"))

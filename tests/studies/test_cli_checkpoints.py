@@ -163,7 +163,7 @@ def test_measure__plan_of_own_checkpoints_says_what_is_left_and_does_nothing(pla
     call()
     capsys.readouterr()
     cli.app(["measure", "run.zarr", *tell(), "--plan"], standalone_mode=False)
-    assert capsys.readouterr().out == "nothing is left to measure\nnext  kdviz report run.zarr\n"
+    assert capsys.readouterr().out == "no entropy is left to measure\nnext  kdviz report run.zarr\n"
 
 
 def test_measure__without_masks_keeps_entropies(place: Path) -> None:

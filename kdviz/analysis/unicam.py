@@ -83,9 +83,9 @@ def tabulate_relevance(results: Iterable[xr.Dataset]) -> pd.DataFrame:
                 for one in ds["network"].values
             }
             known |= {f"rs {side}": ds[f"rs_{side}{end}"] for side in SIDES}
+            known |= {f"fss {pair}": ds[f"fss{end}"].sel(pair=pair, drop=True) for pair in ds["pair"].values}
             ahead = [f"{kind}_ahead" for kind in ("rs", "fss") if f"{kind}_ahead" in ds]
             known |= {name.replace("_", " "): ds[f"{name}{end}"] for name in ahead}
-            known |= {f"fss {pair}": ds[f"fss{end}"].sel(pair=pair, drop=True) for pair in ds["pair"].values}
             columns[f"value{end}"] = xr.Dataset(known).to_array("score")
         rows = xr.Dataset(columns).drop_vars("base_layer").to_dataframe().reset_index()
         student = str(ds.attrs["student"])

@@ -1,6 +1,7 @@
 """Commands that train, measure and ask networks: those of a study, or others; and all on built-in data."""
 
 import operator
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import reduce
@@ -443,7 +444,7 @@ def unicam(
         of_it = plain[plain["score"].str.startswith(f"{kind} ")]
         scores = of_it["score"].str.removeprefix(f"{kind} ")
         shown = of_it.assign(score=scores).pivot(index=["layer", "student"], columns="score", values="value")
-        typer.echo(f"{told}\n\n{shown[scores.unique()].round(3).to_string(na_rep='')}\n")
+        typer.echo(f"{textwrap.fill(told, 100)}\n\n{shown[scores.unique()].round(3).to_string(na_rep='')}\n")
     typer.echo(
         f"run   {run.path}\nnext  kdviz report {folder}, or kdviz rerun 11_unicam -p run_path={run.path}"
     )

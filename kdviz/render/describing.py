@@ -177,26 +177,35 @@ def _read_intervals(axis: Axes, others: Sequence[Axes], names: Mapping[_Look, st
     bars = [one for one in axis.containers if isinstance(one, ErrorbarContainer)]
     for at, side, across in ((0, "x", "y"), (1, "y", "x")):
         drawn = [one for one in bars if getattr(one, f"has_{side}err")]
-        ticks = _place_rows(axis, others, across) if drawn and _marks_zero(axis, side) else {}
-        for one in drawn if ticks else ():
-            line, caps, collections = one.lines
-            if len(collections) != 1 or line not in axis.lines or line.get_transform() is not axis.transData:
-                return []
-            if any(cap.get_marker() not in ("|", "_") for cap in caps):  # an arrow: who knows how far
-                return []
+        rows = _place_rows(axis, others, across) if drawn and _marks_zero(axis, side) else {}
+        for one in drawn if rows else ():
             own = str(one.get_label())
-            name = names.get(_look(line), "") if own.startswith("_") else _flatten(own)
-            dots = np.transpose([*_read_dots(line)])
-            ends = [np.asarray(path.vertices)[:, at] for path in collections[0].get_paths()]
-            if len(ends) != len(dots) or any(len(pair) != 2 for pair in ends):
+            name = names.get(_look(one.lines[0]), "") if own.startswith("_") else _flatten(own)
+            read = _read_bars(axis, one, at)
+            for dot, low, high in read or ():
+                here = [row for place, row in rows.items() if abs(dot[1 - at] - place) < _HALF]
+                found.append(_Interval(here[0] if len(here) == 1 else "", name, dot[at], low, high))
+            if read is None or not all(told.row for told in found):
                 return []
-            for dot, (low, high) in zip(dots, ends, strict=True):
-                rows = [row for place, row in ticks.items() if abs(dot[1 - at] - place) < _HALF]
-                if np.isfinite(dot).all():
-                    if len(rows) != 1 or not rows[0]:
-                        return []
-                    found.append(_Interval(rows[0], name, dot[at], low, high))
     return found
+
+
+def _read_bars(axis: Axes, drawn: ErrorbarContainer, at: int) -> list[tuple[np.ndarray, float, float]] | None:
+    """Read dots that lie somewhere, each with the ends of its bar along x (0) or y (1); None if in doubt."""
+    line, caps, collections = drawn.lines
+    arrows = any(cap.get_marker() not in ("|", "_") for cap in caps)  # who knows how far these go
+    if (
+        arrows
+        or len(collections) != 1
+        or line not in axis.lines
+        or line.get_transform() is not axis.transData
+    ):
+        return None
+    dots = np.transpose([*_read_dots(line)])
+    ends = [np.asarray(path.vertices)[:, at] for path in collections[0].get_paths()]
+    if len(ends) != len(dots) or any(len(pair) != 2 for pair in ends):
+        return None
+    return [(dot, *pair) for dot, pair in zip(dots, ends, strict=True) if np.isfinite(dot).all()]
 
 
 def _read_dots(line: Line2D) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature 
 import copy
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +103,7 @@ class Bench:
         unit = torch.where(unit < 0, unit_count, unit)  # one spare unit takes what belongs to none
         self._outside = (unit == unit_count).nonzero().flatten()
         self._unit_on_cpu = unit  # where noise scales are kept, in double precision
-        self._unit = unit.to(inputs.device)
+        self._unit = self.send(unit)
         self._kept: tuple[str, range, Tensor] | None = None
         with torch.no_grad():
             self.clean = self.features(self.inputs)
@@ -128,18 +129,30 @@ class Bench:
             if of == purpose and draws[0] in known and draws[-1] in known:
                 return noise[draws[0] - known[0] : draws[-1] - known[0] + 1]
         noise = torch.empty(len(draws), *self.inputs.shape, dtype=torch.float32, device="cpu")
-        for draw, batch in zip(draws, noise, strict=True):
-            for name, row in zip(self.sample_ids, batch, strict=True):
-                row.normal_(generator=noise_generator(self.seed, name, purpose, draw))
+        rows = noise.flatten(0, 1)
+        keys = [noise_key(self.seed, name, purpose, draw) for draw in draws for name in self.sample_ids]
+        _draw(rows, keys)
         if len(self._outside):
             noise[..., self._outside] = 0
-        self._kept = purpose, draws, noise.to(self.inputs)
+        self._kept = purpose, draws, self.send(noise.to(self.inputs.dtype))
         return self._kept[2]
+
+    def draw_ahead(self, purpose: str, draws: range) -> None:
+        """Draw noise that is asked for next, where a device computes meanwhile what it was told."""
+        if self.inputs.device.type != "cpu":
+            self.noise(purpose, draws)
+
+    def send(self, values: Tensor) -> Tensor:
+        """Move numbers to where the network computes, without waiting for what it computes."""
+        device = self.inputs.device
+        if device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(device, non_blocking=True)
 
     def expand(self, per_unit: Tensor) -> Tensor:
         """Give every input element the value of its unit: ``(B, U)`` to ``(B, N)``."""
         padded = torch.cat([per_unit, per_unit.new_zeros(len(per_unit), 1)], 1).to(self.inputs.dtype)
-        return padded[:, self._unit_on_cpu].to(self.inputs.device)
+        return self.send(padded[:, self._unit_on_cpu])
 
     def reduce(self, per_element: Tensor) -> Tensor:
         """Sum element values over units: ``(..., N)`` to ``(..., U)``."""
@@ -152,7 +165,9 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
-        part._kept = None
+        if self._kept is not None:
+            purpose, draws, noise = self._kept
+            part._kept = purpose, draws, noise[:, list(rows)]
         part.given = None if self.given is None else rows_at(self.given, list(rows))
         part.sample_ids = tuple(self.sample_ids[row] for row in rows)
         part.clean = {layer: clean[list(rows)] for layer, clean in self.clean.items()}
@@ -175,6 +190,19 @@ class Bench:
         channels, *places = self.shape
         values = rows.view(-1, *places, channels).movedim(-1, 1)
         return values if len(places) > 1 else values.contiguous()
+
+
+def _draw(rows: Tensor, keys: Sequence[int]) -> None:
+    """Fill every row with noise of its own key, several at once where torch may use several threads."""
+
+    def fill(row: Tensor, key: int) -> None:
+        row.normal_(generator=torch.Generator().manual_seed(key))
+
+    if (count := torch.get_num_threads()) == 1:
+        list(map(fill, rows, keys))
+        return
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(fill, rows, keys))
 
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:

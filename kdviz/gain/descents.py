@@ -92,8 +92,7 @@ def descend(
     running = torch.arange(samples)
     for step in range(longest):
         here = scale[running]
-        fresh = range(step * draws, (step + 1) * draws)
-        slope, slope_error = _loss_slope(bench, layer, surrogate, here, fresh)
+        slope, slope_error = _loss_slope(bench, layer, surrogate, here, step, draws)
         squared_error[running] += (slope_error / (2 * here)).square()
         gradient = slope / (size * feature_variance[running, None]) - weight / (parts * here)
         moved = (here - rate * gradient).clamp(lower, upper)
@@ -115,18 +114,21 @@ def descend(
 
 
 def _loss_slope(
-    bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, draws: range
+    bench: Bench, layer: str, surrogate: Surrogate, noise_scale: Tensor, step: int, draws: int
 ) -> tuple[Tensor, Tensor]:
     """Estimate ``dE/dsigma``, ``(B, U)``, of the mean squared feature change, and its standard error."""
-    noises = bench.noise("descent", draws)
+    fresh, following = (range(start * draws, (start + 1) * draws) for start in (step, step + 1))
+    noises = bench.noise("descent", fresh)
     shifts = bench.expand(noise_scale) * noises
     surprise = torch.cat(
         [_change_gradients(bench, layer, several) for several in shifts.split(bench.together)]
     )
     surprise -= surrogate.slope(shifts)
-    per_unit = bench.reduce(surprise.mul_(noises)).double().cpu()
+    changes = bench.reduce(surprise.mul_(noises)).double()
+    bench.draw_ahead("descent", following)
+    per_unit = changes.cpu()
     slope = 2 * noise_scale * surrogate.gain * surrogate.share[:, None] + per_unit.mean(0)
-    return slope, per_unit.std(0) / len(draws) ** 0.5
+    return slope, per_unit.std(0) / draws**0.5
 
 
 def _change_gradients(bench: Bench, layer: str, shifts: Tensor) -> Tensor:

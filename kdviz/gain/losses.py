@@ -3,7 +3,6 @@
 Symbols: ``B`` samples, ``N`` elements of one input, ``U`` units, ``D`` feature entries.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +51,8 @@ def measure_change(
     """
     noise_scale = noise_scale.cpu().double()
     scale, draws = bench.expand(noise_scale), pairs * len(signs)
-    plain = {layer: torch.zeros(len(scale), dtype=torch.float64) for layer in surrogates}
-    explained = copy.deepcopy(plain)
+    nothing = torch.zeros(len(scale), dtype=torch.float64, device=scale.device)
+    plain, explained = ({layer: nothing.clone() for layer in surrogates} for _ in range(2))
     with torch.no_grad():
         for start in range(0, pairs, _HELD_DRAWS):
             noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
@@ -63,11 +62,11 @@ def measure_change(
                     features = bench.features(noisy.flatten(0, 1))
                     for layer in surrogates:
                         for feature in features[layer].split(len(scale)):
-                            plain[layer] += bench.squared_change(feature, layer).cpu() / draws
+                            plain[layer] += bench.squared_change(feature, layer) / draws
             for layer, surrogate in surrogates.items():
-                explained[layer] += surrogate.value(scale * noises).sum(0).cpu() / pairs
+                explained[layer] += surrogate.value(scale * noises).sum(0) / pairs
     return {
-        layer: _corrected(plain[layer], explained[layer], surrogate.mean(noise_scale))
+        layer: _corrected(plain[layer].cpu(), explained[layer].cpu(), surrogate.mean(noise_scale))
         for layer, surrogate in surrogates.items()
     }
 
@@ -177,14 +176,15 @@ def share_loss(
     """
     noise_scale = noise_scale.cpu().double()
     scale, clean = bench.expand(noise_scale), bench.clean[layer]
-    width = clean.shape[1]
+    width, by_unit = clean.shape[1], bench.send(noise_scale)
     by_common: list[Tensor] = []  # slopes of each pair, (B, U)
     by_all: list[Tensor] = []
-    opposite_loss = torch.zeros(len(scale), dtype=torch.float64)
-    explained, common_loss = opposite_loss.clone(), opposite_loss.clone()
+    opposite_loss, common_loss, explained = torch.zeros(
+        3, len(scale), dtype=torch.float64, device=scale.device
+    )
     for start in range(0, pairs, _HELD_DRAWS):
         noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
-        explained += surrogate.value(scale * noises).sum(0).cpu() / pairs
+        explained += surrogate.value(scale * noises).sum(0) / pairs
         for several in noises.split(bench.together):
             shifts = scale * several
             noisy = [(bench.inputs + sign * shifts).flatten(0, 1).requires_grad_(True) for sign in (1, -1)]
@@ -192,13 +192,14 @@ def share_loss(
             changes = [one.detach().unflatten(0, several.shape[:2]) - clean for one in features]
             common = (changes[0] + changes[1]) / 2
             for part, part_loss in ((common, common_loss), (changes[0] - common, opposite_loss)):
-                part_loss += part.square().mean(2).sum(0).double().cpu() / pairs
+                part_loss += part.square().mean(2).sum(0).double() / pairs
             drift = _opposite_gradient(noisy, features, [common, common], keep=True)
             whole = _opposite_gradient(noisy, features, changes) - surrogate.slope(shifts) * (width / 2)
             bench.passes.backward += 4 * len(noisy[0])
             for gradient, slopes in ((drift, by_common), (whole, by_all)):
-                slopes += [*bench.reduce(gradient.mul_(several)).double().cpu() / (width * noise_scale)]
-    loss = common_loss + _corrected(opposite_loss, explained, surrogate.mean(noise_scale))
+                slopes += [*bench.reduce(gradient.mul_(several)).double() / (width * by_unit)]
+    common_loss = common_loss.cpu()
+    loss = common_loss + _corrected(opposite_loss.cpu(), explained.cpu(), surrogate.mean(noise_scale))
     slope, slope_error = _mean_and_error(by_common)
     told = (noise_scale.square() * slope).sum(1)
     of_slope = torch.where(told > common_loss, common_loss / told, 1.0)[:, None]
@@ -226,7 +227,7 @@ def _opposite_gradient(
 
 def _mean_and_error(draws: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean of independent draws, and its standard error."""
-    stacked = torch.stack(draws)
+    stacked = torch.stack(draws).cpu()
     return stacked.mean(0), stacked.std(0) / len(draws) ** 0.5
 
 

@@ -114,13 +114,13 @@ def estimate_gain(bench: Bench, *, probes: int = 40, points: int = 4) -> dict[st
                 for at in asked:
                     rows[layer][:, plan.start(group[at]) + turn] = by_point[at]
             here = rows[layer][:, plan.start(group.start) : plan.start(group.stop)]
-            squares[layer].append(bench.reduce(here.square()).double().cpu() / plan.width)
+            squares[layer].append(bench.reduce(here.square()).double() / plan.width)
         del features
     surrogates = {}
     for layer, plan in plans.items():
-        contributions = torch.cat(squares[layer], 1)
+        contributions = torch.cat(squares[layer], 1).cpu()
         share = plan.best_share(rows[layer])
-        rows[layer] *= (share / (plan.count * plan.width)).sqrt().to(rows[layer])[:, None, None]
+        rows[layer] *= bench.send((share / (plan.count * plan.width)).sqrt().to(rows[layer].dtype))[:, None, None]
         error = plan.standard_error(contributions)
         surrogates[layer] = Surrogate(contributions.mean(1), error, rows[layer], share)
     return surrogates
@@ -152,7 +152,7 @@ class _ProbePlan:
             torch.randint(0, 2, (width,), generator=noise_generator(bench.seed, name, "probe-signs", 0))
             for name in bench.sample_ids
         ]
-        self._signs = (torch.stack(signs) * 2 - 1).to(bench.inputs)
+        self._signs = bench.send((torch.stack(signs) * 2 - 1).to(bench.inputs.dtype))
 
     def start(self, point: int) -> int:
         """Return the place of the first probe of a noise point, or their number if there is no such point."""
@@ -169,7 +169,7 @@ class _ProbePlan:
                 yield probe
             return
         for row in self._rows[draw]:
-            yield self._signs * _hadamard_row(int(row), self.order)[: self.width].to(self._signs)
+            yield self._signs * _hadamard_row(int(row), self.order, self._signs)[: self.width]
 
     def standard_error(self, contributions: Tensor) -> Tensor:
         """Return the standard error of the mean of ``(B, P, U)`` contributions over ``P``.
@@ -211,9 +211,9 @@ class _ProbePlan:
         return (true / estimated).nan_to_num(0).clamp(0, 1)
 
 
-def _hadamard_row(row: int, order: int) -> Tensor:
-    """Row of Sylvester's Hadamard matrix of `order`, a power of 2, by doubling."""
-    signs = torch.ones(1)
+def _hadamard_row(row: int, order: int, like: Tensor) -> Tensor:
+    """Row of Sylvester's Hadamard matrix of `order`, a power of 2, by doubling; of a kind with `like`."""
+    signs = like.new_ones(1)
     while len(signs) < order:
         signs = torch.cat([signs, -signs if row & len(signs) else signs])
     return signs

@@ -53,7 +53,8 @@ class Solution:
     noise_ratio
         Shape ``(..., U)``, ``s``, NaN at invalid units.
     log_error
-        Shape ``(..., U)``, standard error of ``log s`` for the given error of the gain ratio.
+        Shape ``(..., U)``, standard error of ``log s`` for the given errors of the gain ratios, which are
+        taken as independent: that of the unit's own, and of all others by where the calibration is met.
     converged
         Shape ``(...)``, bool: the calibration was met.
     time
@@ -236,7 +237,16 @@ def _descend(
     squared = np.clip(free, lower, upper)
     x = 2 * known * v_column
     slope = 2 * v_column * (weight * v_column * _phi_slope(x) - np.exp(-x))  # d(s^2)/dr at fixed time
-    log_error = np.where(usable, np.abs(slope) * error / (2 * squared), np.nan)
+    own = np.where(usable, slope * error / (2 * squared), 0.0)
+    per_time = np.where(usable & (free == squared), weight / (2 * squared) - known, 0.0)  # d(log s)/dv
+    added, growth = own, per_time
+    if feature_loss is not None:
+        added = squared * (2 * known * own + np.where(usable, error, 0.0))
+        growth = 2 * squared * known * per_time
+    mean_growth = (shares * growth).sum(-1, keepdims=True)
+    met = converged[:, None] & (mean_growth > 0) & (goal is not None)
+    speed = np.divide(per_time, mean_growth, out=np.zeros_like(per_time), where=met)
+    log_error = np.where(usable, _settle(own, shares * added, speed), np.nan)
     noise_ratio = np.where(usable, np.sqrt(squared), np.nan)
     return Solution(
         noise_ratio.reshape(*leading, -1),
@@ -244,6 +254,16 @@ def _descend(
         converged.reshape(leading),
         (v / (2 * STEP_RATE)).reshape(leading),
     )
+
+
+def _settle(own: Array, added: Array, speed: Array) -> Array:
+    """Return the standard error of units that, each off by its `own`, end where a mean is met again.
+
+    `added` is what the deviation of a unit, independent of the others, adds to that mean, and `speed` how far
+    units move while the mean grows by 1.
+    """
+    others = np.nansum(np.square(added), -1, keepdims=True) - np.square(added)
+    return np.sqrt(np.square(own - speed * added) + np.square(speed) * np.maximum(others, 0))
 
 
 def _phi_slope(x: Array) -> Array:
@@ -305,5 +325,8 @@ def _minimise(
     free = np.sqrt(chosen[..., None] / (2 * safe))
     clamped = usable & ((free < lower) | (free > upper))
     noise_ratio = np.where(usable, np.clip(free, lower, upper), np.where(np.isnan(ratio), np.nan, upper))
-    log_error = np.where(usable, error / (2 * safe), np.where(np.isnan(ratio), np.nan, 0.0))
+    own, shares = np.where(usable, -error / (2 * safe), 0.0), _shares(size, usable)
+    held = calibration is not None and feature_loss is None
+    speed = np.where(usable & held, 1.0, 0.0)
+    log_error = np.where(np.isnan(ratio), np.nan, _settle(own, shares * own, speed))
     return Solution(noise_ratio, log_error, any_usable & ~clamped.any(-1), chosen)

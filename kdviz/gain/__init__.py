@@ -16,7 +16,7 @@ Modules, each importing only from those before it: ``bench``, ``probes``, ``loss
 
 from kdviz.gain.bench import Bench, Passes
 from kdviz.gain.descents import LONGEST_DESCENT, Descent, descend
-from kdviz.gain.losses import SharedLoss, measure_change, measure_rounding, share_loss
+from kdviz.gain.losses import SharedLoss, measure_change, measure_rounding, measure_variance, share_loss
 from kdviz.gain.probes import Surrogate, count_probes, estimate_gain
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "estimate_gain",
     "measure_change",
     "measure_rounding",
+    "measure_variance",
     "share_loss",
 ]

@@ -29,7 +29,8 @@ class Descent:
         Shape ``(B,)``, bool.
     gain_error
         Shape ``(B, U)``, float64: standard error of the gain that this path amounts to, from the spread
-        over draws.
+        over draws and the error of the feature variance. A deviation fades on the way, the sooner the
+        larger the gain; that of the variance, common to all units, moves where the calibration is met.
     """
 
     noise_ratio: Tensor
@@ -44,6 +45,7 @@ def descend(
     surrogate: Surrogate,
     feature_variance: Tensor,
     *,
+    variance_error: Tensor | None = None,
     weight: float = 7.0,
     calibration: float = 0.386,
     draws: int = 8,
@@ -64,6 +66,8 @@ def descend(
         Of this layer, from :func:`estimate_gain`.
     feature_variance
         Shape ``(B,)``, the mean squared feature change at ``tau0``; positive.
+    variance_error
+        Shape ``(B,)``, its standard error; None if it is known exactly.
     weight, calibration
         As in :func:`kdviz.entropy.solve`.
     draws
@@ -88,20 +92,30 @@ def descend(
     mean_log = torch.zeros(samples, dtype=torch.float64)
     end, time = scale.clone(), torch.full((samples,), float(longest), dtype=torch.float64)
     converged = torch.zeros(samples, dtype=torch.bool)
-    squared_error = torch.zeros_like(scale)  # of the sum over steps of the gain that each step amounts to
-    running = torch.arange(samples)
+    unsure = 0 * feature_variance if variance_error is None else variance_error / feature_variance
+    deviations, gain_error = _Deviations(samples, units), torch.zeros_like(scale)
+    running, share = torch.arange(samples), size / parts
     for step in range(longest):
         here = scale[running]
         slope, slope_error = _loss_slope(bench, layer, surrogate, here, step, draws)
-        squared_error[running] += (slope_error / (2 * here)).square()
-        gradient = slope / (size * feature_variance[running, None]) - weight / (parts * here)
+        pull = slope / (size * feature_variance[running, None])
+        gradient = pull - weight / (parts * here)
         moved = (here - rate * gradient).clamp(lower, upper)
+        deviations.carry(
+            running,
+            left=1 - rate * (pull / here + weight / (parts * here.square())),
+            chance=rate * slope_error / (size * feature_variance[running, None]),
+            by_variance=rate * pull,
+            by_gain=2 * rate * here / (size * feature_variance[running, None]),
+        )
         reached = (moved / bench.base_noise).log() @ (size / parts)
         done = reached >= calibration
-        share = (calibration - mean_log[running]) / (reached - mean_log[running])
+        part = (calibration - mean_log[running]) / (reached - mean_log[running])
         rows = running[done]
-        end[rows] = here[done].log().lerp(moved[done].log(), share[done, None]).exp()
-        time[rows] = step + share[done]
+        end[rows] = here[done].log().lerp(moved[done].log(), part[done, None]).exp()
+        time[rows] = step + part[done]
+        speed = (moved / here).log()[done]
+        gain_error[rows] = deviations.of_gain(rows, moved[done], speed, share, unsure[rows])
         converged[rows] = True
         scale[running], mean_log[running] = moved, reached
         if done.any():
@@ -110,7 +124,45 @@ def descend(
         if not len(running):
             break
     end[running] = scale[running]
-    return Descent(end / bench.base_noise, time, converged, squared_error.sqrt() / time.ceil()[:, None])
+    still = torch.zeros_like(end[running])
+    gain_error[running] = deviations.of_gain(running, end[running], still, share, unsure[running])
+    return Descent(end / bench.base_noise, time, converged, gain_error)
+
+
+class _Deviations:
+    """How far noise scales may be off, to first order, carried along a descent; all ``(B, U)``, float64.
+
+    Attributes
+    ----------
+    chance
+        Variance of the scale by draws.
+    by_variance, by_gain
+        Derivatives of the scale, turned to be positive: by the log of the feature variance, and by the gain
+        of the unit.
+    """
+
+    def __init__(self, samples: int, units: int) -> None:
+        self.chance, self.by_variance, self.by_gain = torch.zeros(3, samples, units, dtype=torch.float64)
+
+    def carry(
+        self, rows: Tensor, *, left: Tensor, chance: Tensor, by_variance: Tensor, by_gain: Tensor
+    ) -> None:
+        """Go one step: what is `left` of deviations so far, and what comes to them."""
+        left = left.clamp(0, 1)
+        self.chance[rows] = left.square() * self.chance[rows] + chance.square()
+        self.by_variance[rows] = left * self.by_variance[rows] + by_variance
+        self.by_gain[rows] = left * self.by_gain[rows] + by_gain
+
+    def of_gain(self, rows: Tensor, scale: Tensor, speed: Tensor, share: Tensor, unsure: Tensor) -> Tensor:
+        """Return the standard error of the gain that explains them, had only the gain been off.
+
+        `speed` is by how much the log of each scale grew in the last step, `share` ``(U,)`` what each counts
+        in the mean that is calibrated, `unsure` ``(B,)`` the relative error of the feature variance.
+        """
+        by_mean = (speed / (speed @ share)[:, None]).nan_to_num(0)  # of the log, while the mean grows by 1
+        common = unsure[:, None] * self.by_variance[rows] / scale
+        common -= by_mean * (common @ share)[:, None]
+        return (self.chance[rows] + (scale * common).square()).sqrt() / self.by_gain[rows]
 
 
 def _loss_slope(

@@ -50,25 +50,59 @@ def measure_change(
         ``{layer: (B,)}``, float64.
     """
     noise_scale = noise_scale.cpu().double()
-    scale, draws = bench.expand(noise_scale), pairs * len(signs)
-    nothing = torch.zeros(len(scale), dtype=torch.float64, device=scale.device)
-    plain, explained = ({layer: nothing.clone() for layer in surrogates} for _ in range(2))
+    drawn = _draw_changes(bench, noise_scale, pairs, surrogates, signs)
+    return {
+        layer: _corrected(plain.mean(0), explained.mean(0), surrogates[layer].mean(noise_scale))
+        for layer, (plain, explained) in drawn.items()
+    }
+
+
+def measure_variance(bench: Bench, layer: str, surrogate: Surrogate, *, pairs: int) -> tuple[Tensor, Tensor]:
+    """Mean squared feature change at the base noise, as from :func:`measure_change`, and its chance.
+
+    Parameters
+    ----------
+    bench, layer
+        Inputs and network.
+    surrogate
+        Of this layer, from :func:`estimate_gain`.
+    pairs
+        As in :func:`measure_change`; at least 2.
+
+    Returns
+    -------
+    tuple of Tensor
+        The mean and its standard error, each ``(B,)``, float64.
+    """
+    base = torch.full_like(surrogate.gain, bench.base_noise)
+    plain, explained = _draw_changes(bench, base, pairs, {layer: surrogate})[layer]
+    error = (plain - explained).std(0) / pairs**0.5
+    return _corrected(plain.mean(0), explained.mean(0), surrogate.mean(base)), error
+
+
+def _draw_changes(
+    bench: Bench,
+    noise_scale: Tensor,
+    pairs: int,
+    surrogates: dict[str, Surrogate],
+    signs: Sequence[int] = (1, -1),
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Squared feature changes of every pair, and what of them the surrogates tell: ``(pairs, B)`` each."""
+    scale = bench.expand(noise_scale)
+    plain: dict[str, list[Tensor]] = {layer: [] for layer in surrogates}
+    explained: dict[str, list[Tensor]] = {layer: [] for layer in surrogates}
     with torch.no_grad():
         for start in range(0, pairs, _HELD_DRAWS):
             noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
             for several in noises.split(bench.together):
-                for sign in signs:
-                    noisy = torch.addcmul(bench.inputs, scale, several, value=sign)
-                    features = bench.features(noisy.flatten(0, 1))
-                    for layer in surrogates:
-                        for feature in features[layer].split(len(scale)):
-                            plain[layer] += bench.squared_change(feature, layer) / draws
+                noisy = [torch.addcmul(bench.inputs, scale, several, value=sign) for sign in signs]
+                features = [bench.features(one.flatten(0, 1)) for one in noisy]
+                for layer, squares in plain.items():
+                    changes = [bench.squared_change(one[layer], layer) for one in features]
+                    squares.append(torch.stack(changes).mean(0).view(len(several), -1))
             for layer, surrogate in surrogates.items():
-                explained[layer] += surrogate.value(scale * noises).sum(0) / pairs
-    return {
-        layer: _corrected(plain[layer].cpu(), explained[layer].cpu(), surrogate.mean(noise_scale))
-        for layer, surrogate in surrogates.items()
-    }
+                explained[layer].append(surrogate.value(scale * noises))
+    return {layer: (torch.cat(plain[layer]).cpu(), torch.cat(explained[layer]).cpu()) for layer in surrogates}
 
 
 def _corrected(plain: Tensor, explained: Tensor, expected: Tensor) -> Tensor:

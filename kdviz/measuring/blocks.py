@@ -20,6 +20,7 @@ from kdviz.gain import (
     estimate_gain,
     measure_change,
     measure_rounding,
+    measure_variance,
     share_loss,
 )
 from kdviz.measuring.settings import Settings
@@ -142,15 +143,15 @@ def _measure_layer(
     if len(rows):
         part, chosen = bench.select(rows.tolist()), torch.from_numpy(rows)
         known = {layer: surrogate.select(chosen)}
-        base = torch.full_like(known[layer].gain, settings.base_noise)
         variance = variance.clone()
-        variance[rows] = measure_change(part, base, pairs=PATH_PAIRS, surrogates=known)[layer]
+        variance[rows], variance_error = measure_variance(part, layer, known[layer], pairs=PATH_PAIRS)
         _require_finite(bench, layer, variance)
         descent = descend(
             part,
             layer,
             known[layer],
             variance[chosen],
+            variance_error=variance_error,
             weight=settings.weight,
             calibration=settings.calibration,
             draws=settings.draws,

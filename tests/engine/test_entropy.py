@@ -335,6 +335,24 @@ def test_solve__propagates_errors_as_finite_differences_do(solver):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-14)
 
 
+@METHODS
+@pytest.mark.parametrize("level", [{"calibration": 0.386}, {"feature_loss": 1.5}, {"calibration": None}])
+def test_solve__errors_are_the_spread_of_what_comes_out(solver, level):
+    """A level that is held passes the chance of some units on to all others."""
+    rng = np.random.default_rng(0)
+    ratio, size = np.array([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]), np.array([1, 3, 2, 1, 1, 2])
+    error = ratio * np.array([0.01, 0.02, 0.01, 0.005, 0.02, 0.03])
+    told = solve(ratio, solver=solver, ratio_error=error, size=size, **level).log_error
+    drawn = ratio + error * rng.normal(size=(20_000, len(ratio)))
+    spread = np.log(solve(drawn, solver=solver, size=size, **level).noise_ratio).std(0)
+    np.testing.assert_allclose(told, spread, rtol=0.03, atol=1e-12)
+
+
+def test_solve__an_unknown_error_stays_with_its_unit():
+    found = solve([1.0, 2.0, 4.0], ratio_error=[0.1, np.nan, 0.1]).log_error
+    assert np.isnan(found).tolist() == [False, True, False]
+
+
 def test_solve__error_is_unknown_where_the_unit_takes_no_part():
     for solver in SOLVERS:
         error = solve([1.0, np.nan], solver=solver, ratio_error=0.1).log_error

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -6,8 +7,16 @@ import torch
 from reference import authors_loop, sampled_optimum
 from torch import nn
 
-from kdviz.entropy import gain_ratio, solve
-from kdviz.gain import Bench, Surrogate, descend, estimate_gain, measure_change, share_loss
+from kdviz.entropy import gain_ratio, invert_descent, solve
+from kdviz.gain import (
+    Bench,
+    Surrogate,
+    descend,
+    estimate_gain,
+    measure_change,
+    measure_variance,
+    share_loss,
+)
 from kdviz.networks.features import FeatureReader, resolve_layers
 from kdviz.testing import linear_problem, random_images, small_cnn
 from kdviz.units import grid
@@ -629,24 +638,53 @@ def test_descend__keeps_to_the_authors_bounds():
     assert descent.noise_ratio.max() <= 100 + 1e-9
 
 
-def test_descend__reported_error_tells_the_spread_over_seeds():
+@pytest.mark.parametrize("pairs", [4, 32])
+def test_descend__reported_error_tells_the_spread_over_seeds(pairs):
+    """Whatever the chance comes from: of the steps, and, of few pairs above all, of the feature variance."""
     found, errors = [], []
-    for seed in range(12):
+    for seed in range(16):
         bench = cnn_bench(samples=1, seed=seed)
-        surrogates = estimate_gain(bench, probes=32)
-        variance = variance_of(bench, surrogates, pairs=32)["fc1"]
-        descent = descend(bench, "fc1", surrogates["fc1"], variance, draws=4)
-        ratio, error = (
-            gain_ratio(gain.numpy(), variance.numpy(), True, BASE_NOISE)
-            for gain in (surrogates["fc1"].gain, descent.gain_error)
-        )
+        surrogate = estimate_gain(bench, probes=32)["fc1"]
+        variance, chance = measure_variance(bench, "fc1", surrogate, pairs=pairs)
+        descent = descend(bench, "fc1", surrogate, variance, variance_error=chance, draws=4)
+        gain = invert_descent(descent.noise_ratio, descent.time, weight=7.0)
+        error = gain_ratio(descent.gain_error.numpy(), variance.numpy(), True, BASE_NOISE)
         found.append(descent.noise_ratio.log().numpy()[0])
-        errors.append(solve(ratio, ratio_error=error).log_error[0])
+        errors.append(solve(gain, ratio_error=error).log_error[0])
     spread = np.sqrt(np.var(found, axis=0, ddof=1).mean())
-    reported = np.sqrt(np.mean(np.square(errors)))
-    # 11 degrees of freedom for each of 16 units: a ratio of 1 +- 0.06; what one number a sample cannot
-    # tell (errors of earlier steps weigh less) takes it to between 0.6 and 1.4
-    assert 0.6 < spread / reported < 1.4
+    assert 0.8 < spread / np.sqrt(np.mean(np.square(errors))) < 1.2
+    pairs_of_seeds = list(itertools.combinations(zip(found, errors, strict=True), 2))
+    beyond = np.mean([np.abs(a - b) > 2 * np.hypot(c, d) for (a, c), (b, d) in pairs_of_seeds])
+    assert beyond < 0.08
+
+
+def test_descend__error_of_the_variance_is_that_of_another_variance():
+    bench = cnn_bench(samples=1)
+    surrogate = estimate_gain(bench)["fc1"]
+    variance, _ = measure_variance(bench, "fc1", surrogate, pairs=32)
+    off = 0.02 * variance
+    descent = descend(bench, "fc1", surrogate, variance, variance_error=off, draws=200)
+    other = descend(bench, "fc1", surrogate, variance + off, draws=200)
+    moved = np.abs((other.noise_ratio / descent.noise_ratio).log().numpy()[0])
+    ratio = invert_descent(descent.noise_ratio, descent.time, weight=7.0)
+    of_draws = descend(bench, "fc1", surrogate, variance, draws=200).gain_error
+    told, of_draws = (
+        solve(ratio, ratio_error=gain_ratio(error.numpy(), variance.numpy(), True, BASE_NOISE)).log_error[0]
+        for error in (descent.gain_error, of_draws)
+    )
+    of_variance = np.sqrt(np.square(told) - np.square(of_draws))
+    assert np.abs(of_variance - moved).max() < 0.15 * moved.max()
+
+
+def test_measure_variance__reported_error_tells_the_spread_over_seeds():
+    benches = [cnn_bench(samples=2, seed=seed) for seed in range(40)]
+    found = [measure_variance(one, "fc1", estimate_gain(one)["fc1"], pairs=8) for one in benches]
+    means, errors = (torch.stack(part) for part in zip(*found, strict=True))
+    known = measure_change(benches[0], equal_noise(benches[0]), pairs=8, surrogates=estimate_gain(benches[0]))
+    assert torch.equal(means[0], known["fc1"])
+    # 39 degrees of freedom and eight pairs: 15 %
+    ratio = means.std(0) / errors.square().mean(0).sqrt()
+    assert ((ratio > 0.7) & (ratio < 1.4)).all()
 
 
 # -- a plain minimiser: another opinion on the optimum

@@ -403,10 +403,11 @@ def test_zoo__sees_whether_the_reported_error_is_right(claimed: float, beyond: f
     rng = np.random.default_rng(0)
     truth = np.log(0.01) + 0.3 * rng.normal(size=(3, 20_000))
     chance = 1e-5
-    runs = truth[:, None] + chance * rng.normal(size=(3, 2, 20_000)) + np.array([0, 0.2])[:, None]
+    runs = truth[:, None] + chance * rng.normal(size=(3, 4, 20_000)) + np.array([0, 0.2, 0.1, 0.1])[:, None]
     reference = comparing.Reference.of(runs)
-    assert reference.chance == pytest.approx(chance / 2**0.5, rel=0.02)
+    assert reference.chance == pytest.approx(chance / 4**0.5, rel=0.02)
     np.testing.assert_allclose(reference.mean, truth + 0.1, atol=1e-4)
+    assert len(reference.pairs) == 6
     dims = ("epoch", "sample", "unit")
     entropy = reference.mean + 0.03 * rng.normal(size=truth.shape)
     ds = xr.Dataset(
@@ -453,15 +454,15 @@ def test_zoo__references_of_other_weights_or_samples_are_none(
     case = cases.load_case("bert", "middle", 2)
     references.make_references(["bert"], 1, tmp_path, where=["middle"])
     runs = references.read_reference(case, tmp_path)
-    assert runs.shape == (1, 2, int(case.units[0].max()) + 1)
+    assert runs.shape == (1, references.RUNS, int(case.units[0].max()) + 1)
     np.testing.assert_allclose(runs.mean(2), authors.TARGET, atol=1e-5)
-    assert 0 < np.abs(runs[:, 0] - runs[:, 1]).max() < 0.6, "two runs"
+    assert 0 < np.abs(runs[:, :1] - runs[:, 1:]).max(2).min() < 0.6, "no two runs are the same"
     assert len(references.read_reference(replace(case, fingerprint="other"), tmp_path)) == 0
     assert len(references.read_reference(replace(case, names=["other"]), tmp_path)) == 0
     references.make_references(["bert"], 2, tmp_path, where=["middle"])
     more = references.read_reference(case, tmp_path)
     units = [int(of.max()) + 1 for of in case.units]
-    assert np.isfinite(more).sum(2).tolist() == [[count] * 2 for count in units], "both, padded"
+    assert np.isfinite(more).sum(2).tolist() == [[count] * references.RUNS for count in units], "all, padded"
     np.testing.assert_array_equal(more[:1, :, : runs.shape[2]], runs)
 
 

@@ -86,8 +86,11 @@ def _table(
     return make
 
 
+_BYTES = ("peak", "inputs", "result", "predicted_memory", "peak_memory")
+
+
 def _in_mebibytes(row: Row) -> dict[str, Any]:
-    return {**row, **{f"{key}_mib": row[key] / 2**20 for key in ("peak", "inputs", "result") if key in row}}
+    return {**row, **{f"{key}_mib": row[key] / 2**20 for key in _BYTES if key in row}}
 
 
 def _show_growth(results: Path) -> str:
@@ -211,6 +214,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
             "backward": ("backward", ",.0f"),
             "seconds": ("seconds an image", ".2f"),
             "share": ("of the bare pass rate", ".2f"),
+            "predicted_memory_mib": ("memory, predicted, MiB", ",.0f"),
+            "peak_memory_mib": ("held, MiB", ",.0f"),
         },
     ),
     "gpu_goals": _table(

@@ -1,5 +1,6 @@
 """How near kdviz comes to the authors' procedure on every network of the zoo, and whether it says so."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from kdviz.schema import METHODS
 FEWER = 100  # times fewer passes than the authors
 ERRORS = {"near": 0.02, "far": 0.03}  # nat, near-linear samples and the others
 JACCARD = 0.05  # below that of two runs of the authors' procedure
+OTHER_SEEDS = range(1, 6)  # of measurements beside the one that is compared with a reference
 BEYOND, BY_CHANCE = 2.0, 0.05  # stated errors, and the share of units that are further off if they are right
 POOLED = "passes times_fewer error near_error far_error stated beyond jaccard rank by_path apart".split()
 Maps = NDArray[np.float64]  # (samples, units), NaN beyond a sample's units
@@ -42,19 +44,24 @@ QUICK = ZooPlan(networks=("tanh",), samples=1, settings=("default",))
 
 @dataclass(frozen=True)
 class Reference:
-    """Both runs at one level, their mean, and the chance in it: a standard deviation for each sample, nat."""
+    """All runs at one level, their mean, and the chance in it: a standard deviation for each sample, nat."""
 
-    runs: tuple[Maps, Maps]
+    runs: tuple[Maps, ...]
     mean: Maps
     chance: Maps
 
     @classmethod
     def of(cls, runs: NDArray[np.float64]) -> "Reference":
-        """Take both runs, ``(samples, 2, units)``."""
+        """Take runs ``(samples, runs, units)``, at least two."""
         level = np.nanmean(runs, axis=(1, 2), keepdims=True)
-        one, other = (runs - np.nanmean(runs, axis=2, keepdims=True) + level).swapaxes(0, 1)
-        chance = np.nanmean((one - other) ** 2, axis=1, keepdims=True) ** 0.5 / 2
-        return cls((one, other), (one + other) / 2, chance)
+        same = runs - np.nanmean(runs, axis=2, keepdims=True) + level
+        variance = np.nanmean(same.var(1, ddof=1), axis=1, keepdims=True)
+        return cls(tuple(same.swapaxes(0, 1)), same.mean(1), np.sqrt(variance / same.shape[1]))
+
+    @property
+    def pairs(self) -> list[tuple[Maps, Maps]]:
+        """Every two runs."""
+        return list(itertools.combinations(self.runs, 2))
 
 
 def run_zoo(plan: ZooPlan, folder: Path | None = None, *, name: str = "zoo", references: Path = KEPT) -> bool:
@@ -103,24 +110,25 @@ def describe_network(name: str) -> dict[str, Any]:
         "network": name,
         "kind": specimen.kind,
         "weights": sum(weights.numel() for weights in network.parameters()),
-        "accuracy": find_accuracy(network, load_data(specimen.kind, "held-out")),
+        "accuracy": find_accuracy(network, load_data(specimen, "held-out")),
         "feature": "relu" if specimen.relu else "identity",
         **specimen.layers,
     }
 
 
 def describe_reference(case: Case, reference: Reference) -> dict[str, Any]:
-    """Return the chance in a reference and how alike its two runs are."""
-    one, other = reference.runs
+    """Return the chance in a reference and how alike two of its runs are."""
+    chance = float(np.mean([np.nanmean(np.abs(one - other)) for one, other in reference.pairs])) / 2**0.5
+    shared = [same for pair in reference.pairs if (same := _jaccard(*pair)) is not None]
     return {
         "case": case.name,
-        "samples": len(one),
-        "units": int(np.isfinite(one).sum(1).max()),
-        "chance_of_authors": float(np.nanmean(np.abs(one - other))) / 2**0.5,
-        "chance_of_reference": float(np.nanmean(np.abs(one - other))) / 2,
+        "samples": len(reference.mean),
+        "units": int(np.isfinite(reference.mean).sum(1).max()),
+        "chance_of_authors": chance,
+        "chance_of_reference": chance / len(reference.runs) ** 0.5,
         "spread_over_units": float(np.nanstd(reference.mean, axis=1).mean()),
-        "jaccard": _jaccard(one, other),
-        "rank": _rank(one, other),
+        "jaccard": float(np.mean(shared)) if shared else None,
+        "rank": float(np.mean([_rank(*pair) for pair in reference.pairs])),
     }
 
 
@@ -140,7 +148,7 @@ def compare_case(case: Case, reference: Reference, settings: Sequence[str]) -> I
         with counted(case.module) as spent:
             ds = case.measure(**options)
         row |= compare_maps(ds.isel(sample=known), reference, near, spent.passes / len(case.names))
-        row["apart"] = compare_seeds(ds, case.measure(seed=1, **options))
+        row["apart"] = compare_seeds([ds, *(case.measure(seed=seed, **options) for seed in OTHER_SEEDS)])
         if row["by_path"] == 0:
             by_gain = row
         yield row
@@ -176,11 +184,14 @@ def compare_maps(
     }
 
 
-def compare_seeds(one: xr.Dataset, other: xr.Dataset) -> float:
+def compare_seeds(measured: Sequence[xr.Dataset]) -> float:
     """Share of units in which two measurements differ by more than two stated errors of the difference."""
-    differ = np.abs(one["entropy"] - other["entropy"])
-    beyond = differ > BEYOND * np.hypot(one["entropy_error"], other["entropy_error"])
-    return float(beyond.where(differ.notnull()).mean())
+    shares = []
+    for one, other in itertools.combinations(measured, 2):
+        differ = np.abs(one["entropy"] - other["entropy"])
+        beyond = differ > BEYOND * np.hypot(one["entropy_error"], other["entropy_error"])
+        shares.append(float(beyond.where(differ.notnull()).mean()))
+    return float(np.mean(shares))
 
 
 def _jaccard(one: Maps, other: Maps) -> float | None:

@@ -21,6 +21,7 @@ from benchmarks.problems import REFERENCES
 from benchmarks.zoo.photographs import NAMES, SIDE, load_crops
 from kdviz.files import write_bytes
 from kdviz.models import cloud, text
+from kdviz.models.cloud.levels import PointNet2
 from kdviz.models.torchvision_shim import prepare_torchvision
 from kdviz.networks.checkpoints import load_weights
 from kdviz.networks.features import answer
@@ -57,6 +58,8 @@ class Specimen:
         Built-in weights to take instead of training.
     entry
         Module after which noise enters.
+    side
+        Of images, pixels.
     """
 
     kind: Kind
@@ -67,6 +70,7 @@ class Specimen:
     rate: float = 3e-3
     trained: str | None = None
     entry: str | None = None
+    side: int = SIDE
 
 
 def load_network(name: str) -> nn.Module:
@@ -75,7 +79,7 @@ def load_network(name: str) -> nn.Module:
     network = _build(specimen)
     path = find_weights(name)
     if path is None:
-        train(network, load_data(specimen.kind, "train"), specimen, name)
+        train(network, load_data(specimen, "train"), specimen, name)
         weights = {key: _halved(tensor) for key, tensor in network.state_dict().items()}
         size = sum(tensor.nbytes for tensor in weights.values())
         path = (KEPT if size <= TINY else CACHE) / f"{name}.safetensors"
@@ -121,13 +125,13 @@ def find_accuracy(network: nn.Module, data: Data) -> float:
     return float((told == labels).double().mean())
 
 
-def load_data(kind: Kind, split: str) -> Data:
-    """Return what networks of a kind learn, or 150 or more held-out samples."""
+def load_data(specimen: Specimen, split: str) -> Data:
+    """Return what a network of a kind learns, or 150 or more held-out samples."""
     training = split == "train"
-    if kind == "image":
-        inputs, labels, _ = load_crops(split, 1200 if training else 150)
+    if specimen.kind == "image":
+        inputs, labels, _ = load_crops(split, 1200 if training else 150, specimen.side)
         return inputs, labels
-    if kind == "text":
+    if specimen.kind == "text":
         texts = movie_reviews(split, count=4000 if training else 200)
         encoded = encode(texts, review_tokenizer(), length=LENGTH)
         return torch.from_numpy(encoded.ids), torch.from_numpy(texts.labels)
@@ -223,10 +227,10 @@ def _convnext() -> nn.Module:
     return ConvNeXt(stages, layer_scale=0.1, num_classes=len(NAMES))
 
 
-def _vit() -> nn.Module:
+def _vit(side: int, patch: int) -> nn.Module:
     from torchvision.models import VisionTransformer
 
-    size = {"image_size": SIDE, "patch_size": 8, "num_layers": 3, "num_heads": 3}
+    size = {"image_size": side, "patch_size": patch, "num_layers": 3, "num_heads": 3}
     return VisionTransformer(**size, hidden_dim=48, mlp_dim=96, num_classes=len(NAMES))
 
 
@@ -254,17 +258,27 @@ def _gpt2() -> nn.Module:
     return text.TextNetwork(encoder, 2, pad=tokenizer.pad_token_id, pooling="last")
 
 
+def _pointnet2() -> nn.Module:
+    """Make a PointNet++ with fewer centres and neighbours, for clouds of fewer points than it asks for."""
+    network = cloud.build("pointnet2", classes=11, width=0.25)
+    assert isinstance(network, PointNet2)
+    network.fewest = POINTS
+    for level, centres in ((network.level1, 64), (network.level2, 32)):
+        level.centres, level.neighbours = centres, 16
+    return network
+
+
 def _stages(prefix: str, middle: object, last: object) -> dict[str, str]:
     return {"middle": f"{prefix}{middle}", "last": f"{prefix}{last}"}
 
 
 BERT = text.PRESETS["small_bert"]
+VIT = {"middle": "encoder.layers.encoder_layer_1", "last": "encoder.ln"}
+LARGE = 224  # pixels
 ZOO = {  # the cheapest first, because references are made in this order
     "tanh": Specimen("image", partial(_convolutions, nn.Tanh), _stages("act", 3, 5), relu=False, steps=500),
     "gelu": Specimen("image", partial(_convolutions, nn.GELU), _stages("act", 3, 5), relu=False, steps=500),
-    "vit": Specimen(
-        "image", _vit, {"middle": "encoder.layers.encoder_layer_1", "last": "encoder.ln"}, relu=False
-    ),
+    "vit": Specimen("image", partial(_vit, SIDE, 8), VIT, relu=False),
     "convnext": Specimen("image", _convnext, _stages("features.", 1, 5)),
     "bert": Specimen(
         "text",
@@ -295,5 +309,10 @@ ZOO = {  # the cheapest first, because references are made in this order
         lambda: cloud.build("dgcnn", classes=11, width=0.125),
         {"middle": "edges.1", "last": "head.fc1"},
         steps=150,
+    ),
+    "pointnet2": Specimen("cloud", _pointnet2, {"middle": "level2.layers", "last": "head.fc1"}, steps=600),
+    "vit_224": Specimen("image", partial(_vit, LARGE, 16), VIT, relu=False, side=LARGE),
+    "resnet18_224": Specimen(
+        "image", partial(_resnet, "BasicBlock", [2, 2, 2, 2], 8), _stages("layer", 2, 4), side=LARGE
     ),
 }

@@ -112,7 +112,7 @@ def describe_network(name: str) -> dict[str, Any]:
         "weights": sum(weights.numel() for weights in network.parameters()),
         "accuracy": find_accuracy(network, load_data(specimen, "held-out")),
         "feature": "relu" if specimen.relu else "identity",
-        **specimen.layers,
+        **{where: specimen.layers.get(where) for where in ("middle", "last")},
     }
 
 

@@ -47,7 +47,7 @@ class Specimen:
     make
         Builds it untrained.
     layers
-        A middle and a last one, by these names.
+        A middle and a last one, by these names, or one of them.
     relu
         Whether features are read after a ReLU, the default for images and clouds, or as they are.
     steps
@@ -311,8 +311,9 @@ ZOO = {  # the cheapest first, because references are made in this order
         steps=150,
     ),
     "pointnet2": Specimen("cloud", _pointnet2, {"middle": "level2.layers", "last": "head.fc1"}, steps=600),
-    "vit_224": Specimen("image", partial(_vit, LARGE, 16), VIT, relu=False, side=LARGE),
+    # references of large images take an hour a layer, so one layer each
+    "vit_224": Specimen("image", partial(_vit, LARGE, 16), {"middle": VIT["middle"]}, relu=False, side=LARGE),
     "resnet18_224": Specimen(
-        "image", partial(_resnet, "BasicBlock", [2, 2, 2, 2], 8), _stages("layer", 2, 4), side=LARGE
+        "image", partial(_resnet, "BasicBlock", [2, 2, 2, 2], 8), {"middle": "layer2"}, side=LARGE
     ),
 }

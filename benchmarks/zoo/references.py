@@ -26,12 +26,12 @@ def make_references(
     samples: int = SAMPLES,
     folder: Path = KEPT,
     *,
-    where: Iterable[str] = ("middle", "last"),
+    where: Iterable[str] | None = None,
 ) -> None:
     """Make the references that are not there yet, network by network."""
     torch.set_num_threads(1)
     for network in networks:
-        for layer in where:
+        for layer in ZOO[network].layers if where is None else where:
             case = load_case(network, layer, samples)
             for at in tqdm(range(samples), desc=case.name, unit="sample"):
                 if len(read_reference(case, folder)) <= at:

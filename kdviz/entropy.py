@@ -237,14 +237,15 @@ def _descend(
     squared = np.clip(free, lower, upper)
     x = 2 * known * v_column
     slope = 2 * v_column * (weight * v_column * _phi_slope(x) - np.exp(-x))  # d(s^2)/dr at fixed time
-    own = np.where(usable, slope * error / (2 * squared), 0.0)
-    per_time = np.where(usable & (free == squared), weight / (2 * squared) - known, 0.0)  # d(log s)/dv
+    moves = usable & (free == squared)  # what is clamped does not
+    own = np.where(moves, slope * error / (2 * squared), 0.0)
+    per_time = np.where(moves, weight / (2 * squared) - known, 0.0)  # d(log s)/dv
     added, growth = own, per_time
     if feature_loss is not None:
         added = squared * (2 * known * own + np.where(usable, error, 0.0))
         growth = 2 * squared * known * per_time
     mean_growth = (shares * growth).sum(-1, keepdims=True)
-    met = converged[:, None] & (mean_growth > 0) & (goal is not None)
+    met = converged[:, None] & (mean_growth != 0) & (goal is not None)
     speed = np.divide(per_time, mean_growth, out=np.zeros_like(per_time), where=met)
     log_error = np.where(usable, _settle(own, shares * added, speed), np.nan)
     noise_ratio = np.where(usable, np.sqrt(squared), np.nan)
@@ -257,10 +258,10 @@ def _descend(
 
 
 def _settle(own: Array, added: Array, speed: Array) -> Array:
-    """Return the standard error of units that, each off by its `own`, end where a mean is met again.
+    """Return the standard error of the log of noise ratios, ``(S, U)``, once a mean over units is met again.
 
-    `added` is what the deviation of a unit, independent of the others, adds to that mean, and `speed` how far
-    units move while the mean grows by 1.
+    Units are off by their `own`, independent of each other; `added` is what that adds to the mean, and
+    `speed` how far units move while it grows by 1, 0 where no mean is held. All ``(S, U)``.
     """
     others = np.nansum(np.square(added), -1, keepdims=True) - np.square(added)
     return np.sqrt(np.square(own - speed * added) + np.square(speed) * np.maximum(others, 0))
@@ -325,8 +326,8 @@ def _minimise(
     free = np.sqrt(chosen[..., None] / (2 * safe))
     clamped = usable & ((free < lower) | (free > upper))
     noise_ratio = np.where(usable, np.clip(free, lower, upper), np.where(np.isnan(ratio), np.nan, upper))
-    own, shares = np.where(usable, -error / (2 * safe), 0.0), _shares(size, usable)
+    own, shares = np.where(usable & ~clamped, -error / (2 * safe), 0.0), _shares(size, usable)
     held = calibration is not None and feature_loss is None
-    speed = np.where(usable & held, 1.0, 0.0)
+    speed = np.where(usable & ~clamped & held, 1.0, 0.0)
     log_error = np.where(np.isnan(ratio), np.nan, _settle(own, shares * own, speed))
     return Solution(noise_ratio, log_error, any_usable & ~clamped.any(-1), chosen)

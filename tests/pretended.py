@@ -1,7 +1,8 @@
 """A device that is not there, on which all of kdviz runs in a process of its own.
 
 Tensors on it are computed by the processor, but go no other ways than those on a GPU: whoever mixes them with
-tensors elsewhere, or hands them to NumPy, gets an error. Every wait for what a GPU computes is noted.
+tensors elsewhere, or hands them to NumPy, gets an error. Waits for what a GPU computes are noted: numbers and
+sizes that are asked of it, copies from it, and copies to it that are not told to go on meanwhile.
 
 ``python tests/pretended.py TRIAL FOLDER`` does one of the trials below and prints as JSON what came of it.
 The device has to be made known before anything computes a gradient, which no process of pytest can promise.
@@ -23,8 +24,11 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 NAME = "pretended"
 aten = torch.ops.aten
-WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
-MIXING = (aten.index.Tensor, aten.index_put_.default)  # places may be told from elsewhere
+WAITING = (
+    *(aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default),
+    *(aten.masked_select.default, aten._unique2.default),
+)
+INDEXING = (aten.index.Tensor, aten.index_put_.default)  # by places that may lie elsewhere
 
 waits: list[str] = []  # where in kdviz the device was waited for
 
@@ -96,13 +100,22 @@ def compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if isinstance(value, torch.Tensor) and not isinstance(value, There) and value.ndim
     ]
     target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+    patient = not kwargs.get("non_blocking", False)
     if op is aten.copy_.default:
-        if there and not isinstance(args[0], There):
+        if there and ((elsewhere and patient) or not isinstance(args[0], There)):
             wait()
     elif op is aten._to_copy.default:
-        if there and target == "cpu":
+        if (there and target == "cpu") or (elsewhere and target == NAME and patient):
             wait()
-    elif there and elsewhere and op not in MIXING:
+    elif op in INDEXING:
+        if len({isinstance(one, There) for one in (args[0], *args[2:]) if isinstance(one, torch.Tensor)}) > 1:
+            raise RuntimeError(f"{op}: values on {NAME} and on the cpu")
+        places = [one for one in args[1] if isinstance(one, torch.Tensor)]
+        if there and not isinstance(args[0], There):
+            raise RuntimeError(f"{op}: places on {NAME} for values on the cpu")
+        if there and any(one.dtype == torch.bool or not isinstance(one, There) for one in places):
+            wait()
+    elif there and elsewhere:
         raise RuntimeError(f"{op}: tensors on {NAME} and on the cpu")
     elif there and op in WAITING:
         wait()
@@ -126,7 +139,10 @@ def compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def wait() -> None:
     """Note the line of kdviz that waits."""
-    inside = [frame for frame in traceback.extract_stack() if "/kdviz/" in frame.filename]
+    import kdviz
+
+    folder = str(Path(kdviz.__file__).parent)
+    inside = [frame for frame in traceback.extract_stack() if frame.filename.startswith(folder)]
     waits.append(Path(inside[-1].filename).stem if inside else "")
 
 
@@ -139,7 +155,7 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Th
 
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-    if not isinstance(target, There):
+    if not non_blocking or not isinstance(target, There):
         wait()
     inner, onto = (one.inner if isinstance(one, There) else one for one in (source, target))
     onto.copy_(inner)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import kdviz
 from benchmarks import authors
 from benchmarks.problems import CELLS
-from benchmarks.zoo.networks import BACKGROUND, LENGTH, POINTS, ZOO, Specimen, load_network
+from benchmarks.zoo.networks import BACKGROUND, LENGTH, POINTS, ZOO, load_network
 from benchmarks.zoo.photographs import load_crops
 from kdviz.models import cloud, text
 from kdviz.networks.hashing import fingerprint, fingerprint_tensors
@@ -62,7 +63,8 @@ def load_case(name: str, where: str, count: int) -> Case:
     """Load a network, training it if need be, and its first `count` held-out samples."""
     specimen = ZOO[name]
     network, layer = load_network(name), specimen.layers[where]
-    found = {"image": _images, "text": _texts, "cloud": _clouds}[specimen.kind](specimen, count)
+    find = {"image": partial(_images, specimen.side), "text": _texts, "cloud": _clouds}[specimen.kind]
+    found = find(count)
     head: dict[str, Any] = {"relu": specimen.relu}
     if specimen.entry is None:
         given = list(found.inputs)
@@ -115,13 +117,13 @@ class _Found:
     weight: float
 
 
-def _images(specimen: Specimen, count: int) -> _Found:
-    inputs, _, names = load_crops("held-out", count, specimen.side)
+def _images(side: int, count: int) -> _Found:
+    inputs, _, names = load_crops("held-out", count, side)
     cells = authors.share_cells(inputs.shape[-1], CELLS)
     return _Found(inputs, names, kdviz.units.grid(CELLS), [cells] * count, authors.WEIGHT)
 
 
-def _texts(specimen: Specimen, count: int) -> _Found:
+def _texts(count: int) -> _Found:
     """Sentences, each piece of a word being a unit, special tokens none."""
     tokenizer = review_tokenizer()
     texts = movie_reviews("held-out", count=count)
@@ -138,7 +140,7 @@ def _texts(specimen: Specimen, count: int) -> _Found:
     return _Found(torch.from_numpy(encoded.ids), names, kind, units, weight)
 
 
-def _clouds(specimen: Specimen, count: int) -> _Found:
+def _clouds(count: int) -> _Found:
     """Furniture, each point being a unit."""
     found = furniture("held-out", count=count, points=POINTS, background=BACKGROUND)
     points = torch.arange(POINTS + BACKGROUND)[:, None]

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from kdviz.networks.features import Batch, FeatureReader, map_batch, rows_at, rows_of
 
+_WORTH_THREADS = 2**20  # numbers; fewer are drawn sooner than threads begin
+
 
 @dataclass
 class Passes:
@@ -165,7 +167,8 @@ class Bench:
             return self
         part = copy.copy(self)
         part.inputs = self.inputs[list(rows)]
-        if self._kept is not None:
+        part._kept = None
+        if self._kept is not None and self.inputs.device.type != "cpu":  # drawn ahead
             purpose, draws, noise = self._kept
             part._kept = purpose, draws, noise[:, list(rows)]
         part.given = None if self.given is None else rows_at(self.given, list(rows))
@@ -195,14 +198,16 @@ class Bench:
 def _draw(rows: Tensor, keys: Sequence[int]) -> None:
     """Fill every row with noise of its own key, several at once where torch may use several threads."""
 
-    def fill(row: Tensor, key: int) -> None:
-        row.normal_(generator=torch.Generator().manual_seed(key))
+    def fill(some: Tensor, their_keys: Sequence[int]) -> None:
+        for row, key in zip(some, their_keys, strict=True):
+            row.normal_(generator=torch.Generator().manual_seed(key))
 
-    if (count := torch.get_num_threads()) == 1:
-        list(map(fill, rows, keys))
+    count = torch.get_num_threads() if rows.numel() > _WORTH_THREADS else 1
+    if count == 1:
+        fill(rows, keys)
         return
     with ThreadPoolExecutor(count) as threads:
-        list(threads.map(fill, rows, keys))
+        list(threads.map(lambda at: fill(rows[at::count], keys[at::count]), range(count)))
 
 
 def noise_generator(seed: int, name: str, purpose: str, draw: int) -> torch.Generator:

@@ -92,30 +92,33 @@ def descend(
     mean_log = torch.zeros(samples, dtype=torch.float64)
     end, time = scale.clone(), torch.full((samples,), float(longest), dtype=torch.float64)
     converged = torch.zeros(samples, dtype=torch.bool)
-    unsure = 0 * feature_variance if variance_error is None else variance_error / feature_variance
+    known = torch.zeros_like(feature_variance)
+    unsure = (known if variance_error is None else variance_error) / feature_variance
     deviations, gain_error = _Deviations(samples, units), torch.zeros_like(scale)
-    running, share = torch.arange(samples), size / parts
+    running, of_mean = torch.arange(samples), size / parts
     for step in range(longest):
         here = scale[running]
         slope, slope_error = _loss_slope(bench, layer, surrogate, here, step, draws)
         pull = slope / (size * feature_variance[running, None])
         gradient = pull - weight / (parts * here)
-        moved = (here - rate * gradient).clamp(lower, upper)
+        free = here - rate * gradient
+        moved = free.clamp(lower, upper)
+        inside = free == moved
         deviations.carry(
             running,
-            left=1 - rate * (pull / here + weight / (parts * here.square())),
-            chance=rate * slope_error / (size * feature_variance[running, None]),
-            by_variance=rate * pull,
+            left=inside * (1 - rate * (pull / here + weight / (parts * here.square()))),
+            chance=inside * rate * slope_error / (size * feature_variance[running, None]),
+            by_variance=inside * rate * pull,
             by_gain=2 * rate * here / (size * feature_variance[running, None]),
         )
-        reached = (moved / bench.base_noise).log() @ (size / parts)
+        reached = (moved / bench.base_noise).log() @ of_mean
         done = reached >= calibration
         part = (calibration - mean_log[running]) / (reached - mean_log[running])
         rows = running[done]
         end[rows] = here[done].log().lerp(moved[done].log(), part[done, None]).exp()
         time[rows] = step + part[done]
         speed = (moved / here).log()[done]
-        gain_error[rows] = deviations.of_gain(rows, moved[done], speed, share, unsure[rows])
+        gain_error[rows] = deviations.of_gain(rows, moved[done], speed, of_mean, unsure[rows])
         converged[rows] = True
         scale[running], mean_log[running] = moved, reached
         if done.any():
@@ -125,7 +128,7 @@ def descend(
             break
     end[running] = scale[running]
     still = torch.zeros_like(end[running])
-    gain_error[running] = deviations.of_gain(running, end[running], still, share, unsure[running])
+    gain_error[running] = deviations.of_gain(running, end[running], still, of_mean, unsure[running])
     return Descent(end / bench.base_noise, time, converged, gain_error)
 
 
@@ -153,15 +156,18 @@ class _Deviations:
         self.by_variance[rows] = left * self.by_variance[rows] + by_variance
         self.by_gain[rows] = left * self.by_gain[rows] + by_gain
 
-    def of_gain(self, rows: Tensor, scale: Tensor, speed: Tensor, share: Tensor, unsure: Tensor) -> Tensor:
+    def of_gain(self, rows: Tensor, scale: Tensor, speed: Tensor, of_mean: Tensor, unsure: Tensor) -> Tensor:
         """Return the standard error of the gain that explains them, had only the gain been off.
 
-        `speed` is by how much the log of each scale grew in the last step, `share` ``(U,)`` what each counts
-        in the mean that is calibrated, `unsure` ``(B,)`` the relative error of the feature variance.
+        `speed` is by how much the log of each scale grew in the last step, `of_mean` ``(U,)`` what each
+        counts in the mean that is calibrated, `unsure` ``(B,)`` the relative error of the feature variance:
+        it is common to all units, and moves where the calibration is met. What the chance of single units
+        moves there is left to :func:`kdviz.entropy.solve`.
         """
-        by_mean = (speed / (speed @ share)[:, None]).nan_to_num(0)  # of the log, while the mean grows by 1
+        growth = (speed @ of_mean)[:, None]
+        by_mean = torch.where(growth > 0, speed / growth, 0)  # of the log, while the mean grows by 1
         common = unsure[:, None] * self.by_variance[rows] / scale
-        common -= by_mean * (common @ share)[:, None]
+        common -= by_mean * (common @ of_mean)[:, None]
         return (self.chance[rows] + (scale * common).square()).sqrt() / self.by_gain[rows]
 
 

@@ -76,8 +76,9 @@ def measure_variance(bench: Bench, layer: str, surrogate: Surrogate, *, pairs: i
     """
     base = torch.full_like(surrogate.gain, bench.base_noise)
     plain, explained = _draw_changes(bench, base, pairs, {layer: surrogate})[layer]
-    error = (plain - explained).std(0) / pairs**0.5
-    return _corrected(plain.mean(0), explained.mean(0), surrogate.mean(base)), error
+    mean = _corrected(plain.mean(0), explained.mean(0), surrogate.mean(base))
+    error = torch.where(mean == plain.mean(0), plain.std(0), (plain - explained).std(0))
+    return mean, error / pairs**0.5
 
 
 def _draw_changes(
@@ -95,11 +96,14 @@ def _draw_changes(
         for start in range(0, pairs, _HELD_DRAWS):
             noises = bench.noise("pairs", range(start, min(start + _HELD_DRAWS, pairs)))
             for several in noises.split(bench.together):
-                noisy = [torch.addcmul(bench.inputs, scale, several, value=sign) for sign in signs]
-                features = [bench.features(one.flatten(0, 1)) for one in noisy]
-                for layer, squares in plain.items():
-                    changes = [bench.squared_change(one[layer], layer) for one in features]
-                    squares.append(torch.stack(changes).mean(0).view(len(several), -1))
+                by_sign: dict[str, list[Tensor]] = {layer: [] for layer in surrogates}
+                for sign in signs:
+                    noisy = torch.addcmul(bench.inputs, scale, several, value=sign)
+                    features = bench.features(noisy.flatten(0, 1))
+                    for layer, squares in by_sign.items():
+                        squares.append(bench.squared_change(features[layer], layer))
+                for layer, squares in by_sign.items():
+                    plain[layer].append(torch.stack(squares).mean(0).view(len(several), -1))
             for layer, surrogate in surrogates.items():
                 explained[layer].append(surrogate.value(scale * noises))
     return {layer: (torch.cat(plain[layer]).cpu(), torch.cat(explained[layer]).cpu()) for layer in surrogates}

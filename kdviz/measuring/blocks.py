@@ -52,18 +52,23 @@ def measure_block(
     """
     collected: dict[str, list[Arrays]] = {layer: [] for layer in reader.layers}
     for bench in make_benches(reader, inputs, rows, settings):
-        surrogates = estimate_gain(bench, probes=settings.probes, points=settings.points)
-        base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
-        changes = measure_change(bench, base, pairs=settings.pairs, surrogates=surrogates)
-        rounding = measure_rounding(bench, changes)
-        for layer, surrogate in surrogates.items():
-            _require_resolved(bench, layer, rounding[layer])
-            arrays = _measure_layer(bench, layer, surrogate, changes[layer], settings)
+        for layer, arrays in _measure_batch(bench, settings):
             collected[layer].append(_pad(arrays, inputs.units.count))
     return {
         layer: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for layer, parts in collected.items()
     }
+
+
+def _measure_batch(bench: Bench, settings: Settings) -> Iterator[tuple[str, Arrays]]:
+    """Measure layer by layer; what was held for them is free again before the next batch."""
+    surrogates = estimate_gain(bench, probes=settings.probes, points=settings.points)
+    base = torch.full((len(bench.inputs), bench.unit_count), settings.base_noise, dtype=torch.float64)
+    changes = measure_change(bench, base, pairs=settings.pairs, surrogates=surrogates)
+    rounding = measure_rounding(bench, changes)
+    for layer, surrogate in surrogates.items():
+        _require_resolved(bench, layer, rounding[layer])
+        yield layer, _measure_layer(bench, layer, surrogate, changes[layer], settings)
 
 
 def make_benches(reader: FeatureReader, inputs: Inputs, rows: range, settings: Settings) -> Iterator[Bench]:

@@ -21,6 +21,7 @@ from kdviz.schema import MEASURED, QUARTILES, VARIABLES
 from kdviz.units import Units
 
 STEPS = 36  # of a descent: where the built-in images meet the calibration
+_COPIES = 10  # of what noise falls on, beside probes and draws: shifts, noisy inputs, gradients
 _QUICK = 0.2  # seconds; what takes less is timed once more, as counting operations shows in it
 
 
@@ -40,7 +41,9 @@ class Estimate:
         Of the passes in one process, from the time of some, of texts the longest. Where a pass takes less
         than a millisecond, what is done between passes takes about as long.
     memory
-        Bytes held at a time beside network and inputs, of texts for the longest; ``max_batch`` is their knob.
+        Bytes of tensors held at a time beside network and inputs, of texts for the longest; ``max_batch`` is
+        their knob. What convolutions take inside comes to that: next to nothing, or, of few samples of a deep
+        network, as much again.
     disk
         Bytes of the results, before they are compressed.
     flops
@@ -114,8 +117,8 @@ class LayerPace:
         Number of features.
     forward, backward
         Seconds from the input to the layer, and from the layer alone back to the input.
-    held
-        Bytes kept for gradients on the way.
+    held, largest
+        Bytes kept for gradients on the way, in all and of the largest tensor.
     flops
         Of both, as of an :class:`Estimate`.
     """
@@ -124,6 +127,7 @@ class LayerPace:
     forward: float
     backward: float
     held: int
+    largest: int
     flops: tuple[int, int]
 
 
@@ -149,10 +153,10 @@ def time_passes(reader: FeatureReader, inputs: Inputs, rows: range, settings: Se
     noisy = (bench.inputs + bench.base_noise * bench.noise("pairs", range(bench.together))).flatten(0, 1)
     noisy.requires_grad_(True)
     counter, held = FlopCounterMode(display=False), dict[int, int]()
-    marks: dict[str, list[tuple[float, int, int]]] = {}
+    marks: dict[str, list[tuple[float, int, int, int]]] = {}
 
     def mark(layer: str) -> None:
-        told = now() - start, counter.get_total_flops(), sum(held.values())
+        told = now() - start, counter.get_total_flops(), sum(held.values()), max(held.values(), default=0)
         marks.setdefault(layer, []).append(told)
 
     modules = name_modules(reader.network)
@@ -179,12 +183,13 @@ def time_passes(reader: FeatureReader, inputs: Inputs, rows: range, settings: Se
             seconds.append(now() - start)
             if seconds[0] > _QUICK:
                 break
-        (_, flops, kept), count = marks[name][0], len(noisy)
+        (_, flops, kept, largest), count = marks[name][0], len(noisy)
         layers[name] = LayerPace(
             features[name][0].numel(),
             min(one[0] for one in marks[name]) / count,
             min(seconds) / count,
             kept // count,
+            largest // count,
             (flops // count, back.get_total_flops() // count),
         )
     return Pace(layers, bench.inputs[0].nbytes)
@@ -249,8 +254,9 @@ def scale(
     alone = units.length(0) is not None  # then noise draws of one sample fill the pass
     rows = 1 if alone else min(together, block)
     probes = sum(count_probes(width, settings.probes, settings.points)[1] for width in widths)
-    copies = rows * pace.values * (probes + settings.pairs)
-    held = (together if alone else rows) * max(one.held for one in asked)
+    copies = rows * pace.values * (probes + settings.pairs + _COPIES)
+    # of both members of a pair; on the way back, gradients on both sides of the largest
+    held = (together if alone else rows) * max(one.held + one.largest for one in asked)
     disk = samples * len(widths) * _count_bytes(units.count)
     return Estimate(
         samples,

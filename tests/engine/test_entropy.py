@@ -335,17 +335,40 @@ def test_solve__propagates_errors_as_finite_differences_do(solver):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-14)
 
 
+def spread_of(ratio, error, **options):
+    """Standard error that is told, and the spread of what comes out of gain ratios with that chance."""
+    found = solve(ratio, ratio_error=error, **options)
+    drawn = ratio + error * np.random.default_rng(0).normal(size=(20_000, len(ratio)))
+    return found, np.log(solve(drawn, **options).noise_ratio).std(0)
+
+
 @METHODS
-@pytest.mark.parametrize("level", [{"calibration": 0.386}, {"feature_loss": 1.5}, {"calibration": None}])
+@pytest.mark.parametrize("level", [{"calibration": 0.386}, {"feature_loss": 2.5}, {"calibration": None}])
 def test_solve__errors_are_the_spread_of_what_comes_out(solver, level):
     """A level that is held passes the chance of some units on to all others."""
-    rng = np.random.default_rng(0)
     ratio, size = np.array([0.05, 0.3, 0.7, 1.0, 2.5, 6.0]), np.array([1, 3, 2, 1, 1, 2])
     error = ratio * np.array([0.01, 0.02, 0.01, 0.005, 0.02, 0.03])
-    told = solve(ratio, solver=solver, ratio_error=error, size=size, **level).log_error
-    drawn = ratio + error * rng.normal(size=(20_000, len(ratio)))
-    spread = np.log(solve(drawn, solver=solver, size=size, **level).noise_ratio).std(0)
-    np.testing.assert_allclose(told, spread, rtol=0.03, atol=1e-12)
+    found, spread = spread_of(ratio, error, solver=solver, size=size, **level)
+    assert found.converged
+    np.testing.assert_allclose(found.log_error, spread, rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "level"),
+    [([20.0, 30.0, 15.0, 10.0], {"calibration": -0.3}), ([8.0, 6.0, 5.0, 4.0], {"feature_loss": 4.5})],
+)
+def test_solve__errors_are_right_where_the_level_is_met_falling(ratio, level):
+    ratio = np.array(ratio)
+    found, spread = spread_of(ratio, ratio * np.array([0.02, 0.01, 0.012, 0.01]), **level)
+    assert found.converged
+    np.testing.assert_allclose(found.log_error, spread, rtol=0.03)
+
+
+def test_solve__what_is_clamped_has_no_error_and_gives_none_to_others():
+    ratio = np.array([0.5] * 99 + [500.0])
+    found, spread = spread_of(ratio, 0.05 * ratio)
+    assert found.log_error[-1] == 0 and spread[-1] < 1e-9
+    np.testing.assert_allclose(found.log_error[:-1], spread[:-1], rtol=0.03)
 
 
 def test_solve__an_unknown_error_stays_with_its_unit():

@@ -7,6 +7,7 @@ import torch
 from reference import authors_loop, sampled_optimum
 from torch import nn
 
+import kdviz.gain.bench
 from kdviz.entropy import gain_ratio, invert_descent, solve
 from kdviz.gain import (
     Bench,
@@ -524,6 +525,20 @@ def test_share_loss__comes_nearer_to_the_authors_loop_than_probe_gains():
     probes, both = (float(np.abs(entropies(g) - expected).mean()) for g in (surrogate.gain, shared))
     assert both < 0.75 * probes
     assert both < 0.05
+
+
+def test_noise__is_the_same_for_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(kdviz.gain.bench, "_WORTH_THREADS", 100)
+    bench, threads = cnn_bench(samples=3), torch.get_num_threads()
+    alone = bench.noise("alone", range(5))
+    drawn = {}
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            drawn[count] = cnn_bench(samples=3).noise("alone", range(5))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, alone) for one in drawn.values())
 
 
 # -- the sampled descent

@@ -8,9 +8,12 @@ import pytest
 import torch
 from small_measurements import GRID, CountingPasses
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kdviz import measuring, networks, schema
 from kdviz.measuring.estimate import scale
+from kdviz.models.image import build
 from kdviz.testing import random_images, small_cnn
 from kdviz.units import grid
 
@@ -58,13 +61,52 @@ def tanh_network():
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 5000), nn.Tanh(), nn.Linear(5000, 50))
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made within it and are still there."""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.now = self.most = 0
+        self.given = [tensor.untyped_storage() for tensor in known]
+        self.known = weakref.WeakSet(self.given)
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        made = op(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if isinstance(one, torch.Tensor) and (storage := one.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._lose, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+    def _lose(self, count):
+        self.now -= count
+
+
+@pytest.mark.parametrize("method", ["gain", "auto"])
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_estimate__memory_is_what_is_held(max_batch, method):
+    network, layers = build("small_vgg", classes=2, input_size=48), ("features.conv4", "classifier.fc1")
+    inputs = networks.prepare_inputs(random_images(8, size=48), grid(16))
+    settings = measuring.Settings.for_units(grid(16), method=method, max_batch=max_batch)
+    about = {"network": "n", "role": "student"}
+    measurement = measuring.Measurement(lambda: network, {0: None}, inputs, layers, settings, **about)
+    told = measurement.estimate().memory
+    (task, *_) = measurement.tasks()
+    with LiveBytes(*network.state_dict().values()) as live:
+        measurement.do(task)
+    assert told == pytest.approx(live.most, rel=0.12)
+
+
 @pytest.mark.parametrize("max_batch", [1, 4, 16])
 def test_estimate__memory_is_that_of_two_passes_and_of_copies(max_batch):
     told = plan(tanh_network, 16, layers="3", feature="identity", max_batch=max_batch).estimate()
     kept = (
         5000 + 50
     )  # what tanh keeps for its slope; of the feature at most itself; weights are there already
-    assert told.memory == pytest.approx(max_batch * 4 * (2 * kept + 192 * (8 + 4)), rel=0.1)
+    copies = 8 + 4 + 10  # probes, pairs, what comes and goes
+    assert told.memory == pytest.approx(max_batch * 4 * (2 * kept + 2 * 5000 + 192 * copies), rel=0.1)
 
 
 def test_estimate__disk_is_that_of_the_result():

@@ -373,7 +373,7 @@ def test_gpu__projects_from_the_passes_that_it_made(tmp_path: Path) -> None:
     spent = row["forward"] / bare["forward"] + row["backward"] / bare["backward"]
     assert row["share"] == pytest.approx(spent / row["seconds"], rel=1e-3)
     kept = 2 * 32 * 32 * (64 + 64) * 4  # bytes of two passes behind the first two convolutions alone
-    assert kept < row["predicted_memory"] < row["peak_memory"] < 10 * row["predicted_memory"]
+    assert kept < row["predicted_memory"] < row["peak_memory"] < 6 * row["predicted_memory"]
     minutes, share, memory = results["goals"]
     assert memory["reached"] == pytest.approx(row["peak_memory"] / row["predicted_memory"] - 1)
     by_default = 25 + 2 * 124

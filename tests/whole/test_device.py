@@ -25,10 +25,10 @@ def test_measure__on_a_device_has_the_bits_of_the_processor_and_waits_only_betwe
     found = run_trial("measure", tmp_path)
     assert all(one["equal"] and one["device"] == "pretended:0" for one in found.values())
     few, many = (found[f"gain {probes}"]["waits"] for probes in (8, 64))
-    assert few["losses"] == many["losses"] <= 40, "of two layers, however many the probes and pairs"
-    assert max(few["probes"], many["probes"]) <= 4 and few["descents"] == few["bench"] == 0
+    assert 0 < few["losses"] == many["losses"] <= 40, "of two layers, however many the probes and pairs"
+    assert 0 < many["probes"] <= few["probes"] <= 6 and few["descents"] == few["bench"] == 0
     by_path = found["path 8"]["waits"]
-    assert by_path["losses"] <= 40
+    assert 0 < by_path["losses"] <= 40
     assert 40 < by_path["descents"] < 120, "once a step, some 40 at each of two layers"
 
 

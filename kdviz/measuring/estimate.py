@@ -75,11 +75,17 @@ class Estimate:
     def __str__(self) -> str:
         """Say it in one line."""
         passes = " to ".join(dict.fromkeys(f"{count:,}" for count in self.passes))
-        times = " to ".join(dict.fromkeys(str(timedelta(seconds=math.ceil(one))) for one in self.seconds))
+        times = " to ".join(dict.fromkeys(map(_say_time, self.seconds)))
+        disk = f"{self.disk / 1e6:,.1f} MB" if self.disk >= 1e6 else f"{self.disk / 1e3:,.0f} kB"
         return (
-            f"{self.samples:,} samples times epochs: {passes} passes, {times} h here, "
-            f"{self.memory / 1e6:,.0f} MB at a time, {self.disk / 1e6:,.1f} MB of results"
+            f"{self.samples:,} samples times epochs: {passes} passes, {times} here, "
+            f"{self.memory / 1e6:,.0f} MB at a time, {disk} of results"
         )
+
+
+def _say_time(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole} s" if whole < 120 else f"{timedelta(seconds=whole)} h"
 
 
 def count_passes(settings: Settings, widths: Sequence[int], *, path: bool) -> tuple[int, list[int]]:

@@ -343,7 +343,8 @@ def plan_measurement(
 ) -> Measurement:
     """Make the measurement that :func:`kdviz.measure_checkpoints` does, to ask what it takes or share it out.
 
-    Arguments and errors are the same.
+    Arguments and errors are the same, but that ``store``, ``thumbnails`` and ``progress`` are left to what
+    collects, and that a network and its device are tried when they are first needed.
     """
     some_text("network", network)
     some_text("role", role)

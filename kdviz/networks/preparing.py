@@ -83,7 +83,7 @@ def _on_device(network: nn.Module, device: str | torch.device) -> nn.Module:
     try:
         wanted = torch.empty(0, device=device).device  # "cuda" becomes the current one, "cuda:0"
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason, _, _ = str(error).partition("\n")
+        reason = re.split(r"\n|\. ", str(error))[0]  # some go on for a page
         raise ValueError(f"device {device!r} cannot be used here: {reason}") from error
     places = {tensor.device for tensor in _tensors_of(network).values()} or {torch.device("cpu")}
     same = all(at.type == wanted.type and (at.type == "cpu" or at.index == wanted.index) for at in places)

@@ -36,7 +36,11 @@ register(
         "high: the layer discards the unit",
     ),
     _maybe(
-        "entropy_error", MAP, "standard error of the entropy", "nat", "from gain_error; NaN where unknown"
+        "entropy_error",
+        MAP,
+        "standard error of the entropy",
+        "nat",
+        "of chance, to first order; NaN where unknown",
     ),
     _number(
         "noise_scale",

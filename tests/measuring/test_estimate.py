@@ -141,10 +141,11 @@ def stop_after(measurement, tasks):
 def test_estimate__reads_as_one_line():
     told = measuring.Estimate(50, (7450, 30_000), (1.2, 3761.7), 34_000_000, 1_250_000)
     assert str(told) == (
-        "50 samples times epochs: 7,450 to 30,000 passes, 0:00:02 to 1:02:42 h here, 34 MB at a time, "
+        "50 samples times epochs: 7,450 to 30,000 passes, 2 s to 1:02:42 h here, 34 MB at a time, "
         "1.2 MB of results"
     )
-    assert "passes, 0:00:02 h here" in str(measuring.Estimate(1, (9, 9), (1.2, 1.2), 0, 0))
+    few = str(measuring.Estimate(1, (9, 9), (1.2, 1.2), 0, 20_300))
+    assert "passes, 2 s here" in few and few.endswith(", 20 kB of results")
 
 
 def test_estimate__of_one_after_the_other_holds_the_larger_at_a_time():

@@ -296,7 +296,7 @@ def test_measure__plan_says_what_is_left_and_does_nothing(call: Call, study: Stu
         ["student-fc1-s0", f"{samples * epochs}"]
     ]
     assert every.split() == ["all", *lines[0].split()[1:]]
-    assert re.search(r"epochs: [\d,]+ to [\d,]+ passes, .* h here, [\d,]+ MB at a time", every)
+    assert re.search(r"epochs: [\d,]+ to [\d,]+ passes, .* (s|h) here, [\d,]+ MB at a time", every)
     assert following == "next  kdviz measure copy"
 
 

@@ -148,7 +148,7 @@ def test_measure__of_own_checkpoints_refuses(place: Path, options: dict, error: 
 def test_measure__plan_of_own_checkpoints_says_what_is_left_and_does_nothing(place: Path, capsys) -> None:
     cli.app(["measure", "run.zarr", *tell(), "--plan"], standalone_mode=False)
     network, every, _, following = capsys.readouterr().out.splitlines()
-    assert re.match(r"student-s0  18 samples times epochs: [\d,]+ to [\d,]+ passes, .* h here", network)
+    assert re.match(r"student-s0  18 samples times epochs: [\d,]+ to [\d,]+ passes, .* (s|h) here", network)
     assert every.split() == ["all", *network.split()[1:]]
     assert following == "next  kdviz measure run.zarr --network ... as before"
     assert not Path("run.zarr").exists() and not Path("run-networks.json").exists()

@@ -120,9 +120,8 @@ def estimate_gain(bench: Bench, *, probes: int = 40, points: int = 4) -> dict[st
     for layer, plan in plans.items():
         contributions = torch.cat(squares[layer], 1).cpu()
         share = plan.best_share(rows[layer])
-        rows[layer] *= bench.send((share / (plan.count * plan.width)).sqrt().to(rows[layer].dtype))[
-            :, None, None
-        ]
+        factor = (share / (plan.count * plan.width)).sqrt().to(rows[layer].dtype)
+        rows[layer] *= bench.send(factor)[:, None, None]
         error = plan.standard_error(contributions)
         surrogates[layer] = Surrogate(contributions.mean(1), error, rows[layer], share)
     return surrogates

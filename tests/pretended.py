@@ -1,4 +1,4 @@
-"""A device that is not there, on which all of kdviz runs in a process of its own.
+"""A device that is not there, on which kdviz runs in a process of its own.
 
 Tensors on it are computed by the processor, but go no other ways than those on a GPU: whoever mixes them with
 tensors elsewhere, or hands them to NumPy, gets an error. Waits for what a GPU computes are noted: numbers and
@@ -138,7 +138,7 @@ def compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def wait() -> None:
-    """Note the line of kdviz that waits."""
+    """Note the module of kdviz that waits."""
     import kdviz
 
     folder = str(Path(kdviz.__file__).parent)

@@ -45,7 +45,7 @@ def descend(
     surrogate: Surrogate,
     feature_variance: Tensor,
     *,
-    variance_error: Tensor | None = None,
+    variance_error: Tensor | float = 0.0,
     weight: float = 7.0,
     calibration: float = 0.386,
     draws: int = 8,
@@ -67,7 +67,7 @@ def descend(
     feature_variance
         Shape ``(B,)``, the mean squared feature change at ``tau0``; positive.
     variance_error
-        Shape ``(B,)``, its standard error; None if it is known exactly.
+        Shape ``(B,)``, its standard error.
     weight, calibration
         As in :func:`kdviz.entropy.solve`.
     draws
@@ -92,8 +92,7 @@ def descend(
     mean_log = torch.zeros(samples, dtype=torch.float64)
     end, time = scale.clone(), torch.full((samples,), float(longest), dtype=torch.float64)
     converged = torch.zeros(samples, dtype=torch.bool)
-    known = torch.zeros_like(feature_variance)
-    unsure = (known if variance_error is None else variance_error) / feature_variance
+    unsure = variance_error / feature_variance
     deviations, gain_error = _Deviations(samples, units), torch.zeros_like(scale)
     running, of_mean = torch.arange(samples), size / parts
     for step in range(longest):
@@ -103,13 +102,13 @@ def descend(
         gradient = pull - weight / (parts * here)
         free = here - rate * gradient
         moved = free.clamp(lower, upper)
-        inside = free == moved
+        inside, strength = free == moved, rate / (size * feature_variance[running, None])
         deviations.carry(
             running,
             left=inside * (1 - rate * (pull / here + weight / (parts * here.square()))),
-            chance=inside * rate * slope_error / (size * feature_variance[running, None]),
+            chance=inside * strength * slope_error,
             by_variance=inside * rate * pull,
-            by_gain=2 * rate * here / (size * feature_variance[running, None]),
+            by_gain=2 * strength * here,
         )
         reached = (moved / bench.base_noise).log() @ of_mean
         done = reached >= calibration

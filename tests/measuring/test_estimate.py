@@ -102,9 +102,7 @@ def test_estimate__memory_is_what_is_held(max_batch, method):
 @pytest.mark.parametrize("max_batch", [1, 4, 16])
 def test_estimate__memory_is_that_of_two_passes_and_of_copies(max_batch):
     told = plan(tanh_network, 16, layers="3", feature="identity", max_batch=max_batch).estimate()
-    kept = (
-        5000 + 50
-    )  # what tanh keeps for its slope; of the feature at most itself; weights are there already
+    kept = 5000 + 50  # what tanh keeps for its slope, of the feature at most itself, and no weights
     copies = 8 + 4 + 10  # probes, pairs, what comes and goes
     assert told.memory == pytest.approx(max_batch * 4 * (2 * kept + 2 * 5000 + 192 * copies), rel=0.1)
 

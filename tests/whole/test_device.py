@@ -37,9 +37,6 @@ def test_measure__on_a_device_has_the_bits_of_the_processor_and_waits_only_betwe
 def test_study__on_a_device_finds_what_the_processor_finds(data: str, tmp_path: Path) -> None:
     found = run_trial(data, tmp_path)
     assert {name for name, same in found.items() if not same} == set()
-    asked = {
-        "images": ("attribution", "transfer", "unicam"),
-        "movie-reviews": ("transfer",),
-        "furniture": ("transfer",),
-    }
-    assert all(any(name.startswith(f"{room}/") for name in found) for room in asked[data])
+    rooms = {name.partition("/")[0] for name in found}
+    asked = {"teacher", "transfer", "unicam-scores", *(("attribution", "unicam") if data == "images" else ())}
+    assert rooms > asked
